@@ -1,0 +1,23 @@
+"""torchslots: object-centric learning on images and video."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchslots.errors import UserError
+    from torchslots.hub import load_model
+
+__version__ = "0.1.0"
+__all__ = ["UserError", "__version__", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when something that needs it is asked for."""
+    if name == "load_model":
+        from torchslots.hub import load_model
+
+        return load_model
+    if name == "UserError":
+        from torchslots.errors import UserError
+
+        return UserError
+    raise AttributeError(f"module 'torchslots' has no attribute '{name}'")

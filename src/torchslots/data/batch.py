@@ -1,0 +1,72 @@
+"""The contract between data and models: keys, shapes, dtypes, ranges.
+
+| key | batch | dtype | range |
+|---|---|---|---|
+| `video` | [B, T, 3, H, W] | float32 | [0, 1] |
+| `segmentations` | [B, T, H, W] | int32 | 0 = background, i + 1 = row i of `boxes` |
+| `boxes` | [B, T, n, 4] | float32 | (ymin, xmin, ymax, xmax) in [0, 1], zeros where absent |
+| `flow` | [B, T, 3, H, W] | float32 | optical flow as an RGB picture, [0, 1] |
+| `depth` | [B, T, 1, H, W] | float32 | transformed distance to the camera |
+| `padding_mask` | [B, T, H, W] | bool | False on frames or pixels that are padding |
+| `name` | list of B strings | | where the example comes from |
+
+A sample is the same without B. Every data set gives at least `video` and `padding_mask`. An image is a clip with T = 1.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torchslots.errors import UserError
+from torchslots.shapes import Batch
+
+_DTYPES = {
+    "video": torch.float32,
+    "segmentations": torch.int32,
+    "boxes": torch.float32,
+    "flow": torch.float32,
+    "depth": torch.float32,
+    "padding_mask": torch.bool,
+}
+_RANKS = {"video": 4, "segmentations": 3, "boxes": 3, "flow": 4, "depth": 4, "padding_mask": 3}
+
+
+def collate(samples: Sequence[Batch]) -> Batch:
+    """Stack samples into a batch; strings stay lists.
+
+    Raises:
+        UserError: two samples differ in shape, with the names of both.
+    """
+    batch: Batch = {}
+    for key, first in samples[0].items():
+        values = [sample[key] for sample in samples]
+        if not isinstance(first, Tensor):
+            batch[key] = values
+            continue
+        for sample, value in zip(samples, values):
+            if value.shape != first.shape:
+                raise UserError(
+                    f"`{key}` is {tuple(first.shape)} in {samples[0].get('name')} but {tuple(value.shape)} in "
+                    f"{sample.get('name')}: a batch needs one shape. Resize the data, or set the batch size to 1."
+                )
+        batch[key] = torch.stack(values)
+    return batch
+
+
+def check_sample(sample: Batch, where: str) -> Batch:
+    """Hold a sample to the contract above and return it unchanged.
+
+    Raises:
+        UserError: a wrong dtype or rank, naming `where` the sample comes from.
+    """
+    for key, dtype in _DTYPES.items():
+        value = sample.get(key)
+        if value is None:
+            continue
+        if value.dtype != dtype or value.ndim != _RANKS[key]:
+            raise UserError(
+                f"{where}: `{key}` should be {dtype} with {_RANKS[key]} dimensions, got {value.dtype} in "
+                f"{list(value.shape)}. See torchslots/data/batch.py for what a data set must return."
+            )
+    return sample

@@ -1,0 +1,95 @@
+"""The named tuples that cross files, and the letters used for shapes.
+
+Letters: B clips, T frames, K slots, N tokens of one frame, D slot size, C channels, H height, W width, n boxes.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class Pose(NamedTuple):
+    """A slot's own frame of reference in the image (Invariant Slot Attention, section 3); parts a model lacks are None."""
+
+    position: Float[Tensor, "B K 2"]
+    scale: Float[Tensor, "B K 2"] | None = None
+    rotation: Float[Tensor, "B K 2 2"] | None = None
+
+
+class Conditioning(NamedTuple):
+    """What an initializer may use: the first frame's hint, and what is needed to draw slots at random.
+
+    `boxes` are (ymin, xmin, ymax, xmax) in [0, 1], all zeros where there is no object; `segmentation` holds integer
+    ids, 0 for background. `noise` replaces the standard normal draw of a random initializer; `num_slots` overrides the
+    number of slots that the model was built for, where the model allows it.
+    """
+
+    batch_size: int
+    device: torch.device
+    boxes: Float[Tensor, "B n 4"] | None = None
+    segmentation: Int[Tensor, "B H W"] | None = None
+    noise: Float[Tensor, "B K D"] | None = None
+    num_slots: int | None = None
+    generator: torch.Generator | None = None
+
+
+class Grouping(NamedTuple):
+    """One frame's slots, the attention that made them, and (ISA) the frames of reference they are drawn in.
+
+    `attn` is the softmax over slots, averaged over heads, before it is renormalized over tokens.
+    """
+
+    slots: Float[Tensor, "B K D"]
+    attn: Float[Tensor, "B K N"] | None = None
+    pose: Pose | None = None
+
+
+class State(NamedTuple):
+    """All that passes from one frame, or one slice of frames, to the next."""
+
+    slots: Float[Tensor, "B K D"]
+    pose: Pose | None = None
+    memory: Any = None
+
+
+class Clip(NamedTuple):
+    """The encoder's account of a whole clip. `slots` are corrected, `predicted` are one frame ahead."""
+
+    slots: Float[Tensor, "B T K D"]
+    predicted: Float[Tensor, "B T K D"]
+    attn: Float[Tensor, "B T K N"]
+    pose: Pose | None
+    state: State
+
+
+class Decoded(NamedTuple):
+    """What a decoder draws from slots. `masks` sum to one over K; `logits` are their scores before the softmax.
+
+    `recon` maps a target's name (`video`, `flow`, `depth`) to its picture; `slot_recon` holds each slot's own picture
+    and is filled only on request.
+    """
+
+    recon: dict[str, Float[Tensor, "B T C H W"]]
+    masks: Float[Tensor, "B T K H W"]
+    logits: Float[Tensor, "B T K H W"]
+    slot_recon: dict[str, Float[Tensor, "B T K C H W"]] | None = None
+
+
+class Prediction(NamedTuple):
+    """What a model says about a clip or a slice of one; hand `state` to the next slice to go on."""
+
+    segmentation: Int[Tensor, "B T H W"]
+    masks: Float[Tensor, "B T K H W"]
+    slots: Float[Tensor, "B T K D"]
+    attn: Float[Tensor, "B T K N"]
+    recon: dict[str, Float[Tensor, "B T C H W"]]
+    slot_recon: dict[str, Float[Tensor, "B T K C H W"]] | None
+    state: State
+
+
+Batch = dict[str, Any]
+"""Keys, dtypes and ranges: `torchslots.data.batch`."""
+
+__all__ = ["Batch", "Bool", "Clip", "Conditioning", "Decoded", "Float", "Grouping", "Int", "Pose", "Prediction", "State"]

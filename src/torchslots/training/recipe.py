@@ -1,0 +1,143 @@
+"""What a training run is, as frozen numbers: model, data, optimiser, schedule, evaluation."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torchslots.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Base of every system's model numbers; `recipes/catalog.py` knows how to build each."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a recipe asks of its data, in the order of the preprocessing."""
+
+    dataset: str = "movi_a"
+    """Name in `torchslots data list`."""
+    keys: tuple[str, ...] = ("video", "segmentations", "boxes", "flow")
+    """Batch keys to load; nothing else is decoded."""
+    resolution: int = 64
+    """Pixels of the shorter side after resizing."""
+    num_frames: int = 6
+    """Frames in a training clip."""
+    max_instances: int = 23
+    """Rows of `boxes`; objects beyond are dropped from boxes and masks."""
+    min_object_covered: float | None = None
+    """Least part of the frame that a random resized crop keeps in training; None: no crop."""
+    depth_transform: Literal["log_plus", "log", "invert_plus"] = "log_plus"
+    """How distance becomes the depth target: ln(1 + d), ln d, 1 / (1 + d)."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam, its schedule and its clipping."""
+
+    learning_rate: float = 2e-4
+    """Peak learning rate, reached after warm-up."""
+    warmup_steps: int = 2500
+    """Steps of linear warm-up from zero."""
+    num_steps: int = 100_000
+    """Training steps in all."""
+    max_grad_norm: float | None = 0.05
+    """Global L2 norm to which gradients are clipped; None: not clipped."""
+    ema_decay: float | None = None
+    """Decay of an exponential moving average of the weights, used for evaluation; None: no average."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run is carried out."""
+
+    batch_size: int = 64
+    """Clips in one optimiser step, over all processes and accumulation steps."""
+    accumulation: int = 1
+    """Forward and backward passes in one optimiser step; divides `batch_size`."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the matrix products; weights stay fp32."""
+    compile: bool = False
+    """torch.compile the model: minutes at the start, faster steps."""
+    seed: int = 42
+    """Seed of weights, data order and every random draw."""
+    num_workers: int = 2
+    """Data loading processes for each training process."""
+    log_every: int = 50
+    """Steps between log lines."""
+    eval_every: int = 1000
+    """Steps between evaluations; 0: only at the end."""
+    checkpoint_every: int = 5000
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Latest checkpoints that are kept, besides the best."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How whole videos are judged."""
+
+    split: str = "validation"
+    """Split of the data set."""
+    num_frames: int = 24
+    """Frames of each video; shorter ones are padded and the padding ignored."""
+    slice_size: int = 6
+    """Frames that go through the model at once."""
+    batch_size: int = 4
+    """Videos at once."""
+    num_videos: int | None = None
+    """Videos to evaluate; None: the whole split."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One paper's one experiment: everything that `torchslots train NAME` needs but the data's place."""
+
+    name: str
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvalConfig = EvalConfig()
+
+
+def to_json(config: Any) -> str:
+    """A frozen dataclass as JSON text."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_dict(kind: type, values: dict[str, Any], where: str) -> Any:
+    """Rebuild a frozen dataclass from what `to_json` wrote; lists become tuples again.
+
+    Raises:
+        UserError: an unknown or ill-typed field, naming `where` it was read.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(f"{where}: {kind.__name__} has no field `{key}`. It has: {', '.join(hints)}.")
+        fields[key] = _revive(hints[key], value, f"{where}: {key}")
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise UserError(f"{where}: {error}. Write the file again with this version of torchslots.") from error
+
+
+def _revive(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        return from_dict(hint, value, where)
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list):
+        inner = typing.get_args(hint)[0]
+        return tuple(_revive(inner, item, where) for item in value)
+    if origin in (typing.Union, types.UnionType) and value is not None:
+        inner = [option for option in typing.get_args(hint) if option is not types.NoneType]
+        return _revive(inner[0], value, where) if len(inner) == 1 else value
+    if hint in (int, float, str, bool) and not (isinstance(value, hint) or (hint is float and isinstance(value, int))):
+        raise UserError(f"{where} should be {hint.__name__}, got {value!r}.")
+    return value
