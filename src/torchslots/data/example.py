@@ -1,0 +1,259 @@
+"""`tf.train.Example` on the wire, read and written without TensorFlow.
+
+An Example is one map from names to lists of bytes, floats or integers. The parser only walks over what is not
+asked for: in a MOVi record the optical flow is four fifths of the bytes and most recipes do not want it.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
+
+Feature = list[bytes] | np.ndarray
+"""A decoded feature: a list of bytes, float32 [n] or int64 [n]."""
+
+
+class MalformedExample(ValueError):
+    """The bytes are not what was expected; whoever knows the file's name turns this into a UserError."""
+
+
+class RawFeature(NamedTuple):
+    """One feature before decoding: which of the three lists it is (None: no list) and that list's bytes."""
+
+    kind: int | None
+    payload: memoryview
+
+
+def parse_example(record: bytes, names: Collection[str] | None = None) -> dict[str, Feature]:
+    """Decode the named features of a serialized Example (None: all); names that are absent are left out.
+
+    Raises:
+        MalformedExample: the bytes are not an Example.
+    """
+    return {name: decode_feature(raw) for name, raw in scan_example(record, names).items()}
+
+
+def scan_example(record: bytes, names: Collection[str] | None = None) -> dict[str, RawFeature]:
+    """Find features without decoding them. Costs microseconds whatever the size of the record.
+
+    Raises:
+        MalformedExample: the bytes are not an Example.
+    """
+    found = {}
+    for number, features in _fields(memoryview(record)):
+        if number != 1 or not isinstance(features, memoryview):
+            continue
+        for entry_number, entry in _fields(features):
+            if entry_number != 1 or not isinstance(entry, memoryview):
+                continue
+            name, value = _map_entry(entry)
+            if names is None or name in names:
+                found[name] = _list_of(value)
+    return found
+
+
+def decode_feature(raw: RawFeature) -> Feature:
+    """All values of a feature; one with no list at all (it was written empty) is an empty list of bytes."""
+    if raw.kind == _INT64_LIST:
+        return decode_ints(raw)
+    if raw.kind == _FLOAT_LIST:
+        return decode_floats(raw)
+    return decode_bytes(raw)
+
+
+def decode_bytes(raw: RawFeature, start: int = 0, stop: int | None = None) -> list[bytes]:
+    """Items `start` to `stop` of a list of bytes.
+
+    Raises:
+        MalformedExample: the feature holds numbers.
+    """
+    if raw.kind not in (None, _BYTES_LIST):
+        raise MalformedExample("a list of numbers where a list of bytes is expected")
+    items = [item for number, item in _fields(raw.payload) if number == 1 and isinstance(item, memoryview)]
+    return [bytes(item) for item in items[start:stop]]
+
+
+def decode_floats(raw: RawFeature) -> np.ndarray:
+    """Values of a float list as float32 [n].
+
+    Raises:
+        MalformedExample: the feature is no list of floats.
+    """
+    if raw.kind not in (None, _FLOAT_LIST):
+        raise MalformedExample("not a list of floats")
+    parts = [item for number, item in _fields(raw.payload) if number == 1]
+    if any(not isinstance(part, memoryview) or len(part) % 4 for part in parts):
+        raise MalformedExample("a float list whose length is no multiple of 4 bytes")
+    return np.frombuffer(b"".join(parts), "<f4")  # type: ignore[arg-type]
+
+
+def decode_ints(raw: RawFeature, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Values `start` to `stop` of an integer list as int64 [n]; of a packed list only these are decoded.
+
+    Raises:
+        MalformedExample: the feature is no list of integers, or ends within a number.
+    """
+    if raw.kind not in (None, _INT64_LIST):
+        raise MalformedExample("not a list of integers")
+    parts = [item for number, item in _fields(raw.payload) if number == 1]
+    if len(parts) == 1 and isinstance(parts[0], memoryview):
+        return decode_varints(parts[0], start, stop)
+    values = [decode_varints(p) if isinstance(p, memoryview) else np.array([p], np.uint64) for p in parts]
+    whole = np.concatenate(values) if values else np.zeros(0)
+    return (whole.view(np.int64) if whole.dtype == np.uint64 else whole.astype(np.int64))[start:stop]
+
+
+def decode_varints(packed: memoryview | bytes, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Numbers `start` to `stop` of packed base-128 varints, as int64 [n].
+
+    Raises:
+        MalformedExample: the bytes end within a number, or a number is longer than ten bytes.
+    """
+    data = np.frombuffer(packed, np.uint8)
+    if data.size and data[-1] >= 0x80:
+        raise MalformedExample("a list of integers that ends within a number")
+    ends = np.flatnonzero(data < 0x80) + 1
+    first = ends[start - 1] if 0 < start <= len(ends) else 0
+    ends = ends[start:stop] - first
+    if not len(ends):
+        return np.zeros(0, np.int64)
+    return _join_groups(data[first : first + ends[-1]], ends)
+
+
+def _join_groups(data: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Put the 7-bit groups of each number together, lowest first."""
+    starts = np.concatenate([[0], ends[:-1]])
+    lengths = ends - starts
+    longest = int(lengths.max())
+    if longest > 10:
+        raise MalformedExample("an integer of more than ten bytes")
+    if int(lengths.min()) == longest:
+        groups = data.reshape(-1, longest) & 0x7F
+        return _shifted_sum([groups[:, i] for i in range(longest)])
+    padded = np.concatenate([data & 0x7F, np.zeros(longest, np.uint8)])
+    return _shifted_sum([padded[starts + i] * (lengths > i) for i in range(longest)])
+
+
+def _shifted_sum(groups: list[np.ndarray]) -> np.ndarray:
+    narrow = np.uint32 if len(groups) <= 4 else np.uint64
+    total = groups[0].astype(narrow)
+    for i, group in enumerate(groups[1:], 1):
+        total |= group.astype(narrow) << narrow(7 * i)
+    return total.astype(np.int64)
+
+
+def encode_example(features: dict[str, bytes | Sequence[bytes] | np.ndarray]) -> bytes:
+    """Serialize an Example: bytes as bytes lists, float arrays as float lists, integers as int64 lists.
+
+    Bool arrays count as integers; arrays are flattened in C order. Names are written in sorted order, so equal features give equal bytes.
+
+    Raises:
+        TypeError: a value of another kind.
+    """
+    entries = (_encode_entry(name, features[name]) for name in sorted(features))
+    return _delimited(1, b"".join(_delimited(1, entry) for entry in entries))
+
+
+def _encode_entry(name: str, value: bytes | Sequence[bytes] | np.ndarray) -> bytes:
+    return _delimited(1, name.encode()) + _delimited(2, _encode_feature(name, value))
+
+
+def _encode_feature(name: str, value: bytes | Sequence[bytes] | np.ndarray) -> bytes:
+    if isinstance(value, bytes):
+        value = [value]
+    if not isinstance(value, np.ndarray):
+        if not all(isinstance(item, bytes) for item in value):
+            raise TypeError(f"feature {name}: a sequence must hold bytes; give numbers as a numpy array")
+        return _delimited(_BYTES_LIST, b"".join(_delimited(1, item) for item in value))
+    if value.dtype.kind == "f":
+        kind, packed = _FLOAT_LIST, np.ascontiguousarray(value, "<f4").tobytes()
+    elif value.dtype.kind in "iub":
+        kind, packed = _INT64_LIST, encode_varints(value)
+    else:
+        raise TypeError(f"feature {name}: an array of {value.dtype} is neither float nor integer")
+    return _delimited(kind, _delimited(1, packed) if packed else b"")
+
+
+def encode_varints(values: np.ndarray) -> bytes:
+    """Integers, flattened, as packed varints; negative ones take ten bytes as protocol buffers demand."""
+    numbers = np.ascontiguousarray(values).reshape(-1).astype(np.int64).view(np.uint64)
+    if not numbers.size:
+        return b""
+    thresholds = np.uint64(1) << np.arange(7, 70, 7, dtype=np.uint64)[:9]
+    lengths = 1 + np.searchsorted(thresholds, numbers, side="right")
+    longest = int(lengths.max())
+    narrow = numbers.astype(np.uint32) if longest <= 4 else numbers
+    groups = np.stack([(narrow >> narrow.dtype.type(7 * i)).astype(np.uint8) for i in range(longest)], 1)
+    column = np.arange(longest)
+    groups = np.where(column < lengths[:, None] - 1, groups | 0x80, groups & 0x7F)
+    return groups[column < lengths[:, None]].tobytes()
+
+
+def _delimited(number: int, payload: bytes) -> bytes:
+    return bytes([number << 3 | _BYTES]) + _encode_varint(len(payload)) + payload
+
+
+def _encode_varint(value: int) -> bytes:
+    groups = bytearray()
+    while value >= 0x80:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+def _map_entry(entry: memoryview) -> tuple[str, memoryview]:
+    name, value = b"", memoryview(b"")
+    for number, item in _fields(entry):
+        if number == 1 and isinstance(item, memoryview):
+            name = bytes(item)
+        elif number == 2 and isinstance(item, memoryview):
+            value = item
+    return name.decode(errors="replace"), value
+
+
+def _list_of(feature: memoryview) -> RawFeature:
+    raw = RawFeature(None, memoryview(b""))
+    for number, item in _fields(feature):
+        if number in (_BYTES_LIST, _FLOAT_LIST, _INT64_LIST) and isinstance(item, memoryview):
+            raw = RawFeature(number, item)
+    return raw
+
+
+def _fields(message: memoryview) -> list[tuple[int, int | memoryview]]:
+    """Number and value of every field: an int for varints, a view of the bytes for the rest."""
+    fields: list[tuple[int, int | memoryview]] = []
+    position, size = 0, len(message)
+    while position < size:
+        tag, position = _varint(message, position)
+        wire = tag & 7
+        if wire == _VARINT:
+            value, position = _varint(message, position)
+            fields.append((tag >> 3, value))
+            continue
+        if wire == _BYTES:
+            length, position = _varint(message, position)
+        elif wire in (_FIXED32, _FIXED64):
+            length = 4 if wire == _FIXED32 else 8
+        else:
+            raise MalformedExample(f"wire type {wire} at byte {position}")
+        if position + length > size:
+            raise MalformedExample(f"a field of {length} bytes at byte {position} of {size}")
+        fields.append((tag >> 3, message[position : position + length]))
+        position += length
+    return fields
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < len(message) and shift < 70:
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise MalformedExample(f"a number that does not end at byte {position}")
