@@ -1,0 +1,283 @@
+"""Models in folders: what is saved comes back, and what is wrong is said in a sentence."""
+
+import dataclasses
+import json
+import os
+import pickle
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import torchslots
+from torchslots import hub
+from torchslots.errors import UserError
+from torchslots.training.recipe import ModelConfig, from_dict
+
+
+@dataclass(frozen=True)
+class TinyConfig(ModelConfig):
+    width: int = 4
+    channels: tuple[int, ...] = (2, 3)
+
+
+class TinyModel(nn.Module):
+    def __init__(self, config: TinyConfig):
+        super().__init__()
+        self.layer = nn.Linear(config.width, config.width)
+        self.convolution = nn.Conv2d(*config.channels, 3)
+
+
+@pytest.fixture(autouse=True)
+def tiny_catalog(monkeypatch):
+    def build_family(family, values):
+        if family != "tiny":
+            raise UserError(f"No family is called {family!r}; there is: tiny.")
+        config = from_dict(TinyConfig, values, "model")
+        return config, TinyModel(config)
+
+    catalog = types.ModuleType("torchslots.recipes.catalog")
+    catalog.build_family = build_family  # pyright: ignore[reportAttributeAccessIssue]
+    catalog.family_of = lambda config: "tiny"  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "torchslots.recipes.catalog", catalog)
+
+
+@pytest.fixture
+def model():
+    return TinyModel(TinyConfig())
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    return hub.save_pretrained(model, TinyConfig(), tmp_path / "saved")
+
+
+def edit_config(folder: Path, **changes) -> None:
+    file = folder / hub.CONFIG_NAME
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def edit_weights(folder: Path, change) -> None:
+    tensors = load_file(folder / hub.WEIGHTS_NAME)
+    change(tensors)
+    save_file(tensors, folder / hub.WEIGHTS_NAME)
+
+
+def test_what_was_saved_comes_back_bit_for_bit_in_eval_mode_with_its_config(model, folder):
+    loaded = torchslots.load_model(folder)
+    assert loaded.config == TinyConfig()
+    assert not loaded.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_other_numbers_build_another_model(tmp_path):
+    config = TinyConfig(width=7, channels=(3, 5))
+    hub.save_pretrained(TinyModel(config), config, tmp_path)
+    assert hub.load_model(tmp_path).layer.weight.shape == (7, 7)
+
+
+def test_channels_last_and_tied_weights_are_saved(tmp_path):
+    model = TinyModel(TinyConfig()).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model.layer.bias = nn.Parameter(model.layer.weight[0].detach())
+    hub.save_pretrained(model, TinyConfig(), tmp_path)
+    assert torch.equal(hub.load_model(tmp_path).layer.bias, model.layer.bias)
+
+
+def test_loading_leaves_the_random_state_alone(folder):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    hub.load_model(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_gives_its_final_model_before_its_best(model, tmp_path):
+    hub.save_pretrained(model, TinyConfig(), tmp_path / "best")
+    assert torch.equal(hub.load_model(tmp_path).layer.weight, model.layer.weight)
+    final = TinyModel(TinyConfig())
+    hub.save_pretrained(final, TinyConfig(), tmp_path / "model")
+    assert torch.equal(hub.load_model(tmp_path).layer.weight, final.layer.weight)
+
+
+def test_the_weights_file_stands_for_its_folder(model, folder):
+    assert torch.equal(hub.load_model(folder / hub.WEIGHTS_NAME).layer.weight, model.layer.weight)
+
+
+def test_the_card_says_what_was_given_and_another_hand_is_respected(model, tmp_path):
+    hub.save_pretrained(model, TinyConfig(), tmp_path, card={"data_set": "movi_a"})
+    hub.save_pretrained(model, TinyConfig(), tmp_path, card={"data_set": "movi_b"})
+    assert "- data set: movi_b" in (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_text("mine")
+    hub.save_pretrained(model, TinyConfig(), tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_tensors_that_do_not_fit_are_counted_and_named(folder):
+    def change(tensors):
+        tensors["layer.weight"] = torch.zeros(2, 4)
+        del tensors["convolution.bias"]
+        for extra in "abcd":
+            tensors[f"extra.{extra}"] = torch.zeros(1)
+
+    edit_weights(folder, change)
+    with pytest.raises(UserError) as failure:
+        hub.load_model(folder)
+    said = str(failure.value)
+    assert "1 missing (convolution.bias)" in said
+    assert "4 unexpected (extra.a; extra.b; extra.c; ...)" in said
+    assert "layer.weight: [2, 4] in the file, [4, 4] in the model" in said
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_truncated_weights_are_named(folder, kept):
+    file = folder / hub.WEIGHTS_NAME
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"model\.safetensors is truncated or not a safetensors file"):
+        hub.load_model(folder)
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["BOMB"],)
+
+
+@pytest.mark.parametrize("suffix", hub.PICKLE_SUFFIXES)
+def test_a_pickle_is_refused_and_never_executed(tmp_path, monkeypatch, suffix):
+    monkeypatch.setenv("BOMB", str(tmp_path / "went_off"))
+    file = tmp_path / f"pytorch_model{suffix}"
+    file.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(UserError, match=r"pickle.*torchslots convert"):
+        hub.load_model(file)
+    with pytest.raises(UserError, match=r"pickle.*torchslots convert"):
+        hub.load_model(tmp_path)
+    assert not (tmp_path / "went_off").exists()
+
+
+def test_a_pickle_in_disguise_is_not_executed(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("BOMB", str(tmp_path / "went_off"))
+    (folder / hub.WEIGHTS_NAME).write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(UserError, match="not a safetensors file"):
+        hub.load_model(folder)
+    assert not (tmp_path / "went_off").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"torchslots": "99.0.0"}, "written by torchslots 99.0.0, this is"),
+        ({"torchslots": "soon"}, "should be a version"),
+        ({"family": "nobody"}, r"config\.json: No family is called 'nobody'"),
+        ({"model": {"depth": 3}}, "has no field `depth`"),
+        ({"model": {"width": "wide"}}, "should be int"),
+        ({"model": {"width": -1}}, "no tiny model can be built"),
+        ({"model": [1]}, "`model` missing or of the wrong kind"),
+        ({"family": None}, "`family` missing or of the wrong kind"),
+        ({"model": {"width": 5}}, r"2 of another shape \(layer.weight"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_named(folder, changes, said):
+    edit_config(folder, **changes)
+    with pytest.raises(UserError, match=said):
+        hub.load_model(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff"])
+def test_a_config_that_is_not_ours_is_named(folder, text):
+    (folder / hub.CONFIG_NAME).write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"config\.json"):
+        hub.load_model(folder)
+
+
+def test_missing_files_are_named(folder, tmp_path):
+    (folder / hub.CONFIG_NAME).unlink()
+    with pytest.raises(UserError, match=r"has model\.safetensors but no config\.json"):
+        hub.load_model(folder)
+    with pytest.raises(UserError, match=r"no config\.json beside it"):
+        hub.load_model(folder / hub.WEIGHTS_NAME)
+    (folder / hub.WEIGHTS_NAME).unlink()
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
+        hub.load_model(folder)
+    with pytest.raises(UserError, match="does not exist"):
+        hub.load_model(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is not a model of torchslots"):
+        hub.load_model(folder / "README.md")
+
+
+def test_a_device_that_is_not_there_is_named(folder):
+    with pytest.raises(UserError, match="Device nonsense cannot be used"):
+        hub.load_model(folder, device="nonsense")
+
+
+def test_a_hub_id_is_downloaded_without_pickles(folder, monkeypatch):
+    asked = {}
+
+    def snapshot_download(repo_id, **settings):
+        asked.update(settings, repo_id=repo_id)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert hub.load_model("somebody/model", revision="v1").config == TinyConfig()
+    assert asked == {
+        "repo_id": "somebody/model",
+        "revision": "v1",
+        "allow_patterns": ["*.json", "*.safetensors"],
+    }
+
+
+def test_an_unreachable_hub_is_said(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="no folder here and could not be fetched"):
+        hub.load_model("nobody/such-model")
+
+
+def test_publishing_uploads_exactly_the_model(model, monkeypatch):
+    uploaded = {}
+
+    class Api:
+        def create_repo(self, repo_id, *, private, exist_ok):
+            uploaded["private"] = private
+            return f"https://hub/{repo_id}"
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            uploaded["files"] = sorted(path.name for path in Path(folder_path).iterdir())
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert hub.push_to_hub(model, TinyConfig(), "me/model", private=True) == "https://hub/me/model"
+    assert uploaded == {"private": True, "files": ["README.md", "config.json", "model.safetensors"]}
+    with pytest.raises(UserError, match="owner/name"):
+        hub.push_to_hub(model, TinyConfig(), "model")
+
+
+def test_a_refused_upload_is_said(model, monkeypatch):
+    class Api:
+        def create_repo(self, *arguments, **settings):
+            raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    with pytest.raises(UserError, match="could not be published: no route"):
+        hub.push_to_hub(model, TinyConfig(), "me/model")
+
+
+def test_a_folder_that_cannot_be_written_is_named(model, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match="could not be written"):
+        hub.save_pretrained(model, TinyConfig(), tmp_path / "taken")
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(model, folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(tensors, file, metadata):
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hub, "save_file", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        hub.save_pretrained(TinyModel(TinyConfig()), dataclasses.replace(TinyConfig(), width=4), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
