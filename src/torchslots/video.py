@@ -10,6 +10,7 @@ target and then renamed, so that a file under its final name is always whole.
 import errno
 import os
 import re
+import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ FILM_SUFFIXES = (
 _ANIMATED = (".gif", ".webp", ".png", ".apng")
 _H264 = ("libx264", "libopenh264")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 _SEEK_FROM = 32
 """A later frame is sought by its time stamp; before it, decoding from the start is as quick."""
 
@@ -187,17 +189,27 @@ def _num_pictures(path: Path, image: Image.Image) -> int:
 
 @contextmanager
 def _picture(path: Path) -> Iterator[Image.Image]:
+    """The opened picture; Pillow's errors in the block become a `UserError`."""
     try:
+        if path.suffix.lower() == ".gif":
+            _check_trailer(path)
         with Image.open(path) as image:
             yield image
     except Image.UnidentifiedImageError as error:
         raise UserError(
             f"{path} is not a picture, whatever its name says. Remove it or write it again."
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (*_PILLOW_ERRORS, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path} cannot be read as a picture ({error}). Remove it or write it again."
         ) from error
+
+
+def _check_trailer(path: Path) -> None:
+    with path.open("rb") as file:
+        magic, _ = file.read(3), file.seek(max(path.stat().st_size - 64, 0))
+        if magic == b"GIF" and not file.read().rstrip(b"\0").endswith(b";"):
+            raise OSError("truncated: it does not end as a GIF does")
 
 
 def _rgb(image: Image.Image) -> UInt8[ndarray, "H W 3"]:
@@ -432,12 +444,12 @@ def write_png(path: Path | str, image: UInt8[ndarray, "H W *C"]) -> None:
 
 
 def write_palette_png(
-    path: Path | str, ids: Integer[ndarray, "H W"], palette: UInt8[ndarray, "colours 3"] | None = None
+    path: Path | str, ids: Integer[ndarray, "H W"], palette: UInt8[ndarray, "colours 3"]
 ) -> None:
     """Write integer ids as an indexed picture: viewers show `palette`, `numpy.asarray` gives the ids.
 
     Args:
-        palette: colour of each id; None: `torchslots.draw.PALETTE`.
+        palette: colour of each id, at most 256: `torchslots.draw.PALETTE` for those used everywhere else.
 
     Raises:
         UserError: an id outside 0 to 255, no space left, or a folder that cannot be written.
@@ -446,8 +458,6 @@ def write_palette_png(
         raise UserError(
             f"{path}: ids run from {ids.min()} to {ids.max()}, an indexed picture holds 0 to 255. Use .npy."
         )
-    if palette is None:
-        from torchslots.draw import PALETTE as palette
     image = Image.fromarray(np.ascontiguousarray(ids.astype(np.uint8)))
     image.putpalette(np.ascontiguousarray(palette[:256]).tobytes())
     with replacing(path) as part:
