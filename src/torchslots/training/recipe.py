@@ -136,8 +136,17 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
         inner = typing.get_args(hint)[0]
         return tuple(_revive(inner, item, where) for item in value)
     if origin in (typing.Union, types.UnionType) and value is not None:
-        inner = [option for option in typing.get_args(hint) if option is not types.NoneType]
-        return _revive(inner[0], value, where) if len(inner) == 1 else value
+        options = [option for option in typing.get_args(hint) if option is not types.NoneType]
+        return _revive(_fitting(options, value), value, where)
     if hint in (int, float, str, bool) and not (isinstance(value, hint) or (hint is float and isinstance(value, int))):
         raise UserError(f"{where} should be {hint.__name__}, got {value!r}.")
     return value
+
+
+def _fitting(options: list[Any], value: Any) -> Any:
+    """Of a union's types the first dataclass that has all of the given fields, else the first type."""
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(value, dict):
+            if set(value) <= {field.name for field in dataclasses.fields(option)}:
+                return option
+    return options[0]

@@ -1,0 +1,88 @@
+"""The one model: a slot encoder that finds objects, and a decoder that its slots must satisfy."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchslots.decoders.broadcast import lowest_argmax
+from torchslots.errors import UserError
+from torchslots.shapes import Batch, Clip, Conditioning, Prediction, State
+from torchslots.slots.encoder import SlotEncoder
+
+
+class ObjectCentricModel(nn.Module):
+    """Slots from frames, and whatever the decoder draws from slots.
+
+    Args:
+        slot_encoder: frames to slots.
+        decoder: owns `loss(clip, batch)` and `decode(clip)`.
+        config: the numbers it was built from, for saving.
+    """
+
+    def __init__(self, slot_encoder: SlotEncoder, decoder: nn.Module, config: Any = None):
+        super().__init__()
+        self.slot_encoder, self.decoder, self.config = slot_encoder, decoder, config
+
+    def encode(self, batch: Batch, state: State | None = None) -> Clip:
+        """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`."""
+        video = batch["video"]
+        if video.ndim != 5 or video.shape[2] != 3:
+            raise UserError(f"`video` should be [B, T, 3, H, W], got {list(video.shape)}.")
+        return self.slot_encoder(video, conditioning(batch), state)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Named, unweighted scalars: means over the clips of the batch."""
+        return self.decoder.loss(self.encode(batch), batch)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`, under the name that wrappers for many processes call."""
+        return self.loss(batch)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, state: State | None = None, slot_recon: bool = False) -> Prediction:
+        """Segment a clip, or the next slice of one.
+
+        Args:
+            batch: `video` [B, T, 3, H, W] in [0, 1]; for the first slice of a conditional model also its hint, `boxes`
+                or `segmentations`, of which frame 0 is used.
+            state: what the slice before returned; None at the start.
+            slot_recon: also return each slot's own pictures.
+        """
+        clip = self.encode(batch, state)
+        decoded = self.decoder.decode(clip, slot_recon)
+        return Prediction(
+            segmentation=lowest_argmax(decoded.logits),
+            masks=decoded.masks,
+            slots=clip.slots,
+            attn=clip.attn,
+            recon=decoded.recon,
+            slot_recon=decoded.slot_recon,
+            state=clip.state,
+        )
+
+    def save_pretrained(self, folder: Any) -> None:
+        """Write config.json and model.safetensors into a folder that `torchslots.load_model` reads."""
+        from torchslots import hub
+
+        hub.save_pretrained(self, self.config, folder)
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Publish the model on the Hugging Face hub under `owner/name`."""
+        from torchslots import hub
+
+        return hub.push_to_hub(self, self.config, repo_id, private=private)
+
+
+def conditioning(batch: Batch) -> Conditioning:
+    """The first frame's hints of a batch, and the draws it carries (`noise`, `num_slots`, `generator`)."""
+    video, boxes, masks = batch["video"], batch.get("boxes"), batch.get("segmentations")
+    return Conditioning(
+        batch_size=len(video),
+        device=video.device,
+        boxes=None if boxes is None else boxes[:, 0],
+        segmentation=None if masks is None else masks[:, 0],
+        noise=batch.get("noise"),
+        num_slots=batch.get("num_slots"),
+        generator=batch.get("generator"),
+    )

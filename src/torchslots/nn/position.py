@@ -1,0 +1,38 @@
+"""Where a token is: a coordinate grid, projected and added."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchslots.errors import UserError
+from torchslots.nn.init import dense
+
+
+def coordinate_grid(height: int, width: int) -> Float[Tensor, "H W 2"]:
+    """(y, x) of each cell from -1 to 1, both ends included."""
+    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+
+
+class PositionEmbedding(nn.Module):
+    """Add a linear map of the (y, x) grid to features (SAVi, appendix A).
+
+    The grid is a buffer that checkpoints carry: the originals store it beside the weights, and a stored grid is used as
+    it is. It pins the resolution.
+    """
+
+    grid: Tensor
+
+    def __init__(self, size: tuple[int, int], channels: int):
+        super().__init__()
+        self.register_buffer("grid", coordinate_grid(*size))
+        self.project = dense(2, channels)
+
+    def forward(self, x: Float[Tensor, "*b C H W"]) -> Float[Tensor, "*b C H W"]:
+        """Raises UserError where the feature map has another size than the grid."""
+        if x.shape[-2:] != self.grid.shape[:2]:
+            raise UserError(
+                f"This model was built for feature maps of {tuple(self.grid.shape[:2])}, got {tuple(x.shape[-2:])}. "
+                "Resize the frames to the resolution in the model's config, or build it for this one."
+            )
+        return x + self.project(self.grid).permute(2, 0, 1)

@@ -1,0 +1,117 @@
+"""Slot Attention: slots compete for tokens, then each is updated from what it won (Locatello et al. 2020)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchslots.nn.blocks import GRUCell, layer_norm, mlp
+from torchslots.nn.init import dense
+from torchslots.shapes import Grouping, State
+
+Normalizer = Callable[[Float[Tensor, "*b K N"]], Float[Tensor, "*b K N"]]
+
+
+class Projected(NamedTuple):
+    """Keys and values of one frame's tokens, or of all frames' with T behind B."""
+
+    keys: Float[Tensor, "*b h N d"]
+    values: Float[Tensor, "*b h N d"]
+
+    def frame(self, t: int) -> "Projected":
+        """Those of frame t."""
+        return Projected(self.keys[:, t], self.values[:, t])
+
+
+def _mean_over_tokens(attn: Float[Tensor, "*b K N"], eps: float) -> Float[Tensor, "*b K N"]:
+    return attn / (attn.sum(-1, keepdim=True) + eps)
+
+
+def _mean_of_shifted(attn: Float[Tensor, "*b K N"], eps: float) -> Float[Tensor, "*b K N"]:
+    shifted = attn + eps
+    return shifted / shifted.sum(-1, keepdim=True)
+
+
+def eps_on_sum(eps: float = 1e-8) -> Normalizer:
+    """Weights of a mean over tokens with epsilon on their sum: SAVi and Invariant Slot Attention."""
+    return partial(_mean_over_tokens, eps=eps)
+
+
+def eps_on_weights(eps: float = 1e-8) -> Normalizer:
+    """Weights of a mean over tokens with epsilon on each: Slot Attention (1e-8), STEVE and SlotDiffusion (1e-6)."""
+    return partial(_mean_of_shifted, eps=eps)
+
+
+class SlotAttention(nn.Module):
+    """Slot Attention (Locatello et al. 2020, algorithm 1) in the form of SAVi (Kipf et al. 2022, section 3.1).
+
+    Three steps that can be used apart: `project` tokens once for a whole clip, `attend` for one round, `update`.
+
+    Args:
+        input_size, slot_size: widths of tokens and slots.
+        qkv_size: width of queries, keys and values; None: `slot_size`.
+        num_iterations: rounds of attention and update.
+        num_heads: heads that compete separately; with more than one, their values are merged to the width of one head,
+            as the reference does.
+        mlp_size: hidden width of the residual perceptron behind the recurrent unit; None (SAVi): none.
+        normalizer: turns the softmax over slots into weights over tokens.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        slot_size: int,
+        *,
+        qkv_size: int | None = None,
+        num_iterations: int = 1,
+        num_heads: int = 1,
+        mlp_size: int | None = None,
+        normalizer: Normalizer | None = None,
+    ):
+        super().__init__()
+        qkv_size = qkv_size or slot_size
+        if qkv_size % num_heads:
+            raise ValueError(f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}.")
+        self.num_iterations, self.num_heads = num_iterations, num_heads
+        self.normalizer = normalizer or eps_on_sum()
+        head_size = qkv_size // num_heads
+        self.norm_inputs, self.norm_slots = layer_norm(input_size), layer_norm(slot_size)
+        self.query = dense(slot_size, qkv_size, bias=False)
+        self.key = dense(input_size, qkv_size, bias=False)
+        self.value = dense(input_size, qkv_size, bias=False)
+        self.merge: nn.Module = dense(qkv_size, head_size) if num_heads > 1 else nn.Identity()
+        self.gru = GRUCell(head_size, slot_size)
+        self.mlp = mlp(slot_size, [mlp_size], slot_size, pre_norm=True) if mlp_size else None
+
+    def _heads(self, x: Float[Tensor, "*b n c"]) -> Float[Tensor, "*b h n d"]:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
+
+    def project(self, tokens: Float[Tensor, "*b N C"]) -> Projected:
+        """Keys and values; they do not depend on the slots, so once is enough for all frames and rounds."""
+        tokens = self.norm_inputs(tokens)
+        return Projected(self._heads(self.key(tokens)), self._heads(self.value(tokens)))
+
+    def attend(
+        self, slots: Float[Tensor, "B K D"], inputs: Projected
+    ) -> tuple[Float[Tensor, "B K d"], Float[Tensor, "B h K N"]]:
+        """One round: what each slot gathered, and the softmax over slots."""
+        queries = self._heads(self.query(self.norm_slots(slots)))
+        logits = (queries * queries.shape[-1] ** -0.5) @ inputs.keys.transpose(-1, -2)
+        attn = logits.softmax(dim=-2)
+        gathered = self.normalizer(attn) @ inputs.values
+        return self.merge(gathered.transpose(1, 2).flatten(2)), attn
+
+    def update(self, slots: Float[Tensor, "B K D"], gathered: Float[Tensor, "B K d"]) -> Float[Tensor, "B K D"]:
+        """Gated step from the old slots, and the residual perceptron where there is one."""
+        slots = self.gru(gathered, slots)
+        return slots if self.mlp is None else slots + self.mlp(slots)
+
+    def forward(self, state: State, inputs: Projected) -> Grouping:
+        """All rounds on one frame. `attn` is the last round's."""
+        slots, attn = state.slots, None
+        for _ in range(self.num_iterations):
+            gathered, attn = self.attend(slots, inputs)
+            slots = self.update(slots, gathered)
+        return Grouping(slots, None if attn is None else attn.mean(1), state.pose)

@@ -1,0 +1,82 @@
+"""From frames to slots: the only loop over time in the project."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from torchslots.shapes import Clip, Conditioning, Grouping, Pose, State
+
+
+class FrameEncoder(nn.Module):
+    """An image to tokens: convolutions, positions, then a transform of the flattened map."""
+
+    def __init__(self, backbone: nn.Module, position: nn.Module, transform: nn.Module):
+        super().__init__()
+        self.backbone, self.position, self.transform = backbone, position, transform
+
+    def forward(self, frames: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
+        features = self.position(self.backbone(frames.contiguous(memory_format=torch.channels_last)))
+        return self.transform(features.flatten(2).transpose(1, 2))
+
+
+class SlotEncoder(nn.Module):
+    """Encoder, initializer, corrector and predictor in SAVi's order (Kipf et al. 2022, figure 2).
+
+    Args:
+        encoder: frames [B*T, 3, H, W] to tokens [B*T, N, C].
+        initializer: a `Conditioning` to the first `State`.
+        corrector: `project(tokens)` for all frames at once, then (state, projected frame) to a `Grouping`.
+        predictor: (grouping, memory) to the next `State`.
+        recompute: keep no activations of the encoder for the backward pass but compute them again.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        initializer: nn.Module,
+        corrector: nn.Module,
+        predictor: nn.Module,
+        *,
+        recompute: bool = False,
+    ):
+        super().__init__()
+        self.encoder, self.initializer = encoder, initializer
+        self.corrector, self.predictor = corrector, predictor
+        self.recompute = recompute
+
+    def tokens(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T N C"]:
+        """All frames at once."""
+        frames = video.flatten(0, 1)
+        if self.recompute and torch.is_grad_enabled():
+            tokens = checkpoint(self.encoder, frames, use_reentrant=False)
+        else:
+            tokens = self.encoder(frames)
+        return tokens.unflatten(0, video.shape[:2])
+
+    def forward(
+        self, video: Float[Tensor, "B T 3 H W"], conditioning: Conditioning, state: State | None = None
+    ) -> Clip:
+        """Slots of every frame. With `state`, go on where another slice ended and ignore the conditioning."""
+        inputs = self.corrector.project(self.tokens(video))
+        if state is None:
+            state = self.initializer(conditioning)
+        groups: list[Grouping] = []
+        predicted: list[Tensor] = []
+        for t in range(video.shape[1]):
+            group = self.corrector(state, inputs.frame(t))
+            state = self.predictor(group, state.memory)
+            groups.append(group)
+            predicted.append(state.slots)
+        slots = torch.stack([group.slots for group in groups], 1)
+        attn = torch.stack([group.attn for group in groups], 1)
+        return Clip(slots, torch.stack(predicted, 1), attn, _stack_poses(groups), state)
+
+
+def _stack_poses(groups: list[Grouping]) -> Pose | None:
+    """The frames of reference of all frames, with T behind B."""
+    poses = [group.pose for group in groups if group.pose is not None]
+    if not poses:
+        return None
+    parts = zip(*poses)
+    return Pose(*(None if part[0] is None else torch.stack(part, 1) for part in parts))

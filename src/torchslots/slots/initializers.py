@@ -1,0 +1,112 @@
+"""Where slots start: from the first frame's hint, from learned vectors, or from chance."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchslots.errors import UserError
+from torchslots.nn.blocks import mlp
+from torchslots.shapes import Conditioning, State
+
+
+class FromBoxes(nn.Module):
+    """Encode each first-frame box; one background slot, a box of zeros, comes first (SAVi, section 3.3).
+
+    Absent objects have boxes of zeros too, so their slots equal the background's and stay so.
+
+    Args:
+        hidden_size: width of the perceptron's hidden layer.
+        centers: encode the boxes' centres (y, x) in place of their corners.
+    """
+
+    def __init__(self, slot_size: int, *, hidden_size: int = 256, centers: bool = False):
+        super().__init__()
+        self.centers = centers
+        self.mlp = mlp(2 if centers else 4, [hidden_size], slot_size)
+
+    def forward(self, hint: Conditioning) -> State:
+        """Raises UserError where no boxes are given."""
+        if hint.boxes is None:
+            raise UserError(
+                "This model starts from boxes in the first frame and got none. Give `boxes` [B, n, 4] as (ymin, xmin, "
+                "ymax, xmax) in [0, 1] (on the command line: --boxes or --masks), or use an unconditional recipe."
+            )
+        boxes = F.pad(hint.boxes, (0, 0, 1, 0))
+        if self.centers:
+            boxes = (boxes[..., :2] + boxes[..., 2:]) / 2
+        return State(self.mlp(boxes))
+
+
+class FromMasks(nn.Module):
+    """Encode each first-frame mask as a one-channel image (SAVi, section 3.3; the authors' recipe for masks).
+
+    Args:
+        encoder: maps [B, 1, H, W] to tokens [B, N, C]; their mean is taken.
+        head: maps the mean to a slot.
+        num_slots: masks 0 (background) to num_slots - 1; the background's is left empty.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, *, num_slots: int):
+        super().__init__()
+        self.encoder, self.head, self.num_slots = encoder, head, num_slots
+
+    def forward(self, hint: Conditioning) -> State:
+        """Raises UserError where no segmentation is given."""
+        if hint.segmentation is None:
+            raise UserError(
+                "This model starts from masks of the first frame and got none. Give `segmentations` (on the command "
+                "line: --masks), or use an unconditional recipe."
+            )
+        num_slots = hint.num_slots or self.num_slots
+        ids = torch.arange(num_slots, device=hint.segmentation.device)
+        masks = (hint.segmentation[:, None] == ids[:, None, None]) & (ids[:, None, None] > 0)
+        tokens = self.encoder(masks.flatten(0, 1)[:, None].float())
+        return State(self.head(tokens.mean(-2)).unflatten(0, (-1, num_slots)))
+
+
+class Learned(nn.Module):
+    """One learned vector for each slot, the same for every clip."""
+
+    def __init__(self, num_slots: int, slot_size: int):
+        super().__init__()
+        self.slots = nn.Parameter(torch.randn(num_slots, slot_size))
+
+    def forward(self, hint: Conditioning) -> State:
+        """Raises UserError where another number of slots is asked for than was learned."""
+        if hint.num_slots not in (None, self.slots.shape[0]):
+            raise UserError(
+                f"This model has {self.slots.shape[0]} learned slots and cannot start with {hint.num_slots}. "
+                "Use a recipe with Gaussian slots, or leave num_slots out."
+            )
+        return State(self.slots.expand(hint.batch_size, -1, -1))
+
+
+class Gaussian(nn.Module):
+    """Slots drawn from one normal distribution, anew in every call (Locatello et al. 2020, section 2.1).
+
+    Args:
+        learned: learn the mean and the logarithm of the deviation, shared by all slots; otherwise a standard normal,
+            which has no weights (SAVi's unconditional variant).
+    """
+
+    def __init__(self, num_slots: int, slot_size: int, *, learned: bool = True):
+        super().__init__()
+        self.num_slots = num_slots
+        bound = (6 / (1 + slot_size)) ** 0.5
+        start = [torch.empty(slot_size).uniform_(-bound, bound) if learned else torch.zeros(slot_size) for _ in "ms"]
+        if learned:
+            self.mean, self.log_sigma = (nn.Parameter(value) for value in start)
+        else:
+            for name, value in zip(("mean", "log_sigma"), start):
+                self.register_buffer(name, value, persistent=False)
+
+    def forward(self, hint: Conditioning) -> State:
+        shape = (hint.batch_size, hint.num_slots or self.num_slots, self.mean.shape[0])
+        noise = hint.noise
+        if noise is None:
+            noise = torch.randn(shape, device=self.mean.device, generator=hint.generator)
+        return State(self._place(noise))
+
+    def _place(self, noise: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+        return self.mean + self.log_sigma.exp() * noise
