@@ -1,0 +1,206 @@
+"""THE place to add a data set: one entry with what it is, where it lies, and the function that opens it.
+
+Nothing heavy is imported before a data set is opened: `torchslots data list` answers without torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchslots.errors import UserError
+
+if TYPE_CHECKING:
+    from torchslots.data.loader import ClipDataset
+    from torchslots.training.recipe import DataConfig
+
+Open = Callable[[Path, str, "DataConfig", bool], "ClipDataset"]
+"""(root, split, config, train) -> the clips of a split; `train` False: whole videos, nothing random."""
+
+KUBRIC_BUCKET = "https://storage.googleapis.com/kubric-public"
+_KUBRIC_LICENCE = "generator: Apache-2.0; the publisher states no licence for the files"
+_SIM_LICENCE = "generated on your machine: yours"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A TFDS folder in a public bucket."""
+
+    address: str
+    """HTTPS address of the bucket."""
+    prefix: str
+    """Folder in the bucket, `{resolution}` for the pixels of one side."""
+    resolutions: tuple[int, ...]
+    """Published sizes, the usual one first."""
+
+    def folder(self, resolution: int) -> str:
+        """The folder's path in the bucket, without a slash at its end."""
+        return self.prefix.format(resolution=resolution)
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """What `torchslots data list` shows of a data set, and how to open it."""
+
+    open: Open
+    description: str
+    """One line."""
+    licence: str
+    """What its publisher says; it binds whoever downloads."""
+    splits: tuple[str, ...]
+    """Names that `--split` takes."""
+    size: str
+    """Roughly, for people: videos and gigabytes."""
+    remote: Remote | None = None
+    """Where `torchslots data download` finds it; None: it is made, or yours."""
+
+
+def entry(name: str) -> DatasetEntry:
+    """The data set of that name.
+
+    Raises:
+        UserError: there is none, with the nearest names.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4) or list(DATASETS)
+    raise UserError(f"There is no data set `{name}`. Nearest: {', '.join(near)}. See `torchslots data list`.")
+
+
+def open_dataset(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+    """Open a split of a data set that lies under `root`.
+
+    Args:
+        root: the folder that holds the data set's (`root/movi_a/128x128/1.0.0`), or one of those below it.
+        train: clips of `config.num_frames` at random places; otherwise the first `config.num_frames` of each.
+
+    Raises:
+        UserError: unknown name, no such folder, no such split.
+    """
+    found, root = entry(name), Path(root)
+    if not root.exists():
+        raise UserError(f"{root} does not exist. {_how_to_get(name, found)}")
+    return found.open(root, split, config, train)
+
+
+def tfds_folder(root: Path, name: str, resolution: int | None = None) -> Path:
+    """The TFDS folder (`.../64x64/1.0.0`) of a data set at or below `root`.
+
+    Of several sizes the smallest that is not below `resolution` is taken (None: the smallest); of several
+    versions the last.
+
+    Raises:
+        UserError: there is none, or every size is below `resolution`.
+    """
+    found = _tfds_folders(Path(root), name)
+    if not found:
+        place = Path(root) / name / "<size>x<size>" / "<version>" / f"{name}-train.tfrecord-*"
+        raise UserError(f"{root} holds no {name}: expected {place}. {_how_to_get(name, DATASETS.get(name))}")
+    fitting = [folder for folder in found if (_pixels(folder) or resolution or 0) >= (resolution or 0)]
+    if not fitting:
+        raise UserError(
+            f"{found[-1]} is {_pixels(found[-1])} pixels wide, less than the {resolution} that are asked for. "
+            f"Get a larger version of {name}, or ask for a resolution of {_pixels(found[-1])}."
+        )
+    smallest = min(_pixels(folder) or 0 for folder in fitting)
+    return [folder for folder in fitting if (_pixels(folder) or 0) == smallest][-1]
+
+
+def _tfds_folders(root: Path, name: str) -> list[Path]:
+    """Folders with shards of `name`, by size and version."""
+    below = ("", "*", "*/*", f"{name}", f"{name}/*", f"{name}/*/*")
+    folders = {folder for pattern in below for folder in ([root] if not pattern else root.glob(pattern))}
+    holding = [folder for folder in folders if any(folder.glob(f"{name}-*.tfrecord*"))]
+    return sorted(holding, key=lambda folder: (_pixels(folder) or 0, _version(folder)))
+
+
+def _pixels(folder: Path) -> int | None:
+    sizes = [re.fullmatch(r"(\d+)x(\d+)", part) for part in folder.resolve().parts[-2:]]
+    return next((int(size[1]) for size in reversed(sizes) if size), None)
+
+
+def _version(folder: Path) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", folder.name)]
+
+
+def _how_to_get(name: str, found: DatasetEntry | None) -> str:
+    if found is not None and found.remote is not None:
+        return f"Get it with `torchslots data download {name}`."
+    if name.startswith("sim_"):
+        return "Make it with `torchslots data generate`."
+    return "Check the path."
+
+
+def _open_movi(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+    from torchslots.data.movi import MoviClips
+
+    return MoviClips(tfds_folder(root, name, config.resolution), split, config, train)
+
+
+def _open_folder(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+    from torchslots.data.folder import FolderClips
+
+    return FolderClips(root, split, config, train)
+
+
+def _open_prepared(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+    from torchslots.data.prepare import PreparedClips
+
+    return PreparedClips(root, split, config, train)
+
+
+def _movi(
+    letter: str, description: str, *, test: bool, resolutions: tuple[int, ...] = (128, 256)
+) -> DatasetEntry:
+    return DatasetEntry(
+        open=partial(_open_movi, f"movi_{letter}"),
+        description=description,
+        licence=_KUBRIC_LICENCE,
+        splits=("train", "validation", *(("test",) if test else ())),
+        size="9,700 + 250 videos of 24 frames; about 60 GB at 128 pixels, 240 GB at 256",
+        remote=Remote(KUBRIC_BUCKET, f"tfds/movi_{letter}/{{resolution}}x{{resolution}}/1.0.0", resolutions),
+    )
+
+
+def _sim(name: str, description: str) -> DatasetEntry:
+    return DatasetEntry(
+        open=partial(_open_movi, name),
+        description=description,
+        licence=_SIM_LICENCE,
+        splits=("train", "validation"),
+        size="as many as you generate; about 1.5 MB for a video of 24 frames at 64 pixels",
+    )
+
+
+DATASETS: dict[str, DatasetEntry] = {
+    "movi_a": _movi("a", "MOVi-A: 3 to 10 plain cubes, cylinders and spheres on a grey floor", test=False),
+    "movi_b": _movi(
+        "b", "MOVi-B: 11 shapes in any colour, coloured floor, camera placed at random", test=False
+    ),
+    "movi_c": _movi("c", "MOVi-C: scanned household objects before photographed surroundings", test=True),
+    "movi_d": _movi("d", "MOVi-D: 10 to 20 resting scanned objects and 1 to 3 that fall in", test=True),
+    "movi_e": _movi("e", "MOVi-E: as MOVi-D, with a camera that moves", test=True),
+    "movi_f": _movi("f", "MOVi-F: as MOVi-E, with motion blur", test=True, resolutions=(128, 256, 512)),
+    "sim_a": _sim("sim_a", "Generated here: plain solids on a grey floor, in the manner of MOVi-A"),
+    "sim_c": _sim("sim_c", "Generated here: textured objects and floor, in the manner of MOVi-C"),
+    "sim_e": _sim("sim_e", "Generated here: as sim_a with a camera that moves, in the manner of MOVi-E"),
+    "folder": DatasetEntry(
+        open=_open_folder,
+        description="Your own pictures or videos in a folder, with or without masks",
+        licence="yours",
+        splits=("train", "validation"),
+        size="whatever the folder holds",
+    ),
+    "prepared": DatasetEntry(
+        open=_open_prepared,
+        description="Any data set after `torchslots data prepare`: ready-made arrays, fastest to read",
+        licence="that of the data set it was made from",
+        splits=("train", "validation", "test"),
+        size="whatever was prepared",
+    ),
+}
