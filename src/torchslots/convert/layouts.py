@@ -1,0 +1,171 @@
+"""How the originals lay out weights, and the way back: one `Leaf` for each of their arrays."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchslots.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of the original and the place of its numbers in our state dict.
+
+    Args:
+        path: the original's name, `/` between levels.
+        name: our tensor's name.
+        read: from the original's layout to ours; `write` is its inverse.
+        part: rows of our tensor that this leaf fills, as (index, of how many equal parts).
+    """
+
+    path: str
+    name: str
+    read: Callable[[np.ndarray], np.ndarray]
+    write: Callable[[np.ndarray], np.ndarray]
+    part: tuple[int, int] = (0, 1)
+
+
+def _same(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1)
+
+
+def _transpose(array: np.ndarray) -> np.ndarray:
+    return array.T
+
+
+def dense(path: str, name: str, *, bias: bool = True) -> list[Leaf]:
+    """Kernel (in, out) to weight (out, in)."""
+    leaves = [Leaf(f"{path}/kernel", f"{name}.weight", _transpose, _transpose)]
+    return [*leaves, Leaf(f"{path}/bias", f"{name}.bias", _same, _same)] if bias else leaves
+
+
+def norm(path: str, name: str) -> list[Leaf]:
+    """Scale and bias, whatever axes of length one the original keeps: flax 0.3 stores group norms as (1, 1, 1, C)."""
+    return [Leaf(f"{path}/scale", f"{name}.weight", _flat, _flat), Leaf(f"{path}/bias", f"{name}.bias", _flat, _flat)]
+
+
+def conv(path: str, name: str, *, bias: bool = True) -> list[Leaf]:
+    """Kernel (h, w, in, out) to weight (out, in, h, w)."""
+    leaves = [Leaf(f"{path}/kernel", f"{name}.weight", lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))]
+    return [*leaves, Leaf(f"{path}/bias", f"{name}.bias", _same, _same)] if bias else leaves
+
+
+def conv_transpose(path: str, name: str) -> list[Leaf]:
+    """JAX correlates with the kernel as it is, torch with its mirror image: (h, w, in, out), flipped, to (in, out, h, w)."""
+    return [
+        Leaf(
+            f"{path}/kernel",
+            f"{name}.weight",
+            lambda a: a[::-1, ::-1].transpose(2, 3, 0, 1),
+            lambda a: a.transpose(2, 3, 0, 1)[::-1, ::-1],
+        ),
+        Leaf(f"{path}/bias", f"{name}.bias", _same, _same),
+    ]
+
+
+def heads_in(path: str, name: str, num_heads: int, *, bias: bool = True) -> list[Leaf]:
+    """Projection to heads: kernel (in, heads, width) to weight (heads * width, in)."""
+    leaves = [
+        Leaf(
+            f"{path}/kernel",
+            f"{name}.weight",
+            lambda a: a.reshape(a.shape[0], -1).T,
+            lambda a: a.T.reshape(a.shape[1], num_heads, -1),
+        )
+    ]
+    if bias:
+        leaves.append(Leaf(f"{path}/bias", f"{name}.bias", _flat, lambda a: a.reshape(num_heads, -1)))
+    return leaves
+
+
+def heads_out(path: str, name: str, num_heads: int) -> list[Leaf]:
+    """Projection from heads: kernel (heads, width, out) to weight (out, heads * width)."""
+    return [
+        Leaf(
+            f"{path}/kernel",
+            f"{name}.weight",
+            lambda a: a.reshape(-1, a.shape[-1]).T,
+            lambda a: a.T.reshape(num_heads, -1, a.shape[0]),
+        ),
+        Leaf(f"{path}/bias", f"{name}.bias", _same, _same),
+    ]
+
+
+def gru(path: str, name: str) -> list[Leaf]:
+    """flax's six gate matrices to torch's two stacks in the order reset, update, candidate."""
+    leaves = [Leaf(f"{path}/hn/bias", f"{name}.bias_hh", _same, _same)]
+    for i, gate in enumerate("rzn"):
+        leaves += [
+            Leaf(f"{path}/i{gate}/kernel", f"{name}.weight_ih", _transpose, _transpose, (i, 3)),
+            Leaf(f"{path}/i{gate}/bias", f"{name}.bias_ih", _same, _same, (i, 3)),
+            Leaf(f"{path}/h{gate}/kernel", f"{name}.weight_hh", _transpose, _transpose, (i, 3)),
+        ]
+    return leaves
+
+
+def attention(path: str, name: str, num_heads: int) -> list[Leaf]:
+    """flax's multi-head attention."""
+    projections = [leaf for part in ("query", "key", "value") for leaf in heads_in(f"{path}/{part}", f"{name}.{part}", num_heads)]
+    return [*projections, *heads_out(f"{path}/out", f"{name}.out", num_heads)]
+
+
+def perceptron(path: str, name: str, *, num_layers: int = 2, pre_norm: bool = False) -> list[Leaf]:
+    """SAVi's MLP: `dense_mlp_0..`, and `LayerNorm_0` where it comes first."""
+    leaves = norm(f"{path}/LayerNorm_0", f"{name}.0") if pre_norm else []
+    for i in range(num_layers):
+        leaves += dense(f"{path}/dense_mlp_{i}", f"{name}.{2 * i + pre_norm}")
+    return leaves
+
+
+def position(path: str, name: str) -> list[Leaf]:
+    """The stored (1, H, W, 2) grid and its projection."""
+    return [
+        Leaf(f"{path}/pos_embedding", f"{name}.grid", lambda a: a[0], lambda a: a[None]),
+        *dense(f"{path}/dense_pe_0", f"{name}.project"),
+    ]
+
+
+def to_ours(leaves: Iterable[Leaf], theirs: Arrays, where: str) -> dict[str, Tensor]:
+    """Our state dict from the original's arrays; every array must be used and none may lack.
+
+    Raises:
+        UserError: missing or left-over arrays, with the first few names.
+    """
+    leaves = list(leaves)
+    _check_names({leaf.path for leaf in leaves}, set(theirs), where)
+    stacks: dict[str, list[np.ndarray]] = {}
+    for leaf in sorted(leaves, key=lambda leaf: leaf.part[0]):
+        stacks.setdefault(leaf.name, []).append(leaf.read(np.asarray(theirs[leaf.path], np.float32)))
+    return {name: torch.from_numpy(np.ascontiguousarray(np.concatenate(parts))) for name, parts in stacks.items()}
+
+
+def to_theirs(leaves: Iterable[Leaf], ours: dict[str, Tensor]) -> Arrays:
+    """The original's arrays from our tensors (weights, gradients or moments); absent tensors are left out."""
+    arrays: Arrays = {}
+    for leaf in leaves:
+        if leaf.name in ours:
+            whole = ours[leaf.name].detach().cpu().numpy()
+            index, count = leaf.part
+            arrays[leaf.path] = leaf.write(np.split(whole, count)[index])
+    return arrays
+
+
+def _check_names(wanted: set[str], found: set[str], where: str) -> None:
+    if wanted == found:
+        return
+    missing, extra = sorted(wanted - found), sorted(found - wanted)
+    parts = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("left over", extra))
+        if names
+    ]
+    raise UserError(f"{where}: weights do not fit the model: {'; '.join(parts)}. Name the right recipe with --recipe.")
