@@ -1,0 +1,231 @@
+"""How well integer maps of slots agree with integer maps of objects: ARI, FG-ARI, mIoU, mBO.
+
+Everything is computed from one contingency table [G, K] per video or frame: how many pixels have object g
+and slot k. Tables of the frames of a video add up to the table of the video, so slices and processes add up
+too. Counts are int64 and the indices float64: the pair counts of a 24-frame video of 128x128 pixels reach
+1e11 and their products 1e22.
+
+Tables keep row 0, the background; the functions that judge foreground alone leave it out.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchmetrics import Metric
+
+Tables = Int[Tensor, "*batch G K"]
+Scores = Float[Tensor, "*batch"]
+Score = Callable[[Tables], Scores]
+"""A figure per table; NaN where the figure is not defined."""
+
+
+def contingency(
+    truth: Int[Tensor, "*batch H W"],
+    prediction: Int[Tensor, "*batch H W"],
+    num_slots: int,
+    num_objects: int | None = None,
+    padding_mask: Bool[Tensor, "*batch H W"] | None = None,
+) -> Tables:
+    """Pixels of each pair of object and slot, for each image of the batch [..., G, K], by one count over all.
+
+    Args:
+        num_slots: K; a pixel with another slot id is left out of the table.
+        num_objects: G, background included. A pixel whose object id is G or more is left out of the table,
+            as it is in the reference implementations, whose one-hot code of such an id is all zeros. None:
+            as many as the largest id in `truth` asks for, so nothing is left out.
+        padding_mask: False on pixels that are left out.
+    """
+    if num_objects is None:
+        num_objects = int(truth.max()) + 1 if truth.numel() else 1
+    cells = num_objects * num_slots
+    pair = truth.int() * num_slots + prediction.int()
+    keep = (truth >= 0) & (truth < num_objects) & (prediction >= 0) & (prediction < num_slots)
+    if padding_mask is not None:
+        keep &= padding_mask
+    pair = pair.masked_fill_(~keep, cells).flatten(0, -3).flatten(1)
+    images = pair.shape[0]
+    dtype = torch.int32 if images * (cells + 1) < 2**31 else torch.int64
+    pair = pair + torch.arange(images, device=pair.device, dtype=dtype)[:, None] * (cells + 1)
+    counts = torch.bincount(pair.flatten(), minlength=images * (cells + 1)).view(images, cells + 1)
+    return counts[:, :cells].reshape(*truth.shape[:-2], num_objects, num_slots)
+
+
+def adjusted_rand_index(
+    tables: Tables, *, foreground: bool = False, undefined: Literal["one", "nan"] = "one"
+) -> Scores:
+    """Agreement of two partitions beyond chance (Hubert and Arabie, 1985): 1 is perfect, 0 is chance; [...].
+
+    With r, a, b the pairs of pixels that share a cell, an object, a slot, and n pixels:
+    ARI = (r - a b / n(n-1)) / ((a + b) / 2 - a b / n(n-1)).
+
+    Args:
+        foreground: leave out the pixels whose object is 0; what the slots do there is not judged.
+        undefined: where the denominator is 0 (no pixels, or both partitions trivial), "one" gives 1, as
+            SAVi, ISA and SlotDiffusion do. "nan" gives NaN, as multi_object_datasets does, save where it
+            finds one object and one slot over the whole image, background included.
+    """
+    counts = tables[..., 1:, :] if foreground else tables
+    pairs, objects, slots = _pairs(counts.flatten(-2)), _pairs(counts.sum(-1)), _pairs(counts.sum(-2))
+    every = _pairs(counts.sum((-2, -1))[..., None])
+    trivial = (objects == slots) & ((objects == 0) | (objects == every))
+    chance = objects.double() * slots.double() / every.clamp(min=1)
+    index = (pairs - chance) / torch.where(trivial, 1.0, (objects + slots) / 2 - chance)
+    if undefined == "one":
+        return torch.where(trivial, 1.0, index)
+    index = torch.where(trivial, torch.nan, index)
+    return torch.where(_is_trivial(tables, foreground), 1.0, index)
+
+
+def _pairs(counts: Int[Tensor, "*batch n"]) -> Int[Tensor, "*batch"]:
+    return (counts * (counts - 1)).sum(-1)
+
+
+def _is_trivial(tables: Tables, foreground: bool) -> Bool[Tensor, "*batch"]:
+    """One slot and one object; in the foreground variant background pixels count as object 1.
+
+    The source takes an argmax over the one-hot code without its first channel, which is 0 for background.
+    """
+    present = tables > 0
+    objects, slots = present.any(-1), present.any(-2)
+    if foreground:
+        objects = torch.cat([objects[..., :2].any(-1, keepdim=True), objects[..., 2:]], dim=-1)
+    return (objects.sum(-1) == 1) & (slots.sum(-1) == 1)
+
+
+def ari(tables: Tables) -> Scores:
+    """Adjusted Rand index over all pixels, background included."""
+    return adjusted_rand_index(tables)
+
+
+def fg_ari(tables: Tables) -> Scores:
+    """Adjusted Rand index over the pixels of objects; 1 where a video has none."""
+    return adjusted_rand_index(tables, foreground=True)
+
+
+def intersection_over_union(tables: Tables) -> Float[Tensor, "*batch G K"]:
+    """IoU of every object with every slot; 0 where both are empty."""
+    counts = tables.double()
+    union = counts.sum(-1, keepdim=True) + counts.sum(-2, keepdim=True) - counts
+    return counts / union.clamp(min=1)
+
+
+def mean_iou(tables: Tables, *, foreground: bool = False) -> Scores:
+    """Objects matched one to one with slots to the greatest sum of IoU (Hungarian), mean over objects; [...].
+
+    The mean runs over ids 0 (or 1) to the largest that the table holds pixels of: an id in between that has
+    no pixels, and an object for which no slot is left, count as 0. NaN where there is no such id.
+
+    Args:
+        foreground: background is not an object that wants a slot; slots still pay for the background they
+        cover.
+    """
+    overlap, sizes = _rows_and_sizes(tables, foreground)
+    scores = [_matched(table[:size]) for table, size in zip(overlap, sizes)]
+    return torch.tensor(scores, dtype=torch.float64, device=tables.device).reshape(tables.shape[:-2])
+
+
+def _rows_and_sizes(tables: Tables, foreground: bool) -> tuple[Any, list[int]]:
+    """IoU tables as numpy [n, G, K], without background where asked, and how many rows of each count."""
+    first = int(foreground)
+    overlap = intersection_over_union(tables)[..., first:, :]
+    overlap = overlap.reshape(tables.shape[:-2].numel(), *overlap.shape[-2:])
+    return overlap.cpu().numpy(), (_num_ids(tables) - first).clamp(min=0).flatten().tolist()
+
+
+def _num_ids(tables: Tables) -> Int[Tensor, "*batch"]:
+    """Largest object id with pixels, plus one; 0 for an empty table."""
+    ids = torch.arange(1, tables.shape[-2] + 1, device=tables.device)
+    return ((tables.sum(-1) > 0) * ids).amax(-1)
+
+
+def _matched(overlap: Any) -> float:
+    if not len(overlap):
+        return float("nan")
+    return float(overlap[linear_sum_assignment(overlap, maximize=True)].sum()) / len(overlap)
+
+
+def miou(tables: Tables) -> Scores:
+    """Mean IoU with background as one more object."""
+    return mean_iou(tables)
+
+
+def fg_miou(tables: Tables) -> Scores:
+    """Mean IoU over foreground objects; NaN where a video has none."""
+    return mean_iou(tables, foreground=True)
+
+
+def mbo(tables: Tables) -> Scores:
+    """Best IoU that any slot has with each foreground object, mean over objects; NaN where a video has none.
+
+    One slot may be the best of several objects. Ids without pixels below the largest count as 0, as in
+    `mean_iou`.
+    """
+    best = intersection_over_union(tables).amax(-1)[..., 1:].sum(-1)
+    return best / (_num_ids(tables) - 1).clamp(min=0)
+
+
+def num_foreground(tables: Tables) -> Int[Tensor, "*batch"]:
+    """Foreground objects with at least one pixel."""
+    return (tables[..., 1:, :].sum(-1) > 0).sum(-1)
+
+
+class VideoMean(Metric):
+    """Mean of a score over videos, each judged as a whole: all pixels of all frames in one table.
+
+    An object that changes its slot between frames is thus an error. Videos where the score is NaN are left
+    out.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, score: Score, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.score = score
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, tables: Int[Tensor, "B G K"]) -> None:
+        """Add videos, one table each, summed over the frames that shall count."""
+        values = self.score(tables)
+        self.total += values.nansum()
+        self.count += values.isfinite().sum()
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The mean, float64; NaN without any video."""
+        return self.total / self.count
+
+
+class FrameMean(Metric):
+    """Mean of a score over videos for each frame by itself: what a slot held before does not matter."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, score: Score, num_frames: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.score = score
+        self.add_state("total", torch.zeros(num_frames, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(num_frames, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, tables: Int[Tensor, "B T G K"], start: int = 0) -> None:
+        """Add frames `start` to `start + T`; frames without a single counted pixel (padding) are left out."""
+        values = self.score(tables)
+        real = (tables.sum((-2, -1)) > 0) & values.isfinite()
+        frames = slice(start, start + tables.shape[1])
+        self.total[frames] += torch.where(real, values, 0.0).sum(0)
+        self.count[frames] += real.sum(0)
+
+    def compute(self) -> Float[Tensor, "T"]:
+        """The mean for each frame, float64; NaN for a frame that no video has."""
+        return self.total / self.count
