@@ -72,7 +72,8 @@ def adjusted_rand_index(
     pairs, objects, slots = _pairs(counts.flatten(-2)), _pairs(counts.sum(-1)), _pairs(counts.sum(-2))
     every = _pairs(counts.sum((-2, -1))[..., None])
     trivial = (objects == slots) & ((objects == 0) | (objects == every))
-    chance = objects.double() * slots.double() / every.clamp(min=1)
+    objects, slots = objects.double(), slots.double()
+    chance = objects * slots / every.clamp(min=1)
     index = (pairs - chance) / torch.where(trivial, 1.0, (objects + slots) / 2 - chance)
     if undefined == "one":
         return torch.where(trivial, 1.0, index)
