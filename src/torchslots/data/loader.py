@@ -1,0 +1,237 @@
+"""From a data set to batches: in an order fixed by the seed, over any number of processes and workers.
+
+The order of training is one endless stream of items: epoch after epoch, each a permutation drawn from (seed, epoch).
+Global batch s is items [s * batch_size, (s + 1) * batch_size) of that stream, and what is drawn for an item (its
+window, its crop) follows from (seed, its position in the stream) alone. Hence a run goes on after an interruption
+where it stopped, and any number of processes sees together what one would see.
+"""
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from torchslots.data.batch import check_sample, collate
+from torchslots.data.tfrecord import CorruptRecord
+from torchslots.data.transforms import Sample
+from torchslots.errors import UserError
+from torchslots.shapes import Batch
+
+__all__ = ["ClipDataset", "CorruptRecord", "eval_batches", "train_batches"]
+
+_LOG = logging.getLogger("torchslots.data")
+_ORDER, _DRAWS, _REPLACEMENT = 0, 1, 2
+_MOST_REPLACEMENTS = 100
+
+
+class ClipDataset(Protocol):
+    """What a data set must offer; see `torchslots.data.batch` for what a sample holds."""
+
+    def __len__(self) -> int:
+        """Number of videos (or images)."""
+        ...
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
+        """One training clip, all random choices drawn from `rng`; the whole video, always the same, without it."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Where the example comes from, without reading it."""
+        ...
+
+
+class Item(NamedTuple):
+    """One item of the stream: which example, and where in the stream (None: evaluation, nothing is drawn)."""
+
+    index: int
+    position: int | None
+
+
+def train_batches(
+    dataset: ClipDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    skip_corrupt: bool = False,
+    on_skip: Callable[[CorruptRecord], None] | None = None,
+) -> Iterator[Batch]:
+    """Batches without end.
+
+    Args:
+        batch_size: Items over all processes; each gets the contiguous part of its rank.
+        start_step: The global batch to begin with.
+        num_workers: Loading processes; 0 loads in this one.
+        skip_corrupt: Replace examples whose record is corrupt by others, drawn from (seed, position).
+        on_skip: Called for each one replaced, when its batch is handed out; None: a warning is logged.
+
+    Raises:
+        UserError: the data set is empty, `batch_size` does not divide among the processes, or data are wrong.
+    """
+    if batch_size < 1 or batch_size % world_size:
+        raise UserError(
+            f"A batch of {batch_size} clips does not divide among {world_size} processes. Choose a multiple."
+        )
+    _demand_examples(dataset)
+    steps = _train_items(len(dataset), batch_size, seed, start_step, rank, world_size)
+    reader = _BatchReader(dataset, seed, skip_corrupt)
+    return _load(reader, steps, num_workers, on_skip)
+
+
+def eval_batches(
+    dataset: ClipDataset,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    limit: int | None = None,
+    skip_corrupt: bool = False,
+    on_skip: Callable[[CorruptRecord], None] | None = None,
+) -> Iterator[Batch]:
+    """Each video exactly once over all processes, in order; the last batch may be smaller.
+
+    Args:
+        batch_size: Videos at once in each process.
+        limit: Only the first so many videos of the data set; None: all.
+        skip_corrupt: Leave out examples whose record is corrupt.
+        on_skip: Called for each one left out; None: a warning is logged.
+
+    Raises:
+        UserError: the data set is empty, or data are wrong.
+    """
+    _demand_examples(dataset)
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    mine = [Item(index, None) for index in range(rank, total, world_size)]
+    steps = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+    return _load(_BatchReader(dataset, 0, skip_corrupt), steps, num_workers, on_skip)
+
+
+def _demand_examples(dataset: ClipDataset) -> None:
+    if len(dataset) == 0:
+        raise UserError("The data set holds no examples. Check its folder, its split and its files.")
+
+
+def _train_items(
+    size: int, batch_size: int, seed: int, start_step: int, rank: int, world_size: int
+) -> Iterator[list[Item]]:
+    share = batch_size // world_size
+    epoch, order = -1, np.zeros(0, np.int64)
+    step = start_step
+    while True:
+        items = []
+        for position in range(step * batch_size + rank * share, step * batch_size + (rank + 1) * share):
+            if position // size != epoch:
+                epoch = position // size
+                order = np.random.default_rng((seed, _ORDER, epoch)).permutation(size)
+            items.append(Item(int(order[position % size]), position))
+        yield items
+        step += 1
+
+
+class _Loaded(NamedTuple):
+    """What comes back for one batch. Errors travel as values, so that they arrive whole and without a traceback."""
+
+    batch: Batch | None
+    skipped: list[CorruptRecord]
+    error: UserError | None = None
+
+
+class _BatchReader(Dataset):
+    """Reads whole batches; lives in this process or, as a copy, in each worker."""
+
+    def __init__(self, dataset: ClipDataset, seed: int, skip_corrupt: bool) -> None:
+        self.dataset, self.seed, self.skip_corrupt = dataset, seed, skip_corrupt
+
+    def __getitem__(self, items: Sequence[Item]) -> _Loaded:
+        skipped: list[CorruptRecord] = []
+        try:
+            samples = [sample for item in items for sample in self._samples(item, skipped)]
+            return _Loaded(collate(samples) if samples else None, skipped)
+        except UserError as error:
+            return _Loaded(None, skipped, error)
+
+    def _samples(self, item: Item, skipped: list[CorruptRecord]) -> list[Sample]:
+        """The item's sample, another one's in its place, or none."""
+        index = item.index
+        for attempt in range(_MOST_REPLACEMENTS):
+            try:
+                return [self._sample(index, item.position)]
+            except CorruptRecord as error:
+                if not self.skip_corrupt:
+                    raise
+                skipped.append(error)
+            if item.position is None:
+                return []
+            draw = np.random.default_rng((self.seed, _REPLACEMENT, item.position, attempt))
+            index = int(draw.integers(len(self.dataset)))
+        raise UserError(f"{_MOST_REPLACEMENTS} examples in a row are corrupt, the last: {skipped[-1]}")
+
+    def _sample(self, index: int, position: int | None) -> Sample:
+        rng = None if position is None else np.random.default_rng((self.seed, _DRAWS, position))
+        return check_sample(self.dataset.sample(index, rng), self.dataset.name(index))
+
+
+def _load(
+    reader: _BatchReader,
+    steps: Iterable[list[Item]],
+    num_workers: int,
+    on_skip: Callable[[CorruptRecord], None] | None,
+) -> Iterator[Batch]:
+    report = on_skip or (lambda error: _LOG.warning("left out: %s", error))
+    for loaded in _in_workers(reader, steps, num_workers) if num_workers else map(reader.__getitem__, steps):
+        for error in loaded.skipped:
+            report(error)
+        if loaded.error is not None:
+            raise loaded.error
+        if loaded.batch is not None:
+            yield loaded.batch
+
+
+def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: int) -> Iterator[_Loaded]:
+    """Batches in order from loading processes, two ahead in each."""
+    with warnings.catch_warnings():
+        # More workers than cores, and forking where threads exist: harmless, since workers run no parallel code.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        warnings.filterwarnings(
+            "ignore", message="This process .* is multi-threaded", category=DeprecationWarning
+        )
+        loader = DataLoader(
+            reader,
+            batch_size=None,
+            sampler=steps,  # type: ignore[arg-type]
+            num_workers=num_workers,
+            collate_fn=_unchanged,
+            worker_init_fn=_start_worker,
+            multiprocessing_context="fork" if sys.platform == "linux" else None,
+            pin_memory=torch.cuda.is_available(),
+        )
+        batches = iter(loader)
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"A data loading process died ({str(error).splitlines()[0]}). Mostly memory, or /dev/shm, ran out: lower "
+            "the number of workers or the batch size."
+        ) from error
+
+
+def _unchanged(loaded: _Loaded) -> _Loaded:
+    return loaded
+
+
+def _start_worker(_: int) -> None:
+    """Ctrl-C is for the parent, which ends its workers; one thread each, for there are many of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

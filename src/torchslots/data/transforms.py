@@ -1,0 +1,289 @@
+"""Clip sampling, cropping, resizing, flow and depth decoding: functions from one sample to one sample.
+
+The operations and their conventions are SAVi's (supplement, and its released input pipeline). While a sample is on its
+way, `video` may still be uint8 in 0..255 (it becomes float in [0, 1] when it is resized, or at the end by
+`video_to_float`), and `flow` is [T, 2, H, W] in pixels, row first, until `flow_to_rgb`. Random operations take what
+was drawn (`start`, `Crop`), so that drawing and doing can be tested apart.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Sample = dict[str, Any]
+_SPATIAL = ("video", "segmentations", "flow", "depth", "padding_mask")
+_IN_TIME = (*_SPATIAL, "boxes")
+_NEAREST = ("segmentations", "padding_mask")
+
+
+class Crop(NamedTuple):
+    """A rectangle in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def frame_size(sample: Sample) -> tuple[int, int]:
+    """Height and width of the sample's frames."""
+    present = next(key for key in _SPATIAL if key in sample)
+    return sample[present].shape[-2], sample[present].shape[-1]
+
+
+# Time
+
+
+def strided_window_start(num_frames: int, length: int, rng: np.random.Generator) -> int:
+    """First frame of one of the ceil(num_frames / length) windows that lie end to end, all equally likely."""
+    return length * int(rng.integers(max(1, math.ceil(num_frames / length))))
+
+
+def window_start(num_frames: int, length: int, rng: np.random.Generator) -> int:
+    """First frame of a window anywhere in the video, all equally likely."""
+    return int(rng.integers(max(1, num_frames - length + 1)))
+
+
+def take_window(sample: Sample, start: int, length: int) -> Sample:
+    """`length` frames from `start`; where the video ends earlier the rest is zero and its `padding_mask` False."""
+    return _map(sample, _IN_TIME, lambda value: _fit(value[start:], 0, length))
+
+
+def crop_or_pad_frames(sample: Sample, length: int) -> Sample:
+    """The first `length` frames, padded with zeros where the video is shorter."""
+    return take_window(sample, 0, length)
+
+
+def drop_frames(sample: Sample, step: int) -> Sample:
+    """Every `step`-th frame, from the first."""
+    return _map(sample, _IN_TIME, lambda value: value[::step])
+
+
+# Space
+
+
+def crop(sample: Sample, area: Crop, min_box_area: float = 0.0) -> Sample:
+    """Cut all frames to one rectangle; boxes follow.
+
+    Args:
+        min_box_area: A box is dropped when its area, as a part of the cut frame, is less than this many times what
+            it was as a part of the whole one (SAVi's `relative_box_area_threshold`).
+    """
+    height, width = frame_size(sample)
+    rows = slice(area.top, area.top + area.height)
+    columns = slice(area.left, area.left + area.width)
+    cut = _map(sample, _SPATIAL, lambda value: value[..., rows, columns])
+    return _map(cut, ("boxes",), lambda boxes: crop_boxes(boxes, area, height, width, min_box_area))
+
+
+def central_crop(sample: Sample, height: int, width: int) -> Sample:
+    """Cut the middle of the frames."""
+    full_height, full_width = frame_size(sample)
+    return crop(sample, Crop((full_height - height) // 2, (full_width - width) // 2, height, width))
+
+
+def crop_or_pad(sample: Sample, height: int, width: int) -> Sample:
+    """Keep the top left corner; what is missing below and to the right is zero and its `padding_mask` False."""
+    full = frame_size(sample)
+    fitted = _map(sample, _SPATIAL, lambda value: _fit(_fit(value, -2, height), -1, width))
+    area = Crop(0, 0, height, width)
+    return _map(fitted, ("boxes",), lambda boxes: crop_boxes(boxes, area, *full))
+
+
+def crop_boxes(
+    boxes: Float[Tensor, "T n 4"], area: Crop, height: int, width: int, min_box_area: float = 0.0
+) -> Float[Tensor, "T n 4"]:
+    """Boxes relative to `area` instead of the whole height x width frame, clipped; empty ones become zeros."""
+    scale = torch.tensor([height, width, height, width], dtype=boxes.dtype)
+    offset = torch.tensor([area.top, area.left, area.top, area.left], dtype=boxes.dtype)
+    extent = torch.tensor([area.height, area.width, area.height, area.width], dtype=boxes.dtype)
+    moved = (boxes * scale - offset) / extent
+    clipped = moved.clamp(0.0, 1.0)
+    keep = ((clipped[..., 2:] - clipped[..., :2]) > 0).all(-1) & (boxes != 0).any(-1)
+    if min_box_area > 0:
+        keep &= _area(clipped) >= min_box_area * _area(boxes)
+    return torch.where(keep[..., None], clipped, 0.0)
+
+
+def draw_crop(height: int, width: int, min_object_covered: float, rng: np.random.Generator) -> Crop:
+    """A random rectangle with the distribution of TensorFlow's `sample_distorted_bounding_box` over the whole frame.
+
+    Width to height is uniform in 3/4..4/3, the area 8 % to 100 % of the frame; rectangles that keep less than
+    `min_object_covered` of the frame are drawn again, a hundred times before the whole frame is taken.
+    """
+    for _ in range(100):
+        aspect = np.float32(rng.random(dtype=np.float32) * np.float32(4 / 3 - 3 / 4) + np.float32(3 / 4))
+        area = _draw_rectangle(height, width, float(aspect), rng)
+        if area is not None and area.height * area.width >= min_object_covered * height * width:
+            return area
+    return Crop(0, 0, height, width)
+
+
+def _draw_rectangle(height: int, width: int, aspect: float, rng: np.random.Generator) -> Crop | None:
+    smallest, largest = 0.08 * height * width, 1.0 * height * width
+    low = round(math.sqrt(smallest / aspect))
+    high = round(math.sqrt(largest / aspect))
+    if round(high * aspect) > width:
+        high = int((width + 0.5 - 1e-7) / aspect)
+        high -= round(high * aspect) > width
+    high = min(high, height)
+    rows = int(rng.integers(min(low, high), high + 1))
+    rows += rows * round(rows * aspect) < smallest
+    rows -= rows * round(rows * aspect) > largest
+    columns = round(rows * aspect)
+    if not smallest <= rows * columns <= largest or rows > height or columns > width:
+        return None
+    top = int(rng.integers(height - rows)) if rows < height else 0
+    left = int(rng.integers(width - columns)) if columns < width else 0
+    return Crop(top, left, rows, columns)
+
+
+def random_resized_crop(
+    sample: Sample, area: Crop, height: int, width: int, min_box_area: float = 0.0
+) -> Sample:
+    """Cut all frames to a drawn rectangle and resize it (SAVi++'s only augmentation)."""
+    return resize(crop(sample, area, min_box_area), height, width)
+
+
+def small_size(height: int, width: int, size: int, max_size: int | None = None) -> tuple[int, int]:
+    """Height and width when the shorter side becomes `size`, or less where the longer one would pass `max_size`."""
+    if max_size is not None and max(height, width) / min(height, width) * size > max_size:
+        size = int(max_size * min(height, width) / max(height, width))
+    ratio = np.float32(size) / np.float32(min(height, width))
+    return int(np.round(np.float32(height) * ratio)), int(np.round(np.float32(width) * ratio))
+
+
+def resize_small(sample: Sample, size: int, max_size: int | None = None) -> Sample:
+    """Resize so that the shorter side has `size` pixels; see `small_size`."""
+    return resize(sample, *small_size(*frame_size(sample), size, max_size))
+
+
+def resize(sample: Sample, height: int, width: int) -> Sample:
+    """Resize frames: bilinear without antialiasing for values, nearest with half-pixel centres for integers.
+
+    Flow vectors are scaled with the frame; boxes are relative and stay.
+    """
+    full = frame_size(sample)
+    if full == (height, width):
+        return sample
+    resized = _map(sample, _NEAREST, lambda value: resize_nearest(value, height, width))
+    resized = _map(resized, ("video", "flow", "depth"), lambda value: _resize_bilinear(value, height, width))
+    scale = torch.tensor([height / full[0], width / full[1]]).view(2, 1, 1)
+    return _map(resized, ("flow",), lambda flow: flow * scale)
+
+
+def resize_nearest(values: Tensor, height: int, width: int) -> Tensor:
+    """The last two dimensions resized by taking the pixel under each new pixel's centre (torch's nearest-exact)."""
+    rows, columns = _nearest(values.shape[-2], height), _nearest(values.shape[-1], width)
+    return values[..., rows[:, None], columns]
+
+
+def _nearest(size: int, new_size: int) -> Tensor:
+    centers = (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) * (
+        np.float32(size) / np.float32(new_size)
+    )
+    return torch.from_numpy(np.minimum(np.floor(centers).astype(np.int64), size - 1))
+
+
+def _resize_bilinear(values: Tensor, height: int, width: int) -> Tensor:
+    """uint8 becomes float in [0, 1], after resizing: exact for whole-number ratios, so nothing is lost on the way."""
+    resized = F.interpolate(values.float(), (height, width), mode="bilinear", antialias=False)
+    return resized * (1 / 255) if values.dtype == torch.uint8 else resized
+
+
+# Values
+
+
+def video_to_float(sample: Sample) -> Sample:
+    """`video` as float32 in [0, 1]; nothing happens when it is already."""
+    return _map(
+        sample, ("video",), lambda video: video.float() * (1 / 255) if video.dtype == torch.uint8 else video
+    )
+
+
+def decode_range(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """uint16 over the whole of 0..65535 back to float32 between two limits."""
+    low, high = np.float32(limits[0]), np.float32(limits[1])
+    return values.astype(np.float32) / np.float32(65535) * (high - low) + low
+
+
+def flow_to_rgb(sample: Sample) -> Sample:
+    """`flow` [T, 2, H, W] in pixels as a colour wheel [T, 3, H, W] in [0, 1]; see `flow_picture`."""
+    return _map(sample, ("flow",), lambda flow: flow_picture(flow).float() * (1 / 255))
+
+
+def flow_picture(flow: Float[Tensor, "T 2 H W"]) -> Tensor:
+    """Direction as hue, speed as saturation (full at 2 % of the diagonal), zero is white; uint8 [T, 3, H, W].
+
+    The angle is atan2(column, row), as in SAVi, whose code names the two the other way round.
+    """
+    row, column = flow[:, 0], flow[:, 1]
+    hue = (torch.atan2(column, row) / math.pi + 1) / 2
+    diagonal = math.sqrt(flow.shape[-2] ** 2 + flow.shape[-1] ** 2)
+    saturation = (torch.sqrt(row**2 + column**2) * 50 / diagonal).clamp(0, 1)
+    wheel = torch.stack([(6 * hue - 3).abs() - 1, 2 - (6 * hue - 2).abs(), 2 - (6 * hue - 4).abs()], 1).clamp(
+        0, 1
+    )
+    picture = 1 - saturation[:, None] + saturation[:, None] * wheel
+    return (picture * 255.5).floor().to(torch.uint8)
+
+
+def transform_depth(sample: Sample, kind: Literal["log_plus", "log", "invert_plus"]) -> Sample:
+    """Distance d as a target: ln(1 + d), ln d or 1 / (1 + d)."""
+    kinds: dict[str, Callable[[Tensor], Tensor]] = {
+        "log_plus": torch.log1p,
+        "log": torch.log,
+        "invert_plus": lambda depth: 1 / (1 + depth),
+    }
+    return _map(sample, ("depth",), kinds[kind])
+
+
+def dense_boxes(
+    values: np.ndarray, frames: np.ndarray, row_lengths: np.ndarray, num_frames: int, max_instances: int
+) -> Float[Tensor, "T n 4"]:
+    """Boxes of tracks (one row per object, one entry per frame where it is seen) as a table, zeros where absent.
+
+    Args:
+        values: All boxes, [sum of row_lengths, 4].
+        frames: The frame of each, [sum of row_lengths].
+        row_lengths: How many belong to each object; objects beyond `max_instances` are dropped.
+    """
+    track = np.repeat(np.arange(len(row_lengths)), row_lengths)
+    kept = (track < max_instances) & (frames < num_frames)
+    boxes = np.zeros((num_frames, max_instances, 4), np.float32)
+    boxes[frames[kept], track[kept]] = values.reshape(-1, 4)[kept]
+    return torch.from_numpy(boxes)
+
+
+def limit_instances(sample: Sample, max_instances: int) -> Sample:
+    """Ids of objects that have no row in `boxes` become background."""
+    return _map(sample, ("segmentations",), lambda ids: torch.where(ids > max_instances, 0, ids))
+
+
+def masks_to_int(sample: Sample) -> Sample:
+    """`segmentations` as int32, the type that batches carry."""
+    return _map(sample, ("segmentations",), lambda ids: ids.to(torch.int32))
+
+
+def _map(sample: Sample, keys: tuple[str, ...], change: Callable[[Tensor], Tensor]) -> Sample:
+    return {key: change(value) if key in keys else value for key, value in sample.items()}
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _fit(values: Tensor, dim: int, length: int) -> Tensor:
+    """Cut or fill with zeros at the end of one dimension."""
+    present = values.shape[dim]
+    if present >= length:
+        return values.narrow(dim, 0, length)
+    shape = list(values.shape)
+    shape[dim] = length - present
+    return torch.cat([values, values.new_zeros(shape)], dim)
