@@ -1,11 +1,12 @@
 """Spatial broadcast decoder: each slot paints the whole picture, masks choose who is seen (Watters et al. 2019)."""
 
-from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from torchslots.errors import UserError
@@ -13,23 +14,42 @@ from torchslots.losses import sum_squared_error
 from torchslots.nn.init import dense
 from torchslots.shapes import Batch, Clip, Decoded
 
-Features = Float[Tensor, "M K H W C"]
-Masks = Float[Tensor, "M K H W 1"]
-Fusion = Callable[[Features, Masks, nn.Linear], Float[Tensor, "M H W R"]]
+
+class Packing(NamedTuple):
+    """The P distinct (clip, slot) pairs of a batch; copies of a slot are painted once and count as many times."""
+
+    clip: Int[Tensor, "P"]
+    slot: Int[Tensor, "P"]
+    source: Int[Tensor, "B K"]
+    """The slot whose picture each slot shares: itself, unless it is a copy."""
+    copies: Float[Tensor, "B K"]
+    """How many slots share each slot's picture."""
 
 
-def fuse_late(features: Features, masks: Masks, head: nn.Linear) -> Float[Tensor, "M H W R"]:
-    """Each slot reads out its own picture; the masks blend the pictures (SAVi)."""
-    return (masks * head(features)).sum(1)
+def pack(source: Int[Tensor, "B K"] | None, shape: tuple[int, int], device: torch.device) -> Packing:
+    """Which pairs to paint; all of them where `source` is None."""
+    own = torch.arange(shape[1], device=device).expand(shape)
+    if source is None:
+        clip = torch.arange(shape[0], device=device).repeat_interleave(shape[1])
+        return Packing(clip, own.flatten(), own, torch.ones(shape, device=device))
+    clip, slot = (source == own).nonzero(as_tuple=True)
+    copies = torch.zeros(shape, device=device).scatter_add_(1, source, torch.ones(shape, device=device))
+    return Packing(clip, slot, source, copies.gather(1, source))
 
 
-def fuse_early(features: Features, masks: Masks, head: nn.Linear) -> Float[Tensor, "M H W R"]:
-    """The masks blend features; one picture is read out (SAVi++, section 3.2)."""
-    return head((masks * features).sum(1))
+class Painted(NamedTuple):
+    """What the distinct slots painted: mask scores, and the pictures' channels side by side."""
+
+    packing: Packing
+    logits: Float[Tensor, "P T H W"]
+    pictures: Float[Tensor, "P T H W R"]
 
 
 class Broadcast(nn.Module):
     """Decode slots into pictures and masks.
+
+    Readouts are linear and masks sum to one, so reading out each slot and blending the pictures (SAVi, late fusion) and
+    blending features and reading out once (SAVi++, early fusion) are the same function; the former is what runs.
 
     Args:
         position: adds positions to slots tiled over its grid.
@@ -37,8 +57,7 @@ class Broadcast(nn.Module):
         grid: height and width over which a slot is tiled.
         features: channels of the backbone's output.
         targets: name of each picture to its channels: `video`, `flow`, `depth`.
-        fuse: `fuse_late` or `fuse_early`.
-        chunk: frames decoded at once, to bound memory; None: all.
+        chunk: pictures painted at once, to bound memory; None: all.
         recompute: keep no activations for the backward pass but compute them again, chunk by chunk.
     """
 
@@ -50,7 +69,6 @@ class Broadcast(nn.Module):
         grid: tuple[int, int],
         features: int,
         targets: dict[str, int],
-        fuse: Fusion = fuse_late,
         chunk: int | None = None,
         recompute: bool = False,
     ):
@@ -58,48 +76,64 @@ class Broadcast(nn.Module):
         self.position, self.backbone, self.grid = position, backbone, grid
         self.mask_head = dense(features, 1)
         self.heads = nn.ModuleDict({name: dense(features, channels) for name, channels in targets.items()})
-        self.fuse, self.chunk, self.recompute = fuse, chunk, recompute
+        self.targets, self.chunk, self.recompute = dict(targets), chunk, recompute
 
-    def paint(self, slots: Float[Tensor, "M K D"]) -> Features:
-        """Every slot's feature map."""
-        tiled = slots.flatten(0, 1)[:, :, None, None].expand(-1, -1, *self.grid)
+    def _picture(self, slots: Float[Tensor, "n D"]) -> Float[Tensor, "n H W R+1"]:
+        """Mask score and all targets of each slot: every head in one product."""
+        tiled = slots[:, :, None, None].expand(-1, -1, *self.grid)
         maps = self.backbone(self.position(tiled).contiguous(memory_format=torch.channels_last))
-        return maps.permute(0, 2, 3, 1).unflatten(0, slots.shape[:2])
+        heads = [self.mask_head, *self.heads.values()]
+        weight, bias = (torch.cat([getattr(head, part) for head in heads]) for part in ("weight", "bias"))
+        return F.linear(maps.permute(0, 2, 3, 1), weight, bias)
 
-    def _frames(self, slots: Float[Tensor, "M K D"], keep_slots: bool) -> dict[str, Tensor]:
-        features = self.paint(slots)
-        logits = self.mask_head(features)
-        masks = logits.softmax(dim=1)
-        drawn = {f"recon/{name}": self.fuse(features, masks, head) for name, head in self._named_heads()}
-        if keep_slots:
-            drawn |= {f"slots/{name}": head(features) for name, head in self._named_heads()}
-        return {"logits": logits.squeeze(-1), "masks": masks.squeeze(-1), **drawn}
-
-    def _named_heads(self) -> list[tuple[str, nn.Linear]]:
-        return [(name, head) for name, head in self.heads.items() if isinstance(head, nn.Linear)]
-
-    def _all_frames(self, slots: Float[Tensor, "M K D"], keep_slots: bool) -> dict[str, Tensor]:
-        draw = partial(self._frames, keep_slots=keep_slots)
+    def paint(self, clip: Clip) -> Painted:
+        """Run the backbone on every distinct slot of every frame."""
+        slots = clip.slots.transpose(1, 2)
+        packing = pack(clip.state.source, (slots.shape[0], slots.shape[1]), slots.device)
+        distinct = slots[packing.clip, packing.slot].flatten(0, 1)
+        draw = self._picture
         if self.recompute and torch.is_grad_enabled():
             draw = partial(checkpoint, draw, use_reentrant=False)
-        parts = [draw(part) for part in slots.split(self.chunk or len(slots))]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        drawn = torch.cat([draw(part) for part in distinct.split(self.chunk or max(len(distinct), 1))])
+        drawn = drawn.unflatten(0, (-1, slots.shape[2]))
+        return Painted(packing, drawn[..., 0], drawn[..., 1:])
+
+    def _shares(self, painted: Painted) -> Float[Tensor, "P T H W"]:
+        """How much of each pixel every distinct slot and its copies hold: a softmax over slots, counted copies."""
+        packing = painted.packing
+        weight = packing.copies[packing.clip, packing.slot].log()
+        whole = painted.logits.new_full((*packing.source.shape, *painted.logits.shape[1:]), -torch.inf)
+        where = (packing.clip, packing.slot)
+        weighted = painted.logits + weight[:, None, None, None].to(painted.logits.dtype)
+        return whole.index_put(where, weighted).softmax(1)[where]
+
+    def _blend(self, painted: Painted, shares: Float[Tensor, "P T H W"]) -> Float[Tensor, "B T H W R"]:
+        """Each clip's pictures, the slots' weighted by their shares."""
+        weighted = shares[..., None] * painted.pictures
+        blended = weighted.new_zeros((len(painted.packing.source), *weighted.shape[1:]))
+        return blended.index_add(0, painted.packing.clip, weighted)
+
+    def _split(self, pictures: Float[Tensor, "*b H W R"]) -> dict[str, Float[Tensor, "*b C H W"]]:
+        parts = pictures.split(list(self.targets.values()), dim=-1)
+        return {name: part.movedim(-1, -3) for name, part in zip(self.targets, parts)}
 
     def decode(self, clip: Clip, slot_recon: bool = False) -> Decoded:
         """Pictures and masks of every frame; each slot's own pictures too with `slot_recon`."""
-        drawn = self._all_frames(clip.slots.flatten(0, 1), slot_recon)
-        lead = clip.slots.shape[:2]
-        pictures = {name: value.unflatten(0, lead).movedim(-1, -3) for name, value in drawn.items() if "/" in name}
+        painted = self.paint(clip)
+        shares = self._shares(painted)
+        packing = painted.packing
+        spread = partial(_to_slots, packing=packing)
         return Decoded(
-            recon={name: pictures[f"recon/{name}"] for name in self.heads},
-            masks=drawn["masks"].unflatten(0, lead),
-            logits=drawn["logits"].unflatten(0, lead),
-            slot_recon={name: pictures[f"slots/{name}"] for name in self.heads} if slot_recon else None,
+            recon=self._split(self._blend(painted, shares)),
+            masks=spread(shares / packing.copies[packing.clip, packing.slot][:, None, None, None]),
+            logits=spread(painted.logits),
+            slot_recon=self._split(spread(painted.pictures)) if slot_recon else None,
         )
 
     def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
         """Squared error of each target, summed over a clip."""
-        recon = self.decode(clip).recon
+        painted = self.paint(clip)
+        recon = self._split(self._blend(painted, self._shares(painted)))
         for name, picture in recon.items():
             if name not in batch or batch[name].shape != picture.shape:
                 found = list(batch[name].shape) if name in batch else "nothing"
@@ -110,13 +144,18 @@ class Broadcast(nn.Module):
         return {f"recon_{name}": sum_squared_error(picture, batch[name]) for name, picture in recon.items()}
 
 
-def lowest_argmax(logits: Float[Tensor, "*b K H W"], tolerance: float = 1e-5) -> Tensor:
-    """Index of the largest score over K; among equals, the lowest.
+def _to_slots(values: Float[Tensor, "P T *n"], packing: Packing) -> Float[Tensor, "B T K *n"]:
+    """Give every slot the value of the slot it shares."""
+    own = torch.zeros_like(packing.source)
+    own[packing.clip, packing.slot] = torch.arange(len(values), device=values.device)
+    return values[own.gather(1, packing.source)].transpose(1, 2)
 
-    Slots of absent objects are copies of the background slot, so ties are common; `tolerance` (relative to the largest
-    score) absorbs the rounding between copies.
+
+def lowest_argmax(logits: Float[Tensor, "*b K H W"]) -> Int[Tensor, "*b H W"]:
+    """Index of the largest score over K; among equals, the lowest, on every device.
+
+    Slots of absent objects are copies of the background slot, so exact ties are common.
     """
     best = logits.amax(-3, keepdim=True)
-    ties = logits >= best - tolerance * (1 + best.abs())
     order = torch.arange(logits.shape[-3], 0, -1, device=logits.device, dtype=torch.int32)
-    return (ties * order[:, None, None]).argmax(-3)
+    return ((logits == best) * order[:, None, None]).argmax(-3)

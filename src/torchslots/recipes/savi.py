@@ -19,7 +19,7 @@ from typing import Literal
 
 from torch import nn
 
-from torchslots.decoders.broadcast import Broadcast, fuse_early, fuse_late
+from torchslots.decoders.broadcast import Broadcast
 from torchslots.errors import UserError
 from torchslots.model import ObjectCentricModel
 from torchslots.nn.blocks import PreNormBlock, mlp
@@ -80,9 +80,10 @@ class DecoderConfig:
     channels: tuple[int, ...] = (64, 64, 64, 64)
     strides: tuple[int, ...] = (2, 2, 2, 1)
     fusion: Literal["late", "early"] = "late"
-    """Blend pictures (SAVi) or features (SAVi++)."""
+    """Blend pictures (SAVi) or features (SAVi++): the same function, as readouts are linear. The originals name their
+    readouts by it."""
     chunk: int | None = None
-    """Frames decoded at once; None: all."""
+    """Pictures, one for each slot and frame, painted at once; fewer need less memory. None: all."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,6 @@ def _decoder(config: SaviConfig) -> Broadcast:
         grid=numbers.grid,
         features=numbers.channels[-1],
         targets={name: TARGET_CHANNELS[name] for name in config.targets},
-        fuse=fuse_late if numbers.fusion == "late" else fuse_early,
         chunk=numbers.chunk,
         recompute=config.recompute,
     )

@@ -27,7 +27,7 @@ class SlotEncoder(nn.Module):
         encoder: frames [B*T, 3, H, W] to tokens [B*T, N, C].
         initializer: a `Conditioning` to the first `State`.
         corrector: `project(tokens)` for all frames at once, then (state, projected frame) to a `Grouping`.
-        predictor: (grouping, memory) to the next `State`.
+        predictor: (grouping, state) to the next `State`.
         recompute: keep no activations of the encoder for the backward pass but compute them again.
     """
 
@@ -65,7 +65,7 @@ class SlotEncoder(nn.Module):
         predicted: list[Tensor] = []
         for t in range(video.shape[1]):
             group = self.corrector(state, inputs.frame(t))
-            state = self.predictor(group, state.memory)
+            state = self.predictor(group, state)
             groups.append(group)
             predicted.append(state.slots)
         slots = torch.stack([group.slots for group in groups], 1)

@@ -1,7 +1,7 @@
 """Where slots start: from the first frame's hint, from learned vectors, or from chance."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,7 +35,13 @@ class FromBoxes(nn.Module):
         boxes = F.pad(hint.boxes, (0, 0, 1, 0))
         if self.centers:
             boxes = (boxes[..., :2] + boxes[..., 2:]) / 2
-        return State(self.mlp(boxes))
+        return State(self.mlp(boxes), source=first_equal(boxes))
+
+
+def first_equal(hints: Float[Tensor, "B K C"]) -> Int[Tensor, "B K"]:
+    """For each slot the lowest slot with the same hint: itself, unless it is a copy."""
+    equal = (hints[:, :, None] == hints[:, None]).all(-1)
+    return equal.int().argmax(-1)
 
 
 class FromMasks(nn.Module):
@@ -62,7 +68,9 @@ class FromMasks(nn.Module):
         ids = torch.arange(num_slots, device=hint.segmentation.device)
         masks = (hint.segmentation[:, None] == ids[:, None, None]) & (ids[:, None, None] > 0)
         tokens = self.encoder(masks.flatten(0, 1)[:, None].float())
-        return State(self.head(tokens.mean(-2)).unflatten(0, (-1, num_slots)))
+        slots = self.head(tokens.mean(-2)).unflatten(0, (-1, num_slots))
+        own = torch.arange(num_slots, device=masks.device)
+        return State(slots, source=own * masks.any((-1, -2)))
 
 
 class Learned(nn.Module):

@@ -1,6 +1,5 @@
-"""What slots do between two frames. A predictor maps (grouping, memory) to the state that starts the next frame."""
-
-from typing import Any
+"""What slots do between two frames. A predictor maps a frame's grouping and the state before it to the state that
+starts the next frame."""
 
 from torch import nn
 
@@ -11,8 +10,8 @@ from torchslots.shapes import Grouping, State
 class Stay(nn.Module):
     """Slots stay what they are: images, and video without dynamics."""
 
-    def forward(self, group: Grouping, memory: Any = None) -> State:
-        return State(group.slots, group.pose)
+    def forward(self, group: Grouping, state: State) -> State:
+        return State(group.slots, group.pose, source=state.source)
 
 
 class Interact(nn.Module):
@@ -22,5 +21,5 @@ class Interact(nn.Module):
         super().__init__()
         self.block = PostNormBlock(slot_size, num_heads=num_heads, qkv_size=qkv_size or slot_size, mlp_size=mlp_size)
 
-    def forward(self, group: Grouping, memory: Any = None) -> State:
-        return State(self.block(group.slots), group.pose)
+    def forward(self, group: Grouping, state: State) -> State:
+        return State(self.block(group.slots), group.pose, source=state.source)
