@@ -1,0 +1,114 @@
+"""Which part of a frame a model sees, and the way back from its masks to the frame."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from torchslots.errors import UserError
+from torchslots.hints import Hint
+
+
+@dataclass(frozen=True)
+class View:
+    """Which part of a frame the model sees, in pixels of the frame, and at what resolution."""
+
+    height: int
+    width: int
+    resolution: tuple[int, int]
+
+    @property
+    def crop(self) -> tuple[int, int, int, int]:
+        """Top, left, bottom, right of the largest centred rectangle of the model's shape."""
+        high, wide = self.resolution
+        scale = min(self.height / high, self.width / wide)
+        rows, columns = max(1, round(high * scale)), max(1, round(wide * scale))
+        top, left = (self.height - rows) // 2, (self.width - columns) // 2
+        return top, left, top + rows, left + columns
+
+    def canvas(self, max_side: int) -> tuple[int, int]:
+        """Height and width of the frame, shrunk where its longest side is over `max_side` pixels."""
+        scale = min(1.0, max_side / max(self.height, self.width))
+        return max(1, round(self.height * scale)), max(1, round(self.width * scale))
+
+    def describe(self) -> dict[str, Any]:
+        """The frame's size in pixels, and the part of it that the model sees, in [0, 1]."""
+        top, left, bottom, right = self.crop
+        seen = (top / self.height, left / self.width, bottom / self.height, right / self.width)
+        return {"frame_size": [self.height, self.width], "seen": [round(edge, 5) for edge in seen]}
+
+    def shrink(self, frames: UInt8[ndarray, "T H W 3"]) -> Float[Tensor, "1 T 3 h w"]:
+        """Frames as the model takes them."""
+        top, left, bottom, right = self.crop
+        seen = torch.from_numpy(np.ascontiguousarray(frames[:, top:bottom, left:right])).permute(0, 3, 1, 2)
+        much = bottom - top > 2 * self.resolution[0]
+        small = F.interpolate(seen.float() * (1 / 255), self.resolution, mode="bilinear", antialias=much)
+        return small[None].clamp(0, 1)
+
+    def enlarge(self, masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[ndarray, "T H W"]:
+        """Ids of the winning slots on a canvas of `size`, 0 outside the crop; of equals the lowest wins."""
+        top, left, bottom, right = (
+            round(edge * new / old)
+            for edge, new, old in zip(self.crop, size * 2, (self.height, self.width) * 2)
+        )
+        canvas = np.zeros((len(masks), *size), dtype=np.int32)
+        canvas[:, top:bottom, left:right] = _winners(masks, (bottom - top, right - left)).numpy()
+        return canvas
+
+    def conditioning(self, hint: Hint) -> dict[str, Tensor]:
+        """The hint in the model's view: `boxes` [1, 1, n, 4]; of a mask also `segmentations` [1, 1, h, w]."""
+        batch = {} if hint.boxes is None else {"boxes": torch.from_numpy(self._boxes(hint))[None, None]}
+        if hint.ids is not None:
+            top, left, bottom, right = self.crop
+            ids = torch.from_numpy(hint.ids[top:bottom, left:right].astype(np.float32))[None, None]
+            batch["segmentations"] = F.interpolate(ids, self.resolution, mode="nearest-exact").int()
+        return batch
+
+    def _boxes(self, hint: Hint) -> Float[ndarray, "n 4"]:
+        if hint.ids is not None and hint.ids.shape != (self.height, self.width):
+            raise UserError(
+                f"{hint.where} is {hint.ids.shape[1]}x{hint.ids.shape[0]} pixels, the first frame "
+                f"{self.width}x{self.height}. Draw the mask on the frame itself."
+            )
+        top, left, bottom, right = self.crop
+        boxes = np.array(hint.boxes, dtype=np.float32)
+        boxes = boxes if hint.in_pixels else boxes * _pair(self.height, self.width)
+        absent = (boxes == 0).all(1)
+        seen = (boxes - _pair(top, left)) / _pair(bottom - top, right - left)
+        seen = np.where(absent[:, None], 0, seen.clip(0, 1)).astype(np.float32)
+        lost = np.flatnonzero(~absent & ((seen[:, 2] <= seen[:, 0]) | (seen[:, 3] <= seen[:, 1])))
+        if len(lost):
+            raise UserError(
+                f"{hint.where}: object {lost[0]} lies outside what the model sees, rows {top} to {bottom} "
+                f"and columns {left} to {right} of a {self.width}x{self.height} frame. Leave it out, or crop "
+                "the video."
+            )
+        return seen
+
+
+def _winners(masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[Tensor, "T H W"]:
+    """Enlarge one slot at a time and keep the best so far; copies of a slot differ by rounding only."""
+    best = torch.full((len(masks), 1, *size), -1.0)
+    winner = torch.zeros(len(masks), 1, *size, dtype=torch.int32)
+    for slot in range(masks.shape[1]):
+        large = F.interpolate(masks[:, slot : slot + 1], size, mode="bilinear")
+        better = large > best + 1e-5 * best.abs()
+        best, winner = torch.where(better, large, best), torch.where(better, slot, winner)
+    return winner[:, 0]
+
+
+def _pair(rows: int, columns: int) -> Float[ndarray, "4"]:
+    return np.array([rows, columns, rows, columns], dtype=np.float32)
+
+
+def resized(frame: UInt8[ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[ndarray, "h w 3"]:
+    """The frame at another size, height first."""
+    if frame.shape[:2] == size:
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
