@@ -13,6 +13,9 @@ from scipy import ndimage
 from torchslots.errors import UserError
 
 
+_FORMATS, _YES_NO = ("yxyx", "xyxy"), (None, True, False)
+
+
 class Hint(NamedTuple):
     """Where the objects are in the first frame, in the coordinates of the whole frame.
 
@@ -42,16 +45,13 @@ def read_boxes(file: Path) -> Hint:
             f"{file} cannot be read as JSON: {error}. Write [[ymin, xmin, ymax, xmax], ...]."
         ) from error
     found = {"boxes": found} if isinstance(found, list) else found
-    if (
-        not isinstance(found, dict)
-        or found.get("format", "yxyx") not in ("yxyx", "xyxy")
-        or "boxes" not in found
-    ):
+    known = isinstance(found, dict) and "boxes" in found
+    if not known or found.get("format", "yxyx") not in _FORMATS or found.get("normalized") not in _YES_NO:
         raise UserError(
             f'{file} should be [[ymin, xmin, ymax, xmax], ...] or {{"boxes": ..., "format": "yxyx" or '
             '"xyxy", "normalized": true or false}.'
         )
-    flip, in_pixels = found.get("format") == "xyxy", not found.get("normalized", True)
+    flip, in_pixels = found.get("format") == "xyxy", found.get("normalized") is False
     return box_hint(found["boxes"], in_pixels=in_pixels, where=str(file), flip=flip)
 
 
@@ -79,7 +79,7 @@ def box_hint(boxes: Any, *, in_pixels: bool = False, where: str = "boxes", flip:
         if not absent and not (-0.001 <= ymin < ymax <= limit and -0.001 <= xmin < xmax <= limit):
             raise UserError(
                 f"{where}: box {i} is ymin {ymin:g}, xmin {xmin:g}, ymax {ymax:g}, xmax {xmax:g}. It needs "
-                'min < max, in [0, 1]; a file may say "normalized": false (pixels), "format": "xyxy" (x first).'
+                'min < max in [0, 1]; files may say "normalized": false (pixels), "format": "xyxy" (x first).'
             )
     return Hint(boxes=rows, in_pixels=in_pixels, where=where)
 

@@ -29,6 +29,10 @@ from torchslots.shapes import Prediction, State
 from torchslots.tracks import OUTPUTS, Slice, result_writer
 
 
+_NO_MEMORY = "The device's memory is full. Give a smaller --slice-size, or --device cpu."
+_BOTH = "Give either boxes or masks: both say where the objects are."
+
+
 @dataclass(frozen=True)
 class PredictOptions:
     """How `predict` reads, thinks and writes."""
@@ -85,18 +89,18 @@ class FramesPrediction(NamedTuple):
 
 def predict_frames(
     model: ObjectCentricModel,
-    frames: UInt8[ndarray, "T H W 3"],
+    frames: ndarray,
     *,
     boxes: Any = None,
-    masks: Int[ndarray, "H W"] | None = None,
+    masks: ndarray | None = None,
     options: PredictOptions = PredictOptions(),
 ) -> FramesPrediction:
     """Segment a video in memory.
 
     Args:
-        frames: uint8 RGB of any size.
+        frames: uint8 RGB [T, H, W, 3] of any size.
         boxes: of the first frame, rows of (ymin, xmin, ymax, xmax) in [0, 1] of the whole frame.
-        masks: integer ids of the first frame, 0 for background.
+        masks: integer ids of the first frame [H, W], 0 for background.
         options: `resolution`, `num_slots`, `slice_size` and `seed` matter here.
 
     Raises:
@@ -105,7 +109,9 @@ def predict_frames(
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise UserError(f"Frames should be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}.")
-    hint = Hint() if boxes is None else hints.box_hint(np.asarray(boxes))
+    if boxes is not None and masks is not None:
+        raise UserError(_BOTH)
+    hint = Hint() if boxes is None else hints.box_hint(boxes)
     hint = hint if masks is None else hints.mask_hint(np.asarray(masks))
     view = _view(model, frames.shape[1:3], options.resolution)
     chunks = (frames[i : i + options.slice_size] for i in range(0, len(frames), options.slice_size))
@@ -206,9 +212,10 @@ def predict(
     for source, target in jobs:
         try:
             _predict_file(ready, source, target, given[target.name], options)
-        except UserError as error:
+        except (UserError, torch.OutOfMemoryError) as error:
+            what = _NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else str(error)
             kept = f" {len(done)} of {len(jobs)} inputs are finished, in {out}." if len(jobs) > 1 else ""
-            raise UserError(f"{error}{kept}") from error
+            raise UserError(what + kept) from error
         done.append(target)
     return done
 
@@ -248,7 +255,7 @@ def _jobs(sources: list[Path], out: Path) -> list[tuple[Path, Path]]:
 
 def _hint(name: str, options: PredictOptions, num_inputs: int) -> Hint:
     if options.boxes and options.masks:
-        raise UserError("Give either boxes or masks: both say where the objects are.")
+        raise UserError(_BOTH)
     given, read, suffix = (options.boxes, hints.read_boxes, "json")
     if options.masks:
         given, read, suffix = (options.masks, hints.read_mask, "png")

@@ -6,9 +6,8 @@ Nothing heavy is imported before a data set is opened: `torchslots data list` an
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,46 +87,6 @@ def open_dataset(name: str, root: Path, split: str, config: DataConfig, train: b
     return found.open(root, split, config, train)
 
 
-def tfds_folder(root: Path, name: str, resolution: int | None = None) -> Path:
-    """The TFDS folder (`.../64x64/1.0.0`) of a data set at or below `root`.
-
-    Of several sizes the smallest that is not below `resolution` is taken (None: the smallest); of several
-    versions the last.
-
-    Raises:
-        UserError: there is none, or every size is below `resolution`.
-    """
-    found = _tfds_folders(Path(root), name)
-    if not found:
-        place = Path(root) / name / "<size>x<size>" / "<version>" / f"{name}-train.tfrecord-*"
-        raise UserError(f"{root} holds no {name}: expected {place}. {_how_to_get(name, DATASETS.get(name))}")
-    fitting = [folder for folder in found if (_pixels(folder) or resolution or 0) >= (resolution or 0)]
-    if not fitting:
-        raise UserError(
-            f"{found[-1]} is {_pixels(found[-1])} pixels wide, less than the {resolution} that are asked for. "
-            f"Get a larger version of {name}, or ask for a resolution of {_pixels(found[-1])}."
-        )
-    smallest = min(_pixels(folder) or 0 for folder in fitting)
-    return [folder for folder in fitting if (_pixels(folder) or 0) == smallest][-1]
-
-
-def _tfds_folders(root: Path, name: str) -> list[Path]:
-    """Folders with shards of `name`, by size and version."""
-    below = ("", "*", "*/*", f"{name}", f"{name}/*", f"{name}/*/*")
-    folders = {folder for pattern in below for folder in ([root] if not pattern else root.glob(pattern))}
-    holding = [folder for folder in folders if any(folder.glob(f"{name}-*.tfrecord*"))]
-    return sorted(holding, key=lambda folder: (_pixels(folder) or 0, _version(folder)))
-
-
-def _pixels(folder: Path) -> int | None:
-    sizes = [re.fullmatch(r"(\d+)x(\d+)", part) for part in folder.resolve().parts[-2:]]
-    return next((int(size[1]) for size in reversed(sizes) if size), None)
-
-
-def _version(folder: Path) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", folder.name)]
-
-
 def _how_to_get(name: str, found: DatasetEntry | None) -> str:
     if found is not None and found.remote is not None:
         return f"Get it with `torchslots data download {name}`."
@@ -139,7 +98,8 @@ def _how_to_get(name: str, found: DatasetEntry | None) -> str:
 def _open_movi(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
     from torchslots.data.movi import MoviClips
 
-    return MoviClips(tfds_folder(root, name, config.resolution), split, config, train)
+    del train  # a MOVi reader is told by the call: with random numbers a clip, without them the whole video
+    return MoviClips(root, split, replace(config, dataset=name))
 
 
 def _open_folder(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:

@@ -148,7 +148,8 @@ def _shifted_sum(groups: list[np.ndarray]) -> np.ndarray:
 def encode_example(features: dict[str, bytes | Sequence[bytes] | np.ndarray]) -> bytes:
     """Serialize an Example: bytes as bytes lists, float arrays as float lists, integers as int64 lists.
 
-    Bool arrays count as integers; arrays are flattened in C order. Names are written in sorted order, so equal features give equal bytes.
+    Bool arrays count as integers; arrays are flattened in C order. Names are written in sorted order, so
+    equal features give equal bytes.
 
     Raises:
         TypeError: a value of another kind.

@@ -1,9 +1,9 @@
 """From a data set to batches: in an order fixed by the seed, over any number of processes and workers.
 
-The order of training is one endless stream of items: epoch after epoch, each a permutation drawn from (seed, epoch).
-Global batch s is items [s * batch_size, (s + 1) * batch_size) of that stream, and what is drawn for an item (its
-window, its crop) follows from (seed, its position in the stream) alone. Hence a run goes on after an interruption
-where it stopped, and any number of processes sees together what one would see.
+The order of training is one endless stream of items: epoch after epoch, each a permutation drawn from (seed,
+epoch). Global batch s is items [s * batch_size, (s + 1) * batch_size) of that stream, and what is drawn for
+an item (its window, its crop) follows from (seed, its position in the stream) alone. Hence a run goes on
+after an interruption where it stopped, and any number of processes sees together what one would see.
 """
 
 import logging
@@ -38,7 +38,9 @@ class ClipDataset(Protocol):
         ...
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One training clip, all random choices drawn from `rng`; the whole video, always the same, without it."""
+        """One training clip, all random choices drawn from `rng`; the whole video, always the same, without
+        it.
+        """
         ...
 
     def name(self, index: int) -> str:
@@ -139,7 +141,9 @@ def _train_items(
 
 
 class _Loaded(NamedTuple):
-    """What comes back for one batch. Errors travel as values, so that they arrive whole and without a traceback."""
+    """What comes back for one batch. Errors travel as values, so that they arrive whole and without a
+    traceback.
+    """
 
     batch: Batch | None
     skipped: list[CorruptRecord]
@@ -200,7 +204,7 @@ def _load(
 def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: int) -> Iterator[_Loaded]:
     """Batches in order from loading processes, two ahead in each."""
     with warnings.catch_warnings():
-        # More workers than cores, and forking where threads exist: harmless, since workers run no parallel code.
+        # More workers than cores, and forking where threads exist: harmless, workers run no parallel code.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         warnings.filterwarnings(
             "ignore", message="This process .* is multi-threaded", category=DeprecationWarning
@@ -210,7 +214,7 @@ def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: 
             batch_size=None,
             sampler=steps,  # type: ignore[arg-type]
             num_workers=num_workers,
-            collate_fn=_unchanged,
+            collate_fn=_unchanged,  # type: ignore[arg-type]
             worker_init_fn=_start_worker,
             multiprocessing_context="fork" if sys.platform == "linux" else None,
             pin_memory=torch.cuda.is_available(),
@@ -222,8 +226,8 @@ def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: 
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"A data loading process died ({str(error).splitlines()[0]}). Mostly memory, or /dev/shm, ran out: lower "
-            "the number of workers or the batch size."
+            f"A data loading process died ({str(error).splitlines()[0]}). Mostly memory, or /dev/shm, ran out: "
+            "lower the number of workers or the batch size."
         ) from error
 
 

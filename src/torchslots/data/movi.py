@@ -1,7 +1,7 @@
 """MOVi-A to F (Greff et al., Kubric, 2022) from their published TFDS folders, without TensorFlow.
 
-`MoviReader` gives any feature of any example as TFDS would. `MoviClips` gives training clips and whole videos as
-SAVi's input pipeline prepares them, and decodes only the frames and features that these need.
+`MoviReader` gives any feature of any example as TFDS would. `MoviClips` gives training clips and whole videos
+as SAVi's input pipeline prepares them, and decodes only the frames and features that these need.
 """
 
 from collections.abc import Callable, Collection
@@ -243,15 +243,20 @@ def _stored(names: Collection[str] | None) -> set[str] | None:
 
 
 class MoviClips:
-    """Clips (training) and whole videos (evaluation) of a MOVi split, as a recipe's `DataConfig` asks for them."""
+    """Clips (training) and whole videos (evaluation) of a MOVi split, as a recipe's `DataConfig` asks for
+    them.
+    """
 
-    def __init__(self, root: Path, split: str, config: DataConfig) -> None:
-        """Find the files of `config.dataset` below `root`.
+    def __init__(self, root: Path, split: str, config: DataConfig, train: bool = True) -> None:
+        """Find the files: those of `config.dataset` below `root`, or whatever `root` itself holds.
+
+        Args:
+            train: False: never a clip at a random place, but the first `config.num_frames` frames of each video.
 
         Raises:
             UserError: nothing is found there, or shards are missing.
         """
-        self.config = config
+        self.config, self.train = config, train
         self.reader = MoviReader(root, config.dataset, split, config.resolution)
 
     def __len__(self) -> int:
@@ -262,12 +267,13 @@ class MoviClips:
         return self.reader.name(index)
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One clip at a random place, or the whole video when `rng` is None.
+        """One clip at a random place; without `rng`, the whole video (its beginning, where not `train`).
 
         Raises:
             UserError: the data lack a key that the recipe wants.
             CorruptRecord: the record cannot be read.
         """
+        rng = rng if self.train else None
         return finish(self.raw(index, rng), self.config, rng)
 
     def raw(self, index: int, rng: np.random.Generator | None) -> Sample:
@@ -277,8 +283,8 @@ class MoviClips:
         num_frames = record.shape().num_frames
         if num_frames < 1:
             raise CorruptRecord(record.file, record.number, "has no frames")
-        start, length = 0, num_frames
-        if rng is not None:
+        start, length = 0, num_frames if self.train else config.num_frames
+        if rng is not None and self.train:
             length = config.num_frames
             start = transforms.strided_window_start(num_frames, length, rng)
         sample = decode_clip(record, config, start, min(start + length, num_frames))
@@ -347,7 +353,7 @@ def _flow(record: Record, start: int, stop: int) -> torch.Tensor:
 
 
 def finish(sample: Sample, config: DataConfig, rng: np.random.Generator | None) -> Sample:
-    """Crop (training, where the recipe says so) or resize; then depth and flow become targets, masks int32."""
+    """Crop (training, where the recipe says so) or resize; depth and flow become targets, masks int32."""
     height, width = transforms.frame_size(sample)
     if rng is not None and config.min_object_covered is not None:
         area = transforms.draw_crop(height, width, config.min_object_covered, rng)

@@ -29,7 +29,9 @@ def decode_png(data: bytes) -> np.ndarray:
 
 
 def _decode_deep_color(data: bytes) -> np.ndarray:
-    """16-bit RGB, which Pillow would cut to 8 bits. The decoder keeps the last image to add to, so each gets its own."""
+    """16-bit RGB, which Pillow would cut to 8 bits. The decoder keeps the last image to add to, so each gets
+    its own.
+    """
     import av
     from av.error import FFmpegError
 

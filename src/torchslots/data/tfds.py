@@ -1,4 +1,4 @@
-"""Folders that TensorFlow Datasets writes: finding them, their shards, and any record in them by its number."""
+"""Folders that TensorFlow Datasets writes: finding them, their shards, and any record by its number."""
 
 import bisect
 import itertools
@@ -44,7 +44,7 @@ class TfdsFolder:
 
     @property
     def resolution(self) -> int:
-        """Pixels of the shorter side by the folder's name (`128x128`); 0 where no part of the path says it."""
+        """Pixels of the shorter side by the folder's name (`128x128`); 0 where the path does not say it."""
         sizes = re.findall(r"(\d+)x(\d+)", "/".join(self.path.parts[-3:]))
         return min(map(int, sizes[-1])) if sizes else 0
 
@@ -59,8 +59,9 @@ class TfdsFolder:
 def find_folder(root: Path, name: str, resolution: int = 0) -> TfdsFolder:
     """The folder of a data set below `root`, which may be that folder itself or any of its parents.
 
-    Of several, the smallest resolution that is at least `resolution` is taken (the largest where none is), and of
-    that the latest version.
+    A `root` that itself holds the files of one data set is taken as it is, whatever that data set is called.
+    Of several, the smallest resolution that is at least `resolution` is taken (the largest where none is),
+    and of that the latest version.
 
     Raises:
         UserError: `root` does not exist, or holds no record file of this data set; says what it does hold.
@@ -68,6 +69,9 @@ def find_folder(root: Path, name: str, resolution: int = 0) -> TfdsFolder:
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root} is no folder. Give the folder that holds {name} with --root.")
+    here = _held(root)
+    if len(here) == 1:
+        return TfdsFolder(root, here.pop())
     found = [folder for folder in _folders(root) if folder.name == name]
     if not found:
         raise UserError(_nothing_found(root, name))
@@ -88,8 +92,8 @@ def _nothing_found(root: Path, name: str) -> str:
         there = "It holds " + (", ".join(entries[:8]) if entries else "nothing") + "."
     wanted = f"{name}-<split>.tfrecord-00000-of-<n>"
     return (
-        f"{root} holds no files of {name} (expected {wanted}, in it or up to {_DEPTH} folders below). {there} "
-        f"Get it with `torchslots data download {name}`, or give another --root."
+        f"{root} holds no files of {name} (expected {wanted}, in it or up to {_DEPTH} folders below). "
+        f"{there} Get it with `torchslots data download {name}`, or give another --root."
     )
 
 
@@ -98,18 +102,23 @@ def _version(path: Path) -> tuple[int, ...]:
 
 
 def _folders(root: Path) -> list[TfdsFolder]:
-    """All data sets in `root` and below, breadth first, without looking into folders that hold record files."""
+    """All data sets in `root` and below, breadth first; folders that hold record files are not entered."""
     found, level, seen = [], [root], 0
     for _ in range(_DEPTH + 1):
         below: list[Path] = []
         for folder in level:
-            names = {match["name"] for match in map(_SHARD.fullmatch, _names(folder)) if match}
+            names = _held(folder)
             found += [TfdsFolder(folder, name) for name in sorted(names)]
             if not names:
                 below += _subfolders(folder)
         seen += len(level)
         level = below[: max(0, _MOST_FOLDERS - seen)]
     return found
+
+
+def _held(folder: Path) -> set[str]:
+    """Names of the data sets whose record files lie in a folder."""
+    return {match["name"] for match in map(_SHARD.fullmatch, _names(folder)) if match}
 
 
 def _names(folder: Path) -> list[str]:
@@ -134,7 +143,7 @@ class TfdsSplit:
     """The records of one split in TFDS order: shard by shard, each from its first record on."""
 
     def __init__(self, folder: TfdsFolder, split: str) -> None:
-        """Find the split's files; none is opened yet when dataset_info.json tells how many records each holds.
+        """Find the split's files; none is opened yet where dataset_info.json tells their sizes.
 
         Raises:
             UserError: there is no such split, or some of its files are missing.
@@ -172,8 +181,10 @@ class TfdsSplit:
         """
         shard, record = self._locate(index)
         if shard.listed is not None and record >= len(shard.file):
-            count = f"is missing: the file holds {len(shard.file)} records, dataset_info.json lists {shard.listed}"
-            raise CorruptRecord(shard.file.path, record, count)
+            reason = (
+                f"is missing: dataset_info.json lists {shard.listed} records, the file has {len(shard.file)}"
+            )
+            raise CorruptRecord(shard.file.path, record, reason)
         if shard.listed is not None and shard.listed < len(shard.file):
             raise UserError(
                 f"{shard.file.path} holds {len(shard.file)} records, but dataset_info.json beside it lists "

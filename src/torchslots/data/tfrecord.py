@@ -1,7 +1,8 @@
 """TFRecord files: random access to uncompressed ones, with every checksum tested, and a writer.
 
 A record is its length (8 bytes), the length's checksum (4), the payload, and the payload's checksum (4). One
-walk over the lengths gives every record's place; a small index file keeps it, so that it happens once per file.
+walk over the lengths gives every record's place; a small index file keeps it, so that it happens once per
+file.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """Clip sampling, cropping, resizing, flow and depth decoding: functions from one sample to one sample.
 
-The operations and their conventions are SAVi's (supplement, and its released input pipeline). While a sample is on its
-way, `video` may still be uint8 in 0..255 (it becomes float in [0, 1] when it is resized, or at the end by
-`video_to_float`), and `flow` is [T, 2, H, W] in pixels, row first, until `flow_to_rgb`. Random operations take what
-was drawn (`start`, `Crop`), so that drawing and doing can be tested apart.
+The operations and their conventions are SAVi's (supplement, and its released input pipeline). While a sample
+is on its way, `video` may still be uint8 in 0..255 (it becomes float in [0, 1] when it is resized, or at the
+end by `video_to_float`), and `flow` is [T, 2, H, W] in pixels, row first, until `flow_to_rgb`. Random
+operations take what was drawn (`start`, `Crop`), so that drawing and doing can be tested apart.
 """
 
 import math
@@ -51,7 +51,9 @@ def window_start(num_frames: int, length: int, rng: np.random.Generator) -> int:
 
 
 def take_window(sample: Sample, start: int, length: int) -> Sample:
-    """`length` frames from `start`; where the video ends earlier the rest is zero and its `padding_mask` False."""
+    """`length` frames from `start`; where the video ends earlier the rest is zero and its `padding_mask`
+    False.
+    """
     return _map(sample, _IN_TIME, lambda value: _fit(value[start:], 0, length))
 
 
@@ -72,7 +74,8 @@ def crop(sample: Sample, area: Crop, min_box_area: float = 0.0) -> Sample:
     """Cut all frames to one rectangle; boxes follow.
 
     Args:
-        min_box_area: A box is dropped when its area, as a part of the cut frame, is less than this many times what
+        min_box_area: A box is dropped when its area, as a part of the cut frame, is less than this many times
+            what
             it was as a part of the whole one (SAVi's `relative_box_area_threshold`).
     """
     height, width = frame_size(sample)
@@ -89,7 +92,7 @@ def central_crop(sample: Sample, height: int, width: int) -> Sample:
 
 
 def crop_or_pad(sample: Sample, height: int, width: int) -> Sample:
-    """Keep the top left corner; what is missing below and to the right is zero and its `padding_mask` False."""
+    """Keep the top left corner; what is missing below and to the right is zero, `padding_mask` False."""
     full = frame_size(sample)
     fitted = _map(sample, _SPATIAL, lambda value: _fit(_fit(value, -2, height), -1, width))
     area = Crop(0, 0, height, width)
@@ -99,7 +102,7 @@ def crop_or_pad(sample: Sample, height: int, width: int) -> Sample:
 def crop_boxes(
     boxes: Float[Tensor, "T n 4"], area: Crop, height: int, width: int, min_box_area: float = 0.0
 ) -> Float[Tensor, "T n 4"]:
-    """Boxes relative to `area` instead of the whole height x width frame, clipped; empty ones become zeros."""
+    """Boxes relative to `area` instead of the height x width frame, clipped; empty ones become zeros."""
     scale = torch.tensor([height, width, height, width], dtype=boxes.dtype)
     offset = torch.tensor([area.top, area.left, area.top, area.left], dtype=boxes.dtype)
     extent = torch.tensor([area.height, area.width, area.height, area.width], dtype=boxes.dtype)
@@ -112,7 +115,7 @@ def crop_boxes(
 
 
 def draw_crop(height: int, width: int, min_object_covered: float, rng: np.random.Generator) -> Crop:
-    """A random rectangle with the distribution of TensorFlow's `sample_distorted_bounding_box` over the whole frame.
+    """A random rectangle, distributed as TensorFlow's `sample_distorted_bounding_box` over the whole frame.
 
     Width to height is uniform in 3/4..4/3, the area 8 % to 100 % of the frame; rectangles that keep less than
     `min_object_covered` of the frame are drawn again, a hundred times before the whole frame is taken.
@@ -152,7 +155,9 @@ def random_resized_crop(
 
 
 def small_size(height: int, width: int, size: int, max_size: int | None = None) -> tuple[int, int]:
-    """Height and width when the shorter side becomes `size`, or less where the longer one would pass `max_size`."""
+    """Height and width when the shorter side becomes `size`, or less where the longer one would pass
+    `max_size`.
+    """
     if max_size is not None and max(height, width) / min(height, width) * size > max_size:
         size = int(max_size * min(height, width) / max(height, width))
     ratio = np.float32(size) / np.float32(min(height, width))
@@ -179,7 +184,9 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
 
 
 def resize_nearest(values: Tensor, height: int, width: int) -> Tensor:
-    """The last two dimensions resized by taking the pixel under each new pixel's centre (torch's nearest-exact)."""
+    """The last two dimensions resized by taking the pixel under each new pixel's centre (torch's nearest-
+    exact).
+    """
     rows, columns = _nearest(values.shape[-2], height), _nearest(values.shape[-1], width)
     return values[..., rows[:, None], columns]
 
@@ -192,7 +199,9 @@ def _nearest(size: int, new_size: int) -> Tensor:
 
 
 def _resize_bilinear(values: Tensor, height: int, width: int) -> Tensor:
-    """uint8 becomes float in [0, 1], after resizing: exact for whole-number ratios, so nothing is lost on the way."""
+    """uint8 becomes float in [0, 1], after resizing: exact for whole-number ratios, so nothing is lost on the
+    way.
+    """
     resized = F.interpolate(values.float(), (height, width), mode="bilinear", antialias=False)
     return resized * (1 / 255) if values.dtype == torch.uint8 else resized
 
@@ -247,7 +256,7 @@ def transform_depth(sample: Sample, kind: Literal["log_plus", "log", "invert_plu
 def dense_boxes(
     values: np.ndarray, frames: np.ndarray, row_lengths: np.ndarray, num_frames: int, max_instances: int
 ) -> Float[Tensor, "T n 4"]:
-    """Boxes of tracks (one row per object, one entry per frame where it is seen) as a table, zeros where absent.
+    """Boxes of tracks (one list per object, an entry per frame where it is seen) as a table, else zeros.
 
     Args:
         values: All boxes, [sum of row_lengths, 4].
