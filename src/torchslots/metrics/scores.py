@@ -1,0 +1,163 @@
+"""All segmentation figures of whole videos that arrive slice by slice, and what each of them means."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torchmetrics import Metric
+
+from torchslots.metrics.segmentation import (
+    FrameMean,
+    Score,
+    VideoMean,
+    ari,
+    contingency,
+    fg_ari,
+    fg_miou,
+    mbo,
+    miou,
+    num_foreground,
+)
+
+_WHOLE = "all pixels of all frames of a video in one table, so that a slot must keep its object over time"
+_FRAMES = "each frame by itself, mean over all frames of all videos"
+_FIRST = "the first frame, which a conditioned model was shown, left out"
+_FG = "Adjusted Rand index over the pixels of objects (true background left out, predicted background kept)"
+_ALL = "Adjusted Rand index over all pixels, background included"
+_ONE = "1 where the index is undefined, as in a video without objects"
+DEFINITIONS: dict[str, str] = {
+    "fg_ari": f"{_FG}; {_WHOLE}; first frame included; mean over videos; {_ONE}.",
+    "ari": f"{_ALL}; {_WHOLE}; first frame included; mean over videos; {_ONE}.",
+    "fg_ari_no_first": f"{_FG}; {_WHOLE}; {_FIRST}; mean over videos; {_ONE}.",
+    "ari_no_first": f"{_ALL}; {_WHOLE}; {_FIRST}; mean over videos; {_ONE}.",
+    "fg_ari_frame": f"{_FG}; {_FRAMES}; {_ONE}.",
+    "ari_frame": f"{_ALL}; {_FRAMES}; {_ONE}.",
+    "fg_ari_frame_no_first": f"{_FG}; {_FRAMES}; {_FIRST}; {_ONE}.",
+    "ari_frame_no_first": f"{_ALL}; {_FRAMES}; {_FIRST}; {_ONE}.",
+    "miou": "Intersection over union of objects, background among them, matched one to one with slots "
+    f"(Hungarian), mean over objects, then over videos; {_WHOLE}.",
+    "fg_miou": "As mIoU without background; videos without objects are left out.",
+    "mbo": "Best intersection over union that any slot has with each object (background not among them), "
+    f"mean over objects, then over videos; {_WHOLE}; videos without objects are left out.",
+}
+"""What each figure of `SegmentationScores.compute` means; all lie in [0, 1], ARI may be slightly negative."""
+
+_VIDEO_SCORES = {"fg_ari": fg_ari, "ari": ari, "miou": miou, "fg_miou": fg_miou, "mbo": mbo}
+_LATER_SCORES = {"fg_ari_no_first": fg_ari, "ari_no_first": ari}
+_FRAME_SCORES = {"fg_ari_frame": fg_ari, "ari_frame": ari}
+_LATER_FRAME_SCORES = {"fg_ari_frame_no_first": fg_ari, "ari_frame_no_first": ari}
+_CURVES = {"fg_ari": fg_ari, "ari": ari}
+
+
+class Census(Metric):
+    """How many videos there are, how many show no object, and how many show more than the slots can hold."""
+
+    full_state_update = False
+    videos: Tensor
+    empty: Tensor
+    crowded: Tensor
+    most_objects: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in ("videos", "empty", "crowded"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("most_objects", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
+
+    def update(self, tables: Int[Tensor, "B G K"]) -> None:
+        """Count videos, one table each."""
+        objects = num_foreground(tables)
+        self.videos += len(objects)
+        self.empty += (objects == 0).sum()
+        self.crowded += (objects + 1 > tables.shape[-1]).sum()
+        if len(objects):
+            self.most_objects = torch.maximum(self.most_objects, objects.max())
+
+    def compute(self) -> dict[str, int]:
+        """The four counts by name."""
+        return {name: int(getattr(self, name)) for name in ("videos", "empty", "crowded", "most_objects")}
+
+
+class SegmentationScores:
+    """Adds up a batch of videos slice by slice; memory does not grow with their length.
+
+    Call `add` for each slice of a batch in order, then `finish`. `compute` sums over all processes when
+    torch.distributed runs; then every process must call it.
+
+    Args:
+        num_frames: longest video.
+    """
+
+    def __init__(self, num_frames: int, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
+        self._videos, self._later = self._means(_VIDEO_SCORES), self._means(_LATER_SCORES)
+        self._frames, self._later_frames = self._means(_FRAME_SCORES), self._means(_LATER_FRAME_SCORES)
+        self._curves = {name: self._start(FrameMean(score, num_frames), 1) for name, score in _CURVES.items()}
+        self._census = self._start(Census())
+        self._tables: Tensor | None = None
+        self._first: Tensor | None = None
+
+    def _means(self, scores: dict[str, Score]) -> dict[str, Any]:
+        return {name: self._start(VideoMean(score)) for name, score in scores.items()}
+
+    def _start(self, metric: Any, *frames: int) -> Any:
+        """On the device, and with an update of no video: a process may well be given none."""
+        metric = metric.to(self._device)
+        metric.update(torch.zeros(0, *frames, 2, 1, dtype=torch.int64, device=self._device))
+        return metric
+
+    def add(
+        self,
+        truth: Int[Tensor, "B T H W"],
+        prediction: Int[Tensor, "B T H W"],
+        num_slots: int,
+        num_objects: int,
+        padding_mask: Bool[Tensor, "B T H W"] | None = None,
+        start: int = 0,
+    ) -> None:
+        """Add frames `start` to `start + T` of the current batch.
+
+        Args:
+            num_objects: largest object id of the whole batch, plus one.
+        """
+        tables = contingency(truth, prediction, num_slots, num_objects, padding_mask)
+        for metric in self._curves.values():
+            metric.update(tables, start)
+        _update(self._frames, tables.flatten(0, 1))
+        _update(self._later_frames, tables[:, int(start == 0) :].flatten(0, 1))
+        whole = tables.sum(1)
+        self._tables = whole if self._tables is None else self._tables + whole
+        if start == 0:
+            self._first = tables[:, 0]
+
+    def finish(self) -> None:
+        """The videos of the current batch are complete."""
+        assert self._tables is not None and self._first is not None, "finish() needs add(start=0) before it"
+        _update(self._videos, self._tables)
+        _update(self._later, self._tables - self._first)
+        self._census.update(self._tables)
+        self._tables = self._first = None
+
+    def compute(self) -> tuple[dict[str, float], dict[str, list[float]], dict[str, int]]:
+        """Figures by name, curves over frames by name, the census; undefined figures are left out."""
+        means = self._videos | self._later | self._frames | self._later_frames
+        figures = {name: float(means[name].compute()) for name in DEFINITIONS}
+        defined = {name: value for name, value in figures.items() if not math.isnan(value)}
+        curves = {name: _until_nan(metric.compute().tolist()) for name, metric in self._curves.items()}
+        return defined, curves, self._census.compute()
+
+
+def _until_nan(curve: list[float]) -> list[float]:
+    """Without the frames at the end that no video has."""
+    while curve and math.isnan(curve[-1]):
+        curve.pop()
+    return curve
+
+
+def _update(means: dict[str, Any], tables: Int[Tensor, "n G K"]) -> None:
+    """Tables without a pixel are padding, or what is left of a video of one frame: nothing to judge."""
+    tables = tables[tables.sum((-2, -1)) > 0]
+    for mean in means.values():
+        mean.update(tables)

@@ -1,0 +1,81 @@
+"""Videos that an evaluation keeps to be drawn: collected slice by slice, in bytes, drawn when asked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchslots.draw import clip_panel
+from torchslots.shapes import Batch, Prediction
+
+DRAWN_FRAMES = 48
+"""Frames of a video that are kept."""
+_RECON_LABELS = {"video": "reconstruction", "flow": "predicted flow", "depth": "predicted depth"}
+
+
+@dataclass(frozen=True)
+class DrawnVideo:
+    """One video and what a model made of it, in bytes, to be drawn later; at most 48 frames."""
+
+    name: str
+    video: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    truth: NDArray[np.integer] | None = None
+    recon: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    slot_pictures: NDArray[np.uint8] | None = None
+
+    def panel(self, tile: int = 128) -> NDArray[np.uint8]:
+        """Input, ground truth, prediction, reconstructions and slots, labelled [T, H, W, 3]."""
+        masks = self.masks.astype(np.float32) / 255
+        more = {"masks": masks, "recon": self.recon, "slot_pictures": self.slot_pictures, "tile": tile}
+        return clip_panel(self.video, self.prediction, truth=self.truth, **more)
+
+
+class Drawing:
+    """Collects one video of a batch slice by slice."""
+
+    def __init__(self, row: int) -> None:
+        self.row = row
+        self._parts: dict[str, list[NDArray[Any]]] = {}
+        self._recon: dict[str, list[NDArray[np.uint8]]] = {}
+
+    def add(self, part: Batch, found: Prediction) -> None:
+        """Add a slice of frames."""
+        row = self.row
+        self._keep("video", _pixels(part["video"][row]))
+        self._keep("prediction", found.segmentation[row].to(torch.uint8).cpu().numpy())
+        self._keep("masks", _bytes(found.masks[row]))
+        if "segmentations" in part:
+            self._keep("truth", part["segmentations"][row].cpu().numpy())
+        if found.slot_recon is not None and "video" in found.slot_recon:
+            self._keep("slot_pictures", _pixels(found.slot_recon["video"][row]))
+        for name, picture in found.recon.items():
+            self._recon.setdefault(_RECON_LABELS.get(name, name), []).append(_pixels(picture[row]))
+
+    def _keep(self, name: str, values: NDArray[Any]) -> None:
+        self._parts.setdefault(name, []).append(values)
+
+    def finish(self, name: str) -> DrawnVideo:
+        """The video, cut to the longest that is kept."""
+        parts = {key: np.concatenate(values)[:DRAWN_FRAMES] for key, values in self._parts.items()}
+        recon = {key: np.concatenate(values)[:DRAWN_FRAMES] for key, values in self._recon.items()}
+        return DrawnVideo(name, **cast(Any, parts), recon=recon)
+
+
+def _pixels(pictures: Float[Tensor, "*batch C H W"]) -> NDArray[np.uint8]:
+    """As bytes, colour last; one channel (depth) becomes a grey from its least to its greatest value."""
+    if pictures.shape[-3] == 1:
+        pictures = pictures.float()
+        pictures = (pictures - pictures.min()) / (pictures.max() - pictures.min()).clamp(min=1e-6)
+        pictures = pictures.expand(*pictures.shape[:-3], 3, *pictures.shape[-2:])
+    return np.ascontiguousarray(_bytes(pictures.movedim(-3, -1)))
+
+
+def _bytes(values: Tensor) -> NDArray[np.uint8]:
+    return (values.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

@@ -1,0 +1,289 @@
+"""Judging a model on whole videos: slice by slice, handing the state on, in constant memory."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+import torch.distributed
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from torchslots import draw as pictures
+from torchslots import video
+from torchslots.errors import UserError
+from torchslots.metrics.scores import DEFINITIONS, SegmentationScores
+from torchslots.shapes import Batch, Prediction, State
+from torchslots.training.baselines import BoxCopy
+from torchslots.training.drawn import DRAWN_FRAMES, Drawing, DrawnVideo
+from torchslots.training.recipe import EvalConfig
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_LOSS_DEFINITION = "The training loss of this name on whole videos, mean over videos."
+
+
+class Predictor(Protocol):
+    """What evaluation asks of a model besides being an `nn.Module`."""
+
+    def predict(self, batch: Batch, state: State | None = None, slot_recon: bool = False) -> Prediction:
+        """Segment a slice of frames, going on from `state`."""
+        ...
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """What an evaluation found: `metrics` that could be computed, and in `definitions` what each means."""
+
+    metrics: dict[str, float]
+    curves: dict[str, list[float]]
+    """Mean over videos for each frame by itself, to the last frame that a video has."""
+    num_videos: int
+    definitions: dict[str, str]
+    notes: list[str]
+    settings: dict[str, Any]
+    panels: list[DrawnVideo] = field(default_factory=list, repr=False, compare=False)
+
+    def to_json(self) -> str:
+        """All but the pictures, as JSON text; what is not a number becomes null."""
+        values = {name: value for name, value in vars(self).items() if name != "panels"}
+        curves = {name: [_finite(value) for value in curve] for name, curve in self.curves.items()}
+        return json.dumps({**values, "curves": curves}, indent=2)
+
+    def print_table(self) -> None:
+        """Print the figures, in per cent where they are parts of one, with what each means."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=f"{self.num_videos} videos", show_lines=True)
+        for column, justify in (("figure", "left"), ("value", "right"), ("definition", "left")):
+            table.add_column(column, justify=cast(Any, justify))
+        for name, value in self.metrics.items():
+            table.add_row(name, format_figure(name, value), self.definitions[name])
+        console = Console()
+        console.print(table)
+        for note in self.notes:
+            console.print(f"Note: {note}", markup=False)
+
+    def save(self, folder: Path, *, fps: float = 12, gif: bool = False, tile: int = 128) -> list[Path]:
+        """Write eval.json, FG-ARI over frames as a PNG, and each drawn video as mp4 (and GIF; PNG for one
+        frame).
+
+        Raises:
+            UserError: no space left, or a folder that cannot be written.
+        """
+        with video.replacing(folder / "eval.json") as part:
+            part.write_text(self.to_json() + "\n")
+        written = [folder / "eval.json"]
+        curve = self.curves.get("fg_ari", [])
+        if len(curve) > 1:
+            written.append(self._draw_curve(curve, folder / "fg_ari_per_frame.png"))
+        for index, drawn in enumerate(self.panels):
+            written += _write_panel(drawn.panel(tile), folder / f"video_{index}", fps, gif)
+        return written
+
+    def _draw_curve(self, curve: list[float], path: Path) -> Path:
+        series = {"FG-ARI": (list(range(len(curve))), curve)}
+        with video.replacing(path) as part:
+            pictures.curves(series, part, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
+        return path
+
+
+def _write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) -> list[Path]:
+    if len(frames) == 1:
+        video.write_png(path.with_suffix(".png"), frames[0])
+        return [path.with_suffix(".png")]
+    video.write_video(path.with_suffix(".mp4"), frames, fps)
+    if gif:
+        video.write_gif(path.with_suffix(".gif"), frames, fps)
+    return [path.with_suffix(suffix) for suffix in ((".mp4", ".gif") if gif else (".mp4",))]
+
+
+def format_figure(name: str, value: float) -> str:
+    """Indices in per cent with one decimal, losses with four digits."""
+    return f"{100 * value:.1f} %" if name in DEFINITIONS else f"{value:.4g}"
+
+
+def compare(reports: Mapping[str, EvalReport]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table with a row for each figure and a column for each report."""
+    names = list(dict.fromkeys(name for report in reports.values() for name in report.metrics))
+    rows = []
+    for name in names:
+        values = [report.metrics.get(name) for report in reports.values()]
+        rows.append([name, *("" if value is None else format_figure(name, value) for value in values)])
+    return ["", *reports], rows
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    config: EvalConfig,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    draw: int = 4,
+    with_loss: bool = False,
+) -> EvalReport:
+    """Judge `model` on whole videos; `torchslots.metrics.scores` defines every figure.
+
+    A video goes through the model in slices of `config.slice_size` frames, each from the state that the one
+    before left. The last slice is shorter where T does not divide (the reference pads it and cuts the
+    padding off: the same for models whose frames do not look ahead). Figures are means over real videos,
+    over all processes together where torch.distributed runs; every process must then call this, and the
+    first one draws.
+
+    Args:
+        batches: from `eval_batches`: each video once over all processes. Frames past `config.num_frames` are
+        left out.
+        precision: `fp32`, `bf16` or `fp16`, of the matrix products.
+        draw: videos to keep for pictures.
+        with_loss: also average `model.loss` over videos, from whole batches at once (memory grows with T).
+
+    Raises:
+        UserError: no videos.
+    """
+    run = _Evaluation(model, config, torch.device(device), precision, draw, with_loss)
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            run.judge(batch)
+    finally:
+        model.train(was_training)
+    return run.report()
+
+
+def box_copy_baseline(
+    batches: Iterable[Batch], config: EvalConfig, *, device: torch.device | str = "cpu", draw: int = 0
+) -> EvalReport:
+    """What copying the first frame's boxes to all frames scores: the floor for conditioned models."""
+    return evaluate(BoxCopy(), batches, config, device=device, draw=draw)
+
+
+class _Evaluation:
+    """The sums of one evaluation in progress."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: EvalConfig,
+        device: torch.device,
+        precision: str,
+        draw: int,
+        with_loss: bool,
+    ) -> None:
+        self._model, self._config, self._device, self._precision = model, config, device, precision
+        self._draw, self._with_loss = draw if _is_first_process() else 0, with_loss
+        self._scores = SegmentationScores(config.num_frames, device)
+        self._panels: list[DrawnVideo] = []
+        self._losses: dict[str, float] = {}
+        self._videos, self._num_slots = 0, 0
+
+    def judge(self, batch: Batch) -> None:
+        """Take one batch of whole videos through the model."""
+        state, num_videos = None, len(batch["video"])
+        ids: Tensor | None = batch.get("segmentations")
+        num_objects = 0 if ids is None else int(ids.max()) + 1
+        drawings = [Drawing(row) for row in range(min(self._draw - len(self._panels), num_videos))]
+        for start, part in _slices(batch, self._config, self._device):
+            drawn = drawings if start < DRAWN_FRAMES else []
+            with self._autocast():
+                found = cast(Predictor, self._model).predict(part, state, slot_recon=bool(drawn))
+            state, self._num_slots = found.state, found.masks.shape[2]
+            if ids is not None:
+                truth, mask = part["segmentations"], part.get("padding_mask")
+                self._scores.add(truth, found.segmentation, self._num_slots, num_objects, mask, start)
+            for drawing in drawn:
+                drawing.add(part, found)
+        if ids is not None:
+            self._scores.finish()
+        names = batch.get("name", [""] * num_videos)
+        self._panels += [drawing.finish(names[drawing.row]) for drawing in drawings]
+        self._videos += num_videos
+        if self._with_loss:
+            self._add_losses(batch)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = _DTYPES.get(self._precision)
+        return nullcontext() if dtype is None else torch.autocast(self._device.type, dtype)
+
+    def _add_losses(self, batch: Batch) -> None:
+        tensors = {key: value.to(self._device) for key, value in batch.items() if isinstance(value, Tensor)}
+        with self._autocast():
+            losses: dict[str, Tensor] = cast(Any, self._model).loss(tensors)
+        for name, value in losses.items():
+            self._losses[name] = self._losses.get(name, 0.0) + float(value) * len(batch["video"])
+
+    def report(self) -> EvalReport:
+        """All that was found, by all processes."""
+        figures, curves, census = self._scores.compute()
+        parts = _gather((self._videos, self._num_slots, self._losses))
+        videos, num_slots = sum(part[0] for part in parts), max(part[1] for part in parts)
+        if not videos:
+            raise UserError(
+                "There is no video to evaluate. Check the data folder, the split and `num_videos`."
+            )
+        names = dict.fromkeys(name for part in parts for name in part[2])
+        losses = {f"loss_{name}": sum(part[2].get(name, 0.0) for part in parts) / videos for name in names}
+        definitions = {name: DEFINITIONS.get(name, _LOSS_DEFINITION) for name in (*figures, *losses)}
+        settings = {**asdict(self._config), "num_slots": num_slots, "precision": self._precision}
+        notes = _notes(census, videos, num_slots)
+        curves = curves if census["videos"] else {}
+        return EvalReport(figures | losses, curves, videos, definitions, notes, settings, self._panels)
+
+
+def _notes(census: Mapping[str, int], videos: int, num_slots: int) -> list[str]:
+    """What a reader of the figures should know."""
+    notes = []
+    if not census["videos"]:
+        notes.append("The data have no masks, so there are no segmentation figures.")
+    elif census["videos"] < videos:
+        notes.append(f"Only {census['videos']} of {videos} videos have masks; the figures are theirs.")
+    if census["crowded"]:
+        notes.append(
+            f"{census['crowded']} of {videos} videos show more objects than the model has slots for: up to "
+            f"{census['most_objects']} objects and the background for {num_slots} slots. Some objects must "
+            "share a slot, which lowers every figure; use more slots, or videos with fewer objects."
+        )
+    if census["empty"]:
+        notes.append(
+            f"{census['empty']} of {videos} videos show no object. FG-ARI counts them as 1, as the "
+            "reference does; fg_miou and mbo leave them out."
+        )
+    return notes
+
+
+def _slices(batch: Batch, config: EvalConfig, device: torch.device) -> Iterator[tuple[int, Batch]]:
+    """The batch's frames in order, `slice_size` at once, on the device, with each slice's first index."""
+    num_frames = min(batch["video"].shape[1], config.num_frames)
+    for start in range(0, num_frames, config.slice_size):
+        frames = slice(start, min(start + config.slice_size, num_frames))
+        yield (
+            start,
+            {
+                key: value[:, frames].to(device, non_blocking=True) if isinstance(value, Tensor) else value
+                for key, value in batch.items()
+            },
+        )
+
+
+def _is_first_process() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def _gather(value: Any) -> list[Any]:
+    """The value of every process."""
+    if not torch.distributed.is_initialized():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
