@@ -87,7 +87,7 @@ def decode_floats(raw: RawFeature) -> np.ndarray:
     parts = [item for number, item in _fields(raw.payload) if number == 1]
     if any(not isinstance(part, memoryview) or len(part) % 4 for part in parts):
         raise MalformedExample("a float list whose length is no multiple of 4 bytes")
-    return np.frombuffer(b"".join(parts), "<f4")  # type: ignore[arg-type]
+    return np.frombuffer(b"".join(parts), "<f4").copy()  # type: ignore[arg-type]
 
 
 def decode_ints(raw: RawFeature, start: int = 0, stop: int | None = None) -> np.ndarray:

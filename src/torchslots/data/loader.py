@@ -226,7 +226,7 @@ def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: 
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"A data loading process died ({str(error).splitlines()[0]}). Mostly memory, or /dev/shm, ran out: "
+            f"A data loading process died ({str(error).splitlines()[0]}). Mostly memory or /dev/shm ran out: "
             "lower the number of workers or the batch size."
         ) from error
 

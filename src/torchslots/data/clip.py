@@ -1,0 +1,55 @@
+"""From stored frames to what a recipe asks for: which frames, crop or resize, flow and depth as targets.
+
+Data sets differ in how frames are stored; from here on they are the same. The order of operations is SAVi's.
+"""
+
+import numpy as np
+import torch
+
+from torchslots.data import transforms
+from torchslots.data.transforms import Sample
+from torchslots.training.recipe import DataConfig
+
+
+def clip_window(
+    num_frames: int, config: DataConfig, train: bool, rng: np.random.Generator | None
+) -> tuple[int, int]:
+    """First frame and length of the clip to take from a video; it may reach beyond the video's end.
+
+    In training one of the windows that lie end to end; the whole video where nothing is drawn (`rng` None);
+    in evaluation (`train` False) the first `config.num_frames` frames.
+    """
+    if not train:
+        return 0, config.num_frames
+    if rng is None:
+        return 0, num_frames
+    return transforms.strided_window_start(num_frames, config.num_frames, rng), config.num_frames
+
+
+def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None) -> Sample:
+    """A clip as stored becomes a sample of the batch contract.
+
+    Args:
+        sample: uint8 `video`; `flow` and `depth` as uint16 codes with their `flow_range` and `depth_range`.
+        length: Frames of the result; what the clip lacks is padding.
+        rng: Draws the crop of recipes that have one; None: resize the whole frame.
+    """
+    sample = transforms.take_window(decode_codes(sample), 0, length)
+    if rng is not None and config.min_object_covered is not None:
+        area = transforms.draw_crop(*transforms.frame_size(sample), config.min_object_covered, rng)
+        sample = transforms.random_resized_crop(sample, area, config.resolution, config.resolution)
+    else:
+        sample = transforms.resize_small(sample, config.resolution)
+    sample = transforms.transform_depth(sample, config.depth_transform)
+    sample = transforms.video_to_float(transforms.flow_to_rgb(sample))
+    return transforms.masks_to_int(sample)
+
+
+def decode_codes(sample: Sample) -> Sample:
+    """`flow` and `depth` from uint16 codes to pixels and distance; their ranges leave the sample."""
+    decoded = {key: value for key, value in sample.items() if not key.endswith("_range")}
+    for key in ("flow", "depth"):
+        if key in sample:
+            values = transforms.decode_range(sample[key].numpy(), sample[f"{key}_range"].numpy())
+            decoded[key] = torch.from_numpy(values)
+    return decoded
