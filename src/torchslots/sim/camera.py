@@ -1,0 +1,87 @@
+"""A pinhole camera that looks at the origin: rays out of pixels, points into pixels.
+
+Conventions of the published sets: the camera looks along its own -z with y up, quaternions are (w, x, y, z), image
+positions are (x, y) in 0..1 from the upper left corner.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+FOCAL_LENGTH = 35.0
+"""In millimetres, with SENSOR_WIDTH."""
+SENSOR_WIDTH = 32.0
+FIELD_OF_VIEW = 2 * math.atan(SENSOR_WIDTH / 2 / FOCAL_LENGTH)
+"""In radians."""
+
+Vectors = Float[np.ndarray, "*any 3"]
+Matrices = Float[np.ndarray, "*any 3 3"]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where the camera is in each frame (metres) and how it is turned (columns: right, up, back)."""
+
+    positions: Float[np.ndarray, "T 3"]
+    rotations: Float[np.ndarray, "T 3 3"]
+
+    @property
+    def moves(self) -> bool:
+        """Whether any frame is seen from another place than the first."""
+        return bool((self.positions != self.positions[:1]).any())
+
+    def project(self, points: Vectors) -> tuple[Float[np.ndarray, "*any 2"], Float[np.ndarray, "*any"]]:
+        """Image positions (x, y) and depth along the axis in metres of `points` [..., T, 3].
+
+        Behind the camera the depth is negative and the image position means nothing.
+        """
+        local = np.einsum("...ti,tij->...tj", points - self.positions, self.rotations)
+        depth = -local[..., 2]
+        scale = FOCAL_LENGTH / SENSOR_WIDTH / np.where(np.abs(depth) < 1e-6, 1e-6, depth)
+        return np.stack([0.5 + local[..., 0] * scale, 0.5 - local[..., 1] * scale], -1), depth
+
+    def frame(self, index: int) -> "Camera":
+        """The same camera in one frame only."""
+        return Camera(self.positions[index : index + 1], self.rotations[index : index + 1])
+
+
+def looking_at_origin(positions: Float[np.ndarray, "T 3"]) -> Camera:
+    """A camera at `positions` whose axis passes through the origin and whose image has z up."""
+    back = positions / np.linalg.norm(positions, axis=-1, keepdims=True)
+    right = np.cross([0.0, 0.0, 1.0], back)
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    return Camera(positions, np.stack([right, np.cross(back, right), back], -1))
+
+
+def pixel_directions(size: int, samples: int) -> Float[np.ndarray, "3 n"]:
+    """Unit directions in the camera's frame through a grid of (size * samples)^2 points, row by row."""
+    count = size * samples
+    at = (np.arange(count) + 0.5) / count - 0.5
+    x, y = np.meshgrid(at, -at)
+    rays = np.stack([x.ravel(), y.ravel(), np.full(count * count, -FOCAL_LENGTH / SENSOR_WIDTH)])
+    return rays / np.linalg.norm(rays, axis=0)
+
+
+def rotation_matrices(quaternions: Float[np.ndarray, "*any 4"]) -> Matrices:
+    """Rotation matrices of unit quaternions (w, x, y, z)."""
+    w, x, y, z = np.moveaxis(np.asarray(quaternions, np.float64), -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.stack([np.stack(row, -1) for row in rows], -2)
+
+
+def quaternions_of(rotations: Matrices) -> Float[np.ndarray, "*any 4"]:
+    """Unit quaternions (w, x, y, z) with w >= 0 of rotation matrices."""
+    r = rotations
+    trace = r[..., 0, 0] + r[..., 1, 1] + r[..., 2, 2]
+    squares = [1 + trace] + [1 - trace + 2 * r[..., i, i] for i in range(3)]
+    size = np.sqrt(np.maximum(np.stack(squares, -1), 0)) / 2
+    sign = np.stack(
+        [r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]], -1
+    )
+    return np.concatenate([size[..., :1], np.copysign(size[..., 1:], sign)], -1)

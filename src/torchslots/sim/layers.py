@@ -1,0 +1,130 @@
+"""Ground truth at pixel centres: masks, depth, normals, object coordinates, optical flow, boxes, visibility."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64, UInt8
+
+from torchslots.sim.camera import Camera
+from torchslots.sim.raycast import Cast, PlacedBody, RayGrid, Seen, apply, cast, rotate
+from torchslots.sim.render import ground
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Everything that is known about each pixel; bodies are numbered from 1 in the order of `order`.
+
+    Flow is (rows, columns) in pixels: forward = the next frame's place minus this one's, backward = this one's place
+    minus that of the frame before; zero in the last and the first frame, as published.
+    """
+
+    segmentation: UInt8[np.ndarray, "T H W"]
+    depth: Float32[np.ndarray, "T H W"]
+    normal: Float32[np.ndarray, "T H W 3"]
+    object_coordinates: Float32[np.ndarray, "T H W 3"]
+    forward_flow: Float32[np.ndarray, "T H W 2"]
+    backward_flow: Float32[np.ndarray, "T H W 2"]
+    visibility: Int64[np.ndarray, "N T"]
+    order: Int64[np.ndarray, "N"]
+
+
+def measure(bodies: tuple[PlacedBody, ...], camera: Camera, size: int) -> Layers:
+    """Ground truth of a video; bodies are put into the order of their total visibility, largest first."""
+    grid = RayGrid(camera, size)
+    hits = cast(bodies, grid)
+    visibility = np.stack([np.diff(seen.rays.bounds) for seen in hits.seen])
+    order = np.argsort(-visibility.sum(1), kind="stable")
+    rank = np.zeros(len(bodies) + 1, np.uint8)
+    rank[order + 1] = np.arange(1, len(bodies) + 1)
+    depth, normal, forward, backward = _background(grid, hits)
+    coordinates = np.zeros_like(normal)
+    for placed, seen in zip(bodies, hits.seen):
+        rays = seen.rays.rays
+        half = np.array(placed.body.half, np.float32)[:, None]
+        coordinates[:, rays] = np.clip(seen.local / (2 * half) + 0.5, 0, 1)
+        normal[:, rays] = rotate(
+            placed.rotations, placed.body.solid.normal(seen.local, placed.body.half), seen.rays
+        )
+        forward[:, rays] = _body_flow(placed, seen, grid, 1)
+        backward[:, rays] = _body_flow(placed, seen, grid, -1)
+    shape = (grid.num_frames, size, size)
+    images = [_image(layer, shape) for layer in (normal, coordinates, forward, backward)]
+    segmentation = rank[hits.ids].reshape(shape)
+    return Layers(segmentation, depth.reshape(shape), *images, visibility[order], order)
+
+
+def boxes(
+    segmentation: UInt8[np.ndarray, "T H W"], count: int
+) -> list[tuple[Int64[np.ndarray, "n"], Float[np.ndarray, "n 4"]]]:
+    """For each body the frames in which it is visible and its boxes there: (ymin, xmin, ymax, xmax) in 0..1.
+
+    The far edges are those of the last pixel, so a box that fills the picture is (0, 0, 1, 1).
+    """
+    numbers = np.arange(1, count + 1)
+    rows = (segmentation[..., None] == numbers).any(2)
+    columns = (segmentation[..., None] == numbers).any(1)
+    height, width = segmentation.shape[1:]
+    edges = [_first(rows) / height, _first(columns) / width]
+    edges += [1 - _first(rows[:, ::-1]) / height, 1 - _first(columns[:, ::-1]) / width]
+    corners = np.stack(edges, -1)
+    visible = rows.any(1)
+    return [(np.flatnonzero(visible[:, k]), corners[visible[:, k], k]) for k in range(count)]
+
+
+def _first(marks: np.ndarray) -> np.ndarray:
+    return marks.argmax(1)
+
+
+def _image(components: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    return np.ascontiguousarray(components.T).reshape(*shape, -1)
+
+
+def _background(grid: RayGrid, hits: Cast):
+    """Depth everywhere, and floor and sky in the other layers."""
+    total = grid.num_frames * grid.per_frame
+    depth, normal = hits.distance.copy(), np.zeros((3, total), np.float32)
+    forward, backward = np.zeros((2, total), np.float32), np.zeros((2, total), np.float32)
+    moves = grid.camera.moves
+    for frame in range(grid.num_frames):
+        part = slice(frame * grid.per_frame, (frame + 1) * grid.per_frame)
+        if frame == 0 or moves:
+            origin = grid.camera.positions[frame]
+            points, is_floor = ground(origin, grid.directions[frame])
+            away = np.sqrt(((points - origin.astype(np.float32)[:, None]) ** 2).sum(0))
+            facing = np.where(is_floor, np.array([[0], [0], [1]], np.float32), -points / np.float32(60))
+        free = hits.ids[part] == 0
+        depth[part] = np.where(free, away, depth[part])
+        normal[:, part] = facing
+        if moves:
+            forward[:, part] = _shift(grid, points, frame, 1)
+            backward[:, part] = _shift(grid, points, frame, -1)
+    return depth, normal, forward, backward
+
+
+def _shift(grid: RayGrid, points: np.ndarray, frame: int, step: int) -> np.ndarray:
+    """Flow of points that stand still: from this frame to the next, or from the one before to this."""
+    if not 0 <= frame + step < grid.num_frames:
+        return np.zeros((2, points.shape[1]), np.float32)
+    return (_pixels(grid, points, frame + step) - _pixels(grid, points, frame)) * np.float32(step)
+
+
+def _body_flow(placed: PlacedBody, seen: Seen, grid: RayGrid, step: int) -> np.ndarray:
+    flow = np.zeros((2, len(seen.rays.rays)), np.float32)
+    for frame, part in seen.rays.slices:
+        if 0 <= frame + step < grid.num_frames:
+            here = _pixels(grid, _world(placed, seen.local[:, part], frame), frame)
+            there = _pixels(grid, _world(placed, seen.local[:, part], frame + step), frame + step)
+            flow[:, part] = (there - here) * np.float32(step)
+    return flow
+
+
+def _world(placed: PlacedBody, local: np.ndarray, frame: int) -> np.ndarray:
+    return apply(placed.rotations[frame], local) + placed.centers[frame].astype(np.float32)[:, None]
+
+
+def _pixels(grid: RayGrid, points: np.ndarray, frame: int) -> np.ndarray:
+    """(row, column) in pixels of world points [3, n] in a frame."""
+    camera = grid.camera
+    local = apply(camera.rotations[frame].T, points - camera.positions[frame].astype(np.float32)[:, None])
+    scale = np.float32(35.0 / 32.0 * grid.size) / -local[2]
+    return np.stack([-local[1] * scale, local[0] * scale]) + np.float32(grid.size / 2)

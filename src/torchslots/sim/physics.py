@@ -1,0 +1,139 @@
+"""Rigid-body motion of a scene with MuJoCo (simulation only, nothing is drawn).
+
+Friction and restitution of a pair are the products of the two bodies', as in the engine that made the published sets.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from torchslots.sim.camera import rotation_matrices
+from torchslots.sim.scene import FLOOR_FRICTION, FLOOR_RESTITUTION, Body
+
+FLOOR = -1
+"""The floor's number among the collision partners."""
+_STEPS_PER_SECOND = 960
+_CONTACT_SECONDS = 0.014
+_EPISODE_GAP = 24
+
+
+@dataclass(frozen=True)
+class Collisions:
+    """One row each time that two bodies come into touch: who, when, how hard (newtons, peak), where, which way."""
+
+    bodies: Int64[np.ndarray, "M 2"]
+    frame: Int64[np.ndarray, "M"]
+    force: Float[np.ndarray, "M"]
+    position: Float[np.ndarray, "M 3"]
+    normal: Float[np.ndarray, "M 3"]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Where each body is in each frame: metres, quaternions wxyz, metres and radians per second (world axes)."""
+
+    positions: Float[np.ndarray, "N T 3"]
+    quaternions: Float[np.ndarray, "N T 4"]
+    velocities: Float[np.ndarray, "N T 3"]
+    angular_velocities: Float[np.ndarray, "N T 3"]
+    collisions: Collisions
+
+
+def simulate(bodies: tuple[Body, ...], num_frames: int, frame_rate: int = 12) -> Motion:
+    """Let the bodies fly, fall and collide for `num_frames` frames; the first frame is the start."""
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string(_model_xml(bodies))
+    data = mujoco.MjData(model)
+    for index, body in enumerate(bodies):
+        data.qpos[7 * index : 7 * index + 7] = [*body.position, *body.quaternion]
+        data.qvel[6 * index : 6 * index + 3] = body.velocity
+    per_frame = _STEPS_PER_SECOND // frame_rate
+    states, contacts = [], []
+    for step in range((num_frames - 1) * per_frame + 1):
+        if step % per_frame == 0:
+            states.append((data.qpos.copy(), data.qvel.copy()))
+        mujoco.mj_step(model, data)
+        if data.ncon:
+            contacts.append(_contacts_now(data, step))
+    return _motion(states, _collisions(contacts, per_frame, num_frames))
+
+
+def _model_xml(bodies: tuple[Body, ...]) -> str:
+    parts = [_body_xml(index, body) for index, body in enumerate(bodies)]
+    pairs = [
+        _pair_xml(
+            "floor",
+            f"g{i}",
+            b.substance.friction * FLOOR_FRICTION,
+            b.substance.restitution * FLOOR_RESTITUTION,
+        )
+        for i, b in enumerate(bodies)
+    ]
+    for (i, a), (j, b) in combinations(enumerate(bodies), 2):
+        one, two = a.substance, b.substance
+        pairs.append(
+            _pair_xml(f"g{i}", f"g{j}", one.friction * two.friction, one.restitution * two.restitution)
+        )
+    return (
+        f'<mujoco><option timestep="{1 / _STEPS_PER_SECOND}" gravity="0 0 -9.81" cone="elliptic" impratio="5"/>'
+        f'<worldbody><geom name="floor" type="plane" size="0 0 1"/>{"".join(parts)}</worldbody>'
+        f"<contact>{''.join(pairs)}</contact></mujoco>"
+    )
+
+
+def _body_xml(index: int, body: Body) -> str:
+    size = " ".join(f"{value:.9g}" for value in body.solid.mujoco_size(body.half))
+    return (
+        f'<body><freejoint/><geom name="g{index}" type="{body.solid.mujoco_type}" size="{size}" mass="{body.mass:.9g}" '
+        'contype="0" conaffinity="0"/></body>'
+    )
+
+
+def _pair_xml(one: str, two: str, friction: float, restitution: float) -> str:
+    """A contact as a damped spring: the damping ratio gives the bounce, the frequency the time of touch."""
+    log = math.log(max(restitution, 1e-3))
+    damping = -log / math.hypot(math.pi, log)
+    frequency = math.pi / _CONTACT_SECONDS / math.sqrt(1 - damping * damping)
+    return (
+        f'<pair geom1="{one}" geom2="{two}" condim="3" friction="{friction:.6g} {friction:.6g} 0.005 0.0001 0.0001" '
+        f'solref="{1 / (damping * frequency):.9g} {damping:.9g}" solimp="0.95 0.99 0.001"/>'
+    )
+
+
+def _contacts_now(data, step: int) -> np.ndarray:
+    """Rows of (step, geom, geom, force, position, normal); geom 0 is the floor."""
+    contact = data.contact
+    address = contact.efc_address
+    force = np.where(address >= 0, data.efc_force[np.maximum(address, 0)] if data.nefc else 0.0, 0.0)
+    rows = np.empty((data.ncon, 10))
+    rows[:, 0] = step
+    rows[:, 1:3] = contact.geom
+    rows[:, 3] = force
+    rows[:, 4:7] = contact.pos
+    rows[:, 7:10] = contact.frame[:, :3]
+    return rows[force > 0]
+
+
+def _collisions(contacts: list[np.ndarray], per_frame: int, num_frames: int) -> Collisions:
+    """Join touches of the same pair that follow each other within _EPISODE_GAP steps into one event."""
+    rows = np.concatenate(contacts) if contacts else np.zeros((0, 10))
+    rows = rows[np.lexsort((rows[:, 0], rows[:, 2], rows[:, 1]))]
+    changes = (np.diff(rows[:, 1:3], axis=0) != 0).any(1) | (np.diff(rows[:, 0]) > _EPISODE_GAP)
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1]) if len(rows) else np.zeros(0, np.int64)
+    peak = np.maximum.reduceat(rows[:, 3], starts) if len(rows) else np.zeros(0)
+    order = np.argsort(rows[starts, 0], kind="stable")
+    first = rows[starts[order]]
+    frame = np.minimum(first[:, 0].astype(np.int64) // per_frame, num_frames - 1)
+    return Collisions(first[:, 1:3].astype(np.int64) - 1, frame, peak[order], first[:, 4:7], first[:, 7:10])
+
+
+def _motion(states: list[tuple[np.ndarray, np.ndarray]], collisions: Collisions) -> Motion:
+    places = np.stack([place for place, _ in states]).reshape(len(states), -1, 7).swapaxes(0, 1)
+    speeds = np.stack([speed for _, speed in states]).reshape(len(states), -1, 6).swapaxes(0, 1)
+    quaternions = places[..., 3:] / np.linalg.norm(places[..., 3:], axis=-1, keepdims=True)
+    turning = np.einsum("ntij,ntj->nti", rotation_matrices(quaternions), speeds[..., 3:])
+    return Motion(places[..., :3], quaternions, speeds[..., :3], turning, collisions)

@@ -1,0 +1,183 @@
+"""Which body each ray meets first, for all frames of a video at once.
+
+A ray is a number: frame * rays per frame + place in the frame. For each body only the rays within its box on the
+screen are tried; vectors are components [3, n] in float32.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+
+from torchslots.sim.camera import Camera, pixel_directions
+from torchslots.sim.scene import Body
+
+DOME_RADIUS = 60.0
+"""Metres from the origin at which floor and sky end."""
+
+Vectors = Float32[np.ndarray, "3 n"]
+
+
+@dataclass(frozen=True)
+class PlacedBody:
+    """A body with its place and turn in each frame."""
+
+    body: Body
+    centers: Float[np.ndarray, "T 3"]
+    rotations: Float[np.ndarray, "T 3 3"]
+
+    @property
+    def box_corners(self) -> Float[np.ndarray, "T 8 3"]:
+        """Corners of the oriented box in world metres; x changes slowest, z fastest."""
+        signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3, indexing="ij"), -1).reshape(8, 3)
+        return self.centers[:, None] + np.einsum("tij,cj->tci", self.rotations, signs * self.body.half)
+
+
+@dataclass(frozen=True)
+class RayGrid:
+    """All rays of a video: one camera, size x size rays in each frame (row by row)."""
+
+    camera: Camera
+    size: int
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video."""
+        return len(self.camera.positions)
+
+    @property
+    def per_frame(self) -> int:
+        """Rays in each frame."""
+        return self.size * self.size
+
+    @cached_property
+    def directions(self) -> Float32[np.ndarray, "T 3 n"]:
+        """Unit directions in the world; frames share memory while the camera stands still."""
+        local = pixel_directions(self.size, 1)
+        shape = (self.num_frames, 3, self.per_frame)
+        if not self.camera.moves:
+            return np.broadcast_to((self.camera.rotations[0] @ local).astype(np.float32), shape)
+        return (self.camera.rotations @ local).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class RaySet:
+    """Some rays, sorted by frame: `bounds[t]:bounds[t + 1]` are those of frame t."""
+
+    rays: Int64[np.ndarray, "n"]
+    bounds: Int64[np.ndarray, "T+1"]
+
+    def where(self, keep: Bool[np.ndarray, "n"]) -> "RaySet":
+        """The rays that `keep` marks."""
+        running = np.concatenate([[0], np.cumsum(keep)])
+        return RaySet(self.rays[keep], running[self.bounds])
+
+    @property
+    def slices(self) -> list[tuple[int, slice]]:
+        """(frame, slice) of each frame that has rays."""
+        ends = self.bounds.tolist()
+        return [(t, slice(ends[t], ends[t + 1])) for t in range(len(ends) - 1) if ends[t + 1] > ends[t]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is seen of one body: its rays, their lengths in metres, and the points in the body's own frame."""
+
+    rays: RaySet
+    distance: Float32[np.ndarray, "n"]
+    local: Vectors
+
+
+@dataclass(frozen=True)
+class Cast:
+    """First hits: body numbers from 1 (0: none) and lengths (infinite: none) for every ray, and each body's share."""
+
+    ids: UInt8[np.ndarray, "rays"]
+    distance: Float32[np.ndarray, "rays"]
+    seen: tuple[Seen, ...]
+
+
+def rotate(
+    matrices: Float[np.ndarray, "T 3 3"], vectors: Vectors, rays: RaySet, inverse: bool = False
+) -> Vectors:
+    """Turn vectors by the matrix of their frame (inverse: by its transpose)."""
+    turned = np.empty_like(vectors)
+    for frame, part in rays.slices:
+        matrix = matrices[frame].T if inverse else matrices[frame]
+        turned[:, part] = apply(matrix, vectors[:, part])
+    return turned
+
+
+def apply(matrix: Float[np.ndarray, "3 3"], vectors: Vectors) -> Vectors:
+    """Matrix times vectors, written out: matrix libraries may round differently from machine to machine."""
+    m = matrix.astype(np.float32)
+    x, y, z = vectors
+    return np.stack([m[i, 0] * x + m[i, 1] * y + m[i, 2] * z for i in range(3)])
+
+
+def per_ray(values: Float[np.ndarray, "T 3"], rays: RaySet) -> Vectors:
+    """Repeat a vector of each frame for the rays of that frame."""
+    return np.repeat(values.astype(np.float32).T, np.diff(rays.bounds), axis=1)
+
+
+def cast(bodies: tuple[PlacedBody, ...], grid: RayGrid) -> Cast:
+    """First hit of every ray of the video."""
+    total = grid.num_frames * grid.per_frame
+    ids, distance = np.zeros(total, np.uint8), np.full(total, np.inf, np.float32)
+    tried = []
+    for number, placed in enumerate(bodies, 1):
+        seen = _hits(placed, grid)
+        nearer = seen.distance < distance[seen.rays.rays]
+        rays = seen.rays.rays[nearer]
+        distance[rays] = seen.distance[nearer]
+        ids[rays] = number
+        tried.append(seen)
+    seen = (_first_only(part, ids, number) for number, part in enumerate(tried, 1))
+    return Cast(ids, distance, tuple(seen))
+
+
+def _hits(placed: PlacedBody, grid: RayGrid) -> Seen:
+    rays = rays_in(screen_boxes(placed.box_corners, grid), grid)
+    directions = ray_directions(rays, grid)
+    turned = rotate(placed.rotations, directions, rays, inverse=True)
+    offset = np.einsum("ti,tij->tj", grid.camera.positions - placed.centers, placed.rotations)
+    origin = per_ray(offset, rays)
+    enter, leave = placed.body.solid.interval(origin, turned, placed.body.half)
+    hit = (enter < leave) & (enter > 0)
+    return Seen(rays.where(hit), enter[hit], origin[:, hit] + enter[hit] * turned[:, hit])
+
+
+def _first_only(seen: Seen, ids: UInt8[np.ndarray, "rays"], number: int) -> Seen:
+    keep = ids[seen.rays.rays] == number
+    return Seen(seen.rays.where(keep), seen.distance[keep], seen.local[:, keep])
+
+
+def screen_boxes(points: Float[np.ndarray, "T P 3"], grid: RayGrid) -> Int64[np.ndarray, "T 4"]:
+    """First row, end row, first column, end column of the screen box around points; all of it if one is behind."""
+    at, depth = grid.camera.project(points.swapaxes(0, 1))
+    place = at * grid.size
+    low = np.floor(place.min(0) - 0.5).clip(0, grid.size).astype(np.int64)
+    high = np.ceil(place.max(0) + 0.5).clip(0, grid.size).astype(np.int64)
+    boxes = np.stack([low[:, 1], high[:, 1], low[:, 0], high[:, 0]], -1)
+    behind = depth.min(0) < 0.1
+    return np.where(behind[:, None], [0, grid.size, 0, grid.size], boxes)
+
+
+def rays_in(boxes: Int64[np.ndarray, "T 4"], grid: RayGrid) -> RaySet:
+    """The rays within a screen box of each frame."""
+    parts, counts = [np.zeros(0, np.int64)], [0]
+    for frame, (top, bottom, left, right) in enumerate(boxes.tolist()):
+        first = frame * grid.per_frame
+        rows = first + grid.size * np.arange(top, bottom)
+        parts.append((rows[:, None] + np.arange(left, right)).ravel())
+        counts.append(parts[-1].size)
+    return RaySet(np.concatenate(parts), np.cumsum(counts))
+
+
+def ray_directions(rays: RaySet, grid: RayGrid) -> Vectors:
+    """Unit directions of some rays."""
+    found = np.empty((3, len(rays.rays)), np.float32)
+    for frame, part in rays.slices:
+        found[:, part] = grid.directions[frame][:, rays.rays[part] - frame * grid.per_frame]
+    return found

@@ -1,0 +1,193 @@
+"""Pictures: what each ray sees, from the floor's and the bodies' materials, lamps, shadows and reflections."""
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from torchslots.sim.light import Shadows, dot, toward
+from torchslots.sim.raycast import (
+    DOME_RADIUS,
+    PlacedBody,
+    RayGrid,
+    RaySet,
+    Seen,
+    Vectors,
+    apply,
+    cast,
+    per_ray,
+    ray_directions,
+    rotate,
+)
+from torchslots.sim.scene import Scene
+
+Colors = Float32[np.ndarray, "3 n"]
+_EXPOSURE = 1.08
+_BOUNCE = 0.5
+"""Part of the floor's light that reaches surfaces turned down."""
+_GLOSS = {True: (60.0, 1.6), False: (18.0, 0.10)}
+"""Exponent and strength of a lamp's highlight, on metal and on rubber."""
+
+
+def render_video(
+    scene: Scene, bodies: tuple[PlacedBody, ...], size: int, samples: int
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """The frames, with `samples` x `samples` rays for each pixel."""
+    grid = RayGrid(scene.camera, size * samples)
+    hits = cast(bodies, grid)
+    shadows = Shadows(bodies, scene.lights)
+    picture = _surroundings(scene, shadows, grid, hits.ids == 0)
+    for number, seen in enumerate(hits.seen):
+        if len(seen.rays.rays):
+            picture[:, seen.rays.rays] = _body_colors(scene, shadows, grid, number, seen)
+    picture = picture.reshape(3, grid.num_frames, size, samples, size, samples).mean((3, 5))
+    return to_srgb(picture.transpose(1, 2, 3, 0) * np.float32(_EXPOSURE))
+
+
+def to_srgb(linear: Float32[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any"]:
+    """8-bit sRGB of linear light, cut at 1."""
+    linear = np.clip(linear, 0, 1)
+    curved = np.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * np.sqrt(np.sqrt(linear)) ** (4 / 2.4) - 0.055
+    )
+    return (curved * 255 + 0.5).astype(np.uint8)
+
+
+def ground(origin: np.ndarray, directions: Vectors) -> tuple[Vectors, np.ndarray]:
+    """Where rays from one place meet the floor or, farther than DOME_RADIUS, the dome; and which meet the floor."""
+    start = origin.astype(np.float32)
+    along = directions[0] * start[0] + directions[1] * start[1] + directions[2] * start[2]
+    outer = -along + np.sqrt(along * along + np.float32(DOME_RADIUS**2) - np.float32(start @ start))
+    down = directions[2] < -1e-6
+    reach = np.where(down, -start[2] / np.where(down, directions[2], -1), np.float32(np.inf))
+    return start[:, None] + np.minimum(reach, outer) * directions, reach < outer
+
+
+def _surroundings(
+    scene: Scene, shadows: Shadows, grid: RayGrid, free: np.ndarray
+) -> Float32[np.ndarray, "3 rays"]:
+    """Floor and sky behind the bodies; a camera that stands still sees the same unshadowed floor in each frame."""
+    count = grid.num_frames if grid.camera.moves else 1
+    places = [ground(grid.camera.positions[t], grid.directions[t]) for t in range(count)]
+    at = (lambda frame: frame) if count > 1 else (lambda frame: 0)
+    is_floor = np.concatenate([places[at(t)][1] for t in range(grid.num_frames)]) & free
+    light = [
+        [_floor_light(scene, number, points) for points, _ in places] for number in range(len(scene.lights))
+    ]
+    shares = [
+        shadows.on_floor(number, grid, lambda frame: places[at(frame)][0], is_floor)
+        for number in range(len(scene.lights))
+    ]
+    albedo = [np.where(floor, _floor_albedo(scene, points), 0) for points, floor in places]
+    sky = [np.where(floor, 0, _sky(scene, points)) for points, floor in places]
+    picture = np.empty((3, grid.num_frames * grid.per_frame), np.float32)
+    for frame in range(grid.num_frames):
+        part, k = slice(frame * grid.per_frame, (frame + 1) * grid.per_frame), at(frame)
+        for channel in range(3):
+            received = np.full(grid.per_frame, scene.ambient, np.float32)
+            for number, lamp in enumerate(scene.lights):
+                received += light[number][k] * np.float32(lamp.color[channel]) * shares[number][part]
+            picture[channel, part] = albedo[k][channel] * received + sky[k][channel]
+    return picture
+
+
+def _floor_light(scene: Scene, number: int, points: Vectors) -> Float32[np.ndarray, "n"]:
+    way, strength = toward(scene.lights[number], points)
+    return strength * np.maximum(way[2], 0)
+
+
+def _floor_albedo(scene: Scene, points: Vectors) -> Colors:
+    return np.broadcast_to(scene.backdrop.floor.astype(np.float32)[:, None], points.shape)
+
+
+def _sky(scene: Scene, points: Vectors) -> Colors:
+    return np.broadcast_to(scene.backdrop.sky_low.astype(np.float32)[:, None], points.shape)
+
+
+def _body_colors(scene: Scene, shadows: Shadows, grid: RayGrid, number: int, seen: Seen) -> Colors:
+    placed, rays = shadows.bodies[number], seen.rays
+    normals = rotate(placed.rotations, placed.body.solid.normal(seen.local, placed.body.half), rays)
+    points = rotate(placed.rotations, seen.local, rays) + per_ray(placed.centers, rays)
+    directions = ray_directions(rays, grid)
+    mirrored = directions - 2 * dot(directions, normals) * normals
+    albedo = _albedo(placed, seen.local)
+    metallic = placed.body.substance.metallic
+    diffuse, gloss = _lamps(scene, shadows, number, rays, points, normals, mirrored, metallic)
+    if metallic:
+        around = _environment(scene, shadows, number, rays, points, mirrored)
+        return albedo * (around + gloss + 0.12 * diffuse)
+    return albedo * diffuse + gloss
+
+
+def _albedo(placed: PlacedBody, local: Vectors) -> Colors:
+    if placed.body.texture is None:
+        return np.array(placed.body.color, np.float32)[:, None]
+    return placed.body.texture.color(local / np.float32(max(placed.body.half)))
+
+
+def _lamps(scene, shadows: Shadows, number: int, rays: RaySet, points, normals, mirrored, metallic: bool):
+    """Light received [3, n] and highlights [3, n]."""
+    exponent, strength = _GLOSS[metallic]
+    received, gloss = _ambient(scene, normals), np.zeros_like(points)
+    for index, light in enumerate(scene.lights):
+        way, power = toward(light, points)
+        power = power * shadows.on_body(index, number, rays, points)
+        facing = np.maximum(dot(way, normals), 0) * power
+        shine = np.maximum(dot(way, mirrored), 0) ** np.float32(exponent) * power * np.float32(strength)
+        for channel in range(3):
+            received[channel] += facing * np.float32(light.color[channel])
+            gloss[channel] += shine * np.float32(light.color[channel])
+    return received, gloss
+
+
+def _ambient(scene: Scene, normals: Vectors) -> Colors:
+    """Sky light from above, the floor's from below."""
+    up = 0.5 + 0.5 * normals[2]
+    floor = scene.backdrop.floor.astype(np.float32) * np.float32(1.3 * _BOUNCE)
+    return np.stack([np.float32(scene.ambient) * (0.4 + 0.6 * up) + floor[c] * (1 - up) for c in range(3)])
+
+
+def _environment(
+    scene: Scene, shadows: Shadows, number: int, rays: RaySet, points: Vectors, ways: Vectors
+) -> Colors:
+    """What a mirror shows: floor, sky, and the other bodies."""
+    colors = _reflected_floor(scene, points, ways)
+    nearest = np.full_like(points[0], np.inf)
+    for other, placed in enumerate(shadows.bodies):
+        if other != number:
+            _reflect_body(scene, placed, shadows.bodies[number], rays, points, ways, nearest, colors)
+    return colors
+
+
+def _reflected_floor(scene: Scene, points: Vectors, ways: Vectors) -> Colors:
+    down = np.maximum(-ways[2], np.float32(0.02))
+    spot = points + ways * (points[2] / down)
+    spot[2] = 0
+    received = np.full(points.shape, scene.ambient, np.float32)
+    for number, light in enumerate(scene.lights):
+        received += _floor_light(scene, number, spot) * np.array(light.color, np.float32)[:, None]
+    seen = np.clip(-ways[2] * 12 + 0.5, 0, 1)
+    return _floor_albedo(scene, spot) * received * seen + _sky(scene, ways) * (1 - seen)
+
+
+def _reflect_body(scene, placed: PlacedBody, mirror: PlacedBody, rays, points, ways, nearest, colors) -> None:
+    for frame, part in rays.slices:
+        offset = placed.centers[frame].astype(np.float32)[:, None] - points[:, part]
+        along = dot(offset, ways[:, part])
+        close = dot(offset, offset) - along * along < np.float32(placed.body.radius**2)
+        chosen = np.flatnonzero(close & (along > 0)) + part.start
+        if not len(chosen):
+            continue
+        matrix = placed.rotations[frame].T
+        origin, way = apply(matrix, -offset[:, chosen - part.start]), apply(matrix, ways[:, chosen])
+        enter, leave = placed.body.solid.interval(origin, way, placed.body.half)
+        hit = (enter < leave) & (leave > 0) & (enter > -0.05) & (enter < nearest[chosen])
+        chosen, local = chosen[hit], (origin + enter * way)[:, hit]
+        nearest[chosen] = enter[hit]
+        normals = apply(matrix.T, placed.body.solid.normal(local, placed.body.half))
+        colors[:, chosen] = _plain_colors(scene, placed, local, normals)
+
+
+def _plain_colors(scene: Scene, placed: PlacedBody, local: Vectors, normals: Vectors) -> Colors:
+    """A body in a mirror: lit by the sun and the sky, without shadows."""
+    light = scene.lights[0]
+    way, power = toward(light, normals)
+    return _albedo(placed, local) * (_ambient(scene, normals) + np.maximum(dot(way, normals), 0) * power)

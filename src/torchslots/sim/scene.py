@@ -1,0 +1,317 @@
+"""What is in a video before it starts: objects, lights, camera, surroundings, drawn from the published statistics.
+
+The numbers are those of the MOVi workers of Kubric (Greff et al., CVPR 2022): object sizes, colours, friction and
+restitution of MOVi-A; the camera shells of MOVi-C and MOVi-E. Different here: objects start inside the view, the
+standing objects of MOVi-E rest on the floor instead of having been dropped, and C and E use textured solids.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from torchslots.errors import UserError
+from torchslots.sim.camera import Camera, looking_at_origin
+from torchslots.sim.solids import SOLIDS, Half, Solid
+from torchslots.sim.texture import Backdrop, SolidTexture, sample_backdrop, sample_solid_texture
+
+Variant = Literal["a", "c", "e"]
+Rng = np.random.Generator
+Vector = tuple[float, float, float]
+
+COLORS = {
+    "blue": (42, 75, 215),
+    "brown": (129, 74, 25),
+    "cyan": (41, 208, 208),
+    "gray": (87, 87, 87),
+    "green": (29, 105, 20),
+    "purple": (129, 38, 192),
+    "red": (173, 35, 35),
+    "yellow": (255, 238, 51),
+}
+"""CLEVR's colours, sRGB 0..255, in the order of the published labels."""
+SIZES = {"small": 0.7, "large": 1.4}
+"""Edge of a cube, diameter of a sphere, in metres."""
+CATEGORIES = (
+    "Action Figures,Bag,Board Games,Bottles and Cans and Cups,Camera,Car Seat,Consumer Goods,Hat,Headphones,Keyboard,"
+    "Legos,Media Cases,Mouse,None,Shoe,Stuffed Toys,Toys"
+).split(",")
+"""The published category labels of MOVi-C and E; ours are boxes, cans and balls."""
+_CATEGORY_OF = {"cube": "Media Cases", "cylinder": "Bottles and Cans and Cups", "sphere": "Toys"}
+
+FLOOR_FRICTION, FLOOR_RESTITUTION = 0.3, 0.5
+_SPAWN_LOW, _SPAWN_HIGH = np.array([-5.0, -5.0, 1.0]), np.array([5.0, 5.0, 5.0])
+_ATTEMPTS, _RESTARTS = 300, 40
+
+
+@dataclass(frozen=True)
+class Substance:
+    """What an object is made of, for physics and for light. Density in kg per cubic decimetre, as published."""
+
+    label: str
+    density: float
+    friction: float
+    restitution: float
+    metallic: bool
+
+
+METAL = Substance("metal", density=2.7, friction=0.4, restitution=0.3, metallic=True)
+RUBBER = Substance("rubber", density=1.1, friction=0.8, restitution=0.7, metallic=False)
+PLAIN = Substance("plain", density=1.0, friction=0.5, restitution=0.5, metallic=False)
+SUBSTANCES = (METAL, RUBBER)
+"""In the order of the published material labels."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """One object: what it is, and where and how fast it starts (metres, metres per second, quaternion wxyz)."""
+
+    solid: Solid
+    half: Half
+    substance: Substance
+    color: Vector
+    position: Vector
+    quaternion: tuple[float, float, float, float]
+    velocity: Vector
+    size_label: int = 0
+    color_label: int = 0
+    texture: SolidTexture | None = None
+    scale: float = 1.0
+    is_dynamic: bool = True
+
+    @property
+    def radius(self) -> float:
+        """Of the bounding sphere, in metres."""
+        return {"cube": math.hypot(*self.half), "cylinder": math.hypot(self.half[0], self.half[2])}.get(
+            self.solid.label, self.half[0]
+        )
+
+    @property
+    def mass(self) -> float:
+        """Density times volume, in the unit of the published sets."""
+        return self.substance.density * self.solid.volume(self.half)
+
+    @property
+    def asset_id(self) -> str:
+        """A name for what it looks like, where the published sets name a scanned object."""
+        return f"{self.solid.label}_{self.texture.name if self.texture else self.substance.label}"
+
+    @property
+    def category(self) -> int:
+        """Index into CATEGORIES."""
+        return CATEGORIES.index(_CATEGORY_OF[self.solid.label])
+
+
+@dataclass(frozen=True)
+class Light:
+    """A round lamp. `power` is the radiance that a white floor straight below would show at one metre (0: the sun).
+
+    The sun is a lamp so far away that its rays are parallel; its `power` is what a floor facing it would show.
+    """
+
+    position: Vector
+    radius: float
+    power: float
+    color: Vector
+    is_sun: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that physics and the ray caster need."""
+
+    bodies: tuple[Body, ...]
+    lights: tuple[Light, ...]
+    camera: Camera
+    backdrop: Backdrop
+    ambient: float
+
+
+@dataclass(frozen=True)
+class ObjectCounts:
+    """How many objects a video holds (inclusive). None: as the published set."""
+
+    low: int | None = None
+    high: int | None = None
+    throw_low: int = field(default=1)
+    throw_high: int = field(default=3)
+
+
+def sample_scene(variant: Variant, counts: tuple[int, int], num_frames: int, rng: Rng) -> Scene:
+    """Draw a scene with `counts` = (fewest, most) objects.
+
+    Raises:
+        UserError: so many objects do not fit into the view.
+    """
+    for _ in range(_RESTARTS):
+        camera = _CAMERAS[variant](num_frames, rng)
+        number = int(rng.integers(counts[0], counts[1] + 1))
+        bodies = _sample_bodies(variant, number, camera, rng)
+        if len(bodies) == number:
+            backdrop = sample_backdrop(variant != "a", rng)
+            return Scene(tuple(bodies), _sample_lights(variant, rng), camera, backdrop, ambient=0.16)
+    raise UserError(
+        f"{counts[0]} to {counts[1]} objects do not fit into the view of a sim_{variant} video without overlap. "
+        "Ask for fewer objects."
+    )
+
+
+def _sample_bodies(variant: Variant, number: int, camera: Camera, rng: Rng) -> list[Body]:
+    thrown = number
+    if variant == "e":
+        thrown = min(number, int(rng.integers(1, 4)))
+    bodies: list[Body] = []
+    for index in range(number):
+        resting = index < number - thrown
+        shape = _sample_clevr(rng) if variant == "a" else _sample_textured(rng)
+        body = _place(shape, bodies, camera, rng, resting)
+        if body is None:
+            break
+        bodies.append(body)
+    return bodies
+
+
+def _sample_clevr(rng: Rng) -> dict:
+    solid = SOLIDS[rng.integers(3)]
+    size_label = int(rng.integers(2))
+    color_label = int(rng.integers(len(COLORS)))
+    half = list(SIZES.values())[size_label] / 2
+    return {
+        "solid": solid,
+        "half": (half, half, half),
+        "substance": SUBSTANCES[rng.integers(2)],
+        "color": linear_color(list(COLORS.values())[color_label]),
+        "size_label": size_label,
+        "color_label": color_label,
+    }
+
+
+def _sample_textured(rng: Rng) -> dict:
+    solid = SOLIDS[rng.choice(3, p=[0.5, 0.3, 0.2])]
+    scale = float(rng.uniform(0.75, 3.0) * 0.8)
+    sides = np.ones(3)
+    if solid.label == "cube":
+        sides[rng.permutation(3)[:2]] = rng.uniform(0.3, 1.0, 2)
+    elif solid.label == "cylinder":
+        sides = np.array([1, 1, rng.uniform(0.4, 2.2)])
+        sides /= sides.max()
+    x, y, z = (float(side * scale / 2) for side in sides)
+    texture = sample_solid_texture(rng)
+    return {
+        "solid": solid,
+        "half": (x, y, z),
+        "substance": PLAIN,
+        "color": texture.mean,
+        "texture": texture,
+        "scale": scale,
+    }
+
+
+def _place(shape: dict, others: list[Body], camera: Camera, rng: Rng, resting: bool) -> Body | None:
+    """Try places until the body overlaps none of the others and is inside the first frame."""
+    for _ in range(_ATTEMPTS):
+        body = _resting_body(shape, rng) if resting else _thrown_body(shape, rng)
+        center = np.array(body.position)
+        clear = all(math.dist(center, other.position) > body.radius + other.radius for other in others)
+        above = resting or center[2] > body.radius + 0.02
+        if clear and above and _in_view(center, body.radius, camera):
+            return body
+    return None
+
+
+def _thrown_body(shape: dict, rng: Rng) -> Body:
+    position = rng.uniform(_SPAWN_LOW, _SPAWN_HIGH)
+    quaternion = rng.normal(size=4)
+    quaternion /= np.linalg.norm(quaternion)
+    velocity = rng.uniform([-4, -4, 0], [4, 4, 0]) - position * [1, 1, 0]
+    return Body(**shape, position=_tuple(position), quaternion=_tuple(quaternion), velocity=_tuple(velocity))
+
+
+def _resting_body(shape: dict, rng: Rng) -> Body:
+    x, y = rng.uniform(-7, 7, 2)
+    yaw = rng.uniform(0, math.pi)
+    turn = (math.cos(yaw), 0.0, 0.0, math.sin(yaw))
+    place = (float(x), float(y), shape["half"][2])
+    return Body(**shape, position=place, quaternion=turn, velocity=(0.0, 0.0, 0.0), is_dynamic=False)
+
+
+def _in_view(center: np.ndarray, radius: float, camera: Camera) -> bool:
+    """Whether the bounding sphere is within the first frame and not too near to the lens."""
+    at, depth = camera.frame(0).project(center[None])
+    if depth[0] < radius + 1.5:
+        return False
+    margin = radius / depth[0] * 35 / 32
+    return bool((at[0] > 0.8 * margin).all() and (at[0] < 1 - 0.8 * margin).all())
+
+
+def _sample_lights(variant: Variant, rng: Rng) -> tuple[Light, ...]:
+    """CLEVR's sun and three lamps, each moved by up to a metre; outdoors (C, E) a sun anywhere and two weak lamps."""
+    jitter = rng.uniform(size=(4, 3))
+    if variant != "a":
+        angle, height = rng.uniform(0, 2 * math.pi), rng.uniform(0.8, 2.0)
+        toward = np.array([math.cos(angle), math.sin(angle), height]) / math.hypot(1, height)
+        softness = float(rng.uniform(0.03, 0.1))
+        return (
+            Light(
+                _tuple(200 * toward),
+                200 * softness,
+                float(rng.uniform(0.8, 1.3)),
+                (1.0, 0.97, 0.92),
+                is_sun=True,
+            ),
+        )
+    sun = np.array([11.6608, -6.62799, 25.8232]) + jitter[0]
+    return (
+        Light(_tuple(200 * sun / np.linalg.norm(sun)), 200 * 0.05, 1.35, (1.0, 1.0, 1.0), is_sun=True),
+        Light(_tuple(np.array([6.44671, -2.90517, 4.2584]) + jitter[1]), 0.25, 14.0, (1.0, 0.95, 0.86)),
+        Light(_tuple(np.array([-4.67112, -4.0136, 3.01122]) + jitter[2]), 0.25, 4.5, (0.97, 0.98, 1.1)),
+        Light(_tuple(np.array([-1.1685, 2.64602, 5.81574]) + jitter[3]), 0.25, 7.0, (1.0, 0.98, 0.94)),
+    )
+
+
+def _fixed_camera(num_frames: int, rng: Rng) -> Camera:
+    """MOVi-A: a metre of jitter around CLEVR's place."""
+    place = np.array([7.48113, -6.50764, 5.34367]) + rng.uniform(size=3)
+    return looking_at_origin(np.repeat(place[None], num_frames, 0))
+
+
+def _shell_camera(num_frames: int, rng: Rng) -> Camera:
+    """MOVi-C: anywhere in a half-sphere shell of 7 to 9 metres."""
+    return looking_at_origin(np.repeat(_in_shell(7.0, 9.0, rng)[None], num_frames, 0))
+
+
+def _moving_camera(num_frames: int, rng: Rng) -> Camera:
+    """MOVi-E: on a straight line of up to 4 metres that starts and ends in a half-sphere shell of 8 to 12 metres."""
+    while True:
+        start, way = _in_shell(8.0, 12.0, rng), rng.normal(size=3)
+        end = start + way / np.linalg.norm(way) * rng.uniform(0, 4)
+        if 8.0 <= np.linalg.norm(end) <= 12.0 and end[2] > 0.3:
+            return looking_at_origin(start + np.linspace(0, 1, num_frames)[:, None] * (end - start))
+
+
+_CAMERAS: dict[str, Callable[[int, Rng], Camera]] = {
+    "a": _fixed_camera,
+    "c": _shell_camera,
+    "e": _moving_camera,
+}
+
+
+def _in_shell(inner: float, outer: float, rng: Rng) -> Float[np.ndarray, "3"]:
+    """Uniform in a half-sphere shell, at least 0.6 m above the floor and not straight above the origin."""
+    while True:
+        point = rng.uniform([-outer, -outer, 0.6], [outer, outer, outer])
+        if inner <= np.linalg.norm(point) <= outer and math.hypot(point[0], point[1]) > 0.5:
+            return point
+
+
+def linear_color(srgb: tuple[int, int, int]) -> Vector:
+    """Linear light, 0..1, of sRGB 0..255."""
+    value = np.array(srgb) / 255
+    return _tuple(np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4))
+
+
+def _tuple(values: np.ndarray) -> tuple:
+    return tuple(float(value) for value in values)

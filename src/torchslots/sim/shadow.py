@@ -1,0 +1,157 @@
+"""Soft shadows of convex bodies in closed form: no random light samples, so no speckles.
+
+A point lies in a body's shadow where it is inside every plane through the light and an edge of the body's outline
+(a sphere: inside a cone). How far outside, measured in half widths of the penumbra at that place, is turned into
+light by a smooth step. The half width follows from the lamp's radius and the distances lamp-outline-point.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+from torchslots.sim.raycast import PlacedBody
+from torchslots.sim.scene import Light
+from torchslots.sim.solids import Hull
+
+Vectors = Float32[np.ndarray, "3 n"]
+PerPoint = Float32[np.ndarray, "n"]
+_NEVER = -1e6
+_SHARPEST = 0.012
+"""The narrowest penumbra in metres."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a polyhedron looks like from the lamp: planes (normal and offset, body's centre as origin) and edge distances."""
+
+    normals: Float[np.ndarray, "T E 3"]
+    offsets: Float[np.ndarray, "T E"]
+    edge_distance: Float[np.ndarray, "T E"]
+
+
+class Shadow:
+    """The shadow of one body by one lamp."""
+
+    def __init__(self, placed: PlacedBody, light: Light) -> None:
+        self.placed = placed
+        self.light = light
+        self.lamp = np.array(light.position) - placed.centers
+        self.lamp_distance = np.linalg.norm(self.lamp, axis=-1)
+        self.axis = -self.lamp / self.lamp_distance[:, None]
+        self.radius = placed.body.radius
+        self.outside = self.lamp_distance > 1.3 * self.radius + light.radius * (not light.is_sun)
+        hull = placed.body.solid.hull
+        self.outline = (
+            None if hull is None else _outline(placed, hull, self.lamp, self.axis, self.lamp_distance)
+        )
+
+    def reaches(self, centers: Float[np.ndarray, "T 3"], radius: float) -> Bool[np.ndarray, "T"]:
+        """In which frames the shadow may touch a ball."""
+        offset = centers - self.placed.centers
+        along = (offset * self.axis).sum(-1)
+        across = np.linalg.norm(offset - along[:, None] * self.axis, axis=-1)
+        spread = (
+            self.radius + radius + self._widening(along + radius) + np.maximum(along, 0) * self._opening()
+        )
+        return self.outside & (along > -(self.radius + radius)) & (across < spread)
+
+    def floor_polygon(self) -> tuple[Float[np.ndarray, "T P 3"], Bool[np.ndarray, "T"]]:
+        """Points on the floor around the shadow, and in which frames they bound it (else it has no end)."""
+        corners = self.placed.box_corners
+        lamp = self.lamp[:, None] + self.placed.centers[:, None]
+        drop = lamp[..., 2] - corners[..., 2]
+        bounded = (drop > 0.05).all(1) & self.outside
+        way = corners - lamp
+        reach = lamp[..., 2] / np.maximum(drop, 0.05)
+        spots = lamp + way * reach[..., None]
+        length = np.linalg.norm(way, axis=-1) * (reach - 1)
+        grow = self.light.radius * length / np.linalg.norm(way, axis=-1) + _SHARPEST
+        grow = grow * 1.5 / np.maximum(np.abs(way[..., 2]) / np.linalg.norm(way, axis=-1), 0.2)
+        shifts = np.array([[-1, -1, 0], [-1, 1, 0], [1, -1, 0], [1, 1, 0]], np.float64)
+        polygon = spots[:, :, None] + grow[..., None, None] * shifts
+        polygon[..., 2] = 0
+        return polygon.reshape(len(polygon), -1, 3), bounded
+
+    def occlusion(self, frame: int, points: Vectors, in_front: bool) -> PerPoint:
+        """How much of the lamp is hidden from `points` (world metres), 0..1.
+
+        `in_front`: also points between lamp and body may be asked for; the floor has none.
+        """
+        offset = points - self.placed.centers[frame].astype(np.float32)[:, None]
+        axis = self.axis[frame].astype(np.float32)
+        along = offset[0] * axis[0] + offset[1] * axis[1] + offset[2] * axis[2]
+        if self.outline is None:
+            outside = self._cone(frame, offset, along, axis)
+        else:
+            outside = self._planes(frame, self.outline, offset, along)
+        inside = np.clip(0.5 - 0.5 * outside, 0, 1)
+        hidden = inside * inside * (3 - 2 * inside)
+        wide = self._widening(along) / np.float32(0.8 * self.radius)
+        hidden /= np.sqrt(1 + wide**4)
+        return np.where(along > 0, hidden, 0) if in_front else hidden
+
+    def _widening(self, along):
+        """Half width of the penumbra that the body's middle throws, `along` metres behind it."""
+        return np.maximum(along, 0) * np.float32(self.light.radius / self.lamp_distance.mean()) + np.float32(
+            _SHARPEST
+        )
+
+    def _opening(self) -> np.ndarray:
+        return self.radius / np.maximum(self.lamp_distance, 1e-3)
+
+    def _cone(self, frame: int, offset: Vectors, along: PerPoint, axis: Float32[np.ndarray, "3"]) -> PerPoint:
+        distance = self.lamp_distance[frame]
+        sine = min(self.radius / distance, 0.99)
+        cosine = np.sqrt(1 - sine * sine)
+        across = offset - along * axis[:, None]
+        across = np.sqrt(across[0] ** 2 + across[1] ** 2 + across[2] ** 2)
+        signed = across * np.float32(cosine) - (along + np.float32(distance)) * np.float32(sine)
+        behind = along + np.float32(distance * sine * sine)
+        width = np.maximum(behind, 0) * np.float32(self.light.radius / (distance * cosine**2)) + np.float32(
+            _SHARPEST
+        )
+        return signed / width
+
+    def _planes(self, frame: int, outline: Outline, offset: Vectors, along: PerPoint) -> PerPoint:
+        normals, offsets = (
+            outline.normals[frame].astype(np.float32),
+            outline.offsets[frame].astype(np.float32),
+        )
+        edge = outline.edge_distance[frame].astype(np.float32)
+        worst = np.full_like(along, np.float32(_NEVER))
+        from_lamp = along + np.float32(self.lamp_distance[frame])
+        slope = np.float32(self.light.radius) / edge
+        for (x, y, z), shift, near, rate in zip(
+            normals.tolist(), offsets.tolist(), edge.tolist(), slope.tolist()
+        ):
+            if shift <= _NEVER:
+                break
+            signed = offset[0] * x + offset[1] * y + offset[2] * z + shift
+            width = np.maximum((from_lamp - near) * rate, np.float32(_SHARPEST))
+            np.maximum(worst, signed / width, out=worst)
+        return worst
+
+
+def _outline(
+    placed: PlacedBody, hull: Hull, lamp: np.ndarray, axis: np.ndarray, distance: np.ndarray
+) -> Outline:
+    """Edges between a face that the lamp sees and one that it does not, each with its plane through the lamp."""
+    half = np.array(placed.body.half)
+    corners = np.einsum("tij,cj->tci", placed.rotations, hull.corners * half)
+    scaled = hull.normals / half
+    normals = np.einsum(
+        "tij,fj->tfi", placed.rotations, scaled / np.linalg.norm(scaled, axis=-1, keepdims=True)
+    )
+    facing = (normals * (lamp[:, None] - corners[:, hull.face_corner])).sum(-1) > 0
+    rim = facing[:, hull.edges[:, 2]] != facing[:, hull.edges[:, 3]]
+    first = np.argsort(~rim, axis=1, kind="stable")[:, : max(1, rim.sum(1).max())]
+    chosen = np.take_along_axis(rim, first, 1)
+    one = np.take_along_axis(corners, hull.edges[first][..., 0, None], 1)
+    two = np.take_along_axis(corners, hull.edges[first][..., 1, None], 1)
+    planes = np.cross(one - lamp[:, None], two - lamp[:, None])
+    planes /= np.maximum(np.linalg.norm(planes, axis=-1, keepdims=True), 1e-9)
+    offsets = -(planes * one).sum(-1)
+    planes = np.where(offsets[..., None] > 0, -planes, planes)
+    middle = ((one + two) / 2 * axis[:, None]).sum(-1) + distance[:, None]
+    return Outline(planes, np.where(chosen, -np.abs(offsets), _NEVER), np.maximum(middle, 1e-3))

@@ -1,0 +1,248 @@
+"""Generates MOVi data sets: `<out>/sim_a/64x64/1.0.0/` with shards and the files that TFDS wants beside them.
+
+Video i of a split depends on nothing but the settings and i, so any number of workers, and any division over machines,
+writes the same bytes. A shard appears under its name only when it is complete; the same call again makes the rest.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from torchslots.data.tfrecord import atomic_file, write_records
+from torchslots.errors import UserError
+from torchslots.progress import progress
+from torchslots.sim import tfds_info
+from torchslots.sim.record import make_record
+from torchslots.sim.scene import Variant
+
+_SHARD_LENGTH, _FEWEST_SHARDS = 16, 8
+_RECORD_OVERHEAD = 16
+_SPLITS = ("train", "validation", "test")
+_DEFAULT_OBJECTS = {"a": (3, 10), "c": (3, 10), "e": (11, 23)}
+_SETTINGS = "generated.json"
+_THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that the bytes of a data set depend on."""
+
+    variant: Variant
+    videos: dict[str, int]
+    resolution: int
+    num_frames: int
+    seed: int
+    samples: int
+    objects: tuple[int, int]
+    version: str = tfds_info.VERSION
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file and the videos that it holds."""
+
+    path: Path
+    split: str
+    first: int
+    count: int
+
+
+def generate(
+    out: Path,
+    *,
+    variant: Variant = "a",
+    train: int = 200,
+    validation: int = 20,
+    test: int = 0,
+    resolution: int = 64,
+    num_frames: int = 24,
+    seed: int = 0,
+    samples: int = 2,
+    min_objects: int | None = None,
+    max_objects: int | None = None,
+    workers: int | None = None,
+    shard: str | None = None,
+) -> Path:
+    """Generate a MOVi-like data set with simulated physics and exact ground truth. Returns its folder.
+
+    Args:
+        out: the data folder; the set is written to OUT/sim_a/64x64/1.0.0.
+        variant: a = plain objects, fixed camera (MOVi-A); c = textured (MOVi-C); e = textured, moving camera, standing
+            and thrown objects (MOVi-E).
+        train: number of training videos.
+        validation: number of validation videos.
+        test: number of test videos.
+        resolution: height and width in pixels.
+        num_frames: frames of a video, at 12 per second.
+        seed: another seed, other videos.
+        samples: rays per pixel along each axis (2: four rays for each pixel).
+        min_objects: fewest objects of a video (None: 3; variant e 11).
+        max_objects: most objects of a video (None: 10; variant e 23).
+        workers: processes (None: one for each core).
+        shard: "i/n" makes only part i (from 0) of n, for clusters; whoever finishes last writes the JSON files.
+
+    Raises:
+        UserError: settings that cannot be met, a folder with other settings or without write permission, a full disk.
+    """
+    low, high = _DEFAULT_OBJECTS[variant]
+    low = min(low, max_objects or low) if min_objects is None else min_objects
+    high = max(high, low) if max_objects is None else max_objects
+    videos = {split: count for split, count in zip(_SPLITS, (train, validation, test)) if count}
+    settings = Settings(variant, videos, resolution, num_frames, seed, samples, (low, high))
+    _check(settings)
+    folder = Path(out) / f"sim_{variant}" / f"{resolution}x{resolution}" / tfds_info.VERSION
+    _claim(folder, settings)
+    shards = plan(folder, settings)
+    mine = _part(shards, shard)
+    _write_missing([entry for entry in mine if not entry.path.exists()], settings, workers or _cores())
+    if all(entry.path.exists() for entry in shards):
+        _write_descriptions(folder, settings, shards)
+    return folder
+
+
+def plan(folder: Path, settings: Settings) -> list[Shard]:
+    """All shards of a data set: of equal length within one video, 16 or fewer in each."""
+    shards = []
+    for split, count in settings.videos.items():
+        number = max(-(-count // _SHARD_LENGTH), min(count, _FEWEST_SHARDS))
+        edges = [count * i // number for i in range(number + 1)]
+        for i, (first, end) in enumerate(zip(edges, edges[1:])):
+            name = f"sim_{settings.variant}-{split}.tfrecord-{i:05d}-of-{number:05d}"
+            shards.append(Shard(folder / name, split, first, end - first))
+    return shards
+
+
+def video_record(settings: Settings, split: str, index: int) -> bytes:
+    """The record of one video: a function of its arguments alone."""
+    words = [settings.seed, _SPLITS.index(split), index, *settings.variant.encode()]
+    rng = np.random.default_rng(words)
+    name = f"{split}_{index}"
+    s = settings
+    return make_record(s.variant, rng, name, s.objects, s.resolution, s.num_frames, s.samples)
+
+
+def _check(settings: Settings) -> None:
+    low, high = settings.objects
+    if not 1 <= low <= high <= 255:
+        raise UserError(f"A video needs 1 to 255 objects, fewest before most; got {low} to {high}.")
+    if settings.resolution < 8 or settings.num_frames < 1 or settings.samples < 1:
+        raise UserError(
+            f"Cannot render {settings.num_frames} frames of {settings.resolution} pixels with {settings.samples} rays "
+            "along each axis: at least 1 frame, 8 pixels and 1 ray are needed."
+        )
+    if not settings.videos or min(settings.videos.values()) < 0 or settings.seed < 0:
+        raise UserError("Ask for at least one video, with counts and a seed that are not negative.")
+
+
+def _claim(folder: Path, settings: Settings) -> None:
+    """Write the settings into the folder, or hold them to those that are there."""
+    wanted = json.loads(json.dumps(asdict(settings)))
+    path = folder / _SETTINGS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = json.loads(path.read_text()) if path.exists() else None
+        if found is None:
+            with atomic_file(path) as partial:
+                partial.write_text(json.dumps(wanted, indent=1))
+    except OSError as error:
+        raise UserError(f"Cannot write to {folder}: {error.strerror}. Choose another folder.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: delete {folder} and generate again.") from error
+    if found is not None and found != wanted:
+        different = [key for key in wanted if found.get(key) != wanted[key]]
+        was, now = ({key: side.get(key) for key in different} for side in (found, wanted))
+        raise UserError(
+            f"{folder} was generated with {was}, now asked for {now}. Choose another folder or delete it."
+        )
+
+
+def _part(shards: list[Shard], part: str | None) -> list[Shard]:
+    if part is None:
+        return shards
+    index, _, count = part.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UserError(
+            f'The part should be "i/n" with i from 0 to n - 1 (0/8 is the first of eight), got "{part}".'
+        )
+    return shards[int(index) :: int(count)]
+
+
+def _write_missing(shards: list[Shard], settings: Settings, workers: int) -> None:
+    tasks = [(entry.split, entry.first + i) for entry in shards for i in range(entry.count)]
+    if not tasks:
+        return
+    what = f"Generating sim_{settings.variant}"
+    with (
+        _records(settings, tasks, min(workers, len(tasks))) as records,
+        progress(what, len(tasks), "videos") as advance,
+    ):
+        for entry in shards:
+            write_records(entry.path, _counted(islice(records, entry.count), advance))
+
+
+def _counted(records: Iterator[bytes], advance) -> Iterator[bytes]:
+    for record in records:
+        yield record
+        advance()
+
+
+@contextmanager
+def _records(settings: Settings, tasks: list[tuple[str, int]], workers: int) -> Iterator[Iterator[bytes]]:
+    """The records of the tasks in order, made by other processes when there is more than one worker."""
+    if workers <= 1:
+        yield (video_record(settings, *task) for task in tasks)
+        return
+    with _single_threaded():
+        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+        try:
+            futures = [pool.submit(video_record, settings, *task) for task in tasks]
+            futures.reverse()
+            yield (futures.pop().result() for _ in range(len(tasks)))
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A worker process was killed, perhaps for want of memory. Run again with fewer workers."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes started inside use one thread each: they are as many as the cores."""
+    before = {name: os.environ.get(name) for name in _THREAD_LIMITS}
+    os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _write_descriptions(folder: Path, settings: Settings, shards: list[Shard]) -> None:
+    splits = {}
+    for split in settings.videos:
+        own = [entry for entry in shards if entry.split == split]
+        lengths = [entry.count for entry in own]
+        splits[split] = (lengths, sum(e.path.stat().st_size - _RECORD_OVERHEAD * e.count for e in own))
+    size = settings.resolution
+    texts = dict(tfds_info.label_files(settings.variant))
+    texts["features.json"] = json.dumps(
+        tfds_info.features(settings.variant, size, settings.num_frames), indent=1
+    )
+    texts["dataset_info.json"] = json.dumps(tfds_info.dataset_info(settings.variant, size, splits), indent=2)
+    for name, text in texts.items():
+        with atomic_file(folder / name) as partial:
+            partial.write_text(text)
