@@ -12,7 +12,6 @@ from scipy import ndimage
 
 from torchslots.errors import UserError
 
-
 _FORMATS, _YES_NO = ("yxyx", "xyxy"), (None, True, False)
 
 

@@ -28,7 +28,6 @@ from torchslots.progress import progress
 from torchslots.shapes import Prediction, State
 from torchslots.tracks import OUTPUTS, Slice, result_writer
 
-
 _NO_MEMORY = "The device's memory is full. Give a smaller --slice-size, or --device cpu."
 _BOTH = "Give either boxes or masks: both say where the objects are."
 

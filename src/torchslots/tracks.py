@@ -23,6 +23,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from torchslots.draw import PALETTE, overlay, slot_strip
+from torchslots.errors import UserError
 from torchslots.framing import View, resized
 from torchslots.hints import box_of
 from torchslots.video import replacing, write_palette_png, write_png, write_video
@@ -52,6 +53,7 @@ def result_writer(
         fps: frames in a second of the videos; None: one picture, so PNG.
         source: name of the input, noted in tracks.json.
     """
+    _make(folder)
     size = view.canvas(max_side)
     suffix, film = (".png", _still_writer) if fps is None else (".mp4", partial(_film_writer, fps=fps))
     about = {"source": source, "fps": fps, "size": size, **view.describe()}
@@ -65,6 +67,13 @@ def result_writer(
     with ExitStack() as stack:
         sinks = {name: stack.enter_context(opened[name]()) for name in OUTPUTS if name in save}
         yield partial(_write, sinks, view, size)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}). Choose another folder.") from error
 
 
 def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part: Slice) -> None:
