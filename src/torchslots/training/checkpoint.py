@@ -1,0 +1,314 @@
+"""Checkpoints that survive anything: written aside and renamed, checked when read, never unpickled.
+
+```
+run/recipe.json                       what the run was started with
+run/checkpoints/step_0001000/
+    model.safetensors                 the weights
+    training.safetensors              the optimiser's state and the averaged weights
+    state.json                        step, best value, and size and CRC-32C of the other two; written last
+```
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import google_crc32c
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from torchslots.errors import UserError
+from torchslots.training.recipe import Recipe, from_dict, to_json
+
+_FORMAT = 1
+_PREFIX = "step_"
+_ASIDE = ".aside_"
+_FREE = ("train.num_workers", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """Where a run stands; all of it that is not a tensor."""
+
+    step: int = 0
+    """Updates done."""
+    best: float | None = None
+    """Best value so far of the metric that the run watches."""
+    best_step: int | None = None
+    """Step of the best value."""
+    evaluated_step: int = 0
+    """Step of the last evaluation; 0: none yet."""
+    metrics: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    """What the last evaluation found."""
+    loss_scale: dict[str, float] = dataclasses.field(default_factory=dict)
+    """State of fp16's loss scaler; empty in other precisions."""
+    finished: bool = False
+    """All steps and the last evaluation are done."""
+
+
+class Checkpoint(NamedTuple):
+    """One checkpoint, read and checked; tensors are on the CPU."""
+
+    folder: Path
+    state: RunState
+    model: dict[str, Tensor]
+    training: dict[str, Tensor]
+
+
+def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
+    """Make `run` this recipe's folder, or see that it already is.
+
+    How often a run logs, evaluates and saves, and its number of workers, may change between resumes; nothing
+    else may.
+
+    Args:
+        write: False on processes that only check.
+
+    Raises:
+        UserError: the folder belongs to another recipe, naming each field that differs, or cannot be written.
+    """
+    file = run / "recipe.json"
+    wanted = _flatten(json.loads(to_json(recipe)))
+    if file.exists():
+        found = _flatten(_read_json(file))
+        differing = [key for key in sorted({*found, *wanted} - {*_FREE}) if found.get(key) != wanted.get(key)]
+        if differing:
+            changes = "; ".join(f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}" for key in differing)
+            raise UserError(
+                f"{run} was started with another recipe: {changes}. Choose another run folder, or give the "
+                f"same settings."
+            )
+    elif list_steps(run):
+        raise UserError(
+            f"{run} has checkpoints but no recipe.json, so they cannot be told apart. Choose another folder."
+        )
+    if write:
+        write_file(file, to_json(recipe).encode())
+        _clear_aside(run)
+
+
+def save(
+    run: Path, state: RunState, model: dict[str, Tensor], training: dict[str, Tensor], keep: int
+) -> Path:
+    """Write a checkpoint as a whole or not at all, then remove those that are neither the last `keep` nor the
+    best.
+
+    Raises:
+        UserError: no space or no permission; the earlier checkpoints are untouched and nothing half-written
+            stays.
+    """
+    final = run / "checkpoints" / f"{_PREFIX}{state.step:07d}"
+    aside = final.with_name(f"{_ASIDE}{final.name}_{os.getpid()}")
+    with _disk(final, "The earlier checkpoints are untouched."):
+        try:
+            aside.mkdir(parents=True)
+            _fill(aside, state, model, training)
+            _replace_folder(aside, final)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        _prune(run, state, keep)
+    return final
+
+
+def latest(run: Path, tell: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are passed over with a message. None: there is none
+    yet.
+
+    Args:
+        tell: receives one message for each damaged checkpoint.
+
+    Raises:
+        UserError: there are checkpoints and none can be read.
+    """
+    steps = list_steps(run)
+    problems = []
+    for step in reversed(steps):
+        try:
+            return read(run / "checkpoints" / f"{_PREFIX}{step:07d}")
+        except UserError as problem:
+            problems.append(str(problem))
+            tell(f"{problem} Passing over this checkpoint.")
+    if problems:
+        raise UserError(
+            f"None of the {len(steps)} checkpoints in {run / 'checkpoints'} can be read; the newest: "
+            f"{problems[0]} Remove the run folder to start again."
+        )
+    return None
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read one checkpoint folder.
+
+    Raises:
+        UserError: a part is missing, cut short, changed, from another program or version, or a pickle.
+    """
+    values = _read_json(folder / "state.json")
+    if values.get("format") != _FORMAT:
+        raise UserError(
+            f"{folder / 'state.json'}: format {values.get('format')!r} is not {_FORMAT}, which this version "
+            f"reads."
+        )
+    state = from_dict(RunState, values.get("state", {}), str(folder / "state.json"))
+    parts = values.get("files", {})
+    model, training = (
+        _read_part(folder / name, parts) for name in ("model.safetensors", "training.safetensors")
+    )
+    return Checkpoint(folder, state, model, training)
+
+
+def list_steps(run: Path) -> list[int]:
+    """Steps of the checkpoints in a run folder, whole or not, oldest first."""
+    names = [path.name for path in (run / "checkpoints").glob(f"{_PREFIX}*")]
+    return sorted(int(name[len(_PREFIX) :]) for name in names if name[len(_PREFIX) :].isdigit())
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all: aside, flushed to the disk, then renamed.
+
+    Raises:
+        UserError: no space or no permission; what was there before is untouched.
+    """
+    aside = path.with_name(f"{_ASIDE}{path.name}_{os.getpid()}")
+    with _disk(path, "What was there before is untouched."):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(aside, data)
+            aside.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            _remove(aside)
+
+
+def read_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
+    """Tensors of a safetensors file whose bytes are `data`.
+
+    Raises:
+        UserError: a pickle, which is refused unread, or not a whole safetensors file.
+    """
+    if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
+        raise UserError(
+            f"{path} is a pickle, which can run any code when opened: refused. Use a safetensors file."
+        )
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}).") from error
+
+
+def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Tensors as the bytes of a safetensors file; tied ones are written once for each name."""
+    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(own, metadata)
+
+
+def _fill(folder: Path, state: RunState, model: dict[str, Tensor], training: dict[str, Tensor]) -> None:
+    parts = {}
+    for name, tensors in (("model.safetensors", model), ("training.safetensors", training)):
+        data = to_bytes(tensors)
+        parts[name] = {"bytes": len(data), "crc32c": google_crc32c.value(data)}
+        _write(folder / name, data)
+    values = {"format": _FORMAT, "state": dataclasses.asdict(state), "files": parts}
+    _write(folder / "state.json", json.dumps(values, indent=2).encode())
+    _sync_folder(folder)
+
+
+def _read_part(path: Path, parts: dict[str, Any]) -> dict[str, Tensor]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    tensors = read_tensors(path, data)
+    expected = parts.get(path.name, {})
+    if google_crc32c.value(data) != expected.get("crc32c"):
+        raise UserError(
+            f"{path} is damaged: {len(data)} bytes whose CRC-32C is not the one in state.json "
+            f"({expected.get('bytes')} bytes were written)."
+        )
+    return tensors
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} should hold a JSON object, got {type(values).__name__}.")
+    return values
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        path.unlink()
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Rename `source` to `target`; an older folder of that name is set aside first and then removed."""
+    if target.exists():
+        old = target.with_name(f"{_ASIDE}old_{target.name}_{os.getpid()}")
+        target.rename(old)
+        source.rename(target)
+        shutil.rmtree(old)
+    else:
+        source.rename(target)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _prune(run: Path, state: RunState, keep: int) -> None:
+    """Steps beyond the present one are damaged checkpoints that a resume passed over: they go too."""
+    steps = list_steps(run)
+    kept = {*[step for step in steps if step <= state.step][-keep:], state.best_step}
+    for step in steps:
+        if step not in kept:
+            shutil.rmtree(run / "checkpoints" / f"{_PREFIX}{step:07d}")
+
+
+def _clear_aside(run: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for path in (*run.glob(f"{_ASIDE}*"), *(run / "checkpoints").glob(f"{_ASIDE}*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _remove(path)
+
+
+@contextmanager
+def _disk(path: Path, comfort: str) -> Iterator[None]:
+    """Turn what a disk refuses into a message."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}. {comfort} Free some space or choose another "
+            f"run folder, then give the same command again."
+        ) from error
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,179 @@
+"""What a run reports: one JSON line for each logged step, TensorBoard, and Weights & Biases on request.
+
+accelerate's trackers are not used: they cannot drop the steps that a resume repeats, nor put the project's
+name and the folder apart.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from torchslots.errors import UserError
+from torchslots.training.checkpoint import write_file
+
+METRICS_NAME = "metrics.jsonl"
+_T = TypeVar("_T")
+
+
+class RunLog:
+    """Writes a run's log; on processes other than the first it does nothing.
+
+    Args:
+        step: updates done before; what an interrupted run logged beyond is dropped, so that no step appears
+            twice.
+        wandb: also log to Weights & Biases, project `torchslots`; the same run folder continues the same W&B
+            run.
+        settings: the recipe, shown by W&B.
+
+    Raises:
+        UserError: the folder cannot be written; W&B is asked for and not installed.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        step: int,
+        *,
+        wandb: bool = False,
+        settings: dict[str, Any] | None = None,
+        active: bool = True,
+    ):
+        self._file = run / METRICS_NAME
+        self._active, self._board, self._wandb = active, None, None
+        if not active:
+            return
+        self._wandb = _start_wandb(run, settings or {}) if wandb else None
+        _truncate(self._file, step)
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        except OSError as error:
+            raise UserError(f"Cannot write {run / 'tensorboard'}: {error.strerror or error}.") from error
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Add one record; numbers that are not finite become null in the file.
+
+        Raises:
+            UserError: no space or no permission.
+        """
+        if not self._active or self._board is None:
+            return
+        known = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        _append(self._file, {"step": step, "time": round(time.time(), 3), **known})
+        finite = {key: value for key, value in known.items() if value is not None}
+        for key, value in finite.items():
+            self._board.add_scalar(key, value, step)
+        if self._wandb is not None:
+            self._wandb.log(finite, step=step)
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Add one uint8 picture [H, W, 3]."""
+        if self._board is not None:
+            self._board.add_image(name, pixels, step, dataformats="HWC")
+        if self._wandb is not None:
+            import wandb  # pyright: ignore[reportMissingImports]
+
+            self._wandb.log({name: wandb.Image(pixels)}, step=step)
+
+    def close(self) -> None:
+        """Flush and end."""
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Clock:
+    """Wall-clock seconds of a step since the last restart, and those of them spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    def tick(self) -> None:
+        self._steps += 1
+
+    def waiting_for(self, get: Callable[[], _T]) -> _T:
+        start = time.perf_counter()
+        value = get()
+        self._waited += time.perf_counter() - start
+        return value
+
+    def read(self) -> dict[str, float]:
+        elapsed, steps = time.perf_counter() - self._start, max(self._steps, 1)
+        return {
+            "train/seconds_per_step": elapsed / steps,
+            "train/seconds_waiting_for_data": self._waited / steps,
+        }
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """A run's records, one for each step that logged anything, in order; [] where there is no log."""
+    records: dict[int, dict[str, Any]] = {}
+    for record in _lines(run / METRICS_NAME):
+        records.setdefault(record["step"], {}).update(record)
+    return [records[step] for step in sorted(records)]
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """Whole records; a line that a killed process left half-written is none."""
+    if not file.exists():
+        return []
+    records = []
+    for line in file.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+def _truncate(file: Path, step: int) -> None:
+    """Keep the records up to `step`; rewritten as a whole, so that a cut last line never joins the next."""
+    if file.exists():
+        kept = [json.dumps(record) + "\n" for record in _lines(file) if record["step"] <= step]
+        write_file(file, "".join(kept).encode())
+
+
+def _append(file: Path, record: dict[str, Any]) -> None:
+    try:
+        with file.open("a") as stream:
+            stream.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {file}: {error.strerror or error}. The checkpoints are untouched; free some space "
+            f"and give the same command again."
+        ) from error
+
+
+def _start_wandb(run: Path, settings: dict[str, Any]) -> Any:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            "Weights & Biases is not installed: pip install 'torchslots[wandb]', or leave it out."
+        ) from error
+    name = run.resolve().name
+    identity = "".join(letter if letter.isalnum() else "-" for letter in str(run.resolve()))[-64:]
+    return wandb.init(
+        project="torchslots", name=name, id=identity, resume="allow", dir=str(run), config=settings
+    )

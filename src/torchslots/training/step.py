@@ -1,0 +1,257 @@
+"""One optimiser step: forward, backward over micro batches, clip, check, update. accelerate is the engine.
+
+Every random draw of a step comes from (seed, step, process), so a run that was interrupted draws what an
+uninterrupted one draws, and evaluating in between changes nothing.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from torchslots.errors import UserError
+from torchslots.shapes import Batch
+from torchslots.training import optim
+from torchslots.training.engine import check_split, seed_step, start_accelerator
+from torchslots.training.recipe import OptimConfig, TrainConfig
+
+
+class Trainable(Protocol):
+    """What training asks of a model besides being an `nn.Module`."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalars, each a mean over the clips; the run minimises their sum."""
+        ...
+
+
+class StepReport(NamedTuple):
+    """What one step found; tensors are still on the device, so that reading them is the reader's choice."""
+
+    losses: dict[str, Tensor]
+    grad_norm: Tensor
+    learning_rate: float
+
+
+class NonFinite(Exception):
+    """A loss or the gradient is not a finite number; the weights are those from before the step."""
+
+    def __init__(self, step: int, culprits: dict[str, float], learning_rate: float, batch: Batch):
+        super().__init__(f"step {step}: {culprits}")
+        self.step, self.culprits, self.learning_rate, self.batch = step, culprits, learning_rate, batch
+
+
+class _Pending(NamedTuple):
+    """A step whose flags are still on their way from the device."""
+
+    step: int
+    report: StepReport
+    flags: Tensor
+    arrived: "torch.cuda.Event | None"
+    batch: Batch
+
+
+class Losses(nn.Module):
+    """Makes `model.loss` the forward pass: what wraps forward (DDP, autocast, compile) wraps the loss."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The model's named losses."""
+        return cast(Trainable, self.model).loss(batch)
+
+
+class TrainStep:
+    """A model, its optimiser and its averaged weights, ready for one update after another.
+
+    A step whose loss or gradient is not finite leaves the weights alone and raises `NonFinite`. On CUDA the
+    update is held back on the device itself and the raise comes one step later, so that no step waits for the
+    device.
+
+    Args:
+        device: `cpu` or `cuda`; None: CUDA where there is one.
+
+    Raises:
+        UserError: a device that is not there, a precision that it lacks, a batch that cannot be split evenly.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimConfig, train: TrainConfig, device: str | None = None):
+        self.accelerator = start_accelerator(train, device)
+        check_split(train, self.accelerator.num_processes)
+        self.model = model.to(self.accelerator.device)
+        self.average: AveragedModel | None = optim.average_weights(self.model, config.ema_decay)
+        self.optimizer = optim.adam(self.model)
+        self.stopped = False
+        """All processes know that one of them was asked to stop."""
+        self._config, self._train = config, train
+        self._rate = optim.schedule(config)
+        self._parameters = list(optim.trainable(self.model).values())
+        self._update = self.accelerator.prepare_optimizer(self.optimizer)
+        self._forward = self.accelerator.prepare_model(_losses(self.model, train.compile))
+        self._delayed = self.accelerator.device.type == "cuda" and self.accelerator.scaler is None
+        self._pending: _Pending | None = None
+
+    def __call__(self, step: int, batch: Batch, stop: bool = False) -> StepReport:
+        """Update once.
+
+        Args:
+            step: updates done before this one, from 0.
+            batch: this process's part of the global batch, on the CPU.
+            stop: this process was asked to stop; `stopped` tells when all know.
+
+        Raises:
+            NonFinite: this step's loss or gradient on the CPU; on CUDA, the step's before.
+        """
+        seed_step(self._train.seed, step, self.accelerator.process_index)
+        rate = self._rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = self._backward(batch)
+        report = StepReport(losses, self._clip(), rate)
+        earlier, self._pending = self._pending, self._flag(step, report, batch, stop)
+        self._settle(earlier)
+        if not self._delayed:
+            self.drain()
+        self._update.step()
+        self._update.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return report
+
+    def drain(self) -> None:
+        """Wait until the last step is known to be good. To be called by all processes or by none.
+
+        Raises:
+            NonFinite: it is not.
+        """
+        pending, self._pending = self._pending, None
+        self._settle(pending)
+
+    def evaluated_model(self) -> nn.Module:
+        """The model to judge and to ship: the averaged one where an average is kept."""
+        return self.model if self.average is None else self.average.module
+
+    def training_tensors(self) -> dict[str, Tensor]:
+        """Optimiser state and averaged weights, named for a checkpoint."""
+        tensors = {
+            f"optim/{key}": value
+            for key, value in optim.optimizer_tensors(self.model, self.optimizer).items()
+        }
+        average = {} if self.average is None else self.average.state_dict()
+        return tensors | {f"average/{key}": value for key, value in average.items()}
+
+    def load(
+        self, model: dict[str, Tensor], training: dict[str, Tensor], scale: dict[str, float], where: str
+    ) -> None:
+        """Continue from a checkpoint's tensors.
+
+        Raises:
+            UserError: they belong to another model, naming `where` they were read.
+        """
+        load_weights(self.model, model, where)
+        optim.load_optimizer(self.model, self.optimizer, _below("optim/", training), where)
+        if self.average is not None:
+            load_weights(self.average, _below("average/", training), where)
+        if self.accelerator.scaler is not None and scale:
+            self.accelerator.scaler.load_state_dict(scale)
+
+    def loss_scale(self) -> dict[str, Any]:
+        """State of fp16's loss scaler; empty in other precisions."""
+        return {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+
+    def _backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradients of the mean over the global batch; returns this process's mean losses."""
+        sums: dict[str, Tensor] = {}
+        parts = self._train.accumulation
+        for index, part in enumerate(_split(batch, parts, self.accelerator.device)):
+            last = index == parts - 1
+            with nullcontext() if last else self.accelerator.no_sync(self._forward):
+                losses = self._forward(part)
+                self.accelerator.backward(torch.stack(list(losses.values())).sum())
+            sums = {name: sums.get(name, 0.0) + loss.detach() / parts for name, loss in losses.items()}
+        return sums
+
+    def _clip(self) -> Tensor:
+        if self.accelerator.scaler is not None:
+            self.accelerator.unscale_gradients()
+        return optim.clip_gradients(self._parameters, self._config.max_grad_norm)
+
+    def _flag(self, step: int, report: StepReport, batch: Batch, stop: bool) -> _Pending:
+        """Start bringing home whether any process found a non-finite number or was asked to stop."""
+        good = torch.isfinite(torch.stack(list(report.losses.values()))).all()
+        if (
+            self.accelerator.scaler is None
+        ):  # fp16's scaler meets infinite gradients by design and skips them itself
+            good = good & torch.isfinite(report.grad_norm)
+        flags = torch.stack([~good, torch.full_like(good, stop)]).float()
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        if not self._delayed:
+            return _Pending(step, report, flags, None, batch)
+        self._hold_back(flags[0])
+        arrived = torch.cuda.Event()
+        home = flags.to("cpu", non_blocking=True)
+        arrived.record()
+        return _Pending(step, report, home, arrived, batch)
+
+    def _hold_back(self, bad: Tensor) -> None:
+        """Have the fused kernel leave the weights alone from the first bad step on; the host is not asked."""
+        earlier = self.optimizer.__dict__.get("found_inf")
+        self.optimizer.__dict__["found_inf"] = bad if earlier is None else torch.maximum(earlier, bad)
+
+    def _settle(self, pending: _Pending | None) -> None:
+        if pending is None:
+            return
+        if pending.arrived is not None:
+            pending.arrived.synchronize()
+        bad, stop = pending.flags.tolist()
+        self.stopped = self.stopped or bool(stop)
+        if bad:
+            found = {**pending.report.losses, "gradient norm": pending.report.grad_norm}
+            values = {name: float(value) for name, value in found.items()}
+            culprits = {name: value for name, value in values.items() if not math.isfinite(value)}
+            raise NonFinite(pending.step, culprits, pending.report.learning_rate, pending.batch)
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Fill a model, all of it and nothing else.
+
+    Raises:
+        UserError: names or shapes differ, naming `where` they were read and the first of them.
+    """
+    own = model.state_dict()
+    wrong = sorted(set(own) ^ set(tensors)) or [
+        name for name in own if own[name].shape != tensors[name].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"{where}: the weights belong to another model: {len(wrong)} tensors are missing, new or of "
+            f"another shape, first `{wrong[0]}`. Resume with the recipe that wrote them, or start in a new "
+            f"run folder."
+        )
+    model.load_state_dict(tensors)
+
+
+def _losses(model: nn.Module, compiled: bool) -> nn.Module:
+    losses = Losses(model)
+    if compiled:
+        losses.compile()
+    return losses
+
+
+def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:
+    """The batch's tensors in equal parts, on the device; names stay behind."""
+    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+    pieces: dict[str, Sequence[Tensor]] = {key: value.chunk(parts) for key, value in tensors.items()}
+    for index in range(parts):
+        yield {key: piece[index].to(device, non_blocking=True) for key, piece in pieces.items()}
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}

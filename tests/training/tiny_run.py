@@ -1,0 +1,167 @@
+"""A model, a data set and an evaluation of a few hundred numbers, to train in milliseconds; also a program to kill."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from torchslots.errors import UserError
+from torchslots.shapes import Batch
+from torchslots.training import loop
+from torchslots.training.interrupt import Interrupted
+from torchslots.training.recipe import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+
+
+@dataclass(frozen=True)
+class TinyConfig(ModelConfig):
+    """Numbers of the tiny model."""
+
+    width: int = 8
+
+
+class TinyModel(nn.Module):
+    """Guesses a frame's mean colour from a noisy one: enough to need every part of training."""
+
+    def __init__(self, noise: float = 0.1, seed: int = 0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.noise = noise
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        for parameter in self.net.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 2
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        color = batch["video"].mean((1, 3, 4))
+        guess = self.net(color + self.noise * torch.randn_like(color))
+        return {
+            "recon": (guess - color).square().sum(-1).mean(),
+            "size": 0.01 * guess.square().sum(-1).mean(),
+        }
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: tensor.clone() for name, tensor in self.state_dict().items()}, folder / "model.safetensors"
+        )
+        (folder / "config.json").write_text("{}")
+
+
+@dataclass
+class TinyClips:
+    """Random clips; `events` maps an item of the stream (counted here) to something that happens when it is read."""
+
+    size: int = 10
+    events: dict[int, Any] = field(default_factory=dict)
+    read: int = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def name(self, index: int) -> str:
+        return f"clip {index}"
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> Batch:
+        video = np.random.default_rng(index).random((2, 3, 4, 4), np.float32)
+        if rng is not None:
+            video = video * rng.random(dtype=np.float32)
+            event = self.events.get(self.read)
+            self.read += 1
+            video = video if event is None else event(video)
+        padding_mask = torch.ones(2, 4, 4, dtype=torch.bool)
+        return {"video": torch.from_numpy(video), "padding_mask": padding_mask, "name": self.name(index)}
+
+
+@dataclass(frozen=True)
+class TinyReport:
+    """What an evaluation returns."""
+
+    metrics: dict[str, float]
+    panels: list[np.ndarray]
+
+
+def tiny_evaluate(
+    model: nn.Module, batches: Iterator[Batch], config: EvalConfig, *, device: Any, precision: str, draw: int
+) -> TinyReport:
+    """Numbers that follow from the weights and the videos, over all processes, and pictures."""
+    names = [int(name.split()[1]) for batch in batches for name in batch["name"]]
+    assert not model.training
+    size = float(sum(parameter.detach().double().square().sum() for parameter in model.parameters()))
+    counts = torch.tensor([len(names), sum(names)])
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(counts)
+    panels = [np.full((2, 6, 8, 3), 100 + i, np.uint8) for i in range(draw)]
+    return TinyReport({"fg_ari": 1 / size, "videos": float(counts[0]), "names": float(counts[1])}, panels)
+
+
+def tiny_recipe(steps: int = 12, *, ema: float | None = None, **train: Any) -> Recipe:
+    """A recipe of few steps; keyword arguments replace fields of `TrainConfig`."""
+    settings = {"batch_size": 4, "num_workers": 0, "log_every": 1, "eval_every": 0, "checkpoint_every": 4}
+    return Recipe(
+        "tiny",
+        TinyConfig(),
+        DataConfig(),
+        OptimConfig(learning_rate=0.05, warmup_steps=2, num_steps=steps, max_grad_norm=1.0, ema_decay=ema),
+        replace(TrainConfig(), **{**settings, **train}),
+        EvalConfig(batch_size=3),
+    )
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    """What a finished run ships."""
+    from safetensors.torch import load_file
+
+    return load_file(run / "model" / "model.safetensors")
+
+
+def _events(arguments: dict[str, Any]) -> dict[int, Any]:
+    """What happens when items are read: a pause at each, a bad or a stopping one in the process asked for."""
+
+    def pause(video: np.ndarray) -> np.ndarray:
+        time.sleep(arguments.get("sleep", 0.0))
+        return video
+
+    def stop(video: np.ndarray) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return video
+
+    events: dict[int, Any] = dict.fromkeys(range(10**4), pause)
+    if int(os.environ.get("RANK", 0)) == arguments.get("bad_rank"):
+        events[arguments.get("bad_item", -1)] = lambda video: video * np.nan
+        events[arguments.get("stop_item", -1)] = stop
+    return events
+
+
+def run_one(arguments: dict[str, Any]) -> tuple[int, str]:
+    """Train once, from a handful of arguments (see the tests for which); exit code and message."""
+    evaluate_every = arguments.get("evaluate", 0)
+    every = {"checkpoint_every": arguments.get("checkpoint_every", 4), "eval_every": evaluate_every}
+    model, clips = TinyModel(arguments.get("noise", 0.1)), TinyClips(events=_events(arguments))
+    eval_set = TinyClips(7) if evaluate_every else None
+    try:
+        recipe = tiny_recipe(arguments["steps"], **every)
+        loop.train(recipe, model, clips, eval_set, Path(arguments["run"]), device="cpu")
+    except Interrupted as stop:
+        return stop.exit_code, str(stop)
+    except UserError as error:
+        return 2, str(error)
+    return 0, ""
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    loop.evaluate = tiny_evaluate  # pyright: ignore[reportAttributeAccessIssue]
+    print(json.dumps([run_one(arguments) for arguments in json.loads(sys.argv[1])]))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
