@@ -1,0 +1,340 @@
+"""A data set written down as a recipe needs it: ready-made arrays that are mapped into memory, not decoded.
+
+`prepare` writes whole videos, already resized, with flow as a picture and depth as the target, in the
+narrowest type that gives back the same numbers to the last bit. Recipes with random crops keep the frames as
+they are stored. `PreparedClips` then serves the very samples that the data set itself would.
+
+```
+out/train/meta.json          what was asked for, how many videos
+out/train/00000/index.json   names and lengths of the videos in this shard; written last
+out/train/00000/video.npy    all their frames, one after the other
+```
+"""
+
+import json
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cached_property, lru_cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchslots.data.clip import clip_window, finish_clip
+from torchslots.data.loader import ClipDataset
+from torchslots.data.tfrecord import CorruptRecord, atomic_file
+from torchslots.data.transforms import Sample
+from torchslots.errors import UserError
+from torchslots.progress import progress
+from torchslots.training.recipe import DataConfig
+
+_VERSION = 1
+_VIDEOS_PER_SHARD = 64
+_TARGETS = ("video", "segmentations", "boxes", "flow", "depth")
+_RANGES = ("flow_range", "depth_range")
+_AGAIN = "Prepare it for this recipe in another folder, or change the recipe's data settings."
+
+
+@runtime_checkable
+class StoredClips(ClipDataset, Protocol):
+    """A data set that can be prepared: it also gives whole videos as they are stored."""
+
+    split: str
+    config: DataConfig
+
+    def stored(self, index: int) -> Sample:
+        """A whole video before windowing, cropping, resizing and colouring; what `finish_clip` takes."""
+        ...
+
+
+class Prepared(NamedTuple):
+    """What `prepare` has done."""
+
+    folder: Path
+    num_videos: int
+    left_out: list[str]
+    """Messages of corrupt records."""
+    num_bytes: int
+
+
+class _Entry(NamedTuple):
+    """One video: its shard, its number and first frame there, how many frames of what size it has."""
+
+    shard: Path
+    name: str
+    number: int
+    start: int
+    length: int
+    height: int
+    width: int
+
+
+def prepare(dataset: ClipDataset, out: Path, *, num_workers: int = 0, skip_corrupt: bool = False) -> Prepared:
+    """Write all videos of a split below `out`; run again after an interruption, it goes on with what is missing.
+
+    Args:
+        dataset: Opened with the `DataConfig` of the recipe that will train on the result.
+        num_workers: Processes that write shards; 0: this one.
+        skip_corrupt: Leave out records that cannot be read; without, the first one ends the work.
+
+    Raises:
+        UserError: this kind of data set cannot be prepared, `out` holds something prepared otherwise or cannot be
+            written, or the data are wrong.
+    """
+    if not isinstance(dataset, StoredClips):
+        raise UserError(
+            "Only data sets of record files can be prepared (MOVi and what `data generate` makes)."
+        )
+    folder = Path(out) / dataset.split
+    wanted = _fingerprint(dataset.config) | {"num_examples": len(dataset)}
+    _begin(folder, wanted)
+    shards = range(-(-len(dataset) // _VIDEOS_PER_SHARD))
+    missing = [shard for shard in shards if not (_shard(folder, shard) / "index.json").exists()]
+    write = partial(_write_shard, dataset, folder, skip_corrupt)
+    with progress("Preparing", len(dataset), "videos") as advance:
+        advance(min(len(dataset), (len(shards) - len(missing)) * _VIDEOS_PER_SHARD))
+        for count in _each(write, missing, num_workers):
+            advance(count)
+    return _end(folder, wanted, len(shards))
+
+
+def _each(write: partial[int], shards: list[int], num_workers: int) -> Iterator[int]:
+    if not num_workers:
+        yield from map(write, shards)
+        return
+    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker)
+    try:
+        for done in as_completed([pool.submit(write, shard) for shard in shards]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _fingerprint(config: DataConfig) -> dict[str, Any]:
+    """The fields that change what is written. The length of clips does not: whole videos are."""
+    asked = {"version": _VERSION, "dataset": config.dataset, "keys": sorted(set(config.keys) & set(_TARGETS))}
+    asked |= {"max_instances": config.max_instances, "random_crop": config.min_object_covered is not None}
+    if config.min_object_covered is None:
+        asked |= {"resolution": config.resolution, "depth_transform": config.depth_transform}
+    return asked
+
+
+def _begin(folder: Path, wanted: dict[str, Any]) -> None:
+    meta = folder / "meta.json"
+    if not meta.exists():
+        _write_json(meta, {"made_for": wanted, "complete": False})
+        return
+    made = _read_json(meta)["made_for"]
+    different = [field for field in wanted if made.get(field) != wanted[field]]
+    if different:
+        field = different[0]
+        raise UserError(
+            f"{folder} was prepared with `{field}` = {made.get(field)!r}, now it is {wanted[field]!r}. "
+            "Choose another folder with --out, or remove this one."
+        )
+
+
+def _end(folder: Path, made_for: dict[str, Any], num_shards: int) -> Prepared:
+    entries = [_read_json(_shard(folder, shard) / "index.json") for shard in range(num_shards)]
+    left_out = [message for entry in entries for message in entry["left_out"]]
+    num_videos = sum(len(entry["names"]) for entry in entries)
+    shards = [len(entry["names"]) for entry in entries]
+    _write_json(folder / "meta.json", {"made_for": made_for, "complete": True, "videos_in_shards": shards})
+    num_bytes = sum(file.stat().st_size for file in folder.glob("*/*.npy"))
+    return Prepared(folder, num_videos, left_out, num_bytes)
+
+
+def _write_shard(dataset: StoredClips, folder: Path, skip_corrupt: bool, shard: int) -> int:
+    """Write one shard's arrays and, last, its index. Returns the number of examples it stands for."""
+    first = shard * _VIDEOS_PER_SHARD
+    indices = range(first, min(first + _VIDEOS_PER_SHARD, len(dataset)))
+    videos: dict[str, Sample] = {}
+    left_out = []
+    for index in indices:
+        try:
+            videos[dataset.name(index)] = _video(dataset, index)
+        except CorruptRecord as error:
+            if not skip_corrupt:
+                raise
+            left_out.append(str(error))
+    place = _shard(folder, shard)
+    for key in next(iter(videos.values()), {}):
+        if key in (*_TARGETS, *_RANGES):
+            _write_array(place / f"{key}.npy", [video[key] for video in videos.values()])
+    shapes = [tuple(video["padding_mask"].shape) for video in videos.values()]
+    _write_json(place / "index.json", {"names": list(videos), "shapes": shapes, "left_out": left_out})
+    return len(indices)
+
+
+def _video(dataset: StoredClips, index: int) -> Sample:
+    """What is written of one video: as it is stored where a crop follows, else finished and packed."""
+    stored = dataset.stored(index)
+    if dataset.config.min_object_covered is None:
+        finished = finish_clip(stored, dataset.config, len(stored["padding_mask"]), None)
+        return {key: _pack(key, value) for key, value in finished.items()}
+    return {key: value[None] if key in _RANGES else value for key, value in stored.items()}
+
+
+def _pack(key: str, values: Tensor) -> Tensor:
+    """The narrowest type from which `_unpack` gets the same numbers."""
+    if key == "segmentations" and int(values.max()) < 256:
+        return values.to(torch.uint8)
+    if key in ("video", "flow"):
+        for steps, kind in ((255, torch.uint8), (1020, torch.uint16)):
+            packed = (values * steps).round().clamp(0, steps).to(kind)
+            if torch.equal(_unpack(key, packed), values):
+                return packed
+    return values
+
+
+def _unpack(key: str, packed: Tensor) -> Tensor:
+    """Pictures from 255ths, or from quarters of them: what halving the size of 8-bit frames gives."""
+    if key == "segmentations":
+        return packed.to(torch.int32)
+    if packed.dtype == torch.uint8:
+        return packed.float() * (1 / 255)
+    if packed.dtype == torch.uint16:
+        return packed.float() * 0.25 * (1 / 255)
+    return packed
+
+
+def _write_array(file: Path, parts: list[Tensor]) -> None:
+    """All frames in one array. A shard has one type: where its videos differ, nothing is packed."""
+    if len({part.dtype for part in parts}) > 1:
+        parts = [_unpack(file.stem, part) for part in parts]
+    shapes = sorted({tuple(part.shape[1:]) for part in parts})
+    if len(shapes) > 1:
+        raise UserError(
+            f"`{file.stem}` differs in size among the videos: {shapes[0]}, {shapes[1]}. Give them one size."
+        )
+    with atomic_file(file) as partial_file, partial_file.open("wb") as stream:
+        np.save(stream, np.concatenate([part.numpy() for part in parts]))
+
+
+class PreparedClips:
+    """What `prepare` wrote, as a data set. Its samples equal those of the data set it was made from."""
+
+    def __init__(self, root: Path, split: str, config: DataConfig, train: bool = True) -> None:
+        """Read the index.
+
+        Args:
+            root: The folder that `prepare` wrote into.
+            train: False: no clip at a random place, but the first `config.num_frames` frames of each video.
+
+        Raises:
+            UserError: nothing was prepared there, it is not finished, or it was made for another recipe.
+        """
+        self.config, self.split, self.train = config, split, train
+        self._folder = Path(root) / split
+        _check(self._folder, config)
+
+    @cached_property
+    def _entries(self) -> list[_Entry]:
+        entries = []
+        for shard in range(len(_read_json(self._folder / "meta.json")["videos_in_shards"])):
+            index = _read_json(_shard(self._folder, shard) / "index.json")
+            start = 0
+            for number, (name, shape) in enumerate(zip(index["names"], index["shapes"])):
+                entries.append(_Entry(_shard(self._folder, shard), name, number, start, *shape))
+                start += shape[0]
+        return entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def name(self, index: int) -> str:
+        """The name that the example had in the data set it was prepared from."""
+        return self._entries[index].name
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
+        """One clip at a random place; without `rng`, the whole video (its beginning, where not `train`)."""
+        entry, config = self._entries[index], self.config
+        rng = rng if self.train else None
+        start, length = clip_window(entry.length, config, self.train, rng)
+        stop = min(start + length, entry.length)
+        clip = {key: _frames(entry, key, start, stop) for key in config.keys if key in _TARGETS}
+        clip["padding_mask"] = torch.ones(stop - start, entry.height, entry.width, dtype=torch.bool)
+        if config.min_object_covered is not None:
+            clip |= {
+                f"{key}_range": _range(entry, f"{key}_range") for key in ("flow", "depth") if key in clip
+            }
+            return {**finish_clip(clip, config, length, rng), "name": entry.name}
+        clip = {key: value if key == "padding_mask" else _unpack(key, value) for key, value in clip.items()}
+        return {**_pad(clip, config, length), "name": entry.name}
+
+
+def _check(folder: Path, config: DataConfig) -> None:
+    meta = folder / "meta.json"
+    if not meta.exists():
+        raise UserError(f"{folder} holds nothing prepared. Make it with `torchslots data prepare`.")
+    found = _read_json(meta)
+    if not found.get("complete"):
+        raise UserError(f"{folder} is not finished. Run the same `torchslots data prepare` again.")
+    made, wanted = found["made_for"], _fingerprint(config)
+    missing = set(wanted.pop("keys")) - set(made.get("keys", ()))
+    if missing:
+        raise UserError(f"{folder} was prepared without `{missing.pop()}`. {_AGAIN}")
+    for field, value in wanted.items():
+        if made.get(field) != value:
+            raise UserError(
+                f"{folder} was prepared with `{field}` = {made.get(field)!r}, the recipe has {value!r}. {_AGAIN}"
+            )
+
+
+def _frames(entry: _Entry, key: str, start: int, stop: int) -> Tensor:
+    array = _mapped(entry.shard / f"{key}.npy")
+    return torch.from_numpy(np.array(array[entry.start + start : entry.start + stop]))
+
+
+def _range(entry: _Entry, key: str) -> Tensor:
+    return torch.from_numpy(np.array(_mapped(entry.shard / f"{key}.npy")[entry.number]))
+
+
+def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
+    """Frames that the video lacks, as `finish_clip` leaves them: it pads first, and no motion is white."""
+    present = len(clip["padding_mask"])
+    if present >= length:
+        return clip
+    kinds = {"video": torch.uint8, "segmentations": torch.uint8, "flow": torch.uint16, "depth": torch.uint16}
+    nothing = {key: value[:0].to(kinds.get(key, value.dtype)) for key, value in clip.items()}
+    if "flow" in nothing:
+        nothing["flow"] = nothing["flow"][:, :2]
+    ranges = {f"{key}_range": torch.zeros(2) for key in ("flow", "depth") if key in clip}
+    padding = finish_clip({**nothing, **ranges}, config, length - present, None)
+    return {key: torch.cat([value, padding[key]]) for key, value in clip.items()}
+
+
+@lru_cache(maxsize=128)
+def _mapped(file: Path) -> np.ndarray:
+    """An array on disk; the operating system keeps what is used often in memory, for all workers together."""
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{file} cannot be read: {error}. Remove its folder and run `torchslots data prepare` again."
+        ) from error
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}"
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}. Remove its folder and prepare again.") from error
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    with atomic_file(file) as partial_file:
+        partial_file.write_text(json.dumps(values, indent=1))
