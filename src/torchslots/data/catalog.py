@@ -21,25 +21,24 @@ if TYPE_CHECKING:
 Open = Callable[[Path, str, "DataConfig", bool], "ClipDataset"]
 """(root, split, config, train) -> the clips of a split; `train` False: whole videos, nothing random."""
 
-KUBRIC_BUCKET = "https://storage.googleapis.com/kubric-public"
 _KUBRIC_LICENCE = "generator: Apache-2.0; the publisher states no licence for the files"
 _SIM_LICENCE = "generated on your machine: yours"
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A TFDS folder in a public bucket."""
+    """A TFDS folder in a public bucket of Google Cloud Storage."""
 
-    address: str
-    """HTTPS address of the bucket."""
+    bucket: str
     prefix: str
     """Folder in the bucket, `{resolution}` for the pixels of one side."""
     resolutions: tuple[int, ...]
     """Published sizes, the usual one first."""
 
-    def folder(self, resolution: int) -> str:
-        """The folder's path in the bucket, without a slash at its end."""
-        return self.prefix.format(resolution=resolution)
+    @property
+    def address(self) -> str:
+        """Where a browser finds it, for people."""
+        return f"https://storage.googleapis.com/{self.bucket}/{self.prefix}"
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,9 @@ def _movi(
         licence=_KUBRIC_LICENCE,
         splits=("train", "validation", *(("test",) if test else ())),
         size="9,700 + 250 videos of 24 frames; about 60 GB at 128 pixels, 240 GB at 256",
-        remote=Remote(KUBRIC_BUCKET, f"tfds/movi_{letter}/{{resolution}}x{{resolution}}/1.0.0", resolutions),
+        remote=Remote(
+            "kubric-public", f"tfds/movi_{letter}/{{resolution}}x{{resolution}}/1.0.0", resolutions
+        ),
     )
 
 
