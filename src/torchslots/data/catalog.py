@@ -97,8 +97,7 @@ def _how_to_get(name: str, found: DatasetEntry | None) -> str:
 def _open_movi(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
     from torchslots.data.movi import MoviClips
 
-    del train  # a MOVi reader is told by the call: with random numbers a clip, without them the whole video
-    return MoviClips(root, split, replace(config, dataset=name))
+    return MoviClips(root, split, replace(config, dataset=name), train)
 
 
 def _open_folder(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
