@@ -10,3 +10,8 @@ def sum_squared_error(prediction: Float[Tensor, "B *n"], target: Float[Tensor, "
     It is large, 1e3 to 1e5 for a clip: the gradient clipping of SAVi's recipes is tuned to that.
     """
     return (prediction - target).square().sum() / prediction.shape[0]
+
+
+def mean_squared_error(prediction: Float[Tensor, "B *n"], target: Float[Tensor, "B *n"]) -> Float[Tensor, ""]:
+    """Squared error averaged over everything (Slot Attention, section 4.1)."""
+    return (prediction - target).square().mean()

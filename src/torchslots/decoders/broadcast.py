@@ -1,5 +1,6 @@
 """Spatial broadcast decoder: each slot paints the whole picture, masks choose who is seen (Watters et al. 2019)."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -57,6 +58,11 @@ class Broadcast(nn.Module):
         grid: height and width over which a slot is tiled.
         features: channels of the backbone's output.
         targets: name of each picture to its channels: `video`, `flow`, `depth`.
+        head: builds a readout from the widths of features and picture: a linear map by default, or a convolution
+            of odd width that keeps the size.
+        error: loss of a picture and its target.
+        to_native: maps a target to the range in which the readouts draw it and `error` judges it; None: as it is.
+        from_native: its inverse, affine so that it commutes with blending.
         chunk: pictures painted at once, to bound memory; None: all.
         recompute: keep no activations for the backward pass but compute them again, chunk by chunk.
     """
@@ -69,13 +75,19 @@ class Broadcast(nn.Module):
         grid: tuple[int, int],
         features: int,
         targets: dict[str, int],
+        head: Callable[[int, int], nn.Linear | nn.Conv2d] = dense,
+        error: Callable[[Tensor, Tensor], Tensor] = sum_squared_error,
+        to_native: Callable[[Tensor], Tensor] | None = None,
+        from_native: Callable[[Tensor], Tensor] | None = None,
         chunk: int | None = None,
         recompute: bool = False,
     ):
         super().__init__()
         self.position, self.backbone, self.grid = position, backbone, grid
-        self.mask_head = dense(features, 1)
-        self.heads = nn.ModuleDict({name: dense(features, channels) for name, channels in targets.items()})
+        self.mask_head = head(features, 1)
+        self.heads = nn.ModuleDict({name: head(features, channels) for name, channels in targets.items()})
+        self.error = error
+        self.to_native, self.from_native = to_native or _as_it_is, from_native or _as_it_is
         self.targets, self.chunk, self.recompute = dict(targets), chunk, recompute
 
     def _picture(self, slots: Float[Tensor, "n D"]) -> Float[Tensor, "n H W R+1"]:
@@ -84,7 +96,9 @@ class Broadcast(nn.Module):
         maps = self.backbone(self.position(tiled).contiguous(memory_format=torch.channels_last))
         heads = [self.mask_head, *self.heads.values()]
         weight, bias = (torch.cat([getattr(head, part) for head in heads]) for part in ("weight", "bias"))
-        return F.linear(maps.permute(0, 2, 3, 1), weight, bias)
+        if weight.ndim == 2:
+            return F.linear(maps.permute(0, 2, 3, 1), weight, bias)
+        return F.conv2d(maps, weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1)
 
     def paint(self, clip: Clip) -> Painted:
         """Run the backbone on every distinct slot of every frame."""
@@ -113,9 +127,12 @@ class Broadcast(nn.Module):
         blended = weighted.new_zeros((len(painted.packing.source), *weighted.shape[1:]))
         return blended.index_add(0, painted.packing.clip, weighted)
 
-    def _split(self, pictures: Float[Tensor, "*b H W R"]) -> dict[str, Float[Tensor, "*b C H W"]]:
+    def _split(
+        self, pictures: Float[Tensor, "*b H W R"], change: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Float[Tensor, "*b C H W"]]:
         parts = pictures.split(list(self.targets.values()), dim=-1)
-        return {name: part.movedim(-1, -3) for name, part in zip(self.targets, parts)}
+        change = change or _as_it_is
+        return {name: change(part.movedim(-1, -3)) for name, part in zip(self.targets, parts)}
 
     def decode(self, clip: Clip, slot_recon: bool = False) -> Decoded:
         """Pictures and masks of every frame; each slot's own pictures too with `slot_recon`."""
@@ -123,15 +140,16 @@ class Broadcast(nn.Module):
         shares = self._shares(painted)
         packing = painted.packing
         spread = partial(_to_slots, packing=packing)
+        split = partial(self._split, change=self.from_native)
         return Decoded(
-            recon=self._split(self._blend(painted, shares)),
+            recon=split(self._blend(painted, shares)),
             masks=spread(shares / packing.copies[packing.clip, packing.slot][:, None, None, None]),
             logits=spread(painted.logits),
-            slot_recon=self._split(spread(painted.pictures)) if slot_recon else None,
+            slot_recon=split(spread(painted.pictures)) if slot_recon else None,
         )
 
     def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
-        """Squared error of each target, summed over a clip."""
+        """Error of each target; by default squared and summed over a clip."""
         painted = self.paint(clip)
         recon = self._split(self._blend(painted, self._shares(painted)))
         for name, picture in recon.items():
@@ -141,7 +159,14 @@ class Broadcast(nn.Module):
                     f"The decoder's target `{name}` should be {list(picture.shape)} in the batch, got {found}. Choose "
                     "data that has it, add it to data.keys, or fit data.resolution to the model's."
                 )
-        return {f"recon_{name}": sum_squared_error(picture, batch[name]) for name, picture in recon.items()}
+        return {
+            f"recon_{name}": self.error(picture, self.to_native(batch[name]))
+            for name, picture in recon.items()
+        }
+
+
+def _as_it_is(picture: Tensor) -> Tensor:
+    return picture
 
 
 def _to_slots(values: Float[Tensor, "P T *n"], packing: Packing) -> Float[Tensor, "B T K *n"]:

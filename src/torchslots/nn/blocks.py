@@ -11,17 +11,26 @@ from torchslots.nn.attention import MultiHeadAttention
 from torchslots.nn.init import dense
 
 NORM_EPS = 1e-6
-"""Epsilon of layer and group norms in flax (torch's default is 1e-5, Keras' 1e-3)."""
+"""Epsilon of layer and group norms in flax (torch's default is 1e-5)."""
+KERAS_NORM_EPS = 1e-3
+"""Epsilon of layer norms in Keras."""
 
 
-def layer_norm(size: int) -> nn.LayerNorm:
-    """Layer norm over the last axis with flax's epsilon."""
-    return nn.LayerNorm(size, eps=NORM_EPS)
+def layer_norm(size: int, eps: float = NORM_EPS) -> nn.LayerNorm:
+    """Layer norm over the last axis, by default with flax's epsilon."""
+    return nn.LayerNorm(size, eps=eps)
 
 
-def mlp(input_size: int, hidden: Sequence[int], output_size: int, *, pre_norm: bool = False) -> nn.Sequential:
+def mlp(
+    input_size: int,
+    hidden: Sequence[int],
+    output_size: int,
+    *,
+    pre_norm: bool = False,
+    norm_eps: float = NORM_EPS,
+) -> nn.Sequential:
     """Linear layers with ReLU between them, none behind the last; optionally a layer norm in front."""
-    layers: list[nn.Module] = [layer_norm(input_size)] if pre_norm else []
+    layers: list[nn.Module] = [layer_norm(input_size, norm_eps)] if pre_norm else []
     sizes = [input_size, *hidden]
     for wide, narrow in zip(sizes, sizes[1:]):
         layers += [dense(wide, narrow), nn.ReLU()]
@@ -40,14 +49,21 @@ class GRUCell(nn.Module):
         self.hidden_size = hidden_size
         gates = [dense(input_size, hidden_size).weight for _ in range(3)]
         self.weight_ih = nn.Parameter(torch.cat([gate.detach() for gate in gates]))
-        self.weight_hh = nn.Parameter(torch.cat([nn.init.orthogonal_(torch.empty(hidden_size, hidden_size)) for _ in gates]))
+        self.weight_hh = nn.Parameter(
+            torch.cat([nn.init.orthogonal_(torch.empty(hidden_size, hidden_size)) for _ in gates])
+        )
         self.bias_ih = nn.Parameter(torch.zeros(3 * hidden_size))
         self.bias_hh = nn.Parameter(torch.zeros(3 * hidden_size if full_bias else hidden_size))
 
     def forward(self, inputs: Float[Tensor, "*n I"], hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
         bias_hh = F.pad(self.bias_hh, (3 * self.hidden_size - self.bias_hh.numel(), 0))
         flat = torch.gru_cell(
-            inputs.flatten(0, -2), hidden.flatten(0, -2), self.weight_ih, self.weight_hh, self.bias_ih, bias_hh
+            inputs.flatten(0, -2),
+            hidden.flatten(0, -2),
+            self.weight_ih,
+            self.weight_hh,
+            self.bias_ih,
+            bias_hh,
         )
         return flat.view(hidden.shape)
 

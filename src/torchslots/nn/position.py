@@ -1,5 +1,7 @@
 """Where a token is: a coordinate grid, projected and added."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,19 +16,36 @@ def coordinate_grid(height: int, width: int) -> Float[Tensor, "H W 2"]:
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
 
 
+def soft_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
+    """(y, x, 1 - y, 1 - x) of each cell, from 0 to 1 (Locatello et al. 2020, appendix E)."""
+    near = (coordinate_grid(height, width) + 1) / 2
+    return torch.cat([near, 1 - near], dim=-1)
+
+
 class PositionEmbedding(nn.Module):
     """Add a linear map of the (y, x) grid to features (SAVi, appendix A).
 
-    The grid is a buffer that checkpoints carry: the originals store it beside the weights, and a stored grid is used as
-    it is. It pins the resolution.
+    The grid is a buffer that checkpoints carry: SAVi's originals store it beside the weights, and a stored grid is used
+    as it is. It pins the resolution.
+
+    Args:
+        grid: positions of the cells of a map of given height and width.
+        stored: whether checkpoints carry the grid.
     """
 
     grid: Tensor
 
-    def __init__(self, size: tuple[int, int], channels: int):
+    def __init__(
+        self,
+        size: tuple[int, int],
+        channels: int,
+        *,
+        grid: Callable[[int, int], Float[Tensor, "H W p"]] = coordinate_grid,
+        stored: bool = True,
+    ):
         super().__init__()
-        self.register_buffer("grid", coordinate_grid(*size))
-        self.project = dense(2, channels)
+        self.register_buffer("grid", grid(*size), persistent=stored)
+        self.project = dense(self.grid.shape[-1], channels)
 
     def forward(self, x: Float[Tensor, "*b C H W"]) -> Float[Tensor, "*b C H W"]:
         """Raises UserError where the feature map has another size than the grid."""

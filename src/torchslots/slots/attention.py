@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchslots.nn.blocks import GRUCell, layer_norm, mlp
+from torchslots.nn.blocks import NORM_EPS, GRUCell, layer_norm, mlp
 from torchslots.nn.init import dense
 from torchslots.shapes import Grouping, State
 
@@ -57,6 +57,8 @@ class SlotAttention(nn.Module):
             as the reference does.
         mlp_size: hidden width of the residual perceptron behind the recurrent unit; None (SAVi): none.
         normalizer: turns the softmax over slots into weights over tokens.
+        norm_eps: epsilon of the layer norms: flax's by default, 1e-3 in the Keras original.
+        full_bias: give the recurrent unit all of its hidden biases, as Keras and torch do and flax does not.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class SlotAttention(nn.Module):
         num_heads: int = 1,
         mlp_size: int | None = None,
         normalizer: Normalizer | None = None,
+        norm_eps: float = NORM_EPS,
+        full_bias: bool = False,
     ):
         super().__init__()
         qkv_size = qkv_size or slot_size
@@ -77,13 +81,16 @@ class SlotAttention(nn.Module):
         self.num_iterations, self.num_heads = num_iterations, num_heads
         self.normalizer = normalizer or eps_on_sum()
         head_size = qkv_size // num_heads
-        self.norm_inputs, self.norm_slots = layer_norm(input_size), layer_norm(slot_size)
+        self.norm_inputs = layer_norm(input_size, norm_eps)
+        self.norm_slots = layer_norm(slot_size, norm_eps)
         self.query = dense(slot_size, qkv_size, bias=False)
         self.key = dense(input_size, qkv_size, bias=False)
         self.value = dense(input_size, qkv_size, bias=False)
         self.merge: nn.Module = dense(qkv_size, head_size) if num_heads > 1 else nn.Identity()
-        self.gru = GRUCell(head_size, slot_size)
-        self.mlp = mlp(slot_size, [mlp_size], slot_size, pre_norm=True) if mlp_size else None
+        self.gru = GRUCell(head_size, slot_size, full_bias)
+        self.mlp = (
+            mlp(slot_size, [mlp_size], slot_size, pre_norm=True, norm_eps=norm_eps) if mlp_size else None
+        )
 
     def _heads(self, x: Float[Tensor, "*b n c"]) -> Float[Tensor, "*b h n d"]:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
@@ -103,7 +110,9 @@ class SlotAttention(nn.Module):
         gathered = self.normalizer(attn) @ inputs.values
         return self.merge(gathered.transpose(1, 2).flatten(2)), attn
 
-    def update(self, slots: Float[Tensor, "B K D"], gathered: Float[Tensor, "B K d"]) -> Float[Tensor, "B K D"]:
+    def update(
+        self, slots: Float[Tensor, "B K D"], gathered: Float[Tensor, "B K d"]
+    ) -> Float[Tensor, "B K D"]:
         """Gated step from the old slots, and the residual perceptron where there is one."""
         slots = self.gru(gathered, slots)
         return slots if self.mlp is None else slots + self.mlp(slots)
