@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import pickle
-import sys
-import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from torch import nn
 import torchslots
 from torchslots import hub
 from torchslots.errors import UserError
+from torchslots.recipes import catalog, savi
 from torchslots.training.recipe import ModelConfig, from_dict
 
 
@@ -33,22 +32,20 @@ class TinyModel(nn.Module):
         self.convolution = nn.Conv2d(*config.channels, 3)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def tiny_catalog(monkeypatch):
-    def build_family(family, values):
+    def build_family(family, values, where):
         if family != "tiny":
             raise UserError(f"No family is called {family!r}; there is: tiny.")
-        config = from_dict(TinyConfig, values, "model")
+        config = from_dict(TinyConfig, values, where)
         return config, TinyModel(config)
 
-    catalog = types.ModuleType("torchslots.recipes.catalog")
-    catalog.build_family = build_family  # pyright: ignore[reportAttributeAccessIssue]
-    catalog.family_of = lambda config: "tiny"  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "torchslots.recipes.catalog", catalog)
+    monkeypatch.setattr(catalog, "build_family", build_family)
+    monkeypatch.setattr(catalog, "family_of", lambda config: "tiny")
 
 
 @pytest.fixture
-def model():
+def model(tiny_catalog):
     return TinyModel(TinyConfig())
 
 
@@ -76,13 +73,35 @@ def test_what_was_saved_comes_back_bit_for_bit_in_eval_mode_with_its_config(mode
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
-def test_other_numbers_build_another_model(tmp_path):
+@pytest.mark.parametrize("name", ["savi_small", "savi_plus_plus"])
+def test_a_recipe_survives_config_json(tmp_path, name):
+    config = catalog.recipe(name).model
+    file = tmp_path / hub.CONFIG_NAME
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    family = catalog.family_of(config)
+    file.write_text(json.dumps({"torchslots": torchslots.__version__, "family": family, "model": values}))
+    read_family, read_values = hub._read_config(file)
+    assert from_dict(catalog.FAMILIES[read_family].config, read_values, name) == config
+
+
+def test_a_model_of_a_recipe_predicts_the_same_after_loading(tmp_path):
+    config = dataclasses.replace(
+        catalog.recipe("savi_small").model, conditioning="learned", num_slots=3, resolution=(16, 16),
+        decoder=savi.DecoderConfig(grid=(4, 4), channels=(8, 8), strides=(2, 2)),
+    )  # fmt: skip
+    model = catalog.build(config).eval()
+    model.save_pretrained(tmp_path)
+    batch = {"video": torch.rand(1, 2, 3, 16, 16)}
+    assert torch.equal(hub.load_model(tmp_path).predict(batch).masks, model.predict(batch).masks)
+
+
+def test_other_numbers_build_another_model(tmp_path, tiny_catalog):
     config = TinyConfig(width=7, channels=(3, 5))
     hub.save_pretrained(TinyModel(config), config, tmp_path)
     assert hub.load_model(tmp_path).layer.weight.shape == (7, 7)
 
 
-def test_channels_last_and_tied_weights_are_saved(tmp_path):
+def test_channels_last_and_tied_weights_are_saved(tmp_path, tiny_catalog):
     model = TinyModel(TinyConfig()).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model.layer.bias = nn.Parameter(model.layer.weight[0].detach())
     hub.save_pretrained(model, TinyConfig(), tmp_path)

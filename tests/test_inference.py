@@ -30,7 +30,7 @@ class PainterConfig:
 
 
 class Painter(ObjectCentricModel):
-    """Slots by colour: 0 red, 1 what is left, 2 green. Counts frames in its state; notes what it was given."""
+    """Slots by colour: 0 red, 1 what is left, 2 green. Counts frames in its state; notes what it is given."""
 
     def __init__(self, resolution=(32, 32), conditioned=False):
         nn.Module.__init__(self)

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from torchslots import __version__
 from torchslots.errors import UserError
+from torchslots.model import ObjectCentricModel
+from torchslots.recipes import catalog
 from torchslots.training.recipe import ModelConfig
 
 CONFIG_NAME = "config.json"
@@ -46,9 +48,7 @@ def save_pretrained(
     Raises:
         UserError: the folder cannot be written or the disk is full; a model that was there stays as it was.
     """
-    from torchslots.recipes.catalog import family_of
-
-    folder, family = Path(folder), family_of(config)
+    folder, family = Path(folder), catalog.family_of(config)
     settings = {"torchslots": __version__, "family": family, "model": dataclasses.asdict(config)}
     tensors = {name: _own_copy(tensor) for name, tensor in model.state_dict().items()}
     with _replaced_together(folder, (WEIGHTS_NAME, CONFIG_NAME)) as (weights_file, config_file):
@@ -60,7 +60,7 @@ def save_pretrained(
 
 def load_model(
     path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
-) -> Any:
+) -> ObjectCentricModel:
     """The model saved in a folder, in a run of `torchslots train`, or on the hub, in eval mode.
 
     The returned `ObjectCentricModel` carries its numbers as `model.config`.
@@ -180,14 +180,12 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _rebuild(file: Path) -> tuple[ModelConfig, Any]:
+def _rebuild(file: Path) -> tuple[ModelConfig, ObjectCentricModel]:
     """Build the model that config.json describes, with fresh weights and torch's random state unmoved."""
-    from torchslots.recipes.catalog import build_family
-
     family, values = _read_config(file)
     try:
         with torch.random.fork_rng(devices=[]):
-            return build_family(family, values)
+            return catalog.build_family(family, values, "`model`")
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError, MemoryError) as error:
