@@ -12,7 +12,7 @@ import torch.multiprocessing
 from torch import nn
 
 from torchslots.errors import UserError
-from torchslots.metrics.scores import DEFINITIONS
+from torchslots.metrics.scores import DEFINITIONS, LABELS
 from torchslots.metrics.segmentation import contingency, fg_ari, miou
 from torchslots.shapes import Prediction, State
 from torchslots.training.baselines import BoxCopy, boxes_around, fill_boxes
@@ -82,7 +82,7 @@ def _batch(first: int, size: int, num_frames: int = 7, num_objects: int = 3) -> 
 def test_a_perfect_model_scores_one_and_knows_it_was_asked_in_slices():
     model = Oracle(order=[2, 0, 3, 1]).train()
     report = evaluate(model, [_batch(0, 2), _batch(2, 1)], _CONFIG, draw=0)
-    assert set(report.metrics) == set(DEFINITIONS)
+    assert set(report.metrics) == set(DEFINITIONS) == set(LABELS)
     assert all(value == pytest.approx(1) for value in report.metrics.values())
     assert report.num_videos == 3 and report.notes == []
     assert model.lengths == [3, 3, 1] * 2 and not any(model.recon_requests)
@@ -224,7 +224,7 @@ def test_compare_lists_every_figure_once():
     other = EvalReport({"fg_ari": 0.25}, {}, 1, {}, [], {})
     header, rows = compare({"ours": some, "box copy": other})
     assert header == ["", "ours", "box copy"]
-    assert rows == [["fg_ari", "50.0 %", "25.0 %"], ["loss_a", "2", ""]]
+    assert rows == [["FG-ARI", "50.0 %", "25.0 %"], ["loss_a", "2", ""]]
 
 
 def test_boxes_are_filled_smaller_over_larger():

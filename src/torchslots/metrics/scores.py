@@ -21,28 +21,39 @@ from torchslots.metrics.segmentation import (
     num_foreground,
 )
 
-_WHOLE = "all pixels of all frames of a video in one table, so that a slot must keep its object over time"
-_FRAMES = "each frame by itself, mean over all frames of all videos"
-_FIRST = "the first frame, which a conditioned model was shown, left out"
-_FG = "Adjusted Rand index over the pixels of objects (true background left out, predicted background kept)"
-_ALL = "Adjusted Rand index over all pixels, background included"
-_ONE = "1 where the index is undefined, as in a video without objects"
 DEFINITIONS: dict[str, str] = {
-    "fg_ari": f"{_FG}; {_WHOLE}; first frame included; mean over videos; {_ONE}.",
-    "ari": f"{_ALL}; {_WHOLE}; first frame included; mean over videos; {_ONE}.",
-    "fg_ari_no_first": f"{_FG}; {_WHOLE}; {_FIRST}; mean over videos; {_ONE}.",
-    "ari_no_first": f"{_ALL}; {_WHOLE}; {_FIRST}; mean over videos; {_ONE}.",
-    "fg_ari_frame": f"{_FG}; {_FRAMES}; {_ONE}.",
-    "ari_frame": f"{_ALL}; {_FRAMES}; {_ONE}.",
-    "fg_ari_frame_no_first": f"{_FG}; {_FRAMES}; {_FIRST}; {_ONE}.",
-    "ari_frame_no_first": f"{_ALL}; {_FRAMES}; {_FIRST}; {_ONE}.",
-    "miou": "Intersection over union of objects, background among them, matched one to one with slots "
-    f"(Hungarian), mean over objects, then over videos; {_WHOLE}.",
-    "fg_miou": "As mIoU without background; videos without objects are left out.",
-    "mbo": "Best intersection over union that any slot has with each object (background not among them), "
-    f"mean over objects, then over videos; {_WHOLE}; videos without objects are left out.",
+    "fg_ari": "Adjusted Rand index of slots and objects over the pixels of objects (true background left "
+    "out, predicted background kept), all frames of a video together, so that a slot must keep its object; "
+    "first frame included; 1 where undefined, as in a video without objects; mean over videos.",
+    "ari": "As fg_ari, over all pixels, background included.",
+    "fg_ari_no_first": "As fg_ari, without the first frame, which a conditioned model is shown.",
+    "ari_no_first": "As ari, without the first frame.",
+    "fg_ari_frame": "As fg_ari, but each frame by itself; mean over all frames of all videos.",
+    "ari_frame": "As ari, but each frame by itself; mean over all frames of all videos.",
+    "fg_ari_frame_no_first": "As fg_ari_frame, without first frames.",
+    "ari_frame_no_first": "As ari_frame, without first frames.",
+    "miou": "Intersection over union of each object, background among them, with the slot that one-to-one "
+    "(Hungarian) matching gives it, all frames of a video together; mean over objects, then over videos.",
+    "fg_miou": "As miou, without background; videos without objects are left out.",
+    "mbo": "Best intersection over union that any slot has with each object, without background, all frames of "
+    "a video together; mean over objects, then over videos; videos without objects are left out.",
 }
 """What each figure of `SegmentationScores.compute` means; all lie in [0, 1], ARI may be slightly negative."""
+
+LABELS: dict[str, str] = {
+    "fg_ari": "FG-ARI",
+    "ari": "ARI",
+    "fg_ari_no_first": "FG-ARI, first frame left out",
+    "ari_no_first": "ARI, first frame left out",
+    "fg_ari_frame": "FG-ARI of single frames",
+    "ari_frame": "ARI of single frames",
+    "fg_ari_frame_no_first": "FG-ARI of single frames, first left out",
+    "ari_frame_no_first": "ARI of single frames, first left out",
+    "miou": "mIoU",
+    "fg_miou": "mIoU without background",
+    "mbo": "mBO",
+}
+"""The same figures as a reader's table names them."""
 
 _VIDEO_SCORES = {"fg_ari": fg_ari, "ari": ari, "miou": miou, "fg_miou": fg_miou, "mbo": mbo}
 _LATER_SCORES = {"fg_ari_no_first": fg_ari, "ari_no_first": ari}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchslots import draw as pictures
 from torchslots import video
 from torchslots.errors import UserError
-from torchslots.metrics.scores import DEFINITIONS, SegmentationScores
+from torchslots.metrics.scores import DEFINITIONS, LABELS, SegmentationScores
 from torchslots.shapes import Batch, Prediction, State
 from torchslots.training.baselines import BoxCopy
 from torchslots.training.drawn import DRAWN_FRAMES, Drawing, DrawnVideo
@@ -114,7 +114,12 @@ def compare(reports: Mapping[str, EvalReport]) -> tuple[list[str], list[list[str
     rows = []
     for name in names:
         values = [report.metrics.get(name) for report in reports.values()]
-        rows.append([name, *("" if value is None else format_figure(name, value) for value in values)])
+        rows.append(
+            [
+                LABELS.get(name, name),
+                *("" if value is None else format_figure(name, value) for value in values),
+            ]
+        )
     return ["", *reports], rows
 
 
