@@ -10,6 +10,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchslots.errors import UserError
 from torchslots.training.recipe import OptimConfig
 
+EPSILON = 1e-8
+"""What Adam adds to the root of the second moment."""
+
 
 def cosine_with_warmup(step: int, *, peak: float, warmup_steps: int, num_steps: int) -> float:
     """Learning rate of the update that follows `step` finished ones: linear from zero, then a half cosine to
@@ -27,14 +30,53 @@ def cosine_with_warmup(step: int, *, peak: float, warmup_steps: int, num_steps: 
     return 0.5 * peak * (1.0 + math.cos(math.pi * done))
 
 
+def exponential_with_warmup(
+    step: int, *, peak: float, warmup_steps: int, decay_rate: float, decay_steps: int
+) -> float:
+    """Learning rate of the update that follows `step` finished ones: linear from zero, times a continuous
+    exponential decay that runs during warm-up too.
+
+    Slot Attention's schedule; the first update has rate 0.
+
+    Args:
+        decay_rate: factor for every `decay_steps` steps.
+    """
+    warm = step / warmup_steps if step < warmup_steps else 1.0
+    return peak * warm * decay_rate ** (step / decay_steps)
+
+
 def schedule(config: OptimConfig) -> Callable[[int], float]:
     """The recipe's learning rate as a function of the updates done."""
+
+    def decayed(step: int) -> float:
+        return exponential_with_warmup(
+            step,
+            peak=config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            decay_rate=config.decay_rate,
+            decay_steps=config.decay_steps,
+        )
 
     def rate(step: int) -> float:
         return cosine_with_warmup(
             step, peak=config.learning_rate, warmup_steps=config.warmup_steps, num_steps=config.num_steps
         )
 
+    return decayed if config.schedule == "exponential" else rate
+
+
+def prepare_update(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:
+    """Set the learning rate, and where the recipe asks for it Keras' epsilon, of the update that follows `step`
+    finished ones; returns the rate.
+
+    Keras divides by sqrt(v) + eps before it corrects the bias of v, torch after it: an epsilon that is larger by
+    1 / sqrt(1 - beta2^t) makes torch's form the same. It matters for gradients below about 1e-6.
+    """
+    rate = schedule(config)(step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        if config.epsilon_hat:
+            group["eps"] = EPSILON / math.sqrt(1.0 - group["betas"][1] ** (step + 1))
     return rate
 
 
@@ -46,7 +88,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def adam(model: nn.Module) -> torch.optim.Adam:
     """Adam with the reference's constants (0.9, 0.999, 1e-8): one fused kernel on CUDA, foreach elsewhere.
 
-    The learning rate is set before each step by whoever runs the schedule.
+    `prepare_update` sets the learning rate before each step.
 
     Raises:
         UserError: the model has nothing to train.
@@ -56,7 +98,7 @@ def adam(model: nn.Module) -> torch.optim.Adam:
         raise UserError(f"{type(model).__name__} has no trainable parameter: every one is frozen.")
     on_cuda = all(parameter.is_cuda for parameter in parameters)
     choice = {"fused": True} if on_cuda else {"foreach": True}
-    return torch.optim.Adam(parameters, lr=0.0, betas=(0.9, 0.999), eps=1e-8, **choice)
+    return torch.optim.Adam(parameters, lr=0.0, betas=(0.9, 0.999), eps=EPSILON, **choice)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:

@@ -49,6 +49,15 @@ class OptimConfig:
     """Global L2 norm to which gradients are clipped; None: not clipped."""
     ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, used for evaluation; None: no average."""
+    schedule: Literal["cosine", "exponential"] = "cosine"
+    """After warm-up: a half cosine to zero at `num_steps`; or `decay_rate` for every `decay_steps`, from step 0."""
+    decay_rate: float = 0.5
+    """Factor of the exponential schedule for every `decay_steps`."""
+    decay_steps: int = 100_000
+    """Steps in which the exponential schedule falls by `decay_rate`; it falls a little in each."""
+    epsilon_hat: bool = False
+    """Adam's epsilon is added before the bias of the second moment is corrected, as Keras does (Kingma and Ba 2015,
+    end of section 2)."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,9 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType) and value is not None:
         options = [option for option in typing.get_args(hint) if option is not types.NoneType]
         return _revive(_fitting(options, value), value, where)
-    if hint in (int, float, str, bool) and not (isinstance(value, hint) or (hint is float and isinstance(value, int))):
+    if hint in (int, float, str, bool) and not (
+        isinstance(value, hint) or (hint is float and isinstance(value, int))
+    ):
         raise UserError(f"{where} should be {hint.__name__}, got {value!r}.")
     return value
 
@@ -146,7 +157,7 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
 def _fitting(options: list[Any], value: Any) -> Any:
     """Of a union's types the first dataclass that has all of the given fields, else the first type."""
     for option in options:
-        if dataclasses.is_dataclass(option) and isinstance(value, dict):
-            if set(value) <= {field.name for field in dataclasses.fields(option)}:
-                return option
+        known = {field.name for field in dataclasses.fields(option)} if dataclasses.is_dataclass(option) else set()
+        if isinstance(value, dict) and set(value) <= known:
+            return option
     return options[0]

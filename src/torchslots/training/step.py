@@ -90,7 +90,6 @@ class TrainStep:
         self.stopped = False
         """All processes know that one of them was asked to stop."""
         self._config, self._train = config, train
-        self._rate = optim.schedule(config)
         self._parameters = list(optim.trainable(self.model).values())
         self._update = self.accelerator.prepare_optimizer(self.optimizer)
         self._forward = self.accelerator.prepare_model(_losses(self.model, train.compile))
@@ -109,9 +108,7 @@ class TrainStep:
             NonFinite: this step's loss or gradient on the CPU; on CUDA, the step's before.
         """
         seed_step(self._train.seed, step, self.accelerator.process_index)
-        rate = self._rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = optim.prepare_update(self.optimizer, self._config, step)
         losses = self._backward(batch)
         report = StepReport(losses, self._clip(), rate)
         earlier, self._pending = self._pending, self._flag(step, report, batch, stop)
