@@ -1,4 +1,4 @@
-"""What a MOVi record holds (Greff et al., Kubric, 2022): kind and shape of every feature, and their decoding."""
+"""What a MOVi record holds (Greff et al., Kubric, 2022): the features, their kinds and shapes, decoding."""
 
 from collections.abc import Callable
 from pathlib import Path

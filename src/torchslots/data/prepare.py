@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchslots.data.catalog import open_dataset
 from torchslots.data.clip import clip_window, finish_clip
 from torchslots.data.loader import ClipDataset
 from torchslots.data.tfrecord import CorruptRecord, atomic_file
@@ -36,6 +37,7 @@ _VERSION = 1
 _VIDEOS_PER_SHARD = 64
 _TARGETS = ("video", "segmentations", "boxes", "flow", "depth")
 _RANGES = ("flow_range", "depth_range")
+_DEFAULT = DataConfig()
 _AGAIN = "Prepare it for this recipe in another folder, or change the recipe's data settings."
 
 
@@ -73,8 +75,35 @@ class _Entry(NamedTuple):
     width: int
 
 
+def data_prepare(
+    root: Path,
+    out: Path,
+    *,
+    splits: tuple[str, ...] = ("train", "validation"),
+    config: DataConfig = _DEFAULT,
+    num_workers: int = 0,
+    skip_corrupt: bool = False,
+) -> None:
+    """Cache only what a recipe needs of a data set, ready to train from with `--data prepared --root OUT`.
+
+    Args:
+        root: Folder of the data set.
+        out: Folder to write; the same command goes on where it was interrupted.
+        splits: Splits to prepare.
+        config: The recipe's data settings.
+        num_workers: Processes that write; 0: this one.
+        skip_corrupt: Leave out records that cannot be read; without, the first one ends the work.
+    """
+    for split in splits:
+        dataset = open_dataset(config.dataset, root, split, config, True)
+        done = prepare(dataset, out, num_workers=num_workers, skip_corrupt=skip_corrupt)
+        print(f"{done.folder}: {done.num_videos} videos, {done.num_bytes / 1e6:,.1f} MB")
+        for message in done.left_out:
+            print(f"left out: {message}")
+
+
 def prepare(dataset: ClipDataset, out: Path, *, num_workers: int = 0, skip_corrupt: bool = False) -> Prepared:
-    """Write all videos of a split below `out`; run again after an interruption, it goes on with what is missing.
+    """Write all videos of a split below `out`; run again after an interruption, it goes on where it was.
 
     Args:
         dataset: Opened with the `DataConfig` of the recipe that will train on the result.
@@ -82,13 +111,11 @@ def prepare(dataset: ClipDataset, out: Path, *, num_workers: int = 0, skip_corru
         skip_corrupt: Leave out records that cannot be read; without, the first one ends the work.
 
     Raises:
-        UserError: this kind of data set cannot be prepared, `out` holds something prepared otherwise or cannot be
-            written, or the data are wrong.
+        UserError: this kind of data set cannot be prepared, `out` holds something prepared otherwise or cannot
+            be written, or the data are wrong.
     """
     if not isinstance(dataset, StoredClips):
-        raise UserError(
-            "Only data sets of record files can be prepared (MOVi and what `data generate` makes)."
-        )
+        raise UserError("Only sets of record files can be prepared: MOVi, and what `data generate` makes.")
     folder = Path(out) / dataset.split
     wanted = _fingerprint(dataset.config) | {"num_examples": len(dataset)}
     _begin(folder, wanted)
@@ -280,13 +307,15 @@ def _check(folder: Path, config: DataConfig) -> None:
     if not found.get("complete"):
         raise UserError(f"{folder} is not finished. Run the same `torchslots data prepare` again.")
     made, wanted = found["made_for"], _fingerprint(config)
+    del wanted["dataset"]
     missing = set(wanted.pop("keys")) - set(made.get("keys", ()))
     if missing:
         raise UserError(f"{folder} was prepared without `{missing.pop()}`. {_AGAIN}")
     for field, value in wanted.items():
         if made.get(field) != value:
             raise UserError(
-                f"{folder} was prepared with `{field}` = {made.get(field)!r}, the recipe has {value!r}. {_AGAIN}"
+                f"{folder} was prepared with `{field}` = {made.get(field)!r}, the recipe has {value!r}. "
+                f"{_AGAIN}"
             )
 
 
