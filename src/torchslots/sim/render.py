@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from torchslots.sim.camera import FOCAL_LENGTH, SENSOR_WIDTH
 from torchslots.sim.light import Shadows, dot, toward
 from torchslots.sim.raycast import (
     DOME_RADIUS,
@@ -20,10 +21,9 @@ from torchslots.sim.raycast import (
 from torchslots.sim.scene import Scene
 
 Colors = Float32[np.ndarray, "3 n"]
-_EXPOSURE = 1.08
 _BOUNCE = 0.5
 """Part of the floor's light that reaches surfaces turned down."""
-_GLOSS = {True: (60.0, 1.6), False: (18.0, 0.10)}
+_GLOSS = {True: (250.0, 14.0), False: (12.0, 0.035)}
 """Exponent and strength of a lamp's highlight, on metal and on rubber."""
 
 
@@ -39,7 +39,12 @@ def render_video(
         if len(seen.rays.rays):
             picture[:, seen.rays.rays] = _body_colors(scene, shadows, grid, number, seen)
     picture = picture.reshape(3, grid.num_frames, size, samples, size, samples).mean((3, 5))
-    return to_srgb(picture.transpose(1, 2, 3, 0) * np.float32(_EXPOSURE))
+    return to_srgb(develop(picture.transpose(1, 2, 3, 0)))
+
+
+def develop(scene: Float32[np.ndarray, "*any"]) -> Float32[np.ndarray, "*any"]:
+    """Compress highlights as film does: 0.13 stays, 1 becomes 0.42, 10 becomes 1."""
+    return (1.5 * scene + 0.16 * scene * scene) / (1 + 3 * scene)
 
 
 def to_srgb(linear: Float32[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any"]:
@@ -76,8 +81,8 @@ def _surroundings(
         shadows.on_floor(number, grid, lambda frame: places[at(frame)][0], is_floor)
         for number in range(len(scene.lights))
     ]
-    albedo = [np.where(floor, _floor_albedo(scene, points), 0) for points, floor in places]
-    sky = [np.where(floor, 0, _sky(scene, points)) for points, floor in places]
+    albedo = [_floor_colors(scene, grid, t, *places[t]) for t in range(count)]
+    sky = [np.where(floor, 0, scene.backdrop.sky_color(points)) for points, floor in places]
     picture = np.empty((3, grid.num_frames * grid.per_frame), np.float32)
     for frame in range(grid.num_frames):
         part, k = slice(frame * grid.per_frame, (frame + 1) * grid.per_frame), at(frame)
@@ -89,17 +94,18 @@ def _surroundings(
     return picture
 
 
+def _floor_colors(scene: Scene, grid: RayGrid, frame: int, points: Vectors, is_floor: np.ndarray) -> Colors:
+    """Reflectance of the floor, 0 in the sky."""
+    offset = points - grid.camera.positions[frame].astype(np.float32)[:, None]
+    distance = np.sqrt(dot(offset, offset))
+    slant = np.maximum(-offset[2] / distance, np.float32(0.02))
+    footprint = distance * np.float32(SENSOR_WIDTH / FOCAL_LENGTH / grid.size) / np.sqrt(slant)
+    return np.where(is_floor, scene.backdrop.floor_color(points, footprint), 0)
+
+
 def _floor_light(scene: Scene, number: int, points: Vectors) -> Float32[np.ndarray, "n"]:
     way, strength = toward(scene.lights[number], points)
     return strength * np.maximum(way[2], 0)
-
-
-def _floor_albedo(scene: Scene, points: Vectors) -> Colors:
-    return np.broadcast_to(scene.backdrop.floor.astype(np.float32)[:, None], points.shape)
-
-
-def _sky(scene: Scene, points: Vectors) -> Colors:
-    return np.broadcast_to(scene.backdrop.sky_low.astype(np.float32)[:, None], points.shape)
 
 
 def _body_colors(scene: Scene, shadows: Shadows, grid: RayGrid, number: int, seen: Seen) -> Colors:
@@ -141,7 +147,7 @@ def _lamps(scene, shadows: Shadows, number: int, rays: RaySet, points, normals, 
 def _ambient(scene: Scene, normals: Vectors) -> Colors:
     """Sky light from above, the floor's from below."""
     up = 0.5 + 0.5 * normals[2]
-    floor = scene.backdrop.floor.astype(np.float32) * np.float32(1.3 * _BOUNCE)
+    floor = np.array(scene.backdrop.floor, np.float32) * np.float32(1.3 * _BOUNCE)
     return np.stack([np.float32(scene.ambient) * (0.4 + 0.6 * up) + floor[c] * (1 - up) for c in range(3)])
 
 
@@ -165,7 +171,9 @@ def _reflected_floor(scene: Scene, points: Vectors, ways: Vectors) -> Colors:
     for number, light in enumerate(scene.lights):
         received += _floor_light(scene, number, spot) * np.array(light.color, np.float32)[:, None]
     seen = np.clip(-ways[2] * 12 + 0.5, 0, 1)
-    return _floor_albedo(scene, spot) * received * seen + _sky(scene, ways) * (1 - seen)
+    footprint = np.full_like(seen, 0.1)
+    floor = scene.backdrop.floor_color(spot, footprint) * received
+    return floor * seen + scene.backdrop.sky_color(ways) * (1 - seen)
 
 
 def _reflect_body(scene, placed: PlacedBody, mirror: PlacedBody, rays, points, ways, nearest, colors) -> None:

@@ -1,16 +1,31 @@
-"""Procedural surfaces: solids with patterns, floors and skies. Linear colours 0..1, components [3, n]."""
+"""Procedural surfaces: patterns through solids, floors with relief, skies. Linear colours 0..1 as components [3, n]."""
 
+import colorsys
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 Points = Float32[np.ndarray, "3 n"]
 Colors = Float32[np.ndarray, "3 n"]
 Vector = tuple[float, float, float]
+Rng = np.random.Generator
 
 FLOOR_GRAY = 0.0953
 """MOVi-A's floor: CLEVR's gray in linear light."""
+_TILE, _SKY_HEIGHT, _SKY_WIDTH = 256, 64, 256
+_GROUNDS = {
+    "sand": ((0.32, 0.26, 0.18), (0.46, 0.40, 0.31), 1.9),
+    "grass": ((0.05, 0.08, 0.03), (0.20, 0.22, 0.11), 1.2),
+    "asphalt": ((0.06, 0.065, 0.075), (0.17, 0.175, 0.185), 1.0),
+    "earth": ((0.09, 0.055, 0.035), (0.24, 0.16, 0.11), 1.6),
+    "concrete": ((0.17, 0.165, 0.155), (0.30, 0.29, 0.275), 2.1),
+    "carpet": ((0.13, 0.05, 0.05), (0.26, 0.13, 0.12), 0.8),
+    "snow": ((0.36, 0.39, 0.44), (0.52, 0.54, 0.57), 2.2),
+}
+"""Darkest and lightest colour, and the exponent of the relief's spectrum (large: only broad forms)."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +33,9 @@ class SolidTexture:
     """A pattern through a body: bands of three colours along a sum of plane waves."""
 
     name: str
-    palette: np.ndarray
-    waves: np.ndarray
-    phases: np.ndarray
+    palette: Float32[np.ndarray, "3 3"]
+    waves: Float32[np.ndarray, "waves 3"]
+    phases: Float32[np.ndarray, "waves"]
     sharpness: float
 
     @property
@@ -32,34 +47,139 @@ class SolidTexture:
     def color(self, points: Points) -> Colors:
         """The colour at `points` inside [-1, 1]^3."""
         height = np.zeros_like(points[0])
-        for wave, phase in zip(self.waves, self.phases):
-            height += np.sin(points[0] * wave[0] + points[1] * wave[1] + points[2] * wave[2] + phase)
-        height *= np.float32(self.sharpness / np.sqrt(len(self.waves)))
+        for (x, y, z), phase in zip(self.waves, self.phases):
+            height += np.sin(points[0] * x + points[1] * y + points[2] * z + phase)
+        height *= np.float32(self.sharpness / math.sqrt(len(self.waves)))
         first = np.clip(0.5 + height, 0, 1)
         second = np.clip(0.5 + height - np.float32(0.8 * self.sharpness), 0, 1)
         low, middle, high = self.palette[:, :, None]
         return low + (middle - low) * first + (high - middle) * second
 
 
+class Relief:
+    """A square picture that repeats over the floor, kept at several sizes so that far away it does not flicker."""
+
+    def __init__(self, picture: Float32[np.ndarray, "3 N N"], metres: float) -> None:
+        self.size = picture.shape[1]
+        self.texel = metres / self.size
+        levels = [picture]
+        while levels[-1].shape[1] > 1:
+            half = levels[-1].shape[1] // 2
+            levels.append(levels[-1].reshape(3, half, 2, half, 2).mean((2, 4)))
+        self.texels = np.concatenate([level.reshape(3, -1) for level in levels], 1)
+        counts = [level.shape[1] ** 2 for level in levels]
+        self.starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32)
+
+    def color(self, points: Points, footprint: Float32[np.ndarray, "n"]) -> Colors:
+        """Colours on the floor; `footprint` is how many metres of it one ray stands for."""
+        level = np.log2(np.maximum(footprint / np.float32(self.texel), 1)).astype(np.int32)
+        level = np.minimum(level, len(self.starts) - 1)
+        across, down = (self._texel(values) >> level for values in points[:2])
+        return self.texels[:, self.starts[level] + down * (self.size >> level) + across]
+
+    def _texel(self, values: Float32[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+        return np.floor(values / np.float32(self.texel)).astype(np.int32) & (self.size - 1)
+
+
 @dataclass(frozen=True)
 class Backdrop:
-    """Floor and sky. `waves` are the floor's relief (none: plain)."""
+    """Floor and sky: `floor` and `sky` are mean colours; without pictures both are plain."""
 
     name: str
-    floor: np.ndarray
-    floor_relief: np.ndarray
-    waves: np.ndarray
-    phases: np.ndarray
-    sky_low: np.ndarray
-    sky_high: np.ndarray
+    floor: Vector
+    sky: Vector
+    relief: Relief | None = None
+    sky_picture: Float32[np.ndarray, "3 P Q"] | None = None
+
+    @cached_property
+    def sky_texels(self) -> Float32[np.ndarray, "3 n"]:
+        """The sky's picture, elevation by elevation."""
+        assert self.sky_picture is not None
+        return self.sky_picture.reshape(3, -1)
+
+    def floor_color(self, points: Points, footprint: Float32[np.ndarray, "n"]) -> Colors:
+        """Reflectance of the floor at world points."""
+        if self.relief is None:
+            return np.broadcast_to(np.array(self.floor, np.float32)[:, None], points.shape)
+        return self.relief.color(points, footprint)
+
+    def sky_color(self, ways: Points) -> Colors:
+        """Light from a direction (any length)."""
+        if self.sky_picture is None:
+            return np.broadcast_to(np.array(self.sky, np.float32)[:, None], ways.shape)
+        flat = np.hypot(ways[0], ways[1])
+        rise = np.arctan2(np.maximum(ways[2], 0), flat) * np.float32(2 / math.pi * _SKY_HEIGHT)
+        turn = np.arctan2(ways[1], ways[0]) * np.float32(_SKY_WIDTH / (2 * math.pi))
+        row = np.minimum(rise.astype(np.int32), _SKY_HEIGHT - 1)
+        column = np.floor(turn).astype(np.int32) % _SKY_WIDTH
+        return self.sky_texels[:, row * _SKY_WIDTH + column]
 
 
-def sample_solid_texture(rng: np.random.Generator) -> SolidTexture:
-    """Stripes, checks or blotches in three colours."""
-    raise NotImplementedError
+def sample_solid_texture(rng: Rng) -> SolidTexture:
+    """Stripes along an axis, checks, or blotches in three colours."""
+    kind = ("stripes", "checks", "blotches", "bands")[rng.integers(4)]
+    if kind == "stripes":
+        waves = rng.normal(size=(1, 3)) * 6
+    elif kind == "bands":
+        waves = np.eye(3)[[2]] * rng.uniform(3, 9)
+    elif kind == "checks":
+        waves = np.eye(3) * rng.uniform(4, 10)
+    else:
+        waves = rng.normal(size=(6, 3)) * rng.uniform(2.5, 5)
+    phases = rng.uniform(0, 2 * math.pi, len(waves)).astype(np.float32)
+    name = f"{kind}_{int(rng.integers(1 << 24)):06x}"
+    return SolidTexture(name, _palette(rng), waves.astype(np.float32), phases, float(rng.uniform(1.5, 8)))
 
 
-def sample_backdrop(textured: bool, rng: np.random.Generator) -> Backdrop:
-    """MOVi-A's plain gray floor, or a floor with relief under a sky."""
-    gray = np.full(3, FLOOR_GRAY)
-    return Backdrop("clevr", gray, gray, np.zeros((0, 2)), np.zeros(0), np.full(3, 0.02), np.full(3, 0.02))
+def _palette(rng: Rng) -> Float32[np.ndarray, "3 3"]:
+    """A ground colour, a second one of other lightness, and a small share of a third of another hue."""
+    hue = rng.uniform()
+    colors = [
+        colorsys.hsv_to_rgb(hue, rng.uniform(0.1, 0.95), rng.uniform(0.15, 0.9)),
+        colorsys.hsv_to_rgb((hue + rng.uniform(-0.1, 0.1)) % 1, rng.uniform(0, 0.7), rng.uniform(0.1, 1.0)),
+        colorsys.hsv_to_rgb((hue + rng.uniform(0.3, 0.7)) % 1, rng.uniform(0.3, 1), rng.uniform(0.3, 1.0)),
+    ]
+    return (np.array(colors) ** 2.2).astype(np.float32)
+
+
+def sample_backdrop(textured: bool, rng: Rng) -> Backdrop:
+    """MOVi-A's plain gray floor, or a ground with relief under a sky with a horizon."""
+    if not textured:
+        gray = (FLOOR_GRAY,) * 3
+        return Backdrop("clevr", gray, (0.03, 0.03, 0.03))
+    kind = list(_GROUNDS)[rng.integers(len(_GROUNDS))]
+    low, high, exponent = _GROUNDS[kind]
+    height = 0.5 + 0.22 * _noise(_TILE, _TILE, exponent, rng)
+    tint = _channels(rng.uniform(0.85, 1.15, 3))
+    picture = (_channels(low) + (_channels(high) - _channels(low)) * height) * tint
+    relief = Relief(np.clip(picture, 0.01, 0.9).astype(np.float32), metres=float(rng.uniform(7, 14)))
+    sky = _sky_picture(np.array(low) + 0.03, rng)
+    r, g, b = (float(value) for value in picture.mean((1, 2)))
+    x, y, z = (float(value) for value in sky.mean((1, 2)))
+    return Backdrop(f"{kind}_{int(rng.integers(1 << 24)):06x}", (r, g, b), (x, y, z), relief, sky)
+
+
+def _sky_picture(ground: np.ndarray, rng: Rng) -> Float32[np.ndarray, "3 P Q"]:
+    """Blue or overcast above, clouds, and a skyline of hills, trees or houses; rows go from the horizon up."""
+    rise = np.linspace(0, 1, _SKY_HEIGHT)[None, :, None]
+    zenith, haze = _channels(rng.uniform([0.1, 0.2, 0.4], [0.3, 0.4, 0.7])), _channels(rng.uniform(0.55, 0.85, 3))
+    clouds = np.clip(0.4 * _noise(_SKY_HEIGHT, _SKY_WIDTH, 1.8, rng), 0, 0.7)
+    sky = haze + (zenith - haze) * rise**0.5
+    sky = sky + (0.9 - sky) * clouds
+    line = rng.uniform(1.5, 5) + rng.uniform(0.3, 1.5) * _noise(1, _SKY_WIDTH, rng.uniform(0.8, 1.6), rng)
+    land = _channels(ground * rng.uniform(0.5, 1.5, 3)) * (1 + 0.25 * _noise(_SKY_HEIGHT, _SKY_WIDTH, 0.7, rng))
+    below = np.arange(_SKY_HEIGHT)[None, :, None] < line[None]
+    return np.clip(np.where(below, land, sky), 0, 1).astype(np.float32)
+
+
+def _noise(rows: int, columns: int, exponent: float, rng: Rng) -> np.ndarray:
+    """Periodic noise whose amplitude falls as frequency^-exponent, of mean 0 and deviation 1."""
+    frequency = np.hypot(np.fft.fftfreq(rows)[:, None] * rows, np.fft.rfftfreq(columns)[None] * columns)
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(rng.normal(size=(rows, columns))) * np.maximum(frequency, 1.0) ** -exponent
+    values = np.fft.irfft2(spectrum, s=(rows, columns))
+    return (values - values.mean()) / values.std()
+
+
+def _channels(color) -> np.ndarray:
+    return np.asarray(color, np.float64)[:, None, None]
