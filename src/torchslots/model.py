@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from torchslots.decoders.broadcast import lowest_argmax
+from torchslots.decoders.decoder import Decoder
 from torchslots.errors import UserError
 from torchslots.shapes import Batch, Clip, Conditioning, Prediction, State
 from torchslots.slots.encoder import SlotEncoder
@@ -20,7 +21,7 @@ class ObjectCentricModel(nn.Module):
         config: the numbers it was built from, for saving.
     """
 
-    def __init__(self, slot_encoder: SlotEncoder, decoder: nn.Module, config: Any = None):
+    def __init__(self, slot_encoder: SlotEncoder, decoder: Decoder, config: Any = None):
         super().__init__()
         self.slot_encoder, self.decoder, self.config = slot_encoder, decoder, config
 

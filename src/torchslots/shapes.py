@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 class Pose(NamedTuple):
-    """A slot's own frame of reference in the image (Invariant Slot Attention, section 3); parts a model lacks are None."""
+    """A slot's own frame of reference in the image (Invariant Slot Attention, section 3).
+
+    Parts that a model lacks are None.
+    """
 
     position: Float[Tensor, "B K 2"]
     scale: Float[Tensor, "B K 2"] | None = None
@@ -42,7 +45,7 @@ class Grouping(NamedTuple):
     """
 
     slots: Float[Tensor, "B K D"]
-    attn: Float[Tensor, "B K N"] | None = None
+    attn: Float[Tensor, "B K N"]
     pose: Pose | None = None
 
 
@@ -97,4 +100,16 @@ class Prediction(NamedTuple):
 Batch = dict[str, Any]
 """Keys, dtypes and ranges: `torchslots.data.batch`."""
 
-__all__ = ["Batch", "Bool", "Clip", "Conditioning", "Decoded", "Float", "Grouping", "Int", "Pose", "Prediction", "State"]
+__all__ = [
+    "Batch",
+    "Bool",
+    "Clip",
+    "Conditioning",
+    "Decoded",
+    "Float",
+    "Grouping",
+    "Int",
+    "Pose",
+    "Prediction",
+    "State",
+]

@@ -63,7 +63,9 @@ def read_case(folder: Path) -> Case:
     """Raises UserError where a file of the case is missing or damaged."""
     for name in ("config.json", "inputs.npz", "outputs.npz"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is not a recorded case: {name} is missing. It needs config.json, inputs.npz, outputs.npz.")
+            raise UserError(
+                f"{folder} is not a recorded case: {name} is missing. It needs config.json, inputs.npz, outputs.npz."
+            )
     try:
         config = json.loads((folder / "config.json").read_text())
         inputs, outputs = (dict(np.load(folder / name)) for name in ("inputs.npz", "outputs.npz"))
@@ -77,7 +79,9 @@ def read_case(folder: Path) -> Case:
 def compare(name: str, ours: np.ndarray, recorded: np.ndarray, tolerance: float, note: str = "") -> Check:
     """Relative error in the L2 norm; a wrong shape or a non-finite value fails."""
     if ours.shape != recorded.shape:
-        return Check(name, recorded.shape, float("inf"), float("inf"), tolerance, False, f"ours has shape {ours.shape}")
+        return Check(
+            name, recorded.shape, float("inf"), float("inf"), tolerance, False, f"ours has shape {ours.shape}"
+        )
     difference = np.asarray(ours, np.float64) - np.asarray(recorded, np.float64)
     largest = float(np.abs(difference).max(initial=0.0))
     norm = float(np.linalg.norm(np.asarray(recorded, np.float64)))
@@ -94,17 +98,23 @@ def compare_absolute(name: str, ours: np.ndarray, recorded: np.ndarray, toleranc
 def compare_integers(name: str, ours: np.ndarray, recorded: np.ndarray, margin: np.ndarray | None) -> Check:
     """Equality wherever the original's margin is over `MARGIN`; everywhere where no margin was recorded."""
     if ours.shape != recorded.shape:
-        return Check(name, recorded.shape, float("inf"), float("inf"), 0.0, False, f"ours has shape {ours.shape}")
+        return Check(
+            name, recorded.shape, float("inf"), float("inf"), 0.0, False, f"ours has shape {ours.shape}"
+        )
     counted = np.ones(recorded.shape, bool) if margin is None else margin.reshape(recorded.shape) > MARGIN
     wrong = int(((ours != recorded) & counted).sum())
     note = f"{int(counted.sum())} of {counted.size} counted; {int((ours != recorded).sum())} differ in all"
-    return Check(name, recorded.shape, float(wrong), wrong / max(int(counted.sum()), 1), 0.0, wrong == 0, note)
+    return Check(
+        name, recorded.shape, float(wrong), wrong / max(int(counted.sum()), 1), 0.0, wrong == 0, note
+    )
 
 
 def compare_zero(name: str, ours: float, scale: float) -> Check:
     """A gradient that is zero in exact arithmetic: ours must be rounding noise beside the whole gradient."""
     relative = ours / scale
-    return Check(name, (), ours, relative, OUTPUT_TOLERANCE, relative <= OUTPUT_TOLERANCE, "zero in exact arithmetic")
+    return Check(
+        name, (), ours, relative, OUTPUT_TOLERANCE, relative <= OUTPUT_TOLERANCE, "zero in exact arithmetic"
+    )
 
 
 def verify(folders: list[Path]) -> list[CaseResult]:
@@ -134,7 +144,17 @@ def print_results(results: list[CaseResult]) -> None:
 
     console = Console(width=150)
     for result in results:
-        table = Table("tensor", "shape", "max abs", "relative", "allowed", "", "", title=result.folder, title_justify="left")
+        table = Table(
+            "tensor",
+            "shape",
+            "max abs",
+            "relative",
+            "allowed",
+            "",
+            "",
+            title=result.folder,
+            title_justify="left",
+        )
         for check in result.checks:
             verdict = "[green]pass[/]" if check.passed else "[bold red]FAIL[/]"
             shape = "x".join(map(str, check.shape)) or "-"
@@ -143,7 +163,8 @@ def print_results(results: list[CaseResult]) -> None:
         console.print(table)
     for result in results:
         failed = sum(not check.passed for check in result.checks)
-        console.print(f"{'passed' if result.passed else 'FAILED'}  {result.folder}: {len(result.checks) - failed} passed, {failed} failed")
+        verdict = "passed" if result.passed else "FAILED"
+        console.print(f"{verdict}  {result.folder}: {len(result.checks) - failed} passed, {failed} failed")
 
 
 def results_json(results: list[CaseResult]) -> str:

@@ -50,17 +50,27 @@ def dense(path: str, name: str, *, bias: bool = True) -> list[Leaf]:
 
 def norm(path: str, name: str) -> list[Leaf]:
     """Scale and bias, whatever axes of length one the original keeps: flax 0.3 stores group norms as (1, 1, 1, C)."""
-    return [Leaf(f"{path}/scale", f"{name}.weight", _flat, _flat), Leaf(f"{path}/bias", f"{name}.bias", _flat, _flat)]
+    return [
+        Leaf(f"{path}/scale", f"{name}.weight", _flat, _flat),
+        Leaf(f"{path}/bias", f"{name}.bias", _flat, _flat),
+    ]
 
 
 def conv(path: str, name: str, *, bias: bool = True) -> list[Leaf]:
     """Kernel (h, w, in, out) to weight (out, in, h, w)."""
-    leaves = [Leaf(f"{path}/kernel", f"{name}.weight", lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))]
+    leaves = [
+        Leaf(
+            f"{path}/kernel",
+            f"{name}.weight",
+            lambda a: a.transpose(3, 2, 0, 1),
+            lambda a: a.transpose(2, 3, 1, 0),
+        )
+    ]
     return [*leaves, Leaf(f"{path}/bias", f"{name}.bias", _same, _same)] if bias else leaves
 
 
 def conv_transpose(path: str, name: str) -> list[Leaf]:
-    """JAX correlates with the kernel as it is, torch with its mirror image: (h, w, in, out), flipped, to (in, out, h, w)."""
+    """(h, w, in, out), flipped, to (in, out, h, w): JAX correlates with the kernel, torch with its mirror image."""
     return [
         Leaf(
             f"{path}/kernel",
@@ -114,7 +124,11 @@ def gru(path: str, name: str) -> list[Leaf]:
 
 def attention(path: str, name: str, num_heads: int) -> list[Leaf]:
     """flax's multi-head attention."""
-    projections = [leaf for part in ("query", "key", "value") for leaf in heads_in(f"{path}/{part}", f"{name}.{part}", num_heads)]
+    projections = [
+        leaf
+        for part in ("query", "key", "value")
+        for leaf in heads_in(f"{path}/{part}", f"{name}.{part}", num_heads)
+    ]
     return [*projections, *heads_out(f"{path}/out", f"{name}.out", num_heads)]
 
 
@@ -145,7 +159,9 @@ def to_ours(leaves: Iterable[Leaf], theirs: Arrays, where: str) -> dict[str, Ten
     stacks: dict[str, list[np.ndarray]] = {}
     for leaf in sorted(leaves, key=lambda leaf: leaf.part[0]):
         stacks.setdefault(leaf.name, []).append(leaf.read(np.asarray(theirs[leaf.path], np.float32)))
-    return {name: torch.from_numpy(np.ascontiguousarray(np.concatenate(parts))) for name, parts in stacks.items()}
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(np.concatenate(parts))) for name, parts in stacks.items()
+    }
 
 
 def to_theirs(leaves: Iterable[Leaf], ours: dict[str, Tensor]) -> Arrays:
@@ -168,4 +184,6 @@ def _check_names(wanted: set[str], found: set[str], where: str) -> None:
         for what, names in (("missing", missing), ("left over", extra))
         if names
     ]
-    raise UserError(f"{where}: weights do not fit the model: {'; '.join(parts)}. Name the right recipe with --recipe.")
+    raise UserError(
+        f"{where}: weights do not fit the model: {'; '.join(parts)}. Name the right recipe with --recipe."
+    )

@@ -21,7 +21,13 @@ from torchslots.recipes.savi import (
 
 def leaves(config: SaviConfig) -> list[Leaf]:
     """Every array of the original's parameter tree."""
-    return [*_encoder(config), *_initializer(config), *_corrector(config), *_predictor(config), *_decoder(config)]
+    return [
+        *_encoder(config),
+        *_initializer(config),
+        *_corrector(config),
+        *_predictor(config),
+        *_decoder(config),
+    ]
 
 
 def _cnn(path: str, name: str, config: CnnConfig | DecoderConfig) -> list[Leaf]:
@@ -86,7 +92,9 @@ def _initializer(config: SaviConfig) -> list[Leaf]:
         return [
             *_cnn(f"{theirs}/CNN_0", f"{ours}.encoder.backbone", CnnConfig()),
             *layouts.position(f"{theirs}/PositionEmbedding_0", f"{ours}.encoder.position"),
-            *layouts.perceptron(f"{theirs}/PositionEmbedding_0/MLP_0", f"{ours}.encoder.transform", pre_norm=True),
+            *layouts.perceptron(
+                f"{theirs}/PositionEmbedding_0/MLP_0", f"{ours}.encoder.transform", pre_norm=True
+            ),
             *layouts.perceptron(f"{theirs}/MLP_0", f"{ours}.head"),
         ]
     return []
@@ -103,7 +111,9 @@ def _corrector(config: SaviConfig) -> list[Leaf]:
         *layouts.gru(f"{theirs}/GRU_0/GRUCell_0", f"{ours}.gru"),
     ]
     if heads > 1:
-        found += layouts.heads_out(f"{theirs}/InvertedDotProductAttention_0/DenseGeneral_0", f"{ours}.merge", heads)
+        found += layouts.heads_out(
+            f"{theirs}/InvertedDotProductAttention_0/DenseGeneral_0", f"{ours}.merge", heads
+        )
     if config.corrector_mlp is not None:
         found += layouts.perceptron(f"{theirs}/MLP_0", f"{ours}.mlp", pre_norm=True)
     return found
@@ -134,11 +144,17 @@ def recognize(theirs: Arrays, where: str) -> SaviConfig:
         UserError: none fits; the numbers must then be given.
     """
     grid = theirs.get("FrameEncoder_0/PositionEmbedding_0/pos_embedding")
-    if grid is None or "SlotAttention_0/GRU_0/GRUCell_0/ir/kernel" not in theirs or _predictor_class(theirs) is None:
+    if (
+        grid is None
+        or "SlotAttention_0/GRU_0/GRUCell_0/ir/kernel" not in theirs
+        or _predictor_class(theirs) is None
+    ):
         parts = sorted({path.split("/")[0] for path in theirs})
-        raise UserError(f"{where} is not a SAVi checkpoint: it holds {', '.join(parts)}. Name its system with --recipe.")
+        raise UserError(
+            f"{where} is not a SAVi checkpoint: it holds {', '.join(parts)}. Name its system with --recipe."
+        )
     for make in (savi_small, savi_medium, savi_large, savi_plus_plus):
-        config = _like(make().model, theirs)
+        config = like(make().model, theirs)
         if {leaf.path for leaf in leaves(config)} == set(theirs) and _fits(config, theirs):
             return config
     raise UserError(
@@ -151,7 +167,7 @@ def _predictor_class(theirs: Arrays) -> str | None:
     return next((path.split("/")[0] for path in theirs if path.startswith("TransformerBlock_0/")), None)
 
 
-def _like(config: Any, theirs: Arrays) -> SaviConfig:
+def like(config: Any, theirs: Arrays) -> SaviConfig:
     """`config` with the conditioning and the number of slots that the arrays show."""
     if "ParamStateInit_0/state_init" in theirs:
         return replace(config, conditioning="learned", num_slots=len(theirs["ParamStateInit_0/state_init"]))
@@ -171,7 +187,9 @@ def _fits(config: SaviConfig, theirs: Arrays) -> bool:
     return {name: tuple(value.shape) for name, value in ours.items()} == state
 
 
-def config_from_reference(reference: dict[str, Any], theirs: Arrays | dict[str, tuple[int, ...]]) -> SaviConfig:
+def config_from_reference(
+    reference: dict[str, Any], theirs: Arrays | dict[str, tuple[int, ...]]
+) -> SaviConfig:
     """Our numbers from the original's configuration (its `model` part) and its arrays' shapes.
 
     The number of rounds of slot attention, strides and fusion are in the configuration only.
@@ -223,12 +241,18 @@ def _transformer(transform: dict[str, Any] | None) -> TransformerConfig | None:
     )
 
 
-def _conditioning(initializer: dict[str, Any], shapes: dict[str, tuple[int, ...]], num_slots: int) -> dict[str, Any]:
+def _conditioning(
+    initializer: dict[str, Any], shapes: dict[str, tuple[int, ...]], num_slots: int
+) -> dict[str, Any]:
     kind = initializer["module"].split(".")[-1]
     if kind == "CoordinateEncoderStateInit":
         centers = initializer.get("center_of_mass", False)
         hidden = initializer["embedding_transform"]["hidden_size"]
-        return {"conditioning": "centers" if centers else "boxes", "initializer_hidden": hidden, "num_slots": num_slots}
+        return {
+            "conditioning": "centers" if centers else "boxes",
+            "initializer_hidden": hidden,
+            "num_slots": num_slots,
+        }
     if kind == "ParamStateInit":
         return {"conditioning": "learned", "num_slots": shapes["ParamStateInit_0/state_init"][0]}
     if kind == "SegmentationEncoderStateInit":

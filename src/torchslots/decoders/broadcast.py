@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from torchslots.decoders.decoder import Decoder
 from torchslots.errors import UserError
 from torchslots.losses import sum_squared_error
 from torchslots.nn.init import dense
@@ -46,7 +47,7 @@ class Painted(NamedTuple):
     pictures: Float[Tensor, "P T H W R"]
 
 
-class Broadcast(nn.Module):
+class Broadcast(Decoder):
     """Decode slots into pictures and masks.
 
     Readouts are linear and masks sum to one, so reading out each slot and blending the pictures (SAVi, late fusion) and

@@ -1,11 +1,15 @@
 """THE place to add a model: its family (how numbers become a model) and its named recipes."""
 
-import difflib
+import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from torchslots.errors import UserError
+import torch
+
+from torchslots.errors import UserError, nearest
 from torchslots.model import ObjectCentricModel
 from torchslots.recipes import savi
 from torchslots.training.recipe import ModelConfig, Recipe, from_dict
@@ -29,7 +33,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name; UserError with the nearest names otherwise."""
-    return _look_up(RECIPES, name, "recipe", "torchslots recipes")()
+    return _look_up(RECIPES, name, "recipe", "`torchslots recipes`")()
 
 
 def build(config: ModelConfig) -> ObjectCentricModel:
@@ -37,15 +41,53 @@ def build(config: ModelConfig) -> ObjectCentricModel:
     return FAMILIES[family_of(config)].build(config)
 
 
+def build_seeded(config: ModelConfig, seed: int) -> ObjectCentricModel:
+    """A model whose fresh weights depend on the seed alone; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(config)
+
+
+def read_recipe(file: Path) -> Recipe:
+    """The recipe that a run wrote to `recipe.json`.
+
+    Raises:
+        UserError: the file is missing, not JSON, or of another version.
+    """
+    try:
+        values = json.loads(file.read_text())
+        family = next(
+            name for name, family in FAMILIES.items() if set(values["model"]) == _fields(family.config)
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is not a recipe: {error}. Give a folder that `torchslots train` made."
+        ) from error
+    except StopIteration:
+        raise UserError(
+            f"{file} describes a model that this version does not know. Train again, or update."
+        ) from None
+    model = from_dict(FAMILIES[family].config, values.pop("model"), f"{file}: model")
+    return from_dict(Recipe, {**values, "model": model}, str(file))
+
+
+def _fields(config: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(config)}
+
+
 def family_of(config: ModelConfig) -> str:
     """The name under which a model's numbers are saved."""
     for name, family in FAMILIES.items():
         if type(config) is family.config:
             return name
-    raise UserError(f"No family builds from {type(config).__name__}. Add it to FAMILIES in recipes/catalog.py.")
+    raise UserError(
+        f"No family builds from {type(config).__name__}. Add it to FAMILIES in recipes/catalog.py."
+    )
 
 
-def build_family(name: str, values: dict[str, Any], where: str = "config.json") -> tuple[ModelConfig, ObjectCentricModel]:
+def build_family(
+    name: str, values: dict[str, Any], where: str = "config.json"
+) -> tuple[ModelConfig, ObjectCentricModel]:
     """Numbers and model from what `save_pretrained` wrote."""
     family = _look_up(FAMILIES, name, "model family", "a newer torchslots")
     config = from_dict(family.config, values, where)
@@ -55,5 +97,4 @@ def build_family(name: str, values: dict[str, Any], where: str = "config.json") 
 def _look_up(table: dict[str, Any], name: str, what: str, where: str) -> Any:
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=3, cutoff=0.4) or list(table)
-    raise UserError(f"There is no {what} `{name}`. Nearest: {', '.join(near)}. See `{where}` for all.")
+    raise UserError(f"There is no {what} `{name}`. {nearest(name, table)} See {where} for all.")

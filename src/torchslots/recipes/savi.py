@@ -1,5 +1,7 @@
-"""SAVi and SAVi++: Kipf et al., Conditional Object-Centric Learning from Video (ICLR 2022), and Elsayed et al.,
-SAVi++: Towards End-to-End Object-Centric Learning from Real-World Videos (NeurIPS 2022).
+"""SAVi and SAVi++.
+
+Kipf et al., Conditional Object-Centric Learning from Video (ICLR 2022).
+Elsayed et al., SAVi++: Towards End-to-End Object-Centric Learning from Real-World Videos (NeurIPS 2022).
 
 Published FG-ARI in per cent on the validation sets of MOVi-A / B / C / D / E, mean of five seeds, boxes as conditioning,
 all 24 frames of a video scored together, the first included (README of the authors' code):
@@ -124,8 +126,8 @@ class SaviConfig(ModelConfig):
         drawn = tuple(cells * math.prod(self.decoder.strides) for cells in self.decoder.grid)
         if drawn != tuple(self.resolution):
             raise UserError(
-                f"A decoder of grid {self.decoder.grid} and strides {self.decoder.strides} draws {drawn}, but the frames "
-                f"are {tuple(self.resolution)}. Change decoder.grid or decoder.strides."
+                f"A decoder of grid {self.decoder.grid} and strides {self.decoder.strides} draws {drawn}, but "
+                f"the frames are {tuple(self.resolution)}. Change decoder.grid or decoder.strides."
             )
 
 
@@ -167,7 +169,9 @@ def _encoder(config: SaviConfig) -> tuple[int, FrameEncoder]:
     if config.transformer is not None:
         width, channels = channels, config.transformer.qkv_size
         layers += [dense(width, channels), nn.ReLU(), *_transformer(config.transformer)]
-    return channels, FrameEncoder(backbone, PositionEmbedding((grid[0], grid[1]), _channels(layers)), nn.Sequential(*layers))
+    return channels, FrameEncoder(
+        backbone, PositionEmbedding((grid[0], grid[1]), _channels(layers)), nn.Sequential(*layers)
+    )
 
 
 def _channels(layers: list[nn.Module]) -> int:
@@ -199,7 +203,9 @@ def _from_masks(config: SaviConfig) -> FromMasks:
 
 _INITIALIZERS: dict[str, Callable[[SaviConfig], nn.Module]] = {
     "boxes": lambda config: FromBoxes(config.slot_size, hidden_size=config.initializer_hidden),
-    "centers": lambda config: FromBoxes(config.slot_size, hidden_size=config.initializer_hidden, centers=True),
+    "centers": lambda config: FromBoxes(
+        config.slot_size, hidden_size=config.initializer_hidden, centers=True
+    ),
     "masks": _from_masks,
     "learned": lambda config: Learned(config.num_slots, config.slot_size),
     "gaussian": lambda config: Gaussian(config.num_slots, config.slot_size, learned=False),

@@ -1,5 +1,6 @@
 """Slot Attention: slots compete for tokens, then each is updated from what it won (Locatello et al. 2020)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -44,7 +45,19 @@ def eps_on_weights(eps: float = 1e-8) -> Normalizer:
     return partial(_mean_of_shifted, eps=eps)
 
 
-class SlotAttention(nn.Module):
+class Corrector(nn.Module, ABC):
+    """What turns the slots that were predicted for a frame into the slots that fit it."""
+
+    @abstractmethod
+    def project(self, tokens: Float[Tensor, "*b N C"]) -> Projected:
+        """What does not depend on the slots, for all frames at once."""
+
+    @abstractmethod
+    def forward(self, state: State, inputs: Projected) -> Grouping:
+        """The slots of one frame."""
+
+
+class SlotAttention(Corrector):
     """Slot Attention (Locatello et al. 2020, algorithm 1) in the form of SAVi (Kipf et al. 2022, section 3.1).
 
     Three steps that can be used apart: `project` tokens once for a whole clip, `attend` for one round, `update`.
@@ -119,8 +132,8 @@ class SlotAttention(nn.Module):
 
     def forward(self, state: State, inputs: Projected) -> Grouping:
         """All rounds on one frame. `attn` is the last round's."""
-        slots, attn = state.slots, None
+        slots = attn = state.slots
         for _ in range(self.num_iterations):
             gathered, attn = self.attend(slots, inputs)
             slots = self.update(slots, gathered)
-        return Grouping(slots, None if attn is None else attn.mean(1), state.pose)
+        return Grouping(slots, attn.mean(1), state.pose)

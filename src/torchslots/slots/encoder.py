@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from torchslots.shapes import Clip, Conditioning, Grouping, Pose, State
+from torchslots.slots.attention import Corrector
 
 
 class FrameEncoder(nn.Module):
@@ -35,7 +36,7 @@ class SlotEncoder(nn.Module):
         self,
         encoder: nn.Module,
         initializer: nn.Module,
-        corrector: nn.Module,
+        corrector: Corrector,
         predictor: nn.Module,
         *,
         recompute: bool = False,
@@ -59,18 +60,17 @@ class SlotEncoder(nn.Module):
     ) -> Clip:
         """Slots of every frame. With `state`, go on where another slice ended and ignore the conditioning."""
         inputs = self.corrector.project(self.tokens(video))
-        if state is None:
-            state = self.initializer(conditioning)
+        current: State = self.initializer(conditioning) if state is None else state
         groups: list[Grouping] = []
         predicted: list[Tensor] = []
         for t in range(video.shape[1]):
-            group = self.corrector(state, inputs.frame(t))
-            state = self.predictor(group, state)
+            group: Grouping = self.corrector(current, inputs.frame(t))
+            current = self.predictor(group, current)
             groups.append(group)
-            predicted.append(state.slots)
+            predicted.append(current.slots)
         slots = torch.stack([group.slots for group in groups], 1)
         attn = torch.stack([group.attn for group in groups], 1)
-        return Clip(slots, torch.stack(predicted, 1), attn, _stack_poses(groups), state)
+        return Clip(slots, torch.stack(predicted, 1), attn, _stack_poses(groups), current)
 
 
 def _stack_poses(groups: list[Grouping]) -> Pose | None:
@@ -78,5 +78,8 @@ def _stack_poses(groups: list[Grouping]) -> Pose | None:
     poses = [group.pose for group in groups if group.pose is not None]
     if not poses:
         return None
-    parts = zip(*poses)
-    return Pose(*(None if part[0] is None else torch.stack(part, 1) for part in parts))
+    position, scale, rotation = (
+        None if parts[0] is None else torch.stack([part for part in parts if part is not None], 1)
+        for parts in zip(*poses)
+    )
+    return None if position is None else Pose(position, scale, rotation)

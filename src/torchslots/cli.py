@@ -1,0 +1,69 @@
+"""`torchslots COMMAND ...`: finds the command, calls one function, and turns a `UserError` into one line.
+
+Nothing heavy is imported before a command needs it: the overview answers without torch.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from torchslots import __version__
+from torchslots.errors import UserError, nearest
+
+COMMANDS = {
+    "demo": "generate data, train a small model on it, evaluate it, and show the result: the place to start",
+    "train": "train a recipe; the same command again goes on where it stopped",
+    "evaluate": "judge a model on whole videos: FG-ARI, ARI, mIoU, mBO, pictures",
+    "predict": "segment your own pictures and videos",
+    "convert": "turn an original checkpoint into a model folder",
+    "verify": "compare our models with recordings of the original programs",
+    "data": "list, download, inspect, prepare or generate data",
+    "recipes": "list the recipes with their papers' results",
+    "report": "tables over finished runs: mean and standard error over seeds",
+}
+"""Each is the function of that name in `torchslots.commands`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0: done, 1: a check failed, 2: something is wrong outside the program."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"torchslots {__version__}")
+        return 0
+    return _guarded(words[0], words[1:])
+
+
+def _guarded(name: str, words: list[str]) -> int:
+    try:
+        if name not in COMMANDS:
+            raise UserError(f"there is no such command. {nearest(name, COMMANDS)} See `torchslots --help`.")
+        return getattr(import_module("torchslots.commands"), name)(words)
+    except UserError as error:
+        print(f"torchslots {name}: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever reads our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
+    head = [
+        f"torchslots {__version__}: object-centric learning on images and video.",
+        "",
+        "Usage: torchslots COMMAND [arguments]. `torchslots COMMAND --help` explains each.",
+        "",
+    ]
+    return "\n".join([*head, *lines, "", "Start with: torchslots demo"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""What every decoder offers the model."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from torchslots.shapes import Batch, Clip, Decoded
+
+
+class Decoder(nn.Module, ABC):
+    """What the slots of a clip must explain."""
+
+    @abstractmethod
+    def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
+        """Named, unweighted scalars: means over the clips of the batch."""
+
+    @abstractmethod
+    def decode(self, clip: Clip, slot_recon: bool = False) -> Decoded:
+        """What the slots draw; each slot's own pictures too with `slot_recon`."""
