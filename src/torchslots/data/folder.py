@@ -12,12 +12,14 @@ Masks have the size of the frames; their values are object ids, 0 for background
 or the values of a grey one (a black and white mask is one object). Where an id passes the rows of `boxes`,
 ids of the clip are numbered anew, 1, 2, ..., in their order. There is no flow and no depth.
 
-Frames are cut to the square in their middle and resized to `DataConfig.resolution` (recipes with random crops
-cut those instead). Up to a factor of two this is the resize of the published readers; beyond it, where their
-bilinear samples would skip pixels, areas are averaged first.
+Frames are cut to the square in their middle (random crops, where a recipe has them, lie within it) and resized to
+`DataConfig.resolution`. Up to a factor of two that is the resize of the published readers; of larger frames,
+where their bilinear samples would skip pixels, areas are averaged first.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,18 +32,9 @@ from PIL import Image
 from torch import Tensor
 
 from torchslots.data.batch import check_sample
+from torchslots.data.clip import clip_window, finish_clip
 from torchslots.data.tfrecord import CorruptRecord
-from torchslots.data.transforms import (
-    Crop,
-    Sample,
-    crop,
-    crop_or_pad_frames,
-    draw_crop,
-    limit_instances,
-    resize,
-    strided_window_start,
-    video_to_float,
-)
+from torchslots.data.transforms import Crop, Sample, crop, limit_instances, resize
 from torchslots.errors import UserError
 from torchslots.training.recipe import DataConfig
 from torchslots.video import (
@@ -80,7 +73,7 @@ class FolderClips:
     """
 
     def __init__(self, root: Path, split: str, config: DataConfig, train: bool) -> None:
-        self.root, self.config, self.train = Path(root), config, train
+        self.root, self.config, self.split, self.train = Path(root), config, split, train
         self.clips = split_clips(self.root, split)
         masks = {clip: masks_of(self.root, clip) for clip in self.clips}
         without = [clip for clip in self.clips if masks[clip] is None]
@@ -99,31 +92,44 @@ class FolderClips:
         return self.clips[index].relative_to(self.root).as_posix()
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One clip (contract: `data/batch.py`); `rng` None: its beginning, uncut by chance.
+        """One clip (contract: `data/batch.py`): a window at random in training, else see `clip_window`.
 
         Raises:
             UnusableClip: it cannot be read, or does not fit its masks.
         """
+        with self._named(index) as clip:
+            count = _frame_count(clip)
+            start, length = clip_window(count, self.config, self.train, rng)
+            stored = self._stored(clip, start, min(start + length, count))
+            sample = finish_clip(stored, self.config, length, rng if self.train else None)
+            return check_sample({**sample, "name": self.name(index)}, self.name(index))
+
+    def stored(self, index: int) -> Sample:
+        """A whole clip before windowing, random crops and resizing; what `finish_clip` takes.
+
+        Raises:
+            UnusableClip: as `sample`.
+        """
+        with self._named(index) as clip:
+            return self._stored(clip, 0, _frame_count(clip))
+
+    @contextmanager
+    def _named(self, index: int) -> Iterator[Path]:
         clip = self.clips[index]
         try:
-            return check_sample(self._sample(clip, rng if self.train else None), self.name(index))
+            yield clip
         except UserError as error:
             raise UnusableClip(clip, index, str(error)) from error
 
-    def _sample(self, clip: Path, rng: np.random.Generator | None) -> Sample:
-        config, count = self.config, _frame_count(clip)
-        start = 0 if rng is None else strided_window_start(count, config.num_frames, rng)
-        stop = min(start + config.num_frames, count)
+    def _stored(self, clip: Path, start: int, stop: int) -> Sample:
         frames = read_frames(clip, start, stop - start)
-        area = _area(frames.shape[1], frames.shape[2], config, rng)
-        sample = _square(frames, area, config.resolution)
+        area, size = _middle(frames.shape[1], frames.shape[2]), 2 * self.config.resolution
+        sample = _shrunk(frames, area, size)
         masks = self.masks[clip]
-        if masks is not None and not {"segmentations", "boxes"}.isdisjoint(config.keys):
-            ids = read_masks(masks, count, start, stop)
+        if masks is not None and not {"segmentations", "boxes"}.isdisjoint(self.config.keys):
+            ids = read_masks(masks, _frame_count(clip), start, stop)
             _check_size(clip, frames, masks, ids)
-            sample |= _objects(ids, area, config)
-        sample = crop_or_pad_frames(sample, config.num_frames)
-        sample["name"] = clip.relative_to(self.root).as_posix()
+            sample |= _objects(ids, area, min(size, area.height), self.config)
         return sample
 
 
@@ -191,41 +197,32 @@ def _counted(clip: Path, _changed: int) -> int:
     return frame_count(clip)
 
 
-def _area(height: int, width: int, config: DataConfig, rng: np.random.Generator | None) -> Crop:
-    if rng is not None and config.min_object_covered is not None:
-        return draw_crop(height, width, config.min_object_covered, rng)
+def _middle(height: int, width: int) -> Crop:
     side = min(height, width)
     return Crop((height - side) // 2, (width - side) // 2, side, side)
 
 
-def _square(frames: UInt8[ndarray, "T H W 3"], area: Crop, size: int) -> Sample:
-    """`video` and a `padding_mask` of True: cut to `area`, resized to a square, one frame at a time."""
-    cut = frames[:, area.top : area.top + area.height, area.left : area.left + area.width]
-    parts = (_resized(torch.from_numpy(frame).permute(2, 0, 1)[None], size) for frame in cut)
-    video = torch.cat([part["video"] for part in parts])
-    return {"video": video, "padding_mask": torch.ones(len(video), size, size, dtype=torch.bool)}
+def _shrunk(frames: UInt8[ndarray, "T H W 3"], area: Crop, size: int) -> Sample:
+    """`video`, cut to `area` and averaged down to `size` pixels where it is larger, and its `padding_mask`."""
+    rows, columns = slice(area.top, area.top + area.height), slice(area.left, area.left + area.width)
+    video = torch.from_numpy(np.ascontiguousarray(frames[:, rows, columns])).permute(0, 3, 1, 2)
+    if area.height > size:
+        small = [F.interpolate(frame[None].float(), (size, size), mode="area") for frame in video]
+        video = torch.cat(small).round().to(torch.uint8)
+    return {"video": video, "padding_mask": torch.ones(len(video), *video.shape[-2:], dtype=torch.bool)}
 
 
-def _resized(frame: UInt8[Tensor, "1 3 H W"], size: int) -> Sample:
-    height, width = frame.shape[-2:]
-    if min(height, width) > 2 * size:
-        small = F.interpolate(frame.float() * (1 / 255), (2 * size, 2 * size), mode="area")
-        return resize({"video": small}, size, size)
-    return video_to_float(resize({"video": frame}, size, size))
-
-
-def _objects(ids: Int[Tensor, "T H W"], area: Crop, config: DataConfig) -> Sample:
+def _objects(ids: Int[Tensor, "T H W"], area: Crop, size: int, config: DataConfig) -> Sample:
     """`segmentations` and `boxes` as far as they are asked for; boxes from the masks at full size."""
     if ids.max() > config.max_instances:
         values = ids.unique()
-        ids = torch.searchsorted(values[values > 0], ids) + (ids > 0)
-        ids = ids.to(torch.int32)
+        ids = (torch.searchsorted(values[values > 0], ids) + (ids > 0)).to(torch.int32)
     cut = limit_instances(crop({"segmentations": ids}, area), config.max_instances)
     sample: Sample = {}
     if "boxes" in config.keys:
         sample["boxes"] = mask_boxes(cut["segmentations"], config.max_instances)
     if "segmentations" in config.keys:
-        sample |= resize(cut, config.resolution, config.resolution)
+        sample |= resize(cut, size, size)
     return sample
 
 
