@@ -60,6 +60,7 @@ class ObjectCentricModel(nn.Module):
             recon=decoded.recon,
             slot_recon=decoded.slot_recon,
             state=clip.state,
+            properties=decoded.properties,
         )
 
     def save_pretrained(self, folder: Any) -> None:

@@ -3,6 +3,7 @@
 Letters: B clips, T frames, K slots, N tokens of one frame, D slot size, C channels, H height, W width, n boxes.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -20,13 +21,22 @@ class Pose(NamedTuple):
     scale: Float[Tensor, "B K 2"] | None = None
     rotation: Float[Tensor, "B K 2 2"] | None = None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Pose":
+        """The same change made to every part."""
+        return Pose(
+            change(self.position),
+            None if self.scale is None else change(self.scale),
+            None if self.rotation is None else change(self.rotation),
+        )
+
 
 class Conditioning(NamedTuple):
     """What an initializer may use: the first frame's hint, and what is needed to draw slots at random.
 
     `boxes` are (ymin, xmin, ymax, xmax) in [0, 1], all zeros where there is no object; `segmentation` holds integer
-    ids, 0 for background. `noise` replaces the standard normal draw of a random initializer; `num_slots` overrides the
-    number of slots that the model was built for, where the model allows it.
+    ids, 0 for background. `noise` replaces the standard normal draw of a random initializer, `pose` the
+    drawn frames of reference; `num_slots` overrides the number of slots that the model was built for, where the model
+    allows it.
     """
 
     batch_size: int
@@ -36,6 +46,7 @@ class Conditioning(NamedTuple):
     noise: Float[Tensor, "B K D"] | None = None
     num_slots: int | None = None
     generator: torch.Generator | None = None
+    pose: Pose | None = None
 
 
 class Grouping(NamedTuple):
@@ -76,13 +87,14 @@ class Decoded(NamedTuple):
     """What a decoder draws from slots. `masks` sum to one over K; `logits` are their scores before the softmax.
 
     `recon` maps a target's name (`video`, `flow`, `depth`) to its picture; `slot_recon` holds each slot's own picture
-    and is filled only on request.
+    and is filled only on request. `properties` are what a set predictor says of each slot's object.
     """
 
     recon: dict[str, Float[Tensor, "B T C H W"]]
     masks: Float[Tensor, "B T K H W"]
     logits: Float[Tensor, "B T K H W"]
     slot_recon: dict[str, Float[Tensor, "B T K C H W"]] | None = None
+    properties: Float[Tensor, "B T K P"] | None = None
 
 
 class Prediction(NamedTuple):
@@ -95,6 +107,7 @@ class Prediction(NamedTuple):
     recon: dict[str, Float[Tensor, "B T C H W"]]
     slot_recon: dict[str, Float[Tensor, "B T K C H W"]] | None
     state: State
+    properties: Float[Tensor, "B T K P"] | None = None
 
 
 Batch = dict[str, Any]

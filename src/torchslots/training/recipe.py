@@ -33,6 +33,12 @@ class DataConfig:
     """Least part of the frame that a random resized crop keeps in training; None: no crop."""
     depth_transform: Literal["log_plus", "log", "invert_plus"] = "log_plus"
     """How distance becomes the depth target: ln(1 + d), ln d, 1 / (1 + d)."""
+    max_objects: int | None = None
+    """Use only images and videos of at most this many objects; None: all."""
+    crop: tuple[int, ...] | None = None
+    """Top, left, height and width, in pixels of the source, of what is kept before resizing; None: everything."""
+    square: bool = False
+    """Resize to `resolution` in both directions, whatever that does to the aspect."""
 
 
 @dataclass(frozen=True)
