@@ -17,7 +17,8 @@ from scipy.optimize import linear_sum_assignment
 
 Pixels = NDArray[np.uint8]
 Ids = NDArray[Any]
-Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+Numbers = Sequence[int | float] | NDArray[Any]
+Series = Mapping[str, tuple[Numbers, Numbers]]
 
 _INK = (231, 233, 238)
 _GROUND = (23, 25, 31)

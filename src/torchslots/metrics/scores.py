@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -121,8 +121,8 @@ class SegmentationScores:
 
     def add(
         self,
-        truth: Int[Tensor, "B T H W"],
-        prediction: Int[Tensor, "B T H W"],
+        truth: Integer[Tensor, "B T H W"],
+        prediction: Integer[Tensor, "B T H W"],
         num_slots: int,
         num_objects: int,
         padding_mask: Bool[Tensor, "B T H W"] | None = None,

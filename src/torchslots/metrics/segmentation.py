@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchmetrics import Metric
@@ -24,8 +24,8 @@ Score = Callable[[Tables], Scores]
 
 
 def contingency(
-    truth: Int[Tensor, "*batch H W"],
-    prediction: Int[Tensor, "*batch H W"],
+    truth: Integer[Tensor, "*batch H W"],
+    prediction: Integer[Tensor, "*batch H W"],
     num_slots: int,
     num_objects: int | None = None,
     padding_mask: Bool[Tensor, "*batch H W"] | None = None,

@@ -69,7 +69,7 @@ class EvalReport:
         for note in self.notes:
             console.print(f"Note: {note}", markup=False)
 
-    def save(self, folder: Path, *, fps: float = 12, gif: bool = False, tile: int = 128) -> list[Path]:
+    def save(self, folder: Path, *, fps: float = 12.0, gif: bool = False, tile: int = 128) -> list[Path]:
         """Write eval.json, FG-ARI over frames as a PNG, and each drawn video as mp4 (and GIF; PNG for one
         frame).
 
