@@ -11,7 +11,7 @@ import torch
 
 from torchslots.errors import UserError, nearest
 from torchslots.model import ObjectCentricModel
-from torchslots.recipes import savi
+from torchslots.recipes import savi, slot_attention
 from torchslots.training.recipe import ModelConfig, Recipe, from_dict
 
 
@@ -23,11 +23,23 @@ class Family:
     build: Callable[[Any], ObjectCentricModel]
 
 
-FAMILIES: dict[str, Family] = {"savi": Family(savi.SaviConfig, savi.build)}
+FAMILIES: dict[str, Family] = {
+    "savi": Family(savi.SaviConfig, savi.build),
+    "slot_attention": Family(slot_attention.SlotAttentionConfig, slot_attention.build),
+}
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     function.__name__: function
-    for function in (savi.savi_small, savi.savi_medium, savi.savi_large, savi.savi_plus_plus)
+    for function in (
+        savi.savi_small,
+        savi.savi_medium,
+        savi.savi_large,
+        savi.savi_plus_plus,
+        slot_attention.slot_attention_clevr6,
+        slot_attention.slot_attention_tetrominoes,
+        slot_attention.slot_attention_multi_dsprites,
+        slot_attention.slot_attention_set_prediction,
+    )
 }
 
 
