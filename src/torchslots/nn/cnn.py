@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchslots.nn.init import lecun_normal_
+from torchslots.nn.init import dense, lecun_normal_
 
 
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -16,7 +16,9 @@ def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def pad_same(x: Float[Tensor, "B C H W"], kernel: int, stride: int, value: float = 0.0) -> Float[Tensor, "B C h w"]:
+def pad_same(
+    x: Float[Tensor, "B C H W"], kernel: int, stride: int, value: float = 0.0
+) -> Float[Tensor, "B C h w"]:
     """Pad height and width as `same_padding` says."""
     before_h, after_h = same_padding(x.shape[-2], kernel, stride)
     before_w, after_w = same_padding(x.shape[-1], kernel, stride)
@@ -28,7 +30,9 @@ class Conv(nn.Conv2d):
 
     def __init__(self, input_size: int, output_size: int, kernel: int, stride: int = 1, bias: bool = True):
         symmetric = stride == 1 and kernel % 2 == 1
-        super().__init__(input_size, output_size, kernel, stride, padding=kernel // 2 if symmetric else 0, bias=bias)
+        super().__init__(
+            input_size, output_size, kernel, stride, padding=kernel // 2 if symmetric else 0, bias=bias
+        )
         self.pads = not symmetric
         _start(self, kernel * kernel * input_size)
 
@@ -55,7 +59,9 @@ class ConvTranspose(nn.ConvTranspose2d):
         self.cut = (cut[0] - padding, cut[1] - padding)
         _start(self, kernel * kernel * input_size)
 
-    def forward(self, input: Float[Tensor, "B C H W"], output_size: list[int] | None = None) -> Float[Tensor, "B O h w"]:
+    def forward(
+        self, input: Float[Tensor, "B C H W"], output_size: list[int] | None = None
+    ) -> Float[Tensor, "B O h w"]:
         full = super().forward(input, output_size)
         front, back = self.cut
         return F.pad(full, (-front, -back, -front, -back)) if any(self.cut) else full
@@ -77,11 +83,26 @@ def cnn(
     *,
     kernel: int = 5,
     transposed: Sequence[bool] | None = None,
+    activate_last: bool = True,
 ) -> nn.Sequential:
-    """Convolutions, each followed by ReLU, the last one too (SAVi, appendix A)."""
+    """Convolutions with ReLU between them and, unless `activate_last` is off, behind the last (SAVi, appendix A)."""
     sizes = [input_size, *channels]
     layers: list[nn.Module] = []
     for i, stride in enumerate(strides):
         kind = ConvTranspose if transposed and transposed[i] else Conv
         layers += [kind(sizes[i], sizes[i + 1], kernel, stride), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
+    return nn.Sequential(*(layers if activate_last else layers[:-1]))
+
+
+class PixelMLP(nn.Module):
+    """A perceptron on each pixel by itself, ReLU behind every layer: 1x1 convolutions as matrix products."""
+
+    def __init__(self, input_size: int, sizes: Sequence[int]):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for wide, narrow in zip([input_size, *sizes], sizes):
+            layers += [dense(wide, narrow), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B O H W"]:
+        return self.layers(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -113,13 +113,16 @@ class SlotAttention(Corrector):
         tokens = self.norm_inputs(tokens)
         return Projected(self._heads(self.key(tokens)), self._heads(self.value(tokens)))
 
+    def queries(self, slots: Float[Tensor, "B K D"]) -> Float[Tensor, "B h K d"]:
+        """What slots ask for, scaled for the softmax."""
+        queries = self._heads(self.query(self.norm_slots(slots)))
+        return queries * queries.shape[-1] ** -0.5
+
     def attend(
         self, slots: Float[Tensor, "B K D"], inputs: Projected
     ) -> tuple[Float[Tensor, "B K d"], Float[Tensor, "B h K N"]]:
         """One round: what each slot gathered, and the softmax over slots."""
-        queries = self._heads(self.query(self.norm_slots(slots)))
-        logits = (queries * queries.shape[-1] ** -0.5) @ inputs.keys.transpose(-1, -2)
-        attn = logits.softmax(dim=-2)
+        attn = (self.queries(slots) @ inputs.keys.transpose(-1, -2)).softmax(dim=-2)
         gathered = self.normalizer(attn) @ inputs.values
         return self.merge(gathered.transpose(1, 2).flatten(2)), attn
 
