@@ -42,9 +42,9 @@ class Camera:
         scale = FOCAL_LENGTH / SENSOR_WIDTH / np.where(np.abs(depth) < 1e-6, 1e-6, depth)
         return np.stack([0.5 + local[..., 0] * scale, 0.5 - local[..., 1] * scale], -1), depth
 
-    def frame(self, index: int) -> "Camera":
-        """The same camera in one frame only."""
-        return Camera(self.positions[index : index + 1], self.rotations[index : index + 1])
+    def frames(self, part: slice) -> "Camera":
+        """The same camera in some frames only."""
+        return Camera(self.positions[part], self.rotations[part])
 
 
 def looking_at_origin(positions: Float[np.ndarray, "T 3"]) -> Camera:

@@ -27,6 +27,10 @@ class PlacedBody:
     centers: Float[np.ndarray, "T 3"]
     rotations: Float[np.ndarray, "T 3 3"]
 
+    def frames(self, part: slice) -> "PlacedBody":
+        """The same body in some frames only."""
+        return PlacedBody(self.body, self.centers[part], self.rotations[part])
+
     @property
     def box_corners(self) -> Float[np.ndarray, "T 8 3"]:
         """Corners of the oriented box in world metres; x changes slowest, z fastest."""
@@ -36,10 +40,11 @@ class PlacedBody:
 
 @dataclass(frozen=True)
 class RayGrid:
-    """All rays of a video: one camera, size x size rays in each frame (row by row)."""
+    """All rays of a video: one camera, size x size rays in each frame (row by row), samples x samples in a pixel."""
 
     camera: Camera
     size: int
+    samples: int = 1
 
     @property
     def num_frames(self) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from torchslots.data.example import encode_example
-from torchslots.sim.camera import FIELD_OF_VIEW, FOCAL_LENGTH, SENSOR_WIDTH, quaternions_of, rotation_matrices
+from torchslots.sim.camera import FIELD_OF_VIEW, FOCAL_LENGTH, SENSOR_WIDTH, Camera, quaternions_of, rotation_matrices
 from torchslots.sim.layers import Layers, boxes, measure
 from torchslots.sim.physics import Motion, simulate
 from torchslots.sim.raycast import PlacedBody
@@ -153,16 +153,12 @@ def _collision_features(scene: Scene, motion: Motion, layers: Layers) -> Feature
     """Bodies are renumbered as the instances are; the floor is 65535."""
     hits = motion.collisions
     rank = np.append(np.argsort(layers.order), _BACKGROUND)
-    camera = scene.camera
-    seen = [
-        camera.frame(frame).project(place[None])[0][0]
-        for frame, place in zip(hits.frame.tolist(), hits.position)
-    ]
+    camera = Camera(scene.camera.positions[hits.frame], scene.camera.rotations[hits.frame])
     return {
         "events/collisions/instances": rank[hits.bodies],
         "events/collisions/frame": hits.frame,
         "events/collisions/force": hits.force,
         "events/collisions/position": hits.position,
-        "events/collisions/image_position": np.array(seen, np.float64).reshape(-1, 2),
+        "events/collisions/image_position": camera.project(hits.position)[0],
         "events/collisions/contact_normal": hits.normal,
     }

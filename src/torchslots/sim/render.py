@@ -19,41 +19,44 @@ from torchslots.sim.raycast import (
     rotate,
 )
 from torchslots.sim.scene import Scene
+from torchslots.sim.tone import to_srgb
 
 Colors = Float32[np.ndarray, "3 n"]
+_RAYS_AT_ONCE = 2_000_000
 _BOUNCE = 0.5
 """Part of the floor's light that reaches surfaces turned down."""
-_GLOSS = {True: (250.0, 14.0), False: (12.0, 0.035)}
+_ROUGHNESS = 0.12
+_BRIGHTEST = np.float32(4)
+"""Light above this is cut before the rays of a pixel are averaged, so that glints at edges stay small."""
+_GLOSS = {True: (250.0, 6.0), False: (12.0, 0.04)}
 """Exponent and strength of a lamp's highlight, on metal and on rubber."""
 
 
 def render_video(
     scene: Scene, bodies: tuple[PlacedBody, ...], size: int, samples: int
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """The frames, with `samples` x `samples` rays for each pixel."""
-    grid = RayGrid(scene.camera, size * samples)
+    """The frames, with `samples` x `samples` rays for each pixel; as many frames at once as fit into 200 MB."""
+    step = max(1, _RAYS_AT_ONCE // (size * samples) ** 2)
+    parts = []
+    for first in range(0, len(scene.camera.positions), step):
+        part = slice(first, first + step)
+        placed = tuple(body.frames(part) for body in bodies)
+        light = _render(scene, placed, RayGrid(scene.camera.frames(part), size * samples, samples))
+        parts.append(to_srgb(scene.develop(light)))
+    return np.concatenate(parts)
+
+
+def _render(scene: Scene, bodies: tuple[PlacedBody, ...], grid: RayGrid) -> Float32[np.ndarray, "T H W 3"]:
     hits = cast(bodies, grid)
     shadows = Shadows(bodies, scene.lights)
     picture = _surroundings(scene, shadows, grid, hits.ids == 0)
     for number, seen in enumerate(hits.seen):
         if len(seen.rays.rays):
             picture[:, seen.rays.rays] = _body_colors(scene, shadows, grid, number, seen)
-    picture = picture.reshape(3, grid.num_frames, size, samples, size, samples).mean((3, 5))
-    return to_srgb(develop(picture.transpose(1, 2, 3, 0)))
-
-
-def develop(scene: Float32[np.ndarray, "*any"]) -> Float32[np.ndarray, "*any"]:
-    """Compress highlights as film does: 0.13 stays, 1 becomes 0.42, 10 becomes 1."""
-    return (1.5 * scene + 0.16 * scene * scene) / (1 + 3 * scene)
-
-
-def to_srgb(linear: Float32[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any"]:
-    """8-bit sRGB of linear light, cut at 1."""
-    linear = np.clip(linear, 0, 1)
-    curved = np.where(
-        linear <= 0.0031308, 12.92 * linear, 1.055 * np.sqrt(np.sqrt(linear)) ** (4 / 2.4) - 0.055
-    )
-    return (curved * 255 + 0.5).astype(np.uint8)
+    np.minimum(picture, _BRIGHTEST, out=picture)
+    size, samples = grid.size // grid.samples, grid.samples
+    pixels = picture.reshape(3, grid.num_frames, size, samples, size, samples).mean((3, 5))
+    return pixels.transpose(1, 2, 3, 0)
 
 
 def ground(origin: np.ndarray, directions: Vectors) -> tuple[Vectors, np.ndarray]:
@@ -113,14 +116,23 @@ def _body_colors(scene: Scene, shadows: Shadows, grid: RayGrid, number: int, see
     normals = rotate(placed.rotations, placed.body.solid.normal(seen.local, placed.body.half), rays)
     points = rotate(placed.rotations, seen.local, rays) + per_ray(placed.centers, rays)
     directions = ray_directions(rays, grid)
-    mirrored = directions - 2 * dot(directions, normals) * normals
+    mirrored = directions - 2 * dot(directions, normals) * normals + _scatter(grid, rays)
     albedo = _albedo(placed, seen.local)
     metallic = placed.body.substance.metallic
     diffuse, gloss = _lamps(scene, shadows, number, rays, points, normals, mirrored, metallic)
     if metallic:
         around = _environment(scene, shadows, number, rays, points, mirrored)
-        return albedo * (around + gloss + 0.12 * diffuse)
+        return albedo * (around + gloss + 0.06 * diffuse)
     return albedo * diffuse + gloss
+
+
+def _scatter(grid: RayGrid, rays: RaySet) -> Vectors:
+    """Turns mirrored rays a little, each ray of a pixel another way, so that metal is not quite a mirror."""
+    count = np.int64(grid.samples)
+    step = np.float32(_ROUGHNESS / grid.samples)
+    across = (rays.rays % count - (grid.samples - 1) / 2).astype(np.float32) * step
+    down = (rays.rays // grid.size % count - (grid.samples - 1) / 2).astype(np.float32) * step
+    return np.stack([across, across + down, down])
 
 
 def _albedo(placed: PlacedBody, local: Vectors) -> Colors:

@@ -17,6 +17,7 @@ from torchslots.errors import UserError
 from torchslots.sim.camera import Camera, looking_at_origin
 from torchslots.sim.solids import SOLIDS, Half, Solid
 from torchslots.sim.texture import Backdrop, SolidTexture, sample_backdrop, sample_solid_texture
+from torchslots.sim.tone import daylight, film
 
 Variant = Literal["a", "c", "e"]
 Rng = np.random.Generator
@@ -128,6 +129,7 @@ class Scene:
     camera: Camera
     backdrop: Backdrop
     ambient: float
+    develop: Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ def sample_scene(variant: Variant, counts: tuple[int, int], num_frames: int, rng
         bodies = _sample_bodies(variant, number, camera, rng)
         if len(bodies) == number:
             backdrop = sample_backdrop(variant != "a", rng)
-            return Scene(tuple(bodies), _sample_lights(variant, rng), camera, backdrop, ambient=0.16)
+            ambient, develop = (0.05, film) if variant == "a" else (0.15, daylight)
+            return Scene(tuple(bodies), _sample_lights(variant, rng), camera, backdrop, ambient, develop)
     raise UserError(
         f"{counts[0]} to {counts[1]} objects do not fit into the view of a sim_{variant} video without overlap. "
         "Ask for fewer objects."
@@ -240,7 +243,7 @@ def _resting_body(shape: dict, rng: Rng) -> Body:
 
 def _in_view(center: np.ndarray, radius: float, camera: Camera) -> bool:
     """Whether the bounding sphere is within the first frame and not too near to the lens."""
-    at, depth = camera.frame(0).project(center[None])
+    at, depth = camera.frames(slice(1)).project(center[None])
     if depth[0] < radius + 1.5:
         return False
     margin = radius / depth[0] * 35 / 32
@@ -248,28 +251,26 @@ def _in_view(center: np.ndarray, radius: float, camera: Camera) -> bool:
 
 
 def _sample_lights(variant: Variant, rng: Rng) -> tuple[Light, ...]:
-    """CLEVR's sun and three lamps, each moved by up to a metre; outdoors (C, E) a sun anywhere and two weak lamps."""
+    """CLEVR's sun and three lamps, each moved by up to a metre; for C and E daylight."""
     jitter = rng.uniform(size=(4, 3))
     if variant != "a":
-        angle, height = rng.uniform(0, 2 * math.pi), rng.uniform(0.8, 2.0)
-        toward = np.array([math.cos(angle), math.sin(angle), height]) / math.hypot(1, height)
-        softness = float(rng.uniform(0.03, 0.1))
-        return (
-            Light(
-                _tuple(200 * toward),
-                200 * softness,
-                float(rng.uniform(0.8, 1.3)),
-                (1.0, 0.97, 0.92),
-                is_sun=True,
-            ),
-        )
+        return _outdoor_lights(rng)
     sun = np.array([11.6608, -6.62799, 25.8232]) + jitter[0]
     return (
-        Light(_tuple(200 * sun / np.linalg.norm(sun)), 200 * 0.05, 1.35, (1.0, 1.0, 1.0), is_sun=True),
-        Light(_tuple(np.array([6.44671, -2.90517, 4.2584]) + jitter[1]), 0.25, 14.0, (1.0, 0.95, 0.86)),
-        Light(_tuple(np.array([-4.67112, -4.0136, 3.01122]) + jitter[2]), 0.25, 4.5, (0.97, 0.98, 1.1)),
-        Light(_tuple(np.array([-1.1685, 2.64602, 5.81574]) + jitter[3]), 0.25, 7.0, (1.0, 0.98, 0.94)),
+        Light(_tuple(200 * sun / np.linalg.norm(sun)), 200 * 0.06, 0.143, (1.0, 1.0, 1.0), is_sun=True),
+        Light(_tuple(np.array([6.44671, -2.90517, 4.2584]) + jitter[1]), 0.3, 10.1, (1.0, 0.96, 0.9)),
+        Light(_tuple(np.array([-4.67112, -4.0136, 3.01122]) + jitter[2]), 0.3, 3.04, (0.98, 0.99, 1.05)),
+        Light(_tuple(np.array([-1.1685, 2.64602, 5.81574]) + jitter[3]), 0.3, 5.07, (1.0, 0.98, 0.95)),
     )
+
+
+def _outdoor_lights(rng: Rng) -> tuple[Light, ...]:
+    """A sun anywhere above 39 degrees, and the sky as a very wide lamp overhead that gives contact shadows."""
+    angle, height = rng.uniform(0, 2 * math.pi), rng.uniform(0.8, 2.0)
+    toward = np.array([math.cos(angle), math.sin(angle), height]) / math.hypot(1, height)
+    size, power = float(rng.uniform(0.03, 0.12)), float(rng.uniform(0.4, 1.1))
+    sun = Light(_tuple(200 * toward), 200 * size, power, (1.0, 0.97, 0.92), is_sun=True)
+    return sun, Light((0.0, 0.0, 200.0), 200 * 0.6, 0.35, (0.94, 0.97, 1.05), is_sun=True)
 
 
 def _fixed_camera(num_frames: int, rng: Rng) -> Camera:

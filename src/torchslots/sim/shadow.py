@@ -51,9 +51,8 @@ class Shadow:
         offset = centers - self.placed.centers
         along = (offset * self.axis).sum(-1)
         across = np.linalg.norm(offset - along[:, None] * self.axis, axis=-1)
-        spread = (
-            self.radius + radius + self._widening(along + radius) + np.maximum(along, 0) * self._opening()
-        )
+        growth = np.maximum(along, 0) * self.radius / np.maximum(self.lamp_distance, 1e-3)
+        spread = self.radius + radius + growth + self._widening(along + radius, self.lamp_distance)
         return self.outside & (along > -(self.radius + radius)) & (across < spread)
 
     def floor_polygon(self) -> tuple[Float[np.ndarray, "T P 3"], Bool[np.ndarray, "T"]]:
@@ -87,18 +86,13 @@ class Shadow:
             outside = self._planes(frame, self.outline, offset, along)
         inside = np.clip(0.5 - 0.5 * outside, 0, 1)
         hidden = inside * inside * (3 - 2 * inside)
-        wide = self._widening(along) / np.float32(0.8 * self.radius)
+        wide = self._widening(along, float(self.lamp_distance[frame])) / np.float32(0.8 * self.radius)
         hidden /= np.sqrt(1 + wide**4)
         return np.where(along > 0, hidden, 0) if in_front else hidden
 
-    def _widening(self, along):
+    def _widening(self, along, lamp_distance):
         """Half width of the penumbra that the body's middle throws, `along` metres behind it."""
-        return np.maximum(along, 0) * np.float32(self.light.radius / self.lamp_distance.mean()) + np.float32(
-            _SHARPEST
-        )
-
-    def _opening(self) -> np.ndarray:
-        return self.radius / np.maximum(self.lamp_distance, 1e-3)
+        return np.maximum(along, 0) * np.float32(self.light.radius) / lamp_distance + np.float32(_SHARPEST)
 
     def _cone(self, frame: int, offset: Vectors, along: PerPoint, axis: Float32[np.ndarray, "3"]) -> PerPoint:
         distance = self.lamp_distance[frame]

@@ -3,7 +3,6 @@
 import colorsys
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -15,7 +14,7 @@ Rng = np.random.Generator
 
 FLOOR_GRAY = 0.0953
 """MOVi-A's floor: CLEVR's gray in linear light."""
-_TILE, _SKY_HEIGHT, _SKY_WIDTH = 256, 64, 256
+_TILE, _SKY_HEIGHT, _SKY_WIDTH, _SKYLINE = 256, 64, 256, 2048
 _GROUNDS = {
     "sand": ((0.32, 0.26, 0.18), (0.46, 0.40, 0.31), 1.9),
     "grass": ((0.05, 0.08, 0.03), (0.20, 0.22, 0.11), 1.2),
@@ -82,20 +81,34 @@ class Relief:
 
 
 @dataclass(frozen=True)
+class Sky:
+    """Clouds (rows from the horizon up) above a skyline: `line` is its elevation around, in quarter turns."""
+
+    clouds: Float32[np.ndarray, "3 P Q"]
+    line: Float32[np.ndarray, "R"]
+    land: Float32[np.ndarray, "3"]
+
+    def color(self, ways: Points) -> Colors:
+        """Light from a direction (any length)."""
+        rise = np.arctan2(np.maximum(ways[2], 0), np.hypot(ways[0], ways[1])) * np.float32(2 / math.pi)
+        turn = np.arctan2(ways[1], ways[0]) * np.float32(0.5 / math.pi) + np.float32(0.5)
+        row = (np.sqrt(rise) * (_SKY_HEIGHT - 1)).astype(np.int32)
+        column = (turn * (_SKY_WIDTH - 1)).astype(np.int32)
+        line = self.line[(turn * (_SKYLINE - 1)).astype(np.int32)]
+        shade = self.land[:, None] * (np.float32(0.7) + np.float32(0.6) * rise / line)
+        return np.where(rise < line, shade, self.clouds[:, row, column])
+
+
+@dataclass(frozen=True)
 class Backdrop:
-    """Floor and sky: `floor` and `sky` are mean colours; without pictures both are plain."""
+    """Floor and sky; without pictures the floor is plain and the sky goes from `horizon` quickly to `zenith`."""
 
     name: str
     floor: Vector
-    sky: Vector
+    horizon: Vector = (0.0165, 0.0165, 0.0165)
+    zenith: Vector = (0.004, 0.004, 0.004)
     relief: Relief | None = None
-    sky_picture: Float32[np.ndarray, "3 P Q"] | None = None
-
-    @cached_property
-    def sky_texels(self) -> Float32[np.ndarray, "3 n"]:
-        """The sky's picture, elevation by elevation."""
-        assert self.sky_picture is not None
-        return self.sky_picture.reshape(3, -1)
+    sky: Sky | None = None
 
     def floor_color(self, points: Points, footprint: Float32[np.ndarray, "n"]) -> Colors:
         """Reflectance of the floor at world points."""
@@ -105,14 +118,11 @@ class Backdrop:
 
     def sky_color(self, ways: Points) -> Colors:
         """Light from a direction (any length)."""
-        if self.sky_picture is None:
-            return np.broadcast_to(np.array(self.sky, np.float32)[:, None], ways.shape)
-        flat = np.hypot(ways[0], ways[1])
-        rise = np.arctan2(np.maximum(ways[2], 0), flat) * np.float32(2 / math.pi * _SKY_HEIGHT)
-        turn = np.arctan2(ways[1], ways[0]) * np.float32(_SKY_WIDTH / (2 * math.pi))
-        row = np.minimum(rise.astype(np.int32), _SKY_HEIGHT - 1)
-        column = np.floor(turn).astype(np.int32) % _SKY_WIDTH
-        return self.sky_texels[:, row * _SKY_WIDTH + column]
+        if self.sky is not None:
+            return self.sky.color(ways)
+        low, high = np.array([self.horizon, self.zenith], np.float32)[:, :, None]
+        rise = np.clip(4 * ways[2] / np.sqrt(ways[0] ** 2 + ways[1] ** 2 + 1e-6), 0, 1)
+        return low + (high - low) * rise
 
 
 def sample_solid_texture(rng: Rng) -> SolidTexture:
@@ -145,31 +155,28 @@ def _palette(rng: Rng) -> Float32[np.ndarray, "3 3"]:
 def sample_backdrop(textured: bool, rng: Rng) -> Backdrop:
     """MOVi-A's plain gray floor, or a ground with relief under a sky with a horizon."""
     if not textured:
-        gray = (FLOOR_GRAY,) * 3
-        return Backdrop("clevr", gray, (0.03, 0.03, 0.03))
+        return Backdrop("clevr", (FLOOR_GRAY,) * 3)
     kind = list(_GROUNDS)[rng.integers(len(_GROUNDS))]
     low, high, exponent = _GROUNDS[kind]
-    height = 0.5 + 0.22 * _noise(_TILE, _TILE, exponent, rng)
-    tint = _channels(rng.uniform(0.85, 1.15, 3))
+    height = 0.5 + 0.25 * _noise(_TILE, _TILE, exponent, rng)
+    tint = _channels(rng.uniform(0.8, 1.2, 3))
     picture = (_channels(low) + (_channels(high) - _channels(low)) * height) * tint
     relief = Relief(np.clip(picture, 0.01, 0.9).astype(np.float32), metres=float(rng.uniform(7, 14)))
-    sky = _sky_picture(np.array(low) + 0.03, rng)
     r, g, b = (float(value) for value in picture.mean((1, 2)))
-    x, y, z = (float(value) for value in sky.mean((1, 2)))
-    return Backdrop(f"{kind}_{int(rng.integers(1 << 24)):06x}", (r, g, b), (x, y, z), relief, sky)
+    name = f"{kind}_{int(rng.integers(1 << 24)):06x}"
+    return Backdrop(name, (r, g, b), relief=relief, sky=_sample_sky(np.array(low), rng))
 
 
-def _sky_picture(ground: np.ndarray, rng: Rng) -> Float32[np.ndarray, "3 P Q"]:
-    """Blue or overcast above, clouds, and a skyline of hills, trees or houses; rows go from the horizon up."""
-    rise = np.linspace(0, 1, _SKY_HEIGHT)[None, :, None]
-    zenith, haze = _channels(rng.uniform([0.1, 0.2, 0.4], [0.3, 0.4, 0.7])), _channels(rng.uniform(0.55, 0.85, 3))
+def _sample_sky(ground: np.ndarray, rng: Rng) -> Sky:
+    """Blue or overcast, with clouds and a skyline of hills or trees."""
+    rise = np.linspace(0, 1, _SKY_HEIGHT)[None, :, None] ** 2
+    zenith, haze = _channels(rng.uniform([0.1, 0.2, 0.4], [0.3, 0.4, 0.7])), _channels(rng.uniform(0.55, 0.95, 3))
     clouds = np.clip(0.4 * _noise(_SKY_HEIGHT, _SKY_WIDTH, 1.8, rng), 0, 0.7)
     sky = haze + (zenith - haze) * rise**0.5
-    sky = sky + (0.9 - sky) * clouds
-    line = rng.uniform(1.5, 5) + rng.uniform(0.3, 1.5) * _noise(1, _SKY_WIDTH, rng.uniform(0.8, 1.6), rng)
-    land = _channels(ground * rng.uniform(0.5, 1.5, 3)) * (1 + 0.25 * _noise(_SKY_HEIGHT, _SKY_WIDTH, 0.7, rng))
-    below = np.arange(_SKY_HEIGHT)[None, :, None] < line[None]
-    return np.clip(np.where(below, land, sky), 0, 1).astype(np.float32)
+    sky = sky + (0.95 - sky) * clouds
+    line = rng.uniform(0.01, 0.09) + rng.uniform(0.002, 0.02) * _noise(1, _SKYLINE, rng.uniform(0.8, 1.6), rng)[0]
+    land = ground * rng.uniform(0.5, 1.3, 3)
+    return Sky(sky.astype(np.float32), np.maximum(line, 0.004).astype(np.float32), land.astype(np.float32))
 
 
 def _noise(rows: int, columns: int, exponent: float, rng: Rng) -> np.ndarray:
