@@ -5,9 +5,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from torchslots.decoders.decoder import Decoder
 from torchslots.errors import UserError
 from torchslots.nn.blocks import mlp
 from torchslots.shapes import Batch, Clip, Decoded
@@ -40,7 +41,7 @@ def set_loss(predicted: Float[Tensor, "M K P"], true: Float[Tensor, "M n P"]) ->
     return cost[sets, rows, columns].sum(-1).mean()
 
 
-class Properties(nn.Module):
+class Properties(Decoder):
     """Two-layer perceptron on every slot, all of its outputs in (0, 1).
 
     Where each slot looked stands in for masks: the last round's attention, enlarged to the frame.

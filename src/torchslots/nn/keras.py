@@ -1,13 +1,16 @@
 """Fresh weights as Keras draws them."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchslots.nn.blocks import GRUCell
 
 
 def start_as_keras(model: nn.Module) -> None:
-    """Glorot-uniform kernels and zero biases everywhere; orthogonal recurrent kernels, all three gates as one matrix."""
+    """Glorot-uniform kernels, zero biases, and recurrent kernels whose three gates are one orthogonal matrix."""
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             start_together([module])
@@ -17,11 +20,12 @@ def start_as_keras(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def start_together(layers: list[nn.Linear | nn.Conv2d | nn.ConvTranspose2d]) -> None:
+def start_together(layers: Sequence[nn.Module]) -> None:
     """Glorot-uniform kernels for layers that the original keeps as one: they share the bounds of the whole."""
-    joined = torch.empty(sum(layer.weight.shape[0] for layer in layers), *layers[0].weight.shape[1:])
+    weights = [cast(Tensor, layer.weight) for layer in layers]
+    joined = torch.empty(sum(len(weight) for weight in weights), *weights[0].shape[1:])
     nn.init.xavier_uniform_(joined)
-    for layer, part in zip(layers, joined.split([layer.weight.shape[0] for layer in layers])):
-        layer.weight.copy_(part)
-        if layer.bias is not None:
+    for layer, weight, part in zip(layers, weights, joined.split([len(weight) for weight in weights])):
+        weight.copy_(part)
+        if isinstance(layer.bias, Tensor):
             layer.bias.zero_()

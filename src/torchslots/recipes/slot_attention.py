@@ -113,12 +113,10 @@ def build(config: SlotAttentionConfig) -> ObjectCentricModel:
         predictor=Stay(),
         recompute=config.recompute,
     )
-    properties = isinstance(config.decoder, PropertyHead)
-    decoder = _property_head(config, config.decoder) if properties else _broadcast(config, config.decoder)
-    model = ObjectCentricModel(slot_encoder, decoder, config)
+    model = ObjectCentricModel(slot_encoder, _decoder(config), config)
     start_as_keras(model)
-    if isinstance(decoder, Broadcast):
-        start_together([decoder.mask_head, *decoder.heads.values()])
+    if isinstance(model.decoder, Broadcast):
+        start_together([model.decoder.mask_head, *model.decoder.heads.values()])
     return model
 
 
@@ -129,6 +127,11 @@ def _encoder(config: SlotAttentionConfig) -> FrameEncoder:
         PositionEmbedding(config.token_grid(), channels, grid=soft_grid, stored=False),
         mlp(channels, [config.token_hidden], config.token_size, pre_norm=True, norm_eps=KERAS_NORM_EPS),
     )
+
+
+def _decoder(config: SlotAttentionConfig) -> Broadcast | Properties:
+    numbers = config.decoder
+    return _properties(config, numbers) if isinstance(numbers, PropertyHead) else _broadcast(config, numbers)
 
 
 def _broadcast(config: SlotAttentionConfig, numbers: PictureDecoder) -> Broadcast:
@@ -148,7 +151,7 @@ def _broadcast(config: SlotAttentionConfig, numbers: PictureDecoder) -> Broadcas
     )
 
 
-def _property_head(config: SlotAttentionConfig, numbers: PropertyHead) -> Properties:
+def _properties(config: SlotAttentionConfig, numbers: PropertyHead) -> Properties:
     return Properties(
         config.slot_size,
         numbers.hidden,
