@@ -9,7 +9,7 @@ from PIL import Image
 
 from torchslots.errors import UserError
 from torchslots.training.recipe import ModelConfig, Recipe, TrainConfig, to_json
-from torchslots.training.report import collect, learning_curves, plot_runs, report
+from torchslots.training.report import learning_curves, plot_runs, report
 
 
 def _run(folder: Path, fg_ari: float | None, seed: int = 0, name: str = "savi_small", **settings) -> Path:
@@ -33,7 +33,7 @@ def test_mean_and_standard_error_over_seeds(tmp_path):
     values = (0.5, 0.7, 0.9)
     runs = [_run(tmp_path / str(i), value, seed=i) for i, value in enumerate(values)]
     other = _run(tmp_path / "other", 0.3, name="savi_medium")
-    first, second = collect([*runs, other, runs[0]])
+    first, second = report([*runs, other, runs[0]]).groups
     assert (first.recipe, second.recipe) == ("savi_small", "savi_medium")
     assert first.runs == [str(run) for run in runs] and first.notes == []
     fg_ari, loss = first.figures
@@ -44,23 +44,36 @@ def test_mean_and_standard_error_over_seeds(tmp_path):
 
 
 def test_the_last_logged_evaluation_stands_in(tmp_path):
-    [group] = collect([_run(tmp_path / "a", None)])
+    [group] = report([_run(tmp_path / "a", None)]).groups
     assert [(figure.name, figure.mean) for figure in group.figures] == [("fg_ari", 0.25)]
+
+
+def test_an_evaluation_beside_the_weights_is_found_and_stands_for_its_run(tmp_path):
+    run = _run(tmp_path / "a", 0.5)
+    (run / "eval").mkdir()
+    (run / "eval.json").rename(run / "eval/eval.json")
+    for folders in ([run], [run / "eval"], [run, run / "eval"]):
+        [group] = report(folders).groups
+        assert group.runs == [str(run)] and group.figures[0].mean == 0.5
 
 
 def test_runs_that_are_not_repetitions_are_said(tmp_path):
     runs = [_run(tmp_path / "a", 0.5, num_frames=24), _run(tmp_path / "b", 0.6, num_frames=6)]
-    notes = " ".join(collect(runs)[0].notes)
+    notes = " ".join(report(runs).groups[0].notes)
     assert "same seed" in notes and "evaluation: num_frames" in notes
 
 
 def test_report_prints_a_table_or_json(tmp_path, capsys):
     runs = [_run(tmp_path / "a", 0.5), _run(tmp_path / "b", 0.7, seed=1)]
-    report(runs)
+    report(runs).print_table()
     printed = capsys.readouterr().out
     assert "savi_small: 2 runs" in printed and "60.0 %" in printed and "10.0 %" in printed
-    report(runs, json=True, plot=tmp_path / "curve.png")
-    assert json.loads(capsys.readouterr().out)[0]["figures"][0]["mean"] == pytest.approx(0.6)
+    assert json.loads(report(runs).to_json())[0]["figures"][0]["mean"] == pytest.approx(0.6)
+
+
+def test_plot_has_a_curve_for_each_run(tmp_path):
+    runs = [_run(tmp_path / "a", 0.5), _run(tmp_path / "b", 0.7, seed=1)]
+    plot_runs(runs, tmp_path / "curve.png", "eval/fg_ari")
     with Image.open(tmp_path / "curve.png") as image:
         assert image.size[0] > 600
 

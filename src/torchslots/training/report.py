@@ -15,6 +15,7 @@ from torchslots.training.log import METRICS_NAME, read_log
 from torchslots.video import replacing
 
 _SEED = "train.seed"
+_AGAIN = "Run `torchslots evaluate` on the run again."
 
 
 @dataclass(frozen=True)
@@ -50,35 +51,32 @@ class _Run:
     settings: dict[str, Any]
 
 
-def report(
-    runs: list[Path], /, *, json: bool = False, plot: Path | None = None, key: str = "eval/fg_ari"
-) -> list[Group]:
-    """Print mean, standard error and best over seeds for each recipe among the runs.
+@dataclass(frozen=True)
+class SeedTable:
+    """Mean, standard error and best over seeds, one group for each recipe."""
 
-    Args:
-        runs: run folders.
-        json: print JSON instead of a table.
-        plot: PNG file for a curve of each run over its steps.
-        key: what the curve shows, a key of metrics.jsonl.
+    groups: list[Group]
 
-    Raises:
-        UserError: a folder that is no run, or files that cannot be read.
-    """
-    groups = collect(runs)
-    if plot is not None:
-        plot_runs(runs, plot, key)
-    if json:
-        print(dumps([asdict(group) for group in groups], indent=2))
-    else:
-        print_groups(groups)
-    return groups
+    def to_json(self) -> str:
+        """All of it as JSON text."""
+        return dumps([asdict(group) for group in self.groups], indent=2)
+
+    def print_table(self) -> None:
+        """Print a table for each recipe."""
+        from rich.console import Console
+
+        console = Console()
+        for group in self.groups:
+            console.print(_table(group))
+            for note in group.notes:
+                console.print(f"Note: {note}", markup=False)
 
 
-def collect(runs: Sequence[Path]) -> list[Group]:
-    """Group run folders by recipe name, in order of first appearance.
+def report(runs: Sequence[Path]) -> SeedTable:
+    """Group run folders by recipe name, in order of first appearance, and average over each group.
 
-    A run's figures are those of its eval.json (written by `torchslots evaluate`); without one, the last that
-    the training logged.
+    A run's figures are those of its eval/eval.json or eval.json (`torchslots evaluate` writes them); without
+    one, the last that the training logged. An evaluation's own folder inside a run stands for the run.
 
     Raises:
         UserError: no folders; a folder without recipe.json or without any evaluation; a file that cannot be
@@ -89,25 +87,29 @@ def collect(runs: Sequence[Path]) -> list[Group]:
             "No run folders were given. Name at least one folder that `torchslots train --run` wrote."
         )
     by_recipe: dict[str, list[_Run]] = {}
-    for folder in dict.fromkeys(Path(run) for run in runs):
+    for folder in dict.fromkeys(_run_folder(Path(run)) for run in runs):
         run = _read_run(folder)
         by_recipe.setdefault(str(run.recipe["name"]), []).append(run)
-    return [_group(name, members) for name, members in by_recipe.items()]
+    return SeedTable([_group(name, members) for name, members in by_recipe.items()])
+
+
+def _run_folder(folder: Path) -> Path:
+    inside = (folder / "eval.json").exists() and not (folder / "recipe.json").exists()
+    return folder.parent if inside and (folder.parent / "recipe.json").exists() else folder
 
 
 def _read_run(folder: Path) -> _Run:
     recipe = _read_object(folder / "recipe.json", "Give a folder that `torchslots train --run` wrote.")
     if "name" not in recipe:
         raise UserError(f"{folder / 'recipe.json'} has no `name`, so it is no recipe of a run.")
-    if not (folder / "eval.json").exists():
+    places = (folder / "eval" / "eval.json", folder / "eval.json")
+    file = next((place for place in places if place.exists()), None)
+    if file is None:
         return _Run(folder, recipe, _last_logged(folder), {})
-    found = _read_object(folder / "eval.json", "Run `torchslots evaluate` on the folder again.")
-    metrics = found.get("metrics")
-    if not isinstance(metrics, dict):
-        raise UserError(
-            f"{folder / 'eval.json'} has no `metrics`. Run `torchslots evaluate` on the folder again."
-        )
-    return _Run(folder, recipe, _numbers(metrics), dict(found.get("settings") or {}))
+    found = _read_object(file, _AGAIN)
+    if not isinstance(found.get("metrics"), dict):
+        raise UserError(f"{file} has no `metrics`. {_AGAIN}")
+    return _Run(folder, recipe, _numbers(found["metrics"]), dict(found.get("settings") or {}))
 
 
 def _read_object(file: Path, remedy: str) -> dict[str, Any]:
@@ -187,21 +189,15 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def print_groups(groups: Sequence[Group]) -> None:
-    """Print a table for each recipe."""
-    from rich.console import Console
+def _table(group: Group) -> Any:
     from rich.table import Table
 
-    console = Console()
-    for group in groups:
-        table = Table(title=f"{group.recipe}: {len(group.runs)} run{'s' if len(group.runs) > 1 else ''}")
-        for column in ("figure", "n", "mean", "± standard error", "best"):
-            table.add_column(column, justify="left" if column == "figure" else "right")
-        for figure in group.figures:
-            table.add_row(*_cells(figure))
-        console.print(table)
-        for note in group.notes:
-            console.print(f"Note: {note}", markup=False)
+    table = Table(title=f"{group.recipe}: {len(group.runs)} run{'s' if len(group.runs) > 1 else ''}")
+    for column in ("figure", "n", "mean", "± standard error", "best"):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+    for figure in group.figures:
+        table.add_row(*_cells(figure))
+    return table
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:
