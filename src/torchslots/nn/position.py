@@ -22,6 +22,15 @@ def soft_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
     return torch.cat([near, 1 - near], dim=-1)
 
 
+def require_size(x: Float[Tensor, "*b C H W"], grid: Tensor) -> None:
+    """Raises UserError where a feature map has another size than the grid [H, W, ...]."""
+    if x.shape[-2:] != grid.shape[:2]:
+        raise UserError(
+            f"This model was built for feature maps of {tuple(grid.shape[:2])}, got {tuple(x.shape[-2:])}. "
+            "Resize the frames to the resolution in the model's config, or build it for this one."
+        )
+
+
 class PositionEmbedding(nn.Module):
     """Add a linear map of the (y, x) grid to features (SAVi, appendix A).
 
@@ -49,9 +58,5 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b C H W"]) -> Float[Tensor, "*b C H W"]:
         """Raises UserError where the feature map has another size than the grid."""
-        if x.shape[-2:] != self.grid.shape[:2]:
-            raise UserError(
-                f"This model was built for feature maps of {tuple(self.grid.shape[:2])}, got {tuple(x.shape[-2:])}. "
-                "Resize the frames to the resolution in the model's config, or build it for this one."
-            )
+        require_size(x, self.grid)
         return x + self.project(self.grid).permute(2, 0, 1)

@@ -1,0 +1,350 @@
+"""Invariant Slot Attention.
+
+Biza, van Steenkiste, Sajjadi, Elsayed, Mahendran, Kipf, Invariant Slot Attention: Object Discovery with Slot-Centric
+Reference Frames (ICML 2023). Numbers are those of the released configurations.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from torchslots.decoders.broadcast import Broadcast
+from torchslots.errors import UserError
+from torchslots.model import ObjectCentricModel
+from torchslots.nn.blocks import mlp
+from torchslots.nn.cnn import PixelMLP, cnn
+from torchslots.nn.frames import AppendGrid, RelativePosition
+from torchslots.nn.init import dense
+from torchslots.nn.position import PositionEmbedding
+from torchslots.nn.resnet import ResNet
+from torchslots.recipes.savi import CnnConfig, ResNetConfig
+from torchslots.slots import invariant
+from torchslots.slots.attention import Corrector, SlotAttention
+from torchslots.slots.encoder import FrameEncoder, SlotEncoder
+from torchslots.slots.frames import DrawnFrames, LearnedFrames, WithFrames
+from torchslots.slots.initializers import Learned
+from torchslots.slots.invariant import GridEncoder, InvariantSlotAttention
+from torchslots.slots.predictors import Stay
+from torchslots.training.recipe import (
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    TrainConfig,
+)
+
+STATISTICS = {"translation": 2, "scale": 4, "rotation": 9}
+"""Numbers that a slot is told of its frame, by invariance: position, scale, rotation matrix and angle."""
+
+_WIDE = (64, 64, 64, 64)
+_STRIDED = CnnConfig(_WIDE, (2, 2, 2, 1))
+
+
+@dataclass(frozen=True)
+class PixelDecoderConfig:
+    """Spatial broadcast decoder of pixels: a perceptron on each one, ReLU behind every layer."""
+
+    grid: tuple[int, int] = (35, 35)
+    """Cells over which a slot is tiled: the picture's own."""
+    channels: tuple[int, ...] = (256, 256, 256, 256, 256, 256)
+    chunk: int | None = None
+    """Pictures, one for each slot, painted at once; fewer need less memory. None: all."""
+
+    def drawn(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        return self.grid
+
+
+@dataclass(frozen=True)
+class CnnDecoderConfig:
+    """Spatial broadcast decoder: 5x5 convolutions, ReLU behind each, stride 2 transposed."""
+
+    grid: tuple[int, int] = (16, 16)
+    """Cells over which a slot is tiled."""
+    channels: tuple[int, ...] = (64, 64, 64, 64, 64)
+    strides: tuple[int, ...] = (2, 2, 2, 1, 1)
+    chunk: int | None = None
+    """Pictures, one for each slot, painted at once; fewer need less memory. None: all."""
+
+    def drawn(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        factor = math.prod(self.strides)
+        return self.grid[0] * factor, self.grid[1] * factor
+
+
+@dataclass(frozen=True)
+class IsaConfig(ModelConfig):
+    """The numbers of an Invariant Slot Attention model, or of its baseline."""
+
+    resolution: tuple[int, int] = (128, 128)
+    """Height and width of the frames."""
+    encoder: CnnConfig | ResNetConfig = _STRIDED
+    """Convolutions with ReLU between them and none behind the last, or a ResNet."""
+    invariance: Literal["none", "translation", "scale", "rotation"] = "scale"
+    """What slots' frames hold: nothing (the baseline); positions; and scales; and rotations."""
+    grid: Literal["appended", "missing_as_released"] = "appended"
+    """Where positions come from: the coordinate grid, or, by a slip of some released configurations, the encoder's last
+    two learned channels, beside position embeddings that break the invariance."""
+    num_slots: int = 11
+    slot_size: int = 64
+    qkv_size: int = 64
+    num_iterations: int = 3
+    """Rounds of slot attention; one more fits the frames."""
+    slot_hidden: int = 128
+    """Hidden width of slot attention's perceptron."""
+    grid_hidden: int = 128
+    """Hidden width of the perceptron behind positions: the grid encoder's, or the encoder's where it has one."""
+    frames: Literal["drawn", "learned"] = "drawn"
+    """Where frames start."""
+    draws: Literal["independent", "correlated"] = "independent"
+    """Drawn scales: independent of drawn positions, or a function of them as in the released code without rotation."""
+    scale_factor: float = 5.0
+    """Divides the grid in a slot's frame, besides its scale."""
+    values_in_frame: bool = True
+    """Values, too, hold places as the slot sees them; otherwise keys only."""
+    tell_frames: bool = False
+    """Slots learn the numbers of their frames before each update, which ends the invariance."""
+    rotation_limit: Literal[45, 90] = 45
+    """Degrees that a frame may be turned either way."""
+    detach: tuple[invariant.Part, ...] = ()
+    """Parts of frames through which no gradient passes."""
+    temperature: float = 1.0
+    """Divides attention logits."""
+    centered: bool = False
+    """Frames start in the middle of the picture."""
+    fixed_scale: float | None = None
+    """Frames start with this scale; None: with the drawn or learned one."""
+    decoder: PixelDecoderConfig | CnnDecoderConfig = CnnDecoderConfig()
+    recompute: bool = False
+    """Recompute activations of encoder and decoder in the backward pass: less memory, slower."""
+
+    def __post_init__(self) -> None:
+        if self.decoder.drawn() != tuple(self.resolution):
+            raise UserError(
+                f"The decoder draws {self.decoder.drawn()}, but the frames are {tuple(self.resolution)}. Change "
+                "decoder.grid or decoder.strides."
+            )
+
+
+def build(config: IsaConfig) -> ObjectCentricModel:
+    """SAVi's five parts on single frames; the baseline has slots without frames of reference."""
+    tokens, encoder = _encoder(config)
+    slot_encoder = SlotEncoder(
+        encoder=encoder,
+        initializer=_initializer(config),
+        corrector=_corrector(config, tokens),
+        predictor=Stay(),
+        recompute=config.recompute,
+    )
+    return ObjectCentricModel(slot_encoder, _decoder(config), config)
+
+
+def appends_grid(config: IsaConfig) -> bool:
+    """Whether the encoder's tokens end in their coordinates; otherwise position embeddings are added to them."""
+    return config.invariance != "none" and config.grid == "appended"
+
+
+def _encoder(config: IsaConfig) -> tuple[int, FrameEncoder]:
+    """Width of the tokens, and the encoder that makes them."""
+    if isinstance(config.encoder, ResNetConfig):
+        backbone = ResNet(config.encoder.stage_sizes, config.encoder.width)
+        channels = backbone.output_size
+    else:
+        backbone = cnn(3, config.encoder.channels, config.encoder.strides, activate_last=False)
+        channels = config.encoder.channels[-1]
+    height, width = (-(-side // config.encoder.reduction()) for side in config.resolution)
+    if appends_grid(config):
+        return channels + 2, FrameEncoder(backbone, AppendGrid((height, width)), nn.Identity())
+    transform = mlp(channels, [config.grid_hidden], channels, pre_norm=True)
+    return channels, FrameEncoder(backbone, PositionEmbedding((height, width), channels), transform)
+
+
+def _initializer(config: IsaConfig) -> nn.Module:
+    slots = Learned(config.num_slots, config.slot_size)
+    if config.invariance == "none":
+        return slots
+    if config.frames == "learned":
+        return WithFrames(slots, LearnedFrames(config.num_slots, config.invariance))
+    return WithFrames(slots, DrawnFrames(config.invariance, draws=config.draws))
+
+
+def _core(config: IsaConfig, input_size: int) -> SlotAttention:
+    return SlotAttention(
+        input_size,
+        config.slot_size,
+        qkv_size=config.qkv_size,
+        num_iterations=config.num_iterations,
+        mlp_size=config.slot_hidden,
+    )
+
+
+def _corrector(config: IsaConfig, tokens: int) -> Corrector:
+    if config.invariance == "none":
+        return _core(config, tokens)
+    fit = {
+        "translation": invariant.fit_translation,
+        "scale": invariant.fit_translation_scale,
+        "rotation": partial(invariant.fit_translation_rotation_scale, limit=config.rotation_limit),
+    }[config.invariance]
+    told = config.slot_size + STATISTICS[config.invariance]
+    return InvariantSlotAttention(
+        _core(config, tokens - 2),
+        GridEncoder(config.qkv_size, config.grid_hidden),
+        invariant.detached(fit, config.detach) if config.detach else fit,
+        start=partial(invariant.first_frame, centered=config.centered, fixed_scale=config.fixed_scale),
+        scale_factor=config.scale_factor,
+        values_in_frame=config.values_in_frame,
+        temperature=config.temperature,
+        tell=dense(told, config.slot_size) if config.tell_frames else None,
+    )
+
+
+def _decoder(config: IsaConfig) -> Broadcast:
+    numbers = config.decoder
+    if isinstance(numbers, PixelDecoderConfig):
+        backbone: nn.Module = PixelMLP(config.slot_size, numbers.channels)
+    else:
+        transposed = [stride > 1 for stride in numbers.strides]
+        backbone = cnn(config.slot_size, numbers.channels, numbers.strides, transposed=transposed)
+    if config.invariance == "none":
+        position: nn.Module = PositionEmbedding(numbers.grid, config.slot_size)
+    else:
+        position = RelativePosition(numbers.grid, config.slot_size, scale_factor=config.scale_factor)
+    return Broadcast(
+        position,
+        backbone,
+        grid=numbers.grid,
+        features=numbers.channels[-1],
+        targets={"video": 3},
+        chunk=numbers.chunk,
+        recompute=config.recompute,
+    )
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One data set's part of the released configurations."""
+
+    about: str
+    model: IsaConfig
+    data: DataConfig
+    num_steps: int = 500_000
+    warmup_steps: int = 10_000
+    eval_every: int = 5000
+    variants: tuple[str, ...] = ("baseline", "transl", "transl_scale", "transl_rot_scale")
+
+
+def _data(dataset: str, resolution: int, max_instances: int) -> DataConfig:
+    return DataConfig(
+        dataset=dataset,
+        keys=("video", "segmentations"),
+        resolution=resolution,
+        num_frames=1,
+        max_instances=max_instances,
+    )
+
+
+_WITH_V2 = (*_Setting.variants, "transl_scale_v2")
+_SETTINGS: dict[str, _Setting] = {
+    "tetrominoes": _Setting(
+        "Tetrominoes at 35x35, 20k steps",
+        IsaConfig(
+            resolution=(35, 35),
+            num_slots=4,
+            encoder=CnnConfig(_WIDE, (1, 1, 1, 1)),
+            decoder=PixelDecoderConfig(),
+        ),
+        _data("tetrominoes", 35, 4),
+        num_steps=20_000,
+        warmup_steps=5000,
+        eval_every=1000,
+        variants=("baseline", "transl"),
+    ),
+    "objects_room": _Setting(
+        "Objects Room at 64x64, 500k steps",
+        IsaConfig(
+            resolution=(64, 64),
+            encoder=CnnConfig(_WIDE, (2, 2, 1, 1)),
+            decoder=CnnDecoderConfig(strides=(2, 2, 1, 1, 1)),
+        ),
+        _data("objects_room", 64, 11),
+    ),
+    "clevr_with_masks": _Setting(
+        "CLEVR with masks at 128x128, 500k steps",
+        IsaConfig(),
+        _data("clevr_with_masks", 128, 11),
+        variants=_WITH_V2,
+    ),
+    "multishapenet_easy": _Setting(
+        "MultiShapeNet-Easy at 128x128, 500k steps",
+        IsaConfig(),
+        _data("multishapenet_easy", 128, 11),
+        variants=_WITH_V2,
+    ),
+    "clevrtex_cnn": _Setting(
+        "CLEVRTex at 128x128, plain convolutions, 500k steps", IsaConfig(), _data("clevrtex", 128, 11)
+    ),
+    "clevrtex_resnet": _Setting(
+        "CLEVRTex at 128x128, ResNet-34, 500k steps",
+        IsaConfig(encoder=ResNetConfig()),
+        _data("clevrtex", 128, 11),
+        variants=_WITH_V2,
+    ),
+    "waymo_open": _Setting(
+        "Waymo Open, front camera at 128x192, ResNet-34, 500k steps",
+        IsaConfig(resolution=(128, 192), encoder=ResNetConfig(), decoder=CnnDecoderConfig(grid=(16, 24))),
+        _data("waymo_open", 128, 11),
+        variants=_WITH_V2,
+    ),
+}
+
+_VARIANTS: dict[str, tuple[str, Callable[[IsaConfig], IsaConfig]]] = {
+    "baseline": (
+        "slot attention without frames of reference",
+        lambda model: replace(model, invariance="none"),
+    ),
+    "transl": ("slots with positions", lambda model: replace(model, invariance="translation")),
+    "transl_scale": ("slots with positions and scales", lambda model: model),
+    "transl_rot_scale": (
+        "slots with positions, rotations and scales",
+        lambda model: replace(model, invariance="rotation"),
+    ),
+    "transl_scale_v2": (
+        "slots with positions and scales that keys see and values do not",
+        lambda model: replace(model, values_in_frame=False),
+    ),
+}
+
+
+def _recipe(dataset: str, variant: str) -> Recipe:
+    setting = _SETTINGS[dataset]
+    return Recipe(
+        f"isa_{dataset}_{variant}",
+        _VARIANTS[variant][1](setting.model),
+        setting.data,
+        OptimConfig(learning_rate=4e-4, warmup_steps=setting.warmup_steps, num_steps=setting.num_steps),
+        TrainConfig(eval_every=setting.eval_every, checkpoint_every=setting.eval_every),
+        EvalConfig(num_frames=1, slice_size=1, batch_size=64),
+    )
+
+
+def _named(dataset: str, variant: str) -> Callable[[], Recipe]:
+    def make() -> Recipe:
+        return _recipe(dataset, variant)
+
+    make.__name__ = f"isa_{dataset}_{variant}"
+    make.__doc__ = f"ISA on {_SETTINGS[dataset].about}: {_VARIANTS[variant][0]}."
+    return make
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    f"isa_{dataset}_{variant}": _named(dataset, variant)
+    for dataset, setting in _SETTINGS.items()
+    for variant in setting.variants
+}
+"""`isa_<data set>_<variant>`: every released configuration, with the grid where it belongs."""
