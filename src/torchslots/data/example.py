@@ -43,10 +43,10 @@ def scan_example(record: bytes, names: Collection[str] | None = None) -> dict[st
         MalformedExample: the bytes are not an Example.
     """
     found = {}
-    for number, features in _fields(memoryview(record)):
+    for number, features in fields(memoryview(record)):
         if number != 1 or not isinstance(features, memoryview):
             continue
-        for entry_number, entry in _fields(features):
+        for entry_number, entry in fields(features):
             if entry_number != 1 or not isinstance(entry, memoryview):
                 continue
             name, value = _map_entry(entry)
@@ -72,7 +72,7 @@ def decode_bytes(raw: RawFeature, start: int = 0, stop: int | None = None) -> li
     """
     if raw.kind not in (None, _BYTES_LIST):
         raise MalformedExample("a list of numbers where a list of bytes is expected")
-    items = [item for number, item in _fields(raw.payload) if number == 1 and isinstance(item, memoryview)]
+    items = [item for number, item in fields(raw.payload) if number == 1 and isinstance(item, memoryview)]
     return [bytes(item) for item in items[start:stop]]
 
 
@@ -84,7 +84,7 @@ def decode_floats(raw: RawFeature) -> np.ndarray:
     """
     if raw.kind not in (None, _FLOAT_LIST):
         raise MalformedExample("not a list of floats")
-    parts = [item for number, item in _fields(raw.payload) if number == 1]
+    parts = [item for number, item in fields(raw.payload) if number == 1]
     if any(not isinstance(part, memoryview) or len(part) % 4 for part in parts):
         raise MalformedExample("a float list whose length is no multiple of 4 bytes")
     return np.frombuffer(b"".join(parts), "<f4").copy()  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ def decode_ints(raw: RawFeature, start: int = 0, stop: int | None = None) -> np.
     """
     if raw.kind not in (None, _INT64_LIST):
         raise MalformedExample("not a list of integers")
-    parts = [item for number, item in _fields(raw.payload) if number == 1]
+    parts = [item for number, item in fields(raw.payload) if number == 1]
     if len(parts) == 1 and isinstance(parts[0], memoryview):
         return decode_varints(parts[0], start, stop)
     values = [decode_varints(p) if isinstance(p, memoryview) else np.array([p], np.uint64) for p in parts]
@@ -208,7 +208,7 @@ def _encode_varint(value: int) -> bytes:
 
 def _map_entry(entry: memoryview) -> tuple[str, memoryview]:
     name, value = b"", memoryview(b"")
-    for number, item in _fields(entry):
+    for number, item in fields(entry):
         if number == 1 and isinstance(item, memoryview):
             name = bytes(item)
         elif number == 2 and isinstance(item, memoryview):
@@ -218,37 +218,38 @@ def _map_entry(entry: memoryview) -> tuple[str, memoryview]:
 
 def _list_of(feature: memoryview) -> RawFeature:
     raw = RawFeature(None, memoryview(b""))
-    for number, item in _fields(feature):
+    for number, item in fields(feature):
         if number in (_BYTES_LIST, _FLOAT_LIST, _INT64_LIST) and isinstance(item, memoryview):
             raw = RawFeature(number, item)
     return raw
 
 
-def _fields(message: memoryview) -> list[tuple[int, int | memoryview]]:
+def fields(message: memoryview) -> list[tuple[int, int | memoryview]]:
     """Number and value of every field: an int for varints, a view of the bytes for the rest."""
-    fields: list[tuple[int, int | memoryview]] = []
+    found: list[tuple[int, int | memoryview]] = []
     position, size = 0, len(message)
     while position < size:
-        tag, position = _varint(message, position)
+        tag, position = varint(message, position)
         wire = tag & 7
         if wire == _VARINT:
-            value, position = _varint(message, position)
-            fields.append((tag >> 3, value))
+            value, position = varint(message, position)
+            found.append((tag >> 3, value))
             continue
         if wire == _BYTES:
-            length, position = _varint(message, position)
+            length, position = varint(message, position)
         elif wire in (_FIXED32, _FIXED64):
             length = 4 if wire == _FIXED32 else 8
         else:
             raise MalformedExample(f"wire type {wire} at byte {position}")
         if position + length > size:
             raise MalformedExample(f"a field of {length} bytes at byte {position} of {size}")
-        fields.append((tag >> 3, message[position : position + length]))
+        found.append((tag >> 3, message[position : position + length]))
         position += length
-    return fields
+    return found
 
 
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
+def varint(message: memoryview, position: int) -> tuple[int, int]:
+    """The base-128 number at `position`, and where the next begins."""
     value = shift = 0
     while position < len(message) and shift < 70:
         byte = message[position]
