@@ -25,6 +25,12 @@ _KUBRIC_LICENCE = "generator: Apache-2.0; the publisher states no licence for th
 _SIM_LICENCE = "generated on your machine: yours"
 
 
+_MOVI_SIZE = (
+    "of the order of MOVi-A's 60 GB at 128 pixels",
+    "about 60 GB at 128 pixels, 240 GB at 256",
+)
+
+
 @dataclass(frozen=True)
 class Remote:
     """A TFDS folder in a public bucket of Google Cloud Storage."""
@@ -120,7 +126,7 @@ def _movi(
         description=description,
         licence=_KUBRIC_LICENCE,
         splits=("train", "validation", *(("test",) if test else ())),
-        size="9,700 + 250 videos of 24 frames; about 60 GB at 128 pixels, 240 GB at 256",
+        size=f"about 9,750 videos for training and 250 for validation, 24 frames each; {_MOVI_SIZE[letter == 'a']}",
         remote=Remote(
             "kubric-public", f"tfds/movi_{letter}/{{resolution}}x{{resolution}}/1.0.0", resolutions
         ),
@@ -164,3 +170,14 @@ DATASETS: dict[str, DatasetEntry] = {
         size="whatever was prepared",
     ),
 }
+
+
+def data_list() -> None:
+    """Show every data set: what it is, its splits, size, licence and public address."""
+    for name, found in DATASETS.items():
+        print(f"{name:9} {found.description}")
+        print(f"          {', '.join(found.splits)}; {found.size}")
+        print(f"          licence: {found.licence}")
+        if found.remote is not None:
+            sizes = ", ".join(map(str, found.remote.resolutions))
+            print(f"          {found.remote.address}  (resolution: {sizes})")

@@ -463,3 +463,38 @@ def _present_split(folder: Path, info: dict[str, Any], split: dict[str, Any]) ->
     size = sum((folder / name).stat().st_size for name in names[:count])
     lengths = split["shardLengths"][:count]
     return {**split, "shardLengths": lengths, "numBytes": str(size), "filepathTemplate": template}
+
+
+def data_download(
+    name: str,
+    *,
+    root: Path = Path("data"),
+    split: tuple[str, ...] = (),
+    shards: int | None = None,
+    resolution: int | None = None,
+    connections: int = 4,
+    base_url: str | None = None,
+) -> None:
+    """Download a published data set, or a part of it; the same command goes on after an interruption.
+
+    Args:
+        name: Name in `torchslots data list`.
+        root: Folder for all data sets; this one goes to ROOT/NAME/<size>x<size>/<version>.
+        split: Splits to download, such as train validation; none: all.
+        shards: Only the first so many files of each split (MOVi at 128 pixels: 19 videos, 114 MB each).
+        resolution: Pixels of one side, of the published sizes; none: the usual one.
+        connections: Files at the same time.
+        base_url: Another server, with files at BASE_URL/<bucket>/<path>; none: TORCHSLOTS_MIRROR or Google's.
+    """
+    folder = download(
+        name,
+        root,
+        splits=split,
+        shards=shards,
+        resolution=resolution,
+        connections=connections,
+        base_url=base_url,
+    )
+    files = [file for file in folder.iterdir() if _SHARD.fullmatch(file.name)]
+    size = sum(file.stat().st_size for file in files)
+    print(f"{folder}: {len(files)} record files, {_gigabytes(size)}")

@@ -41,6 +41,7 @@ from torchslots.video import (
     FILM_SUFFIXES,
     PICTURE_SUFFIXES,
     frame_count,
+    iter_frames,
     natural_key,
     picture_files,
     read_frames,
@@ -112,6 +113,18 @@ class FolderClips:
         """
         with self._named(index) as clip:
             return self._stored(clip, 0, _frame_count(clip))
+
+    def check(self, index: int) -> None:
+        """Read a clip and its masks to the end, in constant memory.
+
+        Raises:
+            UnusableClip: as `sample`.
+        """
+        with self._named(index) as clip:
+            count = sum(len(frames) for frames in iter_frames(clip, 16))
+            masks = self.masks[clip]
+            if masks is not None:
+                _check_size(clip, read_frames(clip, 0, 1), masks, read_masks(masks, count))
 
     @contextmanager
     def _named(self, index: int) -> Iterator[Path]:

@@ -1,0 +1,72 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from torchslots.data.catalog import DATASETS, data_list, entry, open_dataset
+from torchslots.errors import UserError
+from torchslots.training.recipe import DataConfig
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "data_movi_a"
+CONFIG = DataConfig(resolution=32, num_frames=4)
+
+
+def test_every_entry_says_what_a_newcomer_must_know():
+    for name, found in DATASETS.items():
+        assert found.description and "\n" not in found.description, name
+        assert found.licence and found.size, name
+        assert "train" in found.splits, name
+        if found.remote is not None:
+            assert found.remote.address.startswith("https://storage.googleapis.com/kubric-public/tfds/movi_")
+            assert "{resolution}x{resolution}" in found.remote.prefix and found.remote.resolutions[0] == 128
+
+
+def test_published_addresses():
+    remote = DATASETS["movi_a"].remote
+    assert remote is not None
+    assert remote.prefix.format(resolution=256) == "tfds/movi_a/256x256/1.0.0"
+    assert "test" not in DATASETS["movi_b"].splits and "test" in DATASETS["movi_c"].splits
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(UserError, match=r"no data set `movi-a`. Nearest: movi_a.*data list"):
+        entry("movi-a")
+    with pytest.raises(UserError, match=r"no data set `movie`. Nearest: movi_e"):
+        open_dataset("movie", Path(), "train", CONFIG, True)
+
+
+def test_a_missing_root_says_how_to_get_the_data(tmp_path):
+    cases = {
+        "movi_a": "torchslots data download movi_a",
+        "sim_a": "torchslots data generate",
+        "folder": "Check the path",
+    }
+    for name, remedy in cases.items():
+        with pytest.raises(UserError, match=rf"nowhere does not exist.*{remedy}"):
+            open_dataset(name, tmp_path / "nowhere", "train", CONFIG, True)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_movi_opens_under_its_own_name_whatever_the_recipe_was_made_for(train):
+    clips = open_dataset("movi_a", GOLDEN, "train", replace(CONFIG, dataset="movi_e"), train)
+    assert len(clips) == 4
+    assert clips.sample(0, None)["video"].shape[1:] == (3, 32, 32)
+
+
+def test_a_split_that_is_not_there():
+    with pytest.raises(UserError, match=r"no split `test`. It has: train, validation"):
+        open_dataset("movi_a", GOLDEN, "test", CONFIG, True)
+
+
+def test_the_list_shows_every_name(capsys):
+    data_list()
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in DATASETS)
+    assert "Apache-2.0" in shown and "storage.googleapis.com" in shown
+
+
+def test_listing_needs_no_torch():
+    code = "import sys, torchslots.data.catalog as c; c.data_list(); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
