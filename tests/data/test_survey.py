@@ -44,7 +44,7 @@ def test_movi_is_described_counted_and_drawn(movi, by_name):
         survey = inspect_dataset(str(movi), out=sheet, check=True)
     assert survey.splits == {
         "train": "2 files of 1.8 MB, 4 examples",
-        "validation": "1 files of 0.4 MB, 1 examples",
+        "validation": "1 files of 0.5 MB, 1 examples",
     }
     assert survey.features["video"] == "uint8 [24, 32, 32, 3]"
     assert survey.features["backward_flow"] == "uint16 [24, 32, 32, 2]"
@@ -147,10 +147,8 @@ def test_prepared_arrays(tmp_path):
     prepare(FolderClips(own_clips(tmp_path / "mine"), "train", config, train=True), tmp_path / "out")
     survey = inspect_dataset(str(tmp_path / "out"), out=tmp_path / "sheet.png", check=True)
     assert survey.splits["train"].endswith("1 examples")
-    assert (
-        survey.features["boxes"].startswith("torch.float32")
-        or survey.features["boxes"] == "float32 [6, 23, 4]"
-    )
+    assert survey.features["video"] in ("float32 [5, 3, 16, 16]", "float32 [1, 3, 16, 16]")
+    assert survey.features["boxes"].endswith("23, 4]") and (tmp_path / "sheet.png").exists()
 
 
 def test_neither_a_name_nor_a_folder(tmp_path):
