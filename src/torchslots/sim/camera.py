@@ -1,7 +1,7 @@
 """A pinhole camera that looks at the origin: rays out of pixels, points into pixels.
 
-Conventions of the published sets: the camera looks along its own -z with y up, quaternions are (w, x, y, z), image
-positions are (x, y) in 0..1 from the upper left corner.
+Conventions of the published sets: the camera looks along its own -z with y up, quaternions are (w, x, y, z),
+image positions are (x, y) in 0..1 from the upper left corner.
 """
 
 import math
@@ -53,6 +53,38 @@ def looking_at_origin(positions: Float[np.ndarray, "T 3"]) -> Camera:
     right = np.cross([0.0, 0.0, 1.0], back)
     right /= np.linalg.norm(right, axis=-1, keepdims=True)
     return Camera(positions, np.stack([right, np.cross(back, right), back], -1))
+
+
+def fixed_camera(num_frames: int, rng: np.random.Generator) -> Camera:
+    """MOVi-A: a metre of jitter around CLEVR's place."""
+    place = np.array([7.48113, -6.50764, 5.34367]) + rng.uniform(size=3)
+    return looking_at_origin(np.repeat(place[None], num_frames, 0))
+
+
+def shell_camera(num_frames: int, rng: np.random.Generator) -> Camera:
+    """MOVi-C: anywhere in a half-sphere shell of 7 to 9 metres."""
+    return looking_at_origin(np.repeat(_in_shell(7.0, 9.0, rng)[None], num_frames, 0))
+
+
+def moving_camera(num_frames: int, rng: np.random.Generator) -> Camera:
+    """MOVi-E: on a straight line of up to 4 metres with both ends in a half-sphere shell of 8 to 12 metres."""
+    while True:
+        start, way = _in_shell(8.0, 12.0, rng), rng.normal(size=3)
+        end = start + way / np.linalg.norm(way) * rng.uniform(0, 4)
+        if 8.0 <= np.linalg.norm(end) <= 12.0 and _above_floor(end):
+            return looking_at_origin(start + np.linspace(0, 1, num_frames)[:, None] * (end - start))
+
+
+def _in_shell(inner: float, outer: float, rng: np.random.Generator) -> Float[np.ndarray, "3"]:
+    while True:
+        point = rng.uniform([-outer, -outer, 0.0], [outer, outer, outer])
+        if inner <= np.linalg.norm(point) <= outer and _above_floor(point):
+            return point
+
+
+def _above_floor(point: Float[np.ndarray, "3"]) -> bool:
+    """Neither lower than 0.6 m nor straight above the origin, where no side of the image is up."""
+    return bool(point[2] > 0.6 and math.hypot(point[0], point[1]) > 0.5)
 
 
 def pixel_directions(size: int, samples: int) -> Float[np.ndarray, "3 n"]:

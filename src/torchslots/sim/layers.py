@@ -1,4 +1,4 @@
-"""Ground truth at pixel centres: masks, depth, normals, object coordinates, optical flow, boxes, visibility."""
+"""Ground truth at pixel centres: masks, depth, normals, object coordinates, flow, boxes, visibility."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ from torchslots.sim.render import ground
 class Layers:
     """Everything that is known about each pixel; bodies are numbered from 1 in the order of `order`.
 
-    Flow is (rows, columns) in pixels: forward = the next frame's place minus this one's, backward = this one's place
-    minus that of the frame before; zero in the last and the first frame, as published.
+    Flow is (rows, columns) in pixels: forward = the next frame's place minus this one's, backward = this one's
+    place minus that of the frame before; zero in the last and the first frame, as published.
     """
 
     segmentation: UInt8[np.ndarray, "T H W"]
@@ -48,9 +48,16 @@ def measure(bodies: tuple[PlacedBody, ...], camera: Camera, size: int) -> Layers
         forward[:, rays] = _body_flow(placed, seen, grid, 1)
         backward[:, rays] = _body_flow(placed, seen, grid, -1)
     shape = (grid.num_frames, size, size)
-    images = [_image(layer, shape) for layer in (normal, coordinates, forward, backward)]
-    segmentation = rank[hits.ids].reshape(shape)
-    return Layers(segmentation, depth.reshape(shape), *images, visibility[order], order)
+    return Layers(
+        segmentation=rank[hits.ids].reshape(shape),
+        depth=depth.reshape(shape),
+        normal=_image(normal, shape),
+        object_coordinates=_image(coordinates, shape),
+        forward_flow=_image(forward, shape),
+        backward_flow=_image(backward, shape),
+        visibility=visibility[order],
+        order=order,
+    )
 
 
 def boxes(

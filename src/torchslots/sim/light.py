@@ -42,7 +42,7 @@ class Shadows:
     ) -> Float32[np.ndarray, "rays"]:
         """Share of the lamp that reaches the floor at every ray (1 where the ray is not on the floor).
 
-        `points(frame)` gives the floor points [3, n] of a frame's rays; `is_floor` marks the rays that end on the floor.
+        `points(frame)` gives the floor points [3, n] of a frame's rays; `is_floor` marks the rays that end there.
         """
         open_share = np.ones(is_floor.shape, np.float32)
         for shadow in self.of[light]:

@@ -1,6 +1,7 @@
 """Rigid-body motion of a scene with MuJoCo (simulation only, nothing is drawn).
 
-Friction and restitution of a pair are the products of the two bodies', as in the engine that made the published sets.
+Friction and restitution of a pair are the products of the two bodies', as in the engine behind the published
+sets.
 """
 
 import math
@@ -22,7 +23,7 @@ _EPISODE_GAP = 24
 
 @dataclass(frozen=True)
 class Collisions:
-    """One row each time that two bodies come into touch: who, when, how hard (newtons, peak), where, which way."""
+    """One row each time that two bodies come into touch: who, when, how hard (peak newtons), where, which way."""
 
     bodies: Int64[np.ndarray, "M 2"]
     frame: Int64[np.ndarray, "M"]
@@ -33,7 +34,7 @@ class Collisions:
 
 @dataclass(frozen=True)
 class Motion:
-    """Where each body is in each frame: metres, quaternions wxyz, metres and radians per second (world axes)."""
+    """Where each body is in each frame: metres, quaternions wxyz, metres and radians per second in world axes."""
 
     positions: Float[np.ndarray, "N T 3"]
     quaternions: Float[np.ndarray, "N T 4"]
@@ -46,8 +47,8 @@ def simulate(bodies: tuple[Body, ...], num_frames: int, frame_rate: int = 12) ->
     """Let the bodies fly, fall and collide for `num_frames` frames; the first frame is the start."""
     import mujoco
 
-    model = mujoco.MjModel.from_xml_string(_model_xml(bodies))
-    data = mujoco.MjData(model)
+    model = mujoco.MjModel.from_xml_string(_model_xml(bodies))  # pyright: ignore[reportAttributeAccessIssue]
+    data = mujoco.MjData(model)  # pyright: ignore[reportAttributeAccessIssue]
     for index, body in enumerate(bodies):
         data.qpos[7 * index : 7 * index + 7] = [*body.position, *body.quaternion]
         data.qvel[6 * index : 6 * index + 3] = body.velocity
@@ -56,7 +57,7 @@ def simulate(bodies: tuple[Body, ...], num_frames: int, frame_rate: int = 12) ->
     for step in range((num_frames - 1) * per_frame + 1):
         if step % per_frame == 0:
             states.append((data.qpos.copy(), data.qvel.copy()))
-        mujoco.mj_step(model, data)
+        mujoco.mj_step(model, data)  # pyright: ignore[reportAttributeAccessIssue]
         if data.ncon:
             contacts.append(_contacts_now(data, step))
     return _motion(states, _collisions(contacts, per_frame, num_frames))

@@ -1,7 +1,7 @@
 """Which body each ray meets first, for all frames of a video at once.
 
-A ray is a number: frame * rays per frame + place in the frame. For each body only the rays within its box on the
-screen are tried; vectors are components [3, n] in float32.
+A ray is a number: frame * rays per frame + place in the frame. For each body only the rays within its box on
+the screen are tried; vectors are components [3, n] in float32.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class PlacedBody:
 
 @dataclass(frozen=True)
 class RayGrid:
-    """All rays of a video: one camera, size x size rays in each frame (row by row), samples x samples in a pixel."""
+    """All rays of a video: size x size in each frame (row by row), samples x samples of them in a pixel."""
 
     camera: Camera
     size: int
@@ -96,7 +96,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Cast:
-    """First hits: body numbers from 1 (0: none) and lengths (infinite: none) for every ray, and each body's share."""
+    """First hits: body numbers from 1 (0: none) and lengths (infinite: none) of all rays, and each body's share."""
 
     ids: UInt8[np.ndarray, "rays"]
     distance: Float32[np.ndarray, "rays"]
@@ -159,7 +159,7 @@ def _first_only(seen: Seen, ids: UInt8[np.ndarray, "rays"], number: int) -> Seen
 
 
 def screen_boxes(points: Float[np.ndarray, "T P 3"], grid: RayGrid) -> Int64[np.ndarray, "T 4"]:
-    """First row, end row, first column, end column of the screen box around points; all of it if one is behind."""
+    """First row, end row, first column, end column of the box around points; the whole screen if one is behind."""
     at, depth = grid.camera.project(points.swapaxes(0, 1))
     place = at * grid.size
     low = np.floor(place.min(0) - 0.5).clip(0, grid.size).astype(np.int64)

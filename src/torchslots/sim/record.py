@@ -7,7 +7,14 @@ import numpy as np
 from jaxtyping import Float
 
 from torchslots.data.example import encode_example
-from torchslots.sim.camera import FIELD_OF_VIEW, FOCAL_LENGTH, SENSOR_WIDTH, Camera, quaternions_of, rotation_matrices
+from torchslots.sim.camera import (
+    FIELD_OF_VIEW,
+    FOCAL_LENGTH,
+    SENSOR_WIDTH,
+    Camera,
+    quaternions_of,
+    rotation_matrices,
+)
 from torchslots.sim.layers import Layers, boxes, measure
 from torchslots.sim.physics import Motion, simulate
 from torchslots.sim.raycast import PlacedBody

@@ -1,4 +1,4 @@
-"""Pictures: what each ray sees, from the floor's and the bodies' materials, lamps, shadows and reflections."""
+"""Pictures: what each ray sees, from the floor's and bodies' materials, lamps, shadows and reflections."""
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -60,7 +60,7 @@ def _render(scene: Scene, bodies: tuple[PlacedBody, ...], grid: RayGrid) -> Floa
 
 
 def ground(origin: np.ndarray, directions: Vectors) -> tuple[Vectors, np.ndarray]:
-    """Where rays from one place meet the floor or, farther than DOME_RADIUS, the dome; and which meet the floor."""
+    """Where rays from one place meet the floor or, beyond DOME_RADIUS, the dome; and which meet the floor."""
     start = origin.astype(np.float32)
     along = directions[0] * start[0] + directions[1] * start[1] + directions[2] * start[2]
     outer = -along + np.sqrt(along * along + np.float32(DOME_RADIUS**2) - np.float32(start @ start))
@@ -72,7 +72,7 @@ def ground(origin: np.ndarray, directions: Vectors) -> tuple[Vectors, np.ndarray
 def _surroundings(
     scene: Scene, shadows: Shadows, grid: RayGrid, free: np.ndarray
 ) -> Float32[np.ndarray, "3 rays"]:
-    """Floor and sky behind the bodies; a camera that stands still sees the same unshadowed floor in each frame."""
+    """Floor and sky behind the bodies; a camera that stands still sees one unshadowed floor in all frames."""
     count = grid.num_frames if grid.camera.moves else 1
     places = [ground(grid.camera.positions[t], grid.directions[t]) for t in range(count)]
     at = (lambda frame: frame) if count > 1 else (lambda frame: 0)

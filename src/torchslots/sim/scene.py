@@ -1,22 +1,27 @@
-"""What is in a video before it starts: objects, lights, camera, surroundings, drawn from the published statistics.
+"""What is in a video before it starts: objects, lights, camera and surroundings, from the published statistics.
 
-The numbers are those of the MOVi workers of Kubric (Greff et al., CVPR 2022): object sizes, colours, friction and
-restitution of MOVi-A; the camera shells of MOVi-C and MOVi-E. Different here: objects start inside the view, the
-standing objects of MOVi-E rest on the floor instead of having been dropped, and C and E use textured solids.
+The numbers are those of the MOVi workers of Kubric (Greff et al., CVPR 2022): object sizes, colours, friction
+and restitution of MOVi-A; the camera shells of MOVi-C and MOVi-E. Different here: objects start inside the view,
+the standing objects of MOVi-E rest on the floor instead of having been dropped, and C and E use textured solids.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from torchslots.errors import UserError
-from torchslots.sim.camera import Camera, looking_at_origin
+from torchslots.sim.camera import Camera, fixed_camera, moving_camera, shell_camera
 from torchslots.sim.solids import SOLIDS, Half, Solid
-from torchslots.sim.texture import Backdrop, SolidTexture, sample_backdrop, sample_solid_texture
+from torchslots.sim.texture import (
+    Backdrop,
+    SolidTexture,
+    plain_backdrop,
+    sample_backdrop,
+    sample_solid_texture,
+)
 from torchslots.sim.tone import daylight, film
 
 Variant = Literal["a", "c", "e"]
@@ -37,9 +42,28 @@ COLORS = {
 SIZES = {"small": 0.7, "large": 1.4}
 """Edge of a cube, diameter of a sphere, in metres."""
 CATEGORIES = (
-    "Action Figures,Bag,Board Games,Bottles and Cans and Cups,Camera,Car Seat,Consumer Goods,Hat,Headphones,Keyboard,"
-    "Legos,Media Cases,Mouse,None,Shoe,Stuffed Toys,Toys"
-).split(",")
+    *(
+        "Action Figures",
+        "Bag",
+        "Board Games",
+        "Bottles and Cans and Cups",
+        "Camera",
+        "Car Seat",
+        "Consumer Goods",
+    ),
+    *(
+        "Hat",
+        "Headphones",
+        "Keyboard",
+        "Legos",
+        "Media Cases",
+        "Mouse",
+        "None",
+        "Shoe",
+        "Stuffed Toys",
+        "Toys",
+    ),
+)
 """The published category labels of MOVi-C and E; ours are boxes, cans and balls."""
 _CATEGORY_OF = {"cube": "Media Cases", "cylinder": "Bottles and Cans and Cups", "sphere": "Toys"}
 
@@ -50,7 +74,7 @@ _ATTEMPTS, _RESTARTS = 300, 40
 
 @dataclass(frozen=True)
 class Substance:
-    """What an object is made of, for physics and for light. Density in kg per cubic decimetre, as published."""
+    """What an object is made of, for physics and for light. Density in the published unit, 1 for water."""
 
     label: str
     density: float
@@ -68,7 +92,7 @@ SUBSTANCES = (METAL, RUBBER)
 
 @dataclass(frozen=True)
 class Body:
-    """One object: what it is, and where and how fast it starts (metres, metres per second, quaternion wxyz)."""
+    """One object: what it is, where and how fast it starts (metres, metres per second, quaternion wxyz)."""
 
     solid: Solid
     half: Half
@@ -108,9 +132,9 @@ class Body:
 
 @dataclass(frozen=True)
 class Light:
-    """A round lamp. `power` is the radiance that a white floor straight below would show at one metre (0: the sun).
+    """A round lamp. `power` is how bright a white surface that faces it looks at one metre.
 
-    The sun is a lamp so far away that its rays are parallel; its `power` is what a floor facing it would show.
+    The sun is a lamp so far away that its rays are parallel; its `power` holds at any distance.
     """
 
     position: Vector
@@ -122,7 +146,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that physics and the ray caster need."""
+    """Everything that physics and the ray caster need; `develop` turns light into display intensity."""
 
     bodies: tuple[Body, ...]
     lights: tuple[Light, ...]
@@ -133,13 +157,20 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class ObjectCounts:
-    """How many objects a video holds (inclusive). None: as the published set."""
+class Kind:
+    """What makes a published set: how its camera, objects, lights and surroundings are drawn.
 
-    low: int | None = None
-    high: int | None = None
-    throw_low: int = field(default=1)
-    throw_high: int = field(default=3)
+    `objects` = fewest and most; `thrown` = how many of them move at most (the rest stand on the floor).
+    """
+
+    objects: tuple[int, int]
+    thrown: int | None
+    camera: Callable[[int, Rng], Camera]
+    shape: Callable[[Rng], dict]
+    lights: Callable[[Rng], tuple[Light, ...]]
+    backdrop: Callable[[Rng], Backdrop]
+    ambient: float
+    develop: Callable[[np.ndarray], np.ndarray]
 
 
 def sample_scene(variant: Variant, counts: tuple[int, int], num_frames: int, rng: Rng) -> Scene:
@@ -148,29 +179,26 @@ def sample_scene(variant: Variant, counts: tuple[int, int], num_frames: int, rng
     Raises:
         UserError: so many objects do not fit into the view.
     """
+    kind = KINDS[variant]
     for _ in range(_RESTARTS):
-        camera = _CAMERAS[variant](num_frames, rng)
+        camera = kind.camera(num_frames, rng)
         number = int(rng.integers(counts[0], counts[1] + 1))
-        bodies = _sample_bodies(variant, number, camera, rng)
+        bodies = _sample_bodies(kind, number, camera, rng)
         if len(bodies) == number:
-            backdrop = sample_backdrop(variant != "a", rng)
-            ambient, develop = (0.05, film) if variant == "a" else (0.15, daylight)
-            return Scene(tuple(bodies), _sample_lights(variant, rng), camera, backdrop, ambient, develop)
+            lights, backdrop = kind.lights(rng), kind.backdrop(rng)
+            return Scene(tuple(bodies), lights, camera, backdrop, kind.ambient, kind.develop)
     raise UserError(
-        f"{counts[0]} to {counts[1]} objects do not fit into the view of a sim_{variant} video without overlap. "
-        "Ask for fewer objects."
+        f"{counts[0]} to {counts[1]} objects do not fit without overlap into the view of a sim_{variant} video. "
+        "Ask for fewer."
     )
 
 
-def _sample_bodies(variant: Variant, number: int, camera: Camera, rng: Rng) -> list[Body]:
-    thrown = number
-    if variant == "e":
-        thrown = min(number, int(rng.integers(1, 4)))
+def _sample_bodies(kind: Kind, number: int, camera: Camera, rng: Rng) -> list[Body]:
+    """Standing objects first, then those that fly; fewer than `number` where they find no place."""
+    thrown = number if kind.thrown is None else min(number, int(rng.integers(1, kind.thrown + 1)))
     bodies: list[Body] = []
     for index in range(number):
-        resting = index < number - thrown
-        shape = _sample_clevr(rng) if variant == "a" else _sample_textured(rng)
-        body = _place(shape, bodies, camera, rng, resting)
+        body = _place(kind.shape(rng), bodies, camera, rng, resting=index < number - thrown)
         if body is None:
             break
         bodies.append(body)
@@ -250,11 +278,9 @@ def _in_view(center: np.ndarray, radius: float, camera: Camera) -> bool:
     return bool((at[0] > 0.8 * margin).all() and (at[0] < 1 - 0.8 * margin).all())
 
 
-def _sample_lights(variant: Variant, rng: Rng) -> tuple[Light, ...]:
-    """CLEVR's sun and three lamps, each moved by up to a metre; for C and E daylight."""
+def _clevr_lights(rng: Rng) -> tuple[Light, ...]:
+    """CLEVR's sun and three lamps, each moved by up to a metre."""
     jitter = rng.uniform(size=(4, 3))
-    if variant != "a":
-        return _outdoor_lights(rng)
     sun = np.array([11.6608, -6.62799, 25.8232]) + jitter[0]
     return (
         Light(_tuple(200 * sun / np.linalg.norm(sun)), 200 * 0.06, 0.143, (1.0, 1.0, 1.0), is_sun=True),
@@ -273,41 +299,6 @@ def _outdoor_lights(rng: Rng) -> tuple[Light, ...]:
     return sun, Light((0.0, 0.0, 200.0), 200 * 0.6, 0.35, (0.94, 0.97, 1.05), is_sun=True)
 
 
-def _fixed_camera(num_frames: int, rng: Rng) -> Camera:
-    """MOVi-A: a metre of jitter around CLEVR's place."""
-    place = np.array([7.48113, -6.50764, 5.34367]) + rng.uniform(size=3)
-    return looking_at_origin(np.repeat(place[None], num_frames, 0))
-
-
-def _shell_camera(num_frames: int, rng: Rng) -> Camera:
-    """MOVi-C: anywhere in a half-sphere shell of 7 to 9 metres."""
-    return looking_at_origin(np.repeat(_in_shell(7.0, 9.0, rng)[None], num_frames, 0))
-
-
-def _moving_camera(num_frames: int, rng: Rng) -> Camera:
-    """MOVi-E: on a straight line of up to 4 metres that starts and ends in a half-sphere shell of 8 to 12 metres."""
-    while True:
-        start, way = _in_shell(8.0, 12.0, rng), rng.normal(size=3)
-        end = start + way / np.linalg.norm(way) * rng.uniform(0, 4)
-        if 8.0 <= np.linalg.norm(end) <= 12.0 and end[2] > 0.3:
-            return looking_at_origin(start + np.linspace(0, 1, num_frames)[:, None] * (end - start))
-
-
-_CAMERAS: dict[str, Callable[[int, Rng], Camera]] = {
-    "a": _fixed_camera,
-    "c": _shell_camera,
-    "e": _moving_camera,
-}
-
-
-def _in_shell(inner: float, outer: float, rng: Rng) -> Float[np.ndarray, "3"]:
-    """Uniform in a half-sphere shell, at least 0.6 m above the floor and not straight above the origin."""
-    while True:
-        point = rng.uniform([-outer, -outer, 0.6], [outer, outer, outer])
-        if inner <= np.linalg.norm(point) <= outer and math.hypot(point[0], point[1]) > 0.5:
-            return point
-
-
 def linear_color(srgb: tuple[int, int, int]) -> Vector:
     """Linear light, 0..1, of sRGB 0..255."""
     value = np.array(srgb) / 255
@@ -316,3 +307,14 @@ def linear_color(srgb: tuple[int, int, int]) -> Vector:
 
 def _tuple(values: np.ndarray) -> tuple:
     return tuple(float(value) for value in values)
+
+
+_OUTDOORS = Kind(
+    (3, 10), None, shell_camera, _sample_textured, _outdoor_lights, sample_backdrop, 0.15, daylight
+)
+KINDS: dict[Variant, Kind] = {
+    "a": Kind((3, 10), None, fixed_camera, _sample_clevr, _clevr_lights, plain_backdrop, 0.05, film),
+    "c": _OUTDOORS,
+    "e": replace(_OUTDOORS, objects=(11, 23), thrown=3, camera=moving_camera),
+}
+"""By the letter of the published set."""

@@ -1,8 +1,8 @@
 """Soft shadows of convex bodies in closed form: no random light samples, so no speckles.
 
-A point lies in a body's shadow where it is inside every plane through the light and an edge of the body's outline
-(a sphere: inside a cone). How far outside, measured in half widths of the penumbra at that place, is turned into
-light by a smooth step. The half width follows from the lamp's radius and the distances lamp-outline-point.
+A point lies in a body's shadow where it is inside every plane through the light and an edge of the body's
+outline (a sphere: inside a cone). How far outside, in half widths of the penumbra at that place, is turned into
+light by a smooth step. The half width follows from the lamp's radius and the distances lamp - outline - point.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _SHARPEST = 0.012
 
 @dataclass(frozen=True)
 class Outline:
-    """What a polyhedron looks like from the lamp: planes (normal and offset, body's centre as origin) and edge distances."""
+    """A polyhedron seen from the lamp: a plane (origin: the body's centre) and a distance for each outer edge."""
 
     normals: Float[np.ndarray, "T E 3"]
     offsets: Float[np.ndarray, "T E"]
@@ -130,7 +130,7 @@ class Shadow:
 def _outline(
     placed: PlacedBody, hull: Hull, lamp: np.ndarray, axis: np.ndarray, distance: np.ndarray
 ) -> Outline:
-    """Edges between a face that the lamp sees and one that it does not, each with its plane through the lamp."""
+    """Edges between a face that the lamp sees and one that it does not, and their planes through the lamp."""
     half = np.array(placed.body.half)
     corners = np.einsum("tij,cj->tci", placed.rotations, hull.corners * half)
     scaled = hull.normals / half

@@ -1,7 +1,7 @@
 """The three convex solids: where rays enter them, which way their surfaces face, and their corners and edges.
 
-Rays come as components [3, n] in the solid's own frame, so that each operation runs over contiguous memory. `half` is
-the solid's half extents in metres; a cylinder stands along z and a sphere has three equal extents.
+Rays come as components [3, n] in the solid's own frame, so that each operation runs over contiguous memory.
+`half` is the solid's half extents in metres; a cylinder stands along z and a sphere has three equal extents.
 """
 
 import math

@@ -152,10 +152,13 @@ def _palette(rng: Rng) -> Float32[np.ndarray, "3 3"]:
     return (np.array(colors) ** 2.2).astype(np.float32)
 
 
-def sample_backdrop(textured: bool, rng: Rng) -> Backdrop:
-    """MOVi-A's plain gray floor, or a ground with relief under a sky with a horizon."""
-    if not textured:
-        return Backdrop("clevr", (FLOOR_GRAY,) * 3)
+def plain_backdrop(rng: Rng) -> Backdrop:
+    """MOVi-A's gray floor; nothing is drawn from `rng`."""
+    return Backdrop("clevr", (FLOOR_GRAY, FLOOR_GRAY, FLOOR_GRAY))
+
+
+def sample_backdrop(rng: Rng) -> Backdrop:
+    """A ground with relief under a sky with a horizon."""
     kind = list(_GROUNDS)[rng.integers(len(_GROUNDS))]
     low, high, exponent = _GROUNDS[kind]
     height = 0.5 + 0.25 * _noise(_TILE, _TILE, exponent, rng)
@@ -170,11 +173,17 @@ def sample_backdrop(textured: bool, rng: Rng) -> Backdrop:
 def _sample_sky(ground: np.ndarray, rng: Rng) -> Sky:
     """Blue or overcast, with clouds and a skyline of hills or trees."""
     rise = np.linspace(0, 1, _SKY_HEIGHT)[None, :, None] ** 2
-    zenith, haze = _channels(rng.uniform([0.1, 0.2, 0.4], [0.3, 0.4, 0.7])), _channels(rng.uniform(0.55, 0.95, 3))
+    zenith, haze = (
+        _channels(rng.uniform([0.1, 0.2, 0.4], [0.3, 0.4, 0.7])),
+        _channels(rng.uniform(0.55, 0.95, 3)),
+    )
     clouds = np.clip(0.4 * _noise(_SKY_HEIGHT, _SKY_WIDTH, 1.8, rng), 0, 0.7)
     sky = haze + (zenith - haze) * rise**0.5
     sky = sky + (0.95 - sky) * clouds
-    line = rng.uniform(0.01, 0.09) + rng.uniform(0.002, 0.02) * _noise(1, _SKYLINE, rng.uniform(0.8, 1.6), rng)[0]
+    line = (
+        rng.uniform(0.01, 0.09)
+        + rng.uniform(0.002, 0.02) * _noise(1, _SKYLINE, rng.uniform(0.8, 1.6), rng)[0]
+    )
     land = ground * rng.uniform(0.5, 1.3, 3)
     return Sky(sky.astype(np.float32), np.maximum(line, 0.004).astype(np.float32), land.astype(np.float32))
 

@@ -1,7 +1,8 @@
 """Generates MOVi data sets: `<out>/sim_a/64x64/1.0.0/` with shards and the files that TFDS wants beside them.
 
-Video i of a split depends on nothing but the settings and i, so any number of workers, and any division over machines,
-writes the same bytes. A shard appears under its name only when it is complete; the same call again makes the rest.
+Video i of a split depends on nothing but the settings and i, so any number of workers, and any division over
+machines, writes the same bytes. A shard appears under its name only when it is complete; the same call again
+makes the rest.
 """
 
 import json
@@ -12,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,11 @@ from torchslots.errors import UserError
 from torchslots.progress import progress
 from torchslots.sim import tfds_info
 from torchslots.sim.record import make_record
-from torchslots.sim.scene import Variant
+from torchslots.sim.scene import KINDS, Variant
 
 _SHARD_LENGTH, _FEWEST_SHARDS = 16, 8
 _RECORD_OVERHEAD = 16
 _SPLITS = ("train", "validation", "test")
-_DEFAULT_OBJECTS = {"a": (3, 10), "c": (3, 10), "e": (11, 23)}
 _SETTINGS = "generated.json"
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -76,8 +76,8 @@ def generate(
 
     Args:
         out: the data folder; the set is written to OUT/sim_a/64x64/1.0.0.
-        variant: a = plain objects, fixed camera (MOVi-A); c = textured (MOVi-C); e = textured, moving camera, standing
-            and thrown objects (MOVi-E).
+        variant: a = plain objects, fixed camera (MOVi-A); c = textured (MOVi-C); e = textured, moving camera,
+            standing and thrown objects (MOVi-E).
         train: number of training videos.
         validation: number of validation videos.
         test: number of test videos.
@@ -88,12 +88,15 @@ def generate(
         min_objects: fewest objects of a video (None: 3; variant e 11).
         max_objects: most objects of a video (None: 10; variant e 23).
         workers: processes (None: one for each core).
-        shard: "i/n" makes only part i (from 0) of n, for clusters; whoever finishes last writes the JSON files.
+        shard: "i/n" makes only part i (from 0) of n, for clusters; the last to finish writes the JSON files.
 
     Raises:
-        UserError: settings that cannot be met, a folder with other settings or without write permission, a full disk.
+        UserError: settings that cannot be met, a folder with other settings or that cannot be written, a full
+            disk.
     """
-    low, high = _DEFAULT_OBJECTS[variant]
+    if variant not in KINDS:
+        raise UserError(f'There is no variant "{variant}": choose one of {", ".join(KINDS)}.')
+    low, high = KINDS[variant].objects
     low = min(low, max_objects or low) if min_objects is None else min_objects
     high = max(high, low) if max_objects is None else max_objects
     videos = {split: count for split, count in zip(_SPLITS, (train, validation, test)) if count}
@@ -115,7 +118,7 @@ def plan(folder: Path, settings: Settings) -> list[Shard]:
     for split, count in settings.videos.items():
         number = max(-(-count // _SHARD_LENGTH), min(count, _FEWEST_SHARDS))
         edges = [count * i // number for i in range(number + 1)]
-        for i, (first, end) in enumerate(zip(edges, edges[1:])):
+        for i, (first, end) in enumerate(pairwise(edges)):
             name = f"sim_{settings.variant}-{split}.tfrecord-{i:05d}-of-{number:05d}"
             shards.append(Shard(folder / name, split, first, end - first))
     return shards
@@ -136,8 +139,8 @@ def _check(settings: Settings) -> None:
         raise UserError(f"A video needs 1 to 255 objects, fewest before most; got {low} to {high}.")
     if settings.resolution < 8 or settings.num_frames < 1 or settings.samples < 1:
         raise UserError(
-            f"Cannot render {settings.num_frames} frames of {settings.resolution} pixels with {settings.samples} rays "
-            "along each axis: at least 1 frame, 8 pixels and 1 ray are needed."
+            f"Cannot render {settings.num_frames} frames of {settings.resolution} pixels with {settings.samples} "
+            "rays along each axis: at least 1 frame, 8 pixels and 1 ray are needed."
         )
     if not settings.videos or min(settings.videos.values()) < 0 or settings.seed < 0:
         raise UserError("Ask for at least one video, with counts and a seed that are not negative.")
