@@ -203,7 +203,7 @@ def _sheet(videos: list[Drawable]) -> UInt8[ndarray, "H W 3"]:
     for video in videos:
         times = np.linspace(0, len(video.frames) - 1, columns).round().astype(int)
         pictures += [_tile(video.frames[t], size, Image.Resampling.BOX) for t in times]
-        labels += [video.name[-20:], *[""] * (columns - 1)]
+        labels += [Path(video.name).stem[-20:], *[""] * (columns - 1)]
         if video.ids is not None:
             pictures += [_tile(colorize(video.ids[t]), size, Image.Resampling.NEAREST) for t in times]
             labels += [f"{len(np.unique(video.ids[video.ids > 0]))} objects", *[""] * (columns - 1)]
