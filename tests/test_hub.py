@@ -15,6 +15,7 @@ from torch import nn
 import torchslots
 from torchslots import hub
 from torchslots.errors import UserError
+from torchslots.model import ObjectCentricModel
 from torchslots.recipes import catalog, savi
 from torchslots.training.recipe import ModelConfig, from_dict
 
@@ -25,9 +26,11 @@ class TinyConfig(ModelConfig):
     channels: tuple[int, ...] = (2, 3)
 
 
-class TinyModel(nn.Module):
+class TinyModel(ObjectCentricModel):
+    """Two layers and none of the parts."""
+
     def __init__(self, config: TinyConfig):
-        super().__init__()
+        nn.Module.__init__(self)
         self.layer = nn.Linear(config.width, config.width)
         self.convolution = nn.Conv2d(*config.channels, 3)
 

@@ -222,7 +222,7 @@ def test_memory_does_not_grow_with_the_video():
 @pytest.fixture
 def clip(tmp_path):
     frames, ids = scene()
-    video.write_video(tmp_path / "clip.mp4", frames, 10)
+    video.write_video(tmp_path / "clip.mp4", frames, 10.0)
     return tmp_path / "clip.mp4", frames, ids
 
 
@@ -259,7 +259,7 @@ def test_a_film_becomes_a_folder_of_results(clip, tmp_path):
 
 
 def test_large_frames_are_written_at_the_longest_side_asked_for(tmp_path):
-    video.write_video(tmp_path / "clip.mp4", np.repeat(np.repeat(scene(2, 64, 128)[0], 2, 1), 2, 2), 10)
+    video.write_video(tmp_path / "clip.mp4", np.repeat(np.repeat(scene(2, 64, 128)[0], 2, 1), 2, 2), 10.0)
     (folder,) = predict(Painter(), [tmp_path / "clip.mp4"], tmp_path / "out", PredictOptions(max_side=64))
     assert video.read_frames(folder / "overlay.mp4").shape == (2, 32, 64, 3)
     assert told(folder)["size"] == [32, 64]
@@ -288,7 +288,7 @@ def test_a_gif_a_folder_of_frames_and_a_folder_of_films(clip, tmp_path):
     (tmp_path / "films").mkdir()
     for number, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / "frames" / f"{number}.png")
-    video.write_gif(tmp_path / "films" / "a.gif", frames[:3], 10)
+    video.write_gif(tmp_path / "films" / "a.gif", frames[:3], 10.0)
     (tmp_path / "films" / "b.mp4").write_bytes(file.read_bytes())
     (tmp_path / "films" / "notes.txt").write_text("not a film")
     made = predict(
@@ -377,7 +377,7 @@ def test_what_comes_before_a_bad_input_is_kept(clip, tmp_path):
 
 @pytest.mark.parametrize("name", ["cut.mp4", "noise.mp4", "noise.png", "cut.gif", "notes.txt"])
 def test_unreadable_inputs_are_named(clip, tmp_path, name):
-    video.write_gif(tmp_path / "cut.gif", clip[1], 10)
+    video.write_gif(tmp_path / "cut.gif", clip[1], 10.0)
     good = {"cut.mp4": clip[0].read_bytes(), "cut.gif": (tmp_path / "cut.gif").read_bytes()}.get(name)
     (tmp_path / name).write_bytes(
         np.random.default_rng(0).bytes(500) if good is None else good[: len(good) // 3]

@@ -85,8 +85,8 @@ def look(page: Path, scratch: Path, budget: int) -> list[dict]:
 def media(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (6, 48, 64, 3), dtype=np.uint8)
     video.write_png(tmp_path / "picture.png", frames[0])
-    video.write_gif(tmp_path / "clip.gif", frames, 12)
-    video.write_video(tmp_path / "clip.mp4", frames, 12)
+    video.write_gif(tmp_path / "clip.gif", frames, 12.0)
+    video.write_video(tmp_path / "clip.mp4", frames, 12.0)
     return [tmp_path / name for name in ("picture.png", "clip.gif", "clip.mp4")]
 
 

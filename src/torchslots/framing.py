@@ -94,12 +94,12 @@ class View:
 
 def _winners(masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[Tensor, "T H W"]:
     """Enlarge one slot at a time and keep the best so far; copies of a slot differ by rounding only."""
-    best = torch.full((len(masks), 1, *size), -1.0)
+    best = torch.zeros(len(masks), 1, *size)
     winner = torch.zeros(len(masks), 1, *size, dtype=torch.int32)
     for slot in range(masks.shape[1]):
         large = F.interpolate(masks[:, slot : slot + 1], size, mode="bilinear")
-        better = large > best + 1e-5 * best.abs()
-        best, winner = torch.where(better, large, best), torch.where(better, slot, winner)
+        winner = torch.where(large > best * (1 + 1e-5), slot, winner)
+        best = torch.maximum(best, large)
     return winner[:, 0]
 
 

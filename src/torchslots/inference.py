@@ -275,7 +275,7 @@ def _predict_file(
     first = next(chunks)
     view = _view(model, first.shape[1:3], options.resolution)
     slices = _slices(model, _again(first, chunks), view, hint, options)
-    fps = None if total == 1 else options.fps or video.fps(source) or 12.0
+    fps = None if total == 1 else float(options.fps or video.fps(source) or 12)
     settings = {"save": options.save, "max_side": options.max_side, "fps": fps, "source": source.name}
     with result_writer(target, view, **settings) as write, progress(source.name, total, "frames") as advance:
         for part in slices:
