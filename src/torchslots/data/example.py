@@ -4,7 +4,7 @@ An Example is one map from names to lists of bytes, floats or integers. The pars
 asked for: in a MOVi record the optical flow is four fifths of the bytes and most recipes do not want it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -145,7 +145,7 @@ def _shifted_sum(groups: list[np.ndarray]) -> np.ndarray:
     return total.astype(np.int64)
 
 
-def encode_example(features: dict[str, bytes | Sequence[bytes] | np.ndarray]) -> bytes:
+def encode_example(features: Mapping[str, bytes | Sequence[bytes] | np.ndarray]) -> bytes:
     """Serialize an Example: bytes as bytes lists, float arrays as float lists, integers as int64 lists.
 
     Bool arrays count as integers; arrays are flattened in C order. Names are written in sorted order, so

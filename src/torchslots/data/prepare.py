@@ -11,6 +11,7 @@ out/train/00000/video.npy    all their frames, one after the other
 ```
 """
 
+import itertools
 import json
 import signal
 from collections.abc import Iterator
@@ -119,23 +120,25 @@ def prepare(dataset: ClipDataset, out: Path, *, num_workers: int = 0, skip_corru
     folder = Path(out) / dataset.split
     wanted = _fingerprint(dataset.config) | {"num_examples": len(dataset)}
     _begin(folder, wanted)
-    shards = range(-(-len(dataset) // _VIDEOS_PER_SHARD))
-    missing = [shard for shard in shards if not (_shard(folder, shard) / "index.json").exists()]
-    write = partial(_write_shard, dataset, folder, skip_corrupt)
+    starts = range(0, len(dataset), _VIDEOS_PER_SHARD)
+    parts = [range(start, min(start + _VIDEOS_PER_SHARD, len(dataset))) for start in starts]
+    missing = {_shard(folder, number): part for number, part in enumerate(parts)}
+    missing = {place: part for place, part in missing.items() if not (place / "index.json").exists()}
     with progress("Preparing", len(dataset), "videos") as advance:
-        advance(min(len(dataset), (len(shards) - len(missing)) * _VIDEOS_PER_SHARD))
-        for count in _each(write, missing, num_workers):
+        advance(len(dataset) - sum(map(len, missing.values())))
+        for count in _each(partial(_write_shard, dataset, skip_corrupt), missing, num_workers):
             advance(count)
-    return _end(folder, wanted, len(shards))
+    return _end(folder, wanted, len(parts))
 
 
-def _each(write: partial[int], shards: list[int], num_workers: int) -> Iterator[int]:
+def _each(write: partial[int], parts: dict[Path, range], num_workers: int) -> Iterator[int]:
+    """Write the shards, here or in processes; yields the number of examples behind each as it is done."""
     if not num_workers:
-        yield from map(write, shards)
+        yield from itertools.starmap(write, parts.items())
         return
     pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker)
     try:
-        for done in as_completed([pool.submit(write, shard) for shard in shards]):
+        for done in as_completed([pool.submit(write, *part) for part in parts.items()]):
             yield done.result()
     finally:
         pool.shutdown(cancel_futures=True)
@@ -180,10 +183,8 @@ def _end(folder: Path, made_for: dict[str, Any], num_shards: int) -> Prepared:
     return Prepared(folder, num_videos, left_out, num_bytes)
 
 
-def _write_shard(dataset: StoredClips, folder: Path, skip_corrupt: bool, shard: int) -> int:
+def _write_shard(dataset: StoredClips, skip_corrupt: bool, place: Path, indices: range) -> int:
     """Write one shard's arrays and, last, its index. Returns the number of examples it stands for."""
-    first = shard * _VIDEOS_PER_SHARD
-    indices = range(first, min(first + _VIDEOS_PER_SHARD, len(dataset)))
     videos: dict[str, Sample] = {}
     left_out = []
     for index in indices:
@@ -193,7 +194,6 @@ def _write_shard(dataset: StoredClips, folder: Path, skip_corrupt: bool, shard: 
             if not skip_corrupt:
                 raise
             left_out.append(str(error))
-    place = _shard(folder, shard)
     for key in next(iter(videos.values()), {}):
         if key in (*_TARGETS, *_RANGES):
             _write_array(place / f"{key}.npy", [video[key] for video in videos.values()])

@@ -1,0 +1,183 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from movi_files import copy_movi, cut_frames, flip_byte, rewrite, shard
+
+from torchslots.data import prepare as module
+from torchslots.data.loader import ClipDataset
+from torchslots.data.movi import MoviClips
+from torchslots.data.prepare import PreparedClips, data_prepare, prepare
+from torchslots.data.tfrecord import CorruptRecord
+from torchslots.data.transforms import Sample
+from torchslots.errors import UserError
+from torchslots.training.recipe import DataConfig
+
+ALL = ("video", "segmentations", "boxes", "flow", "depth")
+CONFIG = DataConfig(dataset="movi_a", keys=ALL, resolution=16, max_instances=10, num_frames=7)
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch):
+    monkeypatch.setattr(module, "_VIDEOS_PER_SHARD", 3)
+
+
+def _equal(one: Sample, other: Sample) -> bool:
+    tensors = (torch.equal(one[key], other[key]) for key in one if key != "name")
+    kinds = (one[key].dtype == other[key].dtype for key in one if key != "name")
+    return one.keys() == other.keys() and one["name"] == other["name"] and all(tensors) and all(kinds)
+
+
+def _assert_alike(clips: ClipDataset, prepared: ClipDataset) -> None:
+    assert len(prepared) == len(clips)
+    for index in range(len(clips)):
+        assert prepared.name(index) == clips.name(index)
+        for seed in (None, 0, 1, 2, 3):
+            samples = [
+                data.sample(index, None if seed is None else np.random.default_rng(seed))
+                for data in (clips, prepared)
+            ]
+            assert _equal(*samples), f"example {index}, seed {seed}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resolution": 32},
+        {"resolution": 16},
+        {"resolution": 20, "depth_transform": "invert_plus"},
+        {"resolution": 24, "min_object_covered": 0.75},
+    ],
+)
+def test_prepared_samples_equal_direct_ones(tmp_path: Path, changes: dict):
+    copy_movi("a", tmp_path / "data")
+    config = replace(CONFIG, **changes)
+    clips = MoviClips(tmp_path / "data", "train", config)
+    assert prepare(clips, tmp_path / "out").num_videos == 4
+    _assert_alike(clips, PreparedClips(tmp_path / "out", "train", config))
+    longer = replace(config, num_frames=30)
+    whole = MoviClips(tmp_path / "data", "train", longer, train=False)
+    _assert_alike(whole, PreparedClips(tmp_path / "out", "train", longer, train=False))
+
+
+def test_types_are_as_narrow_as_exactness_allows(tmp_path: Path):
+    copy_movi("a", tmp_path / "data")
+    for resolution, kind in ((32, np.uint8), (16, np.uint16), (20, np.float32)):
+        clips = MoviClips(tmp_path / "data", "train", replace(CONFIG, resolution=resolution))
+        folder = prepare(clips, tmp_path / str(resolution)).folder / "00000"
+        kinds = {file.stem: np.load(file).dtype for file in folder.glob("*.npy")}
+        assert kinds["video"] == kind and kinds["flow"] == kinds["segmentations"] == np.uint8
+
+
+def test_videos_of_different_lengths(tmp_path: Path):
+    rewrite(shard(copy_movi("a", tmp_path / "data")), lambda example: cut_frames(example, 9))
+    clips = MoviClips(tmp_path / "data", "train", CONFIG)
+    prepare(clips, tmp_path / "out")
+    _assert_alike(clips, PreparedClips(tmp_path / "out", "train", CONFIG))
+
+
+def test_fewer_keys_and_other_clip_lengths_need_no_new_preparation(tmp_path: Path):
+    copy_movi("a", tmp_path / "data")
+    prepare(MoviClips(tmp_path / "data", "train", CONFIG), tmp_path / "out")
+    config = replace(CONFIG, keys=("video", "boxes"), num_frames=3)
+    _assert_alike(
+        MoviClips(tmp_path / "data", "train", config), PreparedClips(tmp_path / "out", "train", config)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resolution": 32}, "`resolution` = 16, the recipe has 32"),
+        ({"max_instances": 4}, "`max_instances` = 10, the recipe has 4"),
+        ({"min_object_covered": 0.5}, "`random_crop` = False, the recipe has True"),
+        ({"depth_transform": "log"}, "`depth_transform` = 'log_plus', the recipe has 'log'"),
+        ({"keys": ("video", "depth")}, "was prepared without `depth`"),
+    ],
+)
+def test_the_field_that_differs_is_named(tmp_path: Path, changes: dict, message: str):
+    copy_movi("a", tmp_path / "data")
+    config = replace(CONFIG, keys=("video", "segmentations"))
+    prepare(MoviClips(tmp_path / "data", "train", config), tmp_path / "out")
+    with pytest.raises(UserError, match=message):
+        PreparedClips(tmp_path / "out", "train", replace(config, **changes))
+
+
+def test_a_folder_is_not_mixed(tmp_path: Path):
+    copy_movi("a", tmp_path / "data")
+    prepare(MoviClips(tmp_path / "data", "train", CONFIG), tmp_path / "out")
+    other = MoviClips(tmp_path / "data", "train", replace(CONFIG, resolution=8))
+    with pytest.raises(UserError, match="was prepared with `resolution` = 16, now it is 8"):
+        prepare(other, tmp_path / "out")
+
+
+def test_interrupted_work_goes_on(tmp_path: Path, monkeypatch):
+    copy_movi("a", tmp_path / "data")
+    clips = MoviClips(tmp_path / "data", "train", CONFIG)
+    whole = clips.stored
+
+    def until_the_last(index: int) -> Sample:
+        if index == 3:
+            raise KeyboardInterrupt
+        return whole(index)
+
+    monkeypatch.setattr(clips, "stored", until_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(clips, tmp_path / "out")
+    with pytest.raises(UserError, match="is not finished"):
+        PreparedClips(tmp_path / "out", "train", CONFIG)
+    done = (tmp_path / "out" / "train" / "00000" / "video.npy").stat().st_mtime_ns
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "_VIDEOS_PER_SHARD", 3)
+    prepare(clips, tmp_path / "out")
+    assert (tmp_path / "out" / "train" / "00000" / "video.npy").stat().st_mtime_ns == done
+    _assert_alike(clips, PreparedClips(tmp_path / "out", "train", CONFIG))
+
+
+@pytest.mark.slow
+def test_worker_processes_write_the_same(tmp_path: Path):
+    copy_movi("a", tmp_path / "data")
+    clips = MoviClips(tmp_path / "data", "train", CONFIG)
+    assert prepare(clips, tmp_path / "out", num_workers=2).num_videos == 4
+    assert (tmp_path / "out" / "train" / "00001" / "video.npy").exists()
+    _assert_alike(clips, PreparedClips(tmp_path / "out", "train", CONFIG))
+
+
+def test_corrupt_records_end_the_work_or_are_left_out(tmp_path: Path):
+    flip_byte(shard(copy_movi("a", tmp_path / "data")), 5000)
+    clips = MoviClips(tmp_path / "data", "train", CONFIG)
+    with pytest.raises(CorruptRecord, match="record 0"):
+        prepare(clips, tmp_path / "out")
+    done = prepare(clips, tmp_path / "out", skip_corrupt=True)
+    assert done.num_videos == 3 and len(done.left_out) == 1 and "record 0" in done.left_out[0]
+    prepared = PreparedClips(tmp_path / "out", "train", CONFIG)
+    assert [prepared.name(i) for i in range(3)] == [clips.name(i) for i in range(1, 4)]
+
+
+def test_command_prepares_each_split(tmp_path: Path, capsys: pytest.CaptureFixture):
+    copy_movi("a", tmp_path / "data")
+    data_prepare(tmp_path / "data", tmp_path / "out", splits=("train",), config=CONFIG)
+    assert "out/train: 4 videos" in capsys.readouterr().out
+    assert len(PreparedClips(tmp_path / "out", "train", replace(CONFIG, dataset="prepared"))) == 4
+
+
+def test_nothing_prepared_broken_files_and_unsuitable_data(tmp_path: Path):
+    with pytest.raises(UserError, match="holds nothing prepared"):
+        PreparedClips(tmp_path, "train", CONFIG)
+    copy_movi("a", tmp_path / "data")
+    clips = MoviClips(tmp_path / "data", "train", CONFIG)
+    prepare(clips, tmp_path / "out")
+    array = tmp_path / "out" / "train" / "00001" / "video.npy"
+    array.write_bytes(array.read_bytes()[:100])
+    prepared = PreparedClips(tmp_path / "out", "train", CONFIG)
+    with pytest.raises(UserError, match=r"video\.npy cannot be read"):
+        prepared.sample(3, None)
+    with pytest.raises(UserError, match="Only sets of record files can be prepared"):
+        prepare(prepared, tmp_path / "twice")
+    meta = tmp_path / "out" / "train" / "meta.json"
+    meta.write_text(json.dumps({"made_for": {}})[:-2])
+    with pytest.raises(UserError, match=r"meta\.json cannot be read"):
+        PreparedClips(tmp_path / "out", "train", CONFIG)
