@@ -158,6 +158,19 @@ def test_without_dataset_info_files_are_found_by_name(tmp_path: Path):
     assert [reader.name(i) for i in range(4)] == names
 
 
+def test_part_of_the_shards_listed_with_the_names_of_all(tmp_path: Path):
+    folder = copy_movi("a", tmp_path)
+    for file in sorted(folder.glob("*-train*")):
+        file.rename(file.with_name(file.name.replace("-of-00002", "-of-00512")))
+    file = folder / "dataset_info.json"
+    info = json.loads(file.read_text())
+    for entry in info["splits"]:
+        entry["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}-of-00512"
+    file.write_text(json.dumps(info))
+    reader = MoviReader(tmp_path)
+    assert reader.name(3) == "movi_a-train.tfrecord-00001-of-00512__1" and "video" in reader.example(3)
+
+
 def _remove_first_shard(folder: Path) -> None:
     shard(folder).unlink()
 

@@ -175,7 +175,7 @@ def test_nothing_prepared_broken_files_and_unsuitable_data(tmp_path: Path):
     prepared = PreparedClips(tmp_path / "out", "train", CONFIG)
     with pytest.raises(UserError, match=r"video\.npy cannot be read"):
         prepared.sample(3, None)
-    with pytest.raises(UserError, match="Only sets of record files can be prepared"):
+    with pytest.raises(UserError, match="This data set cannot be prepared"):
         prepare(prepared, tmp_path / "twice")
     meta = tmp_path / "out" / "train" / "meta.json"
     meta.write_text(json.dumps({"made_for": {}})[:-2])

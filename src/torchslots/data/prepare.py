@@ -116,7 +116,7 @@ def prepare(dataset: ClipDataset, out: Path, *, num_workers: int = 0, skip_corru
             be written, or the data are wrong.
     """
     if not isinstance(dataset, StoredClips):
-        raise UserError("Only sets of record files can be prepared: MOVi, and what `data generate` makes.")
+        raise UserError("This data set cannot be prepared: MOVi, generated data and your own folders can.")
     folder = Path(out) / dataset.split
     wanted = _fingerprint(dataset.config) | {"num_examples": len(dataset)}
     _begin(folder, wanted)

@@ -219,10 +219,15 @@ def _listed_shards(folder: TfdsFolder, split: str) -> list[tuple[Path, int]] | N
     if not lengths:
         return None
     pattern = entries[0].get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    words = {"DATASET": folder.name, "SPLIT": split, "FILEFORMAT": "tfrecord"}
+    words = {
+        "DATASET": folder.name,
+        "SPLIT": split,
+        "FILEFORMAT": "tfrecord",
+        "NUM_SHARDS": f"{len(lengths):05d}",
+    }
     paths = []
     for i in range(len(lengths)):
-        words["SHARD_X_OF_Y"] = f"{i:05d}-of-{len(lengths):05d}"
+        words |= {"SHARD_INDEX": f"{i:05d}", "SHARD_X_OF_Y": f"{i:05d}-of-{len(lengths):05d}"}
         name = re.sub(r"\{(\w+)\}", lambda field: words.get(field[1], field[0]), pattern)
         paths.append(folder.path / Path(name).name)
     return [(path, int(length)) for path, length in zip(paths, lengths)]
