@@ -386,7 +386,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_video(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps: float = 12) -> None:
+def write_video(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps: float | int = 12) -> None:
     """Write an mp4 (or mov, mkv) that browsers play: H.264, yuv420p.
 
     Odd sizes are padded to even ones by repeating the last row or column. Where this build of PyAV has no
@@ -414,7 +414,7 @@ def write_video(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps
             raise OSError(error.errno, error.strerror) from error
 
 
-def write_gif(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps: float = 12) -> None:
+def write_gif(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps: float | int = 12) -> None:
     """Write a GIF that loops for ever, with one palette of 256 colours chosen from the whole clip, dithered.
 
     Times are rounded to GIF's 10 ms so that the total stays right. All frames are held in memory.
@@ -486,7 +486,7 @@ def _encoder(path: Path) -> str:
     return "mpeg4"
 
 
-def _video_stream(container: Any, codec: str, first: ndarray, fps: float) -> Any:
+def _video_stream(container: Any, codec: str, first: ndarray, fps: float | int) -> Any:
     """A stream of near-lossless quality, marked BT.709 as players assume it."""
     stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
     stream.height, stream.width = (side + side % 2 for side in first.shape[:2])

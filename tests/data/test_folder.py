@@ -152,6 +152,9 @@ def test_a_black_and_white_mask_is_one_object_and_high_ids_are_renumbered(tmp_pa
     ids = two_objects(2).astype(np.uint16)
     save_frames(tmp_path / "masks" / "clip", np.where(ids == 1, 255, 0).astype(np.uint8))
     assert all_of(tmp_path).sample(0, None)["segmentations"].unique().tolist() == [0, 1]
+    for t, file in enumerate(sorted((tmp_path / "masks" / "clip").iterdir())):
+        Image.fromarray(ids[t] == 1).save(file)
+    assert all_of(tmp_path).sample(0, None)["segmentations"].unique().tolist() == [0, 1], "one bit a pixel"
     for file in (tmp_path / "masks" / "clip").iterdir():
         file.unlink()
     (tmp_path / "masks" / "clip").rmdir()

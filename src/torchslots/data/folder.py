@@ -309,7 +309,7 @@ def _picture_ids(file: Path) -> Integer[ndarray, "H W"]:
         raise UserError(
             f"{file} is in colour ({image.mode}), a mask holds object ids. Save it as a palette or grey PNG."
         )
-    return ids
+    return ids.astype(np.uint8) if ids.dtype == bool else ids
 
 
 def _gif_ids(file: Path) -> list[Integer[ndarray, "H W"]]:
@@ -347,7 +347,7 @@ def _array_ids(file: Path) -> Integer[ndarray, "T H W"]:
         raise UserError(
             f"{file}: masks should be integer ids [T, H, W], 0 or more, got {ids.dtype} {list(ids.shape)}."
         )
-    return ids
+    return ids.astype(np.uint8) if ids.dtype == bool else ids
 
 
 def _check_count(masks: Path, found: int, count: int) -> None:

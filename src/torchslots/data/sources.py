@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -34,6 +34,7 @@ class Drawable(NamedTuple):
     ids: Integer[ndarray, "T H W"] | None
 
 
+@runtime_checkable
 class Source(Protocol):
     """One kind of data set on disk."""
 
