@@ -219,18 +219,19 @@ def _listed_shards(folder: TfdsFolder, split: str) -> list[tuple[Path, int]] | N
     if not lengths:
         return None
     pattern = entries[0].get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    words = {
-        "DATASET": folder.name,
-        "SPLIT": split,
-        "FILEFORMAT": "tfrecord",
-        "NUM_SHARDS": f"{len(lengths):05d}",
+    names = [_shard_name(pattern, folder.name, split, i, len(lengths)) for i in range(len(lengths))]
+    return [(folder.path / name, int(length)) for name, length in zip(names, lengths)]
+
+
+def _shard_name(pattern: str, name: str, split: str, index: int, count: int) -> str:
+    """A file's name by TFDS' template; what stands before the last slash of it is dropped."""
+    words = {"DATASET": name, "SPLIT": split, "FILEFORMAT": "tfrecord"}
+    words |= {
+        "SHARD_INDEX": f"{index:05d}",
+        "NUM_SHARDS": f"{count:05d}",
+        "SHARD_X_OF_Y": f"{index:05d}-of-{count:05d}",
     }
-    paths = []
-    for i in range(len(lengths)):
-        words |= {"SHARD_INDEX": f"{i:05d}", "SHARD_X_OF_Y": f"{i:05d}-of-{len(lengths):05d}"}
-        name = re.sub(r"\{(\w+)\}", lambda field: words.get(field[1], field[0]), pattern)
-        paths.append(folder.path / Path(name).name)
-    return [(path, int(length)) for path, length in zip(paths, lengths)]
+    return Path(re.sub(r"\{(\w+)\}", lambda field: words.get(field[1], field[0]), pattern)).name
 
 
 def _present_shards(folder: TfdsFolder, split: str) -> list[Path]:
