@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from torchslots.data import bucket as remote
 from torchslots.data import download as module
 from torchslots.data.download import download
 from torchslots.data.movi import MoviReader
@@ -150,7 +151,7 @@ def bucket(monkeypatch):
     thread.start()
     monkeypatch.setenv("TORCHSLOTS_MIRROR", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(module, "first_pause", 0.001)
+    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
     yield bucket
     server.shutdown()
     server.server_close()
@@ -197,6 +198,13 @@ def test_real_shards_are_readable_afterwards(bucket, tmp_path):
     download("movi_a", tmp_path)
     reader = MoviReader(tmp_path, "movi_a", "train")
     assert len(reader) == 4 and reader.example(3, ["video"])["video"].shape == (24, 32, 32, 3)
+
+
+def test_the_first_shards_alone_are_a_data_set(bucket, tmp_path):
+    bucket.files = {file.name: file.read_bytes() for file in GOLDEN.iterdir() if file.is_file()}
+    download("movi_a", tmp_path, splits=["train"], shards=1)
+    reader = MoviReader(tmp_path, "movi_a", "train")
+    assert len(reader) == 2 and reader.example(1, ["video"])["video"].shape == (24, 32, 32, 3)
 
 
 @pytest.mark.parametrize("hash_headers", [False, True])
@@ -372,7 +380,7 @@ def test_ctrl_c_keeps_what_has_come(bucket, tmp_path, monkeypatch):
 
     bucket.on_request = on_request
     bucket.break_after = {shard("train", 1, 4): [2500] + [0] * 99}
-    monkeypatch.setattr(module, "_MOST_FAILURES", 10_000)
+    monkeypatch.setattr(module, "MOST_FAILURES", 10_000)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "wait", interrupted)
         download("movi_a", tmp_path, connections=2)
@@ -389,6 +397,11 @@ def test_ctrl_c_keeps_what_has_come(bucket, tmp_path, monkeypatch):
 
 
 def test_names_that_leave_the_folder_are_left_out(bucket, tmp_path):
+    info = {"name": "../../movi_a", "splits": [{"name": "train", "shardLengths": ["1"]}]}
+    good, bucket.files["dataset_info.json"] = bucket.files["dataset_info.json"], json.dumps(info).encode()
+    with pytest.raises(UserError, match="lists no shards"):
+        download("movi_a", tmp_path)
+    bucket.files["dataset_info.json"] = good
     bucket.files["../../escaped.txt"] = b"x"
     bucket.files["sub/folder.txt"] = b"x"
     download("movi_a", tmp_path)

@@ -14,59 +14,36 @@ import os
 import re
 import shutil
 import threading
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchslots.data.bucket import (
+    MOST_FAILURES,
+    PAST_THE_END,
+    SHARD,
+    STORAGE,
+    Broken,
+    Refused,
+    RemoteFile,
+    checked_info,
+    fetch,
+    header_md5,
+    offered_files,
+    open_at,
+    pause,
+    shard_names,
+)
 from torchslots.data.catalog import Remote, entry
 from torchslots.data.tfrecord import atomic_file
 from torchslots.errors import UserError
 from torchslots.progress import progress
 
-STORAGE = "https://storage.googleapis.com"
 _CHUNK = 1 << 18
-_TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as broken."""
-_MOST_FAILURES = 6
-"""Attempts in a row that bring nothing before a file is given up."""
-_LONGEST_PAUSE = 30.0
 _MARGIN = 64 << 20
 """Bytes of disk that are left free."""
-_PAST_THE_END = 416
-_REFUSALS = (400, 401, 403, 404, 405, 410, _PAST_THE_END)
-_SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
-
-first_pause = 1.0
-"""Seconds before the second attempt; each further pause is twice as long."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """An object in a bucket; size in bytes and MD5 in base64, None where the bucket does not tell."""
-
-    url: str
-    name: str
-    size: int | None = None
-    md5: str | None = None
-
-
-class _Refused(Exception):
-    """The server answered, and the answer is no."""
-
-    def __init__(self, url: str, status: int) -> None:
-        super().__init__(f"{url} answers with status {status}")
-        self.status = status
-
-
-class _Broken(Exception):
-    """The connection broke, or what came is not what should have come; worth another attempt."""
 
 
 def download(
@@ -97,8 +74,8 @@ def download(
     folder = Path(root) / prefix.removeprefix("tfds/")
     host = (base_url or os.environ.get("TORCHSLOTS_MIRROR") or STORAGE).rstrip("/")
     with _told(host):
-        info = _checked(json.loads(_fetch(f"{host}/{remote.bucket}/{prefix}/dataset_info.json")))
-        offered = _offered(host, remote.bucket, prefix, info)
+        info = checked_info(json.loads(fetch(f"{host}/{remote.bucket}/{prefix}/dataset_info.json")))
+        offered = offered_files(host, remote.bucket, prefix, info)
     chosen = _choose(offered, info, splits, shards, f"{name} at {size} pixels")
     _check_room(folder, chosen, info)
     try:
@@ -124,54 +101,11 @@ def _remote(name: str, resolution: int | None) -> tuple[Remote, int]:
 # What there is
 
 
-def _checked(info: Any) -> dict[str, Any]:
-    """dataset_info.json, if it is one.
-
-    Raises:
-        ValueError: it is not.
-    """
-    splits = info.get("splits") if isinstance(info, dict) else None
-    if not isinstance(splits, list) or not splits or "name" not in info:
-        raise ValueError("dataset_info.json lists no splits")
-    for split in splits:
-        if not isinstance(split["name"], str) or not all(str(n).isdecimal() for n in split["shardLengths"]):
-            raise ValueError("dataset_info.json lists no shards")
-    return info
-
-
-def _offered(host: str, bucket: str, prefix: str, info: dict[str, Any]) -> list[RemoteFile]:
-    """Files by the bucket's list; where that is refused, by the shard counts in dataset_info.json."""
-    try:
-        return list(_listing(host, bucket, prefix))
-    except _Refused:
-        names = [shard for split in info.get("splits", []) for shard in _shard_names(info, split)]
-        return [RemoteFile(f"{host}/{bucket}/{prefix}/{name}", name) for name in [*names, "features.json"]]
-
-
-def _listing(host: str, bucket: str, prefix: str) -> Iterator[RemoteFile]:
-    query = {"prefix": f"{prefix}/", "maxResults": "1000", "fields": "items(name,size,md5Hash),nextPageToken"}
-    while True:
-        page = json.loads(_fetch(f"{host}/storage/v1/b/{bucket}/o?{urllib.parse.urlencode(query)}"))
-        for item in page.get("items", []):
-            name = item["name"].removeprefix(f"{prefix}/")
-            if re.fullmatch(r"[\w.+-]+", name) and not name.startswith("."):
-                url = f"{host}/{bucket}/{urllib.parse.quote(item['name'])}"
-                yield RemoteFile(url, name, int(item["size"]), item.get("md5Hash"))
-        if "nextPageToken" not in page:
-            return
-        query["pageToken"] = page["nextPageToken"]
-
-
-def _shard_names(info: dict[str, Any], split: dict[str, Any]) -> list[str]:
-    count = len(split["shardLengths"])
-    return [f"{info['name']}-{split['name']}.tfrecord-{i:05d}-of-{count:05d}" for i in range(count)]
-
-
 def _choose(
     offered: list[RemoteFile], info: dict[str, Any], splits: Sequence[str], shards: int | None, what: str
 ) -> list[RemoteFile]:
     """Small files first, then the first `shards` of each wanted split."""
-    matches = {file.name: _SHARD.fullmatch(file.name) for file in offered}
+    matches = {file.name: SHARD.fullmatch(file.name) for file in offered}
     known = sorted({match["split"] for match in matches.values() if match})
     unknown = [split for split in splits if split not in known]
     if unknown or not known:
@@ -204,7 +138,7 @@ def _check_room(folder: Path, files: list[RemoteFile], info: dict[str, Any]) -> 
 
 def _size(file: RemoteFile, info: dict[str, Any]) -> int:
     """Bytes of a file; where the bucket does not tell, the mean of its split by dataset_info.json."""
-    match = _SHARD.fullmatch(file.name)
+    match = SHARD.fullmatch(file.name)
     if file.size is not None or match is None:
         return file.size or 0
     for split in info.get("splits", []):
@@ -274,22 +208,22 @@ def _download_one(
             if not stop.is_set():
                 part.replace(path)
             return
-        except _Refused as error:
+        except Refused as error:
             if file.name == "features.json" and error.status == 404:
                 return
-            if error.status == _PAST_THE_END and part.exists():
+            if error.status == PAST_THE_END and part.exists():
                 advance(-_bytes(part))
                 part.unlink()
                 continue
             raise UserError(f"{error}. Check the name, or use a mirror with TORCHSLOTS_MIRROR.") from error
-        except _Broken as error:
+        except Broken as error:
             failures = 0 if _bytes(part) > before else failures + 1
-            if failures >= _MOST_FAILURES:
+            if failures >= MOST_FAILURES:
                 raise UserError(
                     f"{file.url} did not come in {failures} attempts: {error}. What has come is kept; "
                     "the same command goes on from there."
                 ) from error
-            stop.wait(min(first_pause * 2 ** max(failures - 1, 0), _LONGEST_PAUSE))
+            stop.wait(pause(failures))
         except OSError as error:
             raise _disk_error(path, error) from error
 
@@ -298,16 +232,16 @@ def _attempt(file: RemoteFile, part: Path, advance: Callable[[int], None], stop:
     """Append what is missing to the `.part` file and check the whole.
 
     Raises:
-        _Broken: the connection ended early, or size or checksum are wrong (then the part is thrown away).
+        Broken: the connection ended early, or size or checksum are wrong (then the part is thrown away).
     """
     have, size, md5 = _bytes(part), file.size, file.md5
     if size is None or have < size:
-        with _open(file.url, start=have) as response:
+        with open_at(file.url, start=have) as response:
             have = _resume_at(response, have, part, advance)
             size = (
                 have + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else size
             )
-            md5 = md5 or _header_md5(response)
+            md5 = md5 or header_md5(response)
             with part.open("r+b" if have else "wb") as sink:
                 sink.truncate(have)
                 sink.seek(have)
@@ -315,12 +249,12 @@ def _attempt(file: RemoteFile, part: Path, advance: Callable[[int], None], stop:
     if stop.is_set():
         return
     if size is not None and _bytes(part) < size:
-        raise _Broken(f"the connection ended after {_bytes(part)} of {size} bytes")
+        raise Broken(f"the connection ended after {_bytes(part)} of {size} bytes")
     expected = file.size if file.size is not None else size
     if (expected is not None and _bytes(part) != expected) or (md5 and _md5(part) != md5):
         advance(-_bytes(part))
         part.unlink()
-        raise _Broken("it arrived damaged (size or MD5 differ from the bucket's)")
+        raise Broken("it arrived damaged (size or MD5 differ from the bucket's)")
 
 
 def _resume_at(response: Any, have: int, part: Path, advance: Callable[[int], None]) -> int:
@@ -331,7 +265,7 @@ def _resume_at(response: Any, have: int, part: Path, advance: Callable[[int], No
             return have
         part.unlink()
         advance(-have)
-        raise _Broken("the server sent another range than it was asked for")
+        raise Broken("the server sent another range than it was asked for")
     advance(-have)
     return 0
 
@@ -341,7 +275,7 @@ def _copy(response: Any, sink: Any, advance: Callable[[int], None], stop: thread
         try:
             block = response.read(_CHUNK)
         except (OSError, http.client.HTTPException) as error:
-            raise _Broken(f"the connection broke ({error})") from error
+            raise Broken(f"the connection broke ({error})") from error
         if not block:
             return
         sink.write(block)
@@ -349,58 +283,15 @@ def _copy(response: Any, sink: Any, advance: Callable[[int], None], stop: thread
 
 
 @contextmanager
-def _open(url: str, start: int = 0) -> Iterator[Any]:
-    """The answer to a request for a file from byte `start` on.
-
-    Raises:
-        _Refused: the server says no, for good.
-        _Broken: no answer, or one that asks for patience.
-    """
-    request = urllib.request.Request(url, headers={"User-Agent": "torchslots"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code in _REFUSALS:
-            raise _Refused(url, error.code) from error
-        raise _Broken(f"the server answers with status {error.code}") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _Broken(f"no connection ({getattr(error, 'reason', None) or error})") from error
-    with response:
-        yield response
-
-
-def _fetch(url: str) -> bytes:
-    """A small file, in memory, with patience.
-
-    Raises:
-        _Refused: the server says no.
-        _Broken: no answer after several attempts.
-    """
-    for failures in range(_MOST_FAILURES):
-        try:
-            with _open(url) as response:
-                content = response.read()
-                return content
-        except (_Broken, OSError, http.client.HTTPException) as error:
-            if failures == _MOST_FAILURES - 1:
-                raise _Broken(str(error)) from error
-            time.sleep(min(first_pause * 2**failures, _LONGEST_PAUSE))
-    raise AssertionError("unreachable")
-
-
-@contextmanager
 def _told(host: str) -> Iterator[None]:
     """Failures before the first file, as one sentence each."""
     try:
         yield
-    except _Refused as error:
+    except Refused as error:
         raise UserError(
             f"{error}. The data set may have moved: look for a mirror and set TORCHSLOTS_MIRROR."
         ) from error
-    except _Broken as error:
+    except Broken as error:
         raise UserError(
             f"{host} cannot be reached: {error}. Check the network, or set TORCHSLOTS_MIRROR."
         ) from error
@@ -408,13 +299,6 @@ def _told(host: str) -> Iterator[None]:
         raise UserError(
             f"{host} answers with something that is no data set ({error}). Check TORCHSLOTS_MIRROR."
         ) from error
-
-
-def _header_md5(response: Any) -> str | None:
-    """The MD5 that Google's storage sends with a whole object or a range of it."""
-    values = ",".join(response.headers.get_all("x-goog-hash") or [])
-    found = re.search(r"md5=([\w+/=]+)", values)
-    return found[1] if found else None
 
 
 def _md5(path: Path) -> str:
@@ -454,7 +338,7 @@ def _write_info(folder: Path, published: dict[str, Any]) -> None:
 
 
 def _present_split(folder: Path, info: dict[str, Any], split: dict[str, Any]) -> dict[str, Any]:
-    names = _shard_names(info, split)
+    names = shard_names(info, split)
     missing = [i for i, name in enumerate(names) if not (folder / name).exists()]
     count = missing[0] if missing else len(names)
     if count in (0, len(names)):
@@ -495,6 +379,6 @@ def data_download(
         connections=connections,
         base_url=base_url,
     )
-    files = [file for file in folder.iterdir() if _SHARD.fullmatch(file.name)]
+    files = [file for file in folder.iterdir() if SHARD.fullmatch(file.name)]
     size = sum(file.stat().st_size for file in files)
     print(f"{folder}: {len(files)} record files, {_gigabytes(size)}")
