@@ -6,6 +6,7 @@ A case is a folder with `config.json`, `inputs.npz`, `outputs.npz` and a checkpo
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,17 @@ def read_case(folder: Path) -> Case:
             )
     try:
         config = json.loads((folder / "config.json").read_text())
-        inputs, outputs = (dict(np.load(folder / name)) for name in ("inputs.npz", "outputs.npz"))
+        inputs, outputs = (_read_arrays(folder / name) for name in ("inputs.npz", "outputs.npz"))
     except (ValueError, OSError, EOFError, KeyError) as error:
         raise UserError(f"{folder} cannot be read: {error}. Copy the folder again.") from error
     except Exception as error:  # zipfile.BadZipFile and zlib.error of a damaged npz
         raise UserError(f"{folder} holds a damaged npz file: {error}. Copy the folder again.") from error
     return Case(folder, config, inputs, outputs)
+
+
+def _read_arrays(file: Path) -> Arrays:
+    with np.load(BytesIO(file.read_bytes())) as arrays:
+        return dict(arrays)
 
 
 def compare(name: str, ours: np.ndarray, recorded: np.ndarray, tolerance: float, note: str = "") -> Check:
@@ -132,9 +138,14 @@ def _checks(case: Case) -> Iterator[Check]:
 
 def _systems() -> dict[str, Callable[[Case], Iterator[Check]]]:
     """THE place to add a system: the beginning of `model` in config.json, and its checks."""
-    from torchslots.convert import savi_golden
+    from torchslots.convert import isa_golden, savi_golden, slot_attention_golden
 
-    return {"savi": savi_golden.checks}
+    return {
+        "savi": savi_golden.checks,
+        "isa": isa_golden.checks,
+        "object_discovery": slot_attention_golden.checks,
+        "set_prediction": slot_attention_golden.checks,
+    }
 
 
 def print_results(results: list[CaseResult]) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from torchslots.convert import layouts
 from torchslots.convert.layouts import Arrays, Leaf
 from torchslots.errors import UserError
@@ -12,6 +14,7 @@ from torchslots.recipes.savi import (
     ResNetConfig,
     SaviConfig,
     TransformerConfig,
+    build,
     savi_large,
     savi_medium,
     savi_plus_plus,
@@ -39,7 +42,8 @@ def _cnn(path: str, name: str, config: CnnConfig | DecoderConfig) -> list[Leaf]:
     return found
 
 
-def _resnet(path: str, name: str, config: ResNetConfig) -> list[Leaf]:
+def resnet(path: str, name: str, config: ResNetConfig) -> list[Leaf]:
+    """The ResNet that SAVi and its successors share."""
     found = [
         *layouts.conv(f"{path}/init_conv", f"{name}.stem.0", bias=False),
         *layouts.norm(f"{path}/init_bn", f"{name}.stem.1"),
@@ -68,7 +72,7 @@ def _block(path: str, name: str, num_heads: int) -> list[Leaf]:
 def _encoder(config: SaviConfig) -> list[Leaf]:
     theirs, ours = "FrameEncoder_0", "slot_encoder.encoder"
     if isinstance(config.encoder, ResNetConfig):
-        found = _resnet(f"{theirs}/ResNet_0", f"{ours}.backbone", config.encoder)
+        found = resnet(f"{theirs}/ResNet_0", f"{ours}.backbone", config.encoder)
     else:
         found = _cnn(f"{theirs}/CNN_0", f"{ours}.backbone", config.encoder)
     found += layouts.position(f"{theirs}/PositionEmbedding_0", f"{ours}.position")
@@ -180,11 +184,10 @@ def like(config: Any, theirs: Arrays) -> SaviConfig:
 
 
 def _fits(config: SaviConfig, theirs: Arrays) -> bool:
-    from torchslots.recipes.savi import build
-
-    state = {name: tuple(value.shape) for name, value in build(config).state_dict().items()}
+    with torch.device("meta"):  # shapes alone
+        wanted = {name: tuple(value.shape) for name, value in build(config).state_dict().items()}
     ours = layouts.to_ours(leaves(config), theirs, "checkpoint")
-    return {name: tuple(value.shape) for name, value in ours.items()} == state
+    return {name: tuple(value.shape) for name, value in ours.items()} == wanted
 
 
 def config_from_reference(
@@ -204,7 +207,7 @@ def config_from_reference(
         scale *= stride
     return SaviConfig(
         resolution=(grid[0] * scale, grid[1] * scale),
-        encoder=_backbone(encoder["backbone"], shapes),
+        encoder=backbone_config(encoder["backbone"], shapes),
         transformer=_transformer(encoder.get("output_transform")),
         position_hidden=encoder["pos_emb"]["output_transform"]["hidden_size"],
         slot_size=shapes["SlotAttention_0/GRU_0/GRUCell_0/hn/bias"][0],
@@ -226,7 +229,10 @@ def config_from_reference(
     )
 
 
-def _backbone(backbone: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> CnnConfig | ResNetConfig:
+def backbone_config(
+    backbone: dict[str, Any], shapes: dict[str, tuple[int, ...]]
+) -> CnnConfig | ResNetConfig:
+    """The encoder's convolutions or ResNet from its part of the original's configuration."""
     if backbone["module"].endswith("CNN"):
         return CnnConfig(tuple(backbone["features"]), tuple(stride[0] for stride in backbone["strides"]))
     width = shapes["FrameEncoder_0/ResNet_0/init_conv/kernel"][-1]
