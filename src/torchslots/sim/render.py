@@ -28,7 +28,7 @@ _BOUNCE = 0.5
 _ROUGHNESS = 0.12
 _BRIGHTEST = np.float32(4)
 """Light above this is cut before the rays of a pixel are averaged, so that glints at edges stay small."""
-_GLOSS = {True: (250.0, 6.0), False: (12.0, 0.04)}
+_GLOSS = {True: (250.0, 4.5), False: (12.0, 0.04)}
 """Exponent and strength of a lamp's highlight, on metal and on rubber."""
 
 
@@ -117,6 +117,7 @@ def _body_colors(scene: Scene, shadows: Shadows, grid: RayGrid, number: int, see
     points = rotate(placed.rotations, seen.local, rays) + per_ray(placed.centers, rays)
     directions = ray_directions(rays, grid)
     mirrored = directions - 2 * dot(directions, normals) * normals + _scatter(grid, rays)
+    mirrored /= np.sqrt(dot(mirrored, mirrored))
     albedo = _albedo(placed, seen.local)
     metallic = placed.body.substance.metallic
     diffuse, gloss = _lamps(scene, shadows, number, rays, points, normals, mirrored, metallic)

@@ -41,7 +41,7 @@ class Solid(Protocol):
     hull: Hull | None
 
     def interval(self, origin: Rays, direction: Rays, half: Half) -> tuple[PerRay, PerRay]:
-        """Where each ray enters and leaves; the ray misses where the first exceeds the second."""
+        """Where each ray (unit direction) enters and leaves; it misses where the first exceeds the second."""
         ...
 
     def normal(self, points: Rays, half: Half) -> Rays:
