@@ -249,10 +249,12 @@ def recognize(
             f"{where} is a checkpoint of {task.replace('_', ' ')}. Convert it with --recipe {_RECIPES[task]}."
         )
     numbers = like or published
-    return _with_widths(replace(numbers, resolution=resolution or numbers.resolution), params)
+    return _with_widths(numbers, resolution or numbers.resolution, params)
 
 
-def _with_widths(config: SlotAttentionConfig, params: Arrays) -> SlotAttentionConfig:
+def _with_widths(
+    config: SlotAttentionConfig, resolution: tuple[int, int], params: Arrays
+) -> SlotAttentionConfig:
     """The numbers that shapes do tell."""
     encoder = tuple(params[name].shape[-1] for name in params_of(params, "encoder_cnn"))
     strides = config.strides if len(config.strides) == len(encoder) else (1,) * len(encoder)
@@ -262,9 +264,10 @@ def _with_widths(config: SlotAttentionConfig, params: Arrays) -> SlotAttentionCo
         widths = [params[f"mlp_classifier/layer_with_weights-{i}/bias"].size for i in (0, 1)]
         decoder = PropertyHead(*widths)
     else:
-        decoder = _picture_decoder(config.decoder, config.resolution, params)
+        decoder = _picture_decoder(config.decoder, resolution, params)
     return replace(
         config,
+        resolution=resolution,
         channels=encoder,
         strides=strides,
         token_hidden=hidden.size,
