@@ -184,6 +184,10 @@ def _break_info(folder: Path) -> None:
     (folder / "dataset_info.json").write_text("{")
 
 
+def _foreign_info(folder: Path) -> None:
+    (folder / "dataset_info.json").write_text('{"splits": {"train": 4}}')
+
+
 @pytest.mark.parametrize(
     ("damage", "split", "message"),
     [
@@ -194,6 +198,7 @@ def _break_info(folder: Path) -> None:
         ),
         (_remove_first_shard_and_info, "train", r"missing: movi_a-train\.tfrecord-00000-of-00002"),
         (_break_info, "train", r"dataset_info\.json cannot be read"),
+        (_foreign_info, "train", r"dataset_info\.json does not list splits as TFDS writes them"),
         (lambda folder: None, "test", "no split `test`. It has: train, validation"),
         (lambda folder: None, "validation", "1 of 1 shards of `validation` are missing"),
     ],

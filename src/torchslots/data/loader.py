@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -238,4 +239,13 @@ def _unchanged(loaded: _Loaded) -> _Loaded:
 def _start_worker(_: int) -> None:
     """Ctrl-C is for the parent, which ends its workers; one thread each, for there are many of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _report_unless_parting
     torch.set_num_threads(1)
+
+
+def _report_unless_parting(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """A parent that stops in the middle of taking over a tensor breaks the connection: nothing to tell of."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torchslots.data.tfrecord import CorruptRecord, RecordFile
 from torchslots.errors import UserError
@@ -15,6 +15,18 @@ from torchslots.errors import UserError
 _SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord(-(?P<index>\d{5,})-of-(?P<count>\d{5,}))?")
 _DEPTH = 4
 _MOST_FOLDERS = 4000
+
+
+class _Listed(NamedTuple):
+    """What dataset_info.json says of a split: records in each file, and how the files are called."""
+
+    lengths: list[int]
+    template: str
+
+
+def _listed(entry: dict[str, Any]) -> _Listed:
+    template = entry.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    return _Listed([int(length) for length in entry.get("shardLengths") or []], str(template))
 
 
 @dataclass(frozen=True)
@@ -25,22 +37,22 @@ class TfdsFolder:
     name: str
 
     @cached_property
-    def info(self) -> dict[str, Any] | None:
-        """What dataset_info.json says; None without the file.
+    def listed(self) -> dict[str, _Listed]:
+        """The splits by dataset_info.json; empty without the file.
 
         Raises:
-            UserError: the file is no JSON object.
+            UserError: the file cannot be read, or does not list splits as TFDS does.
         """
         file = self.path / "dataset_info.json"
         try:
             info = json.loads(file.read_text())
+            return {entry["name"]: _listed(entry) for entry in info.get("splits") or []}
         except FileNotFoundError:
-            return None
+            return {}
         except (OSError, ValueError) as error:
             raise UserError(f"{file} cannot be read: {error}. Download it again.") from error
-        if not isinstance(info, dict):
-            raise UserError(f"{file} is no dataset_info.json: it holds no JSON object. Download it again.")
-        return info
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file} does not list splits as TFDS writes them. Download it again.") from error
 
     @property
     def resolution(self) -> int:
@@ -51,9 +63,8 @@ class TfdsFolder:
     @property
     def splits(self) -> list[str]:
         """Names of the splits, by dataset_info.json and by the files that are there."""
-        listed = [str(entry.get("name")) for entry in (self.info or {}).get("splits", [])]
         present = {match["split"] for match in map(_SHARD.fullmatch, _names(self.path)) if match}
-        return listed + sorted(present - set(listed))
+        return [*self.listed, *sorted(present - set(self.listed))]
 
 
 def find_folder(root: Path, name: str, resolution: int = 0) -> TfdsFolder:
@@ -180,12 +191,14 @@ class TfdsSplit:
             CorruptRecord: the record is damaged, or its file holds fewer than dataset_info.json says.
         """
         shard, record = self._locate(index)
-        if shard.listed is not None and record >= len(shard.file):
+        if shard.listed is None or shard.file.damage is not None:
+            return shard.file.read(record)
+        if record >= len(shard.file):
             reason = (
                 f"is missing: dataset_info.json lists {shard.listed} records, the file has {len(shard.file)}"
             )
             raise CorruptRecord(shard.file.path, record, reason)
-        if shard.listed is not None and shard.listed < len(shard.file):
+        if shard.listed < len(shard.file):
             raise UserError(
                 f"{shard.file.path} holds {len(shard.file)} records, but dataset_info.json beside it lists "
                 f"{shard.listed}. The two belong to different versions: download both again."
@@ -214,16 +227,14 @@ def _find_shards(folder: TfdsFolder, split: str) -> list[_Shard]:
 
 def _listed_shards(folder: TfdsFolder, split: str) -> list[tuple[Path, int]] | None:
     """Files and their record counts by dataset_info.json; None where it does not list this split's shards."""
-    entries = [entry for entry in (folder.info or {}).get("splits", []) if entry.get("name") == split]
-    lengths = entries[0].get("shardLengths") if entries else None
-    if not lengths:
+    if split not in folder.listed or not folder.listed[split].lengths:
         return None
-    pattern = entries[0].get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    names = [_shard_name(pattern, folder.name, split, i, len(lengths)) for i in range(len(lengths))]
-    return [(folder.path / name, int(length)) for name, length in zip(names, lengths)]
+    lengths, template = folder.listed[split]
+    names = [_shard_name(template, folder.name, split, i, len(lengths)) for i in range(len(lengths))]
+    return [(folder.path / name, length) for name, length in zip(names, lengths)]
 
 
-def _shard_name(pattern: str, name: str, split: str, index: int, count: int) -> str:
+def _shard_name(template: str, name: str, split: str, index: int, count: int) -> str:
     """A file's name by TFDS' template; what stands before the last slash of it is dropped."""
     words = {"DATASET": name, "SPLIT": split, "FILEFORMAT": "tfrecord"}
     words |= {
@@ -231,7 +242,7 @@ def _shard_name(pattern: str, name: str, split: str, index: int, count: int) -> 
         "NUM_SHARDS": f"{count:05d}",
         "SHARD_X_OF_Y": f"{index:05d}-of-{count:05d}",
     }
-    return Path(re.sub(r"\{(\w+)\}", lambda field: words.get(field[1], field[0]), pattern)).name
+    return Path(re.sub(r"\{(\w+)\}", lambda field: words.get(field[1], field[0]), template)).name
 
 
 def _present_shards(folder: TfdsFolder, split: str) -> list[Path]:
