@@ -115,7 +115,7 @@ def test_a_pickle_is_refused_and_never_executed(tmp_path: Path, kind: str) -> No
             pickle.dump(harm, file)
         else:
             torch.save(harm, file)
-    with pytest.raises(UserError, match="is a pickle.*refused"):
+    with pytest.raises(UserError, match=r"is a pickle.*refused"):
         checkpoint.read(folder)
     assert not (tmp_path / "harmed").exists()
 

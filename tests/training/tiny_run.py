@@ -17,10 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from torchslots.errors import UserError
-from torchslots.shapes import Batch
-from torchslots.training import loop
+from torchslots.shapes import Batch, Prediction, State
+from torchslots.training import judge, loop
+from torchslots.training.evaluate import EvalReport, evaluate
 from torchslots.training.interrupt import Interrupted
+from torchslots.training.log import read_log
 from torchslots.training.recipe import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+
+TIMES = {"time", "train/seconds_per_step", "train/seconds_waiting_for_data"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,22 @@ class TinyModel(nn.Module):
             "recon": (guess - color).square().sum(-1).mean(),
             "size": 0.01 * guess.square().sum(-1).mean(),
         }
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, state: State | None = None, slot_recon: bool = False) -> Prediction:
+        """Three slots, one for each colour of the pixels after the net has changed it."""
+        assert not self.training
+        logits = self.net(batch["video"].movedim(2, -1)).movedim(-1, 2)
+        slots = logits.mean((3, 4)).unsqueeze(-1)
+        return Prediction(
+            segmentation=logits.argmax(2),
+            masks=logits.softmax(2),
+            slots=slots,
+            attn=logits.flatten(3).softmax(2),
+            recon={"video": batch["video"]},
+            slot_recon=None,
+            state=State(slots[:, -1]),
+        )
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +100,9 @@ class TinyClips:
             self.read += 1
             video = video if event is None else event(video)
         padding_mask = torch.ones(2, 4, 4, dtype=torch.bool)
-        return {"video": torch.from_numpy(video), "padding_mask": padding_mask, "name": self.name(index)}
+        ids = torch.from_numpy(np.random.default_rng(index).integers(0, 3, (2, 4, 4), np.int32))
+        sample = {"video": torch.from_numpy(video), "segmentations": ids}
+        return {**sample, "padding_mask": padding_mask, "name": self.name(index)}
 
 
 @dataclass(frozen=True)
@@ -88,21 +110,28 @@ class TinyReport:
     """What an evaluation returns."""
 
     metrics: dict[str, float]
-    panels: list[np.ndarray]
+    panels: list["TinyPanel"]
+
+
+@dataclass(frozen=True)
+class TinyPanel:
+    """A drawn video of 6 x `width` pixels."""
+
+    grey: int
+    width: int = 8
+
+    def panel(self) -> np.ndarray:
+        return np.full((2, 6, self.width, 3), self.grey, np.uint8)
 
 
 def tiny_evaluate(
     model: nn.Module, batches: Iterator[Batch], config: EvalConfig, *, device: Any, precision: str, draw: int
 ) -> TinyReport:
-    """Numbers that follow from the weights and the videos, over all processes, and pictures."""
-    names = [int(name.split()[1]) for batch in batches for name in batch["name"]]
-    assert not model.training
+    """A number that follows from the weights, and pictures."""
+    videos = sum(len(batch["video"]) for batch in batches)
     size = float(sum(parameter.detach().double().square().sum() for parameter in model.parameters()))
-    counts = torch.tensor([len(names), sum(names)])
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(counts)
-    panels = [np.full((2, 6, 8, 3), 100 + i, np.uint8) for i in range(draw)]
-    return TinyReport({"fg_ari": 1 / size, "videos": float(counts[0]), "names": float(counts[1])}, panels)
+    panels = [TinyPanel(100 + i, 8 - i) for i in range(draw)]
+    return TinyReport({"fg_ari": 1 / size, "videos": float(videos)}, panels)
 
 
 def tiny_recipe(steps: int = 12, *, ema: float | None = None, **train: Any) -> Recipe:
@@ -125,6 +154,39 @@ def weights(run: Path) -> dict[str, Tensor]:
     return load_file(run / "model" / "model.safetensors")
 
 
+def train(recipe: Recipe, run: Path, clips: TinyClips | None = None, **keywords: Any) -> loop.RunResult:
+    """`loop.train` on the CPU with a tiny model and data set."""
+    keywords = {"eval_set": None, "model": TinyModel(), **keywords}
+    model, eval_set = keywords.pop("model"), keywords.pop("eval_set")
+    return loop.train(recipe, model, clips or TinyClips(), eval_set, run, device="cpu", **keywords)
+
+
+def send(number: int) -> Any:
+    """A data set's event: the process gets a signal while it reads this item."""
+
+    def event(video: np.ndarray) -> np.ndarray:
+        os.kill(os.getpid(), number)
+        return video
+
+    return event
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    """A run's log without what a clock says."""
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in read_log(run)]
+
+
+def fit(steps: int, run: Path, **keywords: Any) -> dict[str, Tensor]:
+    """Weights of a new run."""
+    train(tiny_recipe(steps), run, **keywords)
+    return weights(run)
+
+
 def _events(arguments: dict[str, Any]) -> dict[int, Any]:
     """What happens when items are read: a pause at each, a bad or a stopping one in the process asked for."""
 
@@ -132,15 +194,17 @@ def _events(arguments: dict[str, Any]) -> dict[int, Any]:
         time.sleep(arguments.get("sleep", 0.0))
         return video
 
-    def stop(video: np.ndarray) -> np.ndarray:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return video
-
     events: dict[int, Any] = dict.fromkeys(range(10**4), pause)
     if int(os.environ.get("RANK", 0)) == arguments.get("bad_rank"):
         events[arguments.get("bad_item", -1)] = lambda video: video * np.nan
-        events[arguments.get("stop_item", -1)] = stop
+        events[arguments.get("stop_item", -1)] = send(signal.SIGTERM)
     return events
+
+
+def counted_evaluate(*arguments: Any, **keywords: Any) -> EvalReport:
+    """The real evaluation, with the number of videos among its figures."""
+    report = evaluate(*arguments, **keywords)
+    return replace(report, metrics={**report.metrics, "videos": float(report.num_videos)})
 
 
 def run_one(arguments: dict[str, Any]) -> tuple[int, str]:
@@ -161,7 +225,7 @@ def run_one(arguments: dict[str, Any]) -> tuple[int, str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    loop.evaluate = tiny_evaluate  # pyright: ignore[reportAttributeAccessIssue]
+    judge.evaluate = counted_evaluate  # pyright: ignore[reportAttributeAccessIssue]
     print(json.dumps([run_one(arguments) for arguments in json.loads(sys.argv[1])]))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

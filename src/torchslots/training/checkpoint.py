@@ -13,8 +13,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +23,19 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from torchslots.errors import UserError
+from torchslots.training.files import (
+    ASIDE,
+    clear_aside,
+    disk,
+    replace_folder,
+    sync_folder,
+    write_file,
+    write_synced,
+)
 from torchslots.training.recipe import Recipe, from_dict, to_json
 
 _FORMAT = 1
 _PREFIX = "step_"
-_ASIDE = ".aside_"
 _FREE = ("train.num_workers", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep")
 
 
@@ -90,7 +97,7 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
         )
     if write:
         write_file(file, to_json(recipe).encode())
-        _clear_aside(run)
+        clear_aside(run)
 
 
 def save(
@@ -104,12 +111,12 @@ def save(
             stays.
     """
     final = run / "checkpoints" / f"{_PREFIX}{state.step:07d}"
-    aside = final.with_name(f"{_ASIDE}{final.name}_{os.getpid()}")
-    with _disk(final, "The earlier checkpoints are untouched."):
+    aside = final.with_name(f"{ASIDE}{final.name}_{os.getpid()}")
+    with disk(final, "The earlier checkpoints are untouched."):
         try:
             aside.mkdir(parents=True)
             _fill(aside, state, model, training)
-            _replace_folder(aside, final)
+            replace_folder(aside, final)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         _prune(run, state, keep)
@@ -168,23 +175,6 @@ def list_steps(run: Path) -> list[int]:
     return sorted(int(name[len(_PREFIX) :]) for name in names if name[len(_PREFIX) :].isdigit())
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all: aside, flushed to the disk, then renamed.
-
-    Raises:
-        UserError: no space or no permission; what was there before is untouched.
-    """
-    aside = path.with_name(f"{_ASIDE}{path.name}_{os.getpid()}")
-    with _disk(path, "What was there before is untouched."):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(aside, data)
-            aside.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            _remove(aside)
-
-
 def read_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
     """Tensors of a safetensors file whose bytes are `data`.
 
@@ -212,10 +202,10 @@ def _fill(folder: Path, state: RunState, model: dict[str, Tensor], training: dic
     for name, tensors in (("model.safetensors", model), ("training.safetensors", training)):
         data = to_bytes(tensors)
         parts[name] = {"bytes": len(data), "crc32c": google_crc32c.value(data)}
-        _write(folder / name, data)
+        write_synced(folder / name, data)
     values = {"format": _FORMAT, "state": dataclasses.asdict(state), "files": parts}
-    _write(folder / "state.json", json.dumps(values, indent=2).encode())
-    _sync_folder(folder)
+    write_synced(folder / "state.json", json.dumps(values, indent=2).encode())
+    sync_folder(folder)
 
 
 def _read_part(path: Path, parts: dict[str, Any]) -> dict[str, Tensor]:
@@ -245,38 +235,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _remove(path: Path) -> None:
-    if path.exists():
-        path.unlink()
-
-
-def _replace_folder(source: Path, target: Path) -> None:
-    """Rename `source` to `target`; an older folder of that name is set aside first and then removed."""
-    if target.exists():
-        old = target.with_name(f"{_ASIDE}old_{target.name}_{os.getpid()}")
-        target.rename(old)
-        source.rename(target)
-        shutil.rmtree(old)
-    else:
-        source.rename(target)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _prune(run: Path, state: RunState, keep: int) -> None:
     """Steps beyond the present one are damaged checkpoints that a resume passed over: they go too."""
     steps = list_steps(run)
@@ -284,27 +242,6 @@ def _prune(run: Path, state: RunState, keep: int) -> None:
     for step in steps:
         if step not in kept:
             shutil.rmtree(run / "checkpoints" / f"{_PREFIX}{step:07d}")
-
-
-def _clear_aside(run: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for path in (*run.glob(f"{_ASIDE}*"), *(run / "checkpoints").glob(f"{_ASIDE}*")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            _remove(path)
-
-
-@contextmanager
-def _disk(path: Path, comfort: str) -> Iterator[None]:
-    """Turn what a disk refuses into a message."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"Cannot write {path}: {error.strerror or error}. {comfort} Free some space or choose another "
-            f"run folder, then give the same command again."
-        ) from error
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

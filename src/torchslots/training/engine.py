@@ -1,5 +1,6 @@
 """accelerate, started for one run: device, precision, processes; and the seeds of a step."""
 
+import os
 import random
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,8 @@ def start_accelerator(train: TrainConfig, device: str | None) -> "Accelerator":
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    if device not in (None, "cpu", "cuda"):
-        raise UserError(
-            f"device should be cpu or cuda, got {device!r}. Choose a card with CUDA_VISIBLE_DEVICES."
-        )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "No CUDA device is visible to this torch. Use --device cpu, or install a CUDA build of torch."
-        )
+    if device not in (None, "cpu"):
+        _choose_card(device)
     cpu = device == "cpu" or not torch.accelerator.is_available()
     if cpu and train.precision == "fp16":
         raise UserError("fp16 needs a GPU: its loss scaling does not exist on the CPU. Use fp32 or bf16.")
@@ -42,6 +37,26 @@ def start_accelerator(train: TrainConfig, device: str | None) -> "Accelerator":
     return Accelerator(
         mixed_precision=_PRECISIONS[train.precision], cpu=cpu, gradient_accumulation_steps=train.accumulation
     )
+
+
+def _choose_card(device: str) -> None:
+    """Make `cuda` or `cuda:N` the card of this process."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise UserError(f"device should be cpu, cuda or cuda:N, got {device!r}.")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "No CUDA device is visible to this torch. Use --device cpu, or install a CUDA build of torch."
+        )
+    if not index:
+        return
+    if "LOCAL_RANK" in os.environ:
+        raise UserError(f"Each of several processes gets a card of its own: say cuda, not {device}.")
+    if int(index) >= torch.cuda.device_count():
+        raise UserError(
+            f"There is no {device}: {torch.cuda.device_count()} CUDA devices are visible, from 0."
+        )
+    torch.cuda.set_device(int(index))
 
 
 def check_split(train: TrainConfig, processes: int) -> None:

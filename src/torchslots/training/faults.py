@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from torchslots.errors import UserError
-from torchslots.training.checkpoint import to_bytes, write_file
+from torchslots.training.checkpoint import to_bytes
+from torchslots.training.files import write_file
 from torchslots.training.recipe import TrainConfig
 from torchslots.training.step import NonFinite
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from torchslots.errors import UserError
-from torchslots.training.checkpoint import write_file
+from torchslots.training.files import write_file
 
 METRICS_NAME = "metrics.jsonl"
 _T = TypeVar("_T")

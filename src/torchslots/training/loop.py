@@ -4,40 +4,32 @@ import dataclasses
 import math
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from torchslots.data.loader import ClipDataset, CorruptRecord, eval_batches, train_batches
+from torchslots.data.loader import ClipDataset, train_batches
 from torchslots.errors import UserError
 from torchslots.progress import progress
 from torchslots.shapes import Batch
 from torchslots.training import checkpoint
 from torchslots.training.checkpoint import RunState
-from torchslots.training.engine import seed_step
-from torchslots.training.evaluate import evaluate
 from torchslots.training.faults import explained
 from torchslots.training.interrupt import Interrupted, StopRequest, stop_request
+from torchslots.training.judge import Judge, SkippedRecords, StopNow
 from torchslots.training.log import Clock, RunLog
 from torchslots.training.recipe import Recipe
 from torchslots.training.step import StepReport, TrainStep
-
-if TYPE_CHECKING:
-    from torchslots.training.evaluate import EvalReport
 
 MODEL_FOLDER = "model"
 """Under the run: the newest weights, in the end the final ones; averaged where an average is kept."""
 BEST_FOLDER = "best"
 """Under the run: the weights with the best value of the watched metric."""
-_EVALUATION = 1  # sets the random draws of an evaluation apart from those of the step before
 
 
 class Savable(Protocol):
@@ -80,7 +72,7 @@ def train(
     Args:
         eval_set: whole videos for the periodic evaluation; None: none is done, and there is no best model.
         run: the run's folder; see `torchslots.training.checkpoint` for what is in it.
-        device: `cpu` or `cuda`; None: CUDA where there is one.
+        device: `cpu`, `cuda` or `cuda:N`; None: a GPU where there is one.
         monitor: the metric whose highest value marks the best model.
         draw: videos to draw at each evaluation.
         wandb: also log to Weights & Biases.
@@ -111,12 +103,10 @@ def train(
         )
     log = RunLog(run, state.step, wandb=wandb, settings=dataclasses.asdict(recipe), active=first)
     with log, stop_request() as stop, explained(run, recipe.train, stepper.accelerator.process_index):
-        loop = _Loop(recipe, stepper, eval_set, run, log, stop, state, monitor, draw, skip_corrupt)
+        skipped = SkippedRecords(skip_corrupt)
+        judge = None if eval_set is None else Judge(recipe, stepper, eval_set, skipped, run, log, stop, draw)
+        loop = _Loop(recipe, stepper, judge, skipped, run, log, stop, state, monitor)
         return loop.run_to_end(train_set)
-
-
-class _StopNow(Exception):
-    """An evaluation gives way to a stop request."""
 
 
 @dataclass
@@ -125,27 +115,24 @@ class _Loop:
 
     recipe: Recipe
     stepper: TrainStep
-    eval_set: ClipDataset | None
+    judge: Judge | None
+    skipped: SkippedRecords
     run: Path
     log: RunLog
     stop: StopRequest
     state: RunState
     monitor: str
-    draw: int
-    skip_corrupt: bool
-
     note: str = ""
-    skipped: int = 0
 
     def run_to_end(self, train_set: ClipDataset) -> RunResult:
         clock, total = Clock(), self.recipe.optim.num_steps
         self.stepper.model.train()
         with closing(self._batches(train_set)) as batches, self._bar(total) as advance:
             advance(self.state.step, note=self.note)
-            if self._owed():
-                self._evaluate_and_save({})
+            if self.judge is not None and self._owed():
+                self._judge_and_save(self.judge, {})
             while self.state.step < total:
-                batch = clock.waiting_for(lambda: next(batches))
+                batch = clock.waiting_for(lambda: self._next(batches))
                 report = self.stepper(self.state.step, batch, stop=bool(self.stop))
                 self.state = replace(self.state, step=self.state.step + 1)
                 clock.tick()
@@ -155,22 +142,31 @@ class _Loop:
                 self._save()
         return _result(self.run, self.state)
 
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        """Bad data end a run, but not without what it has learned."""
+        try:
+            return next(batches)
+        except UserError:
+            self.stepper.drain()
+            self._save()
+            raise
+
     def _after(self, report: StepReport, clock: Clock) -> None:
         """Log, stop, evaluate and save as due."""
         logged = self._due(self.recipe.train.log_every) or self.state.step == 1
-        evaluated = self._due(self.recipe.train.eval_every) and self.eval_set is not None
+        judge = self.judge if self._due(self.recipe.train.eval_every) else None
         saved = self._due(self.recipe.train.checkpoint_every)
-        if not (logged or evaluated or saved or self.stepper.stopped):
+        if not (logged or judge or saved or self.stepper.stopped):
             return
         self.stepper.drain()
         record = self._record(report, clock) if logged else {}
         if self.stepper.stopped:
             self._interrupt(record)
-        if evaluated:
-            self._evaluate_and_save(record)
+        if judge is not None:
+            self._judge_and_save(judge, record)
         else:
             self._write(record)
-        if saved and not evaluated:
+        if saved and judge is None:
             self._save()
         clock.restart()
 
@@ -181,7 +177,7 @@ class _Loop:
     def _owed(self) -> bool:
         """The run was stopped between a step and the evaluation that was due after it."""
         step = self.state.step
-        due = step > 0 and self.eval_set is not None and self._due(self.recipe.train.eval_every)
+        due = step > 0 and self.judge is not None and self._due(self.recipe.train.eval_every)
         return due and self.state.evaluated_step != step
 
     def _record(self, report: StepReport, clock: Clock) -> dict[str, float]:
@@ -191,23 +187,18 @@ class _Loop:
         *values, norm = torch.cat([losses, report.grad_norm.reshape(1).to(losses)]).tolist()
         record = {f"train/{name}": value for name, value in zip(report.losses, values)}
         rates = {"train/grad_norm": norm, "train/lr": report.learning_rate}
-        skipped = {"train/skipped_records": float(self.skipped)} if self.skipped else {}
+        skipped = {"train/skipped_records": float(self.skipped.count)} if self.skipped.count else {}
         return {**record, "train/loss": sum(values), **rates, **clock.read(), **skipped}
 
-    def _evaluate_and_save(self, record: dict[str, float]) -> None:
+    def _judge_and_save(self, judge: Judge, record: dict[str, float]) -> None:
         """Judge the model; a new best one is saved at once, others when a checkpoint is due."""
         try:
-            report = self._evaluate()
-        except _StopNow:
+            report = judge(self.state.step)
+        except StopNow:
             self._interrupt(record)
-        metrics = {name: float(value) for name, value in report.metrics.items()}
-        value, step = metrics.get(self.monitor), self.state.step
-        if value is None:
-            raise UserError(
-                f"There is no metric `{self.monitor}` to watch. The evaluation has: {', '.join(metrics)}."
-            )
-        better = math.isfinite(value) and (self.state.best is None or value > self.state.best)
-        best = {"best": value, "best_step": step} if better else {}
+        metrics, step = report.metrics, self.state.step
+        better = self._is_better(metrics)
+        best = {"best": metrics[self.monitor], "best_step": step} if better else {}
         self.state = replace(self.state, metrics=metrics, evaluated_step=step, **best)
         self._write({**record, **{f"eval/{name}": number for name, number in metrics.items()}})
         if better:
@@ -215,51 +206,12 @@ class _Loop:
         if better or self._due(self.recipe.train.checkpoint_every):
             self._save()
 
-    def _evaluate(self) -> "EvalReport":
-        config, accelerator = self.recipe.evaluation, self.stepper.accelerator
-        rank = accelerator.process_index
-        seed_step(self.recipe.train.seed, self.state.step, rank, _EVALUATION)
-        batches = eval_batches(
-            cast(ClipDataset, self.eval_set),
-            batch_size=config.batch_size,
-            rank=rank,
-            world_size=accelerator.num_processes,
-            num_workers=self.recipe.train.num_workers,
-            limit=config.num_videos,
-            skip_corrupt=self.skip_corrupt,
-            on_skip=self._skipped,
-        )
-        model = self.stepper.evaluated_model()
-        model.eval()
-        with closing(self._unless_stopped(batches)) as watched:
-            report = evaluate(
-                model,
-                watched,
-                config,
-                device=accelerator.device,
-                precision=self.recipe.train.precision,
-                draw=self.draw,
-            )
-        self.stepper.model.train()
-        self._draw(report)
-        return report
-
-    def _draw(self, report: "EvalReport") -> None:
-        """The middle frame of each drawn video, one above the other."""
-        if not (self.stepper.accelerator.is_main_process and len(report.panels)):
-            return
-        sheet = np.concatenate([panel[len(panel) // 2] for panel in report.panels])
-        picture = BytesIO()
-        Image.fromarray(sheet).save(picture, format="png")
-        checkpoint.write_file(self.run / "pictures" / f"step_{self.state.step}.png", picture.getvalue())
-        self.log.picture(self.state.step, "eval/slots", sheet)
-
-    def _unless_stopped(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-        """Alone, a process may leave an evaluation at once; among others it would keep them waiting."""
-        for batch in batches:
-            if self.stop and self.stepper.accelerator.num_processes == 1:
-                raise _StopNow
-            yield batch
+    def _is_better(self, metrics: dict[str, float]) -> bool:
+        """Data without masks have no figures, hence no best model; where there are, the watched one must exist."""
+        if metrics and self.monitor not in metrics:
+            raise UserError(f"There is no figure `{self.monitor}` to watch. There are: {', '.join(metrics)}.")
+        value = metrics.get(self.monitor, math.nan)
+        return math.isfinite(value) and (self.state.best is None or value > self.state.best)
 
     def _save(self) -> None:
         finished = self.state.step == self.recipe.optim.num_steps and not self._owed()
@@ -272,10 +224,6 @@ class _Loop:
     def _export(self, name: str) -> None:
         if self.stepper.accelerator.is_main_process:
             cast(Savable, self.stepper.evaluated_model()).save_pretrained(self.run / name)
-
-    def _skipped(self, error: CorruptRecord) -> None:
-        self.skipped += 1
-        print(f"Left out ({self.skipped} so far): {error}", file=sys.stderr, flush=True)
 
     def _interrupt(self, record: dict[str, float]) -> NoReturn:
         self._write(record)
@@ -310,8 +258,8 @@ class _Loop:
             rank=self.stepper.accelerator.process_index,
             world_size=self.stepper.accelerator.num_processes,
             num_workers=self.recipe.train.num_workers,
-            skip_corrupt=self.skip_corrupt,
-            on_skip=self._skipped,
+            skip_corrupt=self.skipped.allowed,
+            on_skip=self.skipped,
         )
 
     def _bar(self, total: int) -> AbstractContextManager[Callable[..., None]]:

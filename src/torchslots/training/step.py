@@ -75,7 +75,7 @@ class TrainStep:
     device.
 
     Args:
-        device: `cpu` or `cuda`; None: CUDA where there is one.
+        device: `cpu`, `cuda` or `cuda:N`; None: a GPU where there is one.
 
     Raises:
         UserError: a device that is not there, a precision that it lacks, a batch that cannot be split evenly.
@@ -93,7 +93,7 @@ class TrainStep:
         self._parameters = list(optim.trainable(self.model).values())
         self._update = self.accelerator.prepare_optimizer(self.optimizer)
         self._forward = self.accelerator.prepare_model(_losses(self.model, train.compile))
-        self._delayed = self.accelerator.device.type == "cuda" and self.accelerator.scaler is None
+        self._delayed: bool = self.accelerator.device.type == "cuda" and self.accelerator.scaler is None
         self._pending: _Pending | None = None
 
     def __call__(self, step: int, batch: Batch, stop: bool = False) -> StepReport:
@@ -192,10 +192,8 @@ class TrainStep:
         if not self._delayed:
             return _Pending(step, report, flags, None, batch)
         self._hold_back(flags[0])
-        arrived = torch.cuda.Event()
         home = flags.to("cpu", non_blocking=True)
-        arrived.record()
-        return _Pending(step, report, home, arrived, batch)
+        return _Pending(step, report, home, _mark(flags.device), batch)
 
     def _hold_back(self, bad: Tensor) -> None:
         """Have the fused kernel leave the weights alone from the first bad step on; the host is not asked."""
@@ -248,6 +246,15 @@ def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:
     pieces: dict[str, Sequence[Tensor]] = {key: value.chunk(parts) for key, value in tensors.items()}
     for index in range(parts):
         yield {key: piece[index].to(device, non_blocking=True) for key, piece in pieces.items()}
+
+
+def _mark(device: torch.device) -> "torch.cuda.Event | None":
+    """An event behind all that the device was given so far; None: the device does not run ahead."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,82 @@
+"""Files and folders that are written as a whole or not at all, and what a disk refuses told in a sentence."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torchslots.errors import UserError
+
+ASIDE = ".aside_"
+"""Begins the name of what is still being written."""
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all: aside, flushed to the disk, then renamed.
+
+    Raises:
+        UserError: no space or no permission; what was there before is untouched.
+    """
+    aside = path.with_name(f"{ASIDE}{path.name}_{os.getpid()}")
+    with disk(path, "What was there before is untouched."):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_synced(aside, data)
+            aside.replace(path)
+            sync_folder(path.parent)
+        finally:
+            _remove(aside)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def disk(path: Path, comfort: str) -> Iterator[None]:
+    """Turn what a disk refuses into a message."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}. {comfort} Free some space or choose another "
+            f"run folder, then give the same command again."
+        ) from error
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Rename `source` to `target`; an older folder of that name is set aside first and then removed."""
+    if target.exists():
+        old = target.with_name(f"{ASIDE}old_{target.name}_{os.getpid()}")
+        target.rename(old)
+        source.rename(target)
+        shutil.rmtree(old)
+    else:
+        source.rename(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def clear_aside(run: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for path in (*run.glob(f"{ASIDE}*"), *(run / "checkpoints").glob(f"{ASIDE}*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        path.unlink()
