@@ -1,7 +1,6 @@
 """Average precision of predicted sets of objects (Locatello et al. 2020, section 4.2), in array operations.
 
-An object is 19 numbers: coordinates (3, in [0, 1], six units wide), size (2), material (2), shape (3), colour (8), all
-four one-hot, and whether it is an object at all.
+`torchslots.properties` says what the 19 numbers of an object mean.
 """
 
 from typing import Any
@@ -13,12 +12,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from torchslots.properties import ATTRIBUTES, NUM_PROPERTIES, SCENE_SIZE
+
 THRESHOLDS = (float("inf"), 1.0, 0.5, 0.25, 0.125)
 """Distances, in the units of CLEVR's scenes, below which a prediction may count as right."""
-ATTRIBUTES = {"size": slice(3, 5), "material": slice(5, 7), "shape": slice(7, 10), "color": slice(10, 18)}
-"""Where each attribute's one-hot numbers lie."""
-NUM_PROPERTIES = 19
-_SCENE_SIZE = 6.0
 _FARTHEST = 10_000.0
 _CHUNK = 4096
 _STATES = ("predicted", "predicted_sizes", "true", "true_sizes")
@@ -42,7 +39,7 @@ def nearest_objects(
     for start in range(0, max(len(predicted), 1), _CHUNK):
         part, other = predicted[start : start + _CHUNK], true[start : start + _CHUNK]
         alike = (_codes(part)[:, :, None] == _codes(other)[:, None]) & (other[:, None, :, -1] != 0)
-        apart = (other[:, None, :, :3] - part[:, :, None, :3]) * np.float32(_SCENE_SIZE)
+        apart = (other[:, None, :, :3] - part[:, :, None, :3]) * np.float32(SCENE_SIZE)
         distance = np.where(alike, np.sqrt(np.square(apart).sum(-1)), _FARTHEST)
         nearest = distance.argmin(-1)
         distances.append(np.take_along_axis(distance, nearest[..., None], -1)[..., 0])
