@@ -16,6 +16,9 @@ from torchslots.errors import UserError
 # Tags that flax.serialization gives to numpy arrays, complex numbers and numpy scalars.
 _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 
+# Where optax keeps Adam behind gradient clipping.
+_OPTAX_ADAM = ("opt_state", "1", "0")
+
 
 @dataclass(frozen=True)
 class FlaxCheckpoint:
@@ -42,23 +45,34 @@ def read(source: Path) -> FlaxCheckpoint:
     params = _subtree(tree, ("optimizer", "target"), ("params",), ("opt_target",)) or tree
     weights = {name: leaf for name, leaf in _leaves(params) if isinstance(leaf, np.ndarray)}
     if not weights or not any(name.endswith("kernel") for name in weights):
-        raise UserError(f"{path} is msgpack but holds no flax parameters (its keys: {', '.join(map(str, tree))[:200]}).")
+        raise UserError(
+            f"{path} is msgpack but holds no flax parameters (its keys: {', '.join(map(str, tree))[:200]})."
+        )
+    first, second = _moments(tree)
+    updates = _subtree(tree, ("optimizer", "state", "step"), (*_OPTAX_ADAM, "count"))
+    return FlaxCheckpoint(path, weights, first, second, None if updates is None else int(updates))
+
+
+def _moments(tree: dict[str, Any]) -> tuple[Arrays, Arrays]:
+    """Adam's two moments: flax keeps a pair for each weight, optax two trees."""
+    optax = _subtree(tree, _OPTAX_ADAM)
+    if optax is not None:
+        return dict(_leaves(optax["mu"])), dict(_leaves(optax["nu"]))
     states = dict(_leaves(_subtree(tree, ("optimizer", "state", "param_states")) or {}))
-    adam_step = _subtree(tree, ("optimizer", "state", "step"))
-    return FlaxCheckpoint(
-        path,
-        weights,
-        {name.removesuffix("/grad_ema"): leaf for name, leaf in states.items() if name.endswith("/grad_ema")},
-        {name.removesuffix("/grad_sq_ema"): leaf for name, leaf in states.items() if name.endswith("/grad_sq_ema")},
-        None if adam_step is None else int(adam_step),
+    first, second = (
+        {name.removesuffix(end): leaf for name, leaf in states.items() if name.endswith(end)}
+        for end in ("/grad_ema", "/grad_sq_ema")
     )
+    return first, second
 
 
 def _find(source: Path) -> Path:
     if source.is_file():
         return source
     if not source.exists():
-        raise UserError(f"{source} does not exist. Give a checkpoint file such as checkpoints-0/ckpt-21.flax.")
+        raise UserError(
+            f"{source} does not exist. Give a checkpoint file such as checkpoints-0/ckpt-21.flax."
+        )
     found = [path for pattern in ("*.flax*", "checkpoints-*/*.flax*") for path in source.glob(pattern)]
     if not found:
         raise UserError(f"No ckpt-N.flax in {source} or its checkpoints-0. Give the checkpoint file itself.")
@@ -73,7 +87,9 @@ def _parse(path: Path) -> dict[str, Any]:
     except (OSError, EOFError) as error:
         raise UserError(f"{path} cannot be read: {error}. Copy or download it again.") from error
     if data[:1] == b"\x80" or data[:2] == b"PK":
-        raise UserError(f"{path} is a pickle or a torch file, not a flax checkpoint; pickles are never executed here.")
+        raise UserError(
+            f"{path} is a pickle or a torch file, not a flax checkpoint; pickles are never executed here."
+        )
     try:
         tree = msgpack.unpackb(data, ext_hook=_extension, raw=False, strict_map_key=False)
     except Exception as error:  # msgpack raises many kinds for bytes that are cut off or not its own
@@ -81,7 +97,9 @@ def _parse(path: Path) -> dict[str, Any]:
             f"{path} is not a whole flax checkpoint ({type(error).__name__}: {error}). Copy or download it again."
         ) from error
     if not isinstance(tree, dict):
-        raise UserError(f"{path} is not a flax checkpoint: a {type(tree).__name__} where a map of arrays should be.")
+        raise UserError(
+            f"{path} is not a flax checkpoint: a {type(tree).__name__} where a map of arrays should be."
+        )
     return tree
 
 

@@ -140,12 +140,19 @@ def perceptron(path: str, name: str, *, num_layers: int = 2, pre_norm: bool = Fa
     return leaves
 
 
+def bare(path: str, name: str) -> Leaf:
+    """A parameter that both sides keep as it is."""
+    return Leaf(path, name, _same, _same)
+
+
+def grid(path: str, name: str) -> Leaf:
+    """The stored (1, H, W, 2) grid."""
+    return Leaf(f"{path}/pos_embedding", f"{name}.grid", lambda a: a[0], lambda a: a[None])
+
+
 def position(path: str, name: str) -> list[Leaf]:
-    """The stored (1, H, W, 2) grid and its projection."""
-    return [
-        Leaf(f"{path}/pos_embedding", f"{name}.grid", lambda a: a[0], lambda a: a[None]),
-        *dense(f"{path}/dense_pe_0", f"{name}.project"),
-    ]
+    """The stored grid and its projection."""
+    return [grid(path, name), *dense(f"{path}/dense_pe_0", f"{name}.project")]
 
 
 def to_ours(leaves: Iterable[Leaf], theirs: Arrays, where: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torchslots.decoders.decoder import Decoder
 from torchslots.errors import UserError
 from torchslots.losses import sum_squared_error
 from torchslots.nn.init import dense
-from torchslots.shapes import Batch, Clip, Decoded
+from torchslots.shapes import Batch, Clip, Decoded, Pose
 
 
 class Packing(NamedTuple):
@@ -54,7 +54,7 @@ class Broadcast(Decoder):
     blending features and reading out once (SAVi++, early fusion) are the same function; the former is what runs.
 
     Args:
-        position: adds positions to slots tiled over its grid.
+        position: adds positions to slots tiled over its grid; where slots have frames of reference, relative to them.
         backbone: convolutions from the grid to the full resolution.
         grid: height and width over which a slot is tiled.
         features: channels of the backbone's output.
@@ -91,10 +91,11 @@ class Broadcast(Decoder):
         self.to_native, self.from_native = to_native or _as_it_is, from_native or _as_it_is
         self.targets, self.chunk, self.recompute = dict(targets), chunk, recompute
 
-    def _picture(self, slots: Float[Tensor, "n D"]) -> Float[Tensor, "n H W R+1"]:
+    def _picture(self, slots: Float[Tensor, "n D"], pose: Pose | None) -> Float[Tensor, "n H W R+1"]:
         """Mask score and all targets of each slot: every head in one product."""
         tiled = slots[:, :, None, None].expand(-1, -1, *self.grid)
-        maps = self.backbone(self.position(tiled).contiguous(memory_format=torch.channels_last))
+        placed = self.position(tiled) if pose is None else self.position(tiled, pose)
+        maps = self.backbone(placed.contiguous(memory_format=torch.channels_last))
         heads = [self.mask_head, *self.heads.values()]
         weight, bias = (torch.cat([getattr(head, part) for head in heads]) for part in ("weight", "bias"))
         if weight.ndim == 2:
@@ -103,14 +104,20 @@ class Broadcast(Decoder):
 
     def paint(self, clip: Clip) -> Painted:
         """Run the backbone on every distinct slot of every frame."""
-        slots = clip.slots.transpose(1, 2)
-        packing = pack(clip.state.source, (slots.shape[0], slots.shape[1]), slots.device)
-        distinct = slots[packing.clip, packing.slot].flatten(0, 1)
+        num_clips, num_frames, num_slots = clip.slots.shape[:3]
+        packing = pack(clip.state.source, (num_clips, num_slots), clip.slots.device)
+
+        def packed(values: Tensor) -> Tensor:
+            return values.transpose(1, 2)[packing.clip, packing.slot].flatten(0, 1)
+
+        distinct, pose = packed(clip.slots), None if clip.pose is None else clip.pose.map(packed)
         draw = self._picture
         if self.recompute and torch.is_grad_enabled():
             draw = partial(checkpoint, draw, use_reentrant=False)
-        drawn = torch.cat([draw(part) for part in distinct.split(self.chunk or max(len(distinct), 1))])
-        drawn = drawn.unflatten(0, (-1, slots.shape[2]))
+        size = self.chunk or max(len(distinct), 1)
+        starts = range(0, max(len(distinct), 1), size)
+        drawn = torch.cat([draw(distinct[i : i + size], _part(pose, i, size)) for i in starts])
+        drawn = drawn.unflatten(0, (-1, num_frames))
         return Painted(packing, drawn[..., 0], drawn[..., 1:])
 
     def _shares(self, painted: Painted) -> Float[Tensor, "P T H W"]:
@@ -164,6 +171,10 @@ class Broadcast(Decoder):
             f"recon_{name}": self.error(picture, self.to_native(batch[name]))
             for name, picture in recon.items()
         }
+
+
+def _part(pose: Pose | None, start: int, size: int) -> Pose | None:
+    return None if pose is None else pose.map(lambda values: values[start : start + size])
 
 
 def _as_it_is(picture: Tensor) -> Tensor:

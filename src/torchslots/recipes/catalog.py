@@ -11,7 +11,7 @@ import torch
 
 from torchslots.errors import UserError, nearest
 from torchslots.model import ObjectCentricModel
-from torchslots.recipes import savi, slot_attention
+from torchslots.recipes import isa, savi, slot_attention
 from torchslots.training.recipe import ModelConfig, Recipe, from_dict
 
 
@@ -26,6 +26,7 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "savi": Family(savi.SaviConfig, savi.build),
     "slot_attention": Family(slot_attention.SlotAttentionConfig, slot_attention.build),
+    "isa": Family(isa.IsaConfig, isa.build),
 }
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -40,7 +41,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         slot_attention.slot_attention_multi_dsprites,
         slot_attention.slot_attention_set_prediction,
     )
-}
+} | isa.RECIPES
 
 
 def recipe(name: str) -> Recipe:
