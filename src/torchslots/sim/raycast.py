@@ -71,7 +71,7 @@ class RaySet:
     """Some rays, sorted by frame: `bounds[t]:bounds[t + 1]` are those of frame t."""
 
     rays: Int64[np.ndarray, "n"]
-    bounds: Int64[np.ndarray, "T+1"]
+    bounds: Int64[np.ndarray, "ends"]
 
     def where(self, keep: Bool[np.ndarray, "n"]) -> "RaySet":
         """The rays that `keep` marks."""

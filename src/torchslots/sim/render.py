@@ -138,7 +138,7 @@ def _scatter(grid: RayGrid, rays: RaySet) -> Vectors:
 
 def _albedo(placed: PlacedBody, local: Vectors) -> Colors:
     if placed.body.texture is None:
-        return np.array(placed.body.color, np.float32)[:, None]
+        return np.broadcast_to(np.array(placed.body.color, np.float32)[:, None], local.shape)
     return placed.body.texture.color(local / np.float32(max(placed.body.half)))
 
 

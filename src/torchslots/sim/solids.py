@@ -6,7 +6,7 @@ Rays come as components [3, n] in the solid's own frame, so that each operation 
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -33,6 +33,7 @@ class Hull:
     edges: Int64[np.ndarray, "edges 4"]
 
 
+@runtime_checkable
 class Solid(Protocol):
     """A convex solid in its own frame, scaled by `half`."""
 

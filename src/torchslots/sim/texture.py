@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int32
 
 Points = Float32[np.ndarray, "3 n"]
 Colors = Float32[np.ndarray, "3 n"]
@@ -76,7 +76,7 @@ class Relief:
         across, down = (self._texel(values) >> level for values in points[:2])
         return self.texels[:, self.starts[level] + down * (self.size >> level) + across]
 
-    def _texel(self, values: Float32[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    def _texel(self, values: Float32[np.ndarray, "n"]) -> Int32[np.ndarray, "n"]:
         return np.floor(values / np.float32(self.texel)).astype(np.int32) & (self.size - 1)
 
 

@@ -94,13 +94,9 @@ def generate(
         UserError: settings that cannot be met, a folder with other settings or that cannot be written, a full
             disk.
     """
-    if variant not in KINDS:
-        raise UserError(f'There is no variant "{variant}": choose one of {", ".join(KINDS)}.')
-    low, high = KINDS[variant].objects
-    low = min(low, max_objects or low) if min_objects is None else min_objects
-    high = max(high, low) if max_objects is None else max_objects
+    objects = object_counts(variant, min_objects, max_objects)
     videos = {split: count for split, count in zip(_SPLITS, (train, validation, test)) if count}
-    settings = Settings(variant, videos, resolution, num_frames, seed, samples, (low, high))
+    settings = Settings(variant, videos, resolution, num_frames, seed, samples, objects)
     _check(settings)
     folder = Path(out) / f"sim_{variant}" / f"{resolution}x{resolution}" / tfds_info.VERSION
     _claim(folder, settings)
@@ -110,6 +106,19 @@ def generate(
     if all(entry.path.exists() for entry in shards):
         _write_descriptions(folder, settings, shards)
     return folder
+
+
+def object_counts(variant: str, fewest: int | None, most: int | None) -> tuple[int, int]:
+    """Fewest and most objects of a video; None: as the published set, within what the other one allows.
+
+    Raises:
+        UserError: there is no such variant.
+    """
+    if variant not in KINDS:
+        raise UserError(f'There is no variant "{variant}": choose one of {", ".join(KINDS)}.')
+    low, high = KINDS[variant].objects
+    low = min(low, low if most is None else most) if fewest is None else fewest
+    return low, max(high, low) if most is None else most
 
 
 def plan(folder: Path, settings: Settings) -> list[Shard]:
