@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from movi_files import copy_movi, flip_byte, shard
 
+from torchslots.data import example as example_module
 from torchslots.data import tfrecord
 from torchslots.data.example import (
     MalformedExample,
@@ -148,10 +149,12 @@ def test_integers_at_the_edges_of_their_encoding():
 
 
 @pytest.mark.parametrize("high", [2, 128, 16384, 70000, 2**40])
-def test_part_of_a_list_of_integers(high: int):
+@pytest.mark.parametrize("block", [1 << 16, 64, 1])
+def test_part_of_a_list_of_integers(high: int, block: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(example_module, "_BLOCK", block)
     values = np.random.default_rng(0).integers(0, high, 1000)
     packed = encode_varints(values)
-    for start, stop in ((0, None), (0, 10), (3, 700), (999, None), (1000, None), (5, 5)):
+    for start, stop in ((0, None), (0, 10), (3, 700), (999, None), (1000, None), (5, 5), (9, 2000)):
         np.testing.assert_array_equal(decode_varints(packed, start, stop), values[start:stop])
 
 

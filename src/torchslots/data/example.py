@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_BLOCK = 1 << 16
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 
 Feature = list[bytes] | np.ndarray
@@ -115,12 +116,22 @@ def decode_varints(packed: memoryview | bytes, start: int = 0, stop: int | None 
     data = np.frombuffer(packed, np.uint8)
     if data.size and data[-1] >= 0x80:
         raise MalformedExample("a list of integers that ends within a number")
-    ends = np.flatnonzero(data < 0x80) + 1
-    first = ends[start - 1] if 0 < start <= len(ends) else 0
-    ends = ends[start:stop] - first
-    if not len(ends):
-        return np.zeros(0, np.int64)
-    return _join_groups(data[first : first + ends[-1]], ends)
+    last_bytes = data < 0x80
+    begin = _offset(last_bytes, start)
+    end = len(data) if stop is None else _offset(last_bytes, stop)
+    ends = np.flatnonzero(last_bytes[begin:end]) + 1
+    return _join_groups(data[begin:end], ends) if len(ends) else np.zeros(0, np.int64)
+
+
+def _offset(last_bytes: np.ndarray, number: int) -> int:
+    """Where a number begins, given which bytes end one: blocks are counted, only the last one is looked into."""
+    before = 0
+    for block in range(0, len(last_bytes) if number > 0 else 0, _BLOCK):
+        inside = np.count_nonzero(last_bytes[block : block + _BLOCK])
+        if before + inside >= number:
+            return block + int(np.flatnonzero(last_bytes[block : block + _BLOCK])[number - before - 1]) + 1
+        before += inside
+    return len(last_bytes) if number > 0 else 0
 
 
 def _join_groups(data: np.ndarray, ends: np.ndarray) -> np.ndarray:

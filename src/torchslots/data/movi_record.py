@@ -1,6 +1,7 @@
 """What a MOVi record holds (Greff et al., Kubric, 2022): the features, their kinds and shapes, decoding."""
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +100,10 @@ class MoviRecord:
 
     def shape(self) -> VideoShape:
         """Sizes by the record's own metadata."""
+        return self._shape
+
+    @cached_property
+    def _shape(self) -> VideoShape:
         return self._decode("metadata", lambda: VideoShape(*(int(self._scalar(name)) for name in SIZES)))
 
     def feature(self, name: str, start: int = 0, stop: int | None = None) -> Any:
