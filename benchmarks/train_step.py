@@ -3,7 +3,7 @@
     python benchmarks/train_step.py savi_small --batch 2 --frames 6 --slots 11 --resolution 64 --precision fp32
 
 The step is the one that `torchslots train` takes: forward, backward, clipping, Adam. Inference draws masks for one
-clip of 24 frames at once. Times are wall-clock unless their name says CPU, which is steadier on a shared machine.
+clip of 24 frames at once, or for one picture where the recipe is one of pictures. Times are wall-clock unless their name says CPU, which is steadier on a shared machine.
 """
 
 import json
@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,7 @@ import tyro
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from torchslots.errors import UserError
 from torchslots.recipes import catalog
 from torchslots.shapes import Batch
 from torchslots.training.engine import seed_step
@@ -46,10 +47,10 @@ class Times(NamedTuple):
 
 def main(
     recipe: tyro.conf.Positional[str],
-    batch: int = 2,
-    frames: int = 6,
-    slots: int = 11,
-    resolution: int = 64,
+    batch: int | None = None,
+    frames: int | None = None,
+    slots: int | None = None,
+    resolution: int | None = None,
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32",
     compile: bool = False,
     device: Literal["cpu", "cuda"] | None = None,
@@ -62,10 +63,10 @@ def main(
 
     Args:
         recipe: Name in `torchslots recipes`.
-        batch: Clips in a step.
-        frames: Frames in a clip.
-        slots: Slots, background included; the boxes of all the others are distinct.
-        resolution: Height and width in pixels.
+        batch: Clips in a step; None: the recipe's.
+        frames: Frames in a clip; None: the recipe's.
+        slots: Slots, background included; the boxes of all the others are distinct. None: the recipe's.
+        resolution: Height and width in pixels; None: the recipe's.
         precision: Of the matrix products; tf32 is fp32 with short mantissas, on CUDA.
         compile: Use torch.compile.
         device: None: CUDA where there is one.
@@ -78,29 +79,61 @@ def main(
         torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    settings = {key: value for key, value in locals().items() if key != "threads"}
     scaled = scale(catalog.recipe(recipe), batch, frames, slots, resolution, recompute)
     training = replace(scaled.train, precision="fp32" if precision == "tf32" else precision, compile=compile)
     seed_step(0)
     step = TrainStep(catalog.build(scaled.model), scaled.optim, training, device)
-    data = random_batch(scaled, batch, frames)
-    report = measure(step, data, steps, random_batch(scaled, 1, INFERENCE_FRAMES), _AUTOCAST.get(precision))
+    data = random_batch(scaled, training.batch_size, scaled.data.num_frames)
+    clip_frames = 1 if scaled.data.num_frames == 1 else INFERENCE_FRAMES
+    report = measure(step, data, steps, random_batch(scaled, 1, clip_frames), _AUTOCAST.get(precision))
     if flops and not compile:
         report |= count_flops(step, data, report["seconds_per_step"])
+    settings = {
+        "recipe": recipe,
+        "batch": training.batch_size,
+        "frames": scaled.data.num_frames,
+        "slots": scaled.data.max_instances + 1,
+        "resolution": scaled.data.resolution,
+        "precision": precision,
+        "compile": compile,
+        "recompute": recompute,
+        "samples": steps,
+    }
     print(json.dumps({"settings": settings, **report, "machine": machine(step.accelerator.device)}, indent=2))
 
 
-def scale(recipe: Recipe, batch: int, frames: int, slots: int, resolution: int, recompute: bool) -> Recipe:
-    """The recipe at another size; a decoder keeps its strides and gets the grid that fits."""
-    model: Any = recipe.model
-    cells = resolution // math.prod(model.decoder.strides)
-    decoder = replace(model.decoder, grid=(cells, cells))
-    size = (resolution, resolution)
-    model = replace(model, resolution=size, num_slots=slots, decoder=decoder, recompute=recompute)
-    data = replace(recipe.data, num_frames=frames, resolution=resolution, max_instances=slots - 1)
-    return replace(
-        recipe, model=model, data=data, train=replace(recipe.train, batch_size=batch, accumulation=1)
-    )
+def scale(
+    recipe: Recipe,
+    batch: int | None,
+    frames: int | None,
+    slots: int | None,
+    resolution: int | None,
+    recompute: bool,
+) -> Recipe:
+    """The recipe at another size."""
+    data, model = recipe.data, recipe.model
+    if resolution is not None:
+        model = change(model, resolution=(resolution, resolution), decoder=resized(model, resolution))
+        data = replace(data, resolution=resolution)
+    if slots is not None:
+        model, data = change(model, num_slots=slots), replace(data, max_instances=slots - 1)
+    model = change(model, recompute=recompute)
+    data = replace(data, num_frames=frames or data.num_frames)
+    train = replace(recipe.train, batch_size=batch or recipe.train.batch_size, accumulation=1)
+    return replace(recipe, model=model, data=data, train=train)
+
+
+def change(numbers: Any, **values: Any) -> Any:
+    """Replace fields, those that there are."""
+    names = {field.name for field in fields(numbers)}
+    return replace(numbers, **{name: value for name, value in values.items() if name in names})
+
+
+def resized(model: Any, resolution: int) -> Any:
+    """The model's decoder with the grid that fits, where it has one; its strides stay."""
+    strides = getattr(model.decoder, "strides", ())
+    cells = resolution // math.prod(strides)
+    return change(model.decoder, grid=(cells, cells))
 
 
 def random_batch(recipe: Recipe, batch: int, frames: int) -> Batch:
@@ -114,7 +147,13 @@ def random_batch(recipe: Recipe, batch: int, frames: int) -> Batch:
         "padding_mask": torch.ones(batch, frames, size, size, dtype=torch.bool),
     }
     pictures = {key: torch.rand(batch, frames, channels, size, size) for key, channels in _CHANNELS.items()}
-    return found | {key: pictures[key] for key in recipe.data.keys if key in pictures}
+    found |= {key: pictures[key] for key in recipe.data.keys if key in pictures}
+    properties = getattr(recipe.model.decoder, "num_properties", None)  # pyright: ignore
+    return (
+        found
+        if properties is None
+        else found | {"properties": torch.rand(batch, frames, objects, properties)}
+    )
 
 
 def measure(
@@ -211,4 +250,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except UserError as error:
+        sys.exit(f"train_step.py: {error}")
