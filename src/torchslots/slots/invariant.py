@@ -143,6 +143,11 @@ def statistics(pose: Pose, *, angle: bool = False) -> Float[Tensor, "*b K s"]:
     return torch.cat(parts, -1)
 
 
+def _exact(values: Tensor) -> Tensor:
+    """Half precision widened: places and spreads need more digits than it has."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 class Laid(NamedTuple):
     """What a token contributes to the grid encoder's hidden layer, whoever looks at it."""
 
@@ -189,8 +194,8 @@ class GridEncoder(nn.Module):
         moved = tokens + self.project.bias
         moved = moved - moved.mean(-1, keepdim=True)
         with torch.autocast(tokens.device.type, enabled=False):
-            exact = moved.float()
-            cross = exact @ places.float() / places.shape[0]
+            exact = _exact(moved)
+            cross = exact @ _exact(places) / places.shape[0]
         return Laid(F.linear(moved, first), exact.square().mean(-1), cross)
 
     def hidden(self, laid: Laid, seen: Float[Tensor, "*b K N 2"]) -> Float[Tensor, "*b K N h"]:
@@ -291,7 +296,7 @@ class InvariantSlotAttention(Corrector):
             seen = seen_from(inputs.grid, pose, self.scale_factor)
             attn, weights = self._attend(slots, inputs.keys, seen)
             with torch.autocast(slots.device.type, enabled=False):
-                pose = self.fit(weights.float(), inputs.grid.float())
+                pose = self.fit(_exact(weights), _exact(inputs.grid))
             if i < self.core.num_iterations:
                 slots = self.core.update(self._told(slots, pose), self._gather(weights, inputs.values, seen))
             yield Grouping(slots, attn, pose)
