@@ -26,9 +26,9 @@ _RAYS_AT_ONCE = 2_000_000
 _BOUNCE = 0.5
 """Part of the floor's light that reaches surfaces turned down."""
 _ROUGHNESS = 0.12
-_BRIGHTEST = np.float32(4)
+_BRIGHTEST = np.float32(1.5)
 """Light above this is cut before the rays of a pixel are averaged, so that glints at edges stay small."""
-_GLOSS = {True: (250.0, 4.5), False: (12.0, 0.04)}
+_GLOSS = {True: (400.0, 9.0), False: (12.0, 0.04)}
 """Exponent and strength of a lamp's highlight, on metal and on rubber."""
 
 

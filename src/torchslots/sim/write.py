@@ -8,6 +8,8 @@ makes the rest.
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -198,7 +200,14 @@ def _write_missing(shards: list[Shard], settings: Settings, workers: int) -> Non
         progress(what, len(tasks), "videos") as advance,
     ):
         for entry in shards:
+            _remove_leftovers(entry.path)
             write_records(entry.path, _counted(islice(records, entry.count), advance))
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what a killed run has left of this shard."""
+    for partial in path.parent.glob(f".{path.name}.*.part"):
+        partial.unlink(missing_ok=True)
 
 
 def _counted(records: Iterator[bytes], advance) -> Iterator[bytes]:
@@ -214,7 +223,8 @@ def _records(settings: Settings, tasks: list[tuple[str, int]], workers: int) -> 
         yield (video_record(settings, *task) for task in tasks)
         return
     with _single_threaded():
-        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_become_worker)
         try:
             futures = [pool.submit(video_record, settings, *task) for task in tasks]
             futures.reverse()
@@ -225,6 +235,19 @@ def _records(settings: Settings, tasks: list[tuple[str, int]], workers: int) -> 
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _become_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent) -> None:
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager
