@@ -201,5 +201,5 @@ def test_empty_and_wrong_values_when_writing():
     assert parse_example(encode_example({"a": np.array([True, False])}))["a"].tolist() == [1, 0]
     with pytest.raises(TypeError, match="feature a"):
         encode_example({"a": np.array(["text"])})
-    with pytest.raises(TypeError, match="must hold bytes"):
+    with pytest.raises(TypeError):
         encode_example({"a": ["text"]})  # type: ignore[list-item]

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ _ORDER, _DRAWS, _REPLACEMENT = 0, 1, 2
 _MOST_REPLACEMENTS = 100
 
 
+@runtime_checkable
 class ClipDataset(Protocol):
     """What a data set must offer; see `torchslots.data.batch` for what a sample holds."""
 

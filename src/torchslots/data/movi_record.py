@@ -104,7 +104,7 @@ class MoviRecord:
 
     @cached_property
     def _shape(self) -> VideoShape:
-        return self._decode("metadata", lambda: VideoShape(*(int(self._scalar(name)) for name in SIZES)))
+        return self._decode("metadata", lambda: VideoShape(*(self._scalar(name) for name in SIZES)))
 
     def feature(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """A feature as TFDS gives it.
@@ -141,8 +141,8 @@ class MoviRecord:
         except (MalformedExample, ValueError, IndexError) as error:
             raise CorruptRecord(self.file, self.number, f"has a broken feature `{name}`: {error}") from error
 
-    def _scalar(self, name: str) -> np.ndarray:
-        return decode_ints(self._get(name))[0]
+    def _scalar(self, name: str) -> int:
+        return int(decode_ints(self._get(name))[0])
 
     def _flow(self, name: str, start: int, stop: int | None) -> np.ndarray:
         shape = self.shape()

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+from jaxtyping import UInt
 from PIL import Image, UnidentifiedImageError
 
 from torchslots.data.example import MalformedExample
@@ -11,7 +12,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BIT_DEPTH, _COLOR_TYPE, _RGB = 24, 25, 2
 
 
-def decode_png(data: bytes) -> np.ndarray:
+def decode_png(data: bytes) -> UInt[np.ndarray, "H W C"]:
     """One image as uint8 or uint16 [H, W, C]; C is 1 for grey.
 
     Raises:
@@ -28,7 +29,7 @@ def decode_png(data: bytes) -> np.ndarray:
     return image if image.ndim == 3 else image[..., None]
 
 
-def _decode_deep_color(data: bytes) -> np.ndarray:
+def _decode_deep_color(data: bytes) -> UInt[np.ndarray, "H W 3"]:
     """16-bit RGB, which Pillow would cut to 8 bits. The decoder keeps the last image to add to, so each gets
     its own.
     """
@@ -44,14 +45,14 @@ def _decode_deep_color(data: bytes) -> np.ndarray:
     return frames[0].to_ndarray()
 
 
-def encode_png(image: np.ndarray) -> bytes:
+def encode_png(image: UInt[np.ndarray, "H W *C"]) -> bytes:
     """uint8 [H, W] or [H, W, 1 or 3], or uint16 grey [H, W] or [H, W, 1], as PNG bytes."""
     stream = io.BytesIO()
     Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image).save(stream, "PNG")
     return stream.getvalue()
 
 
-def decode_frames(frames: list[bytes]) -> np.ndarray:
+def decode_frames(frames: list[bytes]) -> UInt[np.ndarray, "T H W C"]:
     """Images of one size as one array [T, H, W, C].
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Integer, Shaped, UInt8, UInt16
 from torch import Tensor
 
 Sample = dict[str, Any]
@@ -183,7 +183,9 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
     return _map(resized, ("flow",), lambda flow: flow * scale)
 
 
-def resize_nearest(values: Tensor, height: int, width: int) -> Tensor:
+def resize_nearest(
+    values: Shaped[Tensor, "*lead H W"], height: int, width: int
+) -> Shaped[Tensor, "*lead h w"]:
     """The last two dimensions resized by taking the pixel under each new pixel's centre (torch's nearest-
     exact).
     """
@@ -191,14 +193,14 @@ def resize_nearest(values: Tensor, height: int, width: int) -> Tensor:
     return values[..., rows[:, None], columns]
 
 
-def _nearest(size: int, new_size: int) -> Tensor:
+def _nearest(size: int, new_size: int) -> Integer[Tensor, "new_size"]:
     centers = (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) * (
         np.float32(size) / np.float32(new_size)
     )
     return torch.from_numpy(np.minimum(np.floor(centers).astype(np.int64), size - 1))
 
 
-def _resize_bilinear(values: Tensor, height: int, width: int) -> Tensor:
+def _resize_bilinear(values: Shaped[Tensor, "T C H W"], height: int, width: int) -> Float[Tensor, "T C h w"]:
     """uint8 becomes float in [0, 1], after resizing: exact for whole-number ratios, so nothing is lost on the
     way.
     """
@@ -216,7 +218,9 @@ def video_to_float(sample: Sample) -> Sample:
     )
 
 
-def decode_range(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
+def decode_range(
+    values: UInt16[np.ndarray, "*shape"], limits: Float32[np.ndarray, "2"]
+) -> Float32[np.ndarray, "*shape"]:
     """uint16 over the whole of 0..65535 back to float32 between two limits."""
     low, high = np.float32(limits[0]), np.float32(limits[1])
     return values.astype(np.float32) / np.float32(65535) * (high - low) + low
@@ -227,7 +231,7 @@ def flow_to_rgb(sample: Sample) -> Sample:
     return _map(sample, ("flow",), lambda flow: flow_picture(flow).float() * (1 / 255))
 
 
-def flow_picture(flow: Float[Tensor, "T 2 H W"]) -> Tensor:
+def flow_picture(flow: Float[Tensor, "T 2 H W"]) -> UInt8[Tensor, "T 3 H W"]:
     """Direction as hue, speed as saturation (full at 2 % of the diagonal), zero is white; uint8 [T, 3, H, W].
 
     The angle is atan2(column, row), as in SAVi, whose code names the two the other way round.
@@ -254,19 +258,23 @@ def transform_depth(sample: Sample, kind: Literal["log_plus", "log", "invert_plu
 
 
 def dense_boxes(
-    values: np.ndarray, frames: np.ndarray, row_lengths: np.ndarray, num_frames: int, max_instances: int
+    values: Float32[np.ndarray, "M 4"],
+    frames: Integer[np.ndarray, "M"],
+    row_lengths: Integer[np.ndarray, "N"],
+    num_frames: int,
+    max_instances: int,
 ) -> Float[Tensor, "T n 4"]:
     """Boxes of tracks (one list per object, an entry per frame where it is seen) as a table, else zeros.
 
     Args:
-        values: All boxes, [sum of row_lengths, 4].
-        frames: The frame of each, [sum of row_lengths].
+        values: The boxes of all objects, one after the other.
+        frames: The frame of each.
         row_lengths: How many belong to each object; objects beyond `max_instances` are dropped.
     """
     track = np.repeat(np.arange(len(row_lengths)), row_lengths)
     kept = (track < max_instances) & (frames < num_frames)
     boxes = np.zeros((num_frames, max_instances, 4), np.float32)
-    boxes[frames[kept], track[kept]] = values.reshape(-1, 4)[kept]
+    boxes[frames[kept], track[kept]] = values[kept]
     return torch.from_numpy(boxes)
 
 
@@ -284,7 +292,7 @@ def _map(sample: Sample, keys: tuple[str, ...], change: Callable[[Tensor], Tenso
     return {key: change(value) if key in keys else value for key, value in sample.items()}
 
 
-def _area(boxes: Tensor) -> Tensor:
+def _area(boxes: Float[Tensor, "*lead 4"]) -> Float[Tensor, "*lead"]:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
