@@ -3,7 +3,8 @@
     python benchmarks/train_step.py savi_small --batch 2 --frames 6 --slots 11 --resolution 64 --precision fp32
 
 The step is the one that `torchslots train` takes: forward, backward, clipping, Adam. Inference draws masks for one
-clip of 24 frames at once, or for one picture where the recipe is one of pictures. Times are wall-clock unless their name says CPU, which is steadier on a shared machine.
+clip of 24 frames at once, or for one picture where the recipe is one of pictures. Times are wall-clock unless their
+name says CPU, which is steadier on a shared machine.
 """
 
 import json
@@ -28,7 +29,7 @@ from torchslots.errors import UserError
 from torchslots.recipes import catalog
 from torchslots.shapes import Batch
 from torchslots.training.engine import seed_step
-from torchslots.training.recipe import Recipe
+from torchslots.training.recipe import ModelConfig, Recipe
 from torchslots.training.step import TrainStep
 
 INFERENCE_FRAMES = 24
@@ -124,16 +125,26 @@ def scale(
 
 
 def change(numbers: Any, **values: Any) -> Any:
-    """Replace fields, those that there are."""
-    names = {field.name for field in fields(numbers)}
-    return replace(numbers, **{name: value for name, value in values.items() if name in names})
+    """Replace fields, those that there are, in these numbers and in models within."""
+    kept = {field.name: getattr(numbers, field.name) for field in fields(numbers)}
+    known = {name: value for name, value in values.items() if name in kept}
+    within = {name: change(value, **values) for name, value in kept.items() if isinstance(value, ModelConfig)}
+    return replace(numbers, **known, **within)
 
 
-def resized(model: Any, resolution: int) -> Any:
-    """The model's decoder with the grid that fits, where it has one; its strides stay."""
-    strides = getattr(model.decoder, "strides", ())
-    cells = resolution // math.prod(strides)
-    return change(model.decoder, grid=(cells, cells))
+def resized(model: ModelConfig, resolution: int) -> Any:
+    """The model's decoder with the grid that fits; its strides stay."""
+    decoder = decoder_of(model)
+    cells = resolution // math.prod(getattr(decoder, "strides", ()))
+    return change(decoder, grid=(cells, cells))
+
+
+def decoder_of(model: Any) -> Any:
+    """The numbers of the decoder, which may be those of a model within."""
+    inner = [getattr(model, field.name) for field in fields(model)]
+    return (
+        next((decoder_of(value) for value in inner if isinstance(value, ModelConfig)), None) or model.decoder
+    )
 
 
 def random_batch(recipe: Recipe, batch: int, frames: int) -> Batch:
@@ -148,7 +159,7 @@ def random_batch(recipe: Recipe, batch: int, frames: int) -> Batch:
     }
     pictures = {key: torch.rand(batch, frames, channels, size, size) for key, channels in _CHANNELS.items()}
     found |= {key: pictures[key] for key in recipe.data.keys if key in pictures}
-    properties = getattr(recipe.model.decoder, "num_properties", None)  # pyright: ignore
+    properties = getattr(decoder_of(recipe.model), "num_properties", None)
     return (
         found
         if properties is None
