@@ -138,10 +138,11 @@ def _checks(case: Case) -> Iterator[Check]:
 
 def _systems() -> dict[str, Callable[[Case], Iterator[Check]]]:
     """THE place to add a system: the beginning of `model` in config.json, and its checks."""
-    from torchslots.convert import isa_golden, savi_golden, slot_attention_golden
+    from torchslots.convert import isa_golden, savi_golden, slot_attention_golden, statm_golden
 
     return {
         "savi": savi_golden.checks,
+        "statm": statm_golden.checks,
         "isa": isa_golden.checks,
         "object_discovery": slot_attention_golden.checks,
         "set_prediction": slot_attention_golden.checks,

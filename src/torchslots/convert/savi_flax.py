@@ -1,9 +1,12 @@
 """SAVi's and SAVi++'s flax weights: which array goes where, and which numbers made them."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from torchslots.convert import layouts
 from torchslots.convert.layouts import Arrays, Leaf
@@ -24,13 +27,12 @@ from torchslots.recipes.savi import (
 
 def leaves(config: SaviConfig) -> list[Leaf]:
     """Every array of the original's parameter tree."""
-    return [
-        *_encoder(config),
-        *_initializer(config),
-        *_corrector(config),
-        *_predictor(config),
-        *_decoder(config),
-    ]
+    return [*leaves_but_predictor(config), *_predictor(config)]
+
+
+def leaves_but_predictor(config: SaviConfig) -> list[Leaf]:
+    """Those that systems with another predictor share."""
+    return [*_encoder(config), *_initializer(config), *_corrector(config), *_decoder(config)]
 
 
 def _cnn(path: str, name: str, config: CnnConfig | DecoderConfig) -> list[Leaf]:
@@ -101,6 +103,16 @@ def _initializer(config: SaviConfig) -> list[Leaf]:
             ),
             *layouts.perceptron(f"{theirs}/MLP_0", f"{ours}.head"),
         ]
+    if config.conditioning == "learned_gaussian":
+        return [
+            Leaf(
+                f"NoHintsEncoderStateInit_0/{part}",
+                f"{ours}.{name}",
+                lambda a: a.reshape(-1),
+                lambda a: a[None, None],
+            )
+            for part, name in (("slots_mu", "mean"), ("slots_log_sigma", "log_sigma"))
+        ]
     return []
 
 
@@ -159,7 +171,7 @@ def recognize(theirs: Arrays, where: str) -> SaviConfig:
         )
     for make in (savi_small, savi_medium, savi_large, savi_plus_plus):
         config = like(make().model, theirs)
-        if {leaf.path for leaf in leaves(config)} == set(theirs) and _fits(config, theirs):
+        if fits(leaves(config), partial(build, config), theirs):
             return config
     raise UserError(
         f"{where} is a SAVi of sizes that were not published. Give its numbers with --config FILE (the original's "
@@ -179,14 +191,18 @@ def like(config: Any, theirs: Arrays) -> SaviConfig:
         return replace(config, conditioning="masks")
     boxes = theirs.get("CoordinateEncoderStateInit_0/MLP_0/dense_mlp_0/kernel")
     if boxes is None:
-        return replace(config, conditioning="gaussian")
+        drawn = "learned_gaussian" if "NoHintsEncoderStateInit_0/slots_mu" in theirs else "gaussian"
+        return replace(config, conditioning=drawn)
     return replace(config, conditioning="boxes" if len(boxes) == 4 else "centers")
 
 
-def _fits(config: SaviConfig, theirs: Arrays) -> bool:
+def fits(found: list[Leaf], make: Callable[[], nn.Module], theirs: Arrays) -> bool:
+    """Whether the arrays have exactly the names and shapes of the model that `make` builds."""
+    if {leaf.path for leaf in found} != set(theirs):
+        return False
     with torch.device("meta"):  # shapes alone
-        wanted = {name: tuple(value.shape) for name, value in build(config).state_dict().items()}
-    ours = layouts.to_ours(leaves(config), theirs, "checkpoint")
+        wanted = {name: tuple(value.shape) for name, value in make().state_dict().items()}
+    ours = layouts.to_ours(found, theirs, "checkpoint")
     return {name: tuple(value.shape) for name, value in ours.items()} == wanted
 
 
@@ -229,9 +245,7 @@ def config_from_reference(
     )
 
 
-def backbone_config(
-    backbone: dict[str, Any], shapes: dict[str, tuple[int, ...]]
-) -> CnnConfig | ResNetConfig:
+def backbone_config(backbone: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> CnnConfig | ResNetConfig:
     """The encoder's convolutions or ResNet from its part of the original's configuration."""
     if backbone["module"].endswith("CNN"):
         return CnnConfig(tuple(backbone["features"]), tuple(stride[0] for stride in backbone["strides"]))
@@ -263,4 +277,7 @@ def _conditioning(
         return {"conditioning": "learned", "num_slots": shapes["ParamStateInit_0/state_init"][0]}
     if kind == "SegmentationEncoderStateInit":
         return {"conditioning": "masks", "num_slots": initializer.get("max_num_slots", num_slots)}
+    if kind == "NoHintsEncoderStateInit":
+        count = initializer.get("num_slots", num_slots)
+        return {"conditioning": "learned_gaussian", "num_slots": count}
     return {"conditioning": "gaussian", "num_slots": num_slots}

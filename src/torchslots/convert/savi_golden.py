@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torchslots.convert.golden import (
     compare_integers,
     compare_zero,
 )
-from torchslots.convert.layouts import Arrays
+from torchslots.convert.layouts import Arrays, Leaf
 from torchslots.decoders.broadcast import lowest_argmax
 from torchslots.metrics.segmentation import ari, contingency, fg_ari
 from torchslots.model import ObjectCentricModel, conditioning
@@ -36,16 +36,36 @@ from torchslots.training import optim
 from torchslots.training.recipe import OptimConfig
 
 
+class System(NamedTuple):
+    """What differs between SAVi and systems built on it, as far as recordings show."""
+
+    read_config: Callable[[dict[str, Any], Arrays], Any]
+    build: Callable[[Any], ObjectCentricModel]
+    leaves: Callable[[Any], list[Leaf]]
+    savi: Callable[[Any], SaviConfig]
+    """SAVi's numbers of the system's."""
+    predictor_attention: Callable[[ObjectCentricModel, Clip, State], Arrays]
+    """The predictor's attention maps under the recordings' names, from a clip and the state before it."""
+    between_slices: Callable[[State], State]
+    """What the original's evaluation hands from one slice to the next."""
+
+
 def checks(case: Case) -> Iterator[Check]:
     """Every recorded tensor of the case."""
-    config, model = load(case)
-    batch = to_batch(case.inputs)
+    yield from system_checks(case, SAVI)
+
+
+def system_checks(case: Case, system: System) -> Iterator[Check]:
+    """Every recorded tensor of a case of SAVi or of a system built on it."""
+    config, model = load(case, system)
+    savi, batch = system.savi(config), to_batch(case.inputs)
     with torch.no_grad():
-        ours = _forward(model, batch) | _slices(model, batch, case.outputs)
-    gradients = _losses_and_gradients(model, batch, config)
+        ours = _forward(model, batch, savi, system)
+        ours |= _slices(model, batch, case.outputs, system.between_slices)
+    gradients = _losses_and_gradients(model, batch, system.leaves(config))
     for name, recorded in case.outputs.items():
         if name.startswith("grad"):
-            yield from _gradient_check(name, recorded, gradients, config)
+            yield from _gradient_check(name, recorded, gradients, savi)
         elif name.startswith("loss/"):
             yield compare(name, gradients[name], recorded, LOSS_TOLERANCE)
         elif name.endswith("segmentations"):
@@ -56,18 +76,18 @@ def checks(case: Case) -> Iterator[Check]:
             yield Check(name, recorded.shape, 0.0, 0.0, 0.0, False, "recorded, but not computed here")
     yield from _metric_checks(case, batch)
     for folder in sorted(case.folder.glob("trajectory_*")):
-        yield from trajectory_checks(case, folder)
+        yield from trajectory_checks(case, folder, system)
 
 
 _ELSEWHERE = ("outputs/segmentations_margin", "sliced/slice_size", "metrics/")
 
 
-def load(case: Case) -> tuple[SaviConfig, ObjectCentricModel]:
-    """The case's model with the case's weights."""
-    weights = case_weights(case)
-    config = savi_flax.config_from_reference(case.config["config"], weights)
-    model = build(config)
-    model.load_state_dict(layouts.to_ours(savi_flax.leaves(config), weights, str(case.folder)))
+def load(case: Case, system: System | None = None) -> tuple[Any, ObjectCentricModel]:
+    """The case's model with the case's weights; None: SAVi's."""
+    system, weights = system or SAVI, case_weights(case)
+    config = system.read_config(case.config["config"], weights)
+    model = system.build(config)
+    model.load_state_dict(layouts.to_ours(system.leaves(config), weights, str(case.folder)))
     return config, model.eval()
 
 
@@ -118,7 +138,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-def _forward(model: ObjectCentricModel, batch: Batch) -> Arrays:
+def _forward(model: ObjectCentricModel, batch: Batch, savi: SaviConfig, system: System) -> Arrays:
     """Every activation that the recordings name, in the original's layout."""
     start: State = model.slot_encoder.initializer(conditioning(batch))
     clip = model.encode(batch)
@@ -129,18 +149,19 @@ def _forward(model: ObjectCentricModel, batch: Batch) -> Arrays:
         "states_pred": _array(clip.predicted),
         "encoder_out": _array(tokens),
         "encoder_out_last_frame": _array(tokens[:, -1:]),
-        **_pictures(model, clip),
+        **_pictures(model, clip, savi),
         **_attention(model, clip, start, tokens),
-        **_backbone(model, batch),
+        **system.predictor_attention(model, clip, start),
+        **_backbone(model, batch, savi),
     }
     return found
 
 
-def _pictures(model: ObjectCentricModel, clip: Clip) -> Arrays:
+def _pictures(model: ObjectCentricModel, clip: Clip, savi: SaviConfig) -> Arrays:
     decoded = model.decoder.decode(clip, slot_recon=True)
     first = decoded.logits[:, 0].flatten(0, 1)[:, None, ..., None]
     found = {"alphas": _array(decoded.masks[..., None]), "alpha_logits_raw_first_frame": _array(first)}
-    late = model.config.decoder.fusion == "late"
+    late = savi.decoder.fusion == "late"
     for name, picture in decoded.recon.items():
         found[f"outputs/{name}"] = _array(picture.movedim(2, -1))
         slots = (decoded.slot_recon or {})[name][:, :1] if late else picture[:, :1]
@@ -152,7 +173,6 @@ def _pictures(model: ObjectCentricModel, clip: Clip) -> Arrays:
 def _attention(model: ObjectCentricModel, clip: Clip, start: State, tokens: Tensor) -> Arrays:
     """Attention maps, by running all frames' rounds again at once from the slots that each frame began with."""
     corrector = cast(SlotAttention, model.slot_encoder.corrector)
-    block = cast(Interact, model.slot_encoder.predictor).block
     lead = clip.slots.shape[:2]
     slots = torch.cat([start.slots[:, None], clip.predicted[:, :-1]], 1).flatten(0, 1)
     inputs = corrector.project(tokens.flatten(0, 1))
@@ -161,20 +181,24 @@ def _attention(model: ObjectCentricModel, clip: Clip, start: State, tokens: Tens
         gathered, attn = corrector.attend(slots, inputs)
         slots = corrector.update(slots, gathered)
         found[f"corrector_attn/it{i}"] = _array(attn.unflatten(0, lead))
-    found["predictor_attn/0"] = _array(
-        block.attention.weights(clip.slots, block.attention.project(clip.slots))
-    )
     return found
 
 
-def _backbone(model: ObjectCentricModel, batch: Batch) -> Arrays:
+def _interaction(model: ObjectCentricModel, clip: Clip, start: State) -> Arrays:
+    attention = cast(Interact, model.slot_encoder.predictor).block.attention
+    return {"predictor_attn/0": _array(attention.weights(clip.slots, attention.project(clip.slots)))}
+
+
+def _backbone(model: ObjectCentricModel, batch: Batch, savi: SaviConfig) -> Arrays:
     features = cast(FrameEncoder, model.slot_encoder.encoder).backbone(batch["video"][:, 0])
-    name = f"encoder/{'ResNet' if isinstance(model.config.encoder, ResNetConfig) else 'CNN'}_0_first_frame"
+    name = f"encoder/{'ResNet' if isinstance(savi.encoder, ResNetConfig) else 'CNN'}_0_first_frame"
     maps = _array(features.movedim(1, -1))
     return {name: maps[:, None], f"{name}_last_8ch": maps[..., -8:]}
 
 
-def _slices(model: ObjectCentricModel, batch: Batch, recorded: Arrays) -> Arrays:
+def _slices(
+    model: ObjectCentricModel, batch: Batch, recorded: Arrays, between: Callable[[State], State]
+) -> Arrays:
     """The clip again in slices, each from the state that the one before left."""
     if "sliced/slice_size" not in recorded:
         return {}
@@ -183,7 +207,7 @@ def _slices(model: ObjectCentricModel, batch: Batch, recorded: Arrays) -> Arrays
         piece = {key: value[:, start : start + size] for key, value in batch.items()}
         clip = model.encode(piece, state)
         prediction: Prediction = model.predict(piece, state)
-        state = prediction.state
+        state = between(prediction.state)
         parts.append((clip.slots, clip.predicted, prediction.segmentation[..., None]))
     names = ("sliced/states", "sliced/states_pred", "sliced/outputs/segmentations")
     return {name: _array(torch.cat(values, 1)) for name, values in zip(names, zip(*parts))}
@@ -204,7 +228,7 @@ def _metric_checks(case: Case, batch: Batch) -> Iterator[Check]:
             yield compare_absolute(name, _array(score(tables)), case.outputs[name], LOSS_TOLERANCE)
 
 
-def _losses_and_gradients(model: ObjectCentricModel, batch: Batch, config: SaviConfig) -> Arrays:
+def _losses_and_gradients(model: ObjectCentricModel, batch: Batch, leaves: list[Leaf]) -> Arrays:
     """Losses, and gradients under the original's names."""
     losses = model.loss(batch)
     total = torch.stack(list(losses.values())).sum()
@@ -216,7 +240,7 @@ def _losses_and_gradients(model: ObjectCentricModel, batch: Batch, config: SaviC
     found["grad_global_norm_clipped"] = _array(norm * (0.05 / (norm + 1e-6)).clamp(max=1.0))
     for name, value in losses.items():
         found[f"loss/{name}_value"], found[f"loss/{name}_weight"] = _array(value), np.ones((), np.float32)
-    for path, gradient in layouts.to_theirs(savi_flax.leaves(config), tensors).items():
+    for path, gradient in layouts.to_theirs(leaves, tensors).items():
         found[f"grad_norm/{path}"] = np.asarray(np.linalg.norm(gradient.astype(np.float64)))
     return found
 
@@ -242,11 +266,12 @@ def _margin(case: Case, name: str) -> np.ndarray | None:
     return case.outputs.get("outputs/segmentations_margin")
 
 
-def trajectory_checks(case: Case, folder: Path) -> Iterator[Check]:
+def trajectory_checks(case: Case, folder: Path, system: System | None = None) -> Iterator[Check]:
     """The original trainer's steps on the case's own batch: loss and learning rate of each, weights after the last."""
     numbers = json.loads((folder / "trajectory.json").read_text())
     recorded = dict(np.load(folder / "trajectory.npz"))
-    config, model = load(case)
+    system = system or SAVI
+    config, model = load(case, system)
     batch, losses, rates = to_batch(case.inputs), [], []
     optimizer = optim.adam(model)
     rate = optim.schedule(
@@ -270,7 +295,7 @@ def trajectory_checks(case: Case, folder: Path) -> Iterator[Check]:
     yield compare(
         f"{folder.name}/learning_rate", np.array(rates), recorded["learning_rate"], OUTPUT_TOLERANCE
     )
-    ours = layouts.to_theirs(savi_flax.leaves(config), dict(model.state_dict()))
+    ours = layouts.to_theirs(system.leaves(config), dict(model.state_dict()))
     for name, value in recorded.items():
         path = name.removeprefix("final_param_norm/")
         if name.startswith("final_param_norm/") and not is_zero_gradient(path):
@@ -280,3 +305,17 @@ def trajectory_checks(case: Case, folder: Path) -> Iterator[Check]:
                 value,
                 OUTPUT_TOLERANCE,
             )
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+SAVI = System(
+    savi_flax.config_from_reference,
+    build,
+    savi_flax.leaves,
+    savi=_same,
+    predictor_attention=_interaction,
+    between_slices=_same,
+)

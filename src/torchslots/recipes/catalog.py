@@ -11,7 +11,7 @@ import torch
 
 from torchslots.errors import UserError, nearest
 from torchslots.model import ObjectCentricModel
-from torchslots.recipes import isa, savi, slot_attention
+from torchslots.recipes import isa, savi, slot_attention, statm
 from torchslots.training.recipe import ModelConfig, Recipe, from_dict
 
 
@@ -27,6 +27,7 @@ FAMILIES: dict[str, Family] = {
     "savi": Family(savi.SaviConfig, savi.build),
     "slot_attention": Family(slot_attention.SlotAttentionConfig, slot_attention.build),
     "isa": Family(isa.IsaConfig, isa.build),
+    "statm": Family(statm.StatmConfig, statm.build),
 }
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -36,10 +37,14 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         savi.savi_medium,
         savi.savi_large,
         savi.savi_plus_plus,
+        savi.savi_demo,
         slot_attention.slot_attention_clevr6,
         slot_attention.slot_attention_tetrominoes,
         slot_attention.slot_attention_multi_dsprites,
         slot_attention.slot_attention_set_prediction,
+        statm.statm_savi_small,
+        statm.statm_savi,
+        statm.statm_savi_plus_plus,
     )
 } | isa.RECIPES
 

@@ -33,7 +33,7 @@ from torchslots.slots.attention import SlotAttention
 from torchslots.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.slots.initializers import FromBoxes, FromMasks, Gaussian, Learned
 from torchslots.slots.predictors import Interact
-from torchslots.training.recipe import DataConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.training.recipe import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
 TARGET_CHANNELS = {"video": 3, "flow": 3, "depth": 1}
 """Channels of each picture that a decoder can be asked for."""
@@ -99,8 +99,9 @@ class SaviConfig(ModelConfig):
     position_hidden: int = 64
     """Hidden width of the perceptron behind the encoder's positions."""
     slot_size: int = 128
-    conditioning: Literal["boxes", "centers", "masks", "learned", "gaussian"] = "boxes"
-    """What slots start from: first-frame boxes, their centres, masks; or nothing: learned vectors, normal draws."""
+    conditioning: Literal["boxes", "centers", "masks", "learned", "gaussian", "learned_gaussian"] = "boxes"
+    """What slots start from: first-frame boxes, their centres, masks; or nothing: learned vectors, normal draws, draws
+    with a learned mean and deviation."""
     num_slots: int = 24
     """Slots, background included. Boxes decide for themselves: one slot each and one more."""
     initializer_hidden: int = 256
@@ -133,6 +134,23 @@ class SaviConfig(ModelConfig):
 
 def build(config: SaviConfig) -> ObjectCentricModel:
     """The five parts of SAVi (figure 2), put together."""
+    return build_with(interact, config, config)
+
+
+def interact(config: SaviConfig) -> Interact:
+    """SAVi's predictor."""
+    return Interact(
+        config.slot_size,
+        num_heads=config.predictor_heads,
+        qkv_size=config.predictor_qkv,
+        mlp_size=config.predictor_mlp,
+    )
+
+
+def build_with(
+    predictor: Callable[[SaviConfig], nn.Module], config: SaviConfig, whole: ModelConfig
+) -> ObjectCentricModel:
+    """SAVi with another predictor; `whole` are the numbers to save with the model, of which `config` is a part."""
     tokens, encoder = _encoder(config)
     slot_encoder = SlotEncoder(
         encoder=encoder,
@@ -145,15 +163,10 @@ def build(config: SaviConfig) -> ObjectCentricModel:
             num_heads=config.num_heads,
             mlp_size=config.corrector_mlp,
         ),
-        predictor=Interact(
-            config.slot_size,
-            num_heads=config.predictor_heads,
-            qkv_size=config.predictor_qkv,
-            mlp_size=config.predictor_mlp,
-        ),
+        predictor=predictor(config),
         recompute=config.recompute,
     )
-    return ObjectCentricModel(slot_encoder, _decoder(config), config)
+    return ObjectCentricModel(slot_encoder, _decoder(config), whole)
 
 
 def _encoder(config: SaviConfig) -> tuple[int, FrameEncoder]:
@@ -209,6 +222,7 @@ _INITIALIZERS: dict[str, Callable[[SaviConfig], nn.Module]] = {
     "masks": _from_masks,
     "learned": lambda config: Learned(config.num_slots, config.slot_size),
     "gaussian": lambda config: Gaussian(config.num_slots, config.slot_size, learned=False),
+    "learned_gaussian": lambda config: Gaussian(config.num_slots, config.slot_size),
 }
 
 
@@ -274,3 +288,36 @@ def savi_plus_plus() -> Recipe:
         min_object_covered=0.75,
     )
     return replace(savi_large(), name="savi_plus_plus", model=model, data=data)
+
+
+def savi_demo() -> Recipe:
+    """SAVi cut down to minutes on two cores, for `torchslots demo`: 32x32, generated videos, RGB as target."""
+    model = SaviConfig(
+        resolution=(32, 32),
+        slot_size=64,
+        num_slots=11,
+        initializer_hidden=128,
+        qkv_size=64,
+        predictor_qkv=64,
+        predictor_mlp=128,
+        decoder=DecoderConfig(channels=(16, 16, 16), strides=(2, 2, 1)),
+        targets=("video",),
+    )
+    return Recipe(
+        "savi_demo",
+        model,
+        DataConfig(
+            dataset="sim_a", keys=("video", "segmentations", "boxes"), resolution=32, max_instances=10
+        ),
+        OptimConfig(learning_rate=4e-4, warmup_steps=100, num_steps=1200),
+        TrainConfig(
+            batch_size=8,
+            precision="bf16",
+            num_workers=0,
+            log_every=10,
+            eval_every=300,
+            checkpoint_every=300,
+            keep=1,
+        ),
+        EvalConfig(slice_size=24, batch_size=8, num_videos=None),
+    )
