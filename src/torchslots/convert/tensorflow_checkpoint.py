@@ -82,7 +82,7 @@ class TensorflowCheckpoint:
             raise UserError(f"{self.path}: `{key}` holds values of type {entry.dtype}, which are no numbers.")
         if values.size != int(np.prod(entry.shape, dtype=np.int64)):
             raise self._damaged(key, f"{values.size} values do not make {list(entry.shape)}")
-        return values.reshape(entry.shape)
+        return values.reshape(entry.shape).copy()
 
     def find(self, path: str) -> str | None:
         """Key of the variable at `path` from the root: by name, or by way of the objects' own graph, where another
