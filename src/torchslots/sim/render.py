@@ -26,9 +26,9 @@ _RAYS_AT_ONCE = 2_000_000
 _BOUNCE = 0.5
 """Part of the floor's light that reaches surfaces turned down."""
 _ROUGHNESS = 0.12
-_BRIGHTEST = np.float32(1.5)
+_BRIGHTEST = np.float32(4)
 """Light above this is cut before the rays of a pixel are averaged, so that glints at edges stay small."""
-_GLOSS = {True: (400.0, 9.0), False: (12.0, 0.04)}
+_GLOSS = {True: (400.0, 8.0), False: (12.0, 0.04)}
 """Exponent and strength of a lamp's highlight, on metal and on rubber."""
 
 
@@ -123,7 +123,7 @@ def _body_colors(scene: Scene, shadows: Shadows, grid: RayGrid, number: int, see
     diffuse, gloss = _lamps(scene, shadows, number, rays, points, normals, mirrored, metallic)
     if metallic:
         around = _environment(scene, shadows, number, rays, points, mirrored)
-        return albedo * (around + gloss + 0.06 * diffuse)
+        return albedo * (around + 0.06 * diffuse) + (0.25 + 0.75 * albedo) * gloss
     return albedo * diffuse + gloss
 
 

@@ -16,8 +16,6 @@ PerRay = Float32[np.ndarray, "n"]
 Half = tuple[float, float, float]
 
 _TINY = np.float32(1e-9)
-_BEVEL = 0.04
-"""Share of the half extent over which normals turn round an edge, as on the published objects."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Solid(Protocol):
         ...
 
     def normal(self, points: Rays, half: Half) -> Rays:
-        """Outward unit normals of points on the surface, rounded at the edges."""
+        """Outward unit normals of points on the surface."""
         ...
 
     def mujoco_size(self, half: Half) -> tuple[float, ...]:
@@ -63,16 +61,6 @@ def _slab(origin: PerRay, direction: PerRay, half: float) -> tuple[PerRay, PerRa
     middle = -origin * inverse
     reach = np.abs(inverse) * np.float32(half)
     return middle - reach, middle + reach
-
-
-def _beveled(near: np.ndarray) -> np.ndarray:
-    """Weight of a face in the normal: 1 on it, falling to 0 within the bevel (`near` is 1 on the face)."""
-    return np.clip((near - np.float32(1 - _BEVEL)) * np.float32(1 / _BEVEL), 0, 1)
-
-
-def _unit(vectors: Rays) -> Rays:
-    length = np.sqrt(vectors[0] ** 2 + vectors[1] ** 2 + vectors[2] ** 2)
-    return vectors / np.maximum(length, _TINY)
 
 
 class Cube:
@@ -93,7 +81,9 @@ class Cube:
 
     def normal(self, points: Rays, half: Half) -> Rays:
         near = np.abs(points) / np.array(half, np.float32)[:, None]
-        return _unit(np.sign(points) * _beveled(near))
+        x = (near[0] >= near[1]) & (near[0] >= near[2])
+        y = ~x & (near[1] >= near[2])
+        return np.sign(points) * np.stack([x, y, ~(x | y)])
 
     def mujoco_size(self, half: Half) -> tuple[float, ...]:
         return half
@@ -124,9 +114,9 @@ class Cylinder:
 
     def normal(self, points: Rays, half: Half) -> Rays:
         radial = np.maximum(np.sqrt(points[0] ** 2 + points[1] ** 2), _TINY)
-        side = _beveled(radial / np.float32(half[0])) / radial
-        cap = np.sign(points[2]) * _beveled(np.abs(points[2]) / np.float32(half[2]))
-        return _unit(np.stack([points[0] * side, points[1] * side, cap]))
+        cap = np.abs(points[2]) * np.float32(half[0]) > radial * np.float32(half[2])
+        side = ~cap / radial
+        return np.stack([points[0] * side, points[1] * side, np.sign(points[2]) * cap])
 
     def mujoco_size(self, half: Half) -> tuple[float, ...]:
         return half[0], half[2]
