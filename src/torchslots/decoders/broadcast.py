@@ -91,7 +91,7 @@ class Broadcast(Decoder):
         self.to_native, self.from_native = to_native or _as_it_is, from_native or _as_it_is
         self.targets, self.chunk, self.recompute = dict(targets), chunk, recompute
 
-    def _picture(self, slots: Float[Tensor, "n D"], pose: Pose | None) -> Float[Tensor, "n H W R+1"]:
+    def _picture(self, slots: Float[Tensor, "n D"], pose: Pose | None) -> Float[Tensor, "n H W C"]:
         """Mask score and all targets of each slot: every head in one product."""
         tiled = slots[:, :, None, None].expand(-1, -1, *self.grid)
         placed = self.position(tiled) if pose is None else self.position(tiled, pose)
