@@ -1,0 +1,37 @@
+"""From an original checkpoint to a run folder in which `torchslots train` goes on where the original stopped."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from torchslots.errors import UserError
+from torchslots.training import checkpoint
+from torchslots.training.recipe import Recipe
+
+
+def write_run(
+    run: Path, recipe: Recipe, model: nn.Module, optimizer: dict[str, Tensor], step: int | None
+) -> Path:
+    """Write one checkpoint of the trainer's own kind; returns its folder.
+
+    The same `recipe` must then be named to `torchslots train`, with the same changes.
+
+    Args:
+        run: a new folder.
+        optimizer: Adam's moments and steps, as `training.optim.optimizer_tensors` names them.
+        step: updates done.
+
+    Raises:
+        UserError: no moments or no step to go on from, or a folder that is already a run's.
+    """
+    if not optimizer or step is None:
+        raise UserError(
+            "This checkpoint holds weights alone, no optimiser to go on with. Convert it without resuming, and train "
+            "from its weights."
+        )
+    if checkpoint.list_steps(run):
+        raise UserError(f"{run} is already a run with checkpoints. Choose a new folder.")
+    checkpoint.claim(run, recipe)
+    tensors = {f"optim/{key}": value for key, value in optimizer.items()}
+    state = checkpoint.RunState(step=step)
+    return checkpoint.save(run, state, dict(model.state_dict()), tensors, recipe.train.keep)
