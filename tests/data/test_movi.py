@@ -127,6 +127,29 @@ def test_objects_beyond_max_instances_leave_boxes_and_masks(tmp_path: Path):
     assert torch.equal(sample["segmentations"], torch.where(all_ids > 2, 0, all_ids))
 
 
+def test_videos_of_at_most_so_many_objects(tmp_path: Path):
+    copy_movi("a", tmp_path)
+    reader = MoviReader(tmp_path)
+    counts = [int(reader.example(i, ["metadata/num_instances"])["metadata/num_instances"]) for i in range(4)]
+    most = sorted(counts)[1]
+    clips = MoviClips(tmp_path, "train", replace(CONFIG, max_objects=most))
+    kept = [i for i in range(4) if counts[i] <= most]
+    assert 0 < len(kept) < 4 and [clips.name(i) for i in range(len(clips))] == [reader.name(i) for i in kept]
+    assert clips.sample(len(kept) - 1, None)["name"] == reader.name(kept[-1])
+
+
+def test_a_part_of_the_frame_made_square(tmp_path: Path):
+    copy_movi("a", tmp_path)
+    native = MoviClips(tmp_path, "train", replace(CONFIG, resolution=32)).sample(0, None)
+    part = MoviClips(
+        tmp_path, "train", replace(CONFIG, resolution=16, crop=(0, 8, 32, 16), square=True)
+    ).sample(0, None)
+    assert torch.equal(part["segmentations"], native["segmentations"][:, 1::2, 8:24])
+    assert part["video"].shape == (24, 3, 16, 16)
+    with pytest.raises(UserError, match=r"rows 0 to 40 .* but the frames are 32 x 32"):
+        MoviClips(tmp_path, "train", replace(CONFIG, crop=(0, 0, 40, 40))).sample(0, None)
+
+
 @pytest.mark.parametrize("below", ["", "movi_a", f"movi_a/{VERSION}"])
 def test_any_parent_folder_will_do(tmp_path: Path, below: str):
     copy_movi("a", tmp_path)

@@ -8,6 +8,7 @@ import torch
 
 from torchslots.data import transforms
 from torchslots.data.transforms import Sample
+from torchslots.errors import UserError
 from torchslots.training.recipe import DataConfig
 
 
@@ -34,15 +35,35 @@ def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.
         length: Frames of the result; what the clip lacks is padding.
         rng: Draws the crop of recipes that have one; None: resize the whole frame.
     """
-    sample = transforms.take_window(decode_codes(sample), 0, length)
+    sample = _keep(transforms.take_window(decode_codes(sample), 0, length), config.crop)
     if rng is not None and config.min_object_covered is not None:
         area = transforms.draw_crop(*transforms.frame_size(sample), config.min_object_covered, rng)
         sample = transforms.random_resized_crop(sample, area, config.resolution, config.resolution)
+    elif config.square:
+        sample = transforms.resize(sample, config.resolution, config.resolution)
     else:
         sample = transforms.resize_small(sample, config.resolution)
     sample = transforms.transform_depth(sample, config.depth_transform)
     sample = transforms.video_to_float(transforms.flow_to_rgb(sample))
     return transforms.masks_to_int(sample)
+
+
+def _keep(sample: Sample, area: tuple[int, ...] | None) -> Sample:
+    """The part of the frames that a recipe keeps.
+
+    Raises:
+        UserError: it reaches beyond the frames.
+    """
+    if area is None:
+        return sample
+    height, width = transforms.frame_size(sample)
+    part = transforms.Crop(*area)
+    if min(part) < 0 or part.top + part.height > height or part.left + part.width > width:
+        raise UserError(
+            f"The recipe keeps rows {part.top} to {part.top + part.height} and columns {part.left} to "
+            f"{part.left + part.width}, but the frames are {height} x {width}. Change `data.crop`, or set it to None."
+        )
+    return transforms.crop(sample, part)
 
 
 def decode_codes(sample: Sample) -> Sample:

@@ -19,6 +19,7 @@ from torchslots.data.tfds import TfdsSplit, find_folder
 from torchslots.data.tfrecord import CorruptRecord
 from torchslots.data.transforms import Sample
 from torchslots.errors import UserError
+from torchslots.progress import progress
 from torchslots.training.recipe import DataConfig
 
 __all__ = ["MoviClips", "MoviReader", "Ragged"]
@@ -108,14 +109,17 @@ class MoviClips:
             )
         self.config, self.split, self.train = config, split, train
         self.reader = MoviReader(root, config.dataset, split, config.resolution)
+        self._chosen = range(len(self.reader))
+        if config.max_objects is not None:
+            self._chosen = _with_few_objects(self.reader, config.max_objects)
         self._features = {feature for key in config.keys for feature in _NEEDS.get(key, ())}
 
     def __len__(self) -> int:
-        return len(self.reader)
+        return len(self._chosen)
 
     def name(self, index: int) -> str:
         """File and number of the example."""
-        return self.reader.name(index)
+        return self.reader.name(self._chosen[index])
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
         """One clip at a random place; without `rng`, the whole video (its beginning, where not `train`).
@@ -124,7 +128,7 @@ class MoviClips:
             UserError: the data lack a key that the recipe wants.
             CorruptRecord: the record cannot be read.
         """
-        record = self.reader.record(index, self._features)
+        record = self.reader.record(self._chosen[index], self._features)
         num_frames = _num_frames(record)
         rng = rng if self.train else None
         start, length = clip_window(num_frames, self.config, self.train, rng)
@@ -133,8 +137,24 @@ class MoviClips:
 
     def stored(self, index: int) -> Sample:
         """A whole video before windowing, cropping, resizing and colouring; what `finish_clip` takes."""
-        record = self.reader.record(index, self._features)
+        record = self.reader.record(self._chosen[index], self._features)
         return decode_clip(record, self.config, 0, _num_frames(record))
+
+
+def _with_few_objects(reader: MoviReader, most: int) -> list[int]:
+    """Examples of at most so many objects. All records are read for it; corrupt ones stay, to be met when
+    used.
+    """
+    chosen = []
+    with progress("Counting objects", len(reader), "videos") as advance:
+        for index in range(len(reader)):
+            try:
+                count = reader.record(index, ()).shape().num_instances
+            except CorruptRecord:
+                count = 0
+            chosen += [index] if count <= most else []
+            advance(1)
+    return chosen
 
 
 def _num_frames(record: MoviRecord) -> int:

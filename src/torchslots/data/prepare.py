@@ -16,6 +16,7 @@ import json
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -112,7 +113,8 @@ def prepare(dataset: ClipDataset, out: Path, *, num_workers: int = 0, skip_corru
         skip_corrupt: Leave out records that cannot be read; without, the first one ends the work.
 
     Raises:
-        UserError: this kind of data set cannot be prepared, `out` holds something prepared otherwise or cannot
+        UserError: this kind of data set cannot be prepared, `out` holds something prepared otherwise or
+            cannot
             be written, or the data are wrong.
     """
     if not isinstance(dataset, StoredClips):
@@ -152,9 +154,11 @@ def _start_worker() -> None:
 def _fingerprint(config: DataConfig) -> dict[str, Any]:
     """The fields that change what is written. The length of clips does not: whole videos are."""
     asked = {"version": _VERSION, "dataset": config.dataset, "keys": sorted(set(config.keys) & set(_TARGETS))}
-    asked |= {"max_instances": config.max_instances, "random_crop": config.min_object_covered is not None}
+    asked |= {"max_instances": config.max_instances, "max_objects": config.max_objects}
+    asked |= {"random_crop": config.min_object_covered is not None}
     if config.min_object_covered is None:
         asked |= {"resolution": config.resolution, "depth_transform": config.depth_transform}
+        asked |= {"crop": list(config.crop) if config.crop else None, "square": config.square}
     return asked
 
 
@@ -338,7 +342,7 @@ def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
     if "flow" in nothing:
         nothing["flow"] = nothing["flow"][:, :2]
     ranges = {f"{key}_range": torch.zeros(2) for key in ("flow", "depth") if key in clip}
-    padding = finish_clip({**nothing, **ranges}, config, length - present, None)
+    padding = finish_clip({**nothing, **ranges}, replace(config, crop=None), length - present, None)
     return {key: torch.cat([value, padding[key]]) for key, value in clip.items()}
 
 
