@@ -56,8 +56,9 @@ def test_more_workers_write_the_same_bytes(reference, tmp_path):
     assert contents(generate(tmp_path, workers=2, **TINY)) == reference
 
 
-def test_parts_make_the_whole(reference, tmp_path):
+def test_parts_make_the_whole(reference, tmp_path, capsys):
     folder = generate(tmp_path, workers=1, shard="1/2", **TINY)
+    assert "2 of 4 shards are left" in capsys.readouterr().out
     assert not (folder / "dataset_info.json").exists()
     assert len([name for name in contents(folder) if "tfrecord" in name]) == 2
     assert contents(generate(tmp_path, workers=1, shard="0/2", **TINY)) == reference

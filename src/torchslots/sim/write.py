@@ -1,8 +1,8 @@
 """Generates MOVi data sets: `<out>/sim_a/64x64/1.0.0/` with shards and the files that TFDS wants beside them.
 
 Video i of a split depends on nothing but the settings and i, so any number of workers, and any division over
-machines, writes the same bytes. A shard appears under its name only when it is complete; the same call again
-makes the rest.
+machines of one kind, writes the same bytes. A shard appears under its name only when it is complete; the same call
+again makes the rest.
 """
 
 import json
@@ -105,8 +105,14 @@ def generate(
     shards = plan(folder, settings)
     mine = _part(shards, shard)
     _write_missing([entry for entry in mine if not entry.path.exists()], settings, workers or _cores())
-    if all(entry.path.exists() for entry in shards):
-        _write_descriptions(folder, settings, shards)
+    missing = sum(not entry.path.exists() for entry in shards)
+    if missing:
+        print(
+            f"{folder}: part {shard} is done, {missing} of {len(shards)} shards are left to the other parts."
+        )
+        return folder
+    _write_descriptions(folder, settings, shards)
+    print(f"{folder}: " + ", ".join(f"{count} {split} videos" for split, count in videos.items()))
     return folder
 
 
@@ -279,5 +285,8 @@ def _write_descriptions(folder: Path, settings: Settings, shards: list[Shard]) -
     )
     texts["dataset_info.json"] = json.dumps(tfds_info.dataset_info(settings.variant, size, splits), indent=2)
     for name, text in texts.items():
-        with atomic_file(folder / name) as partial:
+        path = folder / name
+        if path.exists() and path.read_text() == text:
+            continue
+        with atomic_file(path) as partial:
             partial.write_text(text)
