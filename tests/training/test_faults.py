@@ -187,3 +187,19 @@ def test_kill_loses_only_the_steps_since_the_last_checkpoint(tmp_path: Path) -> 
     whole = checkpoint.latest(tmp_path / "whole", print)
     assert resumed is not None and whole is not None and whole.state.step == resumed.state.step
     assert same(resumed.model, whole.model) and same(resumed.training, whole.training)
+
+
+def test_two_processes_never_train_in_one_folder(tmp_path: Path) -> None:
+    train(tiny_recipe(2), tmp_path)
+    hold = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "print(1, flush=True); input()"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with pytest.raises(UserError, match="Another process is training in"):
+            train(tiny_recipe(2), tmp_path)
+        other.kill()
+        other.wait()
+    assert train(tiny_recipe(2), tmp_path).step == 2

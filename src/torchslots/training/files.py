@@ -1,5 +1,7 @@
 """Files and folders that are written as a whole or not at all, and what a disk refuses told in a sentence."""
 
+import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -34,6 +36,33 @@ def write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second process out of the folder while the block runs; the lock ends with its process, even a killed one.
+
+    Raises:
+        UserError: another process is in it.
+    """
+    with disk(folder, "Nothing was changed."):
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    """A POSIX lock: loading processes do not inherit it. A file system that cannot lock is trusted."""
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise UserError(
+                f"Another process is training in {folder}. Wait for it, or choose another run folder."
+            ) from error
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torchslots.shapes import Batch
 from torchslots.training import checkpoint
 from torchslots.training.checkpoint import RunState
 from torchslots.training.faults import explained
+from torchslots.training.files import alone_in
 from torchslots.training.interrupt import Interrupted, StopRequest, stop_request
 from torchslots.training.judge import Judge, SkippedRecords, StopNow
 from torchslots.training.log import Clock, RunLog
@@ -85,28 +86,28 @@ def train(
     """
     checkpoint.claim(run, recipe, write=False)
     stepper = TrainStep(model, recipe.optim, recipe.train, device)
-    first = stepper.accelerator.is_main_process
+    first, rank = stepper.accelerator.is_main_process, stepper.accelerator.process_index
     if first:
         checkpoint.claim(run, recipe)
     stepper.accelerator.wait_for_everyone()
-    state = _resume(stepper, run, first)
-    if state.finished:
-        _say(
-            first,
-            f"{run} is finished: {state.step} steps are done. Choose another run folder to train again.",
-        )
-        return _result(run, state)
-    if recipe.train.compile:
-        _say(
-            first,
-            "torch.compile: the first step takes minutes; this pays in runs of some thousand steps or more.",
-        )
-    log = RunLog(run, state.step, wandb=wandb, settings=dataclasses.asdict(recipe), active=first)
-    with log, stop_request() as stop, explained(run, recipe.train, stepper.accelerator.process_index):
-        skipped = SkippedRecords(skip_corrupt)
-        judge = None if eval_set is None else Judge(recipe, stepper, eval_set, skipped, run, log, stop, draw)
-        loop = _Loop(recipe, stepper, judge, skipped, run, log, stop, state, monitor)
-        return loop.run_to_end(train_set)
+    with alone_in(run) if first else nullcontext():
+        state = _resume(stepper, run, first)
+        if state.finished:
+            again = "Choose another run folder to train again."
+            _say(first, f"{run} is finished: {state.step} steps are done. {again}")
+            return _result(run, state)
+        if recipe.train.compile:
+            _say(
+                first, "torch.compile: the first step takes minutes; this pays in runs of thousands of steps."
+            )
+        log = RunLog(run, state.step, wandb=wandb, settings=dataclasses.asdict(recipe), active=first)
+        with log, stop_request() as stop, explained(run, recipe.train, rank):
+            skipped = SkippedRecords(skip_corrupt)
+            judge = (
+                None if eval_set is None else Judge(recipe, stepper, eval_set, skipped, run, log, stop, draw)
+            )
+            loop = _Loop(recipe, stepper, judge, skipped, run, log, stop, state, monitor)
+            return loop.run_to_end(train_set)
 
 
 @dataclass
