@@ -12,8 +12,9 @@ from torchslots.convert import flax_checkpoint, isa_flax, isa_golden, layouts
 from torchslots.convert.golden import read_case, verify
 from torchslots.errors import UserError
 from torchslots.recipes import isa
-from torchslots.recipes.savi import CnnConfig
+from torchslots.recipes.savi import CnnConfig, ResNetConfig
 from torchslots.training import optim
+from torchslots.training.recipe import ModelConfig
 
 CASES = (
     "isa_tetrominoes_baseline_mini",
@@ -147,7 +148,8 @@ def test_an_option_that_is_not_here_is_refused(golden: Path) -> None:
         isa_flax.config_from_reference(case.config["config"], isa_golden.case_weights(case))
 
 
-def _theirs(config: isa.IsaConfig) -> dict[str, np.ndarray]:
+def _theirs(config: ModelConfig) -> dict[str, np.ndarray]:
+    assert isinstance(config, isa.IsaConfig)
     with torch.device("meta"):
         state = isa.build(config).state_dict()
     zeros = {name: torch.zeros(value.shape) for name, value in state.items()}
@@ -161,7 +163,7 @@ def test_recognizes_what_only_one_recipe_has() -> None:
 
 
 def test_recognizes_a_released_model_without_its_grid() -> None:
-    config = replace(isa.RECIPES["isa_clevrtex_resnet_transl_rot_scale"]().model, grid="missing_as_released")
+    config = replace(isa.IsaConfig(encoder=ResNetConfig(), invariance="rotation"), grid="missing_as_released")
     assert isa_flax.recognize(_theirs(config), "ckpt") == config
 
 
