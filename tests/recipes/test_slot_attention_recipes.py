@@ -198,3 +198,11 @@ def test_epsilon_is_added_where_the_recipe_says(epsilon_hat):
         epsilon = 1e-8 if epsilon_hat else 1e-8 * np.sqrt(1 - 0.999 ** (step + 1))
         weight = weight - rate * correction * first / (np.sqrt(second) + epsilon)
         np.testing.assert_allclose(layer.weight.detach().numpy(), weight, rtol=1e-9)
+
+
+def test_half_precision_trains(model):
+    with torch.autocast("cpu", torch.bfloat16):
+        (half,) = model.loss(batch()).values()
+    (full,) = model.loss(batch()).values()
+    half.backward()
+    torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.01)

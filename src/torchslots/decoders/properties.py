@@ -19,7 +19,7 @@ def pairwise_cost(
 ) -> Float[Tensor, "M n K"]:
     """Huber loss of every true object and every prediction, averaged over properties."""
     shape = (*true.shape[:2], *predicted.shape[1:])
-    left, right = predicted[:, None].expand(shape), true[:, :, None].expand(shape)
+    left, right = predicted[:, None].to(true.dtype).expand(shape), true[:, :, None].expand(shape)
     return F.huber_loss(left, right, reduction="none", delta=delta).mean(-1)
 
 
