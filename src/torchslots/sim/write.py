@@ -1,8 +1,8 @@
 """Generates MOVi data sets: `<out>/sim_a/64x64/1.0.0/` with shards and the files that TFDS wants beside them.
 
 Video i of a split depends on nothing but the settings and i, so any number of workers, and any division over
-machines of one kind, writes the same bytes. A shard appears under its name only when it is complete; the same call
-again makes the rest.
+machines of one kind with the same NumPy and MuJoCo, writes the same bytes. A shard appears under its name only when
+it is complete; the same call again makes the rest.
 """
 
 import json
