@@ -1,5 +1,6 @@
 """Slot Attention's checkpoints: three generations of optimisers, both tasks, two ways."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,15 @@ def test_foreign_checkpoints_are_refused(golden, tmp_path: Path):
     params["extra/kernel"] = params.pop("layer_norm/gamma")
     with pytest.raises(UserError, match="missing layer_norm/gamma, left over extra/kernel"):
         tf.recognize(params, "here")
+
+
+def test_the_model_has_the_checkpoints_numbers(golden):
+    read = tf.read(golden / PREDICTION)
+    model = tf.model_of(read)
+    assert model.config == tf.numbers(read) and not model.training
+    assert np.array_equal(
+        model.slot_encoder.initializer.mean.detach(), read.params["slot_attention/slots_mu"].ravel()
+    )
+    bent = {**read.params, "layer_norm/gamma": np.ones(3, np.float32)}
+    with pytest.raises(UserError, match=r"1 arrays have other shapes.*\[3\], not \[16\]"):
+        tf.model_of(replace(read, params=bent))

@@ -17,7 +17,8 @@ from torchslots.convert import layouts, tensorflow_checkpoint
 from torchslots.convert.layouts import Arrays, Leaf
 from torchslots.convert.tensorflow_checkpoint import VALUE, TensorflowCheckpoint
 from torchslots.errors import UserError
-from torchslots.recipes.slot_attention import PictureDecoder, PropertyHead, SlotAttentionConfig
+from torchslots.model import ObjectCentricModel
+from torchslots.recipes.slot_attention import PictureDecoder, PropertyHead, SlotAttentionConfig, build
 from torchslots.training.recipe import ModelConfig
 
 NETWORK = "network/layer_with_weights-0/"
@@ -476,3 +477,26 @@ def numbers(checkpoint: SlotAttentionCheckpoint, like: ModelConfig | None = None
             f"{checkpoint.path} is a TensorFlow checkpoint of Slot Attention. Convert it with --recipe {right}."
         )
     return recognize(checkpoint.params, str(checkpoint.path), like)
+
+
+def model_of(checkpoint: SlotAttentionCheckpoint, like: ModelConfig | None = None) -> ObjectCentricModel:
+    """The model with the checkpoint's weights; its numbers are `model.config`.
+
+    Args:
+        like: numbers of the recipe that was named; None: the published ones.
+
+    Raises:
+        UserError: a recipe of another system or task, or arrays that do not fit each other.
+    """
+    config = numbers(checkpoint, like)
+    model = build(config)
+    wanted, found = model.state_dict(), to_ours(config, checkpoint.params, str(checkpoint.path))
+    wrong = [name for name, value in found.items() if value.shape != wanted[name].shape]
+    if wrong:
+        shapes = list(found[wrong[0]].shape), list(wanted[wrong[0]].shape)
+        raise UserError(
+            f"{checkpoint.path} is not of Slot Attention as published: {len(wrong)} arrays have other shapes, first "
+            f"`{wrong[0]}` {shapes[0]}, not {shapes[1]}."
+        )
+    model.load_state_dict(found)
+    return model.eval()
