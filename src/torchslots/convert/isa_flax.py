@@ -127,7 +127,7 @@ def _backbone(config: PixelDecoderConfig | CnnDecoderConfig) -> list[Leaf]:
     found = []
     if isinstance(config, PixelDecoderConfig):
         for i in range(len(config.channels)):
-            found += layouts.dense(f"{_DECODER}/MLP_0/dense_mlp_{i}", f"decoder.backbone.layers.{2 * i}")
+            found += layouts.pixelwise(f"{_DECODER}/MLP_0/dense_mlp_{i}", f"decoder.backbone.{2 * i}")
         return found
     for i, stride in enumerate(config.strides):
         rule = layouts.conv_transpose if stride > 1 else layouts.conv

@@ -69,6 +69,14 @@ def conv(path: str, name: str, *, bias: bool = True) -> list[Leaf]:
     return [*leaves, Leaf(f"{path}/bias", f"{name}.bias", _same, _same)] if bias else leaves
 
 
+def pixelwise(path: str, name: str) -> list[Leaf]:
+    """A linear layer on each pixel as a 1x1 convolution: kernel (in, out) to weight (out, in, 1, 1)."""
+    return [
+        Leaf(f"{path}/kernel", f"{name}.weight", lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T),
+        Leaf(f"{path}/bias", f"{name}.bias", _same, _same),
+    ]
+
+
 def conv_transpose(path: str, name: str) -> list[Leaf]:
     """(h, w, in, out), flipped, to (in, out, h, w): JAX correlates with the kernel, torch with its mirror image."""
     return [

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchslots.nn.init import dense, lecun_normal_
+from torchslots.nn.init import lecun_normal_
 
 
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -92,17 +92,3 @@ def cnn(
         kind = ConvTranspose if transposed and transposed[i] else Conv
         layers += [kind(sizes[i], sizes[i + 1], kernel, stride), nn.ReLU(inplace=True)]
     return nn.Sequential(*(layers if activate_last else layers[:-1]))
-
-
-class PixelMLP(nn.Module):
-    """A perceptron on each pixel by itself, ReLU behind every layer: 1x1 convolutions as matrix products."""
-
-    def __init__(self, input_size: int, sizes: Sequence[int]):
-        super().__init__()
-        layers: list[nn.Module] = []
-        for wide, narrow in zip([input_size, *sizes], sizes):
-            layers += [dense(wide, narrow), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B O H W"]:
-        return self.layers(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
