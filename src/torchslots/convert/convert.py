@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchslots.convert import flax_checkpoint, layouts, savi_flax
-from torchslots.convert.flax_checkpoint import FlaxCheckpoint
+from torchslots.convert import flax_checkpoint, flax_systems, layouts
 from torchslots.errors import UserError
 from torchslots.hub import save_pretrained
 from torchslots.recipes import catalog
-from torchslots.recipes.savi import SaviConfig
 from torchslots.training.recipe import ModelConfig
 
 
@@ -28,8 +26,8 @@ class Converted:
     def __str__(self) -> str:
         trained = "" if self.step is None else f" after {self.step} updates"
         return (
-            f"Read {self.num_arrays} arrays, {self.num_weights:,} numbers, of a {catalog.family_of(self.config)} model"
-            f"{trained} from {self.source}.\nWrote {self.out / 'config.json'} and {self.out / 'model.safetensors'}."
+            f"Read {self.num_arrays} arrays, {self.num_weights:,} numbers, of a model of the family "
+            f"{catalog.family_of(self.config)}{trained} from {self.source}.\nWrote {self.out / 'config.json'} and {self.out / 'model.safetensors'}."
         )
 
 
@@ -47,10 +45,13 @@ def convert(
     Raises:
         UserError: a file that is damaged, foreign or of another system, or numbers that do not fit it.
     """
+    if recipe is not None and config is not None:
+        raise UserError("give either --recipe or --config: both say what the sizes are.")
     read = flax_checkpoint.read(checkpoint)
-    numbers = _numbers(read, recipe, config)
+    numbers = flax_systems.numbers(read, recipe, None if config is None else _read_json(config))
     model = catalog.build(numbers)
-    state = layouts.to_ours(savi_flax.leaves(numbers), read.params, str(read.path))
+    leaves = flax_systems.system_of(read).leaves(numbers)
+    state = layouts.to_ours(leaves, read.params, str(read.path))
     _load(model, state, read.path)
     save_pretrained(model, numbers, out)
     return Converted(
@@ -61,21 +62,6 @@ def convert(
         sum(array.size for array in read.params.values()),
         read.step,
     )
-
-
-def _numbers(read: FlaxCheckpoint, recipe: str | None, config: Path | None) -> SaviConfig:
-    if recipe is not None and config is not None:
-        raise UserError("give either --recipe or --config: both say what the sizes are.")
-    if config is not None:
-        return savi_flax.config_from_reference(_read_json(config), read.params)
-    if recipe is None:
-        return savi_flax.recognize(read.params, str(read.path))
-    numbers = catalog.recipe(recipe).model
-    if not isinstance(numbers, SaviConfig):
-        raise UserError(
-            f"{read.path} is a flax checkpoint; recipe {recipe} is not of a system that was trained in flax."
-        )
-    return savi_flax.like(numbers, read.params)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -159,16 +159,6 @@ def recognize(theirs: Arrays, where: str) -> SaviConfig:
     Raises:
         UserError: none fits; the numbers must then be given.
     """
-    grid = theirs.get("FrameEncoder_0/PositionEmbedding_0/pos_embedding")
-    if (
-        grid is None
-        or "SlotAttention_0/GRU_0/GRUCell_0/ir/kernel" not in theirs
-        or _predictor_class(theirs) is None
-    ):
-        parts = sorted({path.split("/")[0] for path in theirs})
-        raise UserError(
-            f"{where} is not a SAVi checkpoint: it holds {', '.join(parts)}. Name its system with --recipe."
-        )
     for make in (savi_small, savi_medium, savi_large, savi_plus_plus):
         config = like(make().model, theirs)
         if fits(leaves(config), partial(build, config), theirs):
@@ -177,10 +167,6 @@ def recognize(theirs: Arrays, where: str) -> SaviConfig:
         f"{where} is a SAVi of sizes that were not published. Give its numbers with --config FILE (the original's "
         "configuration as JSON) or the nearest recipe with --recipe NAME."
     )
-
-
-def _predictor_class(theirs: Arrays) -> str | None:
-    return next((path.split("/")[0] for path in theirs if path.startswith("TransformerBlock_0/")), None)
 
 
 def like(config: Any, theirs: Arrays) -> SaviConfig:

@@ -93,11 +93,6 @@ def fusion_of(module: str, pre_norm: bool) -> FusionName:
     )
 
 
-def matches(theirs: Arrays) -> bool:
-    """Whether the arrays are of a STATM model."""
-    return _module(theirs) is not None
-
-
 def _module(theirs: Arrays) -> str | None:
     """The predictor's class."""
     tops = (path.split("/")[0] for path in theirs)
@@ -120,8 +115,8 @@ def recognize(theirs: Arrays, where: str) -> StatmConfig:
     if fitting:
         rounds = " and ".join(f"{name} ({config.savi.num_iterations})" for name, config in fitting.items())
         raise UserError(
-            f"{where} fits {rounds}, which differ in the rounds of slot attention; weights do not show them. The authors "
-            "give two rounds to the model trained with batch 32, one to batch 64. Choose with --recipe."
+            f"{where} fits {rounds}, which differ in their rounds of slot attention; weights do not show them. The "
+            "authors give two rounds to the model trained with batch 32, one to batch 64. Choose with --recipe."
         )
     raise UserError(
         f"{where} is a STATM of sizes that were not published. Give its numbers with --config FILE (the original's "

@@ -6,7 +6,7 @@ of 24 frames, since it forgets between slices; here slices hand the memory on, w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ FusionName = Literal[
 class StatmConfig(ModelConfig):
     """The numbers of a STATM model."""
 
-    savi: SaviConfig = SaviConfig()
+    savi: SaviConfig = field(default_factory=SaviConfig)
     """Everything but memory, widths of the predictor among it."""
     fusion: FusionName = "sum"
     """How attention over slots and over time meet (torchslots.slots.memory). The original's all_slots, by a slip, looks
