@@ -8,6 +8,7 @@ import pytest
 import torch
 from bundle_writer import graph_of, write_bundle
 
+from torchslots.convert import slot_attention_layout as layout
 from torchslots.convert import slot_attention_tf as tf
 from torchslots.convert.tensorflow_checkpoint import VALUE
 from torchslots.errors import UserError
@@ -19,7 +20,7 @@ PREDICTION = "slot_attention_set_prediction_mini/checkpoint"
 
 
 def in_order(checkpoint: tf.SlotAttentionCheckpoint) -> list[str]:
-    return tf.names(tf.task_of(checkpoint.params))
+    return layout.names(layout.task_of(checkpoint.params))
 
 
 def as_keras_3(checkpoint: tf.SlotAttentionCheckpoint) -> dict[str, np.ndarray]:
@@ -44,17 +45,17 @@ def same(one: tf.SlotAttentionCheckpoint, other: tf.SlotAttentionCheckpoint) -> 
 
 
 @pytest.mark.parametrize(
-    ("folder", "layout", "step"),
+    ("folder", "kept", "step"),
     [(PREDICTION, "moments beside them", 2), (DISCOVERY, "moments in the optimiser's list", 1)],
 )
-def test_weights_and_moments_go_both_ways(golden, folder, layout, step):
+def test_weights_and_moments_go_both_ways(golden, folder, kept, step):
     read = tf.read(golden / folder)
-    assert read.layout == f"weights by name, {layout}"
+    assert read.layout == f"weights by name, {kept}"
     assert read.step == step
     config = tf.numbers(read)
     for arrays in (read.params, read.first_moments, read.second_moments):
-        ours = tf.to_ours(config, arrays, "here")
-        back = tf.to_theirs(config, ours)
+        ours = layout.to_ours(config, arrays, "here")
+        back = layout.to_theirs(config, ours)
         assert set(back) == set(arrays)
         assert all(np.array_equal(back[path], arrays[path]) for path in arrays)
     assert all(value.min() >= 0 for value in read.second_moments.values())
@@ -117,7 +118,7 @@ def test_the_wrong_recipe_is_answered_with_the_right_one(golden):
 
 def test_published_sizes_are_recognised():
     for recipe in (slot_attention_clevr6(), slot_attention_set_prediction()):
-        params = tf.to_theirs(recipe.model, dict(build(recipe.model).state_dict()))
+        params = layout.to_theirs(recipe.model, dict(build(recipe.model).state_dict()))
         assert tf.recognize(params, "here") == recipe.model
 
 

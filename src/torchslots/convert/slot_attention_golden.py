@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchslots.convert import slot_attention_tf
+from torchslots.convert import slot_attention_layout, slot_attention_tf
 from torchslots.convert.golden import (
     GRADIENT_TOLERANCE,
     LOSS_TOLERANCE,
@@ -72,7 +72,7 @@ def load(case: Case) -> tuple[SlotAttentionCheckpoint, SlotAttentionConfig, Obje
         num_iterations=case.config["num_iterations"],
     )
     model = build(config)
-    model.load_state_dict(slot_attention_tf.to_ours(config, checkpoint.params, str(case.folder)))
+    model.load_state_dict(slot_attention_layout.to_ours(config, checkpoint.params, str(case.folder)))
     return checkpoint, config, model.eval()
 
 
@@ -151,7 +151,7 @@ def _loss_and_gradients(model: ObjectCentricModel, batch: Batch, config: SlotAtt
     tensors = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     norm = torch.nn.utils.get_total_norm(list(tensors.values()))
     model.zero_grad()
-    theirs = slot_attention_tf.to_theirs(config, tensors)
+    theirs = slot_attention_layout.to_theirs(config, tensors)
     norms = {f"grad_norm/{NETWORK}{path}": _norm(value) for path, value in theirs.items()}
     return {"loss": _array(loss), "grad_global_norm": _array(norm), **norms}
 
@@ -239,7 +239,7 @@ def _final_checks(
     model: ObjectCentricModel, config: SlotAttentionConfig, recorded: Arrays, mode: str
 ) -> Iterator[Check]:
     """Weights after the last step, but for those whose gradient is rounding alone."""
-    ours = slot_attention_tf.to_theirs(config, dict(model.state_dict()))
+    ours = slot_attention_layout.to_theirs(config, dict(model.state_dict()))
     for name, value in recorded.items():
         path = name.removeprefix(f"final/{NETWORK}")
         if not name.startswith("final/") or path.endswith(_ZERO_GRADIENTS):

@@ -1,11 +1,10 @@
-"""Slot Attention's TensorFlow checkpoints: which array goes where, and which numbers made them.
+"""Slot Attention's TensorFlow checkpoints: weights, moments and step, and which numbers made them.
 
 Optimisers kept their moments in three ways: beside each weight (Keras up to 2.10, the published checkpoints), as one
 numbered list (2.11 to 2.15), and, in Keras 3, as a numbered list beside another that holds the weights themselves.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchslots.convert import layouts, tensorflow_checkpoint
-from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.convert import tensorflow_checkpoint
+from torchslots.convert.layouts import Arrays
+from torchslots.convert.slot_attention_layout import count_layers, names, params_of, task_of, to_ours
 from torchslots.convert.tensorflow_checkpoint import VALUE, TensorflowCheckpoint
 from torchslots.errors import UserError
 from torchslots.model import ObjectCentricModel
@@ -46,42 +46,6 @@ class SlotAttentionCheckpoint:
     """Updates that the optimiser has done."""
     layout: str = ""
     """How the file keeps them, in words."""
-
-
-def names(task: str, num_encoder: int = 4, num_decoder: int = _DECODER_LAYERS) -> list[str]:
-    """All weights in the order in which Keras lists them.
-
-    Args:
-        task: `object_discovery` or `set_prediction`.
-        num_encoder, num_decoder: convolutions of each.
-    """
-    discovery = task == "object_discovery"
-    return [
-        *_layers("encoder_cnn", num_encoder),
-        *(_layers("decoder_cnn", num_decoder) if discovery else []),
-        *_pair("encoder_pos/dense"),
-        *(_pair("decoder_pos/dense") if discovery else []),
-        *_pair("layer_norm", ("gamma", "beta")),
-        *_layers("mlp", 2),
-        *(f"slot_attention/slots_{what}" for what in ("mu", "log_sigma")),
-        *(name for part in ("inputs", "slots", "mlp") for name in _norm(f"slot_attention/norm_{part}")),
-        *(f"slot_attention/project_{part}/kernel" for part in "qkv"),
-        *(f"slot_attention/gru/{part}" for part in ("kernel", "recurrent_kernel", "bias")),
-        *_layers("slot_attention/mlp", 2),
-        *([] if discovery else _layers("mlp_classifier", 2)),
-    ]
-
-
-def _pair(path: str, parts: tuple[str, str] = ("kernel", "bias")) -> list[str]:
-    return [f"{path}/{part}" for part in parts]
-
-
-def _norm(path: str) -> list[str]:
-    return _pair(path, ("gamma", "beta"))
-
-
-def _layers(path: str, count: int) -> list[str]:
-    return [name for i in range(count) for name in _pair(f"{path}/layer_with_weights-{i}")]
 
 
 def read(source: Path) -> SlotAttentionCheckpoint:
@@ -201,7 +165,7 @@ def _moments(
 
 
 def _listed_order(keys: dict[str, str]) -> list[str]:
-    return names(task_of(keys), _count(keys, "encoder_cnn"), _count(keys, "decoder_cnn"))
+    return names(task_of(keys), count_layers(keys, "encoder_cnn"), count_layers(keys, "decoder_cnn"))
 
 
 def _step(checkpoint: TensorflowCheckpoint) -> int | None:
@@ -209,15 +173,6 @@ def _step(checkpoint: TensorflowCheckpoint) -> int | None:
         if path + VALUE in checkpoint.entries:
             return int(checkpoint.array(path + VALUE))
     return None
-
-
-def task_of(params: Arrays | dict[str, str]) -> str:
-    """`object_discovery` or `set_prediction`."""
-    return "object_discovery" if any(path.startswith("decoder_cnn/") for path in params) else "set_prediction"
-
-
-def _count(params: Arrays | dict[str, str], path: str) -> int:
-    return sum(name.startswith(f"{path}/") and name.endswith("/kernel") for name in params)
 
 
 def recognize(
@@ -235,7 +190,7 @@ def recognize(
         UserError: arrays that no Slot Attention has, or of the other task than `like`.
     """
     task = task_of(params)
-    wanted = set(names(task, _count(params, "encoder_cnn"), _count(params, "decoder_cnn")))
+    wanted = set(names(task, count_layers(params, "encoder_cnn"), count_layers(params, "decoder_cnn")))
     odd = sorted(wanted - set(params)), sorted(set(params) - wanted)
     if any(odd):
         raise UserError(
@@ -279,11 +234,6 @@ def _with_widths(
     )
 
 
-def params_of(params: Arrays, path: str) -> list[str]:
-    """Kernels of a stack of layers, in order."""
-    return [f"{path}/layer_with_weights-{i}/kernel" for i in range(_count(params, path))]
-
-
 def _picture_decoder(numbers: PictureDecoder, resolution: tuple[int, int], params: Arrays) -> PictureDecoder:
     """All but the last layer; the published strides, all 2 but the last, unless the numbers fit."""
     channels = tuple(params[name].shape[-2] for name in params_of(params, "decoder_cnn")[:-1])
@@ -294,156 +244,6 @@ def _picture_decoder(numbers: PictureDecoder, resolution: tuple[int, int], param
     return replace(
         numbers, channels=channels, strides=strides, grid=(resolution[0] // scale, resolution[1] // scale)
     )
-
-
-# ------------------------------------------------------------------------------------------------ layouts
-
-
-def leaves(config: SlotAttentionConfig) -> list[Leaf]:
-    """Every array, after `apart`."""
-    encoder, corrector = "slot_encoder.encoder", "slot_encoder.corrector"
-    theirs = "slot_attention"
-    found = [
-        *_convolutions("encoder_cnn", f"{encoder}.backbone", [False] * len(config.channels), first=1),
-        *layouts.dense("encoder_pos/dense", f"{encoder}.position.project"),
-        *_layer_norm("layer_norm", f"{encoder}.transform.0"),
-        *_perceptron("mlp", f"{encoder}.transform", first=1),
-        *(_vector(f"{theirs}/slots_{what}", f"slot_encoder.initializer.{name}") for what, name in _SLOTS),
-        *_layer_norm(f"{theirs}/norm_inputs", f"{corrector}.norm_inputs"),
-        *_layer_norm(f"{theirs}/norm_slots", f"{corrector}.norm_slots"),
-        *_layer_norm(f"{theirs}/norm_mlp", f"{corrector}.mlp.0"),
-        *layouts.dense(f"{theirs}/project_q", f"{corrector}.query", bias=False),
-        *layouts.dense(f"{theirs}/project_k", f"{corrector}.key", bias=False),
-        *layouts.dense(f"{theirs}/project_v", f"{corrector}.value", bias=False),
-        *_gru(f"{theirs}/gru", f"{corrector}.gru"),
-        *_perceptron(f"{theirs}/mlp", f"{corrector}.mlp", first=1),
-    ]
-    if isinstance(config.decoder, PropertyHead):
-        return [*found, *_perceptron("mlp_classifier", "decoder.mlp", first=0)]
-    last = f"decoder_cnn/layer_with_weights-{len(config.decoder.channels)}"
-    return [
-        *found,
-        *layouts.dense("decoder_pos/dense", "decoder.position.project"),
-        *_convolutions("decoder_cnn", "decoder.backbone", [stride > 1 for stride in config.decoder.strides]),
-        *_mirrored(f"{last}/colours", "decoder.heads.video"),
-        *_mirrored(f"{last}/mask", "decoder.mask_head"),
-    ]
-
-
-_Rule = Callable[[np.ndarray], np.ndarray]
-_SLOTS = (("mu", "mean"), ("log_sigma", "log_sigma"))
-
-
-def _convolutions(path: str, name: str, transposed: list[bool], first: int = 0) -> list[Leaf]:
-    """A stack with ReLU behind each layer. Keras' decoder is transposed throughout; at stride 1 that is a convolution
-    with the mirrored kernel."""
-    found = []
-    for i, is_transposed in enumerate(transposed):
-        theirs, ours = f"{path}/layer_with_weights-{i}", f"{name}.{first + 2 * i}"
-        plain = _mirrored if path == "decoder_cnn" else layouts.conv
-        found += _transposed(theirs, ours) if is_transposed else plain(theirs, ours)
-    return found
-
-
-def _transposed(path: str, name: str) -> list[Leaf]:
-    """Kernel (h, w, out, in), which both sides read as the gradient of a convolution, to weight (in, out, h, w)."""
-    return _kernel(path, name, lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))
-
-
-def _mirrored(path: str, name: str) -> list[Leaf]:
-    """Transposed kernel (h, w, out, in) at stride 1 to the weight (out, in, h, w) of the same plain convolution."""
-    return _kernel(
-        path,
-        name,
-        lambda a: a[::-1, ::-1].transpose(2, 3, 0, 1),
-        lambda a: a.transpose(2, 3, 0, 1)[::-1, ::-1],
-    )
-
-
-def _kernel(path: str, name: str, read: _Rule, write: _Rule) -> list[Leaf]:
-    return [
-        Leaf(f"{path}/kernel", f"{name}.weight", read, write),
-        Leaf(f"{path}/bias", f"{name}.bias", np.array, np.array),
-    ]
-
-
-def _layer_norm(path: str, name: str) -> list[Leaf]:
-    return [
-        Leaf(f"{path}/gamma", f"{name}.weight", np.array, np.array),
-        Leaf(f"{path}/beta", f"{name}.bias", np.array, np.array),
-    ]
-
-
-def _vector(path: str, name: str) -> Leaf:
-    return Leaf(path, name, lambda a: a.reshape(-1), lambda a: a.reshape(1, 1, -1))
-
-
-def _perceptron(path: str, name: str, first: int) -> list[Leaf]:
-    return [
-        leaf
-        for i in range(2)
-        for leaf in layouts.dense(f"{path}/layer_with_weights-{i}", f"{name}.{first + 2 * i}")
-    ]
-
-
-def _gru(path: str, name: str) -> list[Leaf]:
-    """Gates in Keras' order update, reset, candidate to torch's reset, update, candidate; `apart` split the bias."""
-    parts = {
-        "kernel": "weight_ih",
-        "recurrent_kernel": "weight_hh",
-        "bias/input": "bias_ih",
-        "bias/hidden": "bias_hh",
-    }
-    return [
-        Leaf(f"{path}/{theirs}", f"{name}.{ours}", lambda a: _swap_gates(a.T), lambda a: _swap_gates(a).T)
-        for theirs, ours in parts.items()
-    ]
-
-
-def _swap_gates(array: np.ndarray) -> np.ndarray:
-    """Exchange the first two of three gates; its own inverse."""
-    first, second, third = np.split(array, 3)
-    return np.concatenate([second, first, third])
-
-
-def apart(params: Arrays) -> Arrays:
-    """Two arrays that hold what are two tensors here, cut in two: the decoder's last layer into colours and mask score,
-    the recurrent unit's bias into its rows."""
-    found = dict(params)
-    for path in ("kernel", "bias"):
-        last = f"decoder_cnn/layer_with_weights-{_count(params, 'decoder_cnn') - 1}/"
-        if last + path in found:
-            whole = found.pop(last + path)
-            cut = [whole.shape[-2 if path == "kernel" else -1] - 1]
-            parts = np.split(whole, cut, axis=-2 if path == "kernel" else -1)
-            found[f"{last}colours/{path}"], found[f"{last}mask/{path}"] = parts
-    if "slot_attention/gru/bias" in found:
-        rows = found.pop("slot_attention/gru/bias")
-        found["slot_attention/gru/bias/input"], found["slot_attention/gru/bias/hidden"] = rows
-    return found
-
-
-def together(arrays: Arrays) -> Arrays:
-    """What `apart` cut, whole again."""
-    found = dict(arrays)
-    for name in [name for name in arrays if "/colours/" in name]:
-        parts = [found.pop(name), found.pop(name.replace("/colours/", "/mask/"))]
-        axis = -2 if name.endswith("kernel") else -1
-        found[name.replace("/colours/", "/")] = np.concatenate(parts, axis)
-    if "slot_attention/gru/bias/input" in found:
-        rows = [found.pop(f"slot_attention/gru/bias/{part}") for part in ("input", "hidden")]
-        found["slot_attention/gru/bias"] = np.stack(rows)
-    return found
-
-
-def to_ours(config: SlotAttentionConfig, theirs: Arrays, where: str) -> dict[str, Tensor]:
-    """Our tensors (weights or moments) from the original's arrays."""
-    return layouts.to_ours(leaves(config), apart(theirs), where)
-
-
-def to_theirs(config: SlotAttentionConfig, ours: dict[str, Tensor]) -> Arrays:
-    """The original's arrays from our tensors (weights, gradients or moments)."""
-    return together(layouts.to_theirs(leaves(config), ours))
 
 
 def optimizer_tensors(checkpoint: SlotAttentionCheckpoint, config: SlotAttentionConfig) -> dict[str, Tensor]:
