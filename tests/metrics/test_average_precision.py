@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from torchslots.metrics.properties import AveragePrecision, average_precision, nearest_objects, ranking
+from torchslots.metrics.properties import (
+    DEFINITIONS,
+    LABELS,
+    AveragePrecision,
+    average_precision,
+    nearest_objects,
+    ranking,
+)
 from torchslots.properties import ATTRIBUTES, NUM_PROPERTIES, decode_object, encode_objects
 
 DISTANCES = (float("inf"), 1.0, 0.5, 0.25, 0.125)
@@ -113,7 +120,12 @@ def test_batches_are_ranked_together():
         metric.update(torch.from_numpy(predicted[part])[:, None], torch.from_numpy(true[part])[:, None])
     expected = average_precision(predicted, true)
     found = metric.compute()
-    assert list(found) == ["ap_inf", "ap_1", "ap_0.5", "ap_0.25", "ap_0.125"]
+    assert (
+        list(found)
+        == ["ap_inf", "ap_1", "ap_0.5", "ap_0.25", "ap_0.125"]
+        == list(DEFINITIONS)
+        == list(LABELS)
+    )
     np.testing.assert_array_equal(list(found.values()), expected)
     alone = average_precision(predicted[:5], true[:5])
     assert not np.array_equal(alone, expected)
@@ -160,3 +172,13 @@ def test_fifteen_thousand_images_take_seconds():
     start = time.process_time()
     average_precision(predicted, true)
     assert time.process_time() - start < 5
+
+
+def test_processes_join_their_images():
+    predicted, true = random_sets(9, 8, 5, 4)
+    whole, parts = AveragePrecision(), [AveragePrecision() for _ in range(3)]
+    whole.update(torch.from_numpy(predicted), torch.from_numpy(true))
+    for part, rows in zip(parts, (slice(0, 3), slice(3, 8))):
+        part.update(torch.from_numpy(predicted[rows]), torch.from_numpy(true[rows]))
+    parts[0].merge_state(parts[1])
+    assert parts[0].compute() == whole.compute()

@@ -16,6 +16,18 @@ from torchslots.properties import ATTRIBUTES, NUM_PROPERTIES, SCENE_SIZE
 
 THRESHOLDS = (float("inf"), 1.0, 0.5, 0.25, 0.125)
 """Distances, in the units of CLEVR's scenes, below which a prediction may count as right."""
+DEFINITIONS = {
+    f"ap_{threshold:g}": "Average precision of predicted objects, all images ranked together by confidence; right is a "
+    "prediction whose nearest true object of the same size, material, shape and colour is not yet taken"
+    + ("." if threshold == float("inf") else f" and is less than {threshold:g} units of the scene away.")
+    for threshold in THRESHOLDS
+}
+"""What each figure of `AveragePrecision.compute` means; all lie in [0, 1]."""
+LABELS = {
+    f"ap_{threshold:g}": f"AP at {'any distance' if threshold == float('inf') else f'{threshold:g}'}"
+    for threshold in THRESHOLDS
+}
+"""The same figures as a reader's table names them."""
 _FARTHEST = 10_000.0
 _CHUNK = 4096
 _STATES = ("predicted", "predicted_sizes", "true", "true_sizes")
