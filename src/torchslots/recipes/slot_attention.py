@@ -2,7 +2,7 @@
 
 Numbers and numerics are those of the authors' TensorFlow code: layer norms with epsilon 1e-3, every bias of the gated
 recurrent unit, pictures in [-1, 1], Adam with Keras' epsilon. That code has CLEVR only; the sizes for Tetrominoes and
-Multi-dSprites follow the paper's description.
+Multi-dSprites are chosen here.
 """
 
 import math
@@ -195,8 +195,8 @@ def slot_attention_clevr6() -> Recipe:
     """Object discovery on CLEVR images of at most 6 objects: 7 slots, 3 rounds, batches of 64, 500k steps, learning
     rate 4e-4 after 10k steps of warm-up, halved every 100k (890,308 weights).
 
-    The crop is the reference's, 5 pixels below the centre; (24, 64, 192, 192) is centred. The paper reports FG-ARI 98.8
-    on CLEVR with masks, which its code does not read.
+    The crop is the reference's, 5 pixels below the centre; (24, 64, 192, 192) is centred. The paper scores FG-ARI on
+    CLEVR with masks, which its code does not read.
     """
     return Recipe(
         "slot_attention_clevr6",
@@ -226,7 +226,7 @@ def slot_attention_clevr6() -> Recipe:
 
 def slot_attention_tetrominoes() -> Recipe:
     """Object discovery on Tetrominoes, 35x35: 4 slots, 32 channels, slots tiled over the full resolution; otherwise as
-    CLEVR6. The paper reaches FG-ARI 99.5."""
+    CLEVR6. The paper reaches FG-ARI 99.5 with sizes that its code does not tell."""
     base = slot_attention_clevr6()
     return replace(
         base,
@@ -244,7 +244,7 @@ def slot_attention_tetrominoes() -> Recipe:
 
 def slot_attention_multi_dsprites() -> Recipe:
     """Object discovery on Multi-dSprites, 64x64: 6 slots, 32 channels, slots tiled over the full resolution; otherwise
-    as CLEVR6. The paper reaches FG-ARI 91.3."""
+    as CLEVR6."""
     base = slot_attention_clevr6()
     return replace(
         base,
@@ -275,8 +275,7 @@ def slot_attention_set_prediction() -> Recipe:
     """Properties of CLEVR's objects: 10 slots, 3 rounds, batches of 512, 150k steps, learning rate 4e-4 after 1k steps
     of warm-up, halved every 50k (380,755 weights).
 
-    The whole frame is squeezed to 128x128. The paper reports average precision 94.3 / 86.7 / 56.0 / 10.8 / 0.9 at
-    distances inf / 1 / 0.5 / 0.25 / 0.125.
+    The whole frame is squeezed to 128x128. Scored by average precision at distances inf, 1, 0.5, 0.25 and 0.125.
     """
     base = slot_attention_clevr6()
     return replace(
