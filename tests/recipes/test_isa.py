@@ -21,6 +21,7 @@ TINY = isa.IsaConfig(
     qkv_size=8,
     slot_hidden=14,
     grid_hidden=16,
+    position_hidden=18,
     decoder=isa.CnnDecoderConfig(grid=(4, 6), channels=(8, 8), strides=(2, 2)),
 )
 VARIANTS: dict[str, isa.IsaConfig] = {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchslots.nn.frames import RelativePosition, seen_from, turn
+from torchslots.nn.grid_encoder import GridEncoder
 from torchslots.nn.position import coordinate_grid
 from torchslots.recipes import isa
 from torchslots.recipes.savi import CnnConfig
@@ -22,7 +23,7 @@ from torchslots.slots import frames, invariant
 from torchslots.slots.attention import SlotAttention
 from torchslots.slots.frames import DrawnFrames, LearnedFrames, WithFrames, rotation_from_angle
 from torchslots.slots.initializers import Learned
-from torchslots.slots.invariant import GridEncoder, InvariantSlotAttention
+from torchslots.slots.invariant import InvariantSlotAttention
 
 B, K, N, C, D = 2, 3, 30, 10, 8
 BOUND = 1e-6

@@ -220,28 +220,12 @@ def config_from_reference(
         qkv_size=kernel[-1],
         num_iterations=corrector["num_iterations"],
         slot_hidden=corrector["mlp_size"],
-        grid_hidden=_grid_hidden(model),
+        grid_hidden=corrector.get("grid_encoder", {}).get("hidden_size", 128),
+        position_hidden=encoder["pos_emb"].get("output_transform", {}).get("hidden_size", 128),
         frames="learned" if "Learnable" in model["initializer"]["module"] else "drawn",
         decoder=decoder,
         **({} if invariance == "none" else _options(corrector, model["decoder"]["pos_emb"], invariance)),
     )
-
-
-def _grid_hidden(model: dict[str, Any]) -> int:
-    """One number in our configuration, as in all of theirs: the perceptrons behind positions have equal widths."""
-    found = [
-        part["hidden_size"]
-        for part in (
-            model["corrector"].get("grid_encoder"),
-            model["encoder"]["pos_emb"].get("output_transform"),
-        )
-        if part
-    ]
-    if len(set(found)) != 1:
-        raise UserError(
-            f"The perceptrons behind positions have hidden widths {found}; models here have one width for both."
-        )
-    return found[0]
 
 
 def _options(corrector: dict[str, Any], position: dict[str, Any], invariance: Invariance) -> dict[str, Any]:

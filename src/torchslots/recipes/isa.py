@@ -18,6 +18,7 @@ from torchslots.model import ObjectCentricModel
 from torchslots.nn.blocks import mlp
 from torchslots.nn.cnn import cnn
 from torchslots.nn.frames import AppendGrid, RelativePosition
+from torchslots.nn.grid_encoder import GridEncoder
 from torchslots.nn.init import dense
 from torchslots.nn.position import PositionEmbedding
 from torchslots.nn.resnet import ResNet
@@ -27,7 +28,7 @@ from torchslots.slots.attention import Corrector, SlotAttention
 from torchslots.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.slots.frames import DrawnFrames, LearnedFrames, WithFrames
 from torchslots.slots.initializers import Learned
-from torchslots.slots.invariant import GridEncoder, InvariantSlotAttention
+from torchslots.slots.invariant import InvariantSlotAttention
 from torchslots.slots.predictors import Stay
 from torchslots.training.recipe import (
     DataConfig,
@@ -102,7 +103,9 @@ class IsaConfig(ModelConfig):
     slot_hidden: int = 128
     """Hidden width of slot attention's perceptron."""
     grid_hidden: int = 128
-    """Hidden width of the perceptron behind positions: the grid encoder's, or the encoder's where it has one."""
+    """Hidden width of the grid encoder, the perceptron over tokens and places as slots see them."""
+    position_hidden: int = 128
+    """Hidden width of the perceptron behind the encoder's position embeddings, where it has them."""
     frames: Literal["drawn", "learned"] = "drawn"
     """Where frames start."""
     draws: Literal["independent", "correlated"] = "independent"
@@ -164,7 +167,7 @@ def _encoder(config: IsaConfig) -> tuple[int, FrameEncoder]:
     height, width = (-(-side // config.encoder.reduction()) for side in config.resolution)
     if appends_grid(config):
         return channels + 2, FrameEncoder(backbone, AppendGrid((height, width)), nn.Identity())
-    transform = mlp(channels, [config.grid_hidden], channels, pre_norm=True)
+    transform = mlp(channels, [config.position_hidden], channels, pre_norm=True)
     return channels, FrameEncoder(backbone, PositionEmbedding((height, width), channels), transform)
 
 
