@@ -50,7 +50,10 @@ class ObjectCentricModel(nn.Module):
             state: what the slice before returned; None at the start.
             slot_recon: also return each slot's own pictures.
         """
-        clip = self.encode(batch, state)
+        return self.explain(self.encode(batch, state), slot_recon)
+
+    def explain(self, clip: Clip, slot_recon: bool = False) -> Prediction:
+        """What the decoder draws of a clip's slots, and who wins each pixel."""
         decoded = self.decoder.decode(clip, slot_recon)
         return Prediction(
             segmentation=lowest_argmax(decoded.logits),

@@ -27,7 +27,8 @@ class Converted:
         trained = "" if self.step is None else f" after {self.step} updates"
         return (
             f"Read {self.num_arrays} arrays, {self.num_weights:,} numbers, of a model of the family "
-            f"{catalog.family_of(self.config)}{trained} from {self.source}.\nWrote {self.out / 'config.json'} and {self.out / 'model.safetensors'}."
+            f"{catalog.family_of(self.config)}{trained} from {self.source}.\n"
+            f"Wrote {self.out / 'config.json'} and {self.out / 'model.safetensors'}."
         )
 
 

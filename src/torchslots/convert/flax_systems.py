@@ -119,6 +119,6 @@ def _from_reference(system: FlaxSystem, read: FlaxCheckpoint, reference: dict[st
         return system.from_reference(reference, read.params)
     except (KeyError, IndexError, TypeError, AttributeError, StopIteration, ValueError) as error:
         raise UserError(
-            f"{read.path} is a checkpoint of {system.title}, and the configuration given is not: {error!r}. Give the one "
-            "that it was trained with, or leave --config out."
+            f"{read.path} is a checkpoint of {system.title}, and the configuration given is not: {error!r}. Give the "
+            "one that it was trained with, or leave --config out."
         ) from error

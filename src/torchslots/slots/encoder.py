@@ -1,5 +1,8 @@
 """From frames to slots: the only loop over time in the project."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -68,18 +71,38 @@ class SlotEncoder(nn.Module):
             current = self.predictor(group, current)
             groups.append(group)
             predicted.append(current.slots)
-        slots = torch.stack([group.slots for group in groups], 1)
-        attn = torch.stack([group.attn for group in groups], 1)
-        return Clip(slots, torch.stack(predicted, 1), attn, _stack_poses(groups), current)
+        return _clip(groups, predicted, current)
+
+    def roll_on(self, state: State, num_frames: int) -> Clip:
+        """Slots of frames that nobody sees: each is what was predicted for it, and the next is predicted from it.
+
+        There is no attention to tokens: `attn` is [B, T, K, 0].
+        """
+        groups: list[Grouping] = []
+        predicted: list[Tensor] = []
+        for _ in range(num_frames):
+            group = Grouping(state.slots, state.slots.new_zeros(*state.slots.shape[:2], 0), state.pose)
+            state = self.predictor(group, state)
+            groups.append(group)
+            predicted.append(state.slots)
+        return _clip(groups, predicted, state)
 
 
-def _stack_poses(groups: list[Grouping]) -> Pose | None:
-    """The frames of reference of all frames, with T behind B."""
-    poses = [group.pose for group in groups if group.pose is not None]
-    if not poses:
+def _clip(groups: list[Grouping], predicted: list[Tensor], state: State) -> Clip:
+    """One account of all frames."""
+    slots = torch.stack([group.slots for group in groups], 1)
+    attn = torch.stack([group.attn for group in groups], 1)
+    poses = merge_poses([group.pose for group in groups], partial(torch.stack, dim=1))
+    return Clip(slots, torch.stack(predicted, 1), attn, poses, state)
+
+
+def merge_poses(poses: Sequence[Pose | None], merge: Callable[[list[Tensor]], Tensor]) -> Pose | None:
+    """One frame of reference of many, part by part; None where there are none."""
+    found = [pose for pose in poses if pose is not None]
+    if not found:
         return None
     position, scale, rotation = (
-        None if parts[0] is None else torch.stack([part for part in parts if part is not None], 1)
-        for parts in zip(*poses)
+        None if parts[0] is None else merge([part for part in parts if part is not None])
+        for parts in zip(*found)
     )
     return None if position is None else Pose(position, scale, rotation)

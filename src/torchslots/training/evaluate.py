@@ -19,6 +19,7 @@ from torchslots import video
 from torchslots.errors import UserError
 from torchslots.metrics.scores import DEFINITIONS, LABELS, SegmentationScores
 from torchslots.shapes import Batch, Prediction, State
+from torchslots.slots.memory import forget
 from torchslots.training.baselines import BoxCopy
 from torchslots.training.drawn import DRAWN_FRAMES, Drawing, DrawnVideo
 from torchslots.training.recipe import EvalConfig
@@ -199,7 +200,8 @@ class _Evaluation:
             drawn = drawings if start < DRAWN_FRAMES else []
             with self._autocast():
                 found = cast(Predictor, self._model).predict(part, state, slot_recon=bool(drawn))
-            state, self._num_slots = found.state, found.masks.shape[2]
+            state = forget(found.state) if self._config.restart_memory else found.state
+            self._num_slots = found.masks.shape[2]
             if ids is not None:
                 truth, mask = part["segmentations"], part.get("padding_mask")
                 self._scores.add(truth, found.segmentation, self._num_slots, num_objects, mask, start)

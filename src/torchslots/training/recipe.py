@@ -106,6 +106,8 @@ class EvalConfig:
     """Videos at once."""
     num_videos: int | None = None
     """Videos to evaluate; None: the whole split."""
+    restart_memory: bool = False
+    """Forget the frames before each slice, as STATM's published evaluation does; without a memory the same."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,11 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
 def _fitting(options: list[Any], value: Any) -> Any:
     """Of a union's types the first dataclass that has all of the given fields, else the first type."""
     for option in options:
-        known = {field.name for field in dataclasses.fields(option)} if dataclasses.is_dataclass(option) else set()
+        known = (
+            {field.name for field in dataclasses.fields(option)}
+            if dataclasses.is_dataclass(option)
+            else set()
+        )
         if isinstance(value, dict) and set(value) <= known:
             return option
     return options[0]
