@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from torchslots.errors import UserError
@@ -195,7 +195,7 @@ def _reframe(clip: Clip, slot: int, change: Callable[[Pose, int], Pose]) -> Clip
     return clip._replace(pose=change(clip.pose, slot), state=state)
 
 
-def _at_slot(values: Float[Tensor, "*b K 2"], slot: int) -> Float[Tensor, "K 1"]:
+def _at_slot(values: Float[Tensor, "*b K 2"], slot: int) -> Bool[Tensor, "K 1"]:
     """One at the slot, zero elsewhere."""
     return (torch.arange(values.shape[-2], device=values.device) == slot)[:, None]
 

@@ -13,7 +13,7 @@ from torchslots.nn.position import coordinate_grid, require_size
 from torchslots.shapes import Pose
 
 
-def turn(offsets: Float[Tensor, "*b N 2"], rotation: Float[Tensor, "*b 2 2"]) -> Float[Tensor, "*b N 2"]:
+def turn(offsets: Float[Tensor, "*b N 2"], rotation: Float[Tensor, "*#b 2 2"]) -> Float[Tensor, "*b N 2"]:
     """Offsets (y, x) from a slot's position as coordinates along its own axes, second axis first."""
     ((xx, xy), (yx, yy)) = (row.unbind(-1) for row in rotation[..., None, :, :].unbind(-2))
     y, x = offsets.unbind(-1)

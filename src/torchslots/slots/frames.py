@@ -31,7 +31,7 @@ class WithFrames(nn.Module):
         return state._replace(pose=pose)
 
 
-def rotation_from_angle(angle: Float[Tensor, "*b K"]) -> Float[Tensor, "*b K 2 2"]:
+def rotation_from_angle(angle: Float[Tensor, "*b"]) -> Float[Tensor, "*b 2 2"]:
     """[[cos, sin], [-sin, cos]] of an angle in radians; the transpose of the usual matrix, as the original has it."""
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2))
