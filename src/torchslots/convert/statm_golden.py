@@ -1,8 +1,8 @@
 """STATM's recorded cases: SAVi's checks, with a memory that the original's evaluation drops between slices."""
 
 from collections.abc import Iterator
-from functools import partial
-from typing import Any, cast
+from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from torchslots.convert import savi_golden, statm_flax
 from torchslots.convert.golden import OUTPUT_TOLERANCE, Case, Check, compare
 from torchslots.convert.layouts import Arrays
 from torchslots.model import ObjectCentricModel
+from torchslots.nn.attention import MultiHeadAttention
 from torchslots.recipes.savi import SaviConfig
 from torchslots.recipes.statm import StatmConfig, build
 from torchslots.shapes import Clip, Grouping, State
-from torchslots.slots.memory import Remember, forget
+from torchslots.slots.memory import Fusion, History, Memory, Remember, forget
 
 
 def checks(case: Case) -> Iterator[Check]:
@@ -42,29 +43,35 @@ def _carried_checks(case: Case) -> Iterator[Check]:
 def predictor_attention(model: ObjectCentricModel, clip: Clip, start: State) -> Arrays:
     """Attention maps in the order of the original's calls: two for each frame, over slots and over time."""
     predictor = cast(Remember, model.slot_encoder.predictor)
-    maps: list[np.ndarray] = []
-    hooks = [
-        predictor.fusion.space.register_forward_pre_hook(partial(_record_space, maps)),
-        predictor.fusion.time.register_forward_pre_hook(partial(_record_time, maps), with_kwargs=True),
-    ]
     state = start
-    for t in range(clip.slots.shape[1]):
-        state = predictor(Grouping(clip.slots[:, t], clip.attn[:, t]), state)
-    for hook in hooks:
-        hook.remove()
+    with recorded_attention(predictor.fusion) as maps:
+        for t in range(clip.slots.shape[1]):
+            state = predictor(Grouping(clip.slots[:, t], clip.attn[:, t]), state)
     return {f"predictor_attn/{i}": found for i, found in enumerate(maps)}
 
 
-def _record_space(maps: list[np.ndarray], module: nn.Module, args: tuple[Tensor, ...]) -> None:
-    attention = cast(Any, module)
-    maps.append(attention.weights(args[0], attention.project(args[0])).numpy())
+@contextmanager
+def recorded_attention(fusion: Fusion) -> Iterator[list[np.ndarray]]:
+    """The maps of all attention that `fusion` pays meanwhile, in the order of its calls."""
+    maps: list[np.ndarray] = []
 
+    def in_space(module: nn.Module, args: tuple[Tensor]) -> None:
+        attention = cast(MultiHeadAttention, module)
+        maps.append(attention.weights(args[0], attention.project(args[0])).numpy())
 
-def _record_time(
-    maps: list[np.ndarray], module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
-) -> None:
-    history = cast(Any, module)
-    maps.append(history.attention.weights(*history.arrange(args[0], kwargs["memory"])).numpy())
+    def in_time(module: nn.Module, args: tuple[Tensor], kwargs: dict[str, Memory]) -> None:
+        history = cast(History, module)
+        maps.append(history.attention.weights(*history.arrange(args[0], kwargs["memory"])).numpy())
+
+    hooks = (
+        fusion.space.register_forward_pre_hook(in_space),
+        fusion.time.register_forward_pre_hook(in_time, with_kwargs=True),
+    )
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _savi(config: StatmConfig) -> SaviConfig:
