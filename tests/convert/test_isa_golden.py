@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from torchslots import hub
 from torchslots.convert import flax_checkpoint, isa_flax, isa_golden, layouts
+from torchslots.convert.convert import convert
 from torchslots.convert.golden import read_case, verify
 from torchslots.errors import UserError
 from torchslots.recipes import isa
@@ -189,3 +191,26 @@ def test_unreleased_sizes_ask_for_the_numbers() -> None:
     )
     with pytest.raises(UserError, match="--config"):
         isa_flax.recognize(_theirs(config), "ckpt")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_converted_checkpoint_loads_and_draws_the_same(golden: Path, tmp_path: Path, name: str) -> None:
+    converted = convert(golden / name / "checkpoint", out=tmp_path, config=golden / name / "config.json")
+    assert converted.step == (2 if name == "isa_clevr_transl_scale_mini" else None)
+    case = read_case(golden / name)
+    _, model = isa_golden.load(case)
+    batch = isa_golden.to_batch(case.inputs)
+    ours, theirs = (
+        one.predict(batch | {"generator": torch.Generator().manual_seed(0)}).masks
+        for one in (hub.load_model(tmp_path), model)
+    )
+    assert torch.equal(ours, theirs)
+
+
+def test_a_recipe_of_other_sizes_is_refused_with_the_first_arrays(golden: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing|other sizes"):
+        convert(
+            golden / "isa_tetrominoes_baseline_mini" / "checkpoint",
+            out=tmp_path,
+            recipe="isa_tetrominoes_transl",
+        )

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchslots.convert import flax_checkpoint, isa_flax, layouts
 from torchslots.convert.golden import OUTPUT_TOLERANCE, Case, Check, compare, compare_integers, compare_zero
 from torchslots.convert.layouts import Arrays
+from torchslots.convert.resume import adam_state
 from torchslots.decoders.broadcast import lowest_argmax
 from torchslots.errors import UserError
 from torchslots.model import ObjectCentricModel
@@ -311,10 +312,9 @@ def restore_moments(
 ) -> int:
     """Put Adam's state of the case's checkpoint into ours; the number of updates it has seen."""
     read = flax_checkpoint.read(case.folder / "checkpoint" / "checkpoints-0")
-    names, done = optim.trainable(model), read.step or 0
-    tensors = {f"step/{name}": torch.tensor(float(done)) for name in names}
-    for what, moments in (("exp_avg", read.first_moments), ("exp_avg_sq", read.second_moments)):
-        found = layouts.to_ours(isa_flax.leaves(config), moments, str(read.path))
-        tensors |= {f"{what}/{name}": found[name] for name in names}
-    optim.load_optimizer(model, optimizer, tensors, str(read.path))
-    return done
+    leaves, where = isa_flax.leaves(config), str(read.path)
+    first, second = (
+        layouts.to_ours(leaves, part, where) for part in (read.first_moments, read.second_moments)
+    )
+    optim.load_optimizer(model, optimizer, adam_state(model, first, second, read.step), where)
+    return read.step or 0
