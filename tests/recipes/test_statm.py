@@ -1,0 +1,58 @@
+"""STATM's recipes: the spec's table, and numbers that survive being written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny_models import TINY, batch
+from torchslots.hub import load_model, save_pretrained
+from torchslots.recipes import catalog
+from torchslots.recipes.statm import StatmConfig, build
+from torchslots.training.recipe import to_json
+
+TABLE = {
+    "statm_savi_small": ("movi_a", 64, 1, 128, 256, 64, 10, 6),
+    "statm_savi": ("movi_e", 128, 1, 256, 1024, 64, 23, 24),
+    "statm_savi_plus_plus": ("movi_a", 128, 2, 256, 1024, 32, 10, 6),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_published_numbers(name: str) -> None:
+    found = catalog.recipe(name)
+    model = found.model
+    assert isinstance(model, StatmConfig) and model.fusion == "sum" and not model.pre_norm
+    savi = model.savi
+    assert (
+        found.data.dataset,
+        found.data.resolution,
+        savi.num_iterations,
+        savi.predictor_qkv,
+        savi.predictor_mlp,
+        found.train.batch_size,
+        found.data.max_instances,
+        found.evaluation.slice_size,
+    ) == TABLE[name]
+    assert savi.qkv_size == savi.predictor_qkv and savi.predictor_heads == 4
+    assert model.resolution == (found.data.resolution,) * 2 and model.conditioning == "boxes"
+    assert (found.optim.num_steps, found.optim.warmup_steps, found.optim.max_grad_norm) == (
+        100_000,
+        2500,
+        0.05,
+    )
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_written_and_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(to_json(catalog.recipe(name)))
+    assert catalog.read_recipe(tmp_path / "recipe.json") == catalog.recipe(name)
+
+
+def test_a_saved_model_remembers(tmp_path: Path) -> None:
+    config = StatmConfig(TINY, fusion="time_then_space", pre_norm=True, max_frames=4)
+    model = build(config).eval()
+    save_pretrained(model, config, tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.config == config
+    assert torch.equal(loaded.predict(batch()).slots, model.predict(batch()).slots)
