@@ -1,16 +1,16 @@
 """A converted checkpoint trains on, by the trainer's own step, along the original's trajectory."""
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from torchslots.convert import slot_attention_tf
 from torchslots.convert.golden import read_case
 from torchslots.convert.resume import write_run
-from torchslots.convert.slot_attention_golden import load, to_batch
+from torchslots.convert.slot_attention_golden import load, moments, to_batch
 from torchslots.errors import UserError
 from torchslots.recipes.slot_attention import build, slot_attention_set_prediction
 from torchslots.training import checkpoint
@@ -43,7 +43,7 @@ def test_training_goes_on_along_the_recorded_trajectory(golden, recipe, tmp_path
     case = read_case(golden / CASE)
     read, config, model = load(case)
     recipe = replace(recipe, model=config)
-    write_run(tmp_path, recipe, model, slot_attention_tf.optimizer_tensors(read, config), read.step)
+    write_run(tmp_path, recipe, model, moments(read, config, model), read.step)
     saved = checkpoint.latest(tmp_path, print)
     assert saved is not None and saved.state.step == read.step == 2
     step = TrainStep(build(config), recipe.optim, recipe.train, "cpu")
@@ -60,9 +60,22 @@ def test_training_goes_on_along_the_recorded_trajectory(golden, recipe, tmp_path
 
 def test_what_cannot_go_on_is_refused(golden, recipe, tmp_path):
     read, config, model = load(read_case(golden / CASE))
-    moments = slot_attention_tf.optimizer_tensors(read, config)
+    memory = moments(read, config, model)
     with pytest.raises(UserError, match="weights alone"):
         write_run(tmp_path, recipe, model, {}, 3)
-    write_run(tmp_path, recipe, model, moments, 3)
+    write_run(tmp_path, recipe, model, memory, 3)
     with pytest.raises(UserError, match="already a run"):
-        write_run(tmp_path, recipe, model, moments, 3)
+        write_run(tmp_path, recipe, model, memory, 3)
+
+
+def test_tensors_whose_header_begins_like_a_pickle_are_read(tmp_path):
+    """The header's length is a multiple of eight, so one file in thirty-two begins with a pickle's first byte."""
+    found = 0
+    for length in range(1, 300):
+        tensors = {"w" * length: torch.ones(2)}
+        data = checkpoint.to_bytes(tensors)
+        found += data[0] == 0x80
+        assert checkpoint.read_tensors(tmp_path, data).keys() == tensors.keys()
+    assert found
+    with pytest.raises(UserError, match="pickle"):
+        checkpoint.read_tensors(tmp_path, pickle.dumps({"a": 1}))

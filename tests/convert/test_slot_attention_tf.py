@@ -10,10 +10,12 @@ from bundle_writer import graph_of, write_bundle
 
 from torchslots.convert import slot_attention_layout as layout
 from torchslots.convert import slot_attention_tf as tf
+from torchslots.convert.slot_attention_golden import moments
 from torchslots.convert.tensorflow_checkpoint import VALUE
 from torchslots.errors import UserError
 from torchslots.recipes.savi import savi_small
 from torchslots.recipes.slot_attention import build, slot_attention_clevr6, slot_attention_set_prediction
+from torchslots.training import optim
 
 DISCOVERY = "slot_attention_object_discovery_mini/checkpoint"
 PREDICTION = "slot_attention_set_prediction_mini/checkpoint"
@@ -81,21 +83,19 @@ def test_weights_under_other_names_are_found_by_the_graph(golden, tmp_path):
     again = tf.read(tmp_path / "a")
     assert all(np.array_equal(again.params[path], value) for path, value in read.params.items())
     assert again.layout.endswith("no moments")
-    assert tf.optimizer_tensors(again, tf.numbers(again)) == {}
+    assert not again.first_moments and not again.second_moments
 
 
 def test_moments_fill_the_optimiser(golden):
-    from torchslots.training import optim
-
     read = tf.read(golden / DISCOVERY)
     config = tf.numbers(read)
     model = build(config)
     optimizer = optim.adam(model)
-    optim.load_optimizer(model, optimizer, tf.optimizer_tensors(read, config), "here")
+    optim.load_optimizer(model, optimizer, moments(read, config, model), "here")
     state = optimizer.state[model.slot_encoder.initializer.mean]
     assert state["step"] == 1
-    moments = read.first_moments["slot_attention/slots_mu"].ravel()
-    torch.testing.assert_close(state["exp_avg"], torch.from_numpy(moments))
+    expected = read.first_moments["slot_attention/slots_mu"].ravel()
+    torch.testing.assert_close(state["exp_avg"], torch.from_numpy(expected))
 
 
 def test_moments_of_another_program_are_refused(golden, tmp_path):
@@ -138,11 +138,11 @@ def test_foreign_checkpoints_are_refused(golden, tmp_path: Path):
 
 def test_the_model_has_the_checkpoints_numbers(golden):
     read = tf.read(golden / PREDICTION)
-    model = tf.model_of(read)
+    model = tf.model_of(read, tf.numbers(read))
     assert model.config == tf.numbers(read) and not model.training
     assert np.array_equal(
         model.slot_encoder.initializer.mean.detach(), read.params["slot_attention/slots_mu"].ravel()
     )
     bent = {**read.params, "layer_norm/gamma": np.ones(3, np.float32)}
     with pytest.raises(UserError, match=r"1 arrays have other shapes.*\[3\], not \[16\]"):
-        tf.model_of(replace(read, params=bent))
+        tf.model_of(replace(read, params=bent), tf.numbers(read))

@@ -1,11 +1,23 @@
 """`torchslots convert`: an original checkpoint to a folder that `torchslots.load_model` reads."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torchslots.convert import flax_checkpoint, flax_systems, layouts
+from torch import Tensor
+
+from torchslots.convert import (
+    flax_checkpoint,
+    flax_systems,
+    layouts,
+    slot_attention_layout,
+    slot_attention_tf,
+    tensorflow_checkpoint,
+)
+from torchslots.convert.layouts import Arrays
+from torchslots.convert.resume import adam_state, write_run
 from torchslots.errors import UserError
 from torchslots.hub import save_pretrained
 from torchslots.recipes import catalog
@@ -33,44 +45,98 @@ class Converted:
 
 
 def convert(
-    checkpoint: Path, /, out: Path, *, recipe: str | None = None, config: Path | None = None
+    checkpoint: Path,
+    /,
+    out: Path,
+    *,
+    recipe: str | None = None,
+    config: Path | None = None,
+    run: Path | None = None,
 ) -> Converted:
-    """Convert a checkpoint of an original program.
+    """Convert a checkpoint of an original program, in flax or TensorFlow.
 
     Args:
-        checkpoint: Checkpoint file, or the folder that holds it (`checkpoints-0`, or its parent).
+        checkpoint: Checkpoint file or prefix, or the folder that holds it (`checkpoints-0`, or its parent).
         out: Folder to write config.json and model.safetensors to.
         recipe: Recipe whose numbers the checkpoint has; by default they are recognised from names and shapes.
         config: The original's own configuration as JSON, for sizes that were not published.
+        run: New folder to write as a run with the optimiser's moments, in which `torchslots train` goes on; needs
+            --recipe, which with --config says no more than how to train.
 
     Raises:
         UserError: a file that is damaged, foreign or of another system, or numbers that do not fit it.
     """
-    if recipe is not None and config is not None:
+    if recipe is not None and config is not None and run is None:
         raise UserError("give either --recipe or --config: both say what the sizes are.")
-    read = flax_checkpoint.read(checkpoint)
-    numbers = flax_systems.numbers(read, recipe, None if config is None else _read_json(config))
-    model = catalog.build(numbers)
-    leaves = flax_systems.system_of(read).leaves(numbers)
-    state = layouts.to_ours(leaves, read.params, str(read.path))
-    _load(model, state, read.path)
-    save_pretrained(model, numbers, out)
+    if run is not None and recipe is None:
+        raise UserError("--run needs --recipe: data, schedule and batch size of the training come from it.")
+    is_tensorflow = tensorflow_checkpoint.is_checkpoint(checkpoint)
+    sizes = None if config is not None else recipe
+    original = (_tensorflow if is_tensorflow else _flax)(checkpoint, sizes, config)
+    save_pretrained(original.model, original.numbers, out)
+    if run is not None and recipe is not None:
+        chosen = replace(catalog.recipe(recipe), model=original.numbers)
+        write_run(run, chosen, original.model, original.adam, original.step)
+    params = original.params.values()
     return Converted(
-        read.path,
-        out,
-        numbers,
-        len(read.params),
-        sum(array.size for array in read.params.values()),
-        read.step,
+        original.path, out, original.numbers, len(params), sum(array.size for array in params), original.step
     )
 
 
+@dataclass(frozen=True)
+class _Original:
+    """A checkpoint as a model of ours, and the memory of its optimiser."""
+
+    path: Path
+    params: Arrays
+    numbers: ModelConfig
+    model: Any
+    adam: dict[str, Tensor]
+    step: int | None
+
+
+def _flax(checkpoint: Path, recipe: str | None, config: Path | None) -> _Original:
+    read = flax_checkpoint.read(checkpoint)
+    numbers = flax_systems.numbers(read, recipe, None if config is None else _read_json(config))
+    model, leaves = catalog.build(numbers), flax_systems.system_of(read).leaves(numbers)
+    ours = partial(layouts.to_ours, leaves, where=str(read.path))
+    _load(model, ours(read.params), read.path)
+    moments = [ours(part) if part else {} for part in (read.first_moments, read.second_moments)]
+    adam = adam_state(model, moments[0], moments[1], read.step)
+    return _Original(read.path, read.params, numbers, model, adam, read.step)
+
+
+def _tensorflow(checkpoint: Path, recipe: str | None, config: Path | None) -> _Original:
+    read = slot_attention_tf.read(checkpoint)
+    if config is not None:
+        numbers = slot_attention_tf.config_from_reference(_parse_json(config), read)
+    else:
+        numbers = slot_attention_tf.numbers(read, None if recipe is None else catalog.recipe(recipe).model)
+    model = slot_attention_tf.model_of(read, numbers)
+    ours = partial(slot_attention_layout.to_ours, numbers, where=str(read.path))
+    moments = [ours(part) if part else {} for part in (read.first_moments, read.second_moments)]
+    adam = adam_state(model, moments[0], moments[1], read.step)
+    return _Original(read.path, read.params, numbers, model, adam, read.step)
+
+
 def _read_json(file: Path) -> dict[str, Any]:
+    values = _parse_json(file)
+    try:
+        return values["config"] if "model" not in values or isinstance(values["model"], str) else values
+    except KeyError as error:
+        raise UserError(f"{file} is not an original configuration as JSON: {error}.") from error
+
+
+def _parse_json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text())
-        return values["config"] if "model" not in values or isinstance(values["model"], str) else values
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} is not an original configuration as JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{file} is not an original configuration: a {type(values).__name__} in place of fields."
+        )
+    return values
 
 
 def _load(model: Any, state: dict[str, Any], path: Path) -> None:

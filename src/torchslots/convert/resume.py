@@ -2,11 +2,30 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from torchslots.errors import UserError
 from torchslots.training import checkpoint
 from torchslots.training.recipe import Recipe
+
+
+def adam_state(
+    model: nn.Module, first: dict[str, Tensor], second: dict[str, Tensor], step: int | None
+) -> dict[str, Tensor]:
+    """Adam's memory of a model's parameters, in the form that `training.optim.load_optimizer` takes; empty where there
+    are no moments.
+
+    Args:
+        first, second: moments by our names; those of constants that the original counted as weights are left out.
+        step: updates done.
+    """
+    names = [name for name, _ in model.named_parameters() if name in first and name in second]
+    found: dict[str, Tensor] = {}
+    for name in names:
+        found |= {f"exp_avg/{name}": first[name], f"exp_avg_sq/{name}": second[name]}
+        found[f"step/{name}"] = torch.tensor(float(step or 0))
+    return found
 
 
 def write_run(

@@ -1,7 +1,6 @@
 """Slot Attention's recorded cases: our forward pass, losses, gradients and training steps beside the original's."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -21,13 +20,14 @@ from torchslots.convert.golden import (
     compare_zero,
 )
 from torchslots.convert.layouts import Arrays
+from torchslots.convert.resume import adam_state
 from torchslots.convert.slot_attention_tf import NETWORK, SlotAttentionCheckpoint
 from torchslots.decoders.broadcast import Broadcast
 from torchslots.decoders.properties import Properties, assign, pairwise_cost
 from torchslots.metrics.properties import average_precision
 from torchslots.model import ObjectCentricModel, conditioning
 from torchslots.nn.ranges import from_signed, to_signed
-from torchslots.recipes.slot_attention import SlotAttentionConfig, build
+from torchslots.recipes.slot_attention import SlotAttentionConfig
 from torchslots.shapes import Batch, State
 from torchslots.slots.attention import SlotAttention
 from torchslots.slots.encoder import FrameEncoder
@@ -65,15 +65,19 @@ def checks(case: Case) -> Iterator[Check]:
 def load(case: Case) -> tuple[SlotAttentionCheckpoint, SlotAttentionConfig, ObjectCentricModel]:
     """The case's checkpoint, and its model with the case's weights."""
     checkpoint = slot_attention_tf.read(case.folder / "checkpoint")
-    height, width = case.config["resolution"]
-    config = replace(
-        slot_attention_tf.recognize(checkpoint.params, str(checkpoint.path), resolution=(height, width)),
-        num_slots=case.config["num_slots"],
-        num_iterations=case.config["num_iterations"],
-    )
-    model = build(config)
-    model.load_state_dict(slot_attention_layout.to_ours(config, checkpoint.params, str(case.folder)))
-    return checkpoint, config, model.eval()
+    config = slot_attention_tf.config_from_reference(case.config, checkpoint)
+    return checkpoint, config, slot_attention_tf.model_of(checkpoint, config)
+
+
+def moments(
+    checkpoint: SlotAttentionCheckpoint, config: SlotAttentionConfig, model: ObjectCentricModel
+) -> dict[str, Tensor]:
+    """What the original's Adam remembers, for ours."""
+    parts = [
+        slot_attention_layout.to_ours(config, arrays, str(checkpoint.path)) if arrays else {}
+        for arrays in (checkpoint.first_moments, checkpoint.second_moments)
+    ]
+    return adam_state(model, parts[0], parts[1], checkpoint.step)
 
 
 def to_batch(inputs: Arrays) -> Batch:
@@ -216,8 +220,7 @@ def _steps(
     batch, optimizer = to_batch(case.inputs), optim.adam(model)
     done = 0
     if resumed is not None:
-        tensors = slot_attention_tf.optimizer_tensors(resumed, config)
-        optim.load_optimizer(model, optimizer, tensors, str(resumed.path))
+        optim.load_optimizer(model, optimizer, moments(resumed, config, model), str(resumed.path))
         done = resumed.step or 0
     found: dict[str, list[float]] = {"loss": [], "lr": [], "grad_global_norm": []}
     for index, noise in enumerate(recorded["slot_noise"]):

@@ -7,10 +7,9 @@ numbered list (2.11 to 2.15), and, in Keras 3, as a numbered list beside another
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from torchslots.convert import tensorflow_checkpoint
 from torchslots.convert.layouts import Arrays
@@ -246,22 +245,6 @@ def _picture_decoder(numbers: PictureDecoder, resolution: tuple[int, int], param
     )
 
 
-def optimizer_tensors(checkpoint: SlotAttentionCheckpoint, config: SlotAttentionConfig) -> dict[str, Tensor]:
-    """Adam's moments and step, in the form that `training.optim.load_optimizer` takes; empty where there are none."""
-    if not checkpoint.first_moments:
-        return {}
-    where = str(checkpoint.path)
-    found: dict[str, Tensor] = {}
-    for what, arrays in (
-        ("exp_avg", checkpoint.first_moments),
-        ("exp_avg_sq", checkpoint.second_moments),
-    ):
-        moments = to_ours(config, arrays, where)
-        found |= {f"{what}/{name}": value for name, value in moments.items()}
-        found |= {f"step/{name}": torch.tensor(float(checkpoint.step or 0)) for name in moments}
-    return found
-
-
 def numbers(checkpoint: SlotAttentionCheckpoint, like: ModelConfig | None = None) -> SlotAttentionConfig:
     """The model's numbers.
 
@@ -279,16 +262,33 @@ def numbers(checkpoint: SlotAttentionCheckpoint, like: ModelConfig | None = None
     return recognize(checkpoint.params, str(checkpoint.path), like)
 
 
-def model_of(checkpoint: SlotAttentionCheckpoint, like: ModelConfig | None = None) -> ObjectCentricModel:
-    """The model with the checkpoint's weights; its numbers are `model.config`.
+def config_from_reference(
+    reference: dict[str, Any], checkpoint: SlotAttentionCheckpoint
+) -> SlotAttentionConfig:
+    """Our numbers where the original was built with others than the published ones.
 
     Args:
-        like: numbers of the recipe that was named; None: the published ones.
+        reference: `resolution` [height, width], `num_slots`, `num_iterations`; those that lack are as published.
 
     Raises:
-        UserError: a recipe of another system or task, or arrays that do not fit each other.
+        UserError: a resolution that is not two whole numbers.
     """
-    config = numbers(checkpoint, like)
+    resolution = reference.get("resolution", SlotAttentionConfig().resolution)
+    counts = {name: reference[name] for name in ("num_slots", "num_iterations") if name in reference}
+    if len(resolution) != 2 or not all(isinstance(value, int) for value in (*resolution, *counts.values())):
+        raise UserError(
+            f"`resolution` should be [height, width], `num_slots` and `num_iterations` numbers, got {reference}."
+        )
+    found = recognize(checkpoint.params, str(checkpoint.path), resolution=(resolution[0], resolution[1]))
+    return replace(found, **counts)
+
+
+def model_of(checkpoint: SlotAttentionCheckpoint, config: SlotAttentionConfig) -> ObjectCentricModel:
+    """The model with the checkpoint's weights.
+
+    Raises:
+        UserError: arrays that do not fit each other.
+    """
     model = build(config)
     wanted, found = model.state_dict(), to_ours(config, checkpoint.params, str(checkpoint.path))
     wrong = [name for name, value in found.items() if value.shape != wanted[name].shape]

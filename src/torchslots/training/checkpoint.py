@@ -181,7 +181,8 @@ def read_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
     Raises:
         UserError: a pickle, which is refused unread, or not a whole safetensors file.
     """
-    if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
+    # A safetensors file may begin with a pickle's first byte, the lowest of its header's length; its ninth byte is `{`.
+    if data[:4] == b"PK\x03\x04" or (data[:1] == b"\x80" and data[8:9] != b"{"):
         raise UserError(
             f"{path} is a pickle, which can run any code when opened: refused. Use a safetensors file."
         )
