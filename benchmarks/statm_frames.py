@@ -2,9 +2,9 @@
 
     python benchmarks/statm_frames.py --frames 6 12 24 --batch 1 --threads 1
 
-Everything but STATM's attention over time is linear in frames. `predictor_milliseconds_per_frame` is of the predictor by
-itself, forward and backward. On the CPU, times are of the process, which is steadier on a shared machine; on CUDA, of
-the clock.
+Everything but STATM's attention over time is linear in frames. `predictor_milliseconds_per_frame` is of the predictor
+by itself, forward and backward. On the CPU, times are of the process, which is steadier on a shared machine; on CUDA,
+of the clock.
 """
 
 import json

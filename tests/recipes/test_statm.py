@@ -1,5 +1,6 @@
 """STATM's recipes: the spec's table, and numbers that survive being written."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torchslots.hub import load_model, save_pretrained
 from torchslots.recipes import catalog
 from torchslots.recipes.statm import StatmConfig, build
 from torchslots.training.recipe import to_json
+from torchslots.training.step import TrainStep
 
 TABLE = {
     "statm_savi_small": ("movi_a", 64, 1, 128, 256, 64, 10, 6),
@@ -47,6 +49,24 @@ def test_published_numbers(name: str) -> None:
 def test_written_and_read(name: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text(to_json(catalog.recipe(name)))
     assert catalog.read_recipe(tmp_path / "recipe.json") == catalog.recipe(name)
+
+
+def test_the_demonstration_learns_in_half_precision() -> None:
+    """Fewer errors after some steps on one batch; memory in bf16 included."""
+    demo = catalog.recipe("statm_demo")
+    model = catalog.build_seeded(demo.model, 0)
+    step = TrainStep(model, replace(demo.optim, warmup_steps=1), demo.train, "cpu")
+    draw = torch.Generator().manual_seed(0)
+    clip = {
+        "video": torch.rand(1, 3, 1, 1, 1, generator=draw).expand(2, 3, 3, 32, 32).contiguous(),
+        "boxes": torch.rand(2, 3, 4, 4, generator=draw),
+    }
+    with torch.no_grad():
+        before = float(model.loss(clip)["recon_video"])
+    for i in range(1, 9):
+        step(i, clip)
+    with torch.no_grad():
+        assert float(model.loss(clip)["recon_video"]) < 0.9 * before
 
 
 def test_a_saved_model_remembers(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         statm.statm_savi_small,
         statm.statm_savi,
         statm.statm_savi_plus_plus,
+        statm.statm_demo,
     )
 } | isa.RECIPES
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torchslots.errors import UserError
 from torchslots.model import ObjectCentricModel
-from torchslots.recipes.savi import SaviConfig, build_with, savi_plus_plus, savi_small
+from torchslots.recipes.savi import SaviConfig, build_with, savi_demo, savi_plus_plus, savi_small
 from torchslots.slots.memory import (
     Fusion,
     Remember,
@@ -140,6 +140,12 @@ def statm_savi_plus_plus() -> Recipe:
         TrainConfig(batch_size=32),
         EvalConfig(slice_size=6),
     )
+
+
+def statm_demo() -> Recipe:
+    """STATM cut down to minutes on two cores, for `torchslots demo`: SAVi's demonstration that remembers."""
+    small = savi_demo()
+    return replace(small, name="statm_demo", model=StatmConfig(_numbers(small)))
 
 
 def _numbers(recipe: Recipe, **changes: Any) -> SaviConfig:
