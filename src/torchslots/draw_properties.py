@@ -78,9 +78,21 @@ def match_objects(predicted: NDArray[np.floating], true: NDArray[np.floating]) -
     return pairs + [Pair(None, one) for one in extra]
 
 
-def properties_table(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> list[tuple[str, ...]]:
+def properties_table(
+    predicted: NDArray[np.floating], true: NDArray[np.floating] | None = None
+) -> list[tuple[str, ...]]:
     """One row of words for each pair of `match_objects`, in the columns of `HEADER`."""
-    return [_row(i, pair) for i, pair in enumerate(match_objects(predicted, true))]
+    return [_row(i, pair) for i, pair in enumerate(_pairs(predicted, true))]
+
+
+def properties_markdown(predicted: NDArray[np.floating], true: NDArray[np.floating] | None = None) -> str:
+    """`properties_table` as a Markdown table."""
+    lines = [HEADER, ("---",) * len(HEADER), *properties_table(predicted, true)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _pairs(predicted: NDArray[np.floating], true: NDArray[np.floating] | None) -> list[Pair]:
+    return match_objects(predicted, predicted[:0] if true is None else true)
 
 
 def _row(index: int, pair: Pair) -> tuple[str, ...]:
@@ -109,7 +121,7 @@ def draw_properties(
         predicted: [K, 19].
         true: [n, 19]; None: predictions alone.
     """
-    pairs = match_objects(predicted, np.zeros((0, predicted.shape[1])) if true is None else true)
+    pairs = _pairs(predicted, true)
     picture = scale_up(image, _TILE)
     left = max(picture.shape[1], _TILE) + 2 * _GAP
     height = max(picture.shape[0] + _TILE + 3 * _GAP, (len(pairs) + 1) * _ROW + 2 * _GAP)

@@ -156,7 +156,7 @@ class SegmentationScores:
         means = self._videos | self._later | self._frames | self._later_frames
         figures = {name: float(means[name].compute()) for name in DEFINITIONS}
         defined = {name: value for name, value in figures.items() if not math.isnan(value)}
-        curves = {name: _until_nan(metric.compute().tolist()) for name, metric in self._curves.items()}
+        curves = {name: _until_nan(metric.compute().reshape(-1).tolist()) for name, metric in self._curves.items()}
         return defined, curves, self._census.compute()
 
 

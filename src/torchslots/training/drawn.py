@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchslots.draw import clip_panel
+from torchslots.draw_properties import draw_properties, properties_markdown
 from torchslots.shapes import Batch, Prediction
 
 DRAWN_FRAMES = 48
@@ -29,6 +30,23 @@ class DrawnVideo:
     truth: NDArray[np.integer] | None = None
     recon: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     slot_pictures: NDArray[np.uint8] | None = None
+    properties: NDArray[np.float32] | None = None
+    true_properties: NDArray[np.float32] | None = None
+
+    def properties_picture(self) -> NDArray[np.uint8] | None:
+        """The first frame and its objects' properties, predicted beside true [H, W, 3]; None: none were predicted."""
+        if self.properties is None:
+            return None
+        return draw_properties(self.video[0], self.properties[0], self._first_truth())
+
+    def properties_table(self) -> str | None:
+        """The same in words, as Markdown."""
+        if self.properties is None:
+            return None
+        return f"## {self.name}\n\n{properties_markdown(self.properties[0], self._first_truth())}"
+
+    def _first_truth(self) -> NDArray[np.float32] | None:
+        return None if self.true_properties is None else self.true_properties[0]
 
     def panel(self, tile: int = 128) -> NDArray[np.uint8]:
         """Input, ground truth, prediction, reconstructions and slots, labelled [T, H, W, 3]."""
@@ -55,6 +73,10 @@ class Drawing:
             self._keep("truth", part["segmentations"][row].cpu().numpy())
         if found.slot_recon is not None and "video" in found.slot_recon:
             self._keep("slot_pictures", _pixels(found.slot_recon["video"][row]))
+        if found.properties is not None:
+            self._keep("properties", found.properties[row].float().cpu().numpy())
+        if found.properties is not None and "properties" in part:
+            self._keep("true_properties", part["properties"][row].float().cpu().numpy())
         for name, picture in found.recon.items():
             self._recon.setdefault(_RECON_LABELS.get(name, name), []).append(_pixels(picture[row]))
 

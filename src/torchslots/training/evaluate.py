@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torchslots import draw as pictures
 from torchslots import video
 from torchslots.errors import UserError
-from torchslots.metrics.scores import DEFINITIONS, LABELS, SegmentationScores
+from torchslots.metrics import properties, scores
+from torchslots.metrics.properties import AveragePrecision
+from torchslots.metrics.scores import SegmentationScores
 from torchslots.shapes import Batch, Prediction, State
 from torchslots.slots.memory import forget
 from torchslots.training.baselines import BoxCopy
@@ -25,6 +27,8 @@ from torchslots.training.drawn import DRAWN_FRAMES, Drawing, DrawnVideo
 from torchslots.training.recipe import EvalConfig
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DEFINITIONS = scores.DEFINITIONS | properties.DEFINITIONS
+LABELS = scores.LABELS | properties.LABELS
 _LOSS_DEFINITION = "The training loss of this name on whole videos, mean over videos."
 
 
@@ -72,7 +76,7 @@ class EvalReport:
 
     def save(self, folder: Path, *, fps: float = 12.0, gif: bool = False, tile: int = 128) -> list[Path]:
         """Write eval.json, FG-ARI over frames as a PNG, and each drawn video as mp4 (and GIF; PNG for one
-        frame).
+        frame); of set prediction also properties_N.png and properties.md, predicted beside true.
 
         Raises:
             UserError: no space left, or a folder that cannot be written.
@@ -85,6 +89,20 @@ class EvalReport:
             written.append(self._draw_curve(curve, folder / "fg_ari_per_frame.png"))
         for index, drawn in enumerate(self.panels):
             written += _write_panel(drawn.panel(tile), folder / f"video_{index}", fps, gif)
+        return written + self._save_properties(folder)
+
+    def _save_properties(self, folder: Path) -> list[Path]:
+        written = []
+        for index, drawn in enumerate(self.panels):
+            picture = drawn.properties_picture()
+            if picture is not None:
+                written.append(folder / f"properties_{index}.png")
+                video.write_png(written[-1], picture)
+        tables = [table for drawn in self.panels if (table := drawn.properties_table()) is not None]
+        if tables:
+            written.append(folder / "properties.md")
+            with video.replacing(written[-1]) as part:
+                part.write_text("\n".join(tables))
         return written
 
     def _draw_curve(self, curve: list[float], path: Path) -> Path:
@@ -186,6 +204,7 @@ class _Evaluation:
         self._model, self._config, self._device, self._precision = model, config, device, precision
         self._draw, self._with_loss = draw if _is_first_process() else 0, with_loss
         self._scores = SegmentationScores(config.num_frames, device)
+        self._sets = AveragePrecision(sync_on_compute=False)
         self._panels: list[DrawnVideo] = []
         self._losses: dict[str, float] = {}
         self._videos, self._num_slots = 0, 0
@@ -205,6 +224,8 @@ class _Evaluation:
             if ids is not None:
                 truth, mask = part["segmentations"], part.get("padding_mask")
                 self._scores.add(truth, found.segmentation, self._num_slots, num_objects, mask, start)
+            if found.properties is not None and "properties" in part:
+                self._sets.update(found.properties.cpu(), part["properties"].cpu())
             for drawing in drawn:
                 drawing.add(part, found)
         if ids is not None:
@@ -229,6 +250,7 @@ class _Evaluation:
     def report(self) -> EvalReport:
         """All that was found, by all processes."""
         figures, curves, census = self._scores.compute()
+        figures |= self._average_precision()
         parts = _gather((self._videos, self._num_slots, self._losses))
         videos, num_slots = sum(part[0] for part in parts), max(part[1] for part in parts)
         if not videos:
@@ -242,6 +264,14 @@ class _Evaluation:
         notes = _notes(census, videos, num_slots)
         curves = curves if census["videos"] else {}
         return EvalReport(figures | losses, curves, videos, definitions, notes, settings, self._panels)
+
+    def _average_precision(self) -> dict[str, float]:
+        """Of the sets that all processes saw together; empty where none was predicted or no object is there."""
+        parts = [sets for sets in _gather(self._sets) if sets.update_called]
+        for sets in parts[1:]:
+            parts[0].merge_state(sets)
+        found = parts[0].compute() if parts else {}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def _notes(census: Mapping[str, int], videos: int, num_slots: int) -> list[str]:
