@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tiny_models import TINY, batch
+from tiny_models import tiny as tiny_savi
 from torchslots.errors import UserError
 from torchslots.model import ObjectCentricModel
 from torchslots.recipes.statm import FusionName, StatmConfig, build
@@ -21,6 +22,7 @@ from torchslots.slots.memory import (
     Sum,
     TimeThenSpace,
     all_slots,
+    bound_memory,
     forget,
     remembering,
 )
@@ -111,6 +113,14 @@ def test_a_bound_that_is_not_reached_changes_nothing() -> None:
     clip = batch()
     assert torch.equal(tiny(max_frames=6).predict(clip).slots, tiny().predict(clip).slots)
     assert not torch.allclose(tiny(max_frames=2).predict(clip).slots, tiny().predict(clip).slots, atol=1e-5)
+
+
+def test_a_loaded_model_can_be_bound() -> None:
+    model, clip = tiny(), batch()
+    assert bound_memory(model, 2) == 1 and bound_memory(tiny_savi(), 2) == 0
+    assert torch.equal(model.predict(clip).slots, tiny(max_frames=2).predict(clip).slots)
+    bound_memory(model, None)
+    assert torch.equal(model.predict(clip).slots, tiny().predict(clip).slots)
 
 
 def test_unbounded_memory_holds_every_frame() -> None:

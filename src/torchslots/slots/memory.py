@@ -226,10 +226,23 @@ class Remember(nn.Module):
 
     def __init__(self, fusion: Fusion, *, max_frames: int | None = None):
         super().__init__()
+        self.fusion = fusion
+        self.bound(max_frames)
+
+    def bound(self, max_frames: int | None) -> None:
+        """Change how many frames are remembered from now on; no weight depends on it."""
         if max_frames is not None and max_frames < 1:
             raise ValueError(f"max_frames {max_frames} must be at least 1: the current frame is remembered.")
-        self.fusion, self.max_frames = fusion, max_frames
+        self.max_frames = max_frames
 
     def forward(self, group: Grouping, state: State) -> State:
         memory = remembering(state.memory, self.fusion.time.entry(group.slots), self.max_frames)
         return State(self.fusion(group.slots, memory), group.pose, memory, state.source)
+
+
+def bound_memory(model: nn.Module, max_frames: int | None) -> int:
+    """Bound every memory of a model that was built or loaded, to run it over a stream; returns how many it has."""
+    found = [module for module in model.modules() if isinstance(module, Remember)]
+    for predictor in found:
+        predictor.bound(max_frames)
+    return len(found)
