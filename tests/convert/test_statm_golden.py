@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,19 @@ def test_convert_by_the_original_configuration(golden: Path, tmp_path: Path) -> 
     _, model = savi_golden.load(read_case(case), statm_golden.STATM)
     loaded = load_model(tmp_path / "model").state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("source", ["", "checkpoints-0", "checkpoints-0/ckpt-1", "checkpoints-0/ckpt-1.flax"])
+def test_the_empty_checkpoint_beside_a_flax_file_is_passed_over(
+    golden: Path, tmp_path: Path, source: str
+) -> None:
+    """Trainers in flax write ckpt-N.index and ckpt-N.data with a counter, and the weights into ckpt-N.flax."""
+    case = golden / "statm_savi_small_mini"
+    folder = Path(shutil.copytree(case, tmp_path / "case"))
+    for name in ("ckpt-1.index", "ckpt-1.data-00000-of-00001", "checkpoint"):
+        (folder / "checkpoints-0" / name).write_bytes(b"a counter")
+    found = convert(folder / source, out=tmp_path / "model", config=case / "config.json")
+    assert found.source.name == "ckpt-1.flax" and found.num_weights == 28_552
 
 
 @pytest.mark.parametrize(

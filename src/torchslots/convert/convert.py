@@ -70,7 +70,8 @@ def convert(
         raise UserError("give either --recipe or --config: both say what the sizes are.")
     if run is not None and recipe is None:
         raise UserError("--run needs --recipe: data, schedule and batch size of the training come from it.")
-    is_tensorflow = tensorflow_checkpoint.is_checkpoint(checkpoint)
+    # Trainers in flax write an empty TensorFlow checkpoint beside their own file.
+    is_tensorflow = tensorflow_checkpoint.is_checkpoint(checkpoint) and not flax_checkpoint.holds(checkpoint)
     sizes = None if config is not None else recipe
     original = (_tensorflow if is_tensorflow else _flax)(checkpoint, sizes, config)
     save_pretrained(original.model, original.numbers, out)

@@ -66,14 +66,25 @@ def _moments(tree: dict[str, Any]) -> tuple[Arrays, Arrays]:
     return first, second
 
 
+def holds(source: Path) -> bool:
+    """Whether a folder, or the prefix of a checkpoint's files (`checkpoints-0/ckpt-1`), has a flax file."""
+    return bool(_candidates(source))
+
+
+def _candidates(source: Path) -> list[Path]:
+    if source.is_dir():
+        return [path for pattern in ("*.flax*", "checkpoints-*/*.flax*") for path in source.glob(pattern)]
+    return [path for path in (Path(f"{source}.flax"), Path(f"{source}.flax.gz")) if path.is_file()]
+
+
 def _find(source: Path) -> Path:
     if source.is_file():
         return source
-    if not source.exists():
+    found = _candidates(source)
+    if not found and not source.exists():
         raise UserError(
             f"{source} does not exist. Give a checkpoint file such as checkpoints-0/ckpt-21.flax."
         )
-    found = [path for pattern in ("*.flax*", "checkpoints-*/*.flax*") for path in source.glob(pattern)]
     if not found:
         raise UserError(f"No ckpt-N.flax in {source} or its checkpoints-0. Give the checkpoint file itself.")
     return max(found, key=lambda path: int((re.findall(r"ckpt-(\d+)", path.name) or ["0"])[0]))
