@@ -42,32 +42,71 @@ class Conv(nn.Conv2d):
         return super().forward(input)
 
 
-class ConvTranspose(nn.ConvTranspose2d):
-    """Square transposed convolution with JAX's SAME padding; the output is exactly `stride` times as large.
+class ConvTranspose(nn.Module):
+    """Square transposed convolution with the padding of JAX and TensorFlow (SAME): exactly `stride` times as large.
 
-    JAX correlates the zero-stuffed input with the kernel as it is, `low` zeros in front; torch gives the full result
-    of length (n - 1) * stride + kernel, from which `kernel - 1 - low` rows are cut in front and the rest behind.
-    The common `padding=2, output_padding=1` for 5x5 at stride 2 has the same size and is shifted by one pixel.
+    The input, `stride - 1` zeros between its pixels, is correlated with the kernel as it is (JAX); torch's transposed
+    convolution would give the same with (n - 1) * stride + kernel rows, of which `front` are cut at the start. The common
+    `padding=2, output_padding=1` for 5x5 at stride 2 has the same size and is shifted by one pixel.
+
+    What runs is the sub-pixel form: one convolution computes the stride x stride outputs that lie between two inputs as
+    channels of their own, without multiplying any of the stuffed zeros. It is the same sum of products, and several times
+    faster than the transposed convolution of torch's CPU library, most of all in bf16.
+
+    The weight has the layout of `torch.nn.ConvTranspose2d`: [in, out, kernel, kernel].
     """
 
+    taps: Tensor
+
     def __init__(self, input_size: int, output_size: int, kernel: int, stride: int = 1, bias: bool = True):
+        super().__init__()
+        self.stride, self.output_size = stride, output_size
         both = kernel + stride - 2
-        low = kernel - 1 if stride > kernel - 1 else -(-both // 2)
-        cut = (kernel - 1 - low, kernel - 1 - (both - low))
-        padding = max(min(cut), 0)
-        super().__init__(input_size, output_size, kernel, stride, padding=padding, bias=bias)
-        self.cut = (cut[0] - padding, cut[1] - padding)
+        front = kernel - 1 - (kernel - 1 if stride > kernel - 1 else -(-both // 2))
+        taps, self.pads = _subpixel_taps(kernel, stride, front)
+        self.register_buffer("taps", taps, persistent=False)
+        self.weight = nn.Parameter(torch.empty(input_size, output_size, kernel, kernel))
+        self.bias = nn.Parameter(torch.empty(output_size)) if bias else None
         _start(self, kernel * kernel * input_size)
 
-    def forward(
-        self, input: Float[Tensor, "B C H W"], output_size: list[int] | None = None
-    ) -> Float[Tensor, "B O h w"]:
-        full = super().forward(input, output_size)
-        front, back = self.cut
-        return F.pad(full, (-front, -back, -front, -back)) if any(self.cut) else full
+    def _kernel(self) -> Float[Tensor, "SSO I t t"]:
+        """The weight's taps, sorted by the output between two inputs that they reach; a last, zero tap fills gaps."""
+        padded = F.pad(self.weight, (0, 1, 0, 1))
+        picked = padded[:, :, self.taps][:, :, :, :, self.taps]
+        kernel = picked.permute(2, 4, 1, 0, 3, 5).flatten(0, 2)
+        return kernel.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B O h w"]:
+        stride, bias = self.stride, None if self.bias is None else self.bias.repeat(self.stride**2)
+        front, back = self.pads
+        if front == back:
+            y = F.conv2d(x, self._kernel(), bias, padding=front)
+        else:
+            y = F.conv2d(F.pad(x, (front, back, front, back)), self._kernel(), bias)
+        if stride == 1:
+            return y
+        batch, _, height, width = y.shape
+        cells = y.permute(0, 2, 3, 1).reshape(batch, height, width, stride, stride, self.output_size)
+        picture = cells.transpose(2, 3).reshape(batch, height * stride, width * stride, self.output_size)
+        return picture.permute(0, 3, 1, 2)
 
 
-def _start(conv: nn.Conv2d | nn.ConvTranspose2d, fan_in: int) -> None:
+def _subpixel_taps(kernel: int, stride: int, front: int) -> tuple[Tensor, tuple[int, int]]:
+    """Which tap of the kernel joins input m + d to output stride * m + phase, as [phase, d], and the zeros on each side.
+
+    A tap that does not exist is given as `kernel`.
+    """
+    offsets = [
+        d
+        for d in range(-kernel, kernel + 1)
+        if any(0 <= phase + front - stride * d < kernel for phase in range(stride))
+    ]
+    found = [[phase + front - stride * d for d in offsets] for phase in range(stride)]
+    taps = torch.tensor([[tap if 0 <= tap < kernel else kernel for tap in row] for row in found])
+    return taps, (-offsets[0], offsets[-1])
+
+
+def _start(conv: nn.Conv2d | ConvTranspose, fan_in: int) -> None:
     """LeCun-normal weights in channels-last memory, in which convolutions are fastest; zero bias."""
     with torch.no_grad():
         lecun_normal_(conv.weight, fan_in)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from torchslots.nn.blocks import GRUCell
+from torchslots.nn.cnn import ConvTranspose
 
 
 def start_as_keras(model: nn.Module) -> None:
     """Glorot-uniform kernels, zero biases, and recurrent kernels whose three gates are one orthogonal matrix."""
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(module, (nn.Linear, nn.Conv2d, ConvTranspose)):
             start_together([module])
         elif isinstance(module, GRUCell):
             nn.init.xavier_uniform_(module.weight_ih)
