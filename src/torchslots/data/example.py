@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _BLOCK = 1 << 16
@@ -156,7 +157,11 @@ def _shifted_sum(groups: list[np.ndarray]) -> np.ndarray:
     return total.astype(np.int64)
 
 
-def encode_example(features: Mapping[str, bytes | Sequence[bytes] | np.ndarray]) -> bytes:
+Value = bytes | Sequence[bytes] | np.ndarray | RawFeature
+"""What a feature can be written from; a RawFeature is written as it is."""
+
+
+def encode_example(features: Mapping[str, Value]) -> bytes:
     """Serialize an Example: bytes as bytes lists, float arrays as float lists, integers as int64 lists.
 
     Bool arrays count as integers; arrays are flattened in C order. Names are written in sorted order, so
@@ -169,11 +174,21 @@ def encode_example(features: Mapping[str, bytes | Sequence[bytes] | np.ndarray])
     return _delimited(1, b"".join(_delimited(1, entry) for entry in entries))
 
 
-def _encode_entry(name: str, value: bytes | Sequence[bytes] | np.ndarray) -> bytes:
+def encode_one_byte_strings(values: UInt8[np.ndarray, "*any"]) -> RawFeature:
+    """An array as a list of strings of one byte each, the way some published sets store pictures."""
+    strings = np.empty((values.size, 3), np.uint8)
+    strings[:, 0], strings[:, 1] = 1 << 3 | _BYTES, 1
+    strings[:, 2] = values.reshape(-1)
+    return RawFeature(_BYTES_LIST, memoryview(strings.tobytes()))
+
+
+def _encode_entry(name: str, value: Value) -> bytes:
     return _delimited(1, name.encode()) + _delimited(2, _encode_feature(name, value))
 
 
-def _encode_feature(name: str, value: bytes | Sequence[bytes] | np.ndarray) -> bytes:
+def _encode_feature(name: str, value: Value) -> bytes:
+    if isinstance(value, RawFeature):
+        return b"" if value.kind is None else _delimited(value.kind, bytes(value.payload))
     if isinstance(value, bytes):
         value = [value]
     if not isinstance(value, np.ndarray):

@@ -10,8 +10,10 @@ import hashlib
 import os
 import secrets
 import struct
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from torchslots.errors import UserError
 
 _HEADER, _FOOTER = 12, 4
 _INDEX_VERSION = 1
+_LEVEL = 1
+"""Of compression: the fastest."""
 
 
 class CorruptRecord(UserError):
@@ -42,20 +46,33 @@ def masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def write_records(path: Path, records: Iterable[bytes]) -> int:
+class Compression(IntEnum):
+    """What a whole TFRecord file is packed with; the values are those of zlib's `wbits`."""
+
+    ZLIB = 15
+    GZIP = 31
+
+
+def write_records(path: Path, records: Iterable[bytes], compression: Compression | None = None) -> int:
     """Write a TFRecord file, which appears under its name only when complete. Returns how many records.
 
     Raises:
         UserError: the file cannot be written.
     """
     path, count = Path(path), 0
+    packer = None if compression is None else zlib.compressobj(_LEVEL, zlib.DEFLATED, compression)
     with atomic_file(path) as partial, partial.open("wb") as file:
         for record in records:
             length = struct.pack("<Q", len(record))
-            file.write(length + struct.pack("<I", masked_crc(length)))
-            file.write(record)
-            file.write(struct.pack("<I", masked_crc(record)))
+            for part in (
+                length + struct.pack("<I", masked_crc(length)),
+                record,
+                struct.pack("<I", masked_crc(record)),
+            ):
+                file.write(packer.compress(part) if packer else part)
             count += 1
+        if packer:
+            file.write(packer.flush())
     return count
 
 

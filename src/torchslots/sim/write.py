@@ -6,17 +6,11 @@ it is complete; the same call again makes the rest.
 """
 
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +18,7 @@ from torchslots.data.tfrecord import atomic_file, write_records
 from torchslots.errors import UserError
 from torchslots.progress import progress
 from torchslots.sim import tfds_info
+from torchslots.sim.pool import count_cores, in_order
 from torchslots.sim.record import make_record
 from torchslots.sim.scene import KINDS, Variant
 
@@ -31,7 +26,6 @@ _SHARD_LENGTH, _FEWEST_SHARDS = 16, 8
 _RECORD_OVERHEAD = 16
 _SPLITS = ("train", "validation", "test")
 _SETTINGS = "generated.json"
-_THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -101,10 +95,10 @@ def generate(
     settings = Settings(variant, videos, resolution, num_frames, seed, samples, objects)
     _check(settings)
     folder = Path(out) / f"sim_{variant}" / f"{resolution}x{resolution}" / tfds_info.VERSION
-    _claim(folder, settings)
+    claim(folder, settings)
     shards = plan(folder, settings)
     mine = _part(shards, shard)
-    _write_missing([entry for entry in mine if not entry.path.exists()], settings, workers or _cores())
+    _write_missing([entry for entry in mine if not entry.path.exists()], settings, workers or count_cores())
     missing = sum(not entry.path.exists() for entry in shards)
     if missing:
         print(
@@ -163,8 +157,12 @@ def _check(settings: Settings) -> None:
         raise UserError("Ask for at least one video, with counts and a seed that are not negative.")
 
 
-def _claim(folder: Path, settings: Settings) -> None:
-    """Write the settings into the folder, or hold them to those that are there."""
+def claim(folder: Path, settings: Any) -> None:
+    """Write the settings, a dataclass, into the folder, or hold them to those that are there.
+
+    Raises:
+        UserError: the folder was made with other settings, or cannot be written.
+    """
     wanted = json.loads(json.dumps(asdict(settings)))
     path = folder / _SETTINGS
     try:
@@ -197,12 +195,12 @@ def _part(shards: list[Shard], part: str | None) -> list[Shard]:
 
 
 def _write_missing(shards: list[Shard], settings: Settings, workers: int) -> None:
-    tasks = [(entry.split, entry.first + i) for entry in shards for i in range(entry.count)]
+    tasks = [(settings, entry.split, entry.first + i) for entry in shards for i in range(entry.count)]
     if not tasks:
         return
     what = f"Generating sim_{settings.variant}"
     with (
-        _records(settings, tasks, min(workers, len(tasks))) as records,
+        in_order(video_record, tasks, min(workers, len(tasks))) as records,
         progress(what, len(tasks), "videos") as advance,
     ):
         for entry in shards:
@@ -220,56 +218,6 @@ def _counted(records: Iterator[bytes], advance) -> Iterator[bytes]:
     for record in records:
         yield record
         advance()
-
-
-@contextmanager
-def _records(settings: Settings, tasks: list[tuple[str, int]], workers: int) -> Iterator[Iterator[bytes]]:
-    """The records of the tasks in order, made by other processes when there is more than one worker."""
-    if workers <= 1:
-        yield (video_record(settings, *task) for task in tasks)
-        return
-    with _single_threaded():
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_become_worker)
-        try:
-            futures = [pool.submit(video_record, settings, *task) for task in tasks]
-            futures.reverse()
-            yield (futures.pop().result() for _ in range(len(tasks)))
-        except BrokenProcessPool as error:
-            raise UserError(
-                "A worker process was killed, perhaps for want of memory. Run again with fewer workers."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _become_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent) -> None:
-    parent.join()
-    os._exit(1)
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Processes started inside use one thread each: they are as many as the cores."""
-    before = {name: os.environ.get(name) for name in _THREAD_LIMITS}
-    os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_descriptions(folder: Path, settings: Settings, shards: list[Shard]) -> None:
