@@ -11,13 +11,13 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "torchslots"
 
 ORDER = [
-    {"errors", "shapes", "losses", "progress", "nn", "video", "draw", "hints", "framing", "tracks", "data", "metrics", "properties"},
+    {"errors", "shapes", "losses", "progress", "nn", "video", "draw", "hints", "framing", "tracks", "draw_marks", "data", "metrics", "properties"},
     {"slots", "latents", "draw_poses", "draw_properties"},
     {"decoders", "model", "editing", "rollout"},
     {"training"},
     {"recipes"},
     {"hub", "convert", "sim"},
-    {"inference", "demo"},
+    {"inputs", "inference", "edit", "demo"},
     {"commands"},
     {"cli"},
 ]

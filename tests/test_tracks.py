@@ -81,7 +81,7 @@ def test_all_files_tell_the_same_story(tmp_path):
 def test_a_slot_that_comes_late_and_goes_early_says_so(tmp_path):
     with tracks._track_writer(tmp_path / "tracks.json", {"source": "x"}) as write:
         for ids in ([[0, 0]], [[0, 3]], [[0, 0]], [[3, 0]], [[0, 0]]):
-            write(np.array(ids))
+            write((np.array(ids), False))
     told = json.loads((tmp_path / "tracks.json").read_text())
     assert told["slots"][1] == {"slot": 3, "first_frame": 1, "frames": 2, "last_frame": 3}
 

@@ -61,6 +61,14 @@ class View:
         canvas[:, top:bottom, left:right] = _winners(masks, (bottom - top, right - left)).numpy()
         return canvas
 
+    def paste(self, pictures: UInt8[ndarray, "T h w 3"]) -> UInt8[ndarray, "T H W 3"]:
+        """Pictures as the model sees them, put back into frames that are black outside the crop."""
+        top, left, bottom, right = self.crop
+        frames = np.zeros((len(pictures), self.height, self.width, 3), np.uint8)
+        for frame, picture in zip(frames, pictures):
+            frame[top:bottom, left:right] = resized(picture, (bottom - top, right - left))
+        return frames
+
     def conditioning(self, hint: Hint) -> dict[str, Tensor]:
         """The hint in the model's view: `boxes` [1, 1, n, 4]; of a mask also `segmentations` [1, 1, h, w]."""
         batch = {} if hint.boxes is None else {"boxes": torch.from_numpy(self._boxes(hint))[None, None]}

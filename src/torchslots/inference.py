@@ -6,8 +6,8 @@ pasted back; pixels outside the rectangle count as background. Slot 0 is the bac
 model, else the slot with most pixels in the first slice, moved to the front.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +23,16 @@ from torchslots.errors import UserError
 from torchslots.framing import View
 from torchslots.hints import Hint
 from torchslots.hub import load_model
+from torchslots.inputs import BOTH, hint_of, result_folders, slot_order, sources, start_batch
 from torchslots.model import ObjectCentricModel
 from torchslots.progress import progress
+from torchslots.rollout import rollout
 from torchslots.shapes import Prediction, State
+from torchslots.slots.memory import Remember, bound_memory
+from torchslots.slots.predictors import Stay
 from torchslots.tracks import OUTPUTS, Slice, result_writer
 
 _NO_MEMORY = "The device's memory is full. Give a smaller --slice-size, or --device cpu."
-_BOTH = "Give either boxes or masks: both say where the objects are."
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,13 @@ class PredictOptions:
     """Seed of slots that are drawn at random."""
     device: str = "cpu"
     """Where to run: cpu, cuda, cuda:1, mps."""
+    observe: int | None = None
+    """Frames to look at; the model predicts those that follow without seeing them. None: all."""
+    rollout: int | None = None
+    """Frames to predict behind the observed ones; None: as many as the input still has, if `observe` is given."""
+    max_frames: int | None = None
+    """Frames that a model with a memory (STATM) remembers, so that a stream of any length runs in constant memory;
+    None: what it was built for."""
 
     def __post_init__(self) -> None:
         unknown = set(self.save) - set(OUTPUTS)
@@ -69,7 +79,16 @@ class PredictOptions:
             raise UserError(
                 f"Cannot save {', '.join(unknown) or 'nothing'}. Choose from: {', '.join(OUTPUTS)}."
             )
-        for name in ("resolution", "num_slots", "slice_size", "fps", "max_side"):
+        for name in (
+            "resolution",
+            "num_slots",
+            "slice_size",
+            "fps",
+            "max_side",
+            "observe",
+            "rollout",
+            "max_frames",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} should be more than 0, got {value}.")
@@ -100,7 +119,10 @@ def predict_frames(
         frames: uint8 RGB [T, H, W, 3] of any size.
         boxes: of the first frame, rows of (ymin, xmin, ymax, xmax) in [0, 1] of the whole frame.
         masks: integer ids of the first frame [H, W], 0 for background.
-        options: `resolution`, `num_slots`, `slice_size` and `seed` matter here.
+        options: `resolution`, `num_slots`, `slice_size`, `seed`, `observe`, `rollout` and `max_frames` matter here.
+
+    Returns:
+        All frames; with `observe` and `rollout` the observed ones, then the predicted ones.
 
     Raises:
         UserError: other frames than these, hints that the model lacks or cannot use.
@@ -109,14 +131,16 @@ def predict_frames(
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise UserError(f"Frames should be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}.")
     if boxes is not None and masks is not None:
-        raise UserError(_BOTH)
+        raise UserError(BOTH)
     hint = Hint() if boxes is None else hints.box_hint(boxes)
     hint = hint if masks is None else hints.mask_hint(np.asarray(masks))
     view = _view(model, frames.shape[1:3], options.resolution)
     chunks = (frames[i : i + options.slice_size] for i in range(0, len(frames), options.slice_size))
+    _check_rollout(model, options)
+    observe, ahead = _plan(len(frames), options)
     parts = [
         (view.enlarge(part.masks, frames.shape[1:3]), part.masks.numpy(), part.slots)
-        for part in _slices(model, chunks, view, hint, options)
+        for part in _slices(model, _first(chunks, observe), view, hint, options, ahead)
     ]
     return FramesPrediction(*(np.concatenate(part) for part in zip(*parts)))
 
@@ -132,57 +156,112 @@ def _slices(
     view: View,
     hint: Hint,
     options: PredictOptions,
+    ahead: int = 0,
 ) -> Iterator[Slice]:
-    """Slice after slice, the state handed on; nothing of a slice is kept."""
-    device = next(model.parameters()).device
-    batch: dict[str, Any] = {key: value.to(device) for key, value in view.conditioning(hint).items()}
-    batch |= {"num_slots": _num_slots(model, hint, options.num_slots)}
-    batch |= {"generator": torch.Generator(device).manual_seed(options.seed)}
+    """Slice after slice, the state handed on; then `ahead` frames that nobody shows. Nothing of a slice is kept."""
+    batch = start_batch(model, view, hint, options)
     state: State | None = None
-    order: list[int] | None = None
-    for frames in chunks:
-        small = view.shrink(frames)
-        found = model.predict(batch | {"video": small.to(device)}, state, slot_recon=options.slot_views)
-        state, order = found.state, order or _slot_order(found, hint)
-        masks, slots = found.masks[0, :, order].float().cpu(), found.slots[0, :, order].float().cpu()
-        yield Slice(frames, masks, slots.numpy(), _pictures(small, found, order))
+    order: list[int] = []
+    with _bounded(model, options.max_frames):
+        for frames in chunks:
+            small = view.shrink(frames)
+            shown = batch | {"video": small.to(batch["generator"].device)}
+            found = model.predict(shown, state, slot_recon=options.slot_views)
+            state, order = found.state, order or slot_order(found, hint)
+            yield _slice(frames, small[0], found, order)
+        for start in range(0, ahead, options.slice_size):
+            count = min(options.slice_size, ahead - start)
+            found = rollout(model, {}, 0, count, state, slot_recon=options.slot_views)
+            state = found.state
+            small = _imagined(found)
+            yield _slice(view.paste(_colour(small)), small, found, order)._replace(predicted=True)
 
 
-def _num_slots(model: ObjectCentricModel, hint: Hint, asked: int | None) -> int | None:
-    """Hints decide the number of slots themselves."""
-    hinted = hint.boxes is not None
-    if hinted and getattr(model.config, "conditioning", None) in ("learned", "gaussian"):
+@contextmanager
+def _bounded(model: ObjectCentricModel, max_frames: int | None) -> Iterator[None]:
+    """The model with its memory bounded, and afterwards as it was.
+
+    Raises:
+        UserError: a bound for a model that remembers nothing.
+    """
+    memories = [module for module in model.modules() if isinstance(module, Remember)]
+    if max_frames is None:
+        yield
+        return
+    if not memories:
         raise UserError(
-            "This model finds objects without hints: leave boxes and masks out, or use a conditional one."
+            "This model remembers no frames, so max_frames bounds nothing: leave it out. STATM remembers."
         )
-    if hinted and asked is not None:
-        raise UserError(
-            "The hint decides the number of slots, one for each object and one more: leave num_slots out."
-        )
-    return asked if hint.ids is None else int(hint.ids.max()) + 1
+    before = [memory.max_frames for memory in memories]
+    bound_memory(model, max_frames)
+    try:
+        yield
+    finally:
+        for memory, bound in zip(memories, before):
+            memory.bound(bound)
 
 
-def _slot_order(found: Prediction, hint: Hint) -> list[int]:
-    """The background first: the largest slot of a model that got no hint."""
-    count = found.masks.shape[2]
-    if hint.boxes is not None:
-        return list(range(count))
-    background = int(torch.bincount(found.segmentation.flatten().long().cpu(), minlength=count).argmax())
-    return [background, *(slot for slot in range(count) if slot != background)]
+def _imagined(found: Prediction) -> Float[Tensor, "T 3 h w"]:
+    """The frames that the model paints; black where it paints other targets."""
+    if "video" in found.recon:
+        return found.recon["video"][0].float().cpu().clamp(0, 1)
+    num_frames, (height, width) = found.masks.shape[1], found.masks.shape[-2:]
+    return torch.zeros(num_frames, 3, height, width)
 
 
-def _pictures(
-    small: Float[Tensor, "1 T 3 h w"], found: Prediction, order: list[int]
-) -> UInt8[ndarray, "..."]:
+def _slice(
+    frames: UInt8[ndarray, "T H W 3"], small: Float[Tensor, "T 3 h w"], found: Prediction, order: list[int]
+) -> Slice:
+    masks, slots = found.masks[0, :, order].float().cpu(), found.slots[0, :, order].float().cpu()
+    return Slice(frames, masks, slots.numpy(), _pictures(small, found, order))
+
+
+def _pictures(small: Float[Tensor, "T 3 h w"], found: Prediction, order: list[int]) -> UInt8[ndarray, "..."]:
     """What each slot paints [T, K, h, w, 3] if that was asked for, else the model's input [T, h, w, 3]."""
-    shown = small[0]
-    if found.slot_recon:
-        name = next(
-            (name for name in ("video", "flow") if name in found.slot_recon), next(iter(found.slot_recon))
-        )
-        shown = found.slot_recon[name][0, :, order].float().cpu()
-    colour = shown.movedim(-3, -1).clamp(0, 1).mul(255).round().byte()
+    if not found.slot_recon:
+        return _colour(small)
+    name = next(
+        (name for name in ("video", "flow") if name in found.slot_recon), next(iter(found.slot_recon))
+    )
+    return _colour(found.slot_recon[name][0, :, order].float().cpu())
+
+
+def _colour(pictures: Float[Tensor, "*b C h w"]) -> UInt8[ndarray, "*b h w 3"]:
+    colour = pictures.movedim(-3, -1).clamp(0, 1).mul(255).round().byte()
     return colour.expand(*colour.shape[:-1], 3).numpy()
+
+
+def _plan(total: int, options: PredictOptions) -> tuple[int, int]:
+    """Frames to look at and frames to predict after them, of an input of `total` frames."""
+    observe = total if options.observe is None else options.observe
+    if observe > total:
+        raise UserError(f"Cannot observe {observe} frames of an input of {total}. Observe fewer.")
+    if options.rollout is not None:
+        return observe, options.rollout
+    if observe == total and options.observe is not None:
+        raise UserError(
+            f"All {total} frames are observed and none follows. Say with --rollout how many to predict."
+        )
+    return observe, total - observe
+
+
+def _check_rollout(model: ObjectCentricModel, options: PredictOptions) -> None:
+    """Raises UserError where frames are to be predicted by a model that has nothing to predict them with."""
+    ahead = options.observe is not None or options.rollout is not None
+    if ahead and isinstance(model.slot_encoder.predictor, Stay):
+        raise UserError(
+            "This model sees single pictures and predicts no frames: leave --observe and --rollout out. SAVi and "
+            "STATM predict."
+        )
+
+
+def _first(chunks: Iterable[UInt8[ndarray, "T H W 3"]], count: int) -> Iterator[UInt8[ndarray, "T H W 3"]]:
+    """The first `count` frames."""
+    for chunk in chunks:
+        yield chunk[:count]
+        count -= len(chunk)
+        if count <= 0:
+            return
 
 
 # ------------------------------------------------------------------------------------------------------ files
@@ -205,8 +284,8 @@ def predict(
             written, a full disk. What was finished before is kept.
     """
     ready = load_model(model, device=options.device) if isinstance(model, (str, Path)) else model
-    jobs = _jobs(_sources([Path(path) for path in inputs], options.each), Path(out))
-    given = {target.name: _hint(target.name, options, len(jobs)) for _, target in jobs}
+    jobs = result_folders(sources([Path(path) for path in inputs], options.each), Path(out))
+    given = {target.name: hint_of(target.name, options, len(jobs)) for _, target in jobs}
     done: list[Path] = []
     for source, target in jobs:
         try:
@@ -219,62 +298,16 @@ def predict(
     return done
 
 
-def _sources(inputs: list[Path], each: bool) -> list[Path]:
-    """Every video, with folders of many videos taken apart."""
-    found: list[Path] = []
-    for path in inputs:
-        if not path.exists():
-            raise UserError(f"{path} does not exist. Check the name.")
-        films = (*video.FILM_SUFFIXES, ".gif")
-        inside = (
-            sorted(path.iterdir(), key=lambda file: video.natural_key(file.name)) if path.is_dir() else []
-        )
-        many = each or any(file.suffix.lower() in films for file in inside)
-        known = (*video.PICTURE_SUFFIXES, *video.FILM_SUFFIXES)
-        found += [file for file in inside if file.suffix.lower() in known] if inside and many else [path]
-    if not found:
-        raise UserError("There is no input. Give pictures, videos or folders of them.")
-    return found
-
-
-def _jobs(sources: list[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Each source with its own result folder, never one that holds the source."""
-    jobs: list[tuple[Path, Path]] = []
-    for source in sources:
-        name = source.resolve().name if source.is_dir() else source.stem
-        same = sum(re.fullmatch(re.escape(name) + r"(_\d+)?", target.name) is not None for _, target in jobs)
-        target = out / (f"{name}_{same + 1}" if same else name)
-        if target.resolve() in (source.resolve(), *source.resolve().parents):
-            raise UserError(
-                f"The results of {source} would go to {target}, which holds it. Choose another --out."
-            )
-        jobs.append((source, target))
-    return jobs
-
-
-def _hint(name: str, options: PredictOptions, num_inputs: int) -> Hint:
-    if options.boxes and options.masks:
-        raise UserError(_BOTH)
-    given, read, suffix = (options.boxes, hints.read_boxes, "json")
-    if options.masks:
-        given, read, suffix = (options.masks, hints.read_mask, "png")
-    if given is None:
-        return Hint()
-    if num_inputs > 1 and not given.is_dir():
-        raise UserError(
-            f"{given} is one hint for {num_inputs} inputs. Give a folder with NAME.{suffix} for each."
-        )
-    return read(given / f"{name}.{suffix}" if given.is_dir() else given)
-
-
 def _predict_file(
     model: ObjectCentricModel, source: Path, target: Path, hint: Hint, options: PredictOptions
 ) -> None:
-    total = video.frame_count(source)
-    chunks = video.iter_frames(source, options.slice_size)
+    _check_rollout(model, options)
+    observe, ahead = _plan(video.frame_count(source), options)
+    total = observe + ahead
+    chunks = _first(video.iter_frames(source, options.slice_size), observe)
     first = next(chunks)
     view = _view(model, first.shape[1:3], options.resolution)
-    slices = _slices(model, _again(first, chunks), view, hint, options)
+    slices = _slices(model, _again(first, chunks), view, hint, options, ahead)
     fps = None if total == 1 else float(options.fps or video.fps(source) or 12)
     settings = {"save": options.save, "max_side": options.max_side, "fps": fps, "source": source.name}
     with result_writer(target, view, **settings) as write, progress(source.name, total, "frames") as advance:

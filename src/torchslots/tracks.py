@@ -23,6 +23,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from torchslots.draw import PALETTE, overlay, slot_strip
+from torchslots.draw_marks import mark_predicted
 from torchslots.errors import UserError
 from torchslots.framing import View, resized
 from torchslots.hints import box_of
@@ -30,16 +31,18 @@ from torchslots.video import replacing, write_palette_png, write_png, write_vide
 
 OUTPUTS = ("overlay", "masks", "strip", "slots", "tracks")
 
-WriteFrame = Callable[[ndarray], None]
+WriteFrame = Callable[[Any], None]
 
 
 class Slice(NamedTuple):
-    """A few frames and what the model says about them; the strip shows `pictures` through the masks."""
+    """A few frames and what the model says about them; the strip shows `pictures` through the masks. `predicted`: the
+    frames are the model's own, it was not shown any."""
 
     frames: UInt8[ndarray, "T H W 3"]
     masks: Float[Tensor, "T K h w"]
     slots: Float[ndarray, "T K D"]
     pictures: UInt8[ndarray, "..."]
+    predicted: bool = False
 
 
 @contextmanager
@@ -78,12 +81,13 @@ def _make(folder: Path) -> None:
 
 def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part: Slice) -> None:
     ids = view.enlarge(part.masks, size)
-    items: dict[str, Callable[[], Iterable[ndarray]]] = {
-        "overlay": lambda: (overlay(resized(frame, size), i) for frame, i in zip(part.frames, ids)),
+    mark = mark_predicted if part.predicted else np.asarray
+    items: dict[str, Callable[[], Iterable[Any]]] = {
+        "overlay": lambda: (mark(overlay(resized(frame, size), i)) for frame, i in zip(part.frames, ids)),
         "masks": lambda: ids,
-        "strip": lambda: slot_strip(part.pictures, part.masks.numpy()),
+        "strip": lambda: map(mark, slot_strip(part.pictures, part.masks.numpy())),
         "slots": lambda: part.slots,
-        "tracks": lambda: ids,
+        "tracks": lambda: ((i, part.predicted) for i in ids),
     }
     for name, write in sinks.items():
         for item in items[name]():
@@ -134,17 +138,24 @@ def decode_mask(mask: dict[str, Any]) -> Bool[ndarray, "H W"]:
 
 
 @contextmanager
-def _track_writer(file: Path, about: dict[str, Any]) -> Iterator[Callable[[Int[ndarray, "H W"]], None]]:
-    """Write tracks.json frame by frame: `about`, `frames`, then a summary of `slots`; yields write(ids)."""
+def _track_writer(
+    file: Path, about: dict[str, Any]
+) -> Iterator[Callable[[tuple[Int[ndarray, "H W"], bool]], None]]:
+    """Write tracks.json frame by frame: `about`, `frames`, then a summary of `slots`.
+
+    Yields write((ids, predicted)); an entry of a frame that the model was not shown says `"predicted": true`.
+    """
     seen: dict[int, dict[str, int]] = {}
     number = 0
     with replacing(file) as part, part.open("w") as out:
         out.write(json.dumps(about)[:-1] + ', "frames": [')
 
-        def write(ids: Int[ndarray, "H W"]) -> None:
+        def write(item: tuple[Int[ndarray, "H W"], bool]) -> None:
             nonlocal number
+            ids, predicted = item
             found = object_masks(ids)
-            out.write(",\n" * (number > 0) + json.dumps(_frame_entry(number, ids.shape, found)))
+            entry = _frame_entry(number, ids.shape, found) | ({"predicted": True} if predicted else {})
+            out.write(",\n" * (number > 0) + json.dumps(entry))
             for mask in found:
                 first = seen.setdefault(mask.slot, {"slot": mask.slot, "first_frame": number, "frames": 0})
                 first |= {"last_frame": number, "frames": first["frames"] + 1}
