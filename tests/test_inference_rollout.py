@@ -123,10 +123,10 @@ def test_models_that_draw_or_learn_their_slots_take_no_hints():
 )
 def test_plans_that_the_input_is_too_short_for_are_refused(settings, says):
     with pytest.raises(UserError, match=says):
-        predict_frames(savi_of(), frames(), options=PredictOptions(**settings))
+        predict_frames(savi_of(), frames(), options=replace(PredictOptions(), **settings))
 
 
 @pytest.mark.parametrize("name", ["observe", "rollout", "max_frames"])
 def test_numbers_of_frames_are_positive(name):
     with pytest.raises(UserError, match=f"{name} should be more than 0"):
-        PredictOptions(**{name: 0})
+        replace(PredictOptions(), **{name: 0})

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a recipe; the same command again goes on where it stopped",
     "evaluate": "judge a model on whole videos: FG-ARI, ARI, mIoU, mBO, pictures",
     "predict": "segment your own pictures and videos",
+    "edit": "take objects out, move, resize, turn or swap them, and paint the picture again",
     "convert": "turn an original checkpoint into a model folder",
     "verify": "compare our models with recordings of the original programs",
     "data": "list, download, inspect, prepare or generate data",

@@ -35,10 +35,11 @@ def number_slots(picture: Pixels, ids: Ids) -> Pixels:
 
 
 def _middle(region: NDArray[np.bool_]) -> tuple[int, int]:
-    """The pixel farthest from the region's edge, and so inside it, whatever its shape."""
+    """Of the pixels farthest from the region's edge, and so inside it whatever its shape, the most central one."""
     depth = np.asarray(ndimage.distance_transform_edt(np.pad(region, 1)))[1:-1, 1:-1]
-    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-    return int(row), int(column)
+    deepest = np.argwhere(depth == depth.max())
+    row, column = deepest[np.square(deepest - deepest.mean(0)).sum(1).argmin()].tolist()
+    return row, column
 
 
 def mark_predicted(frame: Pixels) -> Pixels:
@@ -48,6 +49,6 @@ def mark_predicted(frame: Pixels) -> Pixels:
     height, width = frame.shape[:2]
     pen.rectangle((0, 0, width - 1, height - 1), outline=_PREDICTED, width=max(1, height // 64))
     font = ImageFont.load_default(size=max(8, height // 16))
-    left, top = 2 + height // 64, 1 + height // 64
-    pen.text((left, top), "predicted", _PREDICTED, font, stroke_width=1, stroke_fill=(0, 0, 0))
+    place = width - 3 - height // 64, 1 + height // 64
+    pen.text(place, "predicted", _PREDICTED, font, anchor="ra", stroke_width=1, stroke_fill=(0, 0, 0))
     return np.asarray(image)

@@ -56,9 +56,9 @@ def result_writer(
         fps: frames in a second of the videos; None: one picture, so PNG.
         source: name of the input, noted in tracks.json.
     """
-    _make(folder)
+    make_folder(folder)
     size = view.canvas(max_side)
-    suffix, film = (".png", _still_writer) if fps is None else (".mp4", partial(_film_writer, fps=fps))
+    suffix, film = (".png", still_writer) if fps is None else (".mp4", partial(film_writer, fps=fps))
     about = {"source": source, "fps": fps, "size": size, **view.describe()}
     opened = {
         "overlay": lambda: film(folder / f"overlay{suffix}"),
@@ -72,7 +72,12 @@ def result_writer(
         yield partial(_write, sinks, view, size)
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder for results.
+
+    Raises:
+        UserError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -212,7 +217,7 @@ def _slot_writer(file: Path) -> Iterator[Callable[[Float[ndarray, "K D"]], None]
 
 
 @contextmanager
-def _film_writer(file: Path, fps: float) -> Iterator[WriteFrame]:
+def film_writer(file: Path, fps: float) -> Iterator[WriteFrame]:
     """Encode in a thread of its own, so that several films grow side by side; yields write(frame).
 
     A film whose block ends with an error leaves no file; an error of the encoder is raised by the next write.
@@ -251,6 +256,6 @@ def _until_end(waiting: "queue.Queue[Any]") -> Iterable[UInt8[ndarray, "H W 3"]]
 
 
 @contextmanager
-def _still_writer(file: Path) -> Iterator[WriteFrame]:
-    """The same face as `_film_writer` for a video of one frame: a PNG."""
+def still_writer(file: Path) -> Iterator[WriteFrame]:
+    """The same face as `film_writer` for a video of one frame: a PNG."""
     yield lambda frame: write_png(file, frame)
