@@ -7,6 +7,7 @@
 | `boxes` | [B, T, n, 4] | float32 | (ymin, xmin, ymax, xmax) in [0, 1], zeros where absent |
 | `flow` | [B, T, 3, H, W] | float32 | optical flow as an RGB picture, [0, 1] |
 | `depth` | [B, T, 1, H, W] | float32 | transformed distance to the camera |
+| `properties` | [B, T, n, P] | float32 | numbers of each object, zeros for none (`torchslots.properties`), [0, 1] |
 | `padding_mask` | [B, T, H, W] | bool | False on frames or pixels that are padding |
 | `name` | list of B strings | | where the example comes from |
 
@@ -27,9 +28,18 @@ _DTYPES = {
     "boxes": torch.float32,
     "flow": torch.float32,
     "depth": torch.float32,
+    "properties": torch.float32,
     "padding_mask": torch.bool,
 }
-_RANKS = {"video": 4, "segmentations": 3, "boxes": 3, "flow": 4, "depth": 4, "padding_mask": 3}
+_RANKS = {
+    "video": 4,
+    "segmentations": 3,
+    "boxes": 3,
+    "flow": 4,
+    "depth": 4,
+    "properties": 3,
+    "padding_mask": 3,
+}
 
 
 def collate(samples: Sequence[Batch]) -> Batch:

@@ -106,23 +106,17 @@ class RecordArrays:
         """One field of one record.
 
         Raises:
-            CorruptRecord: the record could not be read when the rows were made, or the rows are cut off.
+            CorruptRecord: the record could not be read when the rows were made.
+            UserError: the rows cannot be read.
         """
         if reason := self._index.damaged.get(str(row)):
             raise CorruptRecord(self.path, row, reason)
         dtype, shape, size = self._index.row(name)
-        file = _file(self._folder, name)
+        file, number = _file(self._folder, name), int(np.prod(shape, dtype=np.int64))
         try:
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                data = os.pread(descriptor, size, row * size)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise UserError(f"{file} cannot be read: {error.strerror}. {_remove(self._folder)}") from error
-        if len(data) < size:
-            raise UserError(f"{file} is cut off before row {row}. {_remove(self._folder)}")
-        return np.frombuffer(data, dtype).reshape(shape)
+            return np.fromfile(file, dtype, number, offset=row * size).reshape(shape)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read: {error}. {_remove(self._folder)}") from error
 
     def column(self, name: str) -> np.ndarray:
         """One field of all rows; of a broken record zeros."""
@@ -240,7 +234,7 @@ class _Conversion:
             if self.index.fields:
                 raise
             raise UserError(
-                f"{self.path}: record {number} {error}. Is this a file of {self.layout}?"
+                f"{self.path}: record {number} {error}. Is this a file of {self.index.layout}?"
             ) from error
         if not self.index.fields:
             self.index.fields = {name: (value.dtype.str, list(value.shape)) for name, value in row.items()}

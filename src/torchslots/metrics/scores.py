@@ -1,10 +1,11 @@
 """All segmentation figures of whole videos that arrive slice by slice, and what each of them means."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -26,6 +27,8 @@ DEFINITIONS: dict[str, str] = {
     "out, predicted background kept), all frames of a video together, so that a slot must keep its object; "
     "first frame included; 1 where undefined, as in a video without objects; mean over videos.",
     "ari": "As fg_ari, over all pixels, background included.",
+    "fg_ari_objects_only": "As fg_ari, with all masks of background left out, not id 0 alone: of Objects Room sky, "
+    "floor and both walls, as papers report it.",
     "fg_ari_no_first": "As fg_ari, without the first frame, which a conditioned model is shown.",
     "ari_no_first": "As ari, without the first frame.",
     "fg_ari_frame": "As fg_ari, but each frame by itself; mean over all frames of all videos.",
@@ -43,6 +46,7 @@ DEFINITIONS: dict[str, str] = {
 LABELS: dict[str, str] = {
     "fg_ari": "FG-ARI",
     "ari": "ARI",
+    "fg_ari_objects_only": "FG-ARI of objects only",
     "fg_ari_no_first": "FG-ARI, first frame left out",
     "ari_no_first": "ARI, first frame left out",
     "fg_ari_frame": "FG-ARI of single frames",
@@ -99,11 +103,13 @@ class SegmentationScores:
 
     Args:
         num_frames: longest video.
+        num_background: ids from 0 that are background; with more than one, `fg_ari_objects_only` is given too.
     """
 
-    def __init__(self, num_frames: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, num_frames: int, device: torch.device | str = "cpu", num_background: int = 1) -> None:
         self._device = torch.device(device)
-        self._videos, self._later = self._means(_VIDEO_SCORES), self._means(_LATER_SCORES)
+        objects = {"fg_ari_objects_only": partial(_fg_ari_behind, num_background)} if num_background > 1 else {}
+        self._videos, self._later = self._means(_VIDEO_SCORES | objects), self._means(_LATER_SCORES)
         self._frames, self._later_frames = self._means(_FRAME_SCORES), self._means(_LATER_FRAME_SCORES)
         self._curves = {name: self._start(FrameMean(score, num_frames), 1) for name, score in _CURVES.items()}
         self._census = self._start(Census())
@@ -154,10 +160,15 @@ class SegmentationScores:
     def compute(self) -> tuple[dict[str, float], dict[str, list[float]], dict[str, int]]:
         """Figures by name, curves over frames by name, the census; undefined figures are left out."""
         means = self._videos | self._later | self._frames | self._later_frames
-        figures = {name: float(means[name].compute()) for name in DEFINITIONS}
+        figures = {name: float(means[name].compute()) for name in DEFINITIONS if name in means}
         defined = {name: value for name, value in figures.items() if not math.isnan(value)}
         curves = {name: _until_nan(metric.compute().reshape(-1).tolist()) for name, metric in self._curves.items()}
         return defined, curves, self._census.compute()
+
+
+def _fg_ari_behind(num_background: int, tables: Int[Tensor, "*batch G K"]) -> Float[Tensor, "*batch"]:
+    """FG-ARI over the pixels of objects whose id is at least `num_background`."""
+    return fg_ari(tables[..., num_background - 1 :, :])
 
 
 def _until_nan(curve: list[float]) -> list[float]:

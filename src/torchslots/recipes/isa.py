@@ -244,6 +244,7 @@ class _Setting:
     warmup_steps: int = 10_000
     eval_every: int = 5000
     variants: tuple[str, ...] = ("baseline", "transl", "transl_scale", "transl_rot_scale")
+    num_background: int = 1
 
 
 def _data(dataset: str, resolution: int, max_instances: int) -> DataConfig:
@@ -280,6 +281,7 @@ _SETTINGS: dict[str, _Setting] = {
             decoder=CnnDecoderConfig(strides=(2, 2, 1, 1, 1)),
         ),
         _data("objects_room", 64, 11),
+        num_background=4,
     ),
     "clevr_with_masks": _Setting(
         "CLEVR with masks at 128x128, 500k steps",
@@ -336,7 +338,7 @@ def _recipe(dataset: str, variant: str) -> Recipe:
         setting.data,
         OptimConfig(learning_rate=4e-4, warmup_steps=setting.warmup_steps, num_steps=setting.num_steps),
         TrainConfig(eval_every=setting.eval_every, checkpoint_every=setting.eval_every),
-        EvalConfig(num_frames=1, slice_size=1, batch_size=64),
+        EvalConfig(num_frames=1, slice_size=1, batch_size=64, num_background=setting.num_background),
     )
 
 

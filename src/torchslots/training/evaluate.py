@@ -203,7 +203,7 @@ class _Evaluation:
     ) -> None:
         self._model, self._config, self._device, self._precision = model, config, device, precision
         self._draw, self._with_loss = draw if _is_first_process() else 0, with_loss
-        self._scores = SegmentationScores(config.num_frames, device)
+        self._scores = SegmentationScores(config.num_frames, device, config.num_background)
         self._sets = AveragePrecision(sync_on_compute=False)
         self._panels: list[DrawnVideo] = []
         self._losses: dict[str, float] = {}

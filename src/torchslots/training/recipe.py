@@ -39,6 +39,8 @@ class DataConfig:
     """Top, left, height and width, in pixels of the source, of what is kept before resizing; None: everything."""
     square: bool = False
     """Resize to `resolution` in both directions, whatever that does to the aspect."""
+    num_records: int | None = None
+    """Only the first so many records of the split, where a large file would be unpacked whole; None: all."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,9 @@ class EvalConfig:
     """Videos to evaluate; None: the whole split."""
     restart_memory: bool = False
     """Forget the frames before each slice, as STATM's published evaluation does; without a memory the same."""
+    num_background: int = 1
+    """Ids from 0 that are background, such as sky, floor and walls; with more than one FG-ARI is also reported without
+    all of them."""
 
 
 @dataclass(frozen=True)
