@@ -5,21 +5,26 @@ TFRecord file each, CLEVR as its folder of PNG files and scene lists. A block of
 settings and its number, so any number of workers writes the same bytes.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from torchslots.data.tfrecord import Compression, write_records
+from torchslots.data.tfrecord import Compression, atomic_file, write_records
 from torchslots.errors import UserError, nearest
 from torchslots.progress import progress
+from torchslots.sim import rooms, tetrominoes
+from torchslots.sim.clevr import encode_picture, masked_record, sample_clevr, scene_entry
 from torchslots.sim.pool import count_cores, in_order
-from torchslots.sim.tetrominoes import SIZE, encode_tetrominoes, sample_tetrominoes
 from torchslots.sim.write import claim
 
 ImageKind = Literal["tetrominoes", "objects_room", "clevr_with_masks", "clevr"]
+_SMALLEST = 32
+_HELD_OUT = 10
+"""Of CLEVR's folder: pictures for training to one for validation."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +43,16 @@ class ImageSettings:
 class _Published:
     """How a published set is laid out, and what makes our pictures."""
 
-    file: str
-    """Its training file, below the data folder."""
+    folder: str
+    """Below the data folder."""
+    last: str
+    """The file that is written last, in the folder."""
     resolution: tuple[int, int]
+    any_size: bool
     block: int
     """Pictures that one worker makes at a time."""
-    records: Callable[[ImageSettings, int, np.random.Generator], list[bytes]]
-
-
-def _tetrominoes(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
-    return encode_tetrominoes(sample_tetrominoes(count, rng))
-
-
-_KINDS: dict[str, _Published] = {
-    "tetrominoes": _Published("tetrominoes/tetrominoes_train.tfrecords", (SIZE, SIZE), 500, _tetrominoes),
-}
+    make: Callable[[ImageSettings, int, np.random.Generator], list[Any]]
+    write: Callable[[Path, ImageSettings, Iterator[Any]], None]
 
 
 def generate_images(
@@ -64,13 +64,15 @@ def generate_images(
     seed: int = 0,
     workers: int | None = None,
 ) -> Path:
-    """Generate pictures with exact masks and properties in a published set's format. Returns its folder.
+    """Generate pictures with exact masks and properties in a published set's format. Returns the set's folder.
 
     Args:
-        out: the data folder; the set is written to OUT/tetrominoes and so on.
-        kind: tetrominoes, objects_room, clevr_with_masks, or clevr (no masks; the original folder).
-        count: number of pictures. The papers keep the first 100 of a file for validation.
-        resolution: height and width in pixels (None: the published ones). Tetrominoes and Objects Room have one size.
+        out: the data folder; the set is written to OUT/tetrominoes, OUT/objects_room, OUT/clevr_with_masks or
+            OUT/CLEVR_v1.0.
+        kind: what to draw. clevr has no masks, and is the original's folder of PNG files and scene lists.
+        count: number of pictures; of clevr those for training, with a tenth as many for validation. In the other
+            sets the first 100 are for validation.
+        resolution: height and width in pixels (None: the published ones); Tetrominoes and Objects Room have one size.
         seed: another seed, other pictures.
         workers: processes (None: one for each core).
 
@@ -82,51 +84,122 @@ def generate_images(
     published = _KINDS[kind]
     settings = ImageSettings(kind, count, resolution or published.resolution, seed)
     _check(settings, published)
-    target = Path(out) / published.file
-    _refuse_foreign(target)
-    claim(target.parent, settings)
-    if not target.exists():
-        _write(target, settings, published, workers or count_cores())
-    print(f"{target}: {count} pictures")
-    return target.parent
+    folder = Path(out) / published.folder
+    _refuse_foreign(folder, published)
+    claim(folder, settings)
+    if not (folder / published.last).exists():
+        _write(folder, settings, published, workers or count_cores())
+    print(f"{folder}: {count} pictures of {settings.resolution[0]} x {settings.resolution[1]} pixels")
+    return folder
 
 
-def block_records(settings: ImageSettings, block: int) -> list[bytes]:
-    """The records of one block: a function of its arguments alone."""
+def make_block(settings: ImageSettings, block: int) -> list[Any]:
+    """The pictures of one block, serialized: a function of its arguments alone."""
     published = _KINDS[settings.kind]
-    count = min(published.block, settings.count - block * published.block)
+    count = min(published.block, _total(settings) - block * published.block)
     rng = np.random.default_rng([settings.seed, block, *settings.kind.encode()])
-    return published.records(settings, count, rng)
+    return published.make(settings, count, rng)
+
+
+def _total(settings: ImageSettings) -> int:
+    return settings.count + (_held_out(settings) if settings.kind == "clevr" else 0)
+
+
+def _held_out(settings: ImageSettings) -> int:
+    return max(1, settings.count // _HELD_OUT)
 
 
 def _check(settings: ImageSettings, published: _Published) -> None:
     if settings.count < 1 or settings.seed < 0:
-        raise UserError("Ask for at least one picture, with a seed that is not negative.")
-    if settings.resolution != published.resolution:
-        height, width = published.resolution
         raise UserError(
-            f"Pictures of the kind {settings.kind} have {height} x {width} pixels: leave resolution out."
+            f"Ask for at least one picture, with a seed that is not negative; got {settings.count} pictures and seed "
+            f"{settings.seed}."
+        )
+    height, width = settings.resolution
+    if not published.any_size and settings.resolution != published.resolution:
+        raise UserError(
+            f"Pictures of the kind {settings.kind} have {' x '.join(map(str, published.resolution))} pixels, not "
+            f"{height} x {width}. Leave the resolution out."
+        )
+    if not _SMALLEST <= height <= width and published.any_size:
+        raise UserError(
+            f"CLEVR's pictures are no higher than wide, and at least {_SMALLEST} pixels high; got {height} x {width}."
         )
 
 
-def _refuse_foreign(target: Path) -> None:
+def _refuse_foreign(folder: Path, published: _Published) -> None:
     """Never write over a set that was downloaded."""
-    if target.exists() and not (target.parent / "generated.json").exists():
-        raise UserError(f"{target} is already there and was not generated. Choose another folder.")
+    if (folder / published.last).exists() and not (folder / "generated.json").exists():
+        raise UserError(f"{folder / published.last} is there and was not generated. Choose another folder.")
 
 
-def _write(target: Path, settings: ImageSettings, published: _Published, workers: int) -> None:
-    blocks = -(-settings.count // published.block)
+def _write(folder: Path, settings: ImageSettings, published: _Published, workers: int) -> None:
+    blocks = -(-_total(settings) // published.block)
     tasks = [(settings, block) for block in range(blocks)]
     with (
-        in_order(block_records, tasks, min(workers, blocks)) as made,
-        progress(f"Generating {settings.kind}", settings.count, "pictures") as advance,
+        in_order(make_block, tasks, min(workers, blocks)) as made,
+        progress(f"Generating {settings.kind}", _total(settings), "pictures") as advance,
     ):
-        write_records(target, _counted(made, advance), Compression.GZIP)
+        published.write(folder, settings, _counted(made, advance))
 
 
-def _counted(blocks: Iterator[list[bytes]], advance: Callable[..., None]) -> Iterator[bytes]:
-    for records in blocks:
-        for record in records:
-            yield record
+def _counted(blocks: Iterator[list[Any]], advance: Callable[..., None]) -> Iterator[Any]:
+    for pictures in blocks:
+        for picture in pictures:
+            yield picture
             advance()
+
+
+def _write_gzip(folder: Path, settings: ImageSettings, records: Iterator[bytes]) -> None:
+    write_records(folder / _KINDS[settings.kind].last, records, Compression.GZIP)
+
+
+def _write_clevr(folder: Path, settings: ImageSettings, pictures: Iterator[tuple[bytes, list[Any]]]) -> None:
+    """images/train/CLEVR_train_000000.png and so on, each split's scene list when its pictures are there."""
+    for split, count in (("train", settings.count), ("val", _held_out(settings))):
+        scenes = []
+        for index in range(count):
+            name = f"CLEVR_{split}_{index:06d}.png"
+            data, objects = next(pictures)
+            with atomic_file(folder / "images" / split / name) as partial:
+                partial.write_bytes(data)
+            scenes.append({"image_index": index, "image_filename": name, "split": split, "objects": objects})
+        with atomic_file(folder / "scenes" / f"CLEVR_{split}_scenes.json") as partial:
+            partial.write_text(
+                json.dumps({"info": {"split": split, "version": "generated"}, "scenes": scenes})
+            )
+
+
+def _make_tetrominoes(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
+    return tetrominoes.encode_tetrominoes(tetrominoes.sample_tetrominoes(count, rng))
+
+
+def _make_rooms(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
+    return [rooms.room_record(rng) for _ in range(count)]
+
+
+def _make_masked(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
+    return [masked_record(sample_clevr(rng, settings.resolution)) for _ in range(count)]
+
+
+def _make_clevr(
+    settings: ImageSettings, count: int, rng: np.random.Generator
+) -> list[tuple[bytes, list[Any]]]:
+    pictures = [sample_clevr(rng, settings.resolution) for _ in range(count)]
+    return [(encode_picture(picture), scene_entry(picture)) for picture in pictures]
+
+
+def _gzip(
+    name: str, resolution: tuple[int, int], any_size: bool, block: int, make: Callable[..., list[bytes]]
+) -> _Published:
+    return _Published(name, f"{name}_train.tfrecords", resolution, any_size, block, make, _write_gzip)
+
+
+_KINDS: dict[str, _Published] = {
+    "tetrominoes": _gzip("tetrominoes", (tetrominoes.SIZE, tetrominoes.SIZE), False, 500, _make_tetrominoes),
+    "objects_room": _gzip("objects_room", (rooms.SIZE, rooms.SIZE), False, 50, _make_rooms),
+    "clevr_with_masks": _gzip("clevr_with_masks", (240, 320), True, 4, _make_masked),
+    "clevr": _Published(
+        "CLEVR_v1.0", "scenes/CLEVR_val_scenes.json", (320, 480), True, 4, _make_clevr, _write_clevr
+    ),
+}

@@ -1,0 +1,203 @@
+"""CLEVR-like pictures: 3 to 10 resting solids, their masks and properties.
+
+Sizes, spacing, camera and its jitter are CLEVR's (Johnson et al., 2017); the light is that of the generated videos. A
+picture is the middle of a square one as wide, so its height may not exceed its width.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from torchslots.data.example import encode_example, encode_one_byte_strings
+from torchslots.data.png import encode_png
+from torchslots.properties import LABELS
+from torchslots.sim.camera import Camera, looking_at_origin, rotation_matrices
+from torchslots.sim.raycast import PlacedBody, RayGrid, cast
+from torchslots.sim.render import render_video
+from torchslots.sim.scene import COLORS, KINDS, SUBSTANCES, Body, Scene, linear_color
+from torchslots.sim.solids import SOLIDS
+
+OBJECTS = (3, 10)
+"""Fewest and most of a picture."""
+NUM_ENTITIES = 1 + OBJECTS[1]
+_CAMERA = np.array([7.48113, -6.50764, 5.34367])
+_JITTER = 0.5
+_RADII = {"large": 0.7, "small": 0.35}
+"""Of a sphere or cylinder, and of a cube's circumscribed circle, in CLEVR's units."""
+_REACH, _GAP, _MARGIN = 3.0, 0.25, 0.4
+"""Objects lie within REACH of the middle along both axes, GAP apart, and MARGIN apart as the camera's ground axes see
+them."""
+_LEAST_SEEN = 200 / (320 * 480)
+"""Part of the picture that an object must fill, or the scene is drawn again."""
+_ATTEMPTS = 50
+_SAMPLES = 2
+
+Rng = np.random.Generator
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ClevrObject:
+    """One object in words, as CLEVR's scene lists tell it. `rotation` in degrees about the vertical."""
+
+    position: tuple[float, float, float]
+    rotation: float
+    size: str
+    shape: str
+    color: str
+    material: str
+
+    @property
+    def radius(self) -> float:
+        """Of its footprint as spacing counts it."""
+        return _RADII[self.size]
+
+    @property
+    def body(self) -> Body:
+        """The object for the ray caster."""
+        half = self.position[2]
+        turn = math.radians(self.rotation) / 2
+        return Body(
+            solid=next(solid for solid in SOLIDS if solid.label == self.shape),
+            half=(half, half, half),
+            substance=next(substance for substance in SUBSTANCES if substance.label == self.material),
+            color=linear_color(COLORS[self.color]),
+            position=self.position,
+            quaternion=(math.cos(turn), 0.0, 0.0, math.sin(turn)),
+            velocity=(0.0, 0.0, 0.0),
+        )
+
+
+@dataclass(frozen=True)
+class ClevrPicture:
+    """A picture and what is in it."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    masks: Bool[np.ndarray, "n H W"]
+    objects: tuple[ClevrObject, ...]
+    pixel_coords: Float[np.ndarray, "n 3"]
+    """Column, row and distance along the camera's axis of the objects' middles."""
+
+
+def sample_clevr(rng: Rng, size: Size) -> ClevrPicture:
+    """Draw, render and measure one picture of `size` = (height, width) pixels."""
+    while True:
+        objects, camera = _sample_objects(rng)
+        placed = tuple(_placed(thing.body) for thing in objects)
+        ids = _middle(cast(placed, RayGrid(camera, size[1])).ids.reshape(1, size[1], size[1]), size)[0]
+        masks = ids == np.arange(1, len(objects) + 1)[:, None, None]
+        if (masks.mean((1, 2)) >= _LEAST_SEEN).all():
+            break
+    kind = KINDS["a"]
+    bodies = tuple(placed_body.body for placed_body in placed)
+    scene = Scene(bodies, kind.lights(rng), camera, kind.backdrop(rng), kind.ambient, kind.develop)
+    image = _middle(render_video(scene, placed, size[1], _SAMPLES), size)[0]
+    return ClevrPicture(image, masks, tuple(objects), _pixel_coords(objects, camera, size))
+
+
+def masked_record(picture: ClevrPicture) -> bytes:
+    """A record of CLEVR with masks; entity 0 is the background.
+
+    The published set does not document its codes: here they count from 1 in the order of `properties.LABELS`.
+    """
+    objects = picture.objects
+    masks = np.zeros((NUM_ENTITIES, *picture.masks.shape[1:], 1), np.uint8)
+    masks[0, ..., 0] = ~picture.masks.any(0)
+    masks[1 : len(objects) + 1, ..., 0] = picture.masks
+    features: dict[str, Any] = {
+        "image": encode_one_byte_strings(picture.image),
+        "mask": encode_one_byte_strings(masks * np.uint8(255)),
+        "visibility": (np.arange(NUM_ENTITIES) <= len(objects)).astype(np.float32),
+        "rotation": _rows([thing.rotation for thing in objects]),
+        "pixel_coords": _rows(picture.pixel_coords),
+    }
+    for axis, name in enumerate("xyz"):
+        features[name] = _rows([thing.position[axis] for thing in objects])
+    for name, labels in LABELS.items():
+        codes = [1 + labels.index(getattr(thing, name)) for thing in objects]
+        features[name] = encode_one_byte_strings(_rows(codes).astype(np.uint8))
+    return encode_example(features)
+
+
+def scene_entry(picture: ClevrPicture) -> list[dict[str, Any]]:
+    """The objects as CLEVR's scene lists write them."""
+    return [
+        {
+            "3d_coords": list(thing.position),
+            "pixel_coords": coords.tolist(),
+            "rotation": thing.rotation,
+            "size": thing.size,
+            "color": thing.color,
+            "material": thing.material,
+            "shape": thing.shape,
+        }
+        for thing, coords in zip(picture.objects, picture.pixel_coords)
+    ]
+
+
+def encode_picture(picture: ClevrPicture) -> bytes:
+    """A PNG file with an alpha channel, as CLEVR's own are."""
+    return encode_png(np.dstack([picture.image, np.full(picture.image.shape[:2], 255, np.uint8)]))
+
+
+def _sample_objects(rng: Rng) -> tuple[list[ClevrObject], Camera]:
+    while True:
+        camera = looking_at_origin((_CAMERA + rng.uniform(-_JITTER, _JITTER, 3))[None])
+        number = int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))
+        objects: list[ClevrObject] = []
+        for _ in range(_ATTEMPTS * number):
+            fresh = _sample_object(rng)
+            if _clear(fresh, objects, camera):
+                objects.append(fresh)
+            if len(objects) == number:
+                return objects, camera
+
+
+def _sample_object(rng: Rng) -> ClevrObject:
+    size = ("large", "small")[rng.integers(2)]
+    shape = SOLIDS[rng.integers(len(SOLIDS))].label
+    half = _RADII[size] / (math.sqrt(2) if shape == "cube" else 1)
+    x, y = rng.uniform(-_REACH, _REACH, 2)
+    color, material = list(COLORS)[rng.integers(len(COLORS))], SUBSTANCES[rng.integers(2)].label
+    return ClevrObject((float(x), float(y), half), float(rng.uniform(0, 360)), size, shape, color, material)
+
+
+def _clear(fresh: ClevrObject, others: list[ClevrObject], camera: Camera) -> bool:
+    """Whether an object keeps its distance from the others, on the floor and along the camera's ground axes."""
+    axes = camera.rotations[0, :2, [0, 2]]
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    for other in others:
+        offset = np.subtract(fresh.position[:2], other.position[:2])
+        if np.hypot(*offset) < fresh.radius + other.radius + _GAP:
+            return False
+        if (np.abs(axes @ offset) < _MARGIN).any():
+            return False
+    return True
+
+
+def _placed(body: Body) -> PlacedBody:
+    rotation = rotation_matrices(np.array(body.quaternion))
+    return PlacedBody(body, np.array(body.position)[None], rotation[None])
+
+
+def _middle(frames: np.ndarray, size: Size) -> np.ndarray:
+    """The middle rows of square frames."""
+    top = (size[1] - size[0]) // 2
+    return frames[:, top : top + size[0]]
+
+
+def _pixel_coords(objects: list[ClevrObject], camera: Camera, size: Size) -> Float[np.ndarray, "n 3"]:
+    at, depth = camera.project(np.array([thing.position for thing in objects])[:, None])
+    top = (size[1] - size[0]) // 2
+    return np.concatenate([at[:, 0] * size[1] - [0, top], depth], 1)
+
+
+def _rows(values: Any) -> np.ndarray:
+    """Objects' numbers behind a row of zeros for the background, padded with zeros."""
+    values = np.asarray(values, np.float32)
+    rows = np.zeros((NUM_ENTITIES, *values.shape[1:]), np.float32)
+    rows[1 : len(values) + 1] = values
+    return rows
