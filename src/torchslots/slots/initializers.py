@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torchslots.errors import UserError
 from torchslots.nn.blocks import mlp
 from torchslots.shapes import Conditioning, State
+from torchslots.slots.chance import draw
 
 
 class FromBoxes(nn.Module):
@@ -102,7 +103,10 @@ class Gaussian(nn.Module):
         super().__init__()
         self.num_slots = num_slots
         bound = (6 / (1 + slot_size)) ** 0.5
-        start = [torch.empty(slot_size).uniform_(-bound, bound) if learned else torch.zeros(slot_size) for _ in "ms"]
+        start = [
+            torch.empty(slot_size).uniform_(-bound, bound) if learned else torch.zeros(slot_size)
+            for _ in "ms"
+        ]
         if learned:
             self.mean, self.log_sigma = (nn.Parameter(value) for value in start)
         else:
@@ -111,10 +115,7 @@ class Gaussian(nn.Module):
 
     def forward(self, hint: Conditioning) -> State:
         shape = (hint.batch_size, hint.num_slots or self.num_slots, self.mean.shape[0])
-        noise = hint.noise
-        if noise is None:
-            noise = torch.randn(shape, device=self.mean.device, generator=hint.generator)
-        return State(self._place(noise))
+        return State(self._place(draw(hint, shape) if hint.noise is None else hint.noise))
 
     def _place(self, noise: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
         return self.mean + self.log_sigma.exp() * noise

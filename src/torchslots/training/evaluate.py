@@ -1,10 +1,12 @@
 """Judging a model on whole videos: slice by slice, handing the state on, in constant memory."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -20,7 +22,8 @@ from torchslots.errors import UserError
 from torchslots.metrics import properties, scores
 from torchslots.metrics.properties import AveragePrecision
 from torchslots.metrics.scores import SegmentationScores
-from torchslots.shapes import Batch, Prediction, State
+from torchslots.model import DRAWS
+from torchslots.shapes import Batch, Pose, Prediction, State
 from torchslots.slots.memory import forget
 from torchslots.training.baselines import BoxCopy
 from torchslots.training.drawn import DRAWN_FRAMES, Drawing, DrawnVideo
@@ -215,7 +218,8 @@ class _Evaluation:
         ids: Tensor | None = batch.get("segmentations")
         num_objects = 0 if ids is None else int(ids.max()) + 1
         drawings = [Drawing(row) for row in range(min(self._draw - len(self._panels), num_videos))]
-        for start, part in _slices(batch, self._config, self._device):
+        names = batch.get("name") or [f"video {self._videos + row}" for row in range(num_videos)]
+        for start, part in _slices(self._seeded(batch, names), self._config, self._device):
             drawn = drawings if start < DRAWN_FRAMES else []
             with self._autocast():
                 found = cast(Predictor, self._model).predict(part, state, slot_recon=bool(drawn))
@@ -230,20 +234,24 @@ class _Evaluation:
                 drawing.add(part, found)
         if ids is not None:
             self._scores.finish()
-        names = batch.get("name", [""] * num_videos)
         self._panels += [drawing.finish(names[drawing.row]) for drawing in drawings]
         self._videos += num_videos
         if self._with_loss:
-            self._add_losses(batch)
+            self._add_losses(self._seeded(batch, names))
+
+    def _seeded(self, batch: Batch, names: list[str]) -> Batch:
+        """The batch with a source of random numbers for each video, unless it brings its own."""
+        given = {"generator": [_generator(self._config.seed, name) for name in names]}
+        return given | batch
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = _DTYPES.get(self._precision)
         return nullcontext() if dtype is None else torch.autocast(self._device.type, dtype)
 
     def _add_losses(self, batch: Batch) -> None:
-        tensors = {key: value.to(self._device) for key, value in batch.items() if isinstance(value, Tensor)}
+        moved = {key: _to(value, self._device) for key, value in batch.items() if key != "name"}
         with self._autocast():
-            losses: dict[str, Tensor] = cast(Any, self._model).loss(tensors)
+            losses: dict[str, Tensor] = cast(Any, self._model).loss(moved)
         for name, value in losses.items():
             self._losses[name] = self._losses.get(name, 0.0) + float(value) * len(batch["video"])
 
@@ -296,17 +304,37 @@ def _notes(census: Mapping[str, int], videos: int, num_slots: int) -> list[str]:
 
 
 def _slices(batch: Batch, config: EvalConfig, device: torch.device) -> Iterator[tuple[int, Batch]]:
-    """The batch's frames in order, `slice_size` at once, on the device, with each slice's first index."""
+    """The batch's frames in order, `slice_size` at once, on the device, with each slice's first index.
+
+    What the batch says of random starts has no frames and goes along whole.
+    """
     num_frames = min(batch["video"].shape[1], config.num_frames)
     for start in range(0, num_frames, config.slice_size):
         frames = slice(start, min(start + config.slice_size, num_frames))
         yield (
             start,
             {
-                key: value[:, frames].to(device, non_blocking=True) if isinstance(value, Tensor) else value
+                key: _to(value[:, frames] if _has_frames(key, value) else value, device)
                 for key, value in batch.items()
             },
         )
+
+
+def _has_frames(key: str, value: Any) -> bool:
+    return isinstance(value, Tensor) and key not in DRAWS
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """Tensors and frames of reference on the device, anything else as it is."""
+    if isinstance(value, Pose):
+        return value.map(partial(_to, device=device))
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """On the CPU, so that every device sees the same draws."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
 def _is_first_process() -> bool:

@@ -110,6 +110,8 @@ class EvalConfig:
     """Videos to evaluate; None: the whole split."""
     restart_memory: bool = False
     """Forget the frames before each slice, as STATM's published evaluation does; without a memory the same."""
+    seed: int = 0
+    """Seed of slots that are drawn at random; a video's draws depend on it and on the video's name alone."""
     num_background: int = 1
     """Ids from 0 that are background, such as sky, floor and walls; with more than one FG-ARI is also reported without
     all of them."""
