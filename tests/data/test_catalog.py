@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from torchslots.data.catalog import DATASETS, data_list, entry, open_dataset
+from torchslots.data.catalog import DATASETS, Remote, RemoteFiles, data_list, entry, open_dataset
 from torchslots.errors import UserError
 from torchslots.training.recipe import DataConfig
 
@@ -18,14 +18,17 @@ def test_every_entry_says_what_a_newcomer_must_know():
         assert found.description and "\n" not in found.description, name
         assert found.licence and found.size, name
         assert "train" in found.splits, name
-        if found.remote is not None:
+        if isinstance(found.remote, RemoteFiles):
+            assert found.remote.address.startswith("https://") and found.remote.files, name
+            assert len(found.remote.splits) in (0, len(found.remote.files)), name
+        elif found.remote is not None:
             assert found.remote.address.startswith("https://storage.googleapis.com/kubric-public/tfds/movi_")
             assert "{resolution}x{resolution}" in found.remote.prefix and found.remote.resolutions[0] == 128
 
 
 def test_published_addresses():
     remote = DATASETS["movi_a"].remote
-    assert remote is not None
+    assert isinstance(remote, Remote)
     assert remote.prefix.format(resolution=256) == "tfds/movi_a/256x256/1.0.0"
     assert "test" not in DATASETS["movi_b"].splits and "test" in DATASETS["movi_c"].splits
 

@@ -48,6 +48,18 @@ class Remote:
 
 
 @dataclass(frozen=True)
+class RemoteFiles:
+    """Single files at a public address; a ZIP file is extracted when it has come."""
+
+    address: str
+    """Folder that the files lie in."""
+    files: tuple[str, ...]
+    """Their names."""
+    splits: tuple[str, ...] = ()
+    """What to ask for to have only the file at the same place of `files`; none: all come together."""
+
+
+@dataclass(frozen=True)
 class DatasetEntry:
     """What `torchslots data list` shows of a data set, and how to open it."""
 
@@ -60,7 +72,7 @@ class DatasetEntry:
     """Names that `--split` takes."""
     size: str
     """Roughly, for people: videos and gigabytes."""
-    remote: Remote | None = None
+    remote: Remote | RemoteFiles | None = None
     """Where `torchslots data download` finds it; None: it is made, or yours."""
 
 
@@ -118,6 +130,45 @@ def _open_prepared(root: Path, split: str, config: DataConfig, train: bool) -> C
     return PreparedClips(root, split, config, train)
 
 
+def _open_multi_object(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+    from torchslots.data.multi_object import LAYOUTS, MultiObjectImages
+
+    return MultiObjectImages(root, LAYOUTS[name], split, config, train)
+
+
+def _open_clevr(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+    from torchslots.data.clevr import ClevrImages
+
+    return ClevrImages(root, split, config, train)
+
+
+_PARTS = ("train", "validation", "train_full", "validation_full", "test_full", "all")
+
+
+def _multi_object(
+    name: str, description: str, size: str, folder: str = "", tests: tuple[str, ...] = ()
+) -> DatasetEntry:
+    """A set of Multi-Object Datasets; `tests` are splits in files of their own."""
+    trained = f"{name}.tfrecords" if folder else f"{name}_train.tfrecords"
+    return DatasetEntry(
+        open=partial(_open_multi_object, name),
+        description=description,
+        licence="repository: Apache-2.0; the publisher states no other licence for the files",
+        splits=(*_PARTS, *tests),
+        size=size,
+        remote=RemoteFiles(
+            f"https://storage.googleapis.com/multi-object-datasets/{folder or name}",
+            (trained, *(f"{name}_test_{test}.tfrecords" for test in tests)),
+            ("train", *tests),
+        ),
+    )
+
+
+def _sprites(variant: str, description: str) -> DatasetEntry:
+    size = "64 x 64 pixels; unpacked once, 16 KB for each picture"
+    return _multi_object(f"multi_dsprites_{variant}", description, size, "multi_dsprites")
+
+
 def _movi(
     letter: str, description: str, *, test: bool, resolutions: tuple[int, ...] = (128, 256)
 ) -> DatasetEntry:
@@ -155,6 +206,37 @@ DATASETS: dict[str, DatasetEntry] = {
     "sim_a": _sim("sim_a", "Generated here: plain solids on a grey floor, in the manner of MOVi-A"),
     "sim_c": _sim("sim_c", "Generated here: textured objects and floor, in the manner of MOVi-C"),
     "sim_e": _sim("sim_e", "Generated here: as sim_a with a camera that moves, in the manner of MOVi-E"),
+    "clevr": DatasetEntry(
+        open=_open_clevr,
+        description="CLEVR: 3 to 10 plain solids on a grey floor, with their properties and without masks",
+        licence="CC BY 4.0",
+        splits=("train", "train_eval", "validation", "test", "train_full"),
+        size="70,000, 15,000 and 15,000 images of 320 x 480 pixels; 18 GB, as TFDS' folder or the original's",
+        remote=RemoteFiles("https://dl.fbaipublicfiles.com/clevr", ("CLEVR_v1.0.zip",)),
+    ),
+    "clevr_with_masks": _multi_object(
+        "clevr_with_masks",
+        "CLEVR with masks: CLEVR's scenes drawn anew, with a mask for every object",
+        "100,000 images of 240 x 320 pixels; 10.5 GB, unpacked once to 31 GB (or data.num_records of 0.3 MB)",
+    ),
+    "tetrominoes": _multi_object(
+        "tetrominoes",
+        "Tetrominoes: three pieces of Tetris on black",
+        "35 x 35 pixels; 0.3 GB, of which `train` and `validation` unpack 612 images",
+    ),
+    "objects_room": _multi_object(
+        "objects_room",
+        "Objects Room: one to three objects in a room of coloured floor, walls and sky",
+        "1,000,000 images of 64 x 64 pixels; 7 GB, unpacked once to 16 GB (or data.num_records of 16 KB)",
+        tests=("six_objects", "identical_color", "empty_room"),
+    ),
+    "multi_dsprites": _sprites(
+        "colored_on_grayscale", "Multi-dSprites: up to 5 coloured ellipses, hearts and squares on grey"
+    ),
+    "multi_dsprites_colored_on_colored": _sprites(
+        "colored_on_colored", "Multi-dSprites: up to 4 coloured sprites on a coloured background"
+    ),
+    "multi_dsprites_binarized": _sprites("binarized", "Multi-dSprites: up to 3 white sprites on black"),
     "folder": DatasetEntry(
         open=_open_folder,
         description="Your own pictures or videos in a folder, with or without masks",
@@ -179,5 +261,10 @@ def data_list() -> None:
         print(f"          {', '.join(found.splits)}; {found.size}")
         print(f"          licence: {found.licence}")
         if found.remote is not None:
-            sizes = ", ".join(map(str, found.remote.resolutions))
-            print(f"          {found.remote.address}  (resolution: {sizes})")
+            print(f"          {_whereabouts(found.remote)}")
+
+
+def _whereabouts(remote: Remote | RemoteFiles) -> str:
+    if isinstance(remote, RemoteFiles):
+        return f"{remote.address}: {', '.join(remote.files)}"
+    return f"{remote.address}  (resolution: {', '.join(map(str, remote.resolutions))})"

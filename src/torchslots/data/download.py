@@ -14,10 +14,14 @@ import os
 import re
 import shutil
 import threading
+import urllib.parse
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torchslots.data.bucket import (
@@ -36,12 +40,13 @@ from torchslots.data.bucket import (
     pause,
     shard_names,
 )
-from torchslots.data.catalog import Remote, entry
+from torchslots.data.catalog import Remote, RemoteFiles, entry
 from torchslots.data.tfrecord import atomic_file
 from torchslots.errors import UserError
 from torchslots.progress import progress
 
 _CHUNK = 1 << 18
+_SINGLE = (".tfrecords", ".zip")
 _MARGIN = 64 << 20
 """Bytes of disk that are left free."""
 
@@ -69,6 +74,11 @@ def download(
     Raises:
         UserError: unknown name, split or resolution; not reachable; refused; too little disk; always damaged.
     """
+    single = entry(name).remote
+    if isinstance(single, RemoteFiles):
+        if shards is not None or resolution is not None:
+            raise UserError(f"{name} is published as single files: leave out --shards and --resolution.")
+        return _download_single(name, single, Path(root), splits, connections, base_url)
     remote, size = _remote(name, resolution)
     prefix = remote.prefix.format(resolution=size)
     folder = Path(root) / prefix.removeprefix("tfds/")
@@ -87,7 +97,7 @@ def download(
 
 def _remote(name: str, resolution: int | None) -> tuple[Remote, int]:
     remote = entry(name).remote
-    if remote is None:
+    if not isinstance(remote, Remote):
         raise UserError(
             f"`{name}` is not published anywhere, so it cannot be downloaded: {entry(name).description}."
         )
@@ -96,6 +106,69 @@ def _remote(name: str, resolution: int | None) -> tuple[Remote, int]:
         known = ", ".join(map(str, remote.resolutions))
         raise UserError(f"{name} is not published at {size} pixels. Choose --resolution from: {known}.")
     return remote, size
+
+
+# Single files
+
+
+def _download_single(
+    name: str, remote: RemoteFiles, root: Path, splits: Sequence[str], connections: int, base_url: str | None
+) -> Path:
+    """Bring files that lie at an address of their own; what is a ZIP file is extracted."""
+    mirror = base_url or os.environ.get("TORCHSLOTS_MIRROR")
+    place = urllib.parse.urlsplit(remote.address)
+    address = f"{mirror.rstrip('/')}{place.path}" if mirror else remote.address
+    unknown = [split for split in splits if split not in (remote.splits or ("all",))]
+    if unknown:
+        known = (
+            f"Files of their own have: {', '.join(remote.splits)}." if remote.splits else "Leave out --split."
+        )
+        raise UserError(f"{name} has no file of its own for `{unknown[0]}`. {known}")
+    wanted = [
+        file for file, split in zip_longest(remote.files, remote.splits) if not splits or split in splits
+    ]
+    folder = root / PurePosixPath(place.path).name
+    with _told(mirror or place.netloc):
+        files = [_probe(f"{address}/{file}", file) for file in wanted]
+    _check_room(folder, files, {})
+    _download_all(files, folder, name, max(1, connections))
+    for file in files:
+        if file.name.endswith(".zip"):
+            extract(folder / file.name)
+    return folder
+
+
+def _probe(url: str, name: str) -> RemoteFile:
+    """Size and checksum by the head of the answer; the file itself is not read."""
+    with open_at(url) as response:
+        size = response.headers.get("Content-Length")
+        return RemoteFile(url, name, int(size) if size else None, header_md5(response))
+
+
+def extract(archive: Path) -> None:
+    """Extract a ZIP file beside itself; files that are there in their full size stay.
+
+    Raises:
+        UserError: it is damaged, or the disk is too small.
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            members = [
+                member
+                for member in packed.infolist()
+                if not member.is_dir() and _bytes(archive.parent / member.filename) != member.file_size
+            ]
+            _check_space(archive.parent, sum(member.file_size for member in members))
+            with progress(f"Extracting {archive.name}", len(members), "files") as advance:
+                for member in members:
+                    packed.extract(member, archive.parent)
+                    advance(1)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(
+            f"{archive} cannot be extracted: {error}. Remove it and download it again."
+        ) from error
+    except OSError as error:
+        raise _disk_error(archive.parent, error) from error
 
 
 # What there is
@@ -126,7 +199,10 @@ def _choose(
 
 def _check_room(folder: Path, files: list[RemoteFile], info: dict[str, Any]) -> None:
     """Refuse to begin what the disk cannot hold."""
-    needed = sum(max(_size(file, info) - _present(folder / file.name), 0) for file in files)
+    _check_space(folder, sum(max(_size(file, info) - _present(folder / file.name), 0) for file in files))
+
+
+def _check_space(folder: Path, needed: int) -> None:
     place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(place).free
     if needed + _MARGIN > free:
@@ -363,8 +439,8 @@ def data_download(
 
     Args:
         name: Name in `torchslots data list`.
-        root: Folder for all data sets; this one goes to ROOT/NAME/<size>x<size>/<version>.
-        split: Splits to download, such as train validation; none: all.
+        root: Folder for all data sets; this one goes to ROOT/NAME/<size>x<size>/<version>, single files to ROOT/NAME.
+        split: Splits to download, such as train validation; none: all. Of single files those that have their own.
         shards: Only the first so many files of each split (MOVi at 128 pixels: 19 videos, 114 MB each).
         resolution: Pixels of one side, of the published sizes; none: the usual one.
         connections: Files at the same time.
@@ -379,6 +455,6 @@ def data_download(
         connections=connections,
         base_url=base_url,
     )
-    files = [file for file in folder.iterdir() if SHARD.fullmatch(file.name)]
+    files = [file for file in folder.iterdir() if SHARD.fullmatch(file.name) or file.suffix in _SINGLE]
     size = sum(file.stat().st_size for file in files)
-    print(f"{folder}: {len(files)} record files, {_gigabytes(size)}")
+    print(f"{folder}: {len(files)} files, {_gigabytes(size)}")
