@@ -142,6 +142,12 @@ class EvaluateLine:
     """Data loading processes."""
     skip_corrupt: bool = False
     """Leave damaged records out and count them, in place of stopping at the first."""
+    seed: int | None = None
+    """Seed of slots that are drawn at random; None: the recipe's."""
+    observe: int | None = None
+    """Frames to show of each video; judged is then what the model predicts for those that follow, unseen."""
+    rollout: int | None = None
+    """Frames to predict behind the observed ones; None: all that follow."""
 
 
 def evaluate(words: Words) -> int:
@@ -153,6 +159,8 @@ def evaluate(words: Words) -> int:
     data, settings = _evaluation_numbers(line)
     model = load_model(line.model, device=line.device)
     out = line.out or (Path(line.model) / "eval" if Path(line.model).is_dir() else Path("eval"))
+    if line.observe is not None or line.rollout is not None:
+        return _evaluate_horizon(model, data, settings, line, out)
     with _processes(line.device) as (rank, world_size):
         dataset = _whole_videos(data, settings, line.root)
         report = judge.evaluate(
@@ -174,6 +182,34 @@ def evaluate(words: Words) -> int:
             (out / "box_copy.json").write_text(copied.to_json() + "\n")
             _print_comparison({"model": report, "boxes copied": copied})
         print(f"Written to {out}")
+    return 0
+
+
+def _evaluate_horizon(
+    model: Any, data: DataConfig, settings: EvalConfig, line: EvaluateLine, out: Path
+) -> int:
+    """Judge what is predicted without being seen."""
+    from torchslots.training.horizon import evaluate_rollout
+
+    if line.observe is None or line.observe < 1 or (line.rollout is not None and line.rollout < 1):
+        raise UserError(
+            f"Prediction is judged after some observed frames: give --observe of 1 or more, and --rollout of 1 or more "
+            f"or none, got {line.observe} and {line.rollout}."
+        )
+    dataset = _whole_videos(data, settings, line.root)
+    stream = _eval_stream(dataset, settings, line, 0, 1, "Predicting")
+    report = evaluate_rollout(
+        model,
+        stream,
+        line.observe,
+        line.rollout,
+        slice_size=settings.slice_size,
+        device=line.device,
+        seed=settings.seed,
+    )
+    written = report.save(out)
+    report.print_table()
+    print(f"Written: {', '.join(str(path) for path in written)}")
     return 0
 
 
@@ -204,11 +240,12 @@ def _evaluation_numbers(line: EvaluateLine) -> tuple[DataConfig, EvalConfig]:
         settings = EvalConfig()
         if line.dataset is None:
             raise UserError(f"{line.model} is not a run with a recipe: name the data with --data.")
-    keys = tuple(key for key in ("video", "segmentations", "boxes") if key in data.keys)
+    wanted = ["video", "segmentations", "boxes", "properties", *(["flow"] if line.observe else [])]
+    keys = tuple(key for key in wanted if key in data.keys)
     data = dataclasses.replace(data, keys=keys, dataset=line.dataset or data.dataset)
     given = {
         name: getattr(line, name)
-        for name in ("split", "num_frames", "slice_size", "batch_size", "num_videos")
+        for name in ("split", "num_frames", "slice_size", "batch_size", "num_videos", "seed")
     }
     return data, dataclasses.replace(
         settings, **{name: value for name, value in given.items() if value is not None}

@@ -1,11 +1,12 @@
 """Random numbers that a model starts from: for a whole batch, or for each clip from a source of its own."""
 
+import hashlib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from torchslots.shapes import Conditioning
+from torchslots.shapes import Batch, Conditioning
 
 
 def draw(hint: Conditioning, shape: tuple[int, ...], sample: Callable[..., Tensor] = torch.randn) -> Tensor:
@@ -24,3 +25,21 @@ def draw(hint: Conditioning, shape: tuple[int, ...], sample: Callable[..., Tenso
         return sample(shape, device=given.device, generator=given).to(hint.device)
     clips = [sample(shape[1:], device=one.device, generator=one) for one in given]
     return torch.stack(clips).to(hint.device)
+
+
+def seeded(batch: Batch, seed: int, first: int = 0) -> Batch:
+    """The batch with a source of random numbers for each clip, unless it brings one.
+
+    A clip's numbers depend on `seed` and on its name alone, whatever batch, process or device it is in.
+
+    Args:
+        first: number of the first clip, its name where the batch has none.
+    """
+    names = batch.get("name") or [f"clip {first + row}" for row in range(len(batch["video"]))]
+    return {"generator": [_generator(seed, name) for name in names]} | batch
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """On the CPU, so that every device sees the same draws."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))

@@ -1,6 +1,5 @@
 """Judging a model on whole videos: slice by slice, handing the state on, in constant memory."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from torchslots.metrics.properties import AveragePrecision
 from torchslots.metrics.scores import SegmentationScores
 from torchslots.model import DRAWS
 from torchslots.shapes import Batch, Pose, Prediction, State
+from torchslots.slots.chance import seeded
 from torchslots.slots.memory import forget
 from torchslots.training.baselines import BoxCopy
 from torchslots.training.drawn import DRAWN_FRAMES, Drawing, DrawnVideo
@@ -218,8 +218,8 @@ class _Evaluation:
         ids: Tensor | None = batch.get("segmentations")
         num_objects = 0 if ids is None else int(ids.max()) + 1
         drawings = [Drawing(row) for row in range(min(self._draw - len(self._panels), num_videos))]
-        names = batch.get("name") or [f"video {self._videos + row}" for row in range(num_videos)]
-        for start, part in _slices(self._seeded(batch, names), self._config, self._device):
+        batch = seeded(batch, self._config.seed, self._videos)
+        for start, part in _slices(batch, self._config, self._device):
             drawn = drawings if start < DRAWN_FRAMES else []
             with self._autocast():
                 found = cast(Predictor, self._model).predict(part, state, slot_recon=bool(drawn))
@@ -234,15 +234,11 @@ class _Evaluation:
                 drawing.add(part, found)
         if ids is not None:
             self._scores.finish()
+        names = batch.get("name", [""] * num_videos)
         self._panels += [drawing.finish(names[drawing.row]) for drawing in drawings]
         self._videos += num_videos
         if self._with_loss:
-            self._add_losses(self._seeded(batch, names))
-
-    def _seeded(self, batch: Batch, names: list[str]) -> Batch:
-        """The batch with a source of random numbers for each video, unless it brings its own."""
-        given = {"generator": [_generator(self._config.seed, name) for name in names]}
-        return given | batch
+            self._add_losses(batch)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = _DTYPES.get(self._precision)
@@ -329,12 +325,6 @@ def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, Pose):
         return value.map(partial(_to, device=device))
     return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    """On the CPU, so that every device sees the same draws."""
-    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
 def _is_first_process() -> bool:

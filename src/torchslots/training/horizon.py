@@ -20,6 +20,7 @@ from torchslots.metrics.segmentation import FrameMean, VideoMean, contingency, f
 from torchslots.model import ObjectCentricModel
 from torchslots.rollout import rollout
 from torchslots.shapes import Batch, Prediction, State
+from torchslots.slots.chance import seeded
 
 COPY = "copy_"
 """Beginning of the names of what repeating the last observed frame scores."""
@@ -56,6 +57,30 @@ class HorizonReport:
         }
         return json.dumps(values, indent=2)
 
+    def print_table(self) -> None:
+        """Print the figures over the whole horizon, beside each that of repeating the last observed frame."""
+        from rich.console import Console
+        from rich.table import Table
+
+        names = [name for name in self.metrics if not name.startswith(COPY)]
+        table = Table(
+            title=f"{self.num_videos} videos: {self.observed} frames seen, {self._horizon} predicted"
+        )
+        for column in ("figure", "model", "last frame repeated"):
+            table.add_column(column, justify="left" if column == "figure" else "right")
+        for name in names:
+            table.add_row(name, *(_shown(key, self.metrics[key]) for key in (name, COPY + name)))
+        console = Console()
+        console.print(table)
+        for name in names:
+            key = name if name in DEFINITIONS else "psnr_*"
+            console.print(f"{name}: {DEFINITIONS[key]}", markup=False, highlight=False)
+
+    @property
+    def _horizon(self) -> int:
+        """Frames that were predicted."""
+        return max((len(curve) for curve in self.curves.values()), default=0)
+
     def save(self, folder: Path) -> list[Path]:
         """Write horizon.json, and a plot over the horizon for each figure beside its baseline.
 
@@ -79,6 +104,10 @@ class HorizonReport:
         with video.replacing(path) as part:
             pictures.curves(series, part, title=f"{name} without input", x_label="frames ahead", y_label=name)
         return path
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.2f} dB" if "psnr_" in name else f"{100 * value:.1f} %"
 
 
 def _finite(value: float) -> float | None:
@@ -116,6 +145,7 @@ def evaluate_rollout(
     *,
     slice_size: int = 6,
     device: torch.device | str = "cpu",
+    seed: int = 0,
 ) -> HorizonReport:
     """Show a model the first frames of each video and judge what it predicts for those that follow.
 
@@ -127,6 +157,7 @@ def evaluate_rollout(
         observe: frames that the model sees, at least 1.
         horizon: frames to predict; None: all that follow.
         slice_size: frames that go through the model at once.
+        seed: of slots that are drawn at random; a video's draws depend on it and on the video's name alone.
 
     Raises:
         UserError: no videos, or none longer than `observe`.
@@ -136,7 +167,7 @@ def evaluate_rollout(
     model.eval()
     try:
         for batch in batches:
-            run.judge(batch)
+            run.judge(seeded(batch, seed, run.num_videos))
     finally:
         model.train(was_training)
     return run.report()
@@ -158,7 +189,7 @@ class _HorizonEvaluation:
         self._frames: dict[str, FrameMean] = {}
         self._videos: dict[str, VideoMean] = {}
         self._errors: dict[str, StepMean] = {}
-        self._num_videos = 0
+        self.num_videos = 0
 
     def judge(self, batch: Batch) -> None:
         """Take one batch of whole videos through the model."""
@@ -180,7 +211,7 @@ class _HorizonEvaluation:
         for name in (name for name, picture in seen.recon.items() if picture.shape[2] == 3 and name in truth):
             drawn = torch.cat([part.recon[name] for part in imagined], 1)
             self._judge_picture(name, drawn, batch[name][:, self._observe - 1, None], truth)
-        self._num_videos += len(batch["video"])
+        self.num_videos += len(batch["video"])
 
     def _length(self, batch: Batch) -> int:
         """Frames to predict of this batch, the same for all batches."""
@@ -242,7 +273,7 @@ class _HorizonEvaluation:
 
     def report(self) -> HorizonReport:
         """All that was found."""
-        if not self._num_videos:
+        if not self.num_videos:
             raise UserError(
                 "There is no video to evaluate. Check the data folder, the split and the number of videos."
             )
@@ -252,4 +283,4 @@ class _HorizonEvaluation:
             steps, whole = mean.compute()
             metrics[name] = float(-10 * torch.log10(whole))
             curves[name] = (-10 * torch.log10(steps)).tolist()
-        return HorizonReport(self._observe, metrics, curves, self._num_videos)
+        return HorizonReport(self._observe, metrics, curves, self.num_videos)
