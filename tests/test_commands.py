@@ -13,6 +13,7 @@ from torchslots import video
 from torchslots.cli import main
 from torchslots.hub import save_pretrained
 from torchslots.recipes import savi
+from torchslots.recipes.catalog import recipe
 from torchslots.recipes.savi import DecoderConfig
 
 SIDE = 32
@@ -60,3 +61,56 @@ def test_horizons_that_cannot_be_are_refused(model, movi, tmp_path, capsys, word
     assert evaluate(model, movi, tmp_path / "out", *words) == 2
     assert says in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def prepare(*words: object) -> int:
+    return main(["data", "prepare", *map(str, words)])
+
+
+def test_data_are_prepared_as_a_recipe_wants_them(movi, tmp_path):
+    line = ["--root", movi, "--out", tmp_path / "out", "--splits", "train", "--config.resolution", SIDE]
+    assert prepare("savi_small", *line) == 0
+    made_for = json.loads((tmp_path / "out" / "train" / "meta.json").read_text())["made_for"]
+    numbers = recipe("savi_small").data
+    assert made_for["resolution"] == SIDE and made_for["max_instances"] == numbers.max_instances
+    assert set(made_for["keys"]) == set(numbers.keys)
+
+
+def test_without_a_word_about_splits_the_recipes_are_prepared(movi, tmp_path, capsys):
+    assert prepare("savi_small", "--root", movi, "--out", tmp_path / "out") == 2
+    assert (tmp_path / "out" / "train" / "meta.json").is_file()
+    assert "shards of `validation` are missing" in capsys.readouterr().err
+
+
+def test_numbers_of_another_recipe_are_other_data(movi, tmp_path, capsys):
+    line = ["--root", movi, "--out", tmp_path / "out", "--splits", "train"]
+    assert prepare("savi_small", *line) == 0
+    assert prepare("savi_plus_plus", *line, "--config.dataset", "movi_a") == 2
+    assert "was prepared with" in " ".join(capsys.readouterr().err.split())
+
+
+def test_data_can_still_be_prepared_without_a_recipe(movi, tmp_path):
+    line = ["--root", movi, "--out", tmp_path / "out", "--splits", "train", "--config.keys", "video"]
+    assert prepare(*line) == 0
+    assert json.loads((tmp_path / "out" / "train" / "meta.json").read_text())["made_for"]["keys"] == ["video"]
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest(movi, tmp_path, capsys):
+    assert prepare("savi_smal", "--root", movi, "--out", tmp_path / "out") == 2
+    assert "savi_small" in capsys.readouterr().err
+
+
+def test_pictures_are_generated(tmp_path, capsys):
+    line = [
+        "generate-images",
+        "--out",
+        str(tmp_path),
+        "--kind",
+        "tetrominoes",
+        "--count",
+        "101",
+        "--workers",
+        "1",
+    ]
+    assert main(["data", *line]) == 0
+    assert "101 pictures" in capsys.readouterr().out and list((tmp_path / "tetrominoes").iterdir())
