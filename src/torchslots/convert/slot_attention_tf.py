@@ -269,10 +269,18 @@ def config_from_reference(
 
     Args:
         reference: `resolution` [height, width], `num_slots`, `num_iterations`; those that lack are as published.
+            `model`, where it is given, names the task.
 
     Raises:
-        UserError: a resolution that is not two whole numbers.
+        UserError: a resolution that is not two whole numbers, or numbers of another system or task.
     """
+    task = task_of(checkpoint.params)
+    if reference.get("model", task) != task:
+        raise UserError(
+            f"{checkpoint.path} is a TensorFlow checkpoint of Slot Attention's {task.replace('_', ' ')}, and the "
+            f"configuration given is of {reference['model']}. Leave --config out, or convert with --recipe "
+            f"{_RECIPES[task]}."
+        )
     resolution = reference.get("resolution", SlotAttentionConfig().resolution)
     counts = {name: reference[name] for name in ("num_slots", "num_iterations") if name in reference}
     if len(resolution) != 2 or not all(isinstance(value, int) for value in (*resolution, *counts.values())):

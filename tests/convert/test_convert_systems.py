@@ -1,0 +1,74 @@
+"""`convert` on every system's checkpoints: what it says it read, and its answer to a recipe of another system."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from torchslots.convert.convert import convert
+from torchslots.errors import UserError
+from torchslots.hub import load_model
+from torchslots.recipes import catalog
+
+CHECKPOINTS = {
+    "savi_small_mini/checkpoints-0": ("savi", "SAVi"),
+    "savi_plus_plus_mini/checkpoints-0": ("savi", "SAVi"),
+    "statm_savi_small_mini/checkpoints-0": ("statm", "STATM"),
+    "statm_savi_plus_plus_mini/checkpoints-env2": ("statm", "STATM"),
+    "isa_tetrominoes_baseline_mini/checkpoint": ("isa", "Invariant Slot Attention"),
+    "isa_clevrtex_resnet_transl_scale_mini/checkpoint": ("isa", "Invariant Slot Attention"),
+    "slot_attention_object_discovery_mini/checkpoint": ("slot_attention", "Slot Attention"),
+    "slot_attention_set_prediction_mini/checkpoint": ("slot_attention", "Slot Attention"),
+}
+OTHERS = {
+    "savi": "savi_small",
+    "statm": "statm_savi_small",
+    "isa": "isa_tetrominoes_transl",
+    "slot_attention": "slot_attention_clevr6",
+}
+
+
+@pytest.mark.parametrize("place", CHECKPOINTS)
+def test_what_was_read_is_reported(golden: Path, tmp_path: Path, place: str):
+    source, (family, _) = golden / place, CHECKPOINTS[place]
+    done = convert(source, tmp_path / "out", config=source.parent / "config.json")
+    model = load_model(tmp_path / "out")
+    assert catalog.family_of(model.config) == family and model.config == done.config
+    assert f"Read {done.num_arrays} arrays" in str(done) and f"of the family {family}" in str(done)
+    assert f"{done.num_weights:,} numbers" in str(done) and str(tmp_path / "out") in str(done)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    assert 0 <= done.num_weights - weights < 0.2 * weights  # position grids are stored, but not learned
+
+
+@pytest.mark.parametrize("place", CHECKPOINTS)
+def test_a_recipe_of_another_system_is_answered_with_the_right_one(golden: Path, tmp_path: Path, place: str):
+    family, title = CHECKPOINTS[place]
+    for other, recipe in OTHERS.items():
+        if other == family:
+            continue
+        with pytest.raises(UserError, match=title) as caught:
+            convert(golden / place, tmp_path / "out", recipe=recipe)
+        said = set(re.findall(r"\w+", str(caught.value).replace(str(golden), "")))
+        offered = [name for name in catalog.RECIPES if name in said and name != recipe]
+        assert offered and all(catalog.family_of(catalog.recipe(name).model) == family for name in offered)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", CHECKPOINTS)
+def test_a_configuration_of_another_system_is_refused(golden: Path, tmp_path: Path, place: str):
+    family = CHECKPOINTS[place][0]
+    other = "isa_extra_options_mini" if family != "isa" else "slot_attention_object_discovery_mini"
+    with pytest.raises(UserError):
+        convert(golden / place, tmp_path / "out", config=golden / other / "config.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_none_of_the_systems_are_refused(tmp_path: Path):
+    np.savez(tmp_path / "weights.npz", a=np.zeros(3))
+    (tmp_path / "notes.json").write_text(json.dumps({"params": 1}))
+    for name in ("weights.npz", "notes.json", "nothing"):
+        with pytest.raises(UserError, match=name):
+            convert(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
