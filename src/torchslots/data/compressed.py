@@ -4,7 +4,6 @@ Such files cannot be entered in the middle; `torchslots.data.record_arrays` make
 in them are stored as one string for every byte, which are read here by slicing.
 """
 
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -84,16 +83,9 @@ class PackedRecords:
     def __init__(self, path: Path) -> None:
         self.path, self.position = Path(path), 0
         self._packed = find_compression(self.path)
-        self._file = _opened(self.path)
-        self.size = os.fstat(self._file.fileno()).st_size
+        self.size = self.path.stat().st_size
         self._blocks = self._unpacked()
         self._block, self.consumed = memoryview(b""), 0
-
-    def __enter__(self) -> "PackedRecords":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
     def __iter__(self) -> Iterator[bytes | CorruptRecord]:
         while (record := self._next()) is not None:
@@ -144,7 +136,7 @@ class PackedRecords:
     def _unpacked(self) -> Iterator[memoryview]:
         """The file's bytes, decompressed; a GZIP file may be several, one behind the other."""
         unpacker = None
-        while data := self._file_bytes():
+        for data in self._file_bytes():
             if self._packed is None:
                 yield memoryview(data)
                 continue
@@ -169,13 +161,17 @@ class PackedRecords:
             if unpacker.eof or (not data and len(block) < _INFLATE):
                 return
 
-    def _file_bytes(self) -> bytes:
+    def _file_bytes(self) -> Iterator[bytes]:
+        with _opened(self.path) as file:
+            while data := self._read_block(file):
+                self.consumed += len(data)
+                yield data
+
+    def _read_block(self, file: FileIO) -> bytes:
         try:
-            data = self._file.read(_READ)
+            return file.read(_READ)
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}. Check the disk.") from error
-        self.consumed += len(data)
-        return data
 
     def _lost(self, reason: str, cause: Exception | None = None) -> NoReturn:
         raise CutOff(self.path, self.position, reason) from cause

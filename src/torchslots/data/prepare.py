@@ -37,7 +37,7 @@ from torchslots.training.recipe import DataConfig
 
 _VERSION = 1
 _VIDEOS_PER_SHARD = 64
-_TARGETS = ("video", "segmentations", "boxes", "flow", "depth")
+_TARGETS = ("video", "segmentations", "boxes", "flow", "depth", "properties")
 _RANGES = ("flow_range", "depth_range")
 _DEFAULT = DataConfig()
 _AGAIN = "Prepare it for this recipe in another folder, or change the recipe's data settings."

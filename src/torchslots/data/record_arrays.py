@@ -184,10 +184,10 @@ class _Conversion:
         total, unit = (count, self.what) if count is not None else (self.path.stat().st_size // 10**6, "MB")
         with (
             _told(self.folder),
-            PackedRecords(self.path) as records,
             ExitStack() as self._open,
             progress(f"Unpacking {self.path.name}", total, unit) as advance,
         ):
+            records = PackedRecords(self.path)
             try:
                 records.skip(self.index.count)
                 self._open_files()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 Sample = dict[str, Any]
 _SPATIAL = ("video", "segmentations", "flow", "depth", "padding_mask")
-_IN_TIME = (*_SPATIAL, "boxes")
+_IN_TIME = (*_SPATIAL, "boxes", "properties")
 _NEAREST = ("segmentations", "padding_mask")
 
 
