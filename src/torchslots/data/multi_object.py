@@ -278,7 +278,7 @@ def _picture(
     image, mask = (decode_one_byte_strings(raw[name]) for name in ("image", "mask"))
     height, width = _size(image.size, layout)
     pixels = height * width
-    if not mask.size or mask.size % pixels:
+    if mask.size % pixels or not 0 < mask.size // pixels < 256:
         raise MalformedExample(
             f"has {mask.size} bytes of masks, which is no number of {height} x {width} pictures"
         )

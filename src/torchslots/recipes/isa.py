@@ -247,13 +247,16 @@ class _Setting:
     num_background: int = 1
 
 
-def _data(dataset: str, resolution: int, max_instances: int) -> DataConfig:
+def _data(
+    dataset: str, resolution: int, max_instances: int, crop: tuple[int, ...] | None = None
+) -> DataConfig:
     return DataConfig(
         dataset=dataset,
         keys=("video", "segmentations"),
         resolution=resolution,
         num_frames=1,
         max_instances=max_instances,
+        crop=crop,
     )
 
 
@@ -286,7 +289,7 @@ _SETTINGS: dict[str, _Setting] = {
     "clevr_with_masks": _Setting(
         "CLEVR with masks at 128x128, 500k steps",
         IsaConfig(),
-        _data("clevr_with_masks", 128, 11),
+        _data("clevr_with_masks", 128, 11, crop=(29, 64, 192, 192)),
         variants=_WITH_V2,
     ),
     "multishapenet_easy": _Setting(
