@@ -63,6 +63,24 @@ def test_horizons_that_cannot_be_are_refused(model, movi, tmp_path, capsys, word
     assert not (tmp_path / "out").exists()
 
 
+def test_evaluations_are_told_what_to_forget_and_where_to_start(model, movi, tmp_path):
+    more = [
+        "--restart-memory",
+        "--seed",
+        "3",
+        "--num-videos",
+        "1",
+        "--num-frames",
+        "4",
+        "--draw",
+        "0",
+        "--no-baseline",
+    ]
+    assert evaluate(model, movi, tmp_path / "out", *more) == 0
+    settings = json.loads((tmp_path / "out" / "eval.json").read_text())["settings"]
+    assert settings["restart_memory"] is True and settings["seed"] == 3 and settings["num_frames"] == 4
+
+
 def prepare(*words: object) -> int:
     return main(["data", "prepare", *map(str, words)])
 

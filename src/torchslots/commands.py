@@ -145,6 +145,8 @@ class EvaluateLine:
     """Leave damaged records out and count them, in place of stopping at the first."""
     seed: int | None = None
     """Seed of slots that are drawn at random; None: the recipe's."""
+    restart_memory: bool = False
+    """Forget the frames before each slice, as STATM's published evaluation does."""
     observe: int | None = None
     """Frames to show of each video; judged is then what the model predicts for those that follow, unseen."""
     rollout: int | None = None
@@ -248,6 +250,7 @@ def _evaluation_numbers(line: EvaluateLine) -> tuple[DataConfig, EvalConfig]:
         name: getattr(line, name)
         for name in ("split", "num_frames", "slice_size", "batch_size", "num_videos", "seed")
     }
+    settings = dataclasses.replace(settings, restart_memory=line.restart_memory or settings.restart_memory)
     return data, dataclasses.replace(
         settings, **{name: value for name, value in given.items() if value is not None}
     )
