@@ -49,7 +49,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class RemoteFiles:
-    """Single files at a public address; a ZIP file is extracted when it has come."""
+    """Single files at a public address; ZIP and tar.gz archives are extracted when they have come."""
 
     address: str
     """Folder that the files lie in."""
@@ -74,6 +74,8 @@ class DatasetEntry:
     """Roughly, for people: videos and gigabytes."""
     remote: Remote | RemoteFiles | None = None
     """Where `torchslots data download` finds it; None: it is made, or yours."""
+    get: str = ""
+    """How to get it, where there is no download."""
 
 
 def entry(name: str) -> DatasetEntry:
@@ -107,6 +109,8 @@ def open_dataset(name: str, root: Path, split: str, config: DataConfig, train: b
 def _how_to_get(name: str, found: DatasetEntry | None) -> str:
     if found is not None and found.remote is not None:
         return f"Get it with `torchslots data download {name}`."
+    if found is not None and found.get:
+        return found.get
     if name.startswith("sim_"):
         return "Make it with `torchslots data generate`."
     return "Check the path."
@@ -141,6 +145,29 @@ def _open_clevr(root: Path, split: str, config: DataConfig, train: bool) -> Clip
 
     return ClevrImages(root, split, config, train)
 
+
+def _open_multishapenet(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+    from torchslots.data.multishapenet import MultiShapeNetImages
+    from torchslots.data.stills import Stills
+
+    return Stills(MultiShapeNetImages(root, split), split, config, train)
+
+
+def _open_clevrtex(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+    from torchslots.data.clevrtex import find_clevrtex
+    from torchslots.data.stills import Stills
+
+    return Stills(find_clevrtex(root, split, config.num_records), split, config, train)
+
+
+def _open_waymo(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+    from torchslots.data.stills import Stills
+    from torchslots.data.waymo import WaymoImages
+
+    return Stills(WaymoImages(root, split, config.num_records), split, config, train)
+
+
+_CLEVRTEX_VARIANTS = ("full", "outd", "camo", "pbg", "vbg", "grassbg")
 
 _PARTS = ("train", "validation", "train_full", "validation_full", "test_full", "all")
 
@@ -237,6 +264,38 @@ DATASETS: dict[str, DatasetEntry] = {
         "colored_on_colored", "Multi-dSprites: up to 4 coloured sprites on a coloured background"
     ),
     "multi_dsprites_binarized": _sprites("binarized", "Multi-dSprites: up to 3 white sprites on black"),
+    "multishapenet_easy": DatasetEntry(
+        open=_open_multishapenet,
+        description="MultiShapeNet-Easy: 2 to 4 ShapeNet objects on a plain floor, every camera a picture",
+        licence=_KUBRIC_LICENCE,
+        splits=("train", "validation"),
+        size="images of 240 x 320 pixels, as TFDS' folder msn_easy_frames",
+        get="Copy gs://kubric-public/tfds/msn_easy_frames below the data folder, such as with `gcloud storage cp -r`.",
+    ),
+    "clevrtex": DatasetEntry(
+        open=_open_clevrtex,
+        description="CLEVRTex: 3 to 10 textured solids on textured floors, and five variants to test on",
+        licence="the publisher's terms: www.robots.ox.ac.uk/~vgg/data/clevrtex",
+        splits=("train", "validation", "test", *_CLEVRTEX_VARIANTS),
+        size="50,000 images of 240 x 320 pixels (24 GB), 20,000 of camo, pbg, vbg and grassbg, 10,000 of outd",
+        remote=RemoteFiles(
+            "https://thor.robots.ox.ac.uk/datasets/clevrtex",
+            (
+                *(f"clevrtex_full_part{part}.tar.gz" for part in range(1, 6)),
+                *(f"clevrtex_{variant}.tar.gz" for variant in _CLEVRTEX_VARIANTS[1:]),
+            ),
+            (*_CLEVRTEX_VARIANTS[:1] * 5, *_CLEVRTEX_VARIANTS[1:]),
+        ),
+    ),
+    "waymo_open": DatasetEntry(
+        open=_open_waymo,
+        description="Waymo Open: front camera pictures of streets, with ids of objects for validation",
+        licence="Waymo Dataset License Agreement for Non-Commercial Use, to be accepted at waymo.com/open",
+        splits=("train", "validation", "validation_full"),
+        size="158,081 images of 128 x 192 pixels for training, 1,872 marked ones for validation",
+        get="Sign up at waymo.com/open, get the frames of version 1.4, and make pictures of them with "
+        "`torchslots.data.waymo_frames.prepare_waymo`.",
+    ),
     "folder": DatasetEntry(
         open=_open_folder,
         description="Your own pictures or videos in a folder, with or without masks",
@@ -262,6 +321,8 @@ def data_list() -> None:
         print(f"          licence: {found.licence}")
         if found.remote is not None:
             print(f"          {_whereabouts(found.remote)}")
+        if found.get:
+            print(f"          {found.get}")
 
 
 def _whereabouts(remote: Remote | RemoteFiles) -> str:

@@ -31,7 +31,8 @@ def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.
     """A clip as stored becomes a sample of the batch contract.
 
     Args:
-        sample: uint8 `video`; `flow` and `depth` as uint16 codes with their `flow_range` and `depth_range`.
+        sample: uint8 `video`; `flow` and `depth` as uint16 codes with their `flow_range` and `depth_range`,
+            or as floats without.
         length: Frames of the result; what the clip lacks is padding.
         rng: Draws the crop of recipes that have one; None: resize the whole frame.
     """
@@ -67,10 +68,13 @@ def _keep(sample: Sample, area: tuple[int, ...] | None) -> Sample:
 
 
 def decode_codes(sample: Sample) -> Sample:
-    """`flow` and `depth` from uint16 codes to pixels and distance; their ranges leave the sample."""
+    """`flow` and `depth` from uint16 codes to pixels and distance; their ranges leave the sample.
+
+    What has no range is no code and stays as it is.
+    """
     decoded = {key: value for key, value in sample.items() if not key.endswith("_range")}
     for key in ("flow", "depth"):
-        if key in sample:
+        if f"{key}_range" in sample:
             values = transforms.decode_range(sample[key].numpy(), sample[f"{key}_range"].numpy())
             decoded[key] = torch.from_numpy(values)
     return decoded

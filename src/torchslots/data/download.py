@@ -15,8 +15,6 @@ import re
 import shutil
 import threading
 import urllib.parse
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from torchslots.data.archives import ENDINGS, extract
 from torchslots.data.bucket import (
     MOST_FAILURES,
     PAST_THE_END,
@@ -46,7 +45,7 @@ from torchslots.errors import UserError
 from torchslots.progress import progress
 
 _CHUNK = 1 << 18
-_SINGLE = (".tfrecords", ".zip")
+_SINGLE = (".tfrecords", ".zip", ".gz")
 _MARGIN = 64 << 20
 """Bytes of disk that are left free."""
 
@@ -114,7 +113,7 @@ def _remote(name: str, resolution: int | None) -> tuple[Remote, int]:
 def _download_single(
     name: str, remote: RemoteFiles, root: Path, splits: Sequence[str], connections: int, base_url: str | None
 ) -> Path:
-    """Bring files that lie at an address of their own; what is a ZIP file is extracted."""
+    """Bring files that lie at an address of their own; archives are extracted."""
     mirror = base_url or os.environ.get("TORCHSLOTS_MIRROR")
     place = urllib.parse.urlsplit(remote.address)
     address = f"{mirror.rstrip('/')}{place.path}" if mirror else remote.address
@@ -133,7 +132,7 @@ def _download_single(
     _check_room(folder, files, {})
     _download_all(files, folder, name, max(1, connections))
     for file in files:
-        if file.name.endswith(".zip"):
+        if file.name.endswith(ENDINGS):
             extract(folder / file.name)
     return folder
 
@@ -143,32 +142,6 @@ def _probe(url: str, name: str) -> RemoteFile:
     with open_at(url) as response:
         size = response.headers.get("Content-Length")
         return RemoteFile(url, name, int(size) if size else None, header_md5(response))
-
-
-def extract(archive: Path) -> None:
-    """Extract a ZIP file beside itself; files that are there in their full size stay.
-
-    Raises:
-        UserError: it is damaged, or the disk is too small.
-    """
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            members = [
-                member
-                for member in packed.infolist()
-                if not member.is_dir() and _bytes(archive.parent / member.filename) != member.file_size
-            ]
-            _check_space(archive.parent, sum(member.file_size for member in members))
-            with progress(f"Extracting {archive.name}", len(members), "files") as advance:
-                for member in members:
-                    packed.extract(member, archive.parent)
-                    advance(1)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(
-            f"{archive} cannot be extracted: {error}. Remove it and download it again."
-        ) from error
-    except OSError as error:
-        raise _disk_error(archive.parent, error) from error
 
 
 # What there is

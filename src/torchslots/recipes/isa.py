@@ -295,16 +295,18 @@ _SETTINGS: dict[str, _Setting] = {
     "multishapenet_easy": _Setting(
         "MultiShapeNet-Easy at 128x128, 500k steps",
         IsaConfig(),
-        _data("multishapenet_easy", 128, 11),
+        _data("multishapenet_easy", 128, 11, crop=(0, 40, 240, 240)),
         variants=_WITH_V2,
     ),
     "clevrtex_cnn": _Setting(
-        "CLEVRTex at 128x128, plain convolutions, 500k steps", IsaConfig(), _data("clevrtex", 128, 11)
+        "CLEVRTex at 128x128, plain convolutions, 500k steps",
+        IsaConfig(),
+        _data("clevrtex", 128, 11, crop=(24, 64, 192, 192)),
     ),
     "clevrtex_resnet": _Setting(
         "CLEVRTex at 128x128, ResNet-34, 500k steps",
         IsaConfig(encoder=ResNetConfig()),
-        _data("clevrtex", 128, 11),
+        _data("clevrtex", 128, 11, crop=(24, 64, 192, 192)),
         variants=_WITH_V2,
     ),
     "waymo_open": _Setting(

@@ -1,0 +1,79 @@
+"""ZIP and tar.gz archives, extracted beside themselves; the same call again goes on where it was interrupted."""
+
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from torchslots.data.tfrecord import atomic_file
+from torchslots.errors import UserError
+from torchslots.progress import progress
+
+ENDINGS = (".zip", ".tar.gz")
+_MARGIN = 64 << 20
+"""Bytes of disk that are left free."""
+
+
+def extract(archive: Path) -> None:
+    """Extract an archive beside itself; files that are there in their full size stay.
+
+    Raises:
+        UserError: it is damaged, names files outside of its folder, or the disk is too small.
+    """
+    folder = archive.parent
+    try:
+        with progress(f"Extracting {archive.name}", None, "files") as advance:
+            for name, size, stream in _members(archive):
+                target = folder / _inside(name, archive)
+                if not target.exists() or target.stat().st_size != size:
+                    _check_space(folder, size)
+                    with atomic_file(target) as partial, partial.open("wb") as file:
+                        shutil.copyfileobj(stream, file)
+                advance(1)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        raise _damaged(archive, error) from error
+    except UserError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno is None:
+            raise _damaged(archive, error.__cause__) from error
+        raise
+    except OSError as error:
+        raise _damaged(archive, error) from error
+
+
+def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Name, size and content of each file, in the order in which they lie."""
+    if archive.name.endswith(".zip"):
+        with zipfile.ZipFile(archive) as packed:
+            for member in packed.infolist():
+                if not member.is_dir():
+                    with packed.open(member) as stream:
+                        yield member.filename, member.file_size, stream
+        return
+    with tarfile.open(archive, "r|gz") as stored:
+        for entry in stored:
+            stream = stored.extractfile(entry) if entry.isfile() else None
+            if stream is not None:
+                yield entry.name, entry.size, stream
+
+
+def _inside(name: str, archive: Path) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{archive} holds `{name}`, outside of its folder. Do not use this file.")
+    return path
+
+
+def _damaged(archive: Path, error: Exception) -> UserError:
+    return UserError(f"{archive} cannot be extracted: {error}. Remove it and download it again.")
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed + _MARGIN > free:
+        raise UserError(
+            f"Extracting in {folder} needs {needed:,} bytes more, but only {free:,} are free. Free some space and give "
+            "the same command again; what is extracted stays."
+        )

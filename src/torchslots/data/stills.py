@@ -1,0 +1,125 @@
+"""Single pictures with masks as clips of one frame: what data sets of images share, wherever they are stored."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Integer, UInt8
+
+from torchslots.data.clip import finish_clip
+from torchslots.data.folder import mask_boxes
+from torchslots.data.tfrecord import CorruptRecord
+from torchslots.data.transforms import Sample, limit_instances
+from torchslots.errors import UserError
+from torchslots.progress import progress
+from torchslots.training.recipe import DataConfig
+
+
+class Picture(NamedTuple):
+    """A picture as it is stored; `ids` 0 for background, `depth` in the set's unit of length."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    ids: Integer[np.ndarray, "H W"]
+    depth: Float32[np.ndarray, "H W"] | None = None
+
+
+class PictureSource(Protocol):
+    """The pictures of one split."""
+
+    title: str
+    """The data set's name, for messages."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of batches, those that can be had."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Where a picture comes from, without reading it."""
+        ...
+
+    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+        """One picture; what `keys` do not ask for need not be read.
+
+        Raises:
+            CorruptRecord: it cannot be read.
+        """
+        ...
+
+    def num_objects(self, index: int) -> int:
+        """Objects in the scene.
+
+        Raises:
+            CorruptRecord: they cannot be read.
+        """
+        ...
+
+
+class Stills:
+    """Pictures of one split as clips of one frame, as a recipe's `DataConfig` asks."""
+
+    def __init__(self, source: PictureSource, split: str, config: DataConfig, train: bool = True) -> None:
+        """Choose the pictures.
+
+        Raises:
+            UserError: the recipe wants keys that the set lacks.
+        """
+        unknown = sorted(set(config.keys) - {*source.keys, "padding_mask", "name"})
+        if unknown:
+            raise UserError(
+                f"The recipe asks for `{unknown[0]}`, which {source.title} lacks. It has: {', '.join(source.keys)}. "
+                "Change `data.keys`, or use another data set."
+            )
+        self.source, self.split, self.config, self.train = source, split, config, train
+        self._chosen = _choose(source, config)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def name(self, index: int) -> str:
+        """Where the picture comes from."""
+        return self.source.name(self._chosen[index])
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
+        """One picture as a clip of one frame.
+
+        Raises:
+            CorruptRecord: it cannot be read.
+        """
+        sample = finish_clip(self.stored(index), self.config, 1, rng if self.train else None)
+        return {**sample, "name": self.name(index)}
+
+    def stored(self, index: int) -> Sample:
+        """A picture before cropping and resizing; what `finish_clip` takes."""
+        keys = self.config.keys
+        found = self.source.picture(self._chosen[index], keys)
+        ids = torch.from_numpy(found.ids.astype(np.int32))[None]
+        sample: Sample = {"padding_mask": torch.ones_like(ids, dtype=torch.bool)}
+        if "video" in keys:
+            sample["video"] = torch.tensor(found.image).permute(2, 0, 1)[None]
+        if "segmentations" in keys:
+            sample["segmentations"] = ids
+        if "boxes" in keys:
+            sample["boxes"] = mask_boxes(ids, self.config.max_instances)
+        if "depth" in keys and found.depth is not None:
+            sample["depth"] = torch.tensor(found.depth)[None, None]
+        return limit_instances(sample, self.config.max_instances)
+
+
+def _choose(source: PictureSource, config: DataConfig) -> "range | list[int]":
+    """The first `num_records`, of these those of at most `max_objects`; corrupt ones stay, to be met when used."""
+    numbers = range(len(source) if config.num_records is None else min(len(source), config.num_records))
+    if config.max_objects is None:
+        return numbers
+    chosen = []
+    with progress("Counting objects", len(numbers), "images") as advance:
+        for number in numbers:
+            try:
+                few = source.num_objects(number) <= config.max_objects
+            except CorruptRecord:
+                few = True
+            chosen += [number] if few else []
+            advance(1)
+    return chosen
