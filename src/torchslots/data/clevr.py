@@ -186,7 +186,7 @@ def _pixels(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
     image = decode_png(data)
     if image.shape[2] < 3 or image.dtype != np.uint8:
         raise MalformedExample(f"an image of {image.shape[2]} channels of {image.dtype}")
-    return np.ascontiguousarray(image[..., :3])
+    return image[..., :3].copy()
 
 
 # TensorFlow Datasets' files
