@@ -170,7 +170,8 @@ def _slices(model: ObjectCentricModel, source: Path, hint: Hint, options: EditOp
             clip = model.encode(batch | {"video": small.to(batch["generator"].device)}, state)
             state, order = clip.state, order or slot_order(model.explain(clip), hint)
             clip = editing.keep(clip, order)
-            yield Seen(_bytes(small[0]), clip, model.decoder.decode(clip))
+            seen = Seen(_bytes(small[0]), clip, model.decoder.decode(clip))
+        yield seen  # outside: a generator must not suspend with gradients switched off
 
 
 def _edit_together(
