@@ -132,3 +132,16 @@ def test_pictures_are_generated(tmp_path, capsys):
     ]
     assert main(["data", *line]) == 0
     assert "101 pictures" in capsys.readouterr().out and list((tmp_path / "tetrominoes").iterdir())
+
+
+def test_films_are_predicted_beyond_their_end(tmp_path, capsys):
+    torch.manual_seed(0)
+    config = replace(TINY, conditioning="learned")
+    folder = save_pretrained(savi.build(config), config, tmp_path / "model")
+    video.write_video(tmp_path / "clip.mp4", torch.randint(0, 256, (4, 32, 48, 3)).byte().numpy(), 10)
+    line = ["predict", str(folder), str(tmp_path / "clip.mp4"), "--out", str(tmp_path / "out")]
+    assert main([*line, "--observe", "3", "--rollout", "5", "--save", "tracks"]) == 0
+    told = json.loads((tmp_path / "out" / "clip" / "tracks.json").read_text())
+    assert [entry["frame"] for entry in told["frames"] if entry.get("predicted")] == [3, 4, 5, 6, 7]
+    assert main([*line, "--max-frames", "3"]) == 2
+    assert "remembers no frames" in capsys.readouterr().err

@@ -192,8 +192,12 @@ def _evaluate_horizon(
     model: Any, data: DataConfig, settings: EvalConfig, line: EvaluateLine, out: Path
 ) -> int:
     """Judge what is predicted without being seen."""
+    import os
+
     from torchslots.training.horizon import evaluate_rollout
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("Prediction is judged by one process: run it without torchrun.")
     if line.observe is None or line.observe < 1 or (line.rollout is not None and line.rollout < 1):
         raise UserError(
             f"Prediction is judged after some observed frames: give --observe of 1 or more, and --rollout of 1 or more "
