@@ -63,8 +63,8 @@ class Grouping(NamedTuple):
 class State(NamedTuple):
     """All that passes from one frame, or one slice of frames, to the next.
 
-    `memory` is the predictor's own. `source` says which slots are copies: slots that start equal stay equal, so slot k of
-    clip b is the same as slot `source[b, k]`, the lowest of its equals. None: all are distinct.
+    `memory` is the predictor's own. `source` says which slots are copies: slots that start equal stay equal, so slot k
+    of clip b is the same as slot `source[b, k]`, the lowest of its equals. None: all are distinct.
     """
 
     slots: Float[Tensor, "B K D"]
