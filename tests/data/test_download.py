@@ -7,10 +7,12 @@ off, ignore ranges, change bytes, refuse, ask for patience.
 import base64
 import errno
 import hashlib
+import io
 import json
 import shutil
 import threading
 import urllib.parse
+import zipfile
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,10 +20,12 @@ from pathlib import Path
 import pytest
 
 from torchslots.data import bucket as remote
-from torchslots.data import download as module
+from torchslots.data import transfer as module
+from torchslots.data.catalog import open_dataset
 from torchslots.data.download import download
 from torchslots.data.movi import MoviReader
 from torchslots.errors import UserError
+from torchslots.training.recipe import DataConfig
 
 PREFIX = "tfds/movi_a/128x128/1.0.0"
 GOLDEN = Path(__file__).parents[1] / "golden" / "data_movi_a" / "movi_a" / "32x32" / "1.0.0"
@@ -406,3 +410,66 @@ def test_names_that_leave_the_folder_are_left_out(bucket, tmp_path):
     bucket.files["sub/folder.txt"] = b"x"
     download("movi_a", tmp_path)
     assert not list(tmp_path.rglob("escaped.txt")) and not list(tmp_path.rglob("folder.txt"))
+
+
+# Single files
+
+TETROMINOES = "/multi-object-datasets/tetrominoes/tetrominoes_train.tfrecords"
+ROOMS = "/multi-object-datasets/objects_room/objects_room_"
+
+
+def test_a_single_file_comes_is_readable_and_stays(bucket, tmp_path):
+    recorded = Path(__file__).parents[1] / "golden" / "data_tetrominoes" / "tetrominoes_train.tfrecords"
+    bucket.files = {TETROMINOES: recorded.read_bytes()}
+    folder = download("tetrominoes", tmp_path)
+    assert folder == tmp_path / "tetrominoes"
+    config = DataConfig(keys=("video",), num_frames=1)
+    assert len(open_dataset("tetrominoes", tmp_path, "all", config, False)) == 12
+    bucket.requests.clear()
+    download("tetrominoes", tmp_path)
+    assert len(bucket.requests) == 1  # its size is asked for
+
+
+@pytest.mark.parametrize("hash_headers", [False, True])
+def test_a_single_file_is_resumed_where_it_broke(bucket, tmp_path, hash_headers):
+    bucket.files = {TETROMINOES: bytes(range(256)) * 4000}
+    bucket.hash_headers = hash_headers
+    part = tmp_path / "tetrominoes" / "tetrominoes_train.tfrecords.part"
+    part.parent.mkdir()
+    part.write_bytes(bucket.files[TETROMINOES][:5000])
+    bucket.statuses[TETROMINOES] = [503]
+    download("tetrominoes", tmp_path)
+    assert (tmp_path / "tetrominoes" / "tetrominoes_train.tfrecords").read_bytes() == bucket.files[
+        TETROMINOES
+    ]
+    assert bucket.asked(TETROMINOES) == [None, None, "bytes=5000-"]
+
+
+def test_files_of_single_splits_and_an_archive(bucket, tmp_path):
+    names = ("train", "test_six_objects", "test_identical_color", "test_empty_room")
+    bucket.files = {f"{ROOMS}{name}.tfrecords": name.encode() for name in names}
+    folder = download("objects_room", tmp_path, splits=["empty_room"])
+    assert record_files(folder) == ["objects_room_test_empty_room.tfrecords"]
+    download("objects_room", tmp_path)
+    assert len(record_files(folder)) == 4
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("CLEVR_v1.0/scenes/CLEVR_val_scenes.json", "{}")
+    bucket.files = {"/clevr/CLEVR_v1.0.zip": packed.getvalue()}
+    folder = download("clevr", tmp_path)
+    assert (folder / "CLEVR_v1.0" / "scenes" / "CLEVR_val_scenes.json").read_text() == "{}"
+
+
+def test_wrong_wishes_for_single_files(bucket, tmp_path, monkeypatch):
+    bucket.files = {TETROMINOES: bytes(10)}
+    with pytest.raises(UserError, match="single files: leave out --shards and --resolution"):
+        download("tetrominoes", tmp_path, shards=1)
+    with pytest.raises(UserError, match=r"objects_room has no file of its own for `validation`.*six_objects"):
+        download("objects_room", tmp_path, splits=["validation"])
+    with pytest.raises(UserError, match=r"clevr has no file of its own for `train`. Leave out --split"):
+        download("clevr", tmp_path, splits=["train"])
+    with pytest.raises(UserError, match=r"CLEVR_v1.0.zip answers with status 404"):
+        download("clevr", tmp_path)
+    monkeypatch.setattr(module, "_MARGIN", 1 << 60)
+    with pytest.raises(UserError, match=r"needs 0 MB more"):
+        download("tetrominoes", tmp_path)
