@@ -17,6 +17,7 @@ from torchslots.data.example import decode_bytes, encode_example, scan_example
 from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.png import encode_png
 from torchslots.data.prepare import PreparedClips, prepare
+from torchslots.data.stills import Stills
 from torchslots.data.tfrecord import CorruptRecord, RecordFile, write_records
 from torchslots.errors import UserError
 from torchslots.properties import LABELS, decode_object
@@ -44,18 +45,22 @@ def tfds(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
+def original(tmp_path_factory, tfds) -> Path:
     """The folder that the ZIP file gives: TFDS keeps its PNG files byte by byte."""
     folder = tmp_path_factory.mktemp("recorded") / "CLEVR_v1.0"
     shutil.copytree(GOLDEN / "data_clevr" / "scenes", folder / "scenes")
     for split, name in IMAGES.items():
         (folder / "images" / name).mkdir(parents=True)
-        file = RecordFile(GOLDEN / f"data_clevr/tfds/clevr/3.1.0/clevr-{split}.tfrecord-00000-of-00001")
+        file = RecordFile(tfds / f"clevr/3.1.0/clevr-{split}.tfrecord-00000-of-00001")
         for i in range(len(file)):
             raw = scan_example(file.read(i))
             path = folder / "images" / name / decode_bytes(raw["file_name"])[0].decode()
             path.write_bytes(decode_bytes(raw["image"])[0])
     return folder
+
+
+def images(root: Path, split: str, config: DataConfig, train: bool = True) -> Stills:
+    return Stills(ClevrImages(root, split), split, config, train)
 
 
 def encode_scene(image: np.ndarray, positions: np.ndarray, labels: dict[str, np.ndarray]) -> bytes:
@@ -86,11 +91,11 @@ def random_scene(objects: int, seed: int, size: tuple[int, int] = (8, 12)) -> by
     [("train_full", "train", 4), ("validation", "validation", 2), ("test", "test", 1)],
 )
 def test_every_picture_and_object_equals_tfds(request, form, split, name, count):
-    found = ClevrImages(request.getfixturevalue(form), split, CONFIG, False)
+    found = images(request.getfixturevalue(form), split, CONFIG, False)
     assert len(found) == count
     with np.load(GOLDEN / "data_clevr" / "expected_tfds.npz") as recorded:
         for i in range(count):
-            image, objects = found.example(i)
+            image, objects = found.source.example(i)
             if f"{name}/{i}/image" in recorded:
                 assert np.array_equal(image, recorded[f"{name}/{i}/image"])
             else:
@@ -103,7 +108,7 @@ def test_every_picture_and_object_equals_tfds(request, form, split, name, count)
 
 @pytest.mark.parametrize("form", ["tfds", "original"])
 def test_properties_equal_the_references_targets(request, form):
-    found = ClevrImages(request.getfixturevalue(form), "train_full", CONFIG, False)
+    found = images(request.getfixturevalue(form), "train_full", CONFIG, False)
     with np.load(GOLDEN / "data_clevr" / "expected_set_targets_train.npz") as recorded:
         batch = next(eval_batches(found, batch_size=4))
         assert torch.equal(batch["properties"][:, 0], torch.from_numpy(recorded["target"]))
@@ -124,7 +129,7 @@ def test_preprocessing_equals_slot_attentions(tmp_path):
             "set_image": recipe("slot_attention_set_prediction").data,
         }
         for name, config in settings.items():
-            sample = ClevrImages(tmp_path, "train_full", config, False).sample(0, None)
+            sample = images(tmp_path, "train_full", config, False).sample(0, None)
             expected = torch.from_numpy(recorded[f"{name}_every_fourth_row_1"]).permute(2, 0, 1)
             found = sample["video"][0, :, ::4] * 2 - 1
             torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
@@ -144,13 +149,13 @@ def test_both_forms_in_one_folder_and_neither(tfds, original, tmp_path):
     both = tmp_path / "both"
     both.mkdir()
     (both / "CLEVR_v1.0").symlink_to(original)
-    assert ClevrImages(both, "train", CONFIG).name(0) == "CLEVR_train_000000.png"
+    assert images(both, "train", CONFIG).name(0) == "CLEVR_train_000000.png"
     (both / "tfds").symlink_to(tfds)
-    assert ClevrImages(both, "train", CONFIG).name(0) == f"{TRAIN}__0"
+    assert images(both, "train", CONFIG).name(0) == f"{TRAIN}__0"
     with pytest.raises(UserError, match=r"holds neither TFDS' files of CLEVR.*data download clevr"):
-        ClevrImages(_empty(tmp_path), "train", CONFIG)
+        images(_empty(tmp_path), "train", CONFIG)
     with pytest.raises(UserError, match=r"clevr has no split `val`. It has: train, train_eval"):
-        ClevrImages(tfds, "val", CONFIG)
+        images(tfds, "val", CONFIG)
 
 
 def _empty(folder: Path) -> Path:
@@ -160,37 +165,37 @@ def _empty(folder: Path) -> Path:
 
 def test_the_first_512_pictures_are_held_out(tmp_path, caplog):
     write_records(tmp_path / TRAIN, [random_scene(3, seed) for seed in range(520)])
-    names = {split: ClevrImages(tmp_path, split, CONFIG) for split in ("train", "train_eval", "train_full")}
+    names = {split: images(tmp_path, split, CONFIG) for split in ("train", "train_eval", "train_full")}
     assert [len(found) for found in names.values()] == [8, 512, 520] and not caplog.text
     assert names["train"].name(0) == f"{TRAIN}__512"
     assert names["train_eval"].name(511) == f"{TRAIN}__511"
-    few = ClevrImages(tmp_path, "train", replace(CONFIG, num_records=3))
+    few = images(tmp_path, "train", replace(CONFIG, num_records=3))
     assert len(few) == 3 and few.name(0) == f"{TRAIN}__512"
 
 
 def test_of_few_pictures_none_is_held_out_and_a_warning_says_so(tfds, caplog):
     with caplog.at_level(logging.WARNING, "torchslots.data"):
-        assert len(ClevrImages(tfds, "train", CONFIG)) == 4
+        assert len(images(tfds, "train", CONFIG)) == 4
     assert "only 4 pictures" in caplog.text
 
 
 @pytest.mark.parametrize("form", ["tfds", "original"])
 def test_pictures_of_many_objects_are_left_out_by_counts_that_are_kept(request, form, monkeypatch):
     root, config = request.getfixturevalue(form), replace(CONFIG, max_objects=4)
-    found = ClevrImages(root, "train", config)
-    assert [len(found.example(i)[1].positions) for i in range(len(found))] == [3, 4]
+    found = images(root, "train", config)
+    assert [found.source.num_objects(i) for i in range(4)] == [3, 5, 10, 4]
     assert found.name(1).endswith(("__3", "000003.png"))
     monkeypatch.setattr(RecordFile, "read", None)
     monkeypatch.setattr("torchslots.data.clevr._scene_table", None)
-    assert len(ClevrImages(root, "train", replace(CONFIG, max_objects=3))) == 1
+    assert len(images(root, "train", replace(CONFIG, max_objects=3))) == 1
 
 
 def test_counts_are_made_anew_when_the_file_changes(tmp_path):
     config = replace(CONFIG, max_objects=4)
     write_records(tmp_path / TRAIN, [random_scene(3, 0), random_scene(5, 1)])
-    assert len(ClevrImages(tmp_path, "train", config)) == 1
+    assert len(images(tmp_path, "train", config)) == 1
     write_records(tmp_path / TRAIN, [random_scene(3, 0), random_scene(5, 1), random_scene(2, 2)])
-    assert len(ClevrImages(tmp_path, "train", config)) == 2
+    assert len(images(tmp_path, "train", config)) == 2
 
 
 def test_counts_are_kept_in_the_cache_where_the_data_cannot_be_written(tmp_path, monkeypatch):
@@ -198,12 +203,12 @@ def test_counts_are_kept_in_the_cache_where_the_data_cannot_be_written(tmp_path,
     folder = tmp_path / "data"
     write_records(folder / TRAIN, [random_scene(3, 0), random_scene(5, 1)])
     (folder / ".torchslots").write_text("in the way")
-    assert len(ClevrImages(folder, "train", replace(CONFIG, max_objects=4))) == 1
+    assert len(images(folder, "train", replace(CONFIG, max_objects=4))) == 1
     assert list((tmp_path / "cache").rglob("*.objects.npz"))
 
 
 def test_prepared_pictures_equal_the_originals(tfds, tmp_path):
-    found = ClevrImages(tfds, "train", CONFIG, True)
+    found = images(tfds, "train", CONFIG, True)
     prepare(found, tmp_path)
     again = PreparedClips(tmp_path, "train", CONFIG)
     for i in range(len(found)):
@@ -237,13 +242,15 @@ def test_a_batch_of_each_recipe_s_kind_trains(tfds):
 
 
 def test_keys_that_clevr_lacks(tfds):
-    with pytest.raises(UserError, match=r"asks for `segmentations`, which CLEVR lacks.*clevr_with_masks"):
-        ClevrImages(tfds, "train", replace(CONFIG, keys=("video", "segmentations")))
+    with pytest.raises(
+        UserError, match=r"asks for `segmentations`, which CLEVR lacks. It has: video, properties"
+    ):
+        images(tfds, "train", replace(CONFIG, keys=("video", "segmentations")))
 
 
 def test_a_crop_beyond_the_picture(tfds):
     with pytest.raises(UserError, match=r"frames are 320 x 480"):
-        ClevrImages(tfds, "train", replace(CONFIG, crop=(200, 0, 192, 192))).sample(0, None)
+        images(tfds, "train", replace(CONFIG, crop=(200, 0, 192, 192))).sample(0, None)
 
 
 def test_faults_in_records(tmp_path):
@@ -258,7 +265,7 @@ def test_faults_in_records(tmp_path):
         b"no example",
     ]
     write_records(tmp_path / TRAIN, records)
-    found = ClevrImages(tmp_path, "train", CONFIG, False)
+    found = images(tmp_path, "train", CONFIG, False)
     reasons = [
         "a color of number 8, of 8",
         "2 positions, but 1 of `size`",
@@ -272,7 +279,7 @@ def test_faults_in_records(tmp_path):
     assert len(batches[0]["video"]) == 1
     write_records(tmp_path / TRAIN, [encode_example({"image": encode_png(image), "label": np.array([1])})])
     with pytest.raises(UserError, match=r"record 0 has no feature `objects/3d_coords`, only: image, label"):
-        ClevrImages(tmp_path, "train", CONFIG).sample(0, None)
+        images(tmp_path, "train", CONFIG).sample(0, None)
 
 
 def test_faults_in_the_original_folder(original, tmp_path):
@@ -280,7 +287,7 @@ def test_faults_in_the_original_folder(original, tmp_path):
     shutil.copytree(original, folder)
     file = folder / "images" / "train" / "CLEVR_train_000001.png"
     file.write_bytes(file.read_bytes()[:2000])
-    found = ClevrImages(folder, "train", CONFIG)
+    found = images(folder, "train", CONFIG)
     with pytest.raises(CorruptRecord, match=r"CLEVR_train_000001.png: record 1 cannot be read: a PNG image"):
         found.sample(1, None)
     file.unlink()
@@ -290,7 +297,7 @@ def test_faults_in_the_original_folder(original, tmp_path):
         found.sample(1, None)
     shutil.rmtree(folder / "images" / "val")
     with pytest.raises(UserError, match=r"no pictures of `validation`: .*images/val is missing"):
-        ClevrImages(folder, "validation", CONFIG)
+        images(folder, "validation", CONFIG)
 
 
 @pytest.mark.parametrize("change", ["cut", "color", "missing"])
@@ -301,7 +308,7 @@ def test_a_broken_list_of_scenes(original, tmp_path, change):
     if change == "missing":
         file.unlink()
         with pytest.raises(UserError, match=r"CLEVR_train_scenes.json cannot be opened: No such file"):
-            ClevrImages(folder, "train", CONFIG)
+            images(folder, "train", CONFIG)
         return
     text = file.read_text()
     if change == "cut":
@@ -312,4 +319,4 @@ def test_a_broken_list_of_scenes(original, tmp_path, change):
         file.write_text(json.dumps(scenes))
     os.utime(file, (1, 1))
     with pytest.raises(UserError, match=r"CLEVR_train_scenes.json is no list of CLEVR's scenes"):
-        ClevrImages(folder, "train", CONFIG)
+        images(folder, "train", CONFIG)

@@ -14,9 +14,14 @@ from torchslots.data.example import encode_example, encode_one_byte_strings, sca
 from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.multi_object import LAYOUTS, MultiObjectImages, read_row
 from torchslots.data.prepare import PreparedClips, prepare
+from torchslots.data.stills import Stills
 from torchslots.data.tfrecord import Compression, CorruptRecord, write_records
 from torchslots.errors import UserError
-from torchslots.recipes.catalog import recipe
+from torchslots.recipes.catalog import build_seeded, recipe
+from torchslots.recipes.isa import CnnDecoderConfig
+from torchslots.recipes.savi import CnnConfig
+from torchslots.recipes.slot_attention import PictureDecoder, SlotAttentionConfig
+from torchslots.training.evaluate import evaluate
 from torchslots.training.recipe import DataConfig
 
 CONFIG = DataConfig(keys=("video", "segmentations"), resolution=64, num_frames=1)
@@ -32,8 +37,8 @@ def root(tmp_path_factory):
     return folder
 
 
-def images(folder, name="tetrominoes", split="all", config=CONFIG, train=False) -> MultiObjectImages:
-    return MultiObjectImages(folder, LAYOUTS[name], split, config, train)
+def images(folder, name="tetrominoes", split="all", config=CONFIG, train=False) -> Stills:
+    return Stills(MultiObjectImages(folder, LAYOUTS[name], split, config.num_records), split, config, train)
 
 
 # As recorded
@@ -54,7 +59,7 @@ def test_every_feature_equals_the_publishers_reader(root, name, split, expected)
         recorded = {key: table[key] for key in table.files}
     assert len(found) == len(recorded["mask"])
     for i, masks in enumerate(recorded.pop("mask")):
-        example = found.example(i)
+        example = found.source.example(i)
         entities = np.arange(len(masks), dtype=np.uint8)[:, None, None]
         assert np.array_equal((example["segmentations"] == entities) * np.uint8(255), masks[..., 0])
         for key, values in recorded.items():
@@ -69,8 +74,8 @@ def test_ids_equal_isa_s_reader(root, name):
     found = images(root, name)
     with np.load(root / f"data_{name}" / "expected_isa.npz") as recorded:
         for i, ids in enumerate(recorded["segmentations"]):
-            assert np.array_equal(found.example(i)["segmentations"], ids[..., 0])
-            assert np.array_equal(found.example(i)["image"], recorded["image"][i])
+            assert np.array_equal(found.source.example(i)["segmentations"], ids[..., 0])
+            assert np.array_equal(found.source.example(i)["image"], recorded["image"][i])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +119,7 @@ def test_every_layout_gives_back_what_was_written(tmp_path, name):
     written = write_images(tmp_path / layout.splits["all"].file, layout, 3, entities=5)
     found = images(tmp_path, name)
     for i, (image, ids) in enumerate(written):
-        example = found.example(i)
+        example = found.source.example(i)
         assert np.array_equal(example["image"], np.broadcast_to(image, example["image"].shape))
         assert np.array_equal(example["segmentations"], ids)
         assert example["num_objects"] == (np.unique(ids) >= layout.num_background).sum()
@@ -136,7 +141,7 @@ def test_samples_follow_the_contract(root):
     assert batch["video"].min() >= 0 and 0.5 < batch["video"].max() <= 1
     assert batch["segmentations"].max() == 2 and batch["boxes"].shape == (3, 1, 2, 4)
     assert batch["name"][0].startswith("tetrominoes_train.tfrecords__")
-    ids = images(root).example(4)["segmentations"]
+    ids = images(root).source.example(4)["segmentations"]
     rows, columns = np.nonzero(ids == 1)
     box = np.array([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]) / 35
     boxes = images(root, config=replace(CONFIG, keys=("boxes",))).sample(4, None)["boxes"]
@@ -170,8 +175,8 @@ def many(tmp_path):
     return tmp_path
 
 
-def number(dataset: MultiObjectImages, index: int) -> int:
-    high, low, _ = dataset.example(index)["image"][0, 0].tolist()
+def number(dataset: Stills, index: int) -> int:
+    high, low, _ = dataset.source.example(index)["image"][0, 0].tolist()
     return high * 256 + low
 
 
@@ -188,9 +193,9 @@ def test_splits_are_those_of_the_papers(many):
 
 
 def test_only_the_records_that_a_split_needs_are_unpacked(many):
-    assert len(images(many, split="validation").records) == 100
-    assert len(images(many, split="train", config=replace(CONFIG, num_records=30)).records) == 130
-    assert len(images(many, split="train").records) == 612
+    assert len(images(many, split="validation").source.records) == 100
+    assert len(images(many, split="train", config=replace(CONFIG, num_records=30)).source.records) == 130
+    assert len(images(many, split="train").source.records) == 612
     few = images(many, split="train", config=replace(CONFIG, num_records=30))
     assert len(few) == 30 and number(few, 29) == 129
     assert len(images(many, split="all", config=replace(CONFIG, num_records=5))) == 5
@@ -222,7 +227,8 @@ def test_a_split_and_a_file_that_are_not_there(root, tmp_path):
 def test_images_of_many_objects_are_left_out_by_counts_that_are_kept(root, monkeypatch):
     config = replace(CONFIG, max_objects=5)
     found = images(root, "clevr_with_masks", config=config)
-    assert [int(found.example(i)["num_objects"]) for i in range(len(found))] == [3, 5]
+    assert [found.name(i)[-1] for i in range(len(found))] == ["0", "1"]
+    assert [found.source.num_objects(i) for i in range(3)] == [3, 5, 7]
     monkeypatch.setattr("torchslots.data.record_arrays.PackedRecords", None)
     assert len(images(root, "clevr_with_masks", config=replace(CONFIG, max_objects=4))) == 1
     assert len(images(root, "objects_room", config=replace(CONFIG, max_objects=2))) == 0
@@ -306,6 +312,33 @@ def test_recipes_open_their_data(root, tmp_path, name):
     for split, train in (("train", True), ("validation", False)):
         found = open_dataset(config.dataset, root, split, config, train)
         assert found.sample(0, np.random.default_rng(0))["video"].shape[-2:] == recipe(name).model.resolution
+
+
+def tiny(model):
+    """The same kind of model for images of 16 x 16 pixels."""
+    size = (16, 16)
+    if isinstance(model, SlotAttentionConfig):
+        decoder = PictureDecoder(grid=size, channels=(8,), strides=(1,))
+        widths = {"token_hidden": 8, "token_size": 8, "slot_size": 8, "mlp_size": 8}
+        return replace(model, resolution=size, channels=(8,), strides=(2,), decoder=decoder, **widths)
+    decoder = CnnDecoderConfig(grid=size, channels=(8,), strides=(1,))
+    widths = {"slot_size": 8, "qkv_size": 8, "slot_hidden": 8, "grid_hidden": 8}
+    return replace(model, resolution=size, encoder=CnnConfig((8,), (2,)), decoder=decoder, **widths)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "sprites" not in name])
+def test_a_batch_goes_through_each_recipe_s_kind_of_model(root, name):
+    chosen = recipe(name)
+    found = open_dataset(chosen.data.dataset, root, "train", replace(chosen.data, resolution=16), True)
+    batch = next(train_batches(found, batch_size=2, seed=0))
+    model = build_seeded(tiny(chosen.model), 0)
+    loss = sum(model.loss(batch).values())
+    loss.backward()
+    assert torch.isfinite(loss) and loss > 0
+    report = evaluate(
+        model, eval_batches(found, batch_size=2), replace(chosen.evaluation, num_videos=None), draw=0
+    )
+    assert ("fg_ari_objects_only" in report.metrics) == ("objects_room" in name)
 
 
 def test_every_layout_is_in_the_catalogue_with_its_files():

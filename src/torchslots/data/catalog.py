@@ -136,14 +136,16 @@ def _open_prepared(root: Path, split: str, config: DataConfig, train: bool) -> C
 
 def _open_multi_object(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
     from torchslots.data.multi_object import LAYOUTS, MultiObjectImages
+    from torchslots.data.stills import Stills
 
-    return MultiObjectImages(root, LAYOUTS[name], split, config, train)
+    return Stills(MultiObjectImages(root, LAYOUTS[name], split, config.num_records), split, config, train)
 
 
 def _open_clevr(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
     from torchslots.data.clevr import ClevrImages
+    from torchslots.data.stills import Stills
 
-    return ClevrImages(root, split, config, train)
+    return Stills(ClevrImages(root, split), split, config, train)
 
 
 def _open_multishapenet(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:

@@ -19,10 +19,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64, UInt8
 
-from torchslots.data.clip import finish_clip
 from torchslots.data.example import (
     MalformedExample,
     RawFeature,
@@ -33,13 +31,12 @@ from torchslots.data.example import (
 )
 from torchslots.data.kept import kept
 from torchslots.data.png import decode_png
+from torchslots.data.stills import Picture
 from torchslots.data.tfds import TfdsSplit, find_folder
 from torchslots.data.tfrecord import CorruptRecord, RecordFile
-from torchslots.data.transforms import Sample
 from torchslots.errors import UserError
 from torchslots.progress import progress
 from torchslots.properties import LABELS, encode_objects
-from torchslots.training.recipe import DataConfig
 
 __all__ = ["REFERENCE_CROP", "SAME_REGION_CROP", "ClevrImages", "Objects"]
 
@@ -83,74 +80,57 @@ class _Scenes(Protocol):
 
 
 class ClevrImages:
-    """Pictures of one split, as a recipe's `DataConfig` asks."""
+    """Pictures of one split; `torchslots.data.stills.Stills` makes samples of them."""
 
-    def __init__(self, root: Path, split: str, config: DataConfig, train: bool = True) -> None:
+    title = "CLEVR"
+    keys = ("video", "properties")
+
+    def __init__(self, root: Path, split: str) -> None:
         """Find the pictures: TFDS' files or the original's folders, in `root` or below.
 
         Raises:
-            UserError: neither is there, no such split, or the recipe wants keys that CLEVR lacks.
+            UserError: neither is there, or no such split.
         """
-        _demand_keys(config)
         if split not in _SPLITS:
             raise UserError(f"clevr has no split `{split}`. It has: {', '.join(_SPLITS)}.")
-        self.split, self.config, self.train = split, config, train
         stored, start, stop = _SPLITS[split]
         self._scenes = find_scenes(Path(root), stored)
-        self._chosen = self._choose(start, stop)
-
-    def _choose(self, start: int, stop: int | None) -> "np.ndarray | range":
-        count, most = len(self._scenes), self.config.max_objects
+        count = len(self._scenes)
         if 0 < count <= start:
             _LOG.warning(
                 "CLEVR's training file holds only %d pictures, so none is left out of `train`.", count
             )
             start = 0
-        window = range(start, count)[: None if stop is None else stop - start][: self.config.num_records]
-        if most is None or not len(window):
-            return window
-        few = self._scenes.counts() <= most
-        return np.array([index for index in window if few[index]], np.int64)
+        self._window = range(count)[start:stop]
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._window)
 
     def name(self, index: int) -> str:
         """File of the picture, or file and number of its record."""
-        return self._scenes.name(int(self._chosen[index]))
+        return self._scenes.name(self._window[index])
 
-    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One picture as a clip of one frame.
+    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+        """Colours, and a row of numbers for each object.
 
         Raises:
             CorruptRecord: it cannot be read.
         """
-        sample = finish_clip(self.stored(index), self.config, 1, rng if self.train else None)
-        return {**sample, "name": self.name(index)}
-
-    def stored(self, index: int) -> Sample:
-        """A picture before cropping and resizing; what `finish_clip` takes."""
         image, objects = self.example(index)
-        sample: Sample = {"padding_mask": torch.ones(1, *image.shape[:2], dtype=torch.bool)}
-        if "video" in self.config.keys:
-            sample["video"] = torch.from_numpy(image).permute(2, 0, 1)[None]
-        if "properties" in self.config.keys:
-            rows = encode_objects(objects.positions, objects.labels, self.config.max_instances)
-            sample["properties"] = torch.from_numpy(rows)[None]
-        return sample
+        rows = encode_objects(objects.positions, objects.labels, len(objects.positions))
+        return Picture(image, properties=rows)
+
+    @cached_property
+    def _counts(self) -> Int64[np.ndarray, "N"]:
+        return self._scenes.counts()
+
+    def num_objects(self, index: int) -> int:
+        """Objects in the picture; of a corrupt record 0."""
+        return int(self._counts[self._window[index]])
 
     def example(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Objects]:
         """A picture as published, without its fourth channel, and what is in it (nothing, in the test split)."""
-        return self._scenes.read(int(self._chosen[index]))
-
-
-def _demand_keys(config: DataConfig) -> None:
-    unknown = sorted(set(config.keys) - {"video", "properties", "padding_mask", "name"})
-    if unknown:
-        raise UserError(
-            f"The recipe asks for `{unknown[0]}`, which CLEVR lacks: it has `video` and `properties`. Masks are in "
-            "the set `clevr_with_masks`."
-        )
+        return self._scenes.read(self._window[index])
 
 
 def find_scenes(root: Path, split: str) -> _Scenes:

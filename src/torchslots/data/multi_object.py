@@ -21,26 +21,21 @@ Of a file that ends before a split begins, the split is everything; a warning sa
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
-from torchslots.data.clip import finish_clip
 from torchslots.data.compressed import decode_one_byte_strings
 from torchslots.data.example import MalformedExample, RawFeature, decode_floats, scan_example
-from torchslots.data.folder import mask_boxes
 from torchslots.data.record_arrays import RecordArrays
-from torchslots.data.transforms import Sample, limit_instances
+from torchslots.data.stills import Picture
 from torchslots.errors import UserError
-from torchslots.training.recipe import DataConfig
 
 __all__ = ["LAYOUTS", "Layout", "MultiObjectImages", "Part"]
 
 _LOG = logging.getLogger("torchslots.data")
-_KEYS = ("video", "segmentations", "boxes")
 _DEPTH = 3
 _VERSION = 1
 
@@ -134,38 +129,31 @@ LAYOUTS: dict[str, Layout] = {
 
 
 class MultiObjectImages:
-    """Pictures of one split of a set, as a recipe's `DataConfig` asks."""
+    """Pictures of one split of a set; `torchslots.data.stills.Stills` makes samples of them."""
 
-    def __init__(
-        self, root: Path, layout: Layout, split: str, config: DataConfig, train: bool = True
-    ) -> None:
+    keys = ("video", "segmentations", "boxes")
+
+    def __init__(self, root: Path, layout: Layout, split: str, num_records: int | None = None) -> None:
         """Find the file, below `root` or `root` itself, and unpack as much of it as the split needs.
 
+        Args:
+            num_records: Only the first so many of the split; no more are unpacked.
+
         Raises:
-            UserError: no such split or file, a file of something else, no room to unpack it, or the recipe wants
-                keys that the set lacks.
+            UserError: no such split or file, a file of something else, no room to unpack it.
         """
-        _demand_keys(config, layout)
         if split not in layout.splits:
             raise UserError(f"{layout.name} has no split `{split}`. It has: {', '.join(layout.splits)}.")
-        self.layout, self.split, self.config, self.train = layout, split, config, train
+        self.layout, self.split, self.title = layout, split, layout.name
         part = layout.splits[split]
         word = f"{layout.name}, as version {_VERSION} reads it"
         self.records = RecordArrays(
             find_file(root, part.file, layout.name), partial(read_row, layout), word, "images"
         )
-        self._chosen = self._choose(part)
+        self._window = self._unpack(part, num_records)
 
-    def _choose(self, part: Part) -> "np.ndarray | range":
+    def _unpack(self, part: Part, limit: int | None) -> range:
         """Numbers of the split's records in their file."""
-        window = self._window(part)
-        if self.config.max_objects is None or not len(window):
-            return window
-        few = self.records.column("num_objects") <= self.config.max_objects
-        return np.array([number for number in window if few[number]], np.int64)
-
-    def _window(self, part: Part) -> range:
-        limit = self.config.num_records
         stop = part.stop if limit is None else min(part.start + limit, part.stop or part.start + limit)
         self.records.ensure(stop)
         count = len(self.records)
@@ -183,48 +171,32 @@ class MultiObjectImages:
         return range(count if limit is None else min(limit, count))
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._window)
 
     def name(self, index: int) -> str:
         """File and number of the picture's record."""
-        return f"{self.records.path.name}__{self._chosen[index]}"
+        return f"{self.records.path.name}__{self._window[index]}"
 
-    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One picture as a clip of one frame.
+    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+        """Colours and ids of entities.
 
         Raises:
-            CorruptRecord: its record cannot be read.
+            CorruptRecord: the record cannot be read.
         """
-        sample = finish_clip(self.stored(index), self.config, 1, rng if self.train else None)
-        return {**sample, "name": self.name(index)}
+        number = self._window[index]
+        return Picture(self.records.read(number, "image"), self.records.read(number, "segmentations"))
 
-    def stored(self, index: int) -> Sample:
-        """A picture before cropping and resizing; what `finish_clip` takes."""
-        number, keys = int(self._chosen[index]), self.config.keys
-        sample: Sample = {}
-        ids = torch.from_numpy(self.records.read(number, "segmentations"))[None]
-        if "video" in keys:
-            sample["video"] = torch.from_numpy(self.records.read(number, "image")).permute(2, 0, 1)[None]
-        if "segmentations" in keys:
-            sample["segmentations"] = ids
-        if "boxes" in keys:
-            sample["boxes"] = mask_boxes(ids, self.config.max_instances)
-        sample["padding_mask"] = torch.ones_like(ids, dtype=torch.bool)
-        return limit_instances(sample, self.config.max_instances)
+    @cached_property
+    def _counts(self) -> Int32[np.ndarray, "N"]:
+        return self.records.column("num_objects")
+
+    def num_objects(self, index: int) -> int:
+        """Objects in the scene; of a corrupt record 0."""
+        return int(self._counts[self._window[index]])
 
     def example(self, index: int) -> dict[str, np.ndarray]:
         """Everything of a picture's record: `image`, `segmentations`, `num_objects`, and what describes entities."""
-        number = int(self._chosen[index])
-        return {name: self.records.read(number, name) for name in self.records.names}
-
-
-def _demand_keys(config: DataConfig, layout: Layout) -> None:
-    unknown = sorted(set(config.keys) - {*_KEYS, "padding_mask", "name"})
-    if unknown:
-        raise UserError(
-            f"The recipe asks for `{unknown[0]}`, which {layout.name} lacks. It has: {', '.join(_KEYS)}. Change "
-            "`data.keys`, or use another data set."
-        )
+        return {name: self.records.read(self._window[index], name) for name in self.records.names}
 
 
 def find_file(root: Path, file: str, name: str) -> Path:

@@ -16,11 +16,13 @@ from torchslots.training.recipe import DataConfig
 
 
 class Picture(NamedTuple):
-    """A picture as it is stored; `ids` 0 for background, `depth` in the set's unit of length."""
+    """A picture as it is stored; `ids` 0 for background, `depth` in the set's unit of length, a row of `properties` for
+    each object."""
 
     image: UInt8[np.ndarray, "H W 3"]
-    ids: Integer[np.ndarray, "H W"]
+    ids: Integer[np.ndarray, "H W"] | None = None
     depth: Float32[np.ndarray, "H W"] | None = None
+    properties: Float32[np.ndarray, "n P"] | None = None
 
 
 class PictureSource(Protocol):
@@ -95,17 +97,30 @@ class Stills:
         """A picture before cropping and resizing; what `finish_clip` takes."""
         keys = self.config.keys
         found = self.source.picture(self._chosen[index], keys)
-        ids = torch.from_numpy(found.ids.astype(np.int32))[None]
-        sample: Sample = {"padding_mask": torch.ones_like(ids, dtype=torch.bool)}
+        sample: Sample = {"padding_mask": torch.ones(1, *found.image.shape[:2], dtype=torch.bool)}
         if "video" in keys:
             sample["video"] = torch.tensor(found.image).permute(2, 0, 1)[None]
-        if "segmentations" in keys:
-            sample["segmentations"] = ids
-        if "boxes" in keys:
-            sample["boxes"] = mask_boxes(ids, self.config.max_instances)
+        if found.ids is not None:
+            sample |= _segmentations(found.ids, keys, self.config.max_instances)
         if "depth" in keys and found.depth is not None:
             sample["depth"] = torch.tensor(found.depth)[None, None]
+        if "properties" in keys and found.properties is not None:
+            sample["properties"] = _padded(found.properties, self.config.max_instances)[None]
         return limit_instances(sample, self.config.max_instances)
+
+
+def _segmentations(ids: Integer[np.ndarray, "H W"], keys: tuple[str, ...], max_instances: int) -> Sample:
+    """`segmentations` and `boxes`, as far as they are asked for."""
+    frames = torch.from_numpy(ids.astype(np.int32))[None]
+    made = {"segmentations": lambda: frames, "boxes": lambda: mask_boxes(frames, max_instances)}
+    return {key: make() for key, make in made.items() if key in keys}
+
+
+def _padded(properties: Float32[np.ndarray, "n P"], rows: int) -> Float32[torch.Tensor, "rows P"]:
+    """Objects beyond `rows` are dropped, missing ones are zeros."""
+    padded = torch.zeros(rows, properties.shape[1])
+    padded[: len(properties)] = torch.from_numpy(properties[:rows])
+    return padded
 
 
 def _choose(source: PictureSource, config: DataConfig) -> "range | list[int]":
