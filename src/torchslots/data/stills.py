@@ -14,6 +14,9 @@ from torchslots.errors import UserError
 from torchslots.progress import progress
 from torchslots.training.recipe import DataConfig
 
+_SHOWN = 100
+"""Pictures between two moves of the progress bar, which takes longer than to look a number up."""
+
 
 class Picture(NamedTuple):
     """A picture as it is stored; `ids` 0 for background, `depth` in the set's unit of length, a row of `properties` for
@@ -136,5 +139,6 @@ def _choose(source: PictureSource, config: DataConfig) -> "range | list[int]":
             except CorruptRecord:
                 few = True
             chosen += [number] if few else []
-            advance(1)
+            if number % _SHOWN == _SHOWN - 1:
+                advance(_SHOWN)
     return chosen
