@@ -157,3 +157,43 @@ def test_neither_a_name_nor_a_folder(tmp_path):
     with pytest.raises(UserError, match="is empty"):
         (tmp_path / "empty").mkdir()
         inspect_dataset(str(tmp_path / "empty"))
+
+
+RECORDED = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+@pytest.mark.parametrize(
+    ("name", "folder", "splits", "objects", "feature"),
+    [
+        ("tetrominoes", "", {"train": 12, "validation": 12}, {3: 24}, "segmentations"),
+        (
+            "clevr",
+            "tfds/clevr/3.1.0",
+            {"train": 4, "train_eval": 4, "validation": 2, "test": 1},
+            None,
+            "properties",
+        ),
+    ],
+)
+def test_sets_of_single_pictures_are_described_counted_and_drawn(
+    tmp_path, name, folder, splits, objects, feature, by_name
+):
+    place = tmp_path / name
+    shutil.copytree(RECORDED / f"data_{name}", place, ignore=shutil.ignore_patterns(".torchslots"))
+    source, root = (name, tmp_path) if by_name else (str(place / folder), None)
+    survey = inspect_dataset(source, root=root, out=tmp_path / "sheet.png", check=True)
+    assert survey.splits == {split: f"single pictures, {count} examples" for split, count in splits.items()}
+    assert survey.kind == f"pictures of {name}" and feature in survey.features
+    assert objects is None or survey.objects == objects
+    assert (survey.num_checked, survey.corrupt) == (sum(splits.values()), [])
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 10
+
+
+def test_a_split_whose_file_is_missing_is_told_beside_the_others(tmp_path):
+    place = tmp_path / "objects_room"
+    shutil.copytree(RECORDED / "data_objects_room", place, ignore=shutil.ignore_patterns(".torchslots"))
+    survey = inspect_dataset("objects_room", root=tmp_path)
+    assert survey.splits["six_objects"] == "single pictures, 4 examples"
+    assert "does not hold objects_room_test_empty_room.tfrecords" in survey.splits["empty_room"]

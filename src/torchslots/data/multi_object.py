@@ -216,7 +216,8 @@ def find_file(root: Path, file: str, name: str) -> Path:
         found = sorted(root.glob("*/" * depth + file))
         if found:
             return found[0]
-    there = sorted(path.relative_to(root) for path in root.rglob("*.tfrecord*"))[:6]
+    below = (path.relative_to(root) for path in root.rglob("*.tfrecord*"))
+    there = sorted(path for path in below if ".torchslots" not in path.parts)[:6]
     held = f"It holds {', '.join(map(str, there))}." if there else "It holds no record files."
     raise UserError(
         f"{root} does not hold {file}, in it or up to {_DEPTH} folders below. {held} Get it with `torchslots data "

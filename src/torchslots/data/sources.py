@@ -7,17 +7,20 @@ what `torchslots data prepare` wrote.
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from numpy import ndarray
 
-from torchslots.data.catalog import DATASETS, entry
+from torchslots.data.catalog import DATASETS, entry, open_dataset
 from torchslots.data.folder import FolderClips, existing_splits, read_masks
 from torchslots.data.movi import MoviReader
+from torchslots.data.multi_object import LAYOUTS, Layout
 from torchslots.data.prepare import PreparedClips
+from torchslots.data.stills import Stills
 from torchslots.data.tfds import TfdsSplit, find_folder
 from torchslots.errors import UserError
 from torchslots.training.recipe import DataConfig
@@ -76,7 +79,7 @@ def find_source(source: str, root: Path | None) -> Source:
     if source in DATASETS and not (root is None and place.is_dir()):
         place = root or Path("data")
         if source not in ("folder", "prepared"):
-            return Records(place, source)
+            return _published(place, source)
     elif not place.is_dir():
         raise _no_source(source)
     names = sorted({match[1] for file in _record_files(place) if (match := _SHARDS.fullmatch(file.name))})
@@ -84,9 +87,22 @@ def find_source(source: str, root: Path | None) -> Source:
         raise UserError(
             f"{place} holds several data sets: {', '.join(names)}. Give one of these names with --root."
         )
+    names += [name for name, layout in LAYOUTS.items() if _holds(place, layout)]
     if names:
-        return Records(place, names[0])
+        return _published(place, names[0])
     return PreparedArrays(place) if any(place.glob("*/meta.json")) else Clips(place)
+
+
+def _published(place: Path, name: str) -> "Records | Pictures":
+    """A published or generated set: of videos, or of single pictures."""
+    if name in DATASETS and not name.startswith(("movi_", "sim_")):
+        return Pictures(place, name)
+    return Pictures(place, "multi_dsprites") if name.endswith("_on_grayscale") else Records(place, name)
+
+
+def _holds(place: Path, layout: Layout) -> bool:
+    """Whether a file of one of Multi-Object Datasets lies in a folder."""
+    return any((place / part.file).is_file() for part in layout.splits.values())
 
 
 def _no_source(source: str) -> UserError:
@@ -145,6 +161,43 @@ class Records:
         record = self._reader(split).record(index)
         for name in record.names:
             record.feature(name)
+
+
+class Pictures:
+    """A set of single pictures, whatever files it lies in."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.kind, self.place, self._name = f"pictures of {name}", root, name
+        self._stills: dict[str, Stills] = {}
+
+    def splits(self) -> Sequence[str]:
+        """The splits that are not made of others."""
+        return [split for split in entry(self._name).splits if split != "all" and not split.endswith("_full")]
+
+    def _open(self, split: str) -> Stills:
+        """With all keys that the set has."""
+        if split not in self._stills:
+            config = DataConfig(dataset=self._name, keys=("video",), num_frames=1, max_instances=255)
+            found = cast(Stills, open_dataset(self._name, self.place, split, config, False))
+            self._stills[split] = Stills(found.source, split, replace(config, keys=found.source.keys), False)
+        return self._stills[split]
+
+    def count(self, split: str) -> tuple[str, int]:
+        return "single pictures", len(self._open(split))
+
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        found = self._open(split)
+        return {"name": found.name(index), **found.stored(index)}
+
+    def drawable(self, split: str, index: int) -> Drawable:
+        found = self._open(split).source.picture(index, ("video", "segmentations"))
+        return Drawable(f"{split} {index}", found.image[None], None if found.ids is None else found.ids[None])
+
+    def num_objects(self, split: str, index: int) -> int | None:
+        return self._open(split).source.num_objects(index)
+
+    def check(self, split: str, index: int) -> None:
+        self._open(split).stored(index)
 
 
 class Clips:
