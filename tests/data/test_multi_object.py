@@ -244,6 +244,14 @@ def test_keys_that_are_not_there(root):
         images(root, config=replace(CONFIG, keys=("video", "flow")))
 
 
+def test_keys_are_looked_at_before_anything_is_unpacked(tmp_path):
+    layout = LAYOUTS["tetrominoes"]
+    write_images(tmp_path / layout.splits["all"].file, layout, 3)
+    with pytest.raises(UserError, match="asks for `flow`"):
+        open_dataset("tetrominoes", tmp_path, "train", replace(CONFIG, keys=("flow",)), True)
+    assert not (tmp_path / ".torchslots").exists()
+
+
 @pytest.mark.parametrize(
     ("features", "reason"),
     [

@@ -136,8 +136,9 @@ def _open_prepared(root: Path, split: str, config: DataConfig, train: bool) -> C
 
 def _open_multi_object(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
     from torchslots.data.multi_object import LAYOUTS, MultiObjectImages
-    from torchslots.data.stills import Stills
+    from torchslots.data.stills import Stills, demand_keys
 
+    demand_keys(config, MultiObjectImages.keys, name)
     return Stills(MultiObjectImages(root, LAYOUTS[name], split, config.num_records), split, config, train)
 
 

@@ -13,10 +13,10 @@ which have 320 x 480: `REFERENCE_CROP` gives a region left of the centre. `SAME_
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -285,22 +285,34 @@ class _OriginalScenes:
 
 def _read_scenes(file: Path) -> Mapping[str, np.ndarray]:
     """The list of scenes as arrays; the original's of 70,000 takes seconds to read, hence once."""
+    names, objects = [], []
     try:
-        scenes = json.loads(file.read_text())["scenes"]
-        names = np.array([scene["image_filename"] for scene in scenes], np.str_)
+        for scene in _each_scene(file.read_text()):
+            names.append(scene["image_filename"])
+            objects.append(
+                [
+                    (thing["3d_coords"], [LABELS[name].index(thing[name]) for name in LABELS])
+                    for thing in scene["objects"]
+                ]
+            )
         order = np.argsort(names)
-        objects = [scenes[index]["objects"] for index in order]
-        return _scene_table(
-            names[order],
-            [len(own) for own in objects],
-            [
-                (thing["3d_coords"], [LABELS[name].index(thing[name]) for name in LABELS])
-                for own in objects
-                for thing in own
-            ],
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        things = [thing for index in order for thing in objects[index]]
+        return _scene_table(np.array(names)[order], [len(objects[index]) for index in order], things)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{file} is no list of CLEVR's scenes: {error!r}. Extract it again.") from error
+
+
+def _each_scene(text: str) -> Iterator[dict[str, Any]]:
+    """One scene after the other: all at once would take ten times the room of the text."""
+    decoder = json.JSONDecoder()
+    position = text.index("[", text.index('"scenes"')) + 1
+    while True:
+        while text[position] in " \t\r\n,":
+            position += 1
+        if text[position] == "]":
+            return
+        scene, position = decoder.raw_decode(text, position)
+        yield scene
 
 
 def _scene_table(names: np.ndarray, counts: list[int], things: list[tuple]) -> dict[str, np.ndarray]:

@@ -62,6 +62,20 @@ class PictureSource(Protocol):
         ...
 
 
+def demand_keys(config: DataConfig, keys: tuple[str, ...], title: str) -> None:
+    """Refuse a recipe that wants keys which a set lacks.
+
+    Raises:
+        UserError: it does; says what there is.
+    """
+    unknown = sorted(set(config.keys) - {*keys, "padding_mask", "name"})
+    if unknown:
+        raise UserError(
+            f"The recipe asks for `{unknown[0]}`, which {title} lacks. It has: {', '.join(keys)}. Change `data.keys`, "
+            "or use another data set."
+        )
+
+
 class Stills:
     """Pictures of one split as clips of one frame, as a recipe's `DataConfig` asks."""
 
@@ -71,12 +85,7 @@ class Stills:
         Raises:
             UserError: the recipe wants keys that the set lacks.
         """
-        unknown = sorted(set(config.keys) - {*source.keys, "padding_mask", "name"})
-        if unknown:
-            raise UserError(
-                f"The recipe asks for `{unknown[0]}`, which {source.title} lacks. It has: {', '.join(source.keys)}. "
-                "Change `data.keys`, or use another data set."
-            )
+        demand_keys(config, source.keys, source.title)
         self.source, self.split, self.config, self.train = source, split, config, train
         self._chosen = _choose(source, config)
 
