@@ -11,7 +11,22 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "torchslots"
 
 ORDER = [
-    {"errors", "shapes", "losses", "progress", "nn", "video", "draw", "hints", "framing", "tracks", "draw_marks", "data", "metrics", "properties"},
+    {
+        "errors",
+        "shapes",
+        "losses",
+        "progress",
+        "nn",
+        "video",
+        "draw",
+        "hints",
+        "framing",
+        "tracks",
+        "draw_marks",
+        "data",
+        "metrics",
+        "properties",
+    },
     {"slots", "latents", "draw_poses", "draw_properties"},
     {"decoders", "model", "editing", "rollout"},
     {"training"},
@@ -30,7 +45,11 @@ EXCEPTIONS = {("data", "training")}
 def imports(file: Path) -> set[str]:
     """Parts of the package that a file imports when it is itself imported."""
     tree = ast.parse(file.read_text())
-    checked = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))]
+    checked = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    ]
     names = set()
     for node in checked:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("torchslots"):
@@ -69,7 +88,9 @@ def test_no_rooms_for_everything() -> None:
 
 
 def test_the_overview_answers_at_once_without_torch() -> None:
-    code = "import sys, torchslots.cli as c; c.main(['--help']); print('torch' in sys.modules, file=sys.stderr)"
+    code = (
+        "import sys, torchslots.cli as c; c.main(['--help']); print('torch' in sys.modules, file=sys.stderr)"
+    )
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert time.perf_counter() - start < 5  # 0.5 s on a quiet machine: benchmarks/start.py measures
@@ -78,4 +99,6 @@ def test_the_overview_answers_at_once_without_torch() -> None:
 
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, torchslots; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+    )

@@ -37,7 +37,7 @@ RESOLUTION = (240, 320)
 _KEYS = ("video", "segmentations", "boxes")
 _TITLE = "CLEVRTex"
 _REMEDY = "Download the variant's archives, extract them all, and give the folder they lie in with --root."
-_LAYOUT = "CLEVRTex, image and ids, version 1"
+_LAYOUT = "CLEVRTex, as version 1 reads it"
 
 
 def find_clevrtex(root: Path, split: str, limit: int | None = None) -> "ClevrTexFolder | ClevrTexRecords":

@@ -28,7 +28,7 @@ FOLDERS = {"train": "training", "validation": "validation", "validation_full": "
 SMALLEST, MOST = 0.01, 11
 """Part of the picture that an object must fill; ids that are kept, the background's among them."""
 _KNOWN_IDS = 50
-_LAYOUT = "Waymo Open, version 1"
+_LAYOUT = "Waymo Open, as version 1 reads it"
 _NUMBERS = ("num_objects", "has_mask", "camera")
 _REMEDY = "Make them with `torchslots.data.waymo_frames.prepare_waymo`, and give the folder they lie in with --root."
 

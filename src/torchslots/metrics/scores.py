@@ -108,7 +108,9 @@ class SegmentationScores:
 
     def __init__(self, num_frames: int, device: torch.device | str = "cpu", num_background: int = 1) -> None:
         self._device = torch.device(device)
-        objects = {"fg_ari_objects_only": partial(_fg_ari_behind, num_background)} if num_background > 1 else {}
+        objects = (
+            {"fg_ari_objects_only": partial(_fg_ari_behind, num_background)} if num_background > 1 else {}
+        )
         self._videos, self._later = self._means(_VIDEO_SCORES | objects), self._means(_LATER_SCORES)
         self._frames, self._later_frames = self._means(_FRAME_SCORES), self._means(_LATER_FRAME_SCORES)
         self._curves = {name: self._start(FrameMean(score, num_frames), 1) for name, score in _CURVES.items()}
@@ -162,7 +164,9 @@ class SegmentationScores:
         means = self._videos | self._later | self._frames | self._later_frames
         figures = {name: float(means[name].compute()) for name in DEFINITIONS if name in means}
         defined = {name: value for name, value in figures.items() if not math.isnan(value)}
-        curves = {name: _until_nan(metric.compute().reshape(-1).tolist()) for name, metric in self._curves.items()}
+        curves = {
+            name: _until_nan(metric.compute().reshape(-1).tolist()) for name, metric in self._curves.items()
+        }
         return defined, curves, self._census.compute()
 
 

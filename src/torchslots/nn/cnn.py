@@ -49,9 +49,9 @@ class ConvTranspose(nn.Module):
     convolution would give the same with (n - 1) * stride + kernel rows, of which `front` are cut at the start. The common
     `padding=2, output_padding=1` for 5x5 at stride 2 has the same size and is shifted by one pixel.
 
-    What runs is the sub-pixel form: one convolution computes the stride x stride outputs that lie between two inputs as
-    channels of their own, without multiplying any of the stuffed zeros. It is the same sum of products, and several times
-    faster than the transposed convolution of torch's CPU library, most of all in bf16.
+    What runs is the sub-pixel form: one convolution computes the stride x stride outputs that lie between two inputs
+    as channels of their own, without multiplying any of the stuffed zeros. It is the same sum of products, and several
+    times faster than the transposed convolution of torch's CPU library, most of all in bf16.
 
     The weight has the layout of `torch.nn.ConvTranspose2d`: [in, out, kernel, kernel].
     """
@@ -92,7 +92,7 @@ class ConvTranspose(nn.Module):
 
 
 def _subpixel_taps(kernel: int, stride: int, front: int) -> tuple[Tensor, tuple[int, int]]:
-    """Which tap of the kernel joins input m + d to output stride * m + phase, as [phase, d], and the zeros on each side.
+    """Which tap of the kernel joins input m + d to output stride * m + phase, as [phase, d], and zeros on each side.
 
     A tap that does not exist is given as `kernel`.
     """

@@ -362,3 +362,34 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     for variant in setting.variants
 }
 """`isa_<data set>_<variant>`: every released configuration, with the grid where it belongs."""
+
+
+def isa_demo() -> Recipe:
+    """ISA with positions cut down to minutes on two cores, for `torchslots demo`: Tetrominoes, few channels, sizes
+    chosen here."""
+    model = IsaConfig(
+        resolution=(35, 35),
+        encoder=CnnConfig((16, 32, 32), (2, 1, 1)),
+        invariance="translation",
+        num_slots=4,
+        slot_size=32,
+        qkv_size=32,
+        slot_hidden=64,
+        grid_hidden=32,
+        decoder=PixelDecoderConfig(channels=(64, 64, 64)),
+    )
+    return replace(
+        _recipe("tetrominoes", "transl"),
+        name="isa_demo",
+        model=model,
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=100, num_steps=6000),
+        train=TrainConfig(
+            batch_size=16,
+            precision="bf16",
+            num_workers=0,
+            log_every=25,
+            eval_every=1000,
+            checkpoint_every=1000,
+            keep=1,
+        ),
+    )

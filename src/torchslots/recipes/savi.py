@@ -3,8 +3,8 @@
 Kipf et al., Conditional Object-Centric Learning from Video (ICLR 2022).
 Elsayed et al., SAVi++: Towards End-to-End Object-Centric Learning from Real-World Videos (NeurIPS 2022).
 
-Published FG-ARI in per cent on the validation sets of MOVi-A / B / C / D / E, mean of five seeds, boxes as conditioning,
-all 24 frames of a video scored together, the first included (README of the authors' code):
+Published FG-ARI in per cent on the validation sets of MOVi-A / B / C / D / E, mean of five seeds, boxes as
+conditioning, all 24 frames of a video scored together, the first included (README of the authors' code):
 
 | | A | B | C | D | E |
 |---|---|---|---|---|---|

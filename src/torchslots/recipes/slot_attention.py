@@ -295,3 +295,65 @@ def slot_attention_set_prediction() -> Recipe:
         train=replace(base.train, batch_size=512),
         evaluation=replace(base.evaluation, batch_size=100, num_videos=500),
     )
+
+
+def slot_attention_demo() -> Recipe:
+    """Object discovery cut down to minutes on two cores, for `torchslots demo`: Tetrominoes, few channels, sizes chosen
+    here."""
+    base = slot_attention_tetrominoes()
+    return replace(
+        base,
+        name="slot_attention_demo",
+        model=SlotAttentionConfig(
+            resolution=(35, 35),
+            channels=(16, 32, 32),
+            strides=(2, 1, 1),
+            token_hidden=32,
+            token_size=32,
+            slot_size=32,
+            num_slots=4,
+            mlp_size=64,
+            decoder=PictureDecoder(grid=(35, 35), channels=(16, 16, 16), strides=(1, 1, 1)),
+        ),
+        optim=_demo_optim(6000),
+        train=_demo_train(16),
+    )
+
+
+def set_prediction_demo() -> Recipe:
+    """Set prediction cut down to minutes on two cores, for `torchslots demo`: CLEVR at 64x64, few channels, sizes chosen
+    here."""
+    base = slot_attention_set_prediction()
+    return replace(
+        base,
+        name="set_prediction_demo",
+        model=SlotAttentionConfig(
+            resolution=(64, 64),
+            channels=(32, 32, 32),
+            strides=(2, 2, 1),
+            token_hidden=64,
+            num_slots=10,
+            decoder=PropertyHead(),
+        ),
+        data=replace(base.data, resolution=64),
+        optim=_demo_optim(4000),
+        train=_demo_train(32),
+    )
+
+
+def _demo_optim(steps: int) -> OptimConfig:
+    return OptimConfig(
+        learning_rate=1e-3, warmup_steps=100, num_steps=steps, max_grad_norm=1.0, epsilon_hat=True
+    )
+
+
+def _demo_train(batch_size: int) -> TrainConfig:
+    return TrainConfig(
+        batch_size=batch_size,
+        precision="bf16",
+        num_workers=0,
+        log_every=25,
+        eval_every=1000,
+        checkpoint_every=1000,
+        keep=1,
+    )

@@ -17,9 +17,13 @@ class Stay(nn.Module):
 class Interact(nn.Module):
     """Slots of one frame attend to each other (SAVi, section 3.2)."""
 
-    def __init__(self, slot_size: int, *, num_heads: int = 4, qkv_size: int | None = None, mlp_size: int = 256):
+    def __init__(
+        self, slot_size: int, *, num_heads: int = 4, qkv_size: int | None = None, mlp_size: int = 256
+    ):
         super().__init__()
-        self.block = PostNormBlock(slot_size, num_heads=num_heads, qkv_size=qkv_size or slot_size, mlp_size=mlp_size)
+        self.block = PostNormBlock(
+            slot_size, num_heads=num_heads, qkv_size=qkv_size or slot_size, mlp_size=mlp_size
+        )
 
     def forward(self, group: Grouping, state: State) -> State:
         return State(self.block(group.slots), group.pose, source=state.source)
