@@ -1,6 +1,9 @@
 import pickle
+import subprocess
+import sys
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -306,3 +309,14 @@ def test_a_full_disk_is_a_sentence(packed, monkeypatch):
     monkeypatch.setattr("torchslots.data.record_arrays.os.fsync", full)
     with pytest.raises(UserError, match=r"arrays cannot be written: No space left on device"):
         arrays(packed).ensure()
+
+
+def test_several_processes_make_the_rows_once(packed):
+    code = (
+        "import sys, test_compressed as t; from pathlib import Path; made = []\n"
+        "table = t.RecordArrays(Path(sys.argv[1]), lambda r: made.append(1) or t.rows(r), 'numbers')\n"
+        "table.ensure(); t.check(table, 200); print(len(made))"
+    )
+    command = [sys.executable, "-c", code, str(packed)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent) for _ in range(2)]
+    assert sorted(int(process.communicate()[0]) for process in running) == [0, 200]

@@ -2,7 +2,6 @@ import logging
 import pickle
 import shutil
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -362,6 +361,8 @@ def _folder(name: str) -> str:
     return "multi_dsprites" if "dsprites" in name else name
 
 
-def test_records_are_read_by_a_function_that_processes_can_be_handed():
-    made = pickle.loads(pickle.dumps(partial(read_row, LAYOUTS["tetrominoes"])))
-    assert made.args == (LAYOUTS["tetrominoes"],)
+def test_an_opened_set_can_be_handed_to_other_processes(root):
+    for found in (images(root), images(root, "clevr_with_masks", config=replace(CONFIG, max_objects=5))):
+        again = pickle.loads(pickle.dumps(found))
+        assert len(again) == len(found) and again.name(1) == found.name(1)
+        assert torch.equal(again.sample(1, None)["video"], found.sample(1, None)["video"])
