@@ -3,7 +3,6 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -312,11 +311,20 @@ def test_a_full_disk_is_a_sentence(packed, monkeypatch):
 
 
 def test_several_processes_make_the_rows_once(packed):
-    code = (
-        "import sys, test_compressed as t; from pathlib import Path; made = []\n"
-        "table = t.RecordArrays(Path(sys.argv[1]), lambda r: made.append(1) or t.rows(r), 'numbers')\n"
-        "table.ensure(); t.check(table, 200); print(len(made))"
-    )
+    code = """if True:
+        import sys
+        from pathlib import Path
+        import numpy as np
+        from torchslots.data.record_arrays import RecordArrays
+        made = []
+        def rows(record):
+            made.append(record)
+            return {"size": np.array(len(record), np.int32)}
+        table = RecordArrays(Path(sys.argv[1]), rows, "numbers")
+        table.ensure()
+        assert table.column("size").tolist() == [50 + i for i in range(200)]
+        print(len(made))
+    """
     command = [sys.executable, "-c", code, str(packed)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent) for _ in range(2)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     assert sorted(int(process.communicate()[0]) for process in running) == [0, 200]
