@@ -321,8 +321,8 @@ def slot_attention_demo() -> Recipe:
 
 
 def set_prediction_demo() -> Recipe:
-    """Set prediction cut down to minutes on two cores, for `torchslots demo`: CLEVR at 64x64, few channels, sizes chosen
-    here."""
+    """Set prediction cut down to minutes on two cores, for `torchslots demo`: CLEVR at 64x64, few channels, sizes
+    chosen here."""
     base = slot_attention_set_prediction()
     return replace(
         base,

@@ -1,0 +1,163 @@
+"""What all demonstrations share: what is to be done, its data, how long each part took, and what came out."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torchslots.recipes import catalog
+from torchslots.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torchslots.data.loader import ClipDataset
+    from torchslots.model import ObjectCentricModel
+    from torchslots.training.evaluate import EvalReport
+    from torchslots.training.page import Section
+
+UNTRAINED = "untrained"
+"""Column of the model before its first step."""
+
+
+@dataclass
+class Stopwatch:
+    """Seconds that each part took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a block and say what it is."""
+        print(f"{name} ...", flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        print(f"{name}: {self.seconds[name]:.0f} s", flush=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One call of the command."""
+
+    recipe: Recipe
+    out: Path
+    """Folder for everything."""
+    count: int
+    """Examples to train on."""
+    held_out: int
+    """Examples to judge on."""
+    seed: int
+    device: str
+
+    @property
+    def run(self) -> Path:
+        """Of the training."""
+        return self.out / "run"
+
+    @property
+    def data(self) -> Path:
+        """Of what is generated."""
+        return self.out / "data"
+
+    @property
+    def pictures(self) -> Path:
+        """Of what the page shows."""
+        return self.out / "pictures"
+
+
+class Sets(NamedTuple):
+    """Examples to train on, and whole ones that the model never sees in training."""
+
+    train: "ClipDataset"
+    held_out: "ClipDataset"
+
+
+class Result(NamedTuple):
+    """A trained model and how it was judged, the model itself under its own name first."""
+
+    plan: Plan
+    sets: Sets
+    model: "ObjectCentricModel"
+    reports: "Mapping[str, EvalReport]"
+
+
+class Shown(NamedTuple):
+    """What a system adds to metrics and page."""
+
+    sections: "list[Section]"
+    """Pictures with what is to be seen in them."""
+    metrics: dict[str, Any]
+    """More than the reports hold."""
+
+
+@dataclass(frozen=True)
+class System:
+    """What one demonstration does differently."""
+
+    name: str
+    """Of the model, over its column."""
+    recipe: str
+    title: str
+    """Of the page."""
+    unit: str
+    """What an example is, in the plural."""
+    count: int
+    """Examples to train on, where nobody asks for another number."""
+    held_out: int
+    """Examples to judge on, likewise."""
+    monitor: str
+    """The figure whose learning curve is shown."""
+    make_sets: Callable[[Plan], Sets]
+    """Generates the data and opens them."""
+    baselines: "Callable[[Plan, Sets], dict[str, EvalReport]]"
+    """What the model must beat, besides itself untrained."""
+    introduce: Callable[[Result], str]
+    """What was done, in sentences with the figures."""
+    show: Callable[[Result], Shown]
+
+
+def batches_of(plan: Plan, dataset: "ClipDataset", what: str) -> Iterator[Any]:
+    """Batches of held-out examples, each example once, with a progress bar."""
+    from torchslots.data.loader import eval_batches
+    from torchslots.progress import progress
+
+    limit = plan.recipe.evaluation.num_videos
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    with progress(what, total, "examples") as advance:
+        for batch in eval_batches(dataset, batch_size=plan.recipe.evaluation.batch_size, limit=limit):
+            yield batch
+            advance(len(batch["video"]))
+
+
+def train_model(plan: Plan, sets: Sets, monitor: str) -> None:
+    """Train, from the newest checkpoint where there is one."""
+    from torchslots.training.loop import train
+
+    model = catalog.build_seeded(plan.recipe.model, plan.recipe.train.seed)
+    train(plan.recipe, model, sets.train, sets.held_out, plan.run, device=plan.device, monitor=monitor)
+
+
+def judge(plan: Plan, sets: Sets, system: System) -> Result:
+    """The trained model beside its baselines and itself untrained, on all held-out examples."""
+    from torchslots.hub import load_model
+    from torchslots.training.evaluate import evaluate
+
+    trained = load_model(plan.run, device=plan.device)
+    untrained = catalog.build_seeded(plan.recipe.model, plan.recipe.train.seed).to(plan.device)
+    settings, reports = plan.recipe.evaluation, {}
+    for name, model, draw in ((system.name, trained, 4), (UNTRAINED, untrained, 0)):
+        batches = batches_of(plan, sets.held_out, f"Judging: {name}")
+        reports[name] = evaluate(model, batches, settings, device=plan.device, draw=draw)
+    ordered = {
+        system.name: reports[system.name],
+        **system.baselines(plan, sets),
+        UNTRAINED: reports[UNTRAINED],
+    }
+    return Result(plan, sets, trained, ordered)
+
+
+def percent(result: Result, name: str, figure: str) -> str:
+    """A figure of one report in words; what could not be computed is said so."""
+    value = result.reports[name].metrics.get(figure)
+    return "no figure" if value is None else f"{100 * value:.1f}"

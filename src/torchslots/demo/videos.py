@@ -1,0 +1,189 @@
+"""SAVi and STATM on generated videos of thrown objects, from the boxes of the first frame."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchslots import draw, video
+from torchslots.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, batches_of, percent
+
+if TYPE_CHECKING:
+    from torchslots.training.drawn import DrawnVideo
+    from torchslots.training.evaluate import EvalReport
+    from torchslots.training.horizon import HorizonReport
+    from torchslots.training.page import Section
+
+COPY = "boxes copied"
+_SIZE = 64
+_FPS = 6
+_HOW_TO_READ = (
+    "From left to right and top to bottom: the input; the true objects; what the model makes of them, in the same "
+    "colours; what its slots paint together; and each slot alone. Slot 0 is the background, the others start from the "
+    "boxes of the first frame and must follow their objects from there."
+)
+
+
+def make_sets(plan: Plan) -> Sets:
+    """Training clips and whole held-out videos, both from a cache of only what the recipe needs."""
+    from torchslots.data.catalog import open_dataset
+    from torchslots.data.prepare import prepare
+    from torchslots.sim.write import generate
+
+    generate(plan.data, train=plan.count, validation=plan.held_out, resolution=_SIZE, seed=plan.seed)
+    wanted, judged = plan.recipe.data, plan.recipe.evaluation
+    cache = plan.data / "prepared"
+    for split in ("train", judged.split):
+        prepare(open_dataset(wanted.dataset, plan.data, split, wanted, True), cache)
+    whole = replace(wanted, num_frames=judged.num_frames)
+    return Sets(
+        open_dataset("prepared", cache, "train", wanted, True),
+        open_dataset("prepared", cache, judged.split, whole, False),
+    )
+
+
+def copied_boxes(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
+    """The first frame's boxes, copied to all frames."""
+    from torchslots.training.evaluate import box_copy_baseline
+
+    batches = batches_of(plan, sets.held_out, f"Judging: {COPY}")
+    return {COPY: box_copy_baseline(batches, plan.recipe.evaluation)}
+
+
+def introduce(what: str, result: Result) -> str:
+    """What was done and how well it went."""
+    found = next(iter(result.reports))
+    report = result.reports[found]
+    return (
+        f"A small {what} was trained for {result.plan.recipe.optim.num_steps} steps on {result.plan.count} generated "
+        f"videos of 3 to 10 thrown objects, told nothing but the objects' boxes in the first frame. On "
+        f"{report.num_videos} videos that it never saw, each {result.plan.recipe.evaluation.num_frames} frames long, "
+        f"it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; copying the first frame's boxes to all frames "
+        f"reaches {percent(result, COPY, 'fg_ari')}, the same model before training "
+        f"{percent(result, UNTRAINED, 'fg_ari')}. FG-ARI is 100 where every object is one slot through the whole "
+        "video, and 0 where the grouping is no better than chance."
+    )
+
+
+def show(result: Result) -> Shown:
+    """Films of held-out videos, and how well each frame alone is segmented."""
+    from torchslots.training.page import Image, Text, Video
+
+    panels = next(iter(result.reports.values())).panels
+    films = [
+        write_film(drawn, result.plan.pictures / f"video_{index}.mp4") for index, drawn in enumerate(panels)
+    ]
+    sections: list[Section] = [Text(_HOW_TO_READ)]
+    sections += [Video(path, f"Held-out video {drawn.name}") for path, drawn in zip(films, panels)]
+    frames = _draw_frames(result)
+    sections.append(
+        Image(frames, "How well each frame alone is segmented: copied boxes fit the first frame only.")
+    )
+    return Shown(sections, {})
+
+
+def write_film(drawn: "DrawnVideo", path: Path) -> Path:
+    """A panel as mp4, and beside it as GIF."""
+    panel = drawn.panel(128)
+    video.write_video(path, panel, _FPS)
+    video.write_gif(path.with_suffix(".gif"), panel, _FPS)
+    return path
+
+
+def _draw_frames(result: Result) -> Path:
+    per_frame: Any = {
+        name: (list(range(len(report.curves["fg_ari"]))), report.curves["fg_ari"])
+        for name, report in result.reports.items()
+    }
+    path = result.plan.pictures / "fg_ari_per_frame.png"
+    return draw.curves(per_frame, path, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
+
+
+def show_memory(result: Result) -> Shown:
+    """As `show`, and what the model expects of frames that it is not shown."""
+    from torchslots.training.horizon import evaluate_rollout
+    from torchslots.training.page import Heading, Image, Row, Text, Video
+
+    plain, plan = show(result), result.plan
+    frames = plan.recipe.evaluation.num_frames
+    observe = frames // 2
+    batches = batches_of(plan, result.sets.held_out, "Rolling on")
+    found = evaluate_rollout(result.model, batches, observe, device=plan.device)
+    plots = [path for path in found.save(plan.pictures) if path.suffix == ".png"]
+    film = _film_ahead(result, observe)
+    sections: list[Section] = [
+        Heading("Without input"),
+        Text(_say_horizon(found, frames - observe)),
+        Row(
+            [
+                Image(path, "The model's frames ahead, beside its last observed frame repeated.")
+                for path in plots
+            ]
+        ),
+        Video(film, f"The first held-out video: {observe} frames seen, the rest (orange frame) expected."),
+    ]
+    return Shown(plain.sections + sections, {"horizon": json.loads(found.to_json())})
+
+
+def _say_horizon(found: "HorizonReport", horizon: int) -> str:
+    ahead, copied = (100 * found.metrics[name] for name in ("fg_ari", "copy_fg_ari"))
+    text = (
+        f"After {found.observed} observed frames the predictor goes on alone for {horizon}, from its memory, and every "
+        f"frame is decoded. Over these {horizon} frames its FG-ARI is {ahead:.1f}; repeating its segmentation of the "
+        f"last observed frame has {copied:.1f}."
+    )
+    if "psnr_video" in found.metrics:
+        text += (
+            f" The painted frames have a PSNR of {found.metrics['psnr_video']:.1f} dB; repeating the last observed "
+            f"frame itself has {found.metrics['copy_psnr_video']:.1f} dB."
+        )
+    return text + " It was trained to explain the frames that it sees, never to expect others."
+
+
+def _film_ahead(result: Result, observe: int) -> Path:
+    """The first held-out video: observed frames, then expected ones."""
+    from torchslots.data.loader import eval_batches
+    from torchslots.draw_marks import mark_predicted
+    from torchslots.rollout import rollout
+    from torchslots.training.drawn import Drawing
+
+    batch = next(eval_batches(result.sets.held_out, batch_size=1, limit=1))
+    batch = {
+        key: value.to(result.plan.device) for key, value in batch.items() if isinstance(value, torch.Tensor)
+    }
+    frames = batch["video"].shape[1]
+    drawing = Drawing(0)
+    drawing.add(batch, rollout(result.model, batch, observe, frames - observe, slot_recon=True))
+    panel = drawing.finish("").panel(128)
+    for index in range(observe, len(panel)):
+        panel[index] = mark_predicted(panel[index])
+    path = result.plan.pictures / "rollout.mp4"
+    video.write_video(path, panel, _FPS)
+    video.write_gif(path.with_suffix(".gif"), panel, _FPS)
+    return path
+
+
+SAVI = System(
+    name="SAVi",
+    recipe="savi_demo",
+    title="torchslots demo: objects found in video",
+    unit="videos",
+    count=320,
+    held_out=24,
+    monitor="fg_ari",
+    make_sets=make_sets,
+    baselines=copied_boxes,
+    introduce=partial(introduce, "SAVi"),
+    show=show,
+)
+STATM = replace(
+    SAVI,
+    name="STATM",
+    recipe="statm_demo",
+    title="torchslots demo: objects remembered in video",
+    introduce=partial(introduce, "STATM, a SAVi with a predictor that remembers,"),
+    show=show_memory,
+)
