@@ -1,5 +1,6 @@
 """ZIP and tar.gz archives, extracted beside themselves; the same call again goes on where it was interrupted."""
 
+import gzip
 import shutil
 import tarfile
 import zipfile
@@ -13,6 +14,7 @@ from torchslots.errors import UserError
 from torchslots.progress import progress
 
 ENDINGS = (".zip", ".tar.gz")
+_BLOCK = 1 << 20
 _MARGIN = 64 << 20
 """Bytes of disk that are left free."""
 
@@ -23,24 +25,21 @@ def extract(archive: Path) -> None:
     Raises:
         UserError: it is damaged, names files outside of its folder, or the disk is too small.
     """
-    folder = archive.parent
+    written: list[Path] = []
     try:
         with progress(f"Extracting {archive.name}", None, "files") as advance:
             for name, size, stream in _members(archive):
-                target = folder / _inside(name, archive)
+                target = archive.parent / _inside(name, archive)
                 if not target.exists() or target.stat().st_size != size:
-                    _check_space(folder, size)
-                    with atomic_file(target) as partial, partial.open("wb") as file:
-                        shutil.copyfileobj(stream, file)
+                    _write(target, size, stream)
+                    written.append(target)
                 advance(1)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        raise _damaged(archive, error) from error
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise _damaged(archive, error, written) from error
     except UserError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno is None:
-            raise _damaged(archive, error.__cause__) from error
+            raise _damaged(archive, error.__cause__, written) from error
         raise
-    except OSError as error:
-        raise _damaged(archive, error) from error
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
@@ -52,11 +51,22 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                     with packed.open(member) as stream:
                         yield member.filename, member.file_size, stream
         return
-    with tarfile.open(archive, "r|gz") as stored:
-        for entry in stored:
-            stream = stored.extractfile(entry) if entry.isfile() else None
-            if stream is not None:
-                yield entry.name, entry.size, stream
+    with gzip.open(archive) as unpacked:
+        with tarfile.open(fileobj=unpacked, mode="r|") as stored:
+            for entry in stored:
+                stream = stored.extractfile(entry) if entry.isfile() else None
+                if stream is not None:
+                    yield entry.name, entry.size, stream
+        while unpacked.read(_BLOCK):  # the checksum stands at the end
+            continue
+
+
+def _write(target: Path, size: int, stream: IO[bytes]) -> None:
+    folder = target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_space(folder, size)
+    with atomic_file(target) as partial, partial.open("wb") as file:
+        shutil.copyfileobj(stream, file)
 
 
 def _inside(name: str, archive: Path) -> PurePosixPath:
@@ -66,7 +76,10 @@ def _inside(name: str, archive: Path) -> PurePosixPath:
     return path
 
 
-def _damaged(archive: Path, error: Exception) -> UserError:
+def _damaged(archive: Path, error: BaseException, written: list[Path]) -> UserError:
+    """What came out of a damaged archive is removed: a checksum tells of all of it, not of single files."""
+    for path in written:
+        path.unlink(missing_ok=True)
     return UserError(f"{archive} cannot be extracted: {error}. Remove it and download it again.")
 
 
