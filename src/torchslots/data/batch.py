@@ -64,6 +64,24 @@ def collate(samples: Sequence[Batch]) -> Batch:
     return batch
 
 
+def cut_clips(batch: Batch, frames: int) -> Batch:
+    """Cut each clip of T frames into T / frames clips, each with the hints of its own first frame.
+
+    Raises:
+        UserError: the pieces do not make up the clip.
+    """
+    length = batch["video"].shape[1]
+    if length % frames:
+        raise UserError(f"Clips of {length} frames cannot be cut into pieces of {frames}. Choose a divisor.")
+    pieces = length // frames
+    return {
+        key: value.reshape(-1, frames, *value.shape[2:])
+        if isinstance(value, Tensor)
+        else [item for item in value for _ in range(pieces)]
+        for key, value in batch.items()
+    }
+
+
 def check_sample(sample: Batch, where: str) -> Batch:
     """Hold a sample to the contract above and return it unchanged.
 

@@ -92,6 +92,11 @@ class TrainConfig:
     """Steps between checkpoints."""
     keep: int = 2
     """Latest checkpoints that are kept, besides the best."""
+    short_clip: int | None = None
+    """Frames of the pieces that clips are cut into at the beginning of training: slots learn to find objects sooner
+    than to follow them. None: whole clips from the start, as in the papers."""
+    short_steps: int = 0
+    """Steps with short clips."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from torchslots.data.batch import cut_clips
 from torchslots.errors import UserError
 from torchslots.shapes import Batch
 from torchslots.training import optim
@@ -109,6 +110,8 @@ class TrainStep:
         """
         seed_step(self._train.seed, step, self.accelerator.process_index)
         rate = optim.prepare_update(self.optimizer, self._config, step)
+        if self._train.short_clip is not None and step < self._train.short_steps:
+            batch = cut_clips(batch, self._train.short_clip)
         losses = self._backward(batch)
         report = StepReport(losses, self._clip(), rate)
         earlier, self._pending = self._pending, self._flag(step, report, batch, stop)
