@@ -21,7 +21,7 @@ def make_sets(plan: Plan) -> Sets:
     from torchslots.sim.images import generate_images
 
     wanted = plan.recipe.data
-    size = (wanted.resolution, wanted.resolution)
+    size = (wanted.resolution, wanted.resolution * 3 // 2)
     generate_images(plan.data, kind="clevr", count=plan.count, resolution=size, seed=plan.seed)
     return Sets(
         open_dataset(wanted.dataset, plan.data, "train_full", wanted, True),

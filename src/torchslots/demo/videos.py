@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from torchslots import draw, video
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 COPY = "boxes copied"
 _SIZE = 64
 _FPS = 6
+_EDGE = 16
+"""Pixels around a panel, for the frame that marks what is expected."""
 _HOW_TO_READ = (
     "From left to right and top to bottom: the input; the true objects; what the model makes of them, in the same "
     "colours; what its slots paint together; and each slot alone. Slot 0 is the background, the others start from the "
@@ -123,7 +126,10 @@ def show_memory(result: Result) -> Shown:
                 for path in plots
             ]
         ),
-        Video(film, f"The first held-out video: {observe} frames seen, the rest (orange frame) expected."),
+        Video(
+            film,
+            f"The first held-out video: {observe} frames seen, the others (in orange) expected; their input is what they are judged by.",
+        ),
     ]
     return Shown(plain.sections + sections, {"horizon": json.loads(found.to_json())})
 
@@ -157,7 +163,7 @@ def _film_ahead(result: Result, observe: int) -> Path:
     frames = batch["video"].shape[1]
     drawing = Drawing(0)
     drawing.add(batch, rollout(result.model, batch, observe, frames - observe, slot_recon=True))
-    panel = drawing.finish("").panel(128)
+    panel = np.pad(drawing.finish("").panel(128), ((0, 0), (_EDGE, _EDGE), (_EDGE, _EDGE), (0, 0)))
     for index in range(observe, len(panel)):
         panel[index] = mark_predicted(panel[index])
     path = result.plan.pictures / "rollout.mp4"
