@@ -23,6 +23,7 @@ _SIZE = 64
 _FPS = 6
 _EDGE = 16
 """Pixels around a panel, for the frame that marks what is expected."""
+_AHEAD = "The first held-out video: {observe} frames seen, others (in orange) expected; their input is for comparison."
 _HOW_TO_READ = (
     "From left to right and top to bottom: the input; the true objects; what the model makes of them, in the same "
     "colours; what its slots paint together; and each slot alone. Slot 0 is the background, the others start from the "
@@ -126,10 +127,7 @@ def show_memory(result: Result) -> Shown:
                 for path in plots
             ]
         ),
-        Video(
-            film,
-            f"The first held-out video: {observe} frames seen, the others (in orange) expected; their input is what they are judged by.",
-        ),
+        Video(film, _AHEAD.format(observe=observe)),
     ]
     return Shown(plain.sections + sections, {"horizon": json.loads(found.to_json())})
 
