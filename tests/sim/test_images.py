@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from torchslots.data.clevrtex import ClevrTexFolder, find_clevrtex
 from torchslots.data.example import decode_bytes, decode_floats, scan_example
 from torchslots.errors import UserError
 from torchslots.properties import LABELS
 from torchslots.sim.clevr import OBJECTS, sample_clevr
 from torchslots.sim.images import generate_images
 from torchslots.sim.rooms import FLOOR, LEFT_WALL, RIGHT_WALL, SKY, sample_room
+from torchslots.sim.sprites import ELLIPSE, HEART, SQUARE, sample_sprites
 from torchslots.sim.tetrominoes import CELL, COLORS, SHAPES, sample_tetrominoes
 
 SCHEMAS = {
@@ -23,6 +25,12 @@ SCHEMAS = {
         **dict.fromkeys(("x", "y", "shape", "visibility"), (2, 4)),
     },
     "objects_room": {"image": (1, 64 * 64 * 3), "mask": (1, 7 * 64 * 64)},
+    "multi_dsprites": {
+        "image": (1, 64 * 64 * 3),
+        "mask": (1, 6 * 64 * 64),
+        "color": (2, 18),
+        **dict.fromkeys(("x", "y", "shape", "visibility", "orientation", "scale"), (2, 6)),
+    },
     "clevr_with_masks": {
         "image": (1, 48 * 64 * 3),
         "mask": (1, 11 * 48 * 64),
@@ -35,7 +43,7 @@ SCHEMAS = {
 
 
 def _generate(out: Path, kind: str, count: int, seed: int = 0, workers: int = 1) -> Path:
-    size = {"clevr_with_masks": (48, 64), "clevr": (48, 72)}.get(kind)
+    size = {"clevr_with_masks": (48, 64), "clevr": (48, 72), "clevrtex": (48, 64)}.get(kind)
     return generate_images(out, kind=kind, count=count, resolution=size, seed=seed, workers=workers)  # type: ignore[arg-type]
 
 
@@ -57,19 +65,22 @@ def _array(raw) -> np.ndarray:
 @pytest.mark.parametrize("kind", list(SCHEMAS))
 def test_records_have_the_published_schema_and_masks_make_up_the_picture(tmp_path: Path, kind: str):
     folder = _generate(tmp_path, kind, 7)
-    assert folder == tmp_path / kind and (folder / f"{kind}_train.tfrecords").exists()
+    variant = "colored_on_grayscale" if kind == "multi_dsprites" else "train"
+    assert folder == tmp_path / kind and (folder / f"{kind}_{variant}.tfrecords").exists()
     records = _records(folder)
     assert len(records) == 7
     for record in records:
         found = {name: (1 if array.dtype == np.uint8 else 2, array.size) for name, array in record.items()}
         assert found == SCHEMAS[kind]
-        masks = record["mask"].reshape(SCHEMAS[kind]["mask"][1] * 3 // record["image"].size, -1)
+        entities = SCHEMAS[kind]["mask"][1] * 3 // record["image"].size
+        masks = record["mask"].reshape((entities, -1) if kind != "multi_dsprites" else (-1, entities))
+        masks = masks.T if kind == "multi_dsprites" else masks
         assert set(np.unique(masks)) == {0, 255} and ((masks > 0).sum(0) == 1).all()
     images = {record["image"].tobytes() for record in records}
     assert len(images) == 7
 
 
-@pytest.mark.parametrize("kind", ["tetrominoes", "clevr"])
+@pytest.mark.parametrize("kind", ["tetrominoes", "clevr", "clevrtex"])
 def test_bytes_depend_on_the_seed_alone(tmp_path: Path, kind: str):
     def contents(name: str, seed: int, workers: int) -> dict[str, bytes]:
         folder = _generate(tmp_path / name, kind, 9, seed, workers)
@@ -144,7 +155,7 @@ def test_codes_of_masked_clevr_count_from_one_in_the_labels_order(tmp_path: Path
             assert codes[1:number].min() >= 1 and codes[1:number].max() <= len(labels)
         large = record["z"][1:number] > 0.4
         np.testing.assert_array_equal(large, record["size"][1:number] == 1 + LABELS["size"].index("large"))
-        masks = record["mask"].reshape(11, -1).any(1)
+        masks = np.any(record["mask"].reshape(11, -1), axis=1)
         assert masks.sum() == number and masks[:number].all()
 
 
@@ -160,6 +171,36 @@ def test_clevr_folder_is_laid_out_as_the_original(tmp_path: Path):
             for thing in scene["objects"]:
                 assert all(thing[name] in labels for name, labels in LABELS.items())
                 assert len(thing["3d_coords"]) == len(thing["pixel_coords"]) == 3
+
+
+def test_clevrtex_folder_is_laid_out_as_the_original(tmp_path: Path):
+    folder = _generate(tmp_path, "clevrtex", 5)
+    assert folder == tmp_path / "clevrtex_full"
+    images = find_clevrtex(tmp_path, "full")
+    assert isinstance(images, ClevrTexFolder) and len(images) == 5
+    for index in range(5):
+        scene, picture = images.scene(index), images.picture(index, ("video", "segmentations"))
+        assert picture.ids is not None and picture.image.std() > 5
+        assert [thing["index"] for thing in scene["objects"]] == np.unique(picture.ids)[1:].tolist()
+        assert scene["image_index"] == index and scene["num_objects"] == images.num_objects(index)
+
+
+def test_sprites_are_of_one_colour_where_their_properties_say():
+    shown = sample_sprites(60, np.random.default_rng(3))
+    counts = set()
+    for image, mask, x, y, shape, color, visible, _, scale in zip(*shown):
+        number = int(visible[1:].sum())
+        counts.add(number)
+        assert visible[: number + 1].all() and not shape[number + 1 :].any() and not color[number + 1 :].any()
+        for entity in range(number + 1):
+            inside = mask[..., entity, 0] > 0
+            assert np.abs(image[inside] - color[entity] * 255).max() <= 1
+        for entity in range(1, number + 1):
+            rows, columns = np.nonzero(mask[..., entity, 0])
+            assert len(rows) >= 16 and 0.5 <= scale[entity] <= 1 and shape[entity] in (SQUARE, ELLIPSE, HEART)
+            assert abs(columns.mean() / 64 - x[entity]) < 0.2 and abs(rows.mean() / 64 - y[entity]) < 0.2
+        assert np.ptp(color[0]) == 0
+    assert counts == {2, 3, 4, 5}
 
 
 def test_the_same_call_again_changes_nothing_and_another_is_refused(tmp_path: Path):

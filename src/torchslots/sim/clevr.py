@@ -1,24 +1,28 @@
-"""CLEVR-like pictures: 3 to 10 resting solids, their masks and properties.
+"""CLEVR-like pictures: 3 to 10 resting solids, their masks and properties; plain, or textured as in CLEVRTex.
 
-Sizes, spacing, camera and its jitter are CLEVR's (Johnson et al., 2017); the light is that of the generated videos. A
-picture is the middle of a square one as wide, so its height may not exceed its width.
+Sizes, spacing, camera and its jitter are CLEVR's (Johnson et al., 2017); light and textures are those of the generated
+videos. A picture is the middle of a square one as wide, so its height may not exceed its width.
 """
 
+import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from PIL import Image
 
 from torchslots.data.example import encode_example, encode_one_byte_strings
 from torchslots.data.png import encode_png
+from torchslots.draw import PALETTE
 from torchslots.properties import LABELS
 from torchslots.sim.camera import Camera, looking_at_origin, rotation_matrices
 from torchslots.sim.raycast import PlacedBody, RayGrid, cast
 from torchslots.sim.render import render_video
-from torchslots.sim.scene import COLORS, KINDS, SUBSTANCES, Body, Scene, linear_color
+from torchslots.sim.scene import COLORS, KINDS, PLAIN, SUBSTANCES, Body, Scene, linear_color
 from torchslots.sim.solids import SOLIDS
+from torchslots.sim.texture import sample_solid_texture
 
 OBJECTS = (3, 10)
 """Fewest and most of a picture."""
@@ -80,10 +84,16 @@ class ClevrPicture:
     objects: tuple[ClevrObject, ...]
     pixel_coords: Float[np.ndarray, "n 3"]
     """Column, row and distance along the camera's axis of the objects' middles."""
+    ground: str
+    """What the floor is made of."""
 
 
-def sample_clevr(rng: Rng, size: Size) -> ClevrPicture:
-    """Draw, render and measure one picture of `size` = (height, width) pixels."""
+def sample_clevr(rng: Rng, size: Size, textured: bool = False) -> ClevrPicture:
+    """Draw, render and measure one picture of `size` = (height, width) pixels.
+
+    Args:
+        textured: objects and floor have patterns, the light is outdoors, and an object's material names its pattern.
+    """
     while True:
         objects, camera = _sample_objects(rng)
         placed = tuple(_placed(thing.body) for thing in objects)
@@ -91,11 +101,15 @@ def sample_clevr(rng: Rng, size: Size) -> ClevrPicture:
         masks = ids == np.arange(1, len(objects) + 1)[:, None, None]
         if (masks.mean((1, 2)) >= _LEAST_SEEN).all():
             break
-    kind = KINDS["a"]
-    bodies = tuple(placed_body.body for placed_body in placed)
+    kind = KINDS["c" if textured else "a"]
+    if textured:
+        placed = tuple(replace(one, body=_patterned(one.body, rng)) for one in placed)
+        objects = [replace(thing, material=one.body.asset_id) for thing, one in zip(objects, placed)]
+    bodies = tuple(one.body for one in placed)
     scene = Scene(bodies, kind.lights(rng), camera, kind.backdrop(rng), kind.ambient, kind.develop)
     image = _middle(render_video(scene, placed, size[1], _SAMPLES), size)[0]
-    return ClevrPicture(image, masks, tuple(objects), _pixel_coords(objects, camera, size))
+    coords = _pixel_coords(objects, camera, size)
+    return ClevrPicture(image, masks, tuple(objects), coords, scene.backdrop.name)
 
 
 def masked_record(picture: ClevrPicture) -> bytes:
@@ -138,6 +152,16 @@ def scene_entry(picture: ClevrPicture) -> list[dict[str, Any]]:
     ]
 
 
+def encode_ids(picture: ClevrPicture) -> bytes:
+    """A palette PNG whose indices are the objects' numbers from 1, as CLEVRTex' own are."""
+    ids = (picture.masks * np.arange(1, len(picture.masks) + 1)[:, None, None]).sum(0).astype(np.uint8)
+    image = Image.frombytes("P", ids.shape[::-1], ids.tobytes())
+    image.putpalette(PALETTE.tobytes())
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
 def encode_picture(picture: ClevrPicture) -> bytes:
     """A PNG file with an alpha channel, as CLEVR's own are."""
     return encode_png(np.dstack([picture.image, np.full(picture.image.shape[:2], 255, np.uint8)]))
@@ -176,6 +200,11 @@ def _clear(fresh: ClevrObject, others: list[ClevrObject], camera: Camera) -> boo
         if (np.abs(axes @ offset) < _MARGIN).any():
             return False
     return True
+
+
+def _patterned(body: Body, rng: Rng) -> Body:
+    texture = sample_solid_texture(rng)
+    return replace(body, texture=texture, color=texture.mean, substance=PLAIN)
 
 
 def _placed(body: Body) -> PlacedBody:

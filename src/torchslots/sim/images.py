@@ -1,8 +1,8 @@
 """Generates sets of single pictures with masks and properties, in the files of the published sets.
 
-Whatever opens a published set opens these unchanged: Tetrominoes, Objects Room and CLEVR with masks as one GZIP
-TFRecord file each, CLEVR as its folder of PNG files and scene lists. A block of pictures depends on nothing but the
-settings and its number, so any number of workers writes the same bytes.
+Whatever opens a published set opens these unchanged: Tetrominoes, Objects Room, Multi-dSprites and CLEVR with masks as
+one GZIP TFRecord file each, CLEVR and CLEVRTex as their folders of PNG files and descriptions. A block of pictures
+depends on nothing but the settings and its number, so any number of workers writes the same bytes.
 """
 
 import json
@@ -16,12 +16,19 @@ import numpy as np
 from torchslots.data.tfrecord import Compression, atomic_file, write_records
 from torchslots.errors import UserError, nearest
 from torchslots.progress import progress
-from torchslots.sim import rooms, tetrominoes
-from torchslots.sim.clevr import encode_picture, masked_record, sample_clevr, scene_entry
+from torchslots.sim import rooms, sprites, tetrominoes
+from torchslots.sim.clevr import (
+    ClevrPicture,
+    encode_ids,
+    encode_picture,
+    masked_record,
+    sample_clevr,
+    scene_entry,
+)
 from torchslots.sim.pool import count_cores, in_order
 from torchslots.sim.write import claim
 
-ImageKind = Literal["tetrominoes", "objects_room", "clevr_with_masks", "clevr"]
+ImageKind = Literal["tetrominoes", "objects_room", "clevr_with_masks", "clevr", "clevrtex", "multi_dsprites"]
 _SMALLEST = 32
 _HELD_OUT = 10
 """Of CLEVR's folder: pictures for training to one for validation."""
@@ -45,8 +52,8 @@ class _Published:
 
     folder: str
     """Below the data folder."""
-    last: str
-    """The file that is written last, in the folder."""
+    last: Callable[[int], str]
+    """The file that is written last, in the folder, by the number of pictures."""
     resolution: tuple[int, int]
     any_size: bool
     block: int
@@ -67,12 +74,12 @@ def generate_images(
     """Generate pictures with exact masks and properties in a published set's format. Returns the set's folder.
 
     Args:
-        out: the data folder; the set is written to OUT/tetrominoes, OUT/objects_room, OUT/clevr_with_masks or
-            OUT/CLEVR_v1.0.
-        kind: what to draw. clevr has no masks, and is the original's folder of PNG files and scene lists.
-        count: number of pictures; of clevr those for training, with a tenth as many for validation. In the other
-            sets the first 100 are for validation.
-        resolution: height and width in pixels (None: the published ones); Tetrominoes and Objects Room have one size.
+        out: the data folder; the set is written to OUT/tetrominoes, OUT/objects_room, OUT/clevr_with_masks,
+            OUT/multi_dsprites, OUT/CLEVR_v1.0 or OUT/clevrtex_full.
+        kind: what to draw. clevr has no masks; clevr and clevrtex are folders of PNG files and descriptions.
+        count: number of pictures; of clevr those for training, with a tenth as many for validation. Of
+            clevrtex the second tenth is for validation, in the other sets the first 100.
+        resolution: height and width in pixels (None: the published ones); only those of CLEVR's kinds can be changed.
         seed: another seed, other pictures.
         workers: processes (None: one for each core).
 
@@ -85,9 +92,9 @@ def generate_images(
     settings = ImageSettings(kind, count, resolution or published.resolution, seed)
     _check(settings, published)
     folder = Path(out) / published.folder
-    _refuse_foreign(folder, published)
+    _refuse_foreign(folder / published.last(count))
     claim(folder, settings)
-    if not (folder / published.last).exists():
+    if not (folder / published.last(count)).exists():
         _write(folder, settings, published, workers or count_cores())
     print(f"{folder}: {count} pictures of {settings.resolution[0]} x {settings.resolution[1]} pixels")
     return folder
@@ -127,10 +134,10 @@ def _check(settings: ImageSettings, published: _Published) -> None:
         )
 
 
-def _refuse_foreign(folder: Path, published: _Published) -> None:
+def _refuse_foreign(file: Path) -> None:
     """Never write over a set that was downloaded."""
-    if (folder / published.last).exists() and not (folder / "generated.json").exists():
-        raise UserError(f"{folder / published.last} is there and was not generated. Choose another folder.")
+    if file.exists() and not any((parent / "generated.json").exists() for parent in file.parents[:2]):
+        raise UserError(f"{file} is there and was not generated. Choose another folder.")
 
 
 def _write(folder: Path, settings: ImageSettings, published: _Published, workers: int) -> None:
@@ -151,7 +158,7 @@ def _counted(blocks: Iterator[list[Any]], advance: Callable[..., None]) -> Itera
 
 
 def _write_gzip(folder: Path, settings: ImageSettings, records: Iterator[bytes]) -> None:
-    write_records(folder / _KINDS[settings.kind].last, records, Compression.GZIP)
+    write_records(folder / _KINDS[settings.kind].last(settings.count), records, Compression.GZIP)
 
 
 def _write_clevr(folder: Path, settings: ImageSettings, pictures: Iterator[tuple[bytes, list[Any]]]) -> None:
@@ -170,8 +177,28 @@ def _write_clevr(folder: Path, settings: ImageSettings, pictures: Iterator[tuple
             )
 
 
+def _write_clevrtex(
+    folder: Path, settings: ImageSettings, pictures: Iterator[tuple[bytes, bytes, dict[str, Any]]]
+) -> None:
+    """0/CLEVRTEX_full_000000.png, _flat.png and .json, and so on."""
+    for index, (image, ids, description) in enumerate(pictures):
+        stem = folder / str(index // 1000) / f"CLEVRTEX_full_{index:06d}"
+        description = {"image_index": index, "image_filename": f"{stem.name}.png", **description}
+        for ending, data in (
+            (".png", image),
+            ("_flat.png", ids),
+            (".json", json.dumps(description).encode()),
+        ):
+            with atomic_file(stem.with_name(stem.name + ending)) as partial:
+                partial.write_bytes(data)
+
+
 def _make_tetrominoes(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
     return tetrominoes.encode_tetrominoes(tetrominoes.sample_tetrominoes(count, rng))
+
+
+def _make_sprites(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
+    return sprites.encode_sprites(sprites.sample_sprites(count, rng))
 
 
 def _make_rooms(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
@@ -189,17 +216,51 @@ def _make_clevr(
     return [(encode_picture(picture), scene_entry(picture)) for picture in pictures]
 
 
+def _make_clevrtex(
+    settings: ImageSettings, count: int, rng: np.random.Generator
+) -> list[tuple[bytes, bytes, dict[str, Any]]]:
+    pictures = [sample_clevr(rng, settings.resolution, textured=True) for _ in range(count)]
+    return [(encode_picture(picture), encode_ids(picture), _description(picture)) for picture in pictures]
+
+
+def _description(picture: ClevrPicture) -> dict[str, Any]:
+    objects = [{"index": number, **entry} for number, entry in enumerate(scene_entry(picture), 1)]
+    return {"num_objects": len(objects), "ground_material": picture.ground, "objects": objects}
+
+
 def _gzip(
-    name: str, resolution: tuple[int, int], any_size: bool, block: int, make: Callable[..., list[bytes]]
+    name: str,
+    resolution: tuple[int, int],
+    block: int,
+    make: Callable[..., list[bytes]],
+    any_size: bool = False,
+    variant: str = "train",
 ) -> _Published:
-    return _Published(name, f"{name}_train.tfrecords", resolution, any_size, block, make, _write_gzip)
+    file = f"{name}_{variant}.tfrecords"
+    return _Published(name, lambda _: file, resolution, any_size, block, make, _write_gzip)
 
 
 _KINDS: dict[str, _Published] = {
-    "tetrominoes": _gzip("tetrominoes", (tetrominoes.SIZE, tetrominoes.SIZE), False, 500, _make_tetrominoes),
-    "objects_room": _gzip("objects_room", (rooms.SIZE, rooms.SIZE), False, 50, _make_rooms),
-    "clevr_with_masks": _gzip("clevr_with_masks", (240, 320), True, 4, _make_masked),
+    "tetrominoes": _gzip("tetrominoes", (tetrominoes.SIZE, tetrominoes.SIZE), 500, _make_tetrominoes),
+    "objects_room": _gzip("objects_room", (rooms.SIZE, rooms.SIZE), 50, _make_rooms),
+    "clevr_with_masks": _gzip("clevr_with_masks", (240, 320), 4, _make_masked, any_size=True),
+    "multi_dsprites": _gzip(
+        "multi_dsprites",
+        (sprites.SIZE, sprites.SIZE),
+        100,
+        _make_sprites,
+        variant="colored_on_grayscale",
+    ),
     "clevr": _Published(
-        "CLEVR_v1.0", "scenes/CLEVR_val_scenes.json", (320, 480), True, 4, _make_clevr, _write_clevr
+        "CLEVR_v1.0", lambda _: "scenes/CLEVR_val_scenes.json", (320, 480), True, 4, _make_clevr, _write_clevr
+    ),
+    "clevrtex": _Published(
+        "clevrtex_full",
+        lambda count: f"{(count - 1) // 1000}/CLEVRTEX_full_{count - 1:06d}.json",
+        (240, 320),
+        True,
+        4,
+        _make_clevrtex,
+        _write_clevrtex,
     ),
 }
