@@ -269,7 +269,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "multi_dsprites_binarized": _sprites("binarized", "Multi-dSprites: up to 3 white sprites on black"),
     "multishapenet_easy": DatasetEntry(
         open=_open_multishapenet,
-        description="MultiShapeNet-Easy: 2 to 4 ShapeNet objects on a plain floor, every camera a picture",
+        description="MultiShapeNet-Easy: a few ShapeNet objects on a plain floor, every camera a picture",
         licence=_KUBRIC_LICENCE,
         splits=("train", "validation"),
         size="images of 240 x 320 pixels, as TFDS' folder msn_easy_frames",
