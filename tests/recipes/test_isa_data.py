@@ -80,3 +80,16 @@ def test_one_training_batch_of_every_data_set(root: Path, dataset: str):
 def _held_out(dataset: str) -> str:
     """Two recorded images are too few for tenths."""
     return "full" if dataset == "clevrtex" else "validation"
+
+
+@pytest.mark.parametrize("dataset", ["multishapenet_easy", "clevrtex", "waymo_open"])
+def test_recipes_of_sets_that_are_not_generated_take_textured_pictures(tmp_path: Path, dataset: str):
+    """`--data clevrtex`, generated at the size of the recipe's own set."""
+    recipe = catalog.recipe(f"isa_{dataset}_transl" if dataset != "clevrtex" else "isa_clevrtex_cnn_transl")
+    size = (128, 192) if dataset == "waymo_open" else (240, 320)
+    generate_images(tmp_path, kind="clevrtex", count=10, resolution=size, workers=1)
+    train = open_dataset("clevrtex", tmp_path, "train", replace(recipe.data, dataset="clevrtex"), True)
+    assert isinstance(recipe.model, IsaConfig) and len(train) == 8
+    batch = next(train_batches(train, batch_size=2, seed=0))
+    assert batch["video"].shape == (2, 1, 3, *recipe.model.resolution)
+    assert len(open_dataset("clevrtex", tmp_path, "validation", recipe.data, False)) == 1

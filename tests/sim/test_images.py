@@ -247,5 +247,7 @@ def test_a_run_that_was_stopped_leaves_nothing_that_looks_finished(tmp_path: Pat
         with pytest.raises(KeyboardInterrupt):
             _generate(tmp_path, "clevr", 5)
     assert not list(tmp_path.rglob("CLEVR_val_scenes.json")) and not list(tmp_path.rglob("*.part"))
+    (tmp_path / "CLEVR_v1.0" / ".left by a killed run.part").touch()
     _generate(tmp_path, "clevr", 5)
+    assert not list(tmp_path.rglob("*.part"))
     assert len(list((tmp_path / "CLEVR_v1.0" / "images" / "train").iterdir())) == 5

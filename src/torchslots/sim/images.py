@@ -143,6 +143,8 @@ def _refuse_foreign(file: Path) -> None:
 def _write(folder: Path, settings: ImageSettings, published: _Published, workers: int) -> None:
     blocks = -(-_total(settings) // published.block)
     tasks = [(settings, block) for block in range(blocks)]
+    for leftover in folder.rglob(".*.part"):
+        leftover.unlink(missing_ok=True)
     with (
         in_order(make_block, tasks, min(workers, blocks)) as made,
         progress(f"Generating {settings.kind}", _total(settings), "pictures") as advance,
