@@ -413,6 +413,7 @@ def _data_commands() -> dict[str, tuple[str, Callable[..., Any]]]:
     from torchslots.data.download import data_download
     from torchslots.data.prepare import data_prepare
     from torchslots.data.survey import data_inspect
+    from torchslots.data.waymo_frames import prepare_waymo
     from torchslots.sim.images import generate_images
     from torchslots.sim.write import generate
 
@@ -423,6 +424,7 @@ def _data_commands() -> dict[str, tuple[str, Callable[..., Any]]]:
         "prepare": ("cache only what a recipe needs: data prepare RECIPE, ready to train from", data_prepare),
         "generate": ("make videos with physics and a ray caster, as MOVi folders", generate),
         "generate-images": ("make Tetrominoes, rooms and CLEVR pictures, with masks", generate_images),
+        "prepare-waymo": ("cut camera pictures and masks out of Waymo Open's original records", prepare_waymo),
     }
 
 

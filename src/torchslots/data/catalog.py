@@ -297,7 +297,7 @@ DATASETS: dict[str, DatasetEntry] = {
         splits=("train", "validation", "validation_full"),
         size="158,081 images of 128 x 192 pixels for training, 1,872 marked ones for validation",
         get="Sign up at waymo.com/open, get the frames of version 1.4, and make pictures of them with "
-        "`torchslots.data.waymo_frames.prepare_waymo`.",
+        "`torchslots data prepare-waymo`.",
     ),
     "folder": DatasetEntry(
         open=_open_folder,

@@ -30,7 +30,7 @@ SMALLEST, MOST = 0.01, 11
 _KNOWN_IDS = 50
 _LAYOUT = "Waymo Open, as version 1 reads it"
 _NUMBERS = ("num_objects", "has_mask", "camera")
-_REMEDY = "Make them with `torchslots.data.waymo_frames.prepare_waymo`, and give the folder they lie in with --root."
+_REMEDY = "Make them with `torchslots data prepare-waymo`, and give the folder they lie in with --root."
 
 
 class WaymoImages:
