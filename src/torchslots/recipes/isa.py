@@ -372,11 +372,7 @@ def isa_demo() -> Recipe:
         encoder=CnnConfig((16, 32, 32), (2, 1, 1)),
         invariance="translation",
         num_slots=4,
-        slot_size=32,
-        qkv_size=32,
-        slot_hidden=64,
-        grid_hidden=32,
-        decoder=PixelDecoderConfig(channels=(64, 64, 64)),
+        decoder=PixelDecoderConfig(channels=(64, 64, 64, 64)),
     )
     return replace(
         _recipe("tetrominoes", "transl"),
@@ -384,7 +380,7 @@ def isa_demo() -> Recipe:
         model=model,
         optim=OptimConfig(learning_rate=1e-3, warmup_steps=100, num_steps=6000),
         train=TrainConfig(
-            batch_size=16,
+            batch_size=8,
             precision="bf16",
             num_workers=0,
             log_every=25,
