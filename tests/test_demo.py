@@ -64,7 +64,7 @@ def test_pictures_from_nothing_to_a_page(system: SystemName, pictures: set[str],
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("system", "more"),
-    [("savi", set()), ("statm", {"rollout.mp4", "horizon_fg_ari.png", "horizon_psnr_video.png"})],
+    [("savi", set()), ("statm", {"rollout.mp4", "horizon_fg_ari.png"})],
 )
 def test_videos_from_nothing_to_a_page(system: SystemName, more: set[str], tmp_path: Path) -> None:
     metrics = carry_out(system, tmp_path, 8, steps=1)

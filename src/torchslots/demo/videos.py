@@ -4,12 +4,13 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from torchslots import draw, video
+from torchslots.decoders.broadcast import Broadcast
 from torchslots.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, batches_of, percent
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 COPY = "boxes copied"
 _SIZE = 64
 _FPS = 6
+_PAINTED = {"video": "picture", "flow": "optical flow", "depth": "depth"}
+"""What a decoder's targets are called."""
 _EDGE = 16
 """Pixels around a panel, for the frame that marks what is expected."""
 _AHEAD = "The first held-out video: {observe} frames seen, others (in orange) expected; their input is for comparison."
@@ -63,13 +66,19 @@ def introduce(what: str, result: Result) -> str:
     report = result.reports[found]
     return (
         f"A small {what} was trained for {result.plan.recipe.optim.num_steps} steps on {result.plan.count} generated "
-        f"videos of 3 to 10 thrown objects, told nothing but the objects' boxes in the first frame. On "
+        f"videos of 3 to 10 thrown objects. It learned to paint each frame's {_targets(result)} from its slots, and "
+        f"was told nothing else but the objects' boxes in the first frame. On "
         f"{report.num_videos} videos that it never saw, each {result.plan.recipe.evaluation.num_frames} frames long, "
         f"it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; copying the first frame's boxes to all frames "
         f"reaches {percent(result, COPY, 'fg_ari')}, the same model before training "
         f"{percent(result, UNTRAINED, 'fg_ari')}. FG-ARI is 100 where every object is one slot through the whole "
         "video, and 0 where the grouping is no better than chance."
     )
+
+
+def _targets(result: Result) -> str:
+    """What the slots must paint, in words."""
+    return " and ".join(_PAINTED[name] for name in cast(Broadcast, result.model.decoder).targets)
 
 
 def show(result: Result) -> Shown:
@@ -139,11 +148,12 @@ def _say_horizon(found: "HorizonReport", horizon: int) -> str:
         f"frame is decoded. Over these {horizon} frames its FG-ARI is {ahead:.1f}; repeating its segmentation of the "
         f"last observed frame has {copied:.1f}."
     )
-    if "psnr_video" in found.metrics:
-        text += (
-            f" The painted frames have a PSNR of {found.metrics['psnr_video']:.1f} dB; repeating the last observed "
-            f"frame itself has {found.metrics['copy_psnr_video']:.1f} dB."
-        )
+    for key, what in _PAINTED.items():
+        if f"psnr_{key}" in found.metrics:
+            text += (
+                f" The painted {what} has a PSNR of {found.metrics[f'psnr_{key}']:.1f} dB; repeating the last true one "
+                f"has {found.metrics[f'copy_psnr_{key}']:.1f} dB."
+            )
     return text + " It was trained to explain the frames that it sees, never to expect others."
 
 
