@@ -119,7 +119,8 @@ _MOVED = (
     "A cross marks where each slot says that it is; nobody told the model what a position is. The slot of the largest "
     "region, the background, is left out. The last picture of each row is painted by the same slots after the "
     "position of one of them, and nothing else, was changed by a quarter of the picture's height and width: its object "
-    "should be where the cross is, of the same form and colour, and the others should stay."
+    "should be where the cross is, of the same form and colour, and the others should stay. What is left behind in its "
+    "old place was painted by another slot."
 )
 
 

@@ -378,7 +378,7 @@ def isa_demo() -> Recipe:
         _recipe("tetrominoes", "transl"),
         name="isa_demo",
         model=model,
-        optim=OptimConfig(learning_rate=1e-3, warmup_steps=100, num_steps=6000),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=100, num_steps=8000),
         train=TrainConfig(
             batch_size=8,
             precision="bf16",

@@ -329,9 +329,8 @@ def set_prediction_demo() -> Recipe:
         name="set_prediction_demo",
         model=SlotAttentionConfig(
             resolution=(64, 64),
-            channels=(32, 32, 32),
-            strides=(2, 2, 1),
-            token_hidden=64,
+            channels=(32, 48, 48, 48),
+            strides=(2, 2, 1, 1),
             num_slots=10,
             decoder=PropertyHead(),
         ),
