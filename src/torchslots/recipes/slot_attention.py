@@ -332,7 +332,7 @@ def set_prediction_demo() -> Recipe:
             decoder=PropertyHead(),
         ),
         data=replace(base.data, resolution=64),
-        optim=_demo_optim(4000),
+        optim=_demo_optim(10_000),
         train=_demo_train(32),
     )
 
