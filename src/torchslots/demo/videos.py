@@ -44,7 +44,7 @@ def make_sets(plan: Plan) -> Sets:
     wanted, judged = plan.recipe.data, plan.recipe.evaluation
     cache = plan.data / "prepared"
     for split in ("train", judged.split):
-        prepare(open_dataset(wanted.dataset, plan.data, split, wanted, True), cache)
+        prepare(open_dataset(wanted.dataset, plan.data, split, wanted, True), cache, num_workers=2)
     whole = replace(wanted, num_frames=judged.num_frames)
     return Sets(
         open_dataset("prepared", cache, "train", wanted, True),

@@ -294,7 +294,8 @@ def savi_demo() -> Recipe:
     """SAVi cut down to minutes on two cores, for `torchslots demo`: 32x32, generated videos; all sizes are ours.
 
     Many small steps, and short clips at first: slots learn to find objects on pairs of frames, then to follow them.
-    Both flow and RGB are targets: nothing moves in a video's first frame, and little in its last ones.
+    Both flow and RGB are targets: flow is zero in a video's first frame. A rate much higher, or reached much sooner,
+    kills the encoder: the ReLUs of its last layer fall silent, and slots see nothing.
     """
     model = SaviConfig(
         resolution=(32, 32),
@@ -311,10 +312,10 @@ def savi_demo() -> Recipe:
     return Recipe(
         "savi_demo",
         model,
-        DataConfig(dataset="sim_a", resolution=32, num_frames=12, max_instances=10, crop=(4, 6, 48, 48)),
-        OptimConfig(learning_rate=2e-3, warmup_steps=100, num_steps=9000),
+        DataConfig(dataset="sim_a", resolution=32, max_instances=10, crop=(4, 6, 48, 48)),
+        OptimConfig(learning_rate=8e-4, warmup_steps=600, num_steps=7500),
         TrainConfig(
-            batch_size=1,
+            batch_size=2,
             precision="bf16",
             num_workers=0,
             log_every=50,
@@ -322,7 +323,7 @@ def savi_demo() -> Recipe:
             checkpoint_every=1500,
             keep=1,
             short_clip=2,
-            short_steps=2500,
+            short_steps=1800,
         ),
         EvalConfig(slice_size=24, batch_size=8),
     )
