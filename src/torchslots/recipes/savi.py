@@ -313,9 +313,9 @@ def savi_demo() -> Recipe:
         "savi_demo",
         model,
         DataConfig(dataset="sim_a", resolution=32, max_instances=10, crop=(4, 6, 48, 48)),
-        OptimConfig(learning_rate=8e-4, warmup_steps=600, num_steps=7500),
+        OptimConfig(learning_rate=5e-4, warmup_steps=500, num_steps=9000),
         TrainConfig(
-            batch_size=2,
+            batch_size=3,
             precision="bf16",
             num_workers=0,
             log_every=50,
@@ -323,7 +323,7 @@ def savi_demo() -> Recipe:
             checkpoint_every=1500,
             keep=1,
             short_clip=2,
-            short_steps=1800,
+            short_steps=2000,
         ),
         EvalConfig(slice_size=24, batch_size=8),
     )
