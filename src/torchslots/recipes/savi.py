@@ -313,7 +313,7 @@ def savi_demo() -> Recipe:
         "savi_demo",
         model,
         DataConfig(dataset="sim_a", resolution=32, max_instances=10, crop=(4, 6, 48, 48)),
-        OptimConfig(learning_rate=5e-4, warmup_steps=500, num_steps=9000),
+        OptimConfig(learning_rate=5e-4, warmup_steps=500, num_steps=6000),
         TrainConfig(
             batch_size=3,
             precision="bf16",
