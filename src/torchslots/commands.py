@@ -424,7 +424,10 @@ def _data_commands() -> dict[str, tuple[str, Callable[..., Any]]]:
         "prepare": ("cache only what a recipe needs: data prepare RECIPE, ready to train from", data_prepare),
         "generate": ("make videos with physics and a ray caster, as MOVi folders", generate),
         "generate-images": ("make Tetrominoes, rooms and CLEVR pictures, with masks", generate_images),
-        "prepare-waymo": ("cut camera pictures and masks out of Waymo Open's original records", prepare_waymo),
+        "prepare-waymo": (
+            "cut camera pictures and masks out of Waymo Open's original records",
+            prepare_waymo,
+        ),
     }
 
 

@@ -8,7 +8,11 @@ from torchslots.errors import UserError
 
 
 def sample(name: str, side: int = 4) -> dict:
-    return {"video": torch.zeros(6, 3, side, side), "padding_mask": torch.ones(6, side, side).bool(), "name": name}
+    return {
+        "video": torch.zeros(6, 3, side, side),
+        "padding_mask": torch.ones(6, side, side).bool(),
+        "name": name,
+    }
 
 
 def test_samples_are_stacked_and_names_listed() -> None:
@@ -17,7 +21,7 @@ def test_samples_are_stacked_and_names_listed() -> None:
 
 
 def test_samples_of_two_sizes_are_named() -> None:
-    with pytest.raises(UserError, match="in a but .* in b"):
+    with pytest.raises(UserError, match=r"in a but .* in b"):
         collate([sample("a"), sample("b", side=5)])
 
 

@@ -70,7 +70,7 @@ class MultiShapeNetImages:
 
     def num_objects(self, index: int) -> int:
         """Objects that the camera sees."""
-        return len(np.setdiff1d(self.picture(index, ()).ids, [0]))
+        return len(np.setdiff1d(np.asarray(self.picture(index, ()).ids), [0]))
 
     def example(
         self, index: int, names: tuple[str, ...] = ("color_image", "instance_image", "depth_image")

@@ -85,7 +85,7 @@ class WaymoImages:
 
     def num_objects(self, index: int) -> int:
         """Objects after numbering."""
-        return len(np.setdiff1d(self.picture(index, ()).ids, [0]))
+        return len(np.setdiff1d(np.asarray(self.picture(index, ()).ids), [0]))
 
 
 def find_records(root: Path, folder: str, camera: int) -> Path:

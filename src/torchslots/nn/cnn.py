@@ -46,8 +46,8 @@ class ConvTranspose(nn.Module):
     """Square transposed convolution with the padding of JAX and TensorFlow (SAME): exactly `stride` times as large.
 
     The input, `stride - 1` zeros between its pixels, is correlated with the kernel as it is (JAX); torch's transposed
-    convolution would give the same with (n - 1) * stride + kernel rows, of which `front` are cut at the start. The common
-    `padding=2, output_padding=1` for 5x5 at stride 2 has the same size and is shifted by one pixel.
+    convolution would give the same with (n - 1) * stride + kernel rows, of which `front` are cut at the start. The
+    common `padding=2, output_padding=1` for 5x5 at stride 2 has the same size and is shifted by one pixel.
 
     What runs is the sub-pixel form: one convolution computes the stride x stride outputs that lie between two inputs
     as channels of their own, without multiplying any of the stuffed zeros. It is the same sum of products, and several
