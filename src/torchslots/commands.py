@@ -158,9 +158,10 @@ def evaluate(words: Words) -> int:
     line: EvaluateLine = _parse(EvaluateLine, words, "evaluate")
     from torchslots.hub import load_model
     from torchslots.training import evaluate as judge
+    from torchslots.video import replacing
 
-    data, settings = _evaluation_numbers(line)
     model = load_model(line.model, device=line.device)
+    data, settings = _evaluation_numbers(line, model)
     out = line.out or (Path(line.model) / "eval" if Path(line.model).is_dir() else Path("eval"))
     if line.observe is not None or line.rollout is not None:
         return _evaluate_horizon(model, data, settings, line, out)
@@ -182,7 +183,8 @@ def evaluate(words: Words) -> int:
         report.save(out, gif=True)
         report.print_table()
         if copied is not None:
-            (out / "box_copy.json").write_text(copied.to_json() + "\n")
+            with replacing(out / "box_copy.json") as part:
+                part.write_text(copied.to_json() + "\n")
             _print_comparison({"model": report, "boxes copied": copied})
         print(f"Written to {out}")
     return 0
@@ -233,9 +235,8 @@ def _print_comparison(reports: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def _evaluation_numbers(line: EvaluateLine) -> tuple[DataConfig, EvalConfig]:
+def _evaluation_numbers(line: EvaluateLine, model: Any) -> tuple[DataConfig, EvalConfig]:
     """The run's own numbers, or what the model's say, changed by the line."""
-    from torchslots.hub import load_model
     from torchslots.recipes import catalog
 
     file = Path(line.model) / "recipe.json"
@@ -243,7 +244,7 @@ def _evaluation_numbers(line: EvaluateLine) -> tuple[DataConfig, EvalConfig]:
         recipe = catalog.read_recipe(file)
         data, settings = recipe.data, recipe.evaluation
     else:
-        data = DataConfig(resolution=load_model(line.model).config.resolution[0])
+        data = DataConfig(resolution=model.config.resolution[0])
         settings = EvalConfig()
         if line.dataset is None:
             raise UserError(f"{line.model} is not a run with a recipe: name the data with --data.")
