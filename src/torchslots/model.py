@@ -44,7 +44,9 @@ class ObjectCentricModel(nn.Module):
         return self.loss(batch)
 
     @torch.no_grad()
-    def predict(self, batch: Batch, state: State | None = None, slot_recon: bool = False) -> Prediction:
+    def predict(
+        self, batch: Batch, state: State | None = None, slot_recon: bool = False, recon: bool = True
+    ) -> Prediction:
         """Segment a clip, or the next slice of one.
 
         Args:
@@ -52,12 +54,13 @@ class ObjectCentricModel(nn.Module):
                 or `segmentations`, of which frame 0 is used.
             state: what the slice before returned; None at the start.
             slot_recon: also return each slot's own pictures.
+            recon: also return the pictures; masks alone are cheaper, most of all where a decoder generates.
         """
-        return self.explain(self.encode(batch, state), slot_recon)
+        return self.explain(self.encode(batch, state), slot_recon, recon)
 
-    def explain(self, clip: Clip, slot_recon: bool = False) -> Prediction:
+    def explain(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Prediction:
         """What the decoder draws of a clip's slots, and who wins each pixel."""
-        decoded = self.decoder.decode(clip, slot_recon)
+        decoded = self.decoder.decode(clip, slot_recon, recon)
         return Prediction(
             segmentation=lowest_argmax(decoded.logits),
             masks=decoded.masks,

@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 import threading
+import time
 import urllib.parse
 import zipfile
 from collections import Counter
@@ -371,11 +372,22 @@ def test_a_read_only_folder_is_told(bucket, tmp_path):
         download("movi_a", tmp_path)
 
 
+def wait_until(holds, seconds=60):
+    """For what another thread is about to do."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
 def test_ctrl_c_keeps_what_has_come(bucket, tmp_path, monkeypatch):
     arrived = threading.Event()
+    folder = tmp_path / "movi_a" / "128x128" / "1.0.0"
+    part = folder / f"{shard('train', 1, 4)}.part"
 
     def interrupted(tasks, return_when):
-        assert arrived.wait(10)
+        assert arrived.wait(60)
+        wait_until(lambda: part.is_file() and part.stat().st_size == 2500)
         raise KeyboardInterrupt
 
     def on_request(name):
@@ -388,8 +400,7 @@ def test_ctrl_c_keeps_what_has_come(bucket, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "wait", interrupted)
         download("movi_a", tmp_path, connections=2)
-    folder = tmp_path / "movi_a" / "128x128" / "1.0.0"
-    assert (folder / f"{shard('train', 1, 4)}.part").stat().st_size == 2500
+    assert part.stat().st_size == 2500
     for name in record_files(folder):
         if not name.endswith(".part"):
             assert (folder / name).read_bytes() == bucket.files[name]

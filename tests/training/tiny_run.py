@@ -55,7 +55,9 @@ class TinyModel(nn.Module):
         }
 
     @torch.no_grad()
-    def predict(self, batch: Batch, state: State | None = None, slot_recon: bool = False) -> Prediction:
+    def predict(
+        self, batch: Batch, state: State | None = None, slot_recon: bool = False, recon: bool = True
+    ) -> Prediction:
         """Three slots, one for each colour of the pixels after the net has changed it."""
         assert not self.training
         logits = self.net(batch["video"].movedim(2, -1)).movedim(-1, 2)

@@ -142,15 +142,15 @@ class Broadcast(Decoder):
         change = change or _as_it_is
         return {name: change(part.movedim(-1, -3)) for name, part in zip(self.targets, parts)}
 
-    def decode(self, clip: Clip, slot_recon: bool = False) -> Decoded:
-        """Pictures and masks of every frame; each slot's own pictures too with `slot_recon`."""
+    def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
+        """Masks of every frame, pictures unless `recon` is False, and each slot's own pictures with `slot_recon`."""
         painted = self.paint(clip)
         shares = self._shares(painted)
         packing = painted.packing
         spread = partial(_to_slots, packing=packing)
         split = partial(self._split, change=self.from_native)
         return Decoded(
-            recon=split(self._blend(painted, shares)),
+            recon=split(self._blend(painted, shares)) if recon else {},
             masks=spread(shares / packing.copies[packing.clip, packing.slot][:, None, None, None]),
             logits=spread(painted.logits),
             slot_recon=split(spread(painted.pictures)) if slot_recon else None,

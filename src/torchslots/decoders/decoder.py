@@ -15,5 +15,5 @@ class Decoder(nn.Module, ABC):
         """Named, unweighted scalars: means over the clips of the batch."""
 
     @abstractmethod
-    def decode(self, clip: Clip, slot_recon: bool = False) -> Decoded:
-        """What the slots draw; each slot's own pictures too with `slot_recon`."""
+    def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
+        """What the slots draw: masks, pictures unless `recon` is False, each slot's own too with `slot_recon`."""

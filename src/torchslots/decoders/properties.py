@@ -85,7 +85,7 @@ class Properties(Decoder):
         predicted = self(clip.slots)
         return {"properties": set_loss(predicted.flatten(0, 1), true.flatten(0, 1))}
 
-    def decode(self, clip: Clip, slot_recon: bool = False) -> Decoded:
+    def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
         """Properties of every slot, and its attention as a mask; there are no pictures."""
         attn = clip.attn.flatten(0, 1).unflatten(-1, self.grid)
         masks = F.interpolate(attn, self.resolution, mode="bilinear").unflatten(0, clip.attn.shape[:2])

@@ -16,7 +16,9 @@ class BoxCopy(nn.Module):
     Slot i + 1 is box i, slot 0 the rest. The state's slots are the boxes themselves.
     """
 
-    def predict(self, batch: Batch, state: State | None = None, slot_recon: bool = False) -> Prediction:
+    def predict(
+        self, batch: Batch, state: State | None = None, slot_recon: bool = False, recon: bool = True
+    ) -> Prediction:
         """Segment a slice as a model would; there is nothing that a slot draws.
 
         Raises:

@@ -38,7 +38,9 @@ _LOSS_DEFINITION = "The training loss of this name on whole videos, mean over vi
 class Predictor(Protocol):
     """What evaluation asks of a model besides being an `nn.Module`."""
 
-    def predict(self, batch: Batch, state: State | None = None, slot_recon: bool = False) -> Prediction:
+    def predict(
+        self, batch: Batch, state: State | None = None, slot_recon: bool = False, recon: bool = True
+    ) -> Prediction:
         """Segment a slice of frames, going on from `state`."""
         ...
 
@@ -222,7 +224,9 @@ class _Evaluation:
         for start, part in _slices(batch, self._config, self._device):
             drawn = drawings if start < DRAWN_FRAMES else []
             with self._autocast():
-                found = cast(Predictor, self._model).predict(part, state, slot_recon=bool(drawn))
+                found = cast(Predictor, self._model).predict(
+                    part, state, slot_recon=bool(drawn), recon=bool(drawn)
+                )
             state = forget(found.state) if self._config.restart_memory else found.state
             self._num_slots = found.masks.shape[2]
             if ids is not None:

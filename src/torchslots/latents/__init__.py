@@ -1,0 +1,1 @@
+"""Codes of images, and noise: knows nothing of slots."""
