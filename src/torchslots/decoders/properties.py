@@ -8,6 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from torchslots.decoders.attention_masks import attention_masks
 from torchslots.decoders.decoder import Decoder
 from torchslots.errors import UserError
 from torchslots.nn.blocks import mlp
@@ -87,7 +88,5 @@ class Properties(Decoder):
 
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
         """Properties of every slot, and its attention as a mask; there are no pictures."""
-        attn = clip.attn.flatten(0, 1).unflatten(-1, self.grid)
-        masks = F.interpolate(attn, self.resolution, mode="bilinear").unflatten(0, clip.attn.shape[:2])
-        logits = masks.clamp(min=torch.finfo(masks.dtype).tiny).log()
+        masks, logits = attention_masks(clip.attn, self.grid, self.resolution)
         return Decoded(recon={}, masks=masks, logits=logits, properties=self(clip.slots))
