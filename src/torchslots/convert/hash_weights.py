@@ -1,0 +1,61 @@
+"""Weights that follow from their names alone, so that a recording of a large model needs no file of weights.
+
+The recordings of SlotDiffusion, STEVE and their PyTorch SAVi were made with these: each parameter is a seeded draw
+under the checksum of its name, scaled so that activations keep their size through any of the networks.
+"""
+
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from torchslots.convert.layouts import Arrays
+
+SAVI_GAIN = 1.6
+"""Factor of the matrices in the recordings of `SAVi`; 1 in all others."""
+
+_AS_DRAWN = ("init_latents", "quantize.embedding.weight")
+_HALVED = ("tok_emb.weight", "pos_emb.pe")
+_TRANSPOSED = re.compile(r"(^|\.)decoder\.\d+\.0\.weight$")
+"""Transposed convolutions of SAVi's decoder, the only ones: their fan-in is in the first axis."""
+
+
+def gain_of(system: str) -> float:
+    """The gain with which the cases of `model` in config.json were recorded."""
+    return SAVI_GAIN if system == "SAVi" else 1.0
+
+
+def hash_weights(shapes: Mapping[str, Sequence[int]], salt: int, gain: float = 1.0) -> Arrays:
+    """float32 values of parameters, in the order of `shapes`.
+
+    Args:
+        shapes: the original's parameter names and their shapes; no buffers and no boolean masks.
+        salt: what tells one set of weights from another.
+        gain: factor of matrices and kernels.
+    """
+    return {name: _parameter(name, tuple(shape), salt, gain) for name, shape in shapes.items()}
+
+
+def _parameter(name: str, shape: tuple[int, ...], salt: int, gain: float) -> np.ndarray:
+    drawn = draw(zlib.crc32(name.encode()) ^ salt, shape)
+    if name.endswith(_AS_DRAWN):
+        return drawn
+    if name.endswith(_HALVED):
+        return drawn * np.float32(0.5)
+    if len(shape) >= 2:
+        return drawn * np.float32(gain) / np.float32(math.sqrt(_fan_in(name, shape)))
+    shift = 1.0 if name.endswith("weight") else 0.0
+    return np.float32(shift) + np.float32(0.1) * drawn
+
+
+def draw(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers as numpy's legacy generator draws them."""
+    numbers = np.random.RandomState(seed & 0x7FFFFFFF).standard_normal(shape)
+    return np.asarray(numbers, np.float32)
+
+
+def _fan_in(name: str, shape: tuple[int, ...]) -> int:
+    inputs = shape[0] if len(shape) == 4 and _TRANSPOSED.search(name) else shape[1]
+    return inputs * math.prod(shape[2:])
