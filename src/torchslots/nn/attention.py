@@ -19,20 +19,34 @@ class Context(NamedTuple):
 class MultiHeadAttention(nn.Module):
     """Attention (Vaswani et al. 2017, section 3.2) whose inner width `qkv_size` may differ from its outer `size`.
 
-    Queries, keys and values are projected with bias; the result is projected back to `size`.
+    Queries, keys and values are projected; the result is projected back to `size`.
+
+    Args:
+        context_size: width of what is attended to; None: `size`.
+        bias: of all four projections.
+        dropout: probability, in training, to drop an attention weight.
     """
 
-    def __init__(self, size: int, *, qkv_size: int, num_heads: int, context_size: int | None = None):
+    def __init__(
+        self,
+        size: int,
+        *,
+        qkv_size: int,
+        num_heads: int,
+        context_size: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         if qkv_size % num_heads:
             raise ValueError(
                 f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}. Choose a multiple of the heads."
             )
-        self.num_heads = num_heads
-        self.query = dense(size, qkv_size)
-        self.key = dense(context_size or size, qkv_size)
-        self.value = dense(context_size or size, qkv_size)
-        self.out = dense(qkv_size, size)
+        self.num_heads, self.dropout = num_heads, dropout
+        self.query = dense(size, qkv_size, bias)
+        self.key = dense(context_size or size, qkv_size, bias)
+        self.value = dense(context_size or size, qkv_size, bias)
+        self.out = dense(qkv_size, size, bias)
 
     def _heads(self, x: Float[Tensor, "*b n c"]) -> Float[Tensor, "*b h n d"]:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
@@ -41,9 +55,21 @@ class MultiHeadAttention(nn.Module):
         """Keys and values of `context`."""
         return Context(self._heads(self.key(context)), self._heads(self.value(context)))
 
-    def attend(self, x: Float[Tensor, "*b n c"], context: Context) -> Float[Tensor, "*b n c"]:
-        """Queries from `x` over keys and values that were projected before."""
-        mixed = F.scaled_dot_product_attention(self._heads(self.query(x)), context.keys, context.values)
+    def attend(
+        self, x: Float[Tensor, "*b n c"], context: Context, causal: bool = False
+    ) -> Float[Tensor, "*b n c"]:
+        """Queries from `x` over keys and values that were projected before.
+
+        Args:
+            causal: each position sees itself and those before it; `x` and `context` are the same positions.
+        """
+        mixed = F.scaled_dot_product_attention(
+            self._heads(self.query(x)),
+            context.keys,
+            context.values,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+        )
         return self.out(mixed.transpose(-2, -3).flatten(-2))
 
     def weights(self, x: Float[Tensor, "*b n c"], context: Context) -> Float[Tensor, "*b h n m"]:
