@@ -1,7 +1,7 @@
 """Recorded MOVi shards in a folder of their own, and variations of their records."""
 
+import gzip
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +17,21 @@ VERSION = "32x32/1.0.0"
 def copy_movi(letter: str, root: Path) -> Path:
     """root/movi_a/32x32/1.0.0 with the recorded files; returns the innermost folder."""
     target = root / f"movi_{letter}" / VERSION
-    shutil.copytree(GOLDEN / f"data_movi_{letter}" / f"movi_{letter}" / VERSION, target)
+    target.mkdir(parents=True)
+    for name, content in movi_contents(letter).items():
+        (target / name).write_bytes(content)
     return target
+
+
+def movi_contents(letter: str) -> dict[str, bytes]:
+    """Names and contents of a recorded folder's files; its shards are kept packed by gzip."""
+    files = [
+        file
+        for file in (GOLDEN / f"data_movi_{letter}" / f"movi_{letter}" / VERSION).iterdir()
+        if file.is_file()
+    ]
+    packed = {file.stem: gzip.decompress(file.read_bytes()) for file in files if file.suffix == ".gz"}
+    return packed | {file.name: file.read_bytes() for file in files if file.suffix != ".gz"}
 
 
 def shard(folder: Path, split: str = "train", index: int = 0) -> Path:

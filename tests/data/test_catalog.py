@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from movi_files import copy_movi
 
 from torchslots.data.catalog import DATASETS, Remote, RemoteFiles, data_list, entry, open_dataset
 from torchslots.errors import UserError
 from torchslots.training.recipe import DataConfig
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "data_movi_a"
 CONFIG = DataConfig(resolution=32, num_frames=4)
 
 
@@ -52,15 +52,17 @@ def test_a_missing_root_says_how_to_get_the_data(tmp_path):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_movi_opens_under_its_own_name_whatever_the_recipe_was_made_for(train):
-    clips = open_dataset("movi_a", GOLDEN, "train", replace(CONFIG, dataset="movi_e"), train)
+def test_movi_opens_under_its_own_name_whatever_the_recipe_was_made_for(tmp_path, train):
+    copy_movi("a", tmp_path)
+    clips = open_dataset("movi_a", tmp_path, "train", replace(CONFIG, dataset="movi_e"), train)
     assert len(clips) == 4
     assert clips.sample(0, None)["video"].shape[1:] == (3, 32, 32)
 
 
-def test_a_split_that_is_not_there():
+def test_a_split_that_is_not_there(tmp_path):
+    copy_movi("a", tmp_path)
     with pytest.raises(UserError, match=r"no split `test`. It has: train, validation"):
-        open_dataset("movi_a", GOLDEN, "test", CONFIG, True)
+        open_dataset("movi_a", tmp_path, "test", CONFIG, True)
 
 
 def test_the_list_shows_every_name(capsys):

@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from movi_files import movi_contents
 
 from torchslots.data import bucket as remote
 from torchslots.data import transfer as module
@@ -29,7 +30,6 @@ from torchslots.errors import UserError
 from torchslots.training.recipe import DataConfig
 
 PREFIX = "tfds/movi_a/128x128/1.0.0"
-GOLDEN = Path(__file__).parents[1] / "golden" / "data_movi_a" / "movi_a" / "32x32" / "1.0.0"
 
 
 class Bucket:
@@ -199,14 +199,14 @@ def test_one_split_and_the_first_shards(bucket, tmp_path):
 
 
 def test_real_shards_are_readable_afterwards(bucket, tmp_path):
-    bucket.files = {file.name: file.read_bytes() for file in GOLDEN.iterdir() if file.is_file()}
+    bucket.files = movi_contents("a")
     download("movi_a", tmp_path)
     reader = MoviReader(tmp_path, "movi_a", "train")
     assert len(reader) == 4 and reader.example(3, ["video"])["video"].shape == (24, 32, 32, 3)
 
 
 def test_the_first_shards_alone_are_a_data_set(bucket, tmp_path):
-    bucket.files = {file.name: file.read_bytes() for file in GOLDEN.iterdir() if file.is_file()}
+    bucket.files = movi_contents("a")
     download("movi_a", tmp_path, splits=["train"], shards=1)
     reader = MoviReader(tmp_path, "movi_a", "train")
     assert len(reader) == 2 and reader.example(1, ["video"])["video"].shape == (24, 32, 32, 3)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from movi_files import copy_movi
 
 from torchslots.data.catalog import open_dataset
 from torchslots.data.example import encode_example
@@ -155,7 +156,7 @@ def test_records_that_lack_something(tmp_path: Path, change: dict, message: str)
 
 def test_other_folders_are_refused(tmp_path: Path, root: Path):
     with pytest.raises(UserError, match="no `cameras/<name>/color_image`"):
-        MultiShapeNetImages(GOLDEN / "data_movi_a" / "movi_a" / "32x32" / "1.0.0", "train")
+        MultiShapeNetImages(copy_movi("a", tmp_path), "train")
     with pytest.raises(UserError, match=r"no split `test`. It has: train, val"):
         open_dataset("multishapenet_easy", root, "test", CONFIG, False)
     with pytest.raises(UserError, match=r"msn_easy_frames below the data folder"):

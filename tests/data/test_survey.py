@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from movi_files import copy_movi
 from PIL import Image
 
 from torchslots import video
@@ -13,13 +14,11 @@ from torchslots.data.tfrecord import RecordFile, write_records
 from torchslots.errors import UserError
 from torchslots.training.recipe import DataConfig
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "data_movi_a" / "movi_a"
-
 
 @pytest.fixture
 def movi(tmp_path) -> Path:
     """A copy, since some tests damage it; its last training example is also the validation split."""
-    shutil.copytree(GOLDEN, tmp_path / "movi_a", ignore=shutil.ignore_patterns(".torchslots"))
+    copy_movi("a", tmp_path)
     last = RecordFile(shard(tmp_path, 1)).read(1)
     write_records(shard(tmp_path).with_name("movi_a-validation.tfrecord-00000-of-00001"), [last])
     return tmp_path
