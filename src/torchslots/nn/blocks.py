@@ -14,6 +14,8 @@ NORM_EPS = 1e-6
 """Epsilon of layer and group norms in flax (torch's default is 1e-5)."""
 KERAS_NORM_EPS = 1e-3
 """Epsilon of layer norms in Keras."""
+TORCH_NORM_EPS = 1e-5
+"""Epsilon of layer and group norms in torch."""
 
 
 def layer_norm(size: int, eps: float = NORM_EPS) -> nn.LayerNorm:
@@ -96,3 +98,37 @@ class PreNormBlock(nn.Module):
     def forward(self, x: Float[Tensor, "*b n D"]) -> Float[Tensor, "*b n D"]:
         x = x + self.attention(self.norm_attention(x))
         return x + self.mlp(self.norm_mlp(x))
+
+
+class ResidualMlp(nn.Module):
+    """Layer norm and a perceptron of one hidden layer, added to its input.
+
+    Args:
+        from_norm: add to the normalised input, not to the input itself.
+    """
+
+    def __init__(self, size: int, hidden_size: int, *, from_norm: bool, norm_eps: float = NORM_EPS):
+        super().__init__()
+        self.norm, self.mlp = layer_norm(size, norm_eps), mlp(size, [hidden_size], size)
+        self.from_norm = from_norm
+
+    def forward(self, x: Float[Tensor, "*b D"]) -> Float[Tensor, "*b D"]:
+        normed = self.norm(x)
+        return (normed if self.from_norm else x) + self.mlp(normed)
+
+
+def transformer(
+    size: int, *, num_layers: int, num_heads: int, mlp_size: int, dropout: float, norm_first: bool
+) -> nn.TransformerEncoder:
+    """Torch's own transformer layers with ReLU, on [B, n, size], without a norm behind the last.
+
+    All layers start with the same weights: torch copies the first.
+
+    Args:
+        dropout: also of the attention.
+        norm_first: normalise inside the residual branches, not behind their sums.
+    """
+    layer = nn.TransformerEncoderLayer(
+        size, num_heads, mlp_size, dropout, batch_first=True, norm_first=norm_first
+    )
+    return nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)

@@ -1,6 +1,7 @@
-"""Convolutions with the padding of TensorFlow and JAX ("SAME"), which torch's symmetric padding cannot express."""
+"""Convolutions with the padding of TensorFlow and JAX ("SAME"), which torch's symmetric padding cannot express, or with
+torch's usual one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -26,10 +27,23 @@ def pad_same(
 
 
 class Conv(nn.Conv2d):
-    """Square convolution with SAME padding: one more zero behind than in front where they cannot be equal."""
+    """Square convolution with SAME padding: one more zero behind than in front where they cannot be equal.
 
-    def __init__(self, input_size: int, output_size: int, kernel: int, stride: int = 1, bias: bool = True):
-        symmetric = stride == 1 and kernel % 2 == 1
+    Args:
+        centered: pad `kernel // 2` zeros on every side instead, as models written in torch do. For odd kernels it
+            differs at strides above one alone.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        kernel: int,
+        stride: int = 1,
+        bias: bool = True,
+        centered: bool = False,
+    ):
+        symmetric = centered or (stride == 1 and kernel % 2 == 1)
         super().__init__(
             input_size, output_size, kernel, stride, padding=kernel // 2 if symmetric else 0, bias=bias
         )
@@ -54,15 +68,25 @@ class ConvTranspose(nn.Module):
     times faster than the transposed convolution of torch's CPU library, most of all in bf16.
 
     The weight has the layout of `torch.nn.ConvTranspose2d`: [in, out, kernel, kernel].
+
+    Args:
+        centered: cut as torch does with `padding=kernel // 2, output_padding=stride - 1`; the kernel must be odd.
     """
 
     taps: Tensor
 
-    def __init__(self, input_size: int, output_size: int, kernel: int, stride: int = 1, bias: bool = True):
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        kernel: int,
+        stride: int = 1,
+        bias: bool = True,
+        centered: bool = False,
+    ):
         super().__init__()
         self.stride, self.output_size = stride, output_size
-        both = kernel + stride - 2
-        front = kernel - 1 - (kernel - 1 if stride > kernel - 1 else -(-both // 2))
+        front = kernel // 2 if centered else _same_front(kernel, stride)
         taps, self.pads = _subpixel_taps(kernel, stride, front)
         self.register_buffer("taps", taps, persistent=False)
         self.weight = nn.Parameter(torch.empty(input_size, output_size, kernel, kernel))
@@ -89,6 +113,12 @@ class ConvTranspose(nn.Module):
         cells = y.permute(0, 2, 3, 1).reshape(batch, height, width, stride, stride, self.output_size)
         picture = cells.transpose(2, 3).reshape(batch, height * stride, width * stride, self.output_size)
         return picture.permute(0, 3, 1, 2)
+
+
+def _same_front(kernel: int, stride: int) -> int:
+    """Rows that the SAME padding of a transposed convolution cuts at the start."""
+    both = kernel + stride - 2
+    return kernel - 1 - (kernel - 1 if stride > kernel - 1 else -(-both // 2))
 
 
 def _subpixel_taps(kernel: int, stride: int, front: int) -> tuple[Tensor, tuple[int, int]]:
@@ -123,11 +153,22 @@ def cnn(
     kernel: int = 5,
     transposed: Sequence[bool] | None = None,
     activate_last: bool = True,
+    norm: Callable[[int], nn.Module] | None = None,
+    bias: bool = True,
+    centered: bool = False,
 ) -> nn.Sequential:
-    """Convolutions with ReLU between them and, unless `activate_last` is off, behind the last (SAVi, appendix A)."""
+    """Convolutions with ReLU between them and, unless `activate_last` is off, behind the last (SAVi, appendix A).
+
+    Args:
+        norm: builds what follows each convolution from its channels; None: nothing.
+        bias: whether the convolutions have one.
+        centered: torch's padding in place of SAME.
+    """
     sizes = [input_size, *channels]
     layers: list[nn.Module] = []
     for i, stride in enumerate(strides):
         kind = ConvTranspose if transposed and transposed[i] else Conv
-        layers += [kind(sizes[i], sizes[i + 1], kernel, stride), nn.ReLU(inplace=True)]
+        layers.append(kind(sizes[i], sizes[i + 1], kernel, stride, bias, centered))
+        layers += [] if norm is None else [norm(sizes[i + 1])]
+        layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*(layers if activate_last else layers[:-1]))

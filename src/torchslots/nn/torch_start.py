@@ -1,0 +1,42 @@
+"""Fresh weights as torch's own layers draw them, for systems that were written in torch."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from torchslots.nn.blocks import GRUCell
+from torchslots.nn.cnn import ConvTranspose
+
+
+def start_as_torch(module: nn.Module) -> None:
+    """Uniform kernels and biases within 1 / sqrt(fan_in), recurrent weights within 1 / sqrt(hidden size).
+
+    Not for torch's own transformer layers, which start otherwise and by themselves.
+    """
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            part.reset_parameters()
+        elif isinstance(part, ConvTranspose):
+            _within(part.weight[0].numel(), part.weight, part.bias)
+        elif isinstance(part, GRUCell):
+            _within(part.hidden_size, *part.parameters())
+
+
+@torch.no_grad()
+def _within(fan_in: int, *tensors: Tensor | None) -> None:
+    """Torch's fan-in of a transposed convolution is that of its mirror image: outputs times kernel."""
+    bound = 1 / math.sqrt(fan_in)
+    for tensor in tensors:
+        if tensor is not None:
+            tensor.uniform_(-bound, bound)
+
+
+def start_residual(network: nn.Module) -> None:
+    """Normal kernels with variance 2 / fan_out, and norms that change nothing, the last of a block's included: how
+    torch's vision models start a ResNet (He et al. 2015)."""
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(part, nn.GroupNorm):
+            part.reset_parameters()

@@ -1,0 +1,199 @@
+"""The slot encoder of SlotDiffusion (Wu et al., NeurIPS 2023), which its STEVE and SAVi baselines share, and that SAVi.
+
+Numbers and numerics are those of the authors' PyTorch code: pictures in [-1, 1], layer norms with epsilon 1e-5, one
+learned vector for each slot, a perceptron in every round of slot attention, and a transformer with dropout between
+frames. This SAVi is another model than the one of `recipes/savi.py`, which is its authors' own.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from torchslots.nn.blocks import TORCH_NORM_EPS, ResidualMlp, mlp, transformer
+from torchslots.nn.cnn import cnn
+from torchslots.nn.position import PositionEmbedding, soft_grid
+from torchslots.nn.ranges import Signed
+from torchslots.nn.resnet import ResNet
+from torchslots.nn.torch_start import start_as_torch, start_residual
+from torchslots.slots.attention import SlotAttention, eps_on_weights
+from torchslots.slots.encoder import FrameEncoder, SlotEncoder
+from torchslots.slots.initializers import Learned
+from torchslots.slots.predictors import Apply, Recur, Stay
+
+NormName = Literal["none", "batch", "instance", "group"]
+"""What follows each convolution; batch and instance norm take the place of its bias, group norm has 16 groups."""
+
+
+@dataclass(frozen=True)
+class ResNetEncoder:
+    """A ResNet with group norm and without max-pooling; its stages halve the resolution from the second on."""
+
+    stage_sizes: tuple[int, ...] = (2, 2, 2)
+    """Blocks in each stage: ResNet-18 without its last."""
+    width: int = 64
+    """Channels of the first stage, a multiple of 32; they double from one stage to the next."""
+
+
+@dataclass(frozen=True)
+class CnnEncoder:
+    """Plain convolutions with ReLU between them; the first has stride 2 for frames of more than 64 rows."""
+
+    channels: tuple[int, ...] = (64, 64, 64, 64)
+    kernel: int = 5
+    """Odd."""
+    norm: NormName = "none"
+
+
+@dataclass(frozen=True)
+class TransformerPredictor:
+    """Slots of a frame attend to each other."""
+
+    num_layers: int = 2
+    num_heads: int = 4
+    mlp_size: int = 768
+    dropout: float = 0.1
+    """Also of the attention."""
+    norm_first: bool = True
+
+
+@dataclass(frozen=True)
+class MlpPredictor:
+    """A perceptron on each slot."""
+
+    hidden_size: int = 384
+    norm_first: bool = True
+    """Add to the normalised slots, not to the slots themselves."""
+
+
+@dataclass(frozen=True)
+class SlotsConfig:
+    """The numbers of the slot encoder."""
+
+    resolution: tuple[int, int] = (128, 128)
+    """Height and width of the frames."""
+    encoder: ResNetEncoder | CnnEncoder = field(default_factory=ResNetEncoder)
+    token_size: int = 192
+    num_slots: int = 15
+    """Each is learned."""
+    slot_size: int = 192
+    num_iterations: int = 2
+    """Rounds of slot attention in each frame."""
+    mlp_size: int = 384
+    """Hidden width of slot attention's perceptron."""
+    predictor: TransformerPredictor | MlpPredictor | None = field(default_factory=TransformerPredictor)
+    """What slots do between frames; None (images): nothing."""
+    recurrent_size: int | None = None
+    """Width of a recurrent unit behind the predictor; None: no such unit."""
+    truncate_every: int | None = None
+    """Frames after which the recurrent unit lets no gradient back; None: never."""
+    recompute: bool = False
+    """Recompute activations of the encoder in the backward pass: less memory, slower."""
+
+    def token_grid(self) -> tuple[int, int]:
+        """Height and width of the encoder's token map, and so of `Clip.attn`."""
+        halvings = (
+            len(self.encoder.stage_sizes) - 1
+            if isinstance(self.encoder, ResNetEncoder)
+            else int(self.resolution[0] > 64)
+        )
+        reduction = 2**halvings
+        return -(-self.resolution[0] // reduction), -(-self.resolution[1] // reduction)
+
+
+def build_slot_encoder(config: SlotsConfig) -> SlotEncoder:
+    """Frames in [0, 1] to slots, with fresh weights; nothing in it is drawn at random later but dropout."""
+    encoder = SlotEncoder(
+        encoder=_frame_encoder(config),
+        initializer=Learned(config.num_slots, config.slot_size),
+        corrector=SlotAttention(
+            config.token_size,
+            config.slot_size,
+            num_iterations=config.num_iterations,
+            mlp_size=config.mlp_size,
+            normalizer=eps_on_weights(1e-6),
+            norm_eps=TORCH_NORM_EPS,
+            full_bias=True,
+        ),
+        predictor=_predictor(config),
+        recompute=config.recompute,
+    )
+    start_as_torch(encoder.corrector)
+    return encoder
+
+
+def _frame_encoder(config: SlotsConfig) -> FrameEncoder:
+    if isinstance(config.encoder, ResNetEncoder):
+        backbone, channels = _resnet(config.encoder)
+    else:
+        backbone, channels = _convolutions(config.encoder, config.resolution), config.encoder.channels[-1]
+    encoder = FrameEncoder(
+        nn.Sequential(Signed(), backbone),
+        PositionEmbedding(config.token_grid(), channels, grid=soft_grid),
+        mlp(channels, [config.token_size], config.token_size, pre_norm=True, norm_eps=TORCH_NORM_EPS),
+    )
+    start_as_torch(encoder)
+    if isinstance(backbone, ResNet):
+        start_residual(backbone)
+    return encoder
+
+
+def _resnet(config: ResNetEncoder) -> tuple[nn.Module, int]:
+    network = ResNet(
+        config.stage_sizes, config.width, norm_eps=TORCH_NORM_EPS, activate_stem=True, centered=True
+    )
+    return network, network.output_size
+
+
+def _convolutions(config: CnnEncoder, resolution: tuple[int, int]) -> nn.Module:
+    strides = [1 + (i == 0 and resolution[0] > 64) for i in range(len(config.channels))]
+    return cnn(
+        3,
+        config.channels,
+        strides,
+        kernel=config.kernel,
+        activate_last=False,
+        norm=_NORMS[config.norm],
+        bias=_has_bias(config.norm),
+        centered=True,
+    )
+
+
+_NORMS = {
+    "none": None,
+    "batch": nn.BatchNorm2d,
+    "instance": nn.InstanceNorm2d,
+    "group": partial(nn.GroupNorm, 16),
+}
+
+
+def _has_bias(norm: NormName) -> bool:
+    """Of a convolution, which a norm that centres each channel makes void."""
+    return norm in ("none", "group")
+
+
+def _predictor(config: SlotsConfig) -> nn.Module:
+    if config.predictor is None:
+        return Stay()
+    block = _block(config.slot_size, config.predictor)
+    if config.recurrent_size is None:
+        return Apply(block)
+    return Recur(block, config.slot_size, config.recurrent_size, truncate_every=config.truncate_every)
+
+
+def _block(slot_size: int, numbers: TransformerPredictor | MlpPredictor) -> nn.Module:
+    if isinstance(numbers, MlpPredictor):
+        perceptron = ResidualMlp(
+            slot_size, numbers.hidden_size, from_norm=numbers.norm_first, norm_eps=TORCH_NORM_EPS
+        )
+        start_as_torch(perceptron)
+        return perceptron
+    return transformer(
+        slot_size,
+        num_layers=numbers.num_layers,
+        num_heads=numbers.num_heads,
+        mlp_size=numbers.mlp_size,
+        dropout=numbers.dropout,
+        norm_first=numbers.norm_first,
+    )
