@@ -72,6 +72,7 @@ class SlotAttention(Corrector):
         normalizer: turns the softmax over slots into weights over tokens.
         norm_eps: epsilon of the layer norms: flax's by default, 1e-3 in the Keras original.
         full_bias: give the recurrent unit all of its hidden biases, as Keras and torch do and flax does not.
+        mlp_in_last: use the perceptron in the last round too; STEVE's original does not, so with one round never.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class SlotAttention(Corrector):
         normalizer: Normalizer | None = None,
         norm_eps: float = NORM_EPS,
         full_bias: bool = False,
+        mlp_in_last: bool = True,
     ):
         super().__init__()
         qkv_size = qkv_size or slot_size
         if qkv_size % num_heads:
             raise ValueError(f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}.")
         self.num_iterations, self.num_heads = num_iterations, num_heads
+        self.mlp_in_last = mlp_in_last
         self.normalizer = normalizer or eps_on_sum()
         head_size = qkv_size // num_heads
         self.norm_inputs = layer_norm(input_size, norm_eps)
@@ -130,13 +133,22 @@ class SlotAttention(Corrector):
         self, slots: Float[Tensor, "B K D"], gathered: Float[Tensor, "B K d"]
     ) -> Float[Tensor, "B K D"]:
         """Gated step from the old slots, and the residual perceptron where there is one."""
-        slots = self.gru(gathered, slots)
+        slots = self.gate(slots, gathered)
         return slots if self.mlp is None else slots + self.mlp(slots)
 
     def forward(self, state: State, inputs: Projected) -> Grouping:
         """All rounds on one frame. `attn` is the last round's."""
         slots = attn = state.slots
-        for _ in range(self.num_iterations):
+        for update in self._updates():
             gathered, attn = self.attend(slots, inputs)
-            slots = self.update(slots, gathered)
+            slots = update(slots, gathered)
         return Grouping(slots, attn.mean(1), state.pose)
+
+    def _updates(self) -> list[Callable[[Tensor, Tensor], Tensor]]:
+        """Of each round."""
+        last = self.update if self.mlp_in_last else self.gate
+        return [*[self.update] * (self.num_iterations - 1), last]
+
+    def gate(self, slots: Float[Tensor, "B K D"], gathered: Float[Tensor, "B K d"]) -> Float[Tensor, "B K D"]:
+        """Gated step from the old slots alone."""
+        return self.gru(gathered, slots)
