@@ -1,7 +1,8 @@
 """Losses as functions of tensors; each returns one scalar."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def sum_squared_error(prediction: Float[Tensor, "B *n"], target: Float[Tensor, "B *n"]) -> Float[Tensor, ""]:
@@ -15,3 +16,13 @@ def sum_squared_error(prediction: Float[Tensor, "B *n"], target: Float[Tensor, "
 def mean_squared_error(prediction: Float[Tensor, "B *n"], target: Float[Tensor, "B *n"]) -> Float[Tensor, ""]:
     """Squared error averaged over everything (Slot Attention, section 4.1)."""
     return (prediction - target).square().mean()
+
+
+def mean_cross_entropy(logits: Float[Tensor, "n l V"], codes: Int[Tensor, "n l"]) -> Float[Tensor, ""]:
+    """Of the true codes, averaged over all of them: SlotDiffusion's STEVE."""
+    return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+
+
+def sum_cross_entropy(logits: Float[Tensor, "n l V"], codes: Int[Tensor, "n l"]) -> Float[Tensor, ""]:
+    """Of the true codes, summed over a picture's and averaged over pictures: STEVE's original."""
+    return F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="sum") / len(codes)

@@ -1,0 +1,116 @@
+"""Codes of a picture written one by one, each from those before it and from the slots (Singh et al. 2022, STEVE)."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from torchslots.nn.causal import CausalDecoder
+from torchslots.nn.init import dense
+
+Choose = Callable[[Float[Tensor, "n V"]], Int[Tensor, "n"]]
+"""From the scores of every code to the code that is written."""
+Advance = Callable[..., None]
+"""Told how many codes of each picture are done."""
+
+
+def most_likely(logits: Float[Tensor, "n V"]) -> Int[Tensor, "n"]:
+    """The code of the highest score, the lowest of equals."""
+    return logits.argmax(-1)
+
+
+def drawn(temperature: float = 1.0, top_k: int | None = None, *, generator: torch.Generator) -> Choose:
+    """Codes drawn by their probability.
+
+    Args:
+        temperature: divides the scores; below 1 the likely become likelier.
+        top_k: draw among so many of the likeliest; None: among all.
+        generator: where the numbers come from; one on the CPU gives the same to every device.
+
+    Raises:
+        ValueError: a temperature or a count that is not positive.
+    """
+    if temperature <= 0 or (top_k is not None and top_k < 1):
+        raise ValueError(
+            f"A draw needs a temperature over 0 and a top_k of at least 1, got {temperature} and {top_k}. "
+            "Leave it out for the most likely codes."
+        )
+    return partial(_draw, temperature=temperature, top_k=top_k, generator=generator)
+
+
+def _draw(
+    logits: Float[Tensor, "n V"], temperature: float, top_k: int | None, generator: torch.Generator
+) -> Int[Tensor, "n"]:
+    scores, codes = logits.float().topk(min(top_k or logits.shape[-1], logits.shape[-1]))
+    chances = (scores / temperature).softmax(-1).to(generator.device)
+    place = torch.multinomial(chances, 1, generator=generator).to(codes.device)
+    return codes.gather(-1, place)[:, 0]
+
+
+class CodeWriter(nn.Module):
+    """A transformer that writes the codes of a picture row by row, looking at the picture's slots.
+
+    Slots carry no position: in whatever order they come, the same is written.
+
+    Args:
+        decoder: transforms codes, seeing those before and all slots.
+        slot_size: width of a slot.
+        size: the decoder's width.
+        num_codes: codes in the vocabulary.
+        length: codes of a picture.
+        dropout: of what enters the decoder, in training.
+        slot_bias: bias of the projection of slots to the decoder's width.
+    """
+
+    def __init__(
+        self,
+        decoder: CausalDecoder,
+        *,
+        slot_size: int,
+        size: int,
+        num_codes: int,
+        length: int,
+        dropout: float = 0.0,
+        slot_bias: bool = True,
+    ):
+        super().__init__()
+        self.num_codes, self.length = num_codes, length
+        self.project = dense(slot_size, size, slot_bias)
+        self.embedding = nn.Embedding(num_codes + 1, size)
+        """The last row is what stands before the first code."""
+        self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(length, size)))
+        self.dropout = nn.Dropout(dropout)
+        self.decoder = decoder
+        self.head = nn.Linear(size, num_codes, bias=False)
+        for layer in (self.project, self.head):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, codes: Int[Tensor, "n l"], slots: Float[Tensor, "n K D"]) -> Float[Tensor, "n l V"]:
+        """Scores of each code where all before it are known; the last one is not looked at."""
+        before = torch.cat([self._start(len(codes), codes.device), codes[:, :-1]], 1)
+        entering = self.dropout(self.embedding(before) + self.position[: before.shape[1]])
+        return self.head(self.decoder(entering, self.project(slots)))
+
+    def _start(self, number: int, device: torch.device) -> Int[Tensor, "n 1"]:
+        return torch.full((number, 1), self.num_codes, device=device)
+
+    @torch.no_grad()
+    def write(
+        self, slots: Float[Tensor, "n K D"], choose: Choose = most_likely, advance: Advance | None = None
+    ) -> Int[Tensor, "n l"]:
+        """Whole pictures of codes, from the slots alone.
+
+        Keys and values of what was written are kept, so the work grows with the length and not with its square.
+        """
+        past = self.decoder.start(self.project(slots), self.length)
+        code, written = self._start(len(slots), slots.device), []
+        for place in range(self.length):
+            entering = self.embedding(code) + self.position[place]
+            scores = self.head(self.decoder.step(entering, past, place))
+            code = choose(scores[:, 0])[:, None]
+            written.append(code)
+            if advance is not None:
+                advance(1)
+        return torch.cat(written, 1)
