@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from torchslots.data.config import DataConfig
 from torchslots.data.example import encode_example
 from torchslots.data.loader import ClipDataset, eval_batches, train_batches
 from torchslots.data.movi import MoviClips
 from torchslots.data.png import encode_png
 from torchslots.data.prepare import PreparedClips, prepare
 from torchslots.data.tfrecord import write_records
-from torchslots.training.recipe import DataConfig
 
 _FRAMES, _OBJECTS = 24, 8
 

@@ -38,9 +38,6 @@ ORDER = [
 ]
 """A part may import parts of its own row and of the rows above."""
 
-EXCEPTIONS = {("data", "training")}
-"""Numbers of a recipe are typed in training/recipe.py and read by the data."""
-
 
 def imports(file: Path) -> set[str]:
     """Parts of the package that a file imports when it is itself imported."""
@@ -72,7 +69,7 @@ def test_nobody_imports_to_the_right(file: Path) -> None:
     if part == "__init__":
         return
     for name in imports(file) - {part}:
-        assert row(name) <= row(part) or (part, name) in EXCEPTIONS, f"{file} imports {name}"
+        assert row(name) <= row(part), f"{file} imports {name}"
 
 
 def test_papers_are_known_to_recipes_and_convert_alone() -> None:

@@ -7,8 +7,8 @@ import pytest
 from movi_files import copy_movi
 
 from torchslots.data.catalog import DATASETS, Remote, RemoteFiles, data_list, entry, open_dataset
+from torchslots.data.config import DataConfig
 from torchslots.errors import UserError
-from torchslots.training.recipe import DataConfig
 
 CONFIG = DataConfig(resolution=32, num_frames=4)
 

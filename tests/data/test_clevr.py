@@ -13,6 +13,7 @@ from multi_object_files import GOLDEN
 
 from torchslots.data.catalog import open_dataset
 from torchslots.data.clevr import REFERENCE_CROP, SAME_REGION_CROP, ClevrImages
+from torchslots.data.config import DataConfig
 from torchslots.data.example import decode_bytes, encode_example, scan_example
 from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.png import encode_png
@@ -23,7 +24,6 @@ from torchslots.errors import UserError
 from torchslots.properties import LABELS, decode_object
 from torchslots.recipes.catalog import recipe
 from torchslots.recipes.slot_attention import PropertyHead, SlotAttentionConfig, build
-from torchslots.training.recipe import DataConfig
 
 CONFIG = DataConfig(
     dataset="clevr",

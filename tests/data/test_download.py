@@ -24,10 +24,10 @@ from movi_files import movi_contents
 from torchslots.data import bucket as remote
 from torchslots.data import transfer as module
 from torchslots.data.catalog import open_dataset
+from torchslots.data.config import DataConfig
 from torchslots.data.download import download
 from torchslots.data.movi import MoviReader
 from torchslots.errors import UserError
-from torchslots.training.recipe import DataConfig
 
 PREFIX = "tfds/movi_a/128x128/1.0.0"
 

@@ -8,12 +8,12 @@ from PIL import Image
 
 from torchslots import video
 from torchslots.data.catalog import open_dataset
+from torchslots.data.config import DataConfig
 from torchslots.data.folder import FolderClips, mask_boxes, read_masks, split_clips
 from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.prepare import prepare
 from torchslots.data.tfrecord import CorruptRecord
 from torchslots.errors import UserError
-from torchslots.training.recipe import DataConfig
 
 CONFIG = DataConfig(dataset="folder", resolution=16, num_frames=4, max_instances=5)
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from movi_files import copy_movi, flip_byte, shard
 
+from torchslots.data.config import DataConfig
 from torchslots.data.loader import ClipDataset, CorruptRecord, eval_batches, train_batches
 from torchslots.data.movi import MoviClips
 from torchslots.data.transforms import Sample
 from torchslots.errors import UserError
 from torchslots.shapes import Batch
-from torchslots.training.recipe import DataConfig
 
 CONFIG = DataConfig(dataset="movi_a", keys=("video", "segmentations"), resolution=32)
 

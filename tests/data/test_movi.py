@@ -10,12 +10,12 @@ import pytest
 import torch
 from movi_files import GOLDEN, VERSION, copy_movi, cut_frames, edit_info, forget_info, rewrite, shard
 
+from torchslots.data.config import DataConfig
 from torchslots.data.movi import MoviClips, MoviReader, Ragged
 from torchslots.data.png import decode_png, encode_png
 from torchslots.data.tfds import find_folder
 from torchslots.data.tfrecord import CorruptRecord
 from torchslots.errors import UserError
-from torchslots.training.recipe import DataConfig
 
 ALL = ("video", "segmentations", "boxes", "flow", "depth")
 CONFIG = DataConfig(dataset="movi_a", keys=ALL, resolution=24, max_instances=10)

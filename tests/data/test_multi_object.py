@@ -9,6 +9,7 @@ import torch
 from multi_object_files import GOLDEN, deflate, encode_image, inflate, random_images, write_images
 
 from torchslots.data.catalog import DATASETS, RemoteFiles, open_dataset
+from torchslots.data.config import DataConfig
 from torchslots.data.example import encode_example, encode_one_byte_strings, scan_example
 from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.multi_object import LAYOUTS, MultiObjectImages, read_row
@@ -21,7 +22,6 @@ from torchslots.recipes.isa import CnnDecoderConfig
 from torchslots.recipes.savi import CnnConfig
 from torchslots.recipes.slot_attention import PictureDecoder, SlotAttentionConfig
 from torchslots.training.evaluate import evaluate
-from torchslots.training.recipe import DataConfig
 
 CONFIG = DataConfig(keys=("video", "segmentations"), resolution=64, num_frames=1)
 FEW = {name: replace(layout, resolution=(8, 8)) for name, layout in LAYOUTS.items()}

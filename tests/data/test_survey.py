@@ -7,12 +7,12 @@ from movi_files import copy_movi
 from PIL import Image
 
 from torchslots import video
+from torchslots.data.config import DataConfig
 from torchslots.data.folder import FolderClips
 from torchslots.data.prepare import prepare
 from torchslots.data.survey import data_inspect, inspect_dataset
 from torchslots.data.tfrecord import RecordFile, write_records
 from torchslots.errors import UserError
-from torchslots.training.recipe import DataConfig
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from torchslots.errors import UserError
 
 if TYPE_CHECKING:
+    from torchslots.data.config import DataConfig
     from torchslots.data.loader import ClipDataset
-    from torchslots.training.recipe import DataConfig
 
 Open = Callable[[Path, str, "DataConfig", bool], "ClipDataset"]
 """(root, split, config, train) -> the clips of a split; `train` False: whole videos, nothing random."""

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from torchslots.data import transforms
+from torchslots.data.config import DataConfig
 from torchslots.data.transforms import Sample
 from torchslots.errors import UserError
-from torchslots.training.recipe import DataConfig
 
 
 def clip_window(

@@ -33,10 +33,10 @@ from torch import Tensor
 
 from torchslots.data.batch import check_sample
 from torchslots.data.clip import clip_window, finish_clip
+from torchslots.data.config import DataConfig
 from torchslots.data.tfrecord import CorruptRecord
 from torchslots.data.transforms import Crop, Sample, crop, limit_instances, resize
 from torchslots.errors import UserError
-from torchslots.training.recipe import DataConfig
 from torchslots.video import (
     FILM_SUFFIXES,
     PICTURE_SUFFIXES,

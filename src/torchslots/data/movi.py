@@ -13,6 +13,7 @@ import torch
 
 from torchslots.data import transforms
 from torchslots.data.clip import clip_window, finish_clip
+from torchslots.data.config import DataConfig
 from torchslots.data.example import MalformedExample, scan_example
 from torchslots.data.movi_record import SIZES, MoviRecord, Ragged
 from torchslots.data.tfds import TfdsSplit, find_folder
@@ -20,7 +21,6 @@ from torchslots.data.tfrecord import CorruptRecord
 from torchslots.data.transforms import Sample
 from torchslots.errors import UserError
 from torchslots.progress import progress
-from torchslots.training.recipe import DataConfig
 
 __all__ = ["MoviClips", "MoviReader", "Ragged"]
 

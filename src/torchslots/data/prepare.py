@@ -28,12 +28,12 @@ from torch import Tensor
 
 from torchslots.data.catalog import open_dataset
 from torchslots.data.clip import clip_window, finish_clip
+from torchslots.data.config import DataConfig
 from torchslots.data.loader import ClipDataset
 from torchslots.data.tfrecord import CorruptRecord, atomic_file
 from torchslots.data.transforms import Sample
 from torchslots.errors import UserError
 from torchslots.progress import progress
-from torchslots.training.recipe import DataConfig
 
 _VERSION = 1
 _VIDEOS_PER_SHARD = 64

@@ -16,6 +16,7 @@ from jaxtyping import Integer, UInt8
 from numpy import ndarray
 
 from torchslots.data.catalog import DATASETS, entry, open_dataset
+from torchslots.data.config import DataConfig
 from torchslots.data.folder import FolderClips, existing_splits, read_masks
 from torchslots.data.movi import MoviReader
 from torchslots.data.multi_object import LAYOUTS, Layout
@@ -23,7 +24,6 @@ from torchslots.data.prepare import PreparedClips
 from torchslots.data.stills import Stills
 from torchslots.data.tfds import TfdsSplit, find_folder
 from torchslots.errors import UserError
-from torchslots.training.recipe import DataConfig
 from torchslots.video import frame_count, iter_frames
 
 _SHARDS = re.compile(r"(.+)-[^-]+\.tfrecord(-\d{5,}-of-\d{5,})?")

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float32, Integer, UInt8
 
 from torchslots.data.clip import finish_clip
+from torchslots.data.config import DataConfig
 from torchslots.data.folder import mask_boxes
 from torchslots.data.tfrecord import CorruptRecord
 from torchslots.data.transforms import Sample, limit_instances
 from torchslots.errors import UserError
 from torchslots.progress import progress
-from torchslots.training.recipe import DataConfig
 
 _SHOWN = 100
 """Pictures between two moves of the progress bar, which takes longer than to look a number up."""

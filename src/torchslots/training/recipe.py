@@ -4,10 +4,22 @@ import dataclasses
 import json
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torchslots.data.config import DataConfig
 from torchslots.errors import UserError
+
+__all__ = [
+    "DataConfig",
+    "EvalConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Recipe",
+    "TrainConfig",
+    "from_dict",
+    "to_json",
+]
 
 
 @dataclass(frozen=True)
@@ -16,49 +28,22 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """What a recipe asks of its data, in the order of the preprocessing."""
-
-    dataset: str = "movi_a"
-    """Name in `torchslots data list`."""
-    keys: tuple[str, ...] = ("video", "segmentations", "boxes", "flow")
-    """Batch keys to load; nothing else is decoded."""
-    resolution: int = 64
-    """Pixels of the shorter side after resizing."""
-    num_frames: int = 6
-    """Frames in a training clip."""
-    max_instances: int = 23
-    """Rows of `boxes`; objects beyond are dropped from boxes and masks."""
-    min_object_covered: float | None = None
-    """Least part of the frame that a random resized crop keeps in training; None: no crop."""
-    depth_transform: Literal["log_plus", "log", "invert_plus"] = "log_plus"
-    """How distance becomes the depth target: ln(1 + d), ln d, 1 / (1 + d)."""
-    max_objects: int | None = None
-    """Use only images and videos of at most this many objects; None: all."""
-    crop: tuple[int, ...] | None = None
-    """Top, left, height and width, in pixels of the source, of what is kept before resizing; None: everything."""
-    square: bool = False
-    """Resize to `resolution` in both directions, whatever that does to the aspect."""
-    num_records: int | None = None
-    """Only the first so many records of the split, where a large file would be unpacked whole; None: all."""
-
-
-@dataclass(frozen=True)
 class OptimConfig:
     """Adam, its schedule and its clipping."""
 
     learning_rate: float = 2e-4
     """Peak learning rate, reached after warm-up."""
-    warmup_steps: int = 2500
-    """Steps of linear warm-up from zero."""
+    warmup_steps: float = 2500
+    """Steps of linear warm-up from `min_learning_rate`; may be a part of a step, such as 2.5 % of 173."""
     num_steps: int = 100_000
     """Training steps in all."""
     max_grad_norm: float | None = 0.05
-    """Global L2 norm to which gradients are clipped; None: not clipped."""
+    """Norm of all gradients together to which they are clipped; None: not clipped."""
     ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, used for evaluation; None: no average."""
     schedule: Literal["cosine", "exponential"] = "cosine"
-    """After warm-up: a half cosine to zero at `num_steps`; or `decay_rate` for every `decay_steps`, from step 0."""
+    """After warm-up: a half cosine to `min_learning_rate` at `num_steps`; or `decay_rate` for every `decay_steps`, from
+    step 0."""
     decay_rate: float = 0.5
     """Factor of the exponential schedule for every `decay_steps`."""
     decay_steps: int = 100_000
@@ -66,6 +51,15 @@ class OptimConfig:
     epsilon_hat: bool = False
     """Adam's epsilon is added before the bias of the second moment is corrected, as Keras does (Kingma and Ba 2015,
     end of section 2)."""
+    min_learning_rate: float = 0.0
+    """Rate that warm-up starts from and the cosine falls to, of all parts of the model."""
+    decoder_learning_rate: float | None = None
+    """Peak for the decoder's parameters; None: `learning_rate`."""
+    tokenizer_learning_rate: float | None = None
+    """Rate, the same at every step, of a tokenizer that is trained together with the slots; None: the decoder's. One
+    that was trained before is frozen, and has none."""
+    clip_norm: Literal["l2", "inf"] = "l2"
+    """Which norm `max_grad_norm` bounds: the root of the sum of squares, or the largest entry."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +72,9 @@ class TrainConfig:
     """Forward and backward passes in one optimiser step; divides `batch_size`."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the matrix products; weights stay fp32."""
-    compile: bool = False
-    """torch.compile the model: minutes at the start, faster steps."""
+    compile: bool | None = None
+    """torch.compile the model: a minute or more at the start, faster steps. None: where a compiler is at hand and the
+    run is long enough to win that time back, judged by its first step."""
     seed: int = 42
     """Seed of weights, data order and every random draw."""
     num_workers: int = 2
@@ -128,7 +123,7 @@ class Recipe:
 
     name: str
     model: ModelConfig
-    data: DataConfig = DataConfig()
+    data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvalConfig = EvalConfig()

@@ -1,0 +1,34 @@
+"""What a recipe asks of its data, as frozen numbers. Nothing heavy is imported here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a recipe asks of its data, in the order of the preprocessing."""
+
+    dataset: str = "movi_a"
+    """Name in `torchslots data list`."""
+    keys: tuple[str, ...] = ("video", "segmentations", "boxes", "flow")
+    """Batch keys to load; nothing else is decoded."""
+    resolution: int = 64
+    """Pixels of the shorter side after resizing."""
+    num_frames: int = 6
+    """Frames in a training clip."""
+    max_instances: int = 23
+    """Rows of `boxes`; objects beyond are dropped from boxes and masks."""
+    min_object_covered: float | None = None
+    """Least part of the frame that a random resized crop keeps in training; None: no crop."""
+    depth_transform: Literal["log_plus", "log", "invert_plus"] = "log_plus"
+    """How distance becomes the depth target: ln(1 + d), ln d, 1 / (1 + d)."""
+    max_objects: int | None = None
+    """Use only images and videos of at most this many objects; None: all."""
+    crop: tuple[int, ...] | None = None
+    """Top, left, height and width, in pixels of the source, of what is kept before resizing; None: everything."""
+    square: bool = False
+    """Resize to `resolution` in both directions, whatever that does to the aspect."""
+    num_records: int | None = None
+    """Only the first so many records of the split, where a large file would be unpacked whole; None: all."""
+    train_split: str = "train"
+    """Split that is trained on; `torchslots data list` names those of each set."""
