@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchslots.errors import UserError
-    from torchslots.hub import load_model
+    from torchslots.hub import load_model, load_tokenizer
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "load_model"]
+__all__ = ["UserError", "__version__", "load_model", "load_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +16,10 @@ def __getattr__(name: str) -> Any:
         from torchslots.hub import load_model
 
         return load_model
+    if name == "load_tokenizer":
+        from torchslots.hub import load_tokenizer
+
+        return load_tokenizer
     if name == "UserError":
         from torchslots.errors import UserError
 

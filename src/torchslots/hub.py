@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from torchslots import __version__
 from torchslots.errors import UserError
+from torchslots.latents.tokenizer import Tokenizer
 from torchslots.model import ObjectCentricModel
 from torchslots.recipes import catalog
 from torchslots.training.recipe import ModelConfig
@@ -32,6 +33,13 @@ PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".pkl", ".pickle", ".ckpt")
 RUN_MODELS = ("model", "best")
 """Where a run folder keeps models, in the order of preference: the final one, then the best so far."""
 
+_Kind = TypeVar("_Kind", ObjectCentricModel, Tokenizer)
+_WHAT = (
+    "a code of images without slots, a tokenizer: load it with torchslots.load_tokenizer, or give a model of slots",
+    "a model of slots, no tokenizer: load it with torchslots.load_model, or give what a recipe such as "
+    "vqvae_movi_e or dvae_movi_e trained",
+)
+"""What is there where a model of slots was asked for, and where a tokenizer was."""
 _CARD_MARK = "<!-- written by torchslots: edit freely below and remove this line to keep the text -->"
 _SETTINGS = {"torchslots": str, "family": str, "model": dict}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -73,8 +81,26 @@ def load_model(
         UserError: nothing there; a pickle; a truncated or foreign file; tensors missing, left over or of
             another shape; a config from a newer version or of an unknown family; a device that is not there.
     """
+    return _load(path_or_id, device, revision, ObjectCentricModel)
+
+
+def load_tokenizer(
+    path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
+) -> Tokenizer:
+    """The code of images saved in a folder, in a run of `torchslots train`, or on the hub, in eval mode.
+
+    Arguments and errors are those of `load_model`, which loads models of slots.
+    """
+    return _load(path_or_id, device, revision, Tokenizer)
+
+
+def _load(
+    path_or_id: str | Path, device: str | torch.device, revision: str | None, kind: type[_Kind]
+) -> _Kind:
     folder, weights = _locate(path_or_id, revision)
     config, model = _rebuild(folder / CONFIG_NAME)
+    if not isinstance(model, kind):
+        raise UserError(f"{folder} holds {_WHAT[kind is Tokenizer]}.")
     _load_weights(model, weights, _device(device))
     model.config = config
     return model.eval()
@@ -180,7 +206,7 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _rebuild(file: Path) -> tuple[ModelConfig, ObjectCentricModel]:
+def _rebuild(file: Path) -> tuple[ModelConfig, catalog.Built]:
     """Build the model that config.json describes, with fresh weights and torch's random state unmoved."""
     family, values = _read_config(file)
     try:
@@ -296,20 +322,22 @@ def _write_card(file: Path, family: str, tensors: dict[str, Tensor], card: dict[
     if file.is_file() and _CARD_MARK not in file.read_text(errors="replace"):
         return
     weights = sum(tensor.numel() for tensor in tensors.values())
+    is_tokenizer = issubclass(catalog.FAMILIES[family].config, catalog.TOKENIZERS)
+    what, load = ("an image code", "load_tokenizer") if is_tokenizer else ("a slot model", "load_model")
     lines = [f"- {key.replace('_', ' ')}: {value}" for key, value in card.items()]
     text = f"""---
 library_name: torchslots
 tags: [object-centric, slots, {family}]
 ---
 {_CARD_MARK}
-# {family}: a slot model for torchslots
+# {family}: {what} for torchslots
 
 {weights:,} weights. The model's numbers are in `{CONFIG_NAME}`, its weights in `{WEIGHTS_NAME}`.
 
 ```python
 import torchslots
 
-model = torchslots.load_model("this folder or hub id")
+model = torchslots.{load}("this folder or hub id")
 ```
 """
     with _replaced_together(file.parent, (file.name,)) as (draft,):

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 
 from torchslots.errors import UserError, nearest
+from torchslots.latents.tokenizer import Tokenizer
 from torchslots.model import ObjectCentricModel
-from torchslots.recipes import isa, savi, slot_attention, statm
+from torchslots.recipes import isa, savi, slot_attention, statm, tokenizers
 from torchslots.training.recipe import ModelConfig, Recipe, from_dict
+
+Built = ObjectCentricModel | Tokenizer
+"""What recipes train: slots, or a code of images that is trained before them."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Family:
     """One system: the type of its numbers, and the function that builds a model from them."""
 
     config: type[ModelConfig]
-    build: Callable[[Any], ObjectCentricModel]
+    build: Callable[[Any], Built]
 
 
 FAMILIES: dict[str, Family] = {
@@ -28,7 +32,12 @@ FAMILIES: dict[str, Family] = {
     "slot_attention": Family(slot_attention.SlotAttentionConfig, slot_attention.build),
     "isa": Family(isa.IsaConfig, isa.build),
     "statm": Family(statm.StatmConfig, statm.build),
+    "vqvae": Family(tokenizers.VqvaeConfig, tokenizers.build_vqvae),
+    "dvae": Family(tokenizers.DvaeConfig, tokenizers.build_dvae),
 }
+
+TOKENIZERS: tuple[type[ModelConfig], ...] = (tokenizers.VqvaeConfig, tokenizers.DvaeConfig)
+"""Numbers of image codes, which have no slots."""
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     function.__name__: function
@@ -49,8 +58,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         statm.statm_savi,
         statm.statm_savi_plus_plus,
         statm.statm_demo,
+        tokenizers.vqvae_demo,
+        tokenizers.dvae_demo,
     )
-} | isa.RECIPES
+} | {**isa.RECIPES, **tokenizers.RECIPES}
 
 
 def recipe(name: str) -> Recipe:
@@ -58,12 +69,12 @@ def recipe(name: str) -> Recipe:
     return _look_up(RECIPES, name, "recipe", "`torchslots recipes`")()
 
 
-def build(config: ModelConfig) -> ObjectCentricModel:
+def build(config: ModelConfig) -> Built:
     """A model with fresh weights."""
     return FAMILIES[family_of(config)].build(config)
 
 
-def build_seeded(config: ModelConfig, seed: int) -> ObjectCentricModel:
+def build_seeded(config: ModelConfig, seed: int) -> Built:
     """A model whose fresh weights depend on the seed alone; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -107,9 +118,7 @@ def family_of(config: ModelConfig) -> str:
     )
 
 
-def build_family(
-    name: str, values: dict[str, Any], where: str = "config.json"
-) -> tuple[ModelConfig, ObjectCentricModel]:
+def build_family(name: str, values: dict[str, Any], where: str = "config.json") -> tuple[ModelConfig, Built]:
     """Numbers and model from what `save_pretrained` wrote."""
     family = _look_up(FAMILIES, name, "model family", "a newer torchslots")
     config = from_dict(family.config, values, where)

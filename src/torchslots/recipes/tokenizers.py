@@ -1,0 +1,288 @@
+"""Image codes that are trained before the slots: SlotDiffusion's VQ-VAE and STEVE's discrete VAE.
+
+Numbers are those of the authors' video configurations (`vqvae_movie_params-res128`, `dvae_movie_params-res128`): the
+same on every data set, single frames of 128x128, batch 64, Adam at 1e-3 with 5 % warm-up from 1e-5 and a cosine back to
+1e-5, no clipping. Of video 50 epochs, 50 * floor(9,749 * 24 / 64) = 182,750 steps; of CLEVRTex 100 epochs,
+100 * floor(40,000 / 64) = 62,500 steps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchslots.data.config import DataConfig
+from torchslots.errors import UserError
+from torchslots.latents import pyramid
+from torchslots.latents.codebook import Codebook
+from torchslots.latents.dvae import DVAE, PATCH, cosine_temperature, patch_decoder, patch_encoder
+from torchslots.latents.vqvae import VQVAE
+from torchslots.recipes.epochs import CLEVRTEX_IMAGES, clips, steps_per_epoch
+from torchslots.training.recipe import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+
+BATCH_SIZE = 64
+VIDEO_STEPS = 50 * steps_per_epoch(clips(1), BATCH_SIZE)
+CLEVRTEX_STEPS = 100 * steps_per_epoch(CLEVRTEX_IMAGES, BATCH_SIZE)
+_DEMO_STEPS = 2000
+
+
+@dataclass(frozen=True)
+class VqvaeConfig(ModelConfig):
+    """The numbers of a VQ-VAE."""
+
+    resolution: tuple[int, int] = (128, 128)
+    """Height and width of the pictures; each level but the last halves them."""
+    channels: int = 64
+    """Width of the first convolution."""
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    """Width of each level, in `channels`."""
+    num_blocks: int = 2
+    """Residual blocks of each level of the encoder; the decoder has one more."""
+    attention_levels: tuple[int, ...] = ()
+    """Levels with attention, counted from full size, besides the middle, which always has it."""
+    num_groups: int = 32
+    """Groups of the group norms; divides every width."""
+    dropout: float = 0.0
+    """Inside residual blocks."""
+    latent_channels: int = 3
+    """Channels between encoder and codes, and between codes and decoder."""
+    num_codes: int = 4096
+    """Vectors of the codebook."""
+    code_size: int = 3
+    """Numbers of a vector, channels of the latent."""
+    codebook_weight: float = 0.25
+    """Weight of the loss that moves codes towards latents; latents move towards codes with weight 1."""
+    perceptual: bool = True
+    """Train with LPIPS and the absolute error of pixels; else with their squared error alone."""
+
+    def __post_init__(self) -> None:
+        factor = 2 ** (len(self.multipliers) - 1)
+        if any(side % factor for side in self.resolution):
+            raise UserError(
+                f"{len(self.multipliers)} levels halve a picture {len(self.multipliers) - 1} times: both sides should "
+                f"be multiples of {factor}, got {list(self.resolution)}."
+            )
+        widths = [self.channels * multiplier for multiplier in (1, *self.multipliers)]
+        if any(width % self.num_groups for width in widths):
+            raise UserError(f"num_groups {self.num_groups} should divide every width, which are {widths}.")
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latent."""
+        factor = 2 ** (len(self.multipliers) - 1)
+        height, width = self.resolution
+        return self.code_size, height // factor, width // factor
+
+
+@dataclass(frozen=True)
+class DvaeConfig(ModelConfig):
+    """The numbers of a discrete VAE."""
+
+    resolution: tuple[int, int] = (128, 128)
+    """Height and width of the pictures; a token stands for 4x4 pixels."""
+    vocabulary: int = 4096
+    """Tokens to choose from."""
+    channels: int = 64
+    """Width of all convolutions."""
+    temperature_start: float = 1.0
+    """Temperature of the soft choice in the first step."""
+    temperature_end: float = 0.1
+    """Temperature from `temperature_steps` on."""
+    temperature_steps: float = 0.15 * VIDEO_STEPS
+    """Steps in which the temperature falls, along half a cosine: 15 % of the training."""
+    hard: bool = False
+    """Choose one token in training, too, with the soft choice's gradient."""
+
+    def __post_init__(self) -> None:
+        if any(side % PATCH for side in self.resolution):
+            raise UserError(
+                f"A token stands for {PATCH}x{PATCH} pixels: both sides should be multiples of {PATCH}, got "
+                f"{list(self.resolution)}."
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return self.resolution[0] // PATCH, self.resolution[1] // PATCH
+
+
+def build_vqvae(config: VqvaeConfig) -> VQVAE:
+    """A VQ-VAE with fresh weights."""
+    numbers: dict[str, Any] = {
+        "latent_channels": config.latent_channels,
+        "channels": config.channels,
+        "multipliers": config.multipliers,
+        "num_blocks": config.num_blocks,
+        "attention_levels": config.attention_levels,
+        "num_groups": config.num_groups,
+        "dropout": config.dropout,
+    }
+    return VQVAE(
+        pyramid.encoder(**numbers),
+        pyramid.decoder(**numbers),
+        to_code=nn.Conv2d(config.latent_channels, config.code_size, 1),
+        from_code=nn.Conv2d(config.code_size, config.latent_channels, 1),
+        codebook=Codebook(config.num_codes, config.code_size, config.codebook_weight),
+        perceptual=PerceptualDistance() if config.perceptual else None,
+        config=config,
+    )
+
+
+def build_dvae(config: DvaeConfig) -> DVAE:
+    """A discrete VAE with fresh weights."""
+    temperature = partial(
+        cosine_temperature,
+        start=config.temperature_start,
+        end=config.temperature_end,
+        num_steps=config.temperature_steps,
+    )
+    return DVAE(
+        patch_encoder(config.vocabulary, config.channels),
+        patch_decoder(config.vocabulary, config.channels),
+        vocabulary=config.vocabulary,
+        temperature=temperature,
+        hard=config.hard,
+        config=config,
+    )
+
+
+class PerceptualDistance:
+    """LPIPS on VGG16 between pictures in [-1, 1], its public weights read when it is first asked.
+
+    So a model is built, loaded and saved without them, and training that needs them and has none ends before its first
+    update, with word of where they are to be had. No dropout here; see docs/fidelity.md.
+    """
+
+    def __init__(self) -> None:
+        self._networks: dict[torch.device, Callable[[Tensor, Tensor], Tensor]] = {}
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        if first.device not in self._networks:
+            from torchslots.metrics.lpips import load_lpips
+
+            self._networks[first.device] = load_lpips("vgg").to(first.device)
+        return self._networks[first.device](first, second)
+
+
+def vqvae_demo() -> Recipe:
+    """VQ-VAE cut down to minutes on two cores, for `torchslots demo`: 64x64, generated videos, squared error alone; all
+    sizes are ours."""
+    model = VqvaeConfig(
+        resolution=(64, 64),
+        channels=32,
+        multipliers=(1, 1, 2),
+        num_blocks=1,
+        num_codes=512,
+        perceptual=False,
+    )
+    return _demo("vqvae_demo", model)
+
+
+def dvae_demo() -> Recipe:
+    """Discrete VAE cut down to minutes on two cores, for `torchslots demo`: 64x64, generated videos; all sizes are
+    ours."""
+    model = DvaeConfig(resolution=(64, 64), vocabulary=512, temperature_steps=0.15 * _DEMO_STEPS)
+    return _demo("dvae_demo", model)
+
+
+def _demo(name: str, model: ModelConfig) -> Recipe:
+    return Recipe(
+        name,
+        model,
+        DataConfig(dataset="sim_a", keys=("video",), resolution=64, num_frames=1),
+        OptimConfig(
+            learning_rate=1e-3,
+            min_learning_rate=1e-5,
+            warmup_steps=0.05 * _DEMO_STEPS,
+            num_steps=_DEMO_STEPS,
+            max_grad_norm=None,
+        ),
+        TrainConfig(batch_size=8, num_workers=0, log_every=50, eval_every=500, checkpoint_every=500, keep=1),
+        EvalConfig(slice_size=6, batch_size=4),
+    )
+
+
+@dataclass(frozen=True)
+class _DataSet:
+    """One data set's part of a recipe."""
+
+    title: str
+    data: DataConfig
+    num_steps: int
+    steps_per_epoch: int
+    evaluation: EvalConfig
+
+
+def _movi(letter: str, title: str, split: str) -> _DataSet:
+    return _DataSet(
+        title,
+        DataConfig(dataset=f"movi_{letter}", keys=("video",), resolution=128, num_frames=1),
+        VIDEO_STEPS,
+        steps_per_epoch(clips(1), BATCH_SIZE),
+        EvalConfig(split=split, num_frames=24, slice_size=8),
+    )
+
+
+_DATA_SETS = {
+    "movi_d": _movi("d", "MOVi-D", "validation"),
+    "movi_e": _movi("e", "MOVi-E", "validation"),
+    "movi_solid": _movi("solid", "MOVi-Solid", "test"),
+    "movi_tex": _movi("tex", "MOVi-Tex", "test"),
+    "clevrtex": _DataSet(
+        "CLEVRTex",
+        DataConfig(
+            dataset="clevrtex", keys=("video",), resolution=128, num_frames=1, crop=(24, 64, 192, 192)
+        ),
+        CLEVRTEX_STEPS,
+        steps_per_epoch(CLEVRTEX_IMAGES, BATCH_SIZE),
+        EvalConfig(num_frames=1, slice_size=1, batch_size=32),
+    ),
+}
+
+
+def _vqvae(part: str) -> Recipe:
+    return _recipe(f"vqvae_{part}", VqvaeConfig(), _DATA_SETS[part])
+
+
+def _dvae(part: str) -> Recipe:
+    found = _DATA_SETS[part]
+    return _recipe(f"dvae_{part}", DvaeConfig(temperature_steps=0.15 * found.num_steps), found)
+
+
+def _recipe(name: str, model: ModelConfig, found: _DataSet) -> Recipe:
+    """The authors' schedule; judged every two epochs, kept twice in each."""
+    optim = OptimConfig(
+        learning_rate=1e-3,
+        min_learning_rate=1e-5,
+        warmup_steps=0.05 * found.num_steps,
+        num_steps=found.num_steps,
+        max_grad_norm=None,
+    )
+    train = TrainConfig(
+        batch_size=BATCH_SIZE,
+        num_workers=8,
+        eval_every=2 * found.steps_per_epoch,
+        checkpoint_every=found.steps_per_epoch // 2,
+        keep=3,
+    )
+    return Recipe(name, model, found.data, optim, train, found.evaluation)
+
+
+def _named(prefix: str, make: Callable[[str], Recipe], what: str) -> dict[str, Callable[[], Recipe]]:
+    """One function for each data set, with what it is as its docstring."""
+    recipes: dict[str, Callable[[], Recipe]] = {}
+    for part, found in _DATA_SETS.items():
+        function = partial(make, part)
+        function.__doc__ = (
+            f"{what} on {found.title} at 128x128: {found.num_steps:,} steps, batch {BATCH_SIZE}."
+        )
+        recipes[f"{prefix}_{part}"] = function
+    return recipes
+
+
+RECIPES = _named("vqvae", _vqvae, "SlotDiffusion's VQ-VAE (13,857,886 weights)") | _named(
+    "dvae", _dvae, "STEVE's discrete VAE as SlotDiffusion trains it first (681,923 weights)"
+)
