@@ -16,6 +16,9 @@ Arrays = dict[str, np.ndarray]
 class Leaf:
     """One array of the original and the place of its numbers in our state dict.
 
+    Several leaves of one path read parts of the same array; written, they are joined along its first axis in the order
+    of the leaves.
+
     Args:
         path: the original's name, `/` between levels.
         name: our tensor's name.
@@ -174,20 +177,24 @@ def to_ours(leaves: Iterable[Leaf], theirs: Arrays, where: str) -> dict[str, Ten
     stacks: dict[str, list[np.ndarray]] = {}
     for leaf in sorted(leaves, key=lambda leaf: leaf.part[0]):
         stacks.setdefault(leaf.name, []).append(leaf.read(np.asarray(theirs[leaf.path], np.float32)))
-    return {
-        name: torch.from_numpy(np.ascontiguousarray(np.concatenate(parts))) for name, parts in stacks.items()
-    }
+    return {name: torch.from_numpy(np.array(_joined(parts), order="C")) for name, parts in stacks.items()}
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """One array of rows; a scalar is by itself."""
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def to_theirs(leaves: Iterable[Leaf], ours: dict[str, Tensor]) -> Arrays:
     """The original's arrays from our tensors (weights, gradients or moments); absent tensors are left out."""
-    arrays: Arrays = {}
+    arrays: dict[str, list[np.ndarray]] = {}
     for leaf in leaves:
         if leaf.name in ours:
             whole = ours[leaf.name].detach().cpu().numpy()
             index, count = leaf.part
-            arrays[leaf.path] = leaf.write(np.split(whole, count)[index])
-    return arrays
+            rows = np.split(whole, count)[index] if count > 1 else whole
+            arrays.setdefault(leaf.path, []).append(leaf.write(rows))
+    return {path: _joined(parts) for path, parts in arrays.items()}
 
 
 def _check_names(wanted: set[str], found: set[str], where: str) -> None:

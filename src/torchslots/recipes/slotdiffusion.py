@@ -1,11 +1,12 @@
-"""The slot encoder of SlotDiffusion (Wu et al., NeurIPS 2023), which its STEVE and SAVi baselines share, and that SAVi.
+"""The slot encoder of SlotDiffusion (Wu et al., NeurIPS 2023), which its STEVE and SAVi baselines share.
 
 Numbers and numerics are those of the authors' PyTorch code: pictures in [-1, 1], layer norms with epsilon 1e-5, one
 learned vector for each slot, a perceptron in every round of slot attention, and a transformer with dropout between
-frames. This SAVi is another model than the one of `recipes/savi.py`, which is its authors' own.
+frames.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -21,6 +22,7 @@ from torchslots.slots.attention import SlotAttention, eps_on_weights
 from torchslots.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.slots.initializers import Learned
 from torchslots.slots.predictors import Apply, Recur, Stay
+from torchslots.training.recipe import DataConfig, EvalConfig
 
 NormName = Literal["none", "batch", "instance", "group"]
 """What follows each convolution; batch and instance norm take the place of its bias, group norm has 16 groups."""
@@ -148,14 +150,30 @@ def _resnet(config: ResNetEncoder) -> tuple[nn.Module, int]:
 
 def _convolutions(config: CnnEncoder, resolution: tuple[int, int]) -> nn.Module:
     strides = [1 + (i == 0 and resolution[0] > 64) for i in range(len(config.channels))]
+    layers = partial(torch_cnn, kernel=config.kernel, norm=config.norm, activate_last=False)
+    return layers(3, config.channels, strides)
+
+
+def torch_cnn(
+    input_size: int,
+    channels: Sequence[int],
+    strides: Sequence[int],
+    *,
+    kernel: int,
+    norm: NormName,
+    transposed: Sequence[bool] | None = None,
+    activate_last: bool = True,
+) -> nn.Sequential:
+    """Convolutions with torch's padding and the norm of that name."""
     return cnn(
-        3,
-        config.channels,
+        input_size,
+        channels,
         strides,
-        kernel=config.kernel,
-        activate_last=False,
-        norm=_NORMS[config.norm],
-        bias=_has_bias(config.norm),
+        kernel=kernel,
+        transposed=transposed,
+        activate_last=activate_last,
+        norm=_NORMS[norm],
+        bias=norm in ("none", "group"),
         centered=True,
     )
 
@@ -166,11 +184,6 @@ _NORMS = {
     "instance": nn.InstanceNorm2d,
     "group": partial(nn.GroupNorm, 16),
 }
-
-
-def _has_bias(norm: NormName) -> bool:
-    """Of a convolution, which a norm that centres each channel makes void."""
-    return norm in ("none", "group")
 
 
 def _predictor(config: SlotsConfig) -> nn.Module:
@@ -197,3 +210,48 @@ def _block(slot_size: int, numbers: TransformerPredictor | MlpPredictor) -> nn.M
         dropout=numbers.dropout,
         norm_first=numbers.norm_first,
     )
+
+
+# ----------------------------------------------------------------------------------------------- data sets
+
+_SOLIDS = SlotsConfig(encoder=CnnEncoder(), num_slots=12)
+
+SLOTS = {
+    "movi_d": SlotsConfig(),
+    "movi_e": SlotsConfig(),
+    "movi_solid": _SOLIDS,
+    "movi_tex": _SOLIDS,
+    "clevrtex": SlotsConfig(num_slots=11, num_iterations=3, predictor=None),
+}
+"""The slot encoder of each data set, the same in all of the authors' systems."""
+
+_CLIPS = {1: 24, 3: 22}
+"""Clips of a video of 24 frames, by their frames: one from each start."""
+_EXAMPLES = {"clevrtex": 40_000}
+_VIDEOS = 9749
+"""Training videos of MOVi-E; an epoch of the other video data sets is taken to be as long."""
+
+
+def steps(dataset: str, epochs: int, batch_size: int, num_frames: int = 1) -> int:
+    """Updates of so many of the authors' epochs, in which every video gives a clip from each of its frames that starts
+    one; what does not fill a batch is left out.
+
+    Args:
+        num_frames: of a clip; 1 for images.
+    """
+    examples = _EXAMPLES.get(dataset) or _VIDEOS * _CLIPS[num_frames]
+    return epochs * (examples // batch_size)
+
+
+def data(dataset: str, num_frames: int, keys: tuple[str, ...] = ("video", "segmentations")) -> DataConfig:
+    """Frames of 128 x 128: videos as they are, images cut to their middle."""
+    found = DataConfig(dataset=dataset, keys=keys, resolution=128, num_frames=num_frames)
+    return replace(found, crop=(24, 64, 192, 192), max_instances=11) if dataset == "clevrtex" else found
+
+
+def evaluation(dataset: str, batch_size: int) -> EvalConfig:
+    """Whole videos, or single images."""
+    if dataset == "clevrtex":
+        return EvalConfig(num_frames=1, slice_size=1, batch_size=batch_size)
+    split = "validation" if dataset in ("movi_d", "movi_e") else "test"
+    return EvalConfig(split=split, num_frames=24, slice_size=6, batch_size=batch_size)
