@@ -12,7 +12,7 @@ import torch
 from torchslots.errors import UserError, nearest
 from torchslots.latents.tokenizer import Tokenizer
 from torchslots.model import ObjectCentricModel
-from torchslots.recipes import isa, savi, slot_attention, statm, tokenizers
+from torchslots.recipes import isa, savi, slot_attention, slotdiffusion_ldm, statm, tokenizers
 from torchslots.training.recipe import ModelConfig, Recipe, from_dict
 
 Built = ObjectCentricModel | Tokenizer
@@ -34,10 +34,8 @@ FAMILIES: dict[str, Family] = {
     "statm": Family(statm.StatmConfig, statm.build),
     "vqvae": Family(tokenizers.VqvaeConfig, tokenizers.build_vqvae),
     "dvae": Family(tokenizers.DvaeConfig, tokenizers.build_dvae),
+    "slotdiffusion": Family(slotdiffusion_ldm.SlotDiffusionConfig, slotdiffusion_ldm.build),
 }
-
-TOKENIZERS: tuple[type[ModelConfig], ...] = (tokenizers.VqvaeConfig, tokenizers.DvaeConfig)
-"""Numbers of image codes, which have no slots."""
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     function.__name__: function
@@ -61,7 +59,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         tokenizers.vqvae_demo,
         tokenizers.dvae_demo,
     )
-} | {**isa.RECIPES, **tokenizers.RECIPES}
+} | {**isa.RECIPES, **tokenizers.RECIPES, **slotdiffusion_ldm.RECIPES}
 
 
 def recipe(name: str) -> Recipe:
