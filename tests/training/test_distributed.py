@@ -12,7 +12,8 @@ import pytest
 import torch
 from tiny_run import counted_evaluate, run_one, weights
 
-from torchslots.training import judge
+from torchslots.training import kinds
+from torchslots.training.kinds import Kind
 from torchslots.training.log import read_log
 
 PROGRAM = Path(__file__).with_name("tiny_run.py")
@@ -60,7 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     one, two, failed, stopped = (tmp_path_factory.mktemp(name) / "run" for name in ("a", "b", "c", "d"))
     plain = {"steps": 6, "noise": 0.0, "evaluate": 3}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge, "evaluate", counted_evaluate)
+        patch.setattr(kinds, "SLOTS", Kind(counted_evaluate, "fg_ari"))
         assert run_one({**plain, "run": str(one)}) == (0, "")
     bad = {"steps": 6, "noise": 0.0, "bad_rank": 1}
     scenarios = [

@@ -25,14 +25,15 @@ from tiny_run import (
 
 from torchslots.data.loader import CorruptRecord
 from torchslots.errors import UserError
-from torchslots.training import checkpoint, judge, loop
+from torchslots.training import checkpoint, kinds, loop
 from torchslots.training.interrupt import Interrupted
+from torchslots.training.kinds import Kind
 from torchslots.training.log import read_log
 
 
 @pytest.fixture(autouse=True)
 def _quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "evaluate", tiny_evaluate)
+    monkeypatch.setattr(kinds, "SLOTS", Kind(tiny_evaluate, "fg_ari"))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

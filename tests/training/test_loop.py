@@ -26,15 +26,16 @@ from tiny_run import (
 from torchslots.hub import load_model
 from torchslots.recipes import catalog, savi
 from torchslots.shapes import Batch
-from torchslots.training import checkpoint, judge, loop
+from torchslots.training import checkpoint, kinds, loop
 from torchslots.training.interrupt import Interrupted
+from torchslots.training.kinds import Kind
 from torchslots.training.log import read_log
 from torchslots.training.recipe import EvalConfig, Recipe
 
 
 @pytest.fixture(autouse=True)
 def _quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "evaluate", tiny_evaluate)
+    monkeypatch.setattr(kinds, "SLOTS", Kind(tiny_evaluate, "fg_ari"))
 
 
 def test_first_update_has_rate_zero_and_later_ones_learn(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_stop_during_an_evaluation_leaves_it_and_makes_up_for_it(
         return tiny_evaluate(model, batches, config, **keywords)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 3 of 6"):
-        patch.setattr(judge, "evaluate", stopped)
+        patch.setattr(kinds, "SLOTS", Kind(stopped, "fg_ari"))
         train(recipe, tmp_path / "parts", eval_set=TinyClips(7))
     assert "eval/fg_ari" not in read_log(tmp_path / "parts")[-1]
     train(recipe, tmp_path / "parts", eval_set=TinyClips(7))
@@ -125,7 +126,7 @@ def test_best_is_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def judged(*arguments: Any, **keywords: Any) -> TinyReport:
         return replace(tiny_evaluate(*arguments, **keywords), metrics={"fg_ari": next(values)})
 
-    monkeypatch.setattr(judge, "evaluate", judged)
+    monkeypatch.setattr(kinds, "SLOTS", Kind(judged, "fg_ari"))
     recipe = tiny_recipe(12, eval_every=2, checkpoint_every=3, keep=2)
     result = train(recipe, tmp_path, eval_set=TinyClips(5), draw=3)
     assert (result.best, result.best_step, result.metrics["fg_ari"]) == (0.7, 4, 0.6)
@@ -155,7 +156,8 @@ def test_the_average_is_judged_and_shipped(tmp_path: Path) -> None:
 
 
 def test_data_without_masks_have_no_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "evaluate", lambda *arguments, **keywords: TinyReport({}, []))
+    no_figures = Kind(lambda *arguments, **keywords: TinyReport({}, []), "fg_ari")
+    monkeypatch.setattr(kinds, "SLOTS", no_figures)
     result = train(tiny_recipe(3), tmp_path, eval_set=TinyClips(2))
     assert (result.metrics, result.best, result.best_step) == ({}, None, None)
     assert not (tmp_path / "best").exists()

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from torchslots.errors import UserError
 from torchslots.shapes import Batch, Prediction, State
-from torchslots.training import judge, loop
+from torchslots.training import kinds, loop
 from torchslots.training.evaluate import EvalReport, evaluate
 from torchslots.training.interrupt import Interrupted
+from torchslots.training.kinds import Kind
 from torchslots.training.log import read_log
 from torchslots.training.recipe import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
@@ -227,7 +228,7 @@ def run_one(arguments: dict[str, Any]) -> tuple[int, str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    judge.evaluate = counted_evaluate  # pyright: ignore[reportAttributeAccessIssue]
+    kinds.SLOTS = Kind(counted_evaluate, "fg_ari")
     print(json.dumps([run_one(arguments) for arguments in json.loads(sys.argv[1])]))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -36,7 +36,14 @@ from torchslots.training.recipe import Recipe, from_dict, to_json
 
 _FORMAT = 1
 _PREFIX = "step_"
-_FREE = ("train.num_workers", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep")
+_FREE = (
+    "train.num_workers",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.compile",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +64,8 @@ class RunState:
     """State of fp16's loss scaler; empty in other precisions."""
     finished: bool = False
     """All steps and the last evaluation are done."""
+    compiled: bool | None = None
+    """Whether the model was compiled, which a resumed run does again; None: that was never decided."""
 
 
 class Checkpoint(NamedTuple):
@@ -71,8 +80,8 @@ class Checkpoint(NamedTuple):
 def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
     """Make `run` this recipe's folder, or see that it already is.
 
-    How often a run logs, evaluates and saves, and its number of workers, may change between resumes; nothing
-    else may.
+    How often a run logs, evaluates and saves, its number of workers and whether it is compiled may change between
+    resumes; nothing else may. A setting that an older version did not know had its default.
 
     Args:
         write: False on processes that only check.
@@ -83,7 +92,7 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
     file = run / "recipe.json"
     wanted = _flatten(json.loads(to_json(recipe)))
     if file.exists():
-        found = _flatten(_read_json(file))
+        found = _flatten(defaults(recipe)) | _flatten(_read_json(file))
         differing = [key for key in sorted({*found, *wanted} - {*_FREE}) if found.get(key) != wanted.get(key)]
         if differing:
             changes = "; ".join(f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}" for key in differing)
@@ -98,6 +107,18 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
     if write:
         write_file(file, to_json(recipe).encode())
         clear_aside(run)
+
+
+def defaults(config: Any) -> dict[str, Any]:
+    """The fields of a frozen dataclass that have a default, with it, as `to_json` would write them."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found[field.name] = defaults(value)
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = json.loads(json.dumps(field.default))
+    return found
 
 
 def save(

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -11,7 +11,6 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-import torch.distributed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -27,9 +26,11 @@ from torchslots.slots.chance import seeded
 from torchslots.slots.memory import forget
 from torchslots.training.baselines import BoxCopy
 from torchslots.training.drawn import DRAWN_FRAMES, Drawing, DrawnVideo
+from torchslots.training.gathering import gather, is_first_process
 from torchslots.training.recipe import EvalConfig
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of the matrix products in each precision but fp32."""
 DEFINITIONS = scores.DEFINITIONS | properties.DEFINITIONS
 LABELS = scores.LABELS | properties.LABELS
 _LOSS_DEFINITION = "The training loss of this name on whole videos, mean over videos."
@@ -45,6 +46,19 @@ class Predictor(Protocol):
         ...
 
 
+class Drawn(Protocol):
+    """A video that was kept to be drawn."""
+
+    @property
+    def name(self) -> str:
+        """Where it comes from."""
+        ...
+
+    def panel(self, tile: int = 128) -> NDArray[np.uint8]:
+        """All that is to be seen, labelled [T, H, W, 3]."""
+        ...
+
+
 @dataclass(frozen=True)
 class EvalReport:
     """What an evaluation found: `metrics` that could be computed, and in `definitions` what each means."""
@@ -56,7 +70,7 @@ class EvalReport:
     definitions: dict[str, str]
     notes: list[str]
     settings: dict[str, Any]
-    panels: list[DrawnVideo] = field(default_factory=list, repr=False, compare=False)
+    panels: Sequence[Drawn] = field(default_factory=list, repr=False, compare=False)
 
     def to_json(self) -> str:
         """All but the pictures, as JSON text; what is not a number becomes null."""
@@ -98,12 +112,13 @@ class EvalReport:
 
     def _save_properties(self, folder: Path) -> list[Path]:
         written = []
-        for index, drawn in enumerate(self.panels):
+        sets = [drawn for drawn in self.panels if isinstance(drawn, DrawnVideo)]
+        for index, drawn in enumerate(sets):
             picture = drawn.properties_picture()
             if picture is not None:
                 written.append(folder / f"properties_{index}.png")
                 video.write_png(written[-1], picture)
-        tables = [table for drawn in self.panels if (table := drawn.properties_table()) is not None]
+        tables = [table for drawn in sets if (table := drawn.properties_table()) is not None]
         if tables:
             written.append(folder / "properties.md")
             with video.replacing(written[-1]) as part:
@@ -128,7 +143,9 @@ def _write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) -
 
 
 def format_figure(name: str, value: float) -> str:
-    """Indices in per cent with one decimal, losses with four digits."""
+    """Indices in per cent with one decimal, ratios in dB, all else with four digits."""
+    if name.startswith("psnr"):
+        return f"{value:.2f} dB"
     return f"{100 * value:.1f} %" if name in DEFINITIONS else f"{value:.4g}"
 
 
@@ -207,7 +224,7 @@ class _Evaluation:
         with_loss: bool,
     ) -> None:
         self._model, self._config, self._device, self._precision = model, config, device, precision
-        self._draw, self._with_loss = draw if _is_first_process() else 0, with_loss
+        self._draw, self._with_loss = draw if is_first_process() else 0, with_loss
         self._scores = SegmentationScores(config.num_frames, device, config.num_background)
         self._sets = AveragePrecision(sync_on_compute=False)
         self._panels: list[DrawnVideo] = []
@@ -245,7 +262,7 @@ class _Evaluation:
             self._add_losses(batch)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = _DTYPES.get(self._precision)
+        dtype = DTYPES.get(self._precision)
         return nullcontext() if dtype is None else torch.autocast(self._device.type, dtype)
 
     def _add_losses(self, batch: Batch) -> None:
@@ -259,7 +276,7 @@ class _Evaluation:
         """All that was found, by all processes."""
         figures, curves, census = self._scores.compute()
         figures |= self._average_precision()
-        parts = _gather((self._videos, self._num_slots, self._losses))
+        parts = gather((self._videos, self._num_slots, self._losses))
         videos, num_slots = sum(part[0] for part in parts), max(part[1] for part in parts)
         if not videos:
             raise UserError(
@@ -275,7 +292,7 @@ class _Evaluation:
 
     def _average_precision(self) -> dict[str, float]:
         """Of the sets that all processes saw together; empty where none was predicted or no object is there."""
-        parts = [sets for sets in _gather(self._sets) if sets.update_called]
+        parts = [sets for sets in gather(self._sets) if sets.update_called]
         for sets in parts[1:]:
             parts[0].merge_state(sets)
         found = parts[0].compute() if parts else {}
@@ -329,19 +346,6 @@ def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, Pose):
         return value.map(partial(_to, device=device))
     return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-
-
-def _is_first_process() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
-def _gather(value: Any) -> list[Any]:
-    """The value of every process."""
-    if not torch.distributed.is_initialized():
-        return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def _finite(value: float) -> float | None:

@@ -13,9 +13,10 @@ from PIL import Image
 from torchslots.data.loader import ClipDataset, CorruptRecord, eval_batches
 from torchslots.shapes import Batch
 from torchslots.training.engine import seed_step
-from torchslots.training.evaluate import EvalReport, evaluate
+from torchslots.training.evaluate import EvalReport
 from torchslots.training.files import write_file
 from torchslots.training.interrupt import StopRequest
+from torchslots.training.kinds import Evaluate
 from torchslots.training.log import RunLog
 from torchslots.training.recipe import Recipe
 from torchslots.training.step import TrainStep
@@ -42,9 +43,10 @@ class SkippedRecords:
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges a run's model on `eval_set`, whole videos, and draws `draw` of them."""
+    """Judges a run's model on `eval_set`, whole videos, by `evaluate`, and draws `draw` of them."""
 
     recipe: Recipe
+    evaluate: Evaluate
     stepper: TrainStep
     eval_set: ClipDataset
     skipped: SkippedRecords
@@ -73,7 +75,7 @@ class Judge:
             on_skip=self.skipped,
         )
         with closing(self._unless_stopped(batches)) as watched:
-            report = evaluate(
+            report = self.evaluate(
                 self.stepper.evaluated_model(),
                 watched,
                 config,

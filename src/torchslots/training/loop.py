@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast
 
@@ -17,8 +18,9 @@ from torchslots.data.loader import ClipDataset, train_batches
 from torchslots.errors import UserError
 from torchslots.progress import progress
 from torchslots.shapes import Batch
-from torchslots.training import checkpoint
+from torchslots.training import checkpoint, kinds
 from torchslots.training.checkpoint import RunState
+from torchslots.training.compilation import settle
 from torchslots.training.faults import explained
 from torchslots.training.files import alone_in
 from torchslots.training.interrupt import Interrupted, StopRequest, stop_request
@@ -63,7 +65,7 @@ def train(
     run: Path,
     *,
     device: str | None = None,
-    monitor: str = "fg_ari",
+    monitor: str | None = None,
     draw: int = 4,
     wandb: bool = False,
     skip_corrupt: bool = False,
@@ -74,7 +76,8 @@ def train(
         eval_set: whole videos for the periodic evaluation; None: none is done, and there is no best model.
         run: the run's folder; see `torchslots.training.checkpoint` for what is in it.
         device: `cpu`, `cuda` or `cuda:N`; None: a GPU where there is one.
-        monitor: the metric whose highest value marks the best model.
+        monitor: the metric whose highest value marks the best model; None: the usual one of this kind of model
+            (`torchslots.training.kinds`).
         draw: videos to draw at each evaluation.
         wandb: also log to Weights & Biases.
         skip_corrupt: leave out damaged records instead of stopping at the first.
@@ -85,6 +88,7 @@ def train(
             and what the data and the device refuse.
     """
     checkpoint.claim(run, recipe, write=False)
+    kind = kinds.kind_of(model)
     stepper = TrainStep(model, recipe.optim, recipe.train, device)
     first, rank = stepper.accelerator.is_main_process, stepper.accelerator.process_index
     if first:
@@ -96,17 +100,15 @@ def train(
             again = "Choose another run folder to train again."
             _say(first, f"{run} is finished: {state.step} steps are done. {again}")
             return _result(run, state)
-        if recipe.train.compile:
-            _say(
-                first, "torch.compile: the first step takes minutes; this pays in runs of thousands of steps."
-            )
         log = RunLog(run, state.step, wandb=wandb, settings=dataclasses.asdict(recipe), active=first)
         with log, stop_request() as stop, explained(run, recipe.train, rank):
             skipped = SkippedRecords(skip_corrupt)
             judge = (
-                None if eval_set is None else Judge(recipe, stepper, eval_set, skipped, run, log, stop, draw)
+                None
+                if eval_set is None
+                else Judge(recipe, kind.evaluate, stepper, eval_set, skipped, run, log, stop, draw)
             )
-            loop = _Loop(recipe, stepper, judge, skipped, run, log, stop, state, monitor)
+            loop = _Loop(recipe, stepper, judge, skipped, run, log, stop, state, monitor or kind.monitor)
             return loop.run_to_end(train_set)
 
 
@@ -126,14 +128,16 @@ class _Loop:
     note: str = ""
 
     def run_to_end(self, train_set: ClipDataset) -> RunResult:
-        clock, total = Clock(), self.recipe.optim.num_steps
+        total = self.recipe.optim.num_steps
         self.stepper.model.train()
         with closing(self._batches(train_set)) as batches, self._bar(total) as advance:
             advance(self.state.step, note=self.note)
             if self.judge is not None and self._owed():
                 self._judge_and_save(self.judge, {})
+            stream = self._compile(batches) if self.state.step < total else batches
+            clock = Clock()
             while self.state.step < total:
-                batch = clock.waiting_for(lambda: self._next(batches))
+                batch = clock.waiting_for(lambda: self._next(stream))
                 report = self.stepper(self.state.step, batch, stop=bool(self.stop))
                 self.state = replace(self.state, step=self.state.step + 1)
                 clock.tick()
@@ -142,6 +146,30 @@ class _Loop:
             if not self.state.finished:
                 self._save()
         return _result(self.run, self.state)
+
+    def _compile(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Compile where the recipe says so, or leaves it open and the run is long enough. Returns the same batches."""
+        read: list[Batch] = []
+
+        def trial() -> float:
+            read.append(self._next(batches))
+            accelerator = self.stepper.accelerator
+            seconds = torch.tensor(self.stepper.trial(read[0]), device=accelerator.device)
+            return float(cast(Tensor, accelerator.reduce(seconds, "mean")))
+
+        before = False if self.state.step and self.state.compiled is None else self.state.compiled
+        choice = settle(
+            self.recipe.train.compile,
+            before,
+            self.recipe.optim.num_steps,
+            self.stepper.accelerator.device,
+            trial,
+        )
+        _say(self.stepper.accelerator.is_main_process, choice.reason)
+        self.state = replace(self.state, compiled=choice.compiled)
+        if choice.compiled:
+            self.stepper.compile()
+        return chain(read, batches)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         """Bad data end a run, but not without what it has learned."""
@@ -187,7 +215,8 @@ class _Loop:
         losses = cast(Tensor, self.stepper.accelerator.reduce(losses, "mean"))
         *values, norm = torch.cat([losses, report.grad_norm.reshape(1).to(losses)]).tolist()
         record = {f"train/{name}": value for name, value in zip(report.losses, values)}
-        rates = {"train/grad_norm": norm, "train/lr": report.learning_rate}
+        rates = {f"train/{name}": rate for name, rate in report.rates.items()}
+        rates = {"train/grad_norm": norm, **rates}
         skipped = {"train/skipped_records": float(self.skipped.count)} if self.skipped.count else {}
         return {**record, "train/loss": sum(values), **rates, **clock.read(), **skipped}
 

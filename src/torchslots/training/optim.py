@@ -1,7 +1,13 @@
-"""The optimiser's parts as plain functions: schedule, Adam, clipping, weight average, named state."""
+"""The optimiser's parts as plain functions: schedules, Adam, clipping, weight average, named state.
+
+A model has up to three parts with a learning rate of their own, told apart by the names of their parameters: the
+decoder (`decoder.`), in it a tokenizer that is trained along (`decoder.tokenizer.`), and the rest.
+"""
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,26 +18,30 @@ from torchslots.training.recipe import OptimConfig
 
 EPSILON = 1e-8
 """What Adam adds to the root of the second moment."""
+TOKENIZER, DECODER, REST = "decoder.tokenizer.", "decoder.", ""
+"""The parts of a model, by how the names of their parameters begin."""
+_NORMS = {"l2": 2.0, "inf": math.inf}
 
 
-def cosine_with_warmup(step: int, *, peak: float, warmup_steps: int, num_steps: int) -> float:
-    """Learning rate of the update that follows `step` finished ones: linear from zero, then a half cosine to
-    zero.
+def cosine_with_warmup(
+    step: int, *, peak: float, warmup_steps: float, num_steps: int, least: float = 0.0
+) -> float:
+    """Learning rate of the update that follows `step` finished ones: linear from `least`, then a half cosine back.
 
-    SAVi's schedule; the first update has rate 0. A pure function of the step, so a resumed run continues
+    SAVi's schedule with `least` 0: the first update has rate 0. A pure function of the step, so a resumed run continues
     exactly.
 
     Args:
         step: updates done so far, from 0; beyond `num_steps` the rate stays at its end.
     """
     if step < warmup_steps:
-        return peak * step / warmup_steps
+        return least + (peak - least) * step / warmup_steps
     done = (min(step, num_steps) - warmup_steps) / max(num_steps - warmup_steps, 1)
-    return 0.5 * peak * (1.0 + math.cos(math.pi * done))
+    return least + 0.5 * (peak - least) * (1.0 + math.cos(math.pi * done))
 
 
 def exponential_with_warmup(
-    step: int, *, peak: float, warmup_steps: int, decay_rate: float, decay_steps: int
+    step: int, *, peak: float, warmup_steps: float, decay_rate: float, decay_steps: int
 ) -> float:
     """Learning rate of the update that follows `step` finished ones: linear from zero, times a continuous
     exponential decay that runs during warm-up too.
@@ -45,39 +55,68 @@ def exponential_with_warmup(
     return peak * warm * decay_rate ** (step / decay_steps)
 
 
-def schedule(config: OptimConfig) -> Callable[[int], float]:
-    """The recipe's learning rate as a function of the updates done."""
+def schedule(config: OptimConfig, part: str = REST) -> Callable[[int], float]:
+    """The recipe's learning rate of a part of the model, as a function of the updates done.
 
-    def decayed(step: int) -> float:
-        return exponential_with_warmup(
-            step,
-            peak=config.learning_rate,
+    Raises:
+        UserError: rates that make no schedule.
+    """
+    peak = _peak(config, part)
+    if part == TOKENIZER and config.tokenizer_learning_rate is not None:
+        return lambda step: peak
+    if config.schedule == "exponential":
+        return partial(
+            exponential_with_warmup,
+            peak=peak,
             warmup_steps=config.warmup_steps,
             decay_rate=config.decay_rate,
             decay_steps=config.decay_steps,
         )
+    return partial(
+        cosine_with_warmup,
+        peak=peak,
+        warmup_steps=config.warmup_steps,
+        num_steps=config.num_steps,
+        least=config.min_learning_rate,
+    )
 
-    def rate(step: int) -> float:
-        return cosine_with_warmup(
-            step, peak=config.learning_rate, warmup_steps=config.warmup_steps, num_steps=config.num_steps
+
+def _peak(config: OptimConfig, part: str) -> float:
+    """Highest rate of a part."""
+    above = {TOKENIZER: (config.tokenizer_learning_rate, config.decoder_learning_rate)}
+    rates = (*above.get(part, ()), config.decoder_learning_rate if part == DECODER else None)
+    peak = next((rate for rate in rates if rate is not None), config.learning_rate)
+    if not 0.0 <= config.min_learning_rate <= peak < math.inf:
+        raise UserError(
+            f"optim.min_learning_rate should lie between 0 and each part's learning rate, got "
+            f"{config.min_learning_rate} and {peak} for `{part or 'all but decoder.'}`. Lower it, or raise the rate."
         )
-
-    return decayed if config.schedule == "exponential" else rate
+    if config.min_learning_rate and config.schedule == "exponential":
+        raise UserError(
+            f"optim.min_learning_rate is {config.min_learning_rate}, but the exponential schedule ends nowhere. "
+            f"Choose optim.schedule cosine, or optim.min_learning_rate 0."
+        )
+    return peak
 
 
 def prepare_update(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:
-    """Set the learning rate, and where the recipe asks for it Keras' epsilon, of the update that follows `step`
-    finished ones; returns the rate.
+    """Set the learning rates, and where the recipe asks for it Keras' epsilon, of the update that follows `step`
+    finished ones; returns the rate of all that is neither decoder nor tokenizer.
 
     Keras divides by sqrt(v) + eps before it corrects the bias of v, torch after it: an epsilon that is larger by
     1 / sqrt(1 - beta2^t) makes torch's form the same. It matters for gradients below about 1e-6.
     """
-    rate = schedule(config)(step)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = schedule(config, group.get("part", REST))(step)
         if config.epsilon_hat:
             group["eps"] = EPSILON / math.sqrt(1.0 - group["betas"][1] ** (step + 1))
-    return rate
+    return schedule(config)(step)
+
+
+def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The rate of each part, under the names of a log: `lr`, `lr_decoder`, `lr_tokenizer`."""
+    names = {REST: "lr", DECODER: "lr_decoder", TOKENIZER: "lr_tokenizer"}
+    return {names[group.get("part", REST)]: float(group["lr"]) for group in optimizer.param_groups}
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -85,29 +124,52 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def adam(model: nn.Module) -> torch.optim.Adam:
+def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Adam:
     """Adam with the reference's constants (0.9, 0.999, 1e-8): one fused kernel on CUDA, foreach elsewhere.
 
-    `prepare_update` sets the learning rate before each step.
+    `prepare_update` sets the learning rates before each step.
+
+    Args:
+        config: says which parts have a rate of their own; None: none has.
 
     Raises:
-        UserError: the model has nothing to train.
+        UserError: the model has nothing to train, or the rates make no schedule.
     """
-    parameters = list(trainable(model).values())
+    parameters = trainable(model)
     if not parameters:
         raise UserError(f"{type(model).__name__} has no trainable parameter: every one is frozen.")
-    on_cuda = all(parameter.is_cuda for parameter in parameters)
+    on_cuda = all(parameter.is_cuda for parameter in parameters.values())
     choice = {"fused": True} if on_cuda else {"foreach": True}
-    return torch.optim.Adam(parameters, lr=0.0, betas=(0.9, 0.999), eps=EPSILON, **choice)
+    groups = _groups(parameters, _own_rates(config or OptimConfig()))
+    for group in groups:
+        schedule(config or OptimConfig(), group["part"])
+    return torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.999), eps=EPSILON, **choice)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+def _own_rates(config: OptimConfig) -> list[str]:
+    """Parts with a rate of their own, the narrowest first."""
+    given = {TOKENIZER: config.tokenizer_learning_rate, DECODER: config.decoder_learning_rate}
+    return [part for part, rate in given.items() if rate is not None]
+
+
+def _groups(parameters: dict[str, nn.Parameter], own: list[str]) -> list[dict[str, Any]]:
+    """Adam's groups, none of them empty; a parameter belongs to the first part whose prefix its name has."""
+    members: dict[str, list[nn.Parameter]] = {part: [] for part in (REST, *reversed(own))}
+    for name, parameter in parameters.items():
+        members[next(part for part in (*own, REST) if name.startswith(part))].append(parameter)
+    return [{"params": owned, "part": part} for part, owned in members.items() if owned]
+
+
+def clip_gradients(
+    parameters: Iterable[nn.Parameter], max_norm: float | None, kind: Literal["l2", "inf"] = "l2"
+) -> Tensor:
     """Scale all gradients by min(1, max_norm / (norm + 1e-6)) and return the norm from before.
 
     The norm is a tensor on the gradients' device, not read here: a non-finite one makes the gradients
     useless, so the caller must test it before it steps.
     """
-    return nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm, foreach=True)
+    limit = math.inf if max_norm is None else max_norm
+    return nn.utils.clip_grad_norm_(parameters, limit, norm_type=_NORMS[kind], foreach=True)
 
 
 def average_weights(model: nn.Module, decay: float | None) -> AveragedModel | None:
@@ -155,5 +217,7 @@ def load_optimizer(
             )
         state.setdefault(name, {})[what] = value
     whole = optimizer.state_dict()
-    whole["state"] = {index: state[name] for index, name in enumerate(parameters) if name in state}
+    names = {parameter: name for name, parameter in parameters.items()}
+    order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    whole["state"] = {index: state[name] for index, name in enumerate(order) if name in state}
     optimizer.load_state_dict(whole)

@@ -5,6 +5,7 @@ uninterrupted one draws, and evaluating in between changes nothing.
 """
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol, cast
@@ -26,7 +27,10 @@ class Trainable(Protocol):
     """What training asks of a model besides being an `nn.Module`."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars, each a mean over the clips; the run minimises their sum."""
+        """Named scalars, each a mean over the clips; the run minimises their sum.
+
+        `batch["step"]` is the number of finished updates, for what changes over a training.
+        """
         ...
 
 
@@ -36,6 +40,8 @@ class StepReport(NamedTuple):
     losses: dict[str, Tensor]
     grad_norm: Tensor
     learning_rate: float
+    rates: dict[str, float]
+    """`lr`, and of parts with a rate of their own `lr_decoder`, `lr_tokenizer`."""
 
 
 class NonFinite(Exception):
@@ -87,13 +93,16 @@ class TrainStep:
         check_split(train, self.accelerator.num_processes)
         self.model = model.to(self.accelerator.device)
         self.average: AveragedModel | None = optim.average_weights(self.model, config.ema_decay)
-        self.optimizer = optim.adam(self.model)
+        self.optimizer = optim.adam(self.model, config)
         self.stopped = False
         """All processes know that one of them was asked to stop."""
         self._config, self._train = config, train
         self._parameters = list(optim.trainable(self.model).values())
         self._update = self.accelerator.prepare_optimizer(self.optimizer)
-        self._forward = self.accelerator.prepare_model(_losses(self.model, train.compile))
+        self._losses = Losses(self.model)
+        if train.compile:
+            self.compile()
+        self._forward = self.accelerator.prepare_model(self._losses)
         self._delayed: bool = self.accelerator.device.type == "cuda" and self.accelerator.scaler is None
         self._pending: _Pending | None = None
 
@@ -112,8 +121,8 @@ class TrainStep:
         rate = optim.prepare_update(self.optimizer, self._config, step)
         if self._train.short_clip is not None and step < self._train.short_steps:
             batch = cut_clips(batch, self._train.short_clip)
-        losses = self._backward(batch)
-        report = StepReport(losses, self._clip(), rate)
+        losses = self._backward(batch, step)
+        report = StepReport(losses, self._clip(), rate, optim.rates(self.optimizer))
         earlier, self._pending = self._pending, self._flag(step, report, batch, stop)
         self._settle(earlier)
         if not self._delayed:
@@ -123,6 +132,27 @@ class TrainStep:
         if self.average is not None:
             self.average.update_parameters(self.model)
         return report
+
+    def compile(self) -> None:
+        """Compile the steps from here on; the first of them takes long."""
+        self._losses.compile()
+
+    def trial(self, batch: Batch) -> float:
+        """Seconds of a step's forward and backward passes over this batch; leaves no trace but in the random state.
+
+        The first pass of two is not counted: it finds memory and algorithms. Buffers that a model changes while it
+        trains are put back.
+        """
+        kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        for _ in range(2):
+            start = time.perf_counter()
+            losses = self._backward(batch, 0)
+            torch.stack(list(losses.values())).sum().item()
+            self._update.zero_grad()
+            seconds = time.perf_counter() - start
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(kept[name])
+        return seconds
 
     def drain(self) -> None:
         """Wait until the last step is known to be good. To be called by all processes or by none.
@@ -165,14 +195,14 @@ class TrainStep:
         """State of fp16's loss scaler; empty in other precisions."""
         return {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
 
-    def _backward(self, batch: Batch) -> dict[str, Tensor]:
+    def _backward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Gradients of the mean over the global batch; returns this process's mean losses."""
         sums: dict[str, Tensor] = {}
         parts = self._train.accumulation
         for index, part in enumerate(_split(batch, parts, self.accelerator.device)):
             last = index == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self._forward):
-                losses = self._forward(part)
+                losses = self._forward({**part, "step": step})
                 self.accelerator.backward(torch.stack(list(losses.values())).sum())
             sums = {name: sums.get(name, 0.0) + loss.detach() / parts for name, loss in losses.items()}
         return sums
@@ -180,7 +210,7 @@ class TrainStep:
     def _clip(self) -> Tensor:
         if self.accelerator.scaler is not None:
             self.accelerator.unscale_gradients()
-        return optim.clip_gradients(self._parameters, self._config.max_grad_norm)
+        return optim.clip_gradients(self._parameters, self._config.max_grad_norm, self._config.clip_norm)
 
     def _flag(self, step: int, report: StepReport, batch: Batch, stop: bool) -> _Pending:
         """Start bringing home whether any process found a non-finite number or was asked to stop."""
@@ -234,13 +264,6 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
             f"run folder."
         )
     model.load_state_dict(tensors)
-
-
-def _losses(model: nn.Module, compiled: bool) -> nn.Module:
-    losses = Losses(model)
-    if compiled:
-        losses.compile()
-    return losses
 
 
 def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:

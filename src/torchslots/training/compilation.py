@@ -1,0 +1,106 @@
+"""Whether compiling a model pays: a cold start costs minutes, which only a long run wins back."""
+
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from torchslots.errors import UserError
+
+COLD_START = 150.0
+"""Seconds that the first compiled step is allowed for; two to three times what SAVi-S takes on two cores."""
+LEAST_GAIN = 1.25
+"""A compiled step is taken to be this many times as fast as a plain one; measured are 1.2 to 3."""
+MARGIN = 2.0
+"""Compile where this many times the cold start is won back."""
+
+
+_SLOW = "; the first step takes a minute or more"
+
+
+class Decision(NamedTuple):
+    """What was decided, and a line that says why."""
+
+    compiled: bool
+    reason: str
+
+
+def settle(
+    wanted: bool | None, before: bool | None, num_steps: int, device: torch.device, trial: Callable[[], float]
+) -> Decision:
+    """What a run does: what the recipe says, else what the run did before, else what pays.
+
+    Args:
+        wanted: of the recipe; None: it leaves the choice open.
+        before: what the run did when it was interrupted; None: it begins.
+        trial: seconds of one step that is not compiled.
+
+    Raises:
+        UserError: the recipe wants what cannot be done here.
+    """
+    missing = obstacle(device)
+    if wanted and missing:
+        raise UserError(f"train.compile is on, but {missing}. Install it, or choose --train.compile False.")
+    if wanted is not None:
+        return Decision(
+            wanted, f"torch.compile is {_word(wanted)}, as the recipe says{_SLOW if wanted else ''}."
+        )
+    if before and missing:
+        return Decision(
+            False, f"torch.compile is off: {missing}. The run was compiled before: digits may differ."
+        )
+    if before is not None:
+        return Decision(before, f"torch.compile is {_word(before)}, as before{_SLOW if before else ''}.")
+    return Decision(False, f"torch.compile is off: {missing}.") if missing else decide(num_steps, trial())
+
+
+def decide(num_steps: int, seconds: float) -> Decision:
+    """Compile where the whole run would win back the cold start, with a margin.
+
+    Args:
+        num_steps: of the whole run, so that a resumed one decides the same.
+        seconds: of one step that is not compiled.
+    """
+    plain = num_steps * seconds
+    pays = plain * (1.0 - 1.0 / LEAST_GAIN) > MARGIN * COLD_START
+    why = (
+        "long enough to win back the first step, which takes a minute or more"
+        if pays
+        else "too short to win back what compiling takes; --train.compile True compiles all the same"
+    )
+    return Decision(
+        pays, f"torch.compile is {_word(pays)}: without it the run takes {_spoken(plain)}, {why}."
+    )
+
+
+def obstacle(device: torch.device) -> str | None:
+    """Why nothing can be compiled here; None: it can."""
+    if sys.platform == "win32":
+        return "Windows is not supported"
+    compiler = os.environ.get("CXX" if device.type == "cpu" else "CC")
+    usual = ("g++", "clang++") if device.type == "cpu" else ("gcc", "cc", "clang")
+    if not any(shutil.which(name) for name in ([compiler] if compiler else usual)):
+        return f"there is no {'C++' if device.type == 'cpu' else 'C'} compiler"
+    if device.type == "cuda" and find_spec("triton") is None:
+        return "triton is not installed"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "Python's header files are not installed"
+    return None
+
+
+def _word(on: bool) -> str:
+    return "on" if on else "off"
+
+
+def _spoken(seconds: float) -> str:
+    """A length of time in words."""
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"about {seconds / unit:.0f} {name}"
+    return f"about {seconds:.0f} seconds"
