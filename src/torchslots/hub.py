@@ -62,7 +62,7 @@ def save_pretrained(
     with _replaced_together(folder, (WEIGHTS_NAME, CONFIG_NAME)) as (weights_file, config_file):
         save_file(tensors, weights_file, metadata={"format": "pt"})
         config_file.write_text(json.dumps(settings, indent=2) + "\n")
-    _write_card(folder / CARD_NAME, family, tensors, card or {})
+    _write_card(folder / CARD_NAME, family, isinstance(model, Tokenizer), tensors, card or {})
     return folder
 
 
@@ -318,11 +318,12 @@ def _replaced_together(folder: Path, names: tuple[str, ...]) -> Iterator[list[Pa
                 draft.unlink(missing_ok=True)
 
 
-def _write_card(file: Path, family: str, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
+def _write_card(
+    file: Path, family: str, is_tokenizer: bool, tensors: dict[str, Tensor], card: dict[str, Any]
+) -> None:
     if file.is_file() and _CARD_MARK not in file.read_text(errors="replace"):
         return
     weights = sum(tensor.numel() for tensor in tensors.values())
-    is_tokenizer = issubclass(catalog.FAMILIES[family].config, catalog.TOKENIZERS)
     what, load = ("an image code", "load_tokenizer") if is_tokenizer else ("a slot model", "load_model")
     lines = [f"- {key.replace('_', ' ')}: {value}" for key, value in card.items()]
     text = f"""---
