@@ -86,17 +86,34 @@ class PostNormBlock(nn.Module):
 
 
 class PreNormBlock(nn.Module):
-    """Transformer block that normalises inside each residual branch; SAVi++'s encoder."""
+    """Transformer block that normalises inside each residual branch; SAVi++'s encoder, STEVE's predictor.
 
-    def __init__(self, size: int, *, num_heads: int, qkv_size: int, mlp_size: int):
+    Args:
+        bias: of the attention's projections.
+        residual_from_norm: attention adds to what was normalised and not to the input, as in STEVE's first block.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        num_heads: int,
+        qkv_size: int,
+        mlp_size: int,
+        norm_eps: float = NORM_EPS,
+        bias: bool = True,
+        residual_from_norm: bool = False,
+    ):
         super().__init__()
-        self.norm_attention = layer_norm(size)
-        self.attention = MultiHeadAttention(size, qkv_size=qkv_size, num_heads=num_heads)
-        self.norm_mlp = layer_norm(size)
+        self.residual_from_norm = residual_from_norm
+        self.norm_attention = layer_norm(size, norm_eps)
+        self.attention = MultiHeadAttention(size, qkv_size=qkv_size, num_heads=num_heads, bias=bias)
+        self.norm_mlp = layer_norm(size, norm_eps)
         self.mlp = mlp(size, [mlp_size], size)
 
     def forward(self, x: Float[Tensor, "*b n D"]) -> Float[Tensor, "*b n D"]:
-        x = x + self.attention(self.norm_attention(x))
+        normed = self.norm_attention(x)
+        x = (normed if self.residual_from_norm else x) + self.attention(normed)
         return x + self.mlp(self.norm_mlp(x))
 
 

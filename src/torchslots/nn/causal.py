@@ -8,10 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchslots.nn.attention import Context, MultiHeadAttention
-from torchslots.nn.blocks import layer_norm, mlp
-
-NORM_EPS = 1e-5
-"""Epsilon of torch's layer norms, which the original uses."""
+from torchslots.nn.blocks import TORCH_NORM_EPS, layer_norm, mlp
 
 
 class Written(NamedTuple):
@@ -50,7 +47,7 @@ class CausalBlock(nn.Module):
         num_heads: int,
         mlp_size: int,
         dropout: float = 0.0,
-        norm_eps: float = NORM_EPS,
+        norm_eps: float = TORCH_NORM_EPS,
         residual_from_norm: bool = False,
     ):
         super().__init__()
@@ -115,7 +112,7 @@ class CausalDecoder(nn.Module):
         num_heads: int,
         mlp_size: int,
         dropout: float = 0.0,
-        norm_eps: float = NORM_EPS,
+        norm_eps: float = TORCH_NORM_EPS,
     ):
         super().__init__()
         numbers = {"num_heads": num_heads, "mlp_size": mlp_size, "dropout": dropout, "norm_eps": norm_eps}

@@ -22,6 +22,13 @@ def soft_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
     return torch.cat([near, 1 - near], dim=-1)
 
 
+def cell_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
+    """(y, x, 1 - y, 1 - x) of each cell's centre, the picture's edges at 0 and 1: STEVE's original."""
+    rows, columns = (torch.arange(0.5, size) / size for size in (height, width))
+    near = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+    return torch.cat([near, 1 - near], dim=-1)
+
+
 def require_size(x: Float[Tensor, "*b C H W"], grid: Tensor) -> None:
     """Raises UserError where a feature map has another size than the grid [H, W, ...]."""
     if x.shape[-2:] != grid.shape[:2]:

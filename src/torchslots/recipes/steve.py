@@ -1,0 +1,196 @@
+"""STEVE (Singh, Wu and Ahn, NeurIPS 2022) as SlotDiffusion's authors train it: in two steps.
+
+A discrete VAE first (recipes `dvae_*`), then slots and a transformer that writes its codes from them, with the VAE
+frozen. Numbers are those of the authors' PyTorch configurations. The original, which trains all of it at once, is
+`recipes/steve_joint.py`.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from torchslots.decoders.tokens import Tokens
+from torchslots.decoders.writer import CodeWriter
+from torchslots.errors import UserError
+from torchslots.model import ObjectCentricModel
+from torchslots.nn.causal import CausalDecoder
+from torchslots.recipes.slotdiffusion import (
+    SLOTS,
+    CnnEncoder,
+    SlotsConfig,
+    TransformerPredictor,
+    build_slot_encoder,
+    data,
+    evaluation,
+    steps,
+)
+from torchslots.recipes.tokenizers import DvaeConfig, build_dvae, dvae_demo
+from torchslots.training.recipe import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+
+
+@dataclass(frozen=True)
+class WriterConfig:
+    """The transformer that writes codes."""
+
+    size: int = 192
+    num_layers: int = 8
+    num_heads: int = 4
+    mlp_size: int = 768
+    dropout: float = 0.1
+    """Of what enters, of attention, and of what each branch adds."""
+    chunk: int = 24
+    """Pictures written at once; fewer need less memory."""
+
+
+@dataclass(frozen=True)
+class SteveConfig(ModelConfig):
+    """The numbers of the model, its finished tokenizer's included."""
+
+    slots: SlotsConfig = field(default_factory=SlotsConfig)
+    tokenizer: DvaeConfig = field(default_factory=DvaeConfig)
+    writer: WriterConfig = field(default_factory=WriterConfig)
+    image_temperature: float | None = None
+    """Also compare the picture behind a soft draw of the codes at this temperature (the authors' is 0.1); None: codes
+    alone."""
+
+    def __post_init__(self) -> None:
+        require_same_size(self.slots.resolution, self.tokenizer.resolution)
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        return self.slots.resolution
+
+
+def require_same_size(slots: tuple[int, int], tokenizer: tuple[int, int]) -> None:
+    """Raises UserError where slots and tokenizer see frames of other sizes."""
+    if tuple(slots) != tuple(tokenizer):
+        raise UserError(
+            f"The slots are built for frames of {tuple(slots)}, the tokenizer for {tuple(tokenizer)}. Give both the "
+            "same resolution."
+        )
+
+
+def build(config: SteveConfig) -> ObjectCentricModel:
+    """The slot encoder that SlotDiffusion has too, and a decoder that writes codes; the tokenizer's weights are fresh
+    until they are loaded."""
+    decoder = Tokens(
+        build_dvae(config.tokenizer),
+        build_writer(config.writer, config.slots.slot_size, config.tokenizer),
+        code_grid=config.tokenizer.grid,
+        grid=config.slots.token_grid(),
+        resolution=config.resolution,
+        image_temperature=config.image_temperature,
+        chunk=config.writer.chunk,
+    )
+    return ObjectCentricModel(build_slot_encoder(config.slots), decoder, config)
+
+
+def build_writer(
+    config: WriterConfig, slot_size: int, tokenizer: DvaeConfig, slot_bias: bool = True
+) -> CodeWriter:
+    """The transformer for a tokenizer's codes, with fresh weights."""
+    rows, columns = tokenizer.grid
+    return CodeWriter(
+        CausalDecoder(
+            config.size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            mlp_size=config.mlp_size,
+            dropout=config.dropout,
+        ),
+        slot_size=slot_size,
+        size=config.size,
+        num_codes=tokenizer.vocabulary,
+        length=rows * columns,
+        dropout=config.dropout,
+        slot_bias=slot_bias,
+    )
+
+
+def _video(dataset: str) -> Recipe:
+    """Clips of 3 frames, batches of 32, 30 epochs."""
+    num_steps = steps(dataset, 30, 32, num_frames=3)
+    return Recipe(
+        f"steve_{dataset}",
+        SteveConfig(SLOTS[dataset]),
+        data(dataset, num_frames=3),
+        _optim(num_steps, max_grad_norm=0.05),
+        _train(32, num_steps // 30),
+        evaluation(dataset, batch_size=4),
+    )
+
+
+def _optim(num_steps: int, max_grad_norm: float) -> OptimConfig:
+    return OptimConfig(
+        learning_rate=1e-4,
+        decoder_learning_rate=3e-4,
+        warmup_steps=0.05 * num_steps,
+        num_steps=num_steps,
+        max_grad_norm=max_grad_norm,
+    )
+
+
+def _train(batch_size: int, epoch: int) -> TrainConfig:
+    return TrainConfig(batch_size=batch_size, log_every=100, eval_every=epoch, checkpoint_every=epoch // 10)
+
+
+def steve_movi_d() -> Recipe:
+    """SlotDiffusion's STEVE on MOVi-D, behind `dvae_movi_d`: ResNet-18, 15 learned slots, 8 layers, clips of 3 frames
+    at 128x128, batches of 32, learning rates 1e-4 and 3e-4 (transformer) for 30 of the authors' epochs (11,462,531
+    weights, 681,923 of them frozen)."""
+    return _video("movi_d")
+
+
+def steve_movi_e() -> Recipe:
+    """SlotDiffusion's STEVE on MOVi-E, behind `dvae_movi_e`: as on MOVi-D."""
+    return _video("movi_e")
+
+
+def steve_movi_solid() -> Recipe:
+    """SlotDiffusion's STEVE on MOVi-Solid, behind `dvae_movi_solid`: four plain convolutions, 12 learned slots,
+    otherwise as on MOVi-D (8,960,899 weights). It validates on the test videos, since those for validation have no
+    masks."""
+    return _video("movi_solid")
+
+
+def steve_movi_tex() -> Recipe:
+    """SlotDiffusion's STEVE on MOVi-Tex, behind `dvae_movi_tex`: as on MOVi-Solid."""
+    return _video("movi_tex")
+
+
+def steve_clevrtex() -> Recipe:
+    """STEVE for images (SLATE, Singh, Deng and Ahn, ICLR 2022) as SlotDiffusion's authors train it on CLEVRTex, behind
+    `dvae_clevrtex`: ResNet-18, 11 learned slots, 3 rounds, batches of 64 for 200 of the authors' epochs."""
+    num_steps = steps("clevrtex", 200, 64)
+    return Recipe(
+        "steve_clevrtex",
+        SteveConfig(SLOTS["clevrtex"]),
+        data("clevrtex", num_frames=1),
+        _optim(num_steps, max_grad_norm=1.0),
+        _train(64, 5 * num_steps // 200),
+        evaluation("clevrtex", batch_size=64),
+    )
+
+
+def steve_demo() -> Recipe:
+    """STEVE cut down to minutes on two cores, for `torchslots demo`, behind `dvae_demo`: 64x64, generated videos; all
+    sizes are ours."""
+    tokenizer = dvae_demo().model
+    assert isinstance(tokenizer, DvaeConfig)
+    slots = SlotsConfig(
+        resolution=tokenizer.resolution,
+        encoder=CnnEncoder(channels=(32, 32, 32, 32)),
+        token_size=64,
+        num_slots=7,
+        slot_size=64,
+        mlp_size=128,
+        predictor=TransformerPredictor(num_layers=1, mlp_size=128, dropout=0.0),
+    )
+    writer = WriterConfig(size=64, num_layers=3, mlp_size=256, dropout=0.0)
+    return Recipe(
+        "steve_demo",
+        SteveConfig(slots, tokenizer, writer),
+        DataConfig(dataset="sim_a", keys=("video", "segmentations"), resolution=64, num_frames=3),
+        replace(_optim(2000, max_grad_norm=0.05), learning_rate=3e-4, decoder_learning_rate=1e-3),
+        TrainConfig(batch_size=4, num_workers=0, log_every=50, eval_every=500, checkpoint_every=500, keep=1),
+        EvalConfig(slice_size=6, batch_size=4),
+    )

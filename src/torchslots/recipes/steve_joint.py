@@ -1,0 +1,186 @@
+"""STEVE as its authors train it: tokenizer, slots and transformer in the same steps (Singh, Wu and Ahn, Simple
+Unsupervised Object-Centric Learning for Complex and Naturalistic Videos, NeurIPS 2022).
+
+Beside SlotDiffusion's version, `recipes/steve.py`: the codes are drawn, both losses are sums over a picture, pictures
+are in [0, 1], slots start from one learned normal distribution, each round of slot attention but the last has a
+perceptron, the predictor is one block of the decoder's kind, and the largest entry of the gradient is clipped. Weights
+start as this library's layers do, the transformer's as the authors'.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from torchslots.decoders.tokens import Tokens, trained_along
+from torchslots.latents.dvae import ConvBlock
+from torchslots.losses import sum_cross_entropy
+from torchslots.model import ObjectCentricModel
+from torchslots.nn.blocks import TORCH_NORM_EPS, PreNormBlock, layer_norm, mlp
+from torchslots.nn.position import PositionEmbedding, cell_grid
+from torchslots.recipes.slotdiffusion import data, evaluation
+from torchslots.recipes.steve import WriterConfig, build_writer
+from torchslots.recipes.tokenizers import DvaeConfig, build_dvae
+from torchslots.slots.attention import SlotAttention, eps_on_weights
+from torchslots.slots.encoder import FrameEncoder, SlotEncoder
+from torchslots.slots.initializers import Gaussian
+from torchslots.slots.predictors import Apply
+from torchslots.training.recipe import ModelConfig, OptimConfig, Recipe, TrainConfig
+
+_ANNEALED = DvaeConfig(temperature_steps=30_000)
+
+
+@dataclass(frozen=True)
+class SteveJointConfig(ModelConfig):
+    """The numbers of the model."""
+
+    tokenizer: DvaeConfig = _ANNEALED
+    """Its resolution is the frames'; with it learn the slots and the transformer."""
+    writer: WriterConfig = field(default_factory=WriterConfig)
+    channels: tuple[int, ...] = (64, 64, 64)
+    """Of the encoder's 5x5 convolutions, each with group norm and ReLU, before one more to `token_size`; the first has
+    stride 2, but for frames of 64 rows or fewer."""
+    token_size: int = 192
+    num_slots: int = 15
+    """No weight depends on it: evaluation may use another."""
+    slot_size: int = 192
+    num_iterations: int = 2
+    """Rounds of slot attention in each frame."""
+    mlp_size: int = 192
+    """Hidden width of slot attention's perceptron."""
+    predictor_layers: int = 1
+    predictor_heads: int = 4
+    predictor_mlp: int = 768
+    recompute: bool = False
+    """Recompute activations of the encoder in the backward pass: less memory, slower."""
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        return self.tokenizer.resolution
+
+    @property
+    def stride(self) -> int:
+        """Of the encoder's first convolution, and so of all of it."""
+        return 2 if self.resolution[0] > 64 else 1
+
+    def token_grid(self) -> tuple[int, int]:
+        """Height and width of the encoder's token map."""
+        return -(-self.resolution[0] // self.stride), -(-self.resolution[1] // self.stride)
+
+
+def build(config: SteveJointConfig) -> ObjectCentricModel:
+    """A model with fresh weights, all of which learn."""
+    decoder = Tokens(
+        build_dvae(config.tokenizer),
+        build_writer(config.writer, config.slot_size, config.tokenizer, slot_bias=False),
+        code_grid=config.tokenizer.grid,
+        grid=config.token_grid(),
+        resolution=config.resolution,
+        targets=trained_along,
+        frozen=False,
+        error=sum_cross_entropy,
+        to_native=nn.Identity(),
+        from_native=nn.Identity(),
+        chunk=config.writer.chunk,
+    )
+    return ObjectCentricModel(_slot_encoder(config), decoder, config)
+
+
+def _slot_encoder(config: SteveJointConfig) -> SlotEncoder:
+    return SlotEncoder(
+        encoder=_frame_encoder(config),
+        initializer=Gaussian(config.num_slots, config.slot_size),
+        corrector=SlotAttention(
+            config.token_size,
+            config.slot_size,
+            num_iterations=config.num_iterations,
+            mlp_size=config.mlp_size if config.num_iterations > 1 else None,
+            normalizer=eps_on_weights(1e-8),
+            norm_eps=TORCH_NORM_EPS,
+            full_bias=True,
+            mlp_in_last=False,
+        ),
+        predictor=Apply(_predictor(config)),
+        recompute=config.recompute,
+    )
+
+
+def _frame_encoder(config: SteveJointConfig) -> FrameEncoder:
+    sizes = [3, *config.channels]
+    blocks: list[nn.Module] = [
+        ConvBlock(wide, narrow, 5, config.stride if index == 0 else 1, padding=2)
+        for index, (wide, narrow) in enumerate(zip(sizes, sizes[1:]))
+    ]
+    return FrameEncoder(
+        nn.Sequential(*blocks, nn.Conv2d(sizes[-1], config.token_size, 5, padding=2)),
+        PositionEmbedding(config.token_grid(), config.token_size, grid=cell_grid, stored=False),
+        mlp(
+            config.token_size, [config.token_size], config.token_size, pre_norm=True, norm_eps=TORCH_NORM_EPS
+        ),
+    )
+
+
+def _predictor(config: SteveJointConfig) -> nn.Module:
+    blocks: list[nn.Module] = [
+        PreNormBlock(
+            config.slot_size,
+            num_heads=config.predictor_heads,
+            qkv_size=config.slot_size,
+            mlp_size=config.predictor_mlp,
+            norm_eps=TORCH_NORM_EPS,
+            bias=False,
+            residual_from_norm=index == 0,
+        )
+        for index in range(config.predictor_layers)
+    ]
+    return nn.Sequential(*blocks, layer_norm(config.slot_size, TORCH_NORM_EPS))
+
+
+def steve_joint_movi_e() -> Recipe:
+    """STEVE of its authors on MOVi-E: 15 slots, 8 layers, clips of 3 frames at 128x128, batches of 24, learning rates
+    1e-4 (slots) and 3e-4 (transformer) behind 30k steps of warm-up, halved every 250k, 3e-4 throughout for the
+    tokenizer, whose temperature falls from 1 to 0.1 in 30k steps; 200k steps."""
+    return Recipe(
+        "steve_joint_movi_e",
+        SteveJointConfig(),
+        data("movi_e", num_frames=3),
+        OptimConfig(
+            learning_rate=1e-4,
+            decoder_learning_rate=3e-4,
+            tokenizer_learning_rate=3e-4,
+            warmup_steps=30_000,
+            num_steps=200_000,
+            max_grad_norm=0.05,
+            clip_norm="inf",
+            schedule="exponential",
+            decay_rate=0.5,
+            decay_steps=250_000,
+        ),
+        TrainConfig(batch_size=24, log_every=100, eval_every=5000, checkpoint_every=1000),
+        evaluation("movi_e", batch_size=4),
+    )
+
+
+def _on(dataset: str) -> Recipe:
+    return replace(
+        steve_joint_movi_e(),
+        name=f"steve_joint_{dataset}",
+        data=data(dataset, num_frames=3),
+        evaluation=evaluation(dataset, batch_size=4),
+    )
+
+
+def steve_joint_movi_d() -> Recipe:
+    """STEVE of its authors on MOVi-D: as on MOVi-E."""
+    return _on("movi_d")
+
+
+def steve_joint_movi_solid() -> Recipe:
+    """STEVE of its authors on MOVi-Solid: as on MOVi-E, judged on the test videos, since those for validation have no
+    masks."""
+    return _on("movi_solid")
+
+
+def steve_joint_movi_tex() -> Recipe:
+    """STEVE of its authors on MOVi-Tex: as on MOVi-Solid."""
+    return _on("movi_tex")
