@@ -12,7 +12,16 @@ import torch
 from torchslots.errors import UserError, nearest
 from torchslots.latents.tokenizer import Tokenizer
 from torchslots.model import ObjectCentricModel
-from torchslots.recipes import isa, savi, slot_attention, slotdiffusion_ldm, statm, tokenizers
+from torchslots.recipes import (
+    isa,
+    savi,
+    slot_attention,
+    slotdiffusion_ldm,
+    statm,
+    steve,
+    steve_joint,
+    tokenizers,
+)
 from torchslots.training.recipe import ModelConfig, Recipe, from_dict
 
 Built = ObjectCentricModel | Tokenizer
@@ -34,6 +43,8 @@ FAMILIES: dict[str, Family] = {
     "statm": Family(statm.StatmConfig, statm.build),
     "vqvae": Family(tokenizers.VqvaeConfig, tokenizers.build_vqvae),
     "dvae": Family(tokenizers.DvaeConfig, tokenizers.build_dvae),
+    "steve": Family(steve.SteveConfig, steve.build),
+    "steve_joint": Family(steve_joint.SteveJointConfig, steve_joint.build),
     "slotdiffusion": Family(slotdiffusion_ldm.SlotDiffusionConfig, slotdiffusion_ldm.build),
 }
 
@@ -58,6 +69,16 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         statm.statm_demo,
         tokenizers.vqvae_demo,
         tokenizers.dvae_demo,
+        steve.steve_movi_d,
+        steve.steve_movi_e,
+        steve.steve_movi_solid,
+        steve.steve_movi_tex,
+        steve.steve_clevrtex,
+        steve.steve_demo,
+        steve_joint.steve_joint_movi_d,
+        steve_joint.steve_joint_movi_e,
+        steve_joint.steve_joint_movi_solid,
+        steve_joint.steve_joint_movi_tex,
     )
 } | {**isa.RECIPES, **tokenizers.RECIPES, **slotdiffusion_ldm.RECIPES}
 
