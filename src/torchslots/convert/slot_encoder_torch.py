@@ -1,4 +1,4 @@
-"""The slot encoder of SlotDiffusion's PyTorch code, which its SAVi, STEVE and SlotDiffusion share: their names and ours."""
+"""The slot encoder that SAVi, STEVE and SlotDiffusion share in SlotDiffusion's PyTorch code: their names and ours."""
 
 import re
 from collections.abc import Mapping

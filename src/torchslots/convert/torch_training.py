@@ -1,0 +1,156 @@
+"""What all recordings of the torch originals hold: gradients of the first loss, and five steps of their trainer.
+
+`grads.json` has L2 norms by the original's parameter names, `config.json` losses and rates of the steps, and in a note
+the trainer's settings. Dropout was off throughout.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchslots.convert.golden import (
+    GRADIENT_TOLERANCE,
+    LOSS_TOLERANCE,
+    OUTPUT_TOLERANCE,
+    Case,
+    Check,
+    compare,
+    compare_zero,
+)
+from torchslots.convert.layouts import Arrays
+from torchslots.errors import UserError
+from torchslots.shapes import Batch
+from torchslots.training import optim
+from torchslots.training.recipe import OptimConfig
+
+ToTheirs = Callable[[dict[str, Tensor]], Arrays]
+"""Our tensors by our names to the original's arrays by its names; tensors that are not there are left out."""
+
+_ROUNDING = 1e-6
+"""Part of the whole gradient's norm under which a parameter's gradient is rounding of an exact zero: a bias in front of
+a norm, or of keys, which a softmax cancels."""
+
+
+def gradient_checks(case: Case, model: nn.Module, batch: Batch, to_theirs: ToTheirs) -> Iterator[Check]:
+    """The norm of every recorded parameter's gradient of the summed losses."""
+    total: Any = sum(model(batch).values())
+    total.backward()
+    ours = to_theirs({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    model.zero_grad()
+    recorded = _recorded_norms(case)["grad_norm"]
+    scale = float(np.linalg.norm(list(recorded.values())))
+    for name, norm in recorded.items():
+        mine = _norm(ours[name]) if name in ours else None
+        if mine is None:
+            yield _missing(f"grad_norm/{name}")
+        elif norm < _ROUNDING * scale:
+            yield compare_zero(f"grad_norm/{name}", mine, scale)
+        else:
+            yield compare(f"grad_norm/{name}", np.array(mine), np.array(norm), GRADIENT_TOLERANCE)
+
+
+def training_checks(
+    case: Case, model: nn.Module, batches: Callable[[int], Batch], to_theirs: ToTheirs
+) -> Iterator[Check]:
+    """The original trainer's steps from the case's weights: losses, rates, gradient norms, weights behind the last.
+
+    Args:
+        model: with the case's weights, in eval mode; it is trained on.
+        batches: what step i trains on.
+    """
+    recorded, config = case.config["train"], settings(case)
+    optimizer = optim.adam(model, config)
+    losses, rates, norms = [], [], []
+    for step in range(len(recorded["train_losses"])):
+        optim.prepare_update(optimizer, config, step)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        total: Any = sum(model(batches(step)).values())
+        total.backward()
+        norms.append(optim.clip_gradients(model.parameters(), config.max_grad_norm).item())
+        losses.append(total.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    yield compare("train_losses", np.array(losses), np.array(recorded["train_losses"]), OUTPUT_TOLERANCE)
+    yield compare("train_lrs", np.array(rates), np.array(recorded["train_lrs"]), LOSS_TOLERANCE)
+    if min(recorded["train_grad_norm"]) >= 0:
+        theirs = np.array(recorded["train_grad_norm"])
+        yield compare("train_grad_norm", np.array(norms), theirs, GRADIENT_TOLERANCE)
+    yield from _final_checks(case, to_theirs(dict(model.named_parameters())))
+
+
+def _final_checks(case: Case, ours: Arrays) -> Iterator[Check]:
+    """Norms of the trained weights. Where the gradient was rounding, Adam made steps of full length out of it, whose
+    direction nothing determines: there the norm may differ by all of them."""
+    norms = _recorded_norms(case)
+    scale = float(np.linalg.norm(list(norms["grad_norm"].values())))
+    steps = 2 * sum(max(rates) for rates in case.config["train"]["train_lrs"])
+    for name, norm in norms["param_norm_after_train"].items():
+        label = f"param_norm_after_train/{name}"
+        if name not in ours:
+            yield _missing(label)
+            continue
+        array = ours[name]
+        if norms["grad_norm"].get(name, 0.0) < _ROUNDING * scale:
+            allowed = max(steps * float(np.sqrt(array.size)) / norm, OUTPUT_TOLERANCE)
+            yield compare(label, np.array(_norm(array)), np.array(norm), allowed, "its gradient is rounding")
+        else:
+            yield compare(label, np.array(_norm(array)), np.array(norm), OUTPUT_TOLERANCE)
+
+
+def settings(case: Case) -> OptimConfig:
+    """The trainer's settings from the case's note, such as "lr 1e-4, dec_lr 3e-4, min 0, total 20, warm 2, clip .05".
+
+    Raises:
+        UserError: a note that does not say them.
+    """
+    note = case.config.get("train_note") or case.config.get("loss_note") or ""
+    peak, least, clip = _number(note, r"\blr"), _number(note, r"\bmin"), _number(note, r"\bclip")
+    total, warm = _number(note, r"\btotal"), _number(note, r"\bwarm")
+    if peak is None and not note:
+        peak, least, total, warm = _from_rates(case)
+    if peak is None or total is None or warm is None:
+        raise UserError(
+            f"{case.folder / 'config.json'}: `train_note` should say lr, min, total, warm and clip, got {note!r}."
+        )
+    return OptimConfig(
+        learning_rate=peak,
+        decoder_learning_rate=_number(note, r"\bdec(?:_lr)?"),
+        min_learning_rate=peak / 100 if least is None else least,
+        warmup_steps=warm,
+        num_steps=int(total),
+        max_grad_norm=clip,
+    )
+
+
+def _from_rates(case: Case) -> tuple[float, float, float, float]:
+    """Without a note: warm-up ends at the highest of the recorded rates, and the schedule has 20 steps as in all
+    recordings."""
+    rates = [step[0] for step in case.config["train"]["train_lrs"]]
+    return max(rates), rates[0], 20, float(rates.index(max(rates)))
+
+
+def _number(note: str, what: str) -> float | None:
+    found = re.search(what + r"\s+([\d.]+(?:e-?\d+)?)", note)
+    return None if found is None else float(found[1])
+
+
+def _recorded_norms(case: Case) -> dict[str, dict[str, float]]:
+    file = case.folder / "grads.json"
+    try:
+        norms = json.loads(file.read_text())
+        return {what: norms[what] for what in ("grad_norm", "param_norm_after_train")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read: {error!r}. Copy the folder again.") from error
+
+
+def _norm(array: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(array, np.float64)))
+
+
+def _missing(name: str) -> Check:
+    return Check(name, (), 0.0, 0.0, 0.0, False, "recorded, but not computed here")
