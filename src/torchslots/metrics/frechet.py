@@ -1,0 +1,92 @@
+"""Fréchet distance of two sets of features, each taken for a normal distribution (Heusel et al., 2017; Dowson and
+Landau, 1982): |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
+
+Only sums are kept, in float64, so that sets stream through in batches and processes add up.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class Normal(NamedTuple):
+    """Mean and covariance of features, float64."""
+
+    mean: Float[Tensor, "D"]
+    covariance: Float[Tensor, "D D"]
+
+
+def normal(
+    count: Int[Tensor, ""], total: Float[Tensor, "D"], products: Float[Tensor, "D D"], unbiased: bool
+) -> Normal:
+    """From the number of features, their sum and the sum of their outer products.
+
+    Args:
+        unbiased: the covariance is divided by count - 1, as numpy's `cov` and pytorch-fid do; otherwise by count, as
+            StyleGAN-V does.
+    """
+    mean = total / count
+    covariance = products / count - torch.outer(mean, mean)
+    return Normal(mean, covariance * (count / (count - 1)) if unbiased else covariance)
+
+
+def frechet_distance(one: Normal, other: Normal) -> Float[Tensor, ""]:
+    """The squared distance, never negative for want of precision and defined for singular covariances.
+
+    The trace of the root of S1 S2 is the sum of the singular values of S1^(1/2) S2^(1/2): the usual root of a matrix
+    that is not symmetric loses half of the digits, and its real part, where covariances are singular.
+    """
+    shared = torch.linalg.svdvals(_root(one.covariance) @ _root(other.covariance)).sum()
+    traces = one.covariance.trace() + other.covariance.trace()
+    return (one.mean - other.mean).square().sum() + (traces - 2 * shared).clamp(min=0)
+
+
+def _root(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
+    """Square root of a symmetric matrix; what rounding made negative counts as 0."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+class FrechetDistance(Metric):
+    """Distance between the real and the made features that were seen, over all processes.
+
+    Args:
+        num_features: D.
+        unbiased: see `normal`.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    count: Tensor
+    total: Tensor
+    products: Tensor
+
+    def __init__(self, num_features: int, unbiased: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.unbiased = unbiased
+        self.add_state("count", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
+        shape = (2, num_features)
+        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("products", torch.zeros(*shape, num_features, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, features: Float[Tensor, "n D"], real: bool) -> None:
+        """Add features of real pictures, or of made ones."""
+        features, row = features.detach().double(), int(real)
+        self.count[row] += len(features)
+        self.total[row] += features.sum(0)
+        self.products[row] += features.T @ features
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The distance, float64; NaN with fewer than two features on a side."""
+        if self.count.min() < 2:
+            return torch.tensor(math.nan, dtype=torch.float64, device=self.count.device)
+        made, real = (
+            normal(count, total, products, self.unbiased)
+            for count, total, products in zip(self.count, self.total, self.products)
+        )
+        return frechet_distance(real, made)

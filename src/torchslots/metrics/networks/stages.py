@@ -1,0 +1,59 @@
+"""VGG16 and AlexNet up to their last convolution, with the activations that LPIPS looks at.
+
+The parameters are called `features.N.weight` and `features.N.bias`, as in torchvision's files; the classifier and the
+last pooling, which nothing here uses, are left out.
+"""
+
+from itertools import pairwise
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+class Stages(nn.Module):
+    """Convolutions in a row that hand out what stands behind some of them.
+
+    Args:
+        features: the layers.
+        taps: indices of layers whose output is handed out, ascending; the last is the last layer.
+        widths: channels of each output.
+    """
+
+    def __init__(self, features: nn.Sequential, taps: tuple[int, ...], widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.features, self.taps, self.widths = features, taps, widths
+
+    def forward(self, pictures: Float[Tensor, "n 3 H W"]) -> list[Tensor]:
+        """Activations after the rectifier, [n, C, h, w], from the finest to the coarsest."""
+        outputs = []
+        for first, last in pairwise((-1, *self.taps)):
+            pictures = self.features[first + 1 : last + 1](pictures)
+            outputs.append(pictures)
+        return outputs
+
+
+def vgg16() -> Stages:
+    """VGG16 (Simonyan and Zisserman, 2015, configuration D), the last rectifier of each of its five blocks."""
+    layers: list[nn.Module] = []
+    taps, width = [], 3
+    for block in _VGG16:
+        layers += [nn.MaxPool2d(2)] if layers else []
+        for channels in block:
+            layers += [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU()]
+            width = channels
+        taps.append(len(layers) - 1)
+    return Stages(nn.Sequential(*layers), tuple(taps), tuple(block[-1] for block in _VGG16))
+
+
+def alexnet() -> Stages:
+    """AlexNet in the one-column form of Krizhevsky (2014), all five rectifiers."""
+    features = nn.Sequential(
+        *(nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()),
+    )
+    return Stages(features, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256))
