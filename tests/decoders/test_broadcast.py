@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tiny_models import batch, tiny
-from torchslots.decoders.broadcast import lowest_argmax, pack
+from torchslots.decoders.broadcast import lowest_argmax, pack, padded_size
 from torchslots.errors import UserError
 from torchslots.shapes import Clip, State
 from torchslots.slots.initializers import first_equal
@@ -54,10 +54,43 @@ def test_copies_hold_equal_shares() -> None:
 
 
 def test_packing() -> None:
-    packing = pack(torch.tensor([[0, 1, 0], [0, 0, 0]]), (2, 3), torch.device("cpu"))
+    source = torch.tensor([[0, 1, 0], [0, 0, 0]])
+    packing = pack(source, (2, 3), torch.device("cpu"))
     assert packing.clip.tolist() == [0, 0, 1] and packing.slot.tolist() == [0, 1, 0]
-    assert packing.copies.tolist() == [[2, 1, 2], [3, 3, 3]]
+    assert packing.copies.tolist() == [2, 1, 3] and packing.place.tolist() == [[0, 1, 0], [2, 2, 2]]
     assert len(pack(None, (2, 3), torch.device("cpu")).clip) == 6
+    padded = pack(source, (2, 3), torch.device("cpu"), size=5)
+    assert padded.copies.tolist() == [2, 1, 3, 0, 0] and torch.equal(padded.place, packing.place)
+
+
+def test_sizes_are_few_and_hold_what_they_must() -> None:
+    sizes = {padded_size(distinct, 22) for distinct in range(1, 23)}
+    assert len(sizes) <= 8 and max(sizes) == 22
+    assert all(
+        padded_size(distinct, pairs) >= distinct for pairs in range(1, 40) for distinct in range(1, pairs + 1)
+    )
+
+
+@pytest.mark.parametrize("size", [7, 8, 10])
+def test_pairs_that_fill_a_size_change_nothing(size: int) -> None:
+    decoder, (clip, slots) = tiny().decoder, clip_with_copies()
+    target = {"flow": torch.rand(2, 3, 3, 16, 24)}
+    found = []
+    for given in (target, target | {"num_painted": size}):
+        decoder.zero_grad()
+        slots.grad = None
+        loss = decoder.loss(clip, given)["recon_flow"]
+        loss.backward()
+        found.append([loss.detach(), slots.grad, *(p.grad.clone() for p in decoder.parameters())])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*found))
+
+
+def test_masks_alone_are_the_same_masks() -> None:
+    decoder, (clip, _) = tiny().decoder, clip_with_copies()
+    whole, masks = decoder.decode(clip), decoder.decode(clip, recon=False)
+    assert torch.allclose(whole.masks, masks.masks, atol=1e-6)
+    assert torch.allclose(whole.logits, masks.logits, atol=1e-5) and masks.recon == {}
+    assert decoder.paint(clip, pictures=False).pictures.shape[-1] == 0
 
 
 @pytest.mark.device

@@ -1,11 +1,12 @@
 """Spatial broadcast decoder: each slot paints the whole picture, masks choose who is seen (Watters et al. 2019)."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -18,25 +19,51 @@ from torchslots.shapes import Batch, Clip, Decoded, Pose
 
 
 class Packing(NamedTuple):
-    """The P distinct (clip, slot) pairs of a batch; copies of a slot are painted once and count as many times."""
+    """The P distinct (clip, slot) pairs of a batch; copies of a slot are painted once and count as many times.
+
+    Pairs may be followed by others that fill a size known beforehand; they count nothing.
+    """
 
     clip: Int[Tensor, "P"]
     slot: Int[Tensor, "P"]
-    source: Int[Tensor, "B K"]
-    """The slot whose picture each slot shares: itself, unless it is a copy."""
-    copies: Float[Tensor, "B K"]
-    """How many slots share each slot's picture."""
+    copies: Float[Tensor, "P"]
+    """How many slots share each pair's picture; 0: it only fills the size."""
+    place: Int[Tensor, "B K"]
+    """Which pair paints each slot."""
 
 
-def pack(source: Int[Tensor, "B K"] | None, shape: tuple[int, int], device: torch.device) -> Packing:
-    """Which pairs to paint; all of them where `source` is None."""
-    own = torch.arange(shape[1], device=device).expand(shape)
+def pack(
+    source: Int[Tensor, "B K"] | None, shape: tuple[int, int], device: torch.device, size: int | None = None
+) -> Packing:
+    """Which pairs to paint; all of them where `source` is None.
+
+    Args:
+        size: pairs to paint, at least as many as are distinct, so that no shape depends on what is in a tensor (a GPU
+            need not be waited for, and compiled code fits every batch); None: as many as are distinct.
+    """
+    num_slots = shape[1]
+    each = torch.arange(shape[0] * num_slots, device=device)
     if source is None:
-        clip = torch.arange(shape[0], device=device).repeat_interleave(shape[1])
-        return Packing(clip, own.flatten(), own, torch.ones(shape, device=device))
-    clip, slot = (source == own).nonzero(as_tuple=True)
-    copies = torch.zeros(shape, device=device).scatter_add_(1, source, torch.ones(shape, device=device))
-    return Packing(clip, slot, source, copies.gather(1, source))
+        return Packing(
+            each // num_slots, each % num_slots, torch.ones(len(each), device=device), each.view(shape)
+        )
+    first = source + num_slots * torch.arange(shape[0], device=device)[:, None]
+    is_copy = first.flatten() != each
+    pairs = is_copy.logical_not().nonzero().squeeze(1) if size is None else _copies_last(is_copy, size)
+    counts = torch.zeros(len(each), device=device).index_add(
+        0, first.flatten(), torch.ones(len(each), device=device)
+    )
+    place = torch.zeros_like(each).scatter(0, pairs, each[: len(pairs)])
+    return Packing(pairs // num_slots, pairs % num_slots, counts[pairs], place[first])
+
+
+def _copies_last(is_copy: Bool[Tensor, "n"], size: int) -> Int[Tensor, "P"]:
+    return is_copy.to(torch.uint8).argsort(stable=True)[:size]
+
+
+def padded_size(distinct: int, pairs: int, sizes: int = 8) -> int:
+    """The least of `sizes` evenly spaced sizes up to `pairs` that holds so many distinct ones."""
+    return min(pairs, math.ceil(distinct * sizes / pairs) * math.ceil(pairs / sizes))
 
 
 class Painted(NamedTuple):
@@ -91,48 +118,53 @@ class Broadcast(Decoder):
         self.to_native, self.from_native = to_native or _as_it_is, from_native or _as_it_is
         self.targets, self.chunk, self.recompute = dict(targets), chunk, recompute
 
-    def _picture(self, slots: Float[Tensor, "n D"], pose: Pose | None) -> Float[Tensor, "n H W C"]:
-        """Mask score and all targets of each slot: every head in one product."""
+    def _picture(
+        self, slots: Float[Tensor, "n D"], pose: Pose | None, heads: Sequence[nn.Module]
+    ) -> Float[Tensor, "n H W C"]:
+        """What the heads read out of each slot, mask score first: all in one product."""
         tiled = slots[:, :, None, None].expand(-1, -1, *self.grid)
         placed = self.position(tiled) if pose is None else self.position(tiled, pose)
         maps = self.backbone(placed.contiguous(memory_format=torch.channels_last))
-        heads = [self.mask_head, *self.heads.values()]
         weight, bias = (torch.cat([getattr(head, part) for head in heads]) for part in ("weight", "bias"))
         if weight.ndim == 2:
             return F.linear(maps.permute(0, 2, 3, 1), weight, bias)
         return F.conv2d(maps, weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1)
 
-    def paint(self, clip: Clip) -> Painted:
-        """Run the backbone on every distinct slot of every frame."""
+    def paint(self, clip: Clip, pictures: bool = True, size: int | None = None) -> Painted:
+        """Run the backbone on every distinct slot of every frame; without `pictures`, read out masks alone.
+
+        Args:
+            size: as in `pack`.
+        """
         num_clips, num_frames, num_slots = clip.slots.shape[:3]
-        packing = pack(clip.state.source, (num_clips, num_slots), clip.slots.device)
+        packing = pack(clip.state.source, (num_clips, num_slots), clip.slots.device, size)
 
         def packed(values: Tensor) -> Tensor:
             return values.transpose(1, 2)[packing.clip, packing.slot].flatten(0, 1)
 
         distinct, pose = packed(clip.slots), None if clip.pose is None else clip.pose.map(packed)
-        draw = self._picture
+        heads = [self.mask_head, *(self.heads.values() if pictures else ())]
+        draw = partial(self._picture, heads=heads)
         if self.recompute and torch.is_grad_enabled():
             draw = partial(checkpoint, draw, use_reentrant=False)
-        size = self.chunk or max(len(distinct), 1)
-        starts = range(0, max(len(distinct), 1), size)
-        drawn = torch.cat([draw(distinct[i : i + size], _part(pose, i, size)) for i in starts])
+        chunk = self.chunk or max(len(distinct), 1)
+        starts = range(0, max(len(distinct), 1), chunk)
+        drawn = torch.cat([draw(distinct[i : i + chunk], _part(pose, i, chunk)) for i in starts])
         drawn = drawn.unflatten(0, (-1, num_frames))
         return Painted(packing, drawn[..., 0], drawn[..., 1:])
 
     def _shares(self, painted: Painted) -> Float[Tensor, "P T H W"]:
         """How much of each pixel every distinct slot and its copies hold: a softmax over slots, counted copies."""
         packing = painted.packing
-        weight = packing.copies[packing.clip, packing.slot].log()
-        whole = painted.logits.new_full((*packing.source.shape, *painted.logits.shape[1:]), -torch.inf)
         where = (packing.clip, packing.slot)
-        weighted = painted.logits + weight[:, None, None, None].to(painted.logits.dtype)
+        weighted = painted.logits + packing.copies.log()[:, None, None, None].to(painted.logits.dtype)
+        whole = painted.logits.new_full((*packing.place.shape, *painted.logits.shape[1:]), -torch.inf)
         return whole.index_put(where, weighted).softmax(1)[where]
 
     def _blend(self, painted: Painted, shares: Float[Tensor, "P T H W"]) -> Float[Tensor, "B T H W R"]:
         """Each clip's pictures, the slots' weighted by their shares."""
         weighted = shares[..., None] * painted.pictures
-        blended = weighted.new_zeros((len(painted.packing.source), *weighted.shape[1:]))
+        blended = weighted.new_zeros((len(painted.packing.place), *weighted.shape[1:]))
         return blended.index_add(0, painted.packing.clip, weighted)
 
     def _split(
@@ -144,21 +176,24 @@ class Broadcast(Decoder):
 
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
         """Masks of every frame, pictures unless `recon` is False, and each slot's own pictures with `slot_recon`."""
-        painted = self.paint(clip)
+        painted = self.paint(clip, pictures=recon or slot_recon)
         shares = self._shares(painted)
         packing = painted.packing
         spread = partial(_to_slots, packing=packing)
         split = partial(self._split, change=self.from_native)
         return Decoded(
             recon=split(self._blend(painted, shares)) if recon else {},
-            masks=spread(shares / packing.copies[packing.clip, packing.slot][:, None, None, None]),
+            masks=spread(shares / packing.copies.clamp(min=1)[:, None, None, None]),
             logits=spread(painted.logits),
             slot_recon=split(spread(painted.pictures)) if slot_recon else None,
         )
 
     def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
-        """Error of each target; by default squared and summed over a clip."""
-        painted = self.paint(clip)
+        """Error of each target; by default squared and summed over a clip.
+
+        `batch["num_painted"]`, where given, is the `size` of `pack`.
+        """
+        painted = self.paint(clip, size=batch.get("num_painted"))
         recon = self._split(self._blend(painted, self._shares(painted)))
         for name, picture in recon.items():
             if name not in batch or batch[name].shape != picture.shape:
@@ -183,9 +218,7 @@ def _as_it_is(picture: Tensor) -> Tensor:
 
 def _to_slots(values: Float[Tensor, "P T *n"], packing: Packing) -> Float[Tensor, "B T K *n"]:
     """Give every slot the value of the slot it shares."""
-    own = torch.zeros_like(packing.source)
-    own[packing.clip, packing.slot] = torch.arange(len(values), device=values.device)
-    return values[own.gather(1, packing.source)].transpose(1, 2)
+    return values[packing.place].transpose(1, 2)
 
 
 def lowest_argmax(logits: Float[Tensor, "*b K H W"]) -> Int[Tensor, "*b H W"]:
