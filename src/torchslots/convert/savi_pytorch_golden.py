@@ -1,6 +1,7 @@
 """Recordings of SlotDiffusion's PyTorch SAVi: our outputs, loss, gradients and training steps beside the original's."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -31,9 +32,10 @@ def checks(case: Case) -> Iterator[Check]:
             yield compare(name, ours[name], recorded, OUTPUT_TOLERANCE)
         else:
             yield Check(name, recorded.shape, 0.0, 0.0, 0.0, False, "recorded, but not computed here")
-    schedule = torch_training.schedule_of(case.config)
-    yield from torch_training.checks(
-        case, model, leaves, lambda _: _loss(model, batch), schedule, drifting=[_last_bias(leaves)]
+    theirs = partial(layouts.to_theirs, leaves)
+    yield from torch_training.gradient_checks(case, model, batch, theirs)
+    yield from torch_training.training_checks(
+        case, model, lambda _: batch, theirs, drifting=[_last_bias(leaves)]
     )
 
 

@@ -6,7 +6,7 @@ the trainer's settings. Dropout was off throughout.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,18 @@ def gradient_checks(case: Case, model: nn.Module, batch: Batch, to_theirs: ToThe
 
 
 def training_checks(
-    case: Case, model: nn.Module, batches: Callable[[int], Batch], to_theirs: ToTheirs
+    case: Case,
+    model: nn.Module,
+    batches: Callable[[int], Batch],
+    to_theirs: ToTheirs,
+    drifting: Collection[str] = (),
 ) -> Iterator[Check]:
     """The original trainer's steps from the case's weights: losses, rates, gradient norms, weights behind the last.
 
     Args:
         model: with the case's weights, in eval mode; it is trained on.
         batches: what step i trains on.
+        drifting: parameters of which a part has no gradient but rounding.
     """
     recorded, config = case.config["train"], settings(case)
     optimizer = optim.adam(model, config)
@@ -80,10 +85,10 @@ def training_checks(
     if min(recorded["train_grad_norm"]) >= 0:
         theirs = np.array(recorded["train_grad_norm"])
         yield compare("train_grad_norm", np.array(norms), theirs, GRADIENT_TOLERANCE)
-    yield from _final_checks(case, to_theirs(dict(model.named_parameters())))
+    yield from _final_checks(case, to_theirs(dict(model.named_parameters())), drifting)
 
 
-def _final_checks(case: Case, ours: Arrays) -> Iterator[Check]:
+def _final_checks(case: Case, ours: Arrays, drifting: Collection[str]) -> Iterator[Check]:
     """Norms of the trained weights. Where the gradient was rounding, Adam made steps of full length out of it, whose
     direction nothing determines: there the norm may differ by all of them."""
     norms = _recorded_norms(case)
@@ -95,7 +100,7 @@ def _final_checks(case: Case, ours: Arrays) -> Iterator[Check]:
             yield _missing(label)
             continue
         array = ours[name]
-        if norms["grad_norm"].get(name, 0.0) < _ROUNDING * scale:
+        if name in drifting or norms["grad_norm"].get(name, 0.0) < _ROUNDING * scale:
             allowed = max(steps * float(np.sqrt(array.size)) / norm, OUTPUT_TOLERANCE)
             yield compare(label, np.array(_norm(array)), np.array(norm), allowed, "its gradient is rounding")
         else:
