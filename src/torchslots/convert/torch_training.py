@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from torchslots.convert.golden import (
