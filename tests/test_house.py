@@ -31,7 +31,7 @@ ORDER = [
     {"decoders", "model", "editing", "rollout"},
     {"training"},
     {"recipes"},
-    {"hub", "convert", "sim"},
+    {"hub", "parts", "convert", "sim"},
     {"inputs", "inference", "edit", "demo"},
     {"commands"},
     {"cli"},

@@ -42,8 +42,14 @@ class TrainLine:
     """Data set by name, see `torchslots data list`; None: the recipe's own."""
     device: str | None = None
     """cpu, cuda or cuda:N; None: cuda where there is one."""
-    monitor: str = "fg_ari"
-    """Metric whose highest value marks the best model."""
+    tokenizer: str | None = None
+    """Trained image code, for a model that draws in one: a run folder, a model folder, or owner/name on the hub. Its
+    numbers take the place of `--model.tokenizer.*`."""
+    slot_encoder: str | None = None
+    """Trained model whose slot encoder to begin with, of the same kind: a run folder, a model folder, or owner/name on
+    the hub. Its numbers take the place of `--model.slots.*`."""
+    monitor: str | None = None
+    """Metric whose highest value marks the best model; None: the usual one, fg_ari of slots, psnr of an image code."""
     draw: int = 4
     """Videos drawn at each evaluation."""
     wandb: bool = False
@@ -54,6 +60,7 @@ class TrainLine:
 
 def train(words: Words) -> int:
     """`torchslots train RECIPE ...`."""
+    from torchslots.parts import assemble, next_recipe
     from torchslots.recipes import catalog
     from torchslots.training import loop
 
@@ -65,11 +72,13 @@ def train(words: Words) -> int:
     chosen = catalog.recipe(words[0])
     blank = TrainLine(root=tyro.MISSING, run=tyro.MISSING, recipe=chosen)
     line: TrainLine = _parse(TrainLine, words[1:], f"train {words[0]}", default=blank)
-    recipe = _with_dataset(line.recipe, line.dataset)
+    recipe, model = assemble(
+        _with_dataset(line.recipe, line.dataset), line.run, line.tokenizer, line.slot_encoder
+    )
     train_set, eval_set = _open_sets(recipe, line.root)
     result = loop.train(
         recipe,
-        catalog.build_seeded(recipe.model, recipe.train.seed),
+        model,
         train_set,
         eval_set,
         line.run,
@@ -80,6 +89,9 @@ def train(words: Words) -> int:
         skip_corrupt=line.skip_corrupt,
     )
     print(f"{recipe.name}: {result.step} steps done. Next: torchslots evaluate {line.run} --root {line.root}")
+    after = next_recipe(recipe)
+    if after is not None:
+        print(f"Then: torchslots train {after} --tokenizer {line.run} --root {line.root} --run DIR")
     return 0
 
 
@@ -95,7 +107,7 @@ def _open_sets(recipe: Recipe, root: Path) -> "tuple[ClipDataset, ClipDataset]":
     """Training clips and whole videos for evaluation."""
     from torchslots.data.catalog import open_dataset
 
-    train_set = open_dataset(recipe.data.dataset, root, "train", recipe.data, True)
+    train_set = open_dataset(recipe.data.dataset, root, recipe.data.train_split, recipe.data, True)
     return train_set, _whole_videos(recipe.data, recipe.evaluation, root)
 
 
@@ -156,18 +168,19 @@ class EvaluateLine:
 def evaluate(words: Words) -> int:
     """`torchslots evaluate MODEL ...`."""
     line: EvaluateLine = _parse(EvaluateLine, words, "evaluate")
-    from torchslots.hub import load_model
+    from torchslots.hub import load_trained
     from torchslots.training import evaluate as judge
+    from torchslots.training.kinds import kind_of
     from torchslots.video import replacing
 
-    model = load_model(line.model, device=line.device)
+    model = load_trained(line.model, device=line.device)
     data, settings = _evaluation_numbers(line, model)
     out = line.out or (Path(line.model) / "eval" if Path(line.model).is_dir() else Path("eval"))
     if line.observe is not None or line.rollout is not None:
         return _evaluate_horizon(model, data, settings, line, out)
     with _processes(line.device) as (rank, world_size):
         dataset = _whole_videos(data, settings, line.root)
-        report = judge.evaluate(
+        report = kind_of(model).evaluate(
             model,
             _eval_stream(dataset, settings, line, rank, world_size, "Evaluating"),
             settings,
@@ -196,8 +209,13 @@ def _evaluate_horizon(
     """Judge what is predicted without being seen."""
     import os
 
+    from torchslots.model import ObjectCentricModel
     from torchslots.training.horizon import evaluate_rollout
 
+    if not isinstance(model, ObjectCentricModel):
+        raise UserError(
+            f"{line.model} is an image code: it has no slots that could predict. Leave out --observe."
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("Prediction is judged by one process: run it without torchrun.")
     if line.observe is None or line.observe < 1 or (line.rollout is not None and line.rollout < 1):
@@ -439,7 +457,7 @@ def _for_recipe(prepare: Callable[..., Any], words: Words) -> tuple[Callable[...
     if not words or words[0].startswith("-"):
         return prepare, words
     recipe = catalog.recipe(words[0])
-    splits = tuple(dict.fromkeys(("train", recipe.evaluation.split)))
+    splits = tuple(dict.fromkeys((recipe.data.train_split, recipe.evaluation.split)))
     return partial(prepare, config=recipe.data, splits=splits), words[1:]
 
 

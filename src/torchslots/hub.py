@@ -34,6 +34,7 @@ RUN_MODELS = ("model", "best")
 """Where a run folder keeps models, in the order of preference: the final one, then the best so far."""
 
 _Kind = TypeVar("_Kind", ObjectCentricModel, Tokenizer)
+_Model = TypeVar("_Model", bound=catalog.Built)
 _WHAT = (
     "a code of images without slots, a tokenizer: load it with torchslots.load_tokenizer, or give a model of slots",
     "a model of slots, no tokenizer: load it with torchslots.load_model, or give what a recipe such as "
@@ -94,6 +95,14 @@ def load_tokenizer(
     return _load(path_or_id, device, revision, Tokenizer)
 
 
+def load_trained(
+    path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
+) -> catalog.Built:
+    """Whatever a recipe trained, a model of slots or a code of images; arguments and errors as of `load_model`."""
+    folder, weights = _locate(path_or_id, revision)
+    return _filled(*_rebuild(folder / CONFIG_NAME), weights, device)
+
+
 def _load(
     path_or_id: str | Path, device: str | torch.device, revision: str | None, kind: type[_Kind]
 ) -> _Kind:
@@ -101,6 +110,11 @@ def _load(
     config, model = _rebuild(folder / CONFIG_NAME)
     if not isinstance(model, kind):
         raise UserError(f"{folder} holds {_WHAT[kind is Tokenizer]}.")
+    return _filled(config, model, weights, device)
+
+
+def _filled(config: ModelConfig, model: _Model, weights: Path, device: str | torch.device) -> _Model:
+    """The model with its weights and numbers, in eval mode."""
     _load_weights(model, weights, _device(device))
     model.config = config
     return model.eval()
