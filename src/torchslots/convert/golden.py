@@ -129,16 +129,23 @@ def verify(folders: list[Path]) -> list[CaseResult]:
 
 
 def _checks(case: Case) -> Iterator[Check]:
-    system = str(case.config.get("model"))
-    for prefix, checks in _systems().items():
-        if system.startswith(prefix):
-            return checks(case)
-    raise UserError(f"{case.folder}: no way to verify `{system}` here. Known: {', '.join(_systems())}.")
+    nested, systems = case.config.get("config"), _systems()
+    system = str(case.config.get("model") or (nested.get("model") if isinstance(nested, dict) else None))
+    known = [prefix for prefix in systems if system.startswith(prefix)]
+    if known:
+        return systems[max(known, key=len)](case)
+    raise UserError(f"{case.folder}: no way to verify `{system}` here. Known: {', '.join(systems)}.")
 
 
 def _systems() -> dict[str, Callable[[Case], Iterator[Check]]]:
     """THE place to add a system: the beginning of `model` in config.json, and its checks."""
-    from torchslots.convert import isa_golden, savi_golden, slot_attention_golden, statm_golden
+    from torchslots.convert import (
+        isa_golden,
+        savi_golden,
+        savi_pytorch_golden,
+        slot_attention_golden,
+        statm_golden,
+    )
 
     return {
         "savi": savi_golden.checks,
@@ -146,6 +153,7 @@ def _systems() -> dict[str, Callable[[Case], Iterator[Check]]]:
         "isa": isa_golden.checks,
         "object_discovery": slot_attention_golden.checks,
         "set_prediction": slot_attention_golden.checks,
+        "SAVi": savi_pytorch_golden.checks,
     }
 
 

@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchslots.convert import layouts, savi_pytorch_torch, torch_training
+from torchslots.convert import layouts, savi_pytorch_torch, torch_checkpoint, torch_training
 from torchslots.convert.golden import LOSS_TOLERANCE, OUTPUT_TOLERANCE, Case, Check, compare
 from torchslots.convert.layouts import Arrays, Leaf
-from torchslots.errors import UserError
 from torchslots.model import ObjectCentricModel
 from torchslots.nn.ranges import from_signed, to_signed
 from torchslots.recipes.savi_pytorch import build
@@ -48,8 +45,8 @@ def load(case: Case) -> tuple[ObjectCentricModel, list[Leaf]]:
     """The case's model with its weights, without dropout, and the names of its weights."""
     config = savi_pytorch_torch.from_reference(case.config["config"])
     model, leaves = build(config).eval(), savi_pytorch_torch.leaves(config)
-    file = case.folder / "model.pth"
-    model.load_state_dict(layouts.to_ours(leaves, _read(file), str(file)))
+    read = torch_checkpoint.read(case.folder / "model.pth")
+    model.load_state_dict(layouts.to_ours(leaves, read.params, str(read.path)))
     return model, leaves
 
 
@@ -92,12 +89,3 @@ def _in_two(model: ObjectCentricModel, batch: Batch, recorded: Arrays) -> Arrays
         "slots_split": torch.cat([first.slots, second.slots], 1).numpy(),
         "slots_split_at": np.asarray(first.slots.shape[1]),
     }
-
-
-def _read(file: Path) -> Arrays:
-    """The tensors of a bare state dict."""
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError) as error:
-        raise UserError(f"{file} cannot be read: {error}. Copy the folder again.") from error
-    return {name: value.numpy() for name, value in tensors.items()}
