@@ -145,6 +145,7 @@ def _systems() -> dict[str, Callable[[Case], Iterator[Check]]]:
         savi_pytorch_golden,
         slot_attention_golden,
         statm_golden,
+        steve_golden,
     )
 
     return {
@@ -154,6 +155,7 @@ def _systems() -> dict[str, Callable[[Case], Iterator[Check]]]:
         "object_discovery": slot_attention_golden.checks,
         "set_prediction": slot_attention_golden.checks,
         "SAVi": savi_pytorch_golden.checks,
+        "STEVE": steve_golden.checks,
     }
 
 
