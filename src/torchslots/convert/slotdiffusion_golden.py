@@ -1,0 +1,226 @@
+"""SlotDiffusion's recorded cases: slots, latents, U-Net, losses, samplers, gradients and five steps of training.
+
+`config.json` holds the original's configuration, the seeds and what training gave; `grads.json` the norm of every
+parameter's gradient, and of every parameter after training.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchslots.convert import slotdiffusion_torch, torch_checkpoint, torch_training
+from torchslots.convert.golden import (
+    LOSS_TOLERANCE,
+    OUTPUT_TOLERANCE,
+    Case,
+    Check,
+    compare,
+)
+from torchslots.convert.layouts import Arrays, to_ours, to_theirs
+from torchslots.decoders.denoise import Denoise
+from torchslots.latents.samplers import Sampler, ddim, ddim_steps, ddpm, dpm_solver
+from torchslots.model import ObjectCentricModel
+from torchslots.nn.ranges import from_signed
+from torchslots.recipes.slotdiffusion_ldm import DiffusionConfig, SlotDiffusionConfig, build
+from torchslots.shapes import Batch, Clip
+
+CODEBOOK_MARGIN = 1e-5
+"""Where some estimate of a sampler lies nearer than this to the border between two codes, float32 of another program
+may take the other, and all that follows is another picture."""
+_TARGETS = {"denoise_loss_target_v": "velocity", "denoise_loss_target_x0": "latent"}
+
+
+def checks(case: Case) -> Iterator[Check]:
+    """Every recorded number."""
+    params, config, model = load(case)
+    yield from _weight_checks(params, config, model)
+    with torch.no_grad():
+        clip = model.encode(to_batch(case.inputs))
+        yield from _clip_checks(case, model, clip)
+        yield from _denoise_checks(case, config, model, clip)
+        yield from _sampler_checks(case, cast(Denoise, model.decoder), clip)
+    yield from _training_checks(case, config, model)
+
+
+def load(case: Case) -> tuple[Arrays, SlotDiffusionConfig, ObjectCentricModel]:
+    """The case's checkpoint, our numbers, and our model with its weights, without dropout."""
+    config = slotdiffusion_torch.from_reference(case.config["config"])
+    checkpoint = torch_checkpoint.read(case.folder / "model.pth")
+    where = str(checkpoint.path)
+    weights = slotdiffusion_torch.without_schedule(checkpoint.params, config.diffusion, where)
+    model = build(config)
+    model.load_state_dict(to_ours(slotdiffusion_torch.leaves(config), weights, where))
+    return checkpoint.params, config, model.eval()
+
+
+def to_batch(inputs: Arrays) -> Batch:
+    """The recorded clip, and the draws of its loss."""
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items() if name in ("t", "noise")}
+    video = from_signed(torch.from_numpy(inputs["img"]))
+    return {"video": video, "timesteps": tensors["t"], "latent_noise": tensors["noise"]}
+
+
+def _weight_checks(params: Arrays, config: SlotDiffusionConfig, model: ObjectCentricModel) -> Iterator[Check]:
+    """What was read is written back the same, the schedule's tables among it."""
+    written = to_theirs(slotdiffusion_torch.leaves(config), dict(model.state_dict()))
+    same = set(written) | set(slotdiffusion_torch.schedule(config.diffusion)) == set(params)
+    same = same and all(np.array_equal(value, params[name]) for name, value in written.items())
+    yield Check("weights", (len(params),), 0.0, 0.0, 0.0, same, "read and written back")
+    for name, table in slotdiffusion_torch.schedule(config.diffusion).items():
+        yield compare(name, table, params[name], LOSS_TOLERANCE)
+
+
+# --------------------------------------------------------------------------------------- slots and latents
+
+
+def _clip_checks(case: Case, model: ObjectCentricModel, clip: Clip) -> Iterator[Check]:
+    decoder, batch = cast(Denoise, model.decoder), to_batch(case.inputs)
+    latent = decoder.latents(batch["video"])
+    snapped = decoder.tokenizer.quantize(latent * decoder.latent_scale).latent / decoder.latent_scale
+    ours = {
+        "slots": clip.slots,
+        "masks": decoder.decode(clip, recon=False).masks,
+        "masks_lowres": clip.attn.unflatten(-1, decoder.grid),
+        "latent": latent,
+        "latent_quant": snapped,
+        "vae_decode": decoder.tokenizer.decode(latent * decoder.latent_scale),
+    }
+    for name, value in ours.items():
+        if name in case.outputs:
+            yield compare(name, value.numpy(), case.outputs[name], OUTPUT_TOLERANCE)
+    parts = [model.predict({"video": part}, None, recon=False) for part in batch["video"].split(1)]
+    slots = torch.cat([part.slots for part in parts])
+    yield compare("slots, clip by clip", slots.numpy(), case.outputs["slots"], OUTPUT_TOLERANCE)
+
+
+def _denoise_checks(
+    case: Case, config: SlotDiffusionConfig, model: ObjectCentricModel, clip: Clip
+) -> Iterator[Check]:
+    decoder, batch = cast(Denoise, model.decoder), to_batch(case.inputs)
+    latent = decoder.latents(batch["video"])
+    noised = decoder.diffusion.noised(latent, batch["latent_noise"], batch["timesteps"])
+    context = clip.slots.flatten(0, 1)
+    ours = {
+        "x_noisy": noised,
+        "eps_pred": decoder.unet(noised, batch["timesteps"], context),
+        "eps_pred_tfrac": decoder.unet(noised, torch.from_numpy(case.inputs["t_frac"]), context),
+    }
+    for name, value in ours.items():
+        yield compare(name, value.numpy(), case.outputs[name], OUTPUT_TOLERANCE)
+    for name, prediction in {"denoise_loss": config.diffusion.prediction, **_TARGETS}.items():
+        if name in case.outputs:
+            other = _predicting(config, model, replace(config.diffusion, prediction=prediction))
+            loss = other.loss(batch)["denoise"]
+            yield compare(name, loss.numpy(), case.outputs[name], LOSS_TOLERANCE)
+
+
+def _predicting(
+    config: SlotDiffusionConfig, model: ObjectCentricModel, diffusion: DiffusionConfig
+) -> ObjectCentricModel:
+    """The same weights, read as predicting something else."""
+    other = build(replace(config, diffusion=diffusion)).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+# ------------------------------------------------------------------------------------------------ samplers
+
+
+def _sampler_checks(case: Case, decoder: Denoise, clip: Clip) -> Iterator[Check]:
+    """Every sampler that was recorded, from the recorded noise."""
+    slots, start = clip.slots.flatten(0, 1), torch.from_numpy(case.inputs["xT"])
+    for name in case.outputs:
+        kind, _, what = name.partition("_")
+        if what == "latent":
+            number = int(kind.removeprefix("dpm").removeprefix("ddim"))
+            sampler = partial(dpm_solver if kind.startswith("dpm") else ddim, num_steps=number)
+            yield from _sampled_checks(case, decoder, slots, start, kind, sampler)
+        if what == "timesteps":
+            steps = np.array(ddim_steps(decoder.diffusion.num_steps, int(kind.removeprefix("ddim"))))
+            yield compare(name, steps, case.outputs[name], 0.0)
+    yield from _logged_checks(case, decoder, slots)
+    yield from _ancestral_checks(case, decoder, slots)
+
+
+def _sampled_checks(
+    case: Case, decoder: Denoise, slots: Tensor, start: Tensor, kind: str, sampler: Sampler
+) -> Iterator[Check]:
+    """The last latent, its picture, and the norm of every latent on the way."""
+    judged = partial(_judged, case.config["vq_margins"].get(kind))
+    steps = list(sampler(decoder.estimator(slots), start, decoder.diffusion, torch.randn_like))
+    yield judged(
+        compare(f"{kind}_latent", steps[-1].numpy(), case.outputs[f"{kind}_latent"], OUTPUT_TOLERANCE)
+    )
+    norms = np.stack([step.double().flatten(1).norm(dim=1).numpy() for step in steps])
+    name = f"{kind}_intermediate_norms"
+    if name in case.outputs:
+        yield judged(compare(name, norms, case.outputs[name], OUTPUT_TOLERANCE))
+    name = f"{kind}_img"
+    if name in case.outputs:
+        pictures = decoder.tokenizer.decode(steps[-1] * decoder.latent_scale)
+        yield judged(compare(name, pictures.numpy(), case.outputs[name], OUTPUT_TOLERANCE))
+
+
+def _judged(margin: float | None, check: Check) -> Check:
+    """A sampler whose smallest margin was too small is reported, not judged."""
+    if margin is None or margin >= CODEBOOK_MARGIN or check.passed:
+        return check
+    return replace(check, passed=True, note=f"codes {margin:.1e} from a tie: not judged")
+
+
+def _logged_checks(case: Case, decoder: Denoise, slots: Tensor) -> Iterator[Check]:
+    """What the original draws for its log: one noise for all frames."""
+    if "log_images_samples" not in case.outputs:
+        return
+    recorded = case.outputs["log_images_samples"]
+    noise = torch.from_numpy(case.inputs["log_images_xT_one"]).expand(len(slots), -1, -1, -1)
+    pictures = decoder.generate(slots, noise).numpy().reshape(recorded.shape)
+    yield compare("log_images_samples", pictures, recorded, OUTPUT_TOLERANCE)
+
+
+def _ancestral_checks(case: Case, decoder: Denoise, slots: Tensor) -> Iterator[Check]:
+    """The first steps of ancestral sampling from noise, and the last from the pictures' own latents, with the recorded
+    noise of each step."""
+    total, latent = decoder.diffusion.num_steps, torch.from_numpy(case.outputs["latent"])
+    starts = {"ddpm_first": torch.from_numpy(case.inputs["xT"]), "ddpm_last": latent}
+    for name, start in starts.items():
+        if f"{name}_traj" not in case.outputs:
+            continue
+        recorded, draws = case.outputs[f"{name}_traj"], iter(torch.from_numpy(case.inputs[f"{name}_noise"]))
+        top = total if name == "ddpm_first" else len(recorded)
+        steps = range(top - 1, top - 1 - len(recorded), -1)
+        draw = partial(_next_of, draws)
+        found = list(ddpm(decoder.estimator(slots), start, decoder.diffusion, draw, steps=steps))
+        check = compare(f"{name}_traj", torch.stack(found).numpy(), recorded, OUTPUT_TOLERANCE)
+        yield _judged(case.config["vq_margins"].get(name), check)
+
+
+def _next_of(draws: Iterator[Tensor], like: Tensor) -> Tensor:
+    return next(draws)
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def _training_checks(case: Case, config: SlotDiffusionConfig, model: ObjectCentricModel) -> Iterator[Check]:
+    """Gradients of the loss with the recorded draws, of trained parameters alone, and the original trainer's steps."""
+    leaves = slotdiffusion_torch.leaves(config)
+    yield from torch_training.gradient_checks(case, model, to_batch(case.inputs), partial(to_theirs, leaves))
+    frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
+    same = all(name.startswith("decoder.tokenizer.") for name in frozen) and bool(frozen)
+    yield Check("frozen", (len(frozen),), 0.0, 0.0, 0.0, same, "the image code, and nothing else")
+    yield from torch_training.training_checks(
+        case, model, partial(_training_batch, case.inputs), partial(to_theirs, leaves)
+    )
+
+
+def _training_batch(inputs: Arrays, step: int) -> Batch:
+    """The recorded clip with the draws of a step of training."""
+    return to_batch(
+        {"img": inputs["img"], "t": inputs["train_t"][step], "noise": inputs["train_noise"][step]}
+    )
