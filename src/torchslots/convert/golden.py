@@ -140,12 +140,15 @@ def _checks(case: Case) -> Iterator[Check]:
 def _systems() -> dict[str, Callable[[Case], Iterator[Check]]]:
     """THE place to add a system: the beginning of `model` in config.json, and its checks."""
     from torchslots.convert import (
+        dvae_golden,
         isa_golden,
         savi_golden,
         savi_pytorch_golden,
         slot_attention_golden,
+        slotdiffusion_golden,
         statm_golden,
         steve_golden,
+        vqvae_golden,
     )
 
     return {
@@ -154,6 +157,9 @@ def _systems() -> dict[str, Callable[[Case], Iterator[Check]]]:
         "isa": isa_golden.checks,
         "object_discovery": slot_attention_golden.checks,
         "set_prediction": slot_attention_golden.checks,
+        "VQVAE": vqvae_golden.checks,
+        "dVAE": dvae_golden.checks,
+        "SAViDiffusion": slotdiffusion_golden.checks,
         "SAVi": savi_pytorch_golden.checks,
         "STEVE": steve_golden.checks,
     }
