@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,11 @@ from torchslots.recipes.slotdiffusion_ldm import DiffusionConfig, SlotDiffusionC
 
 UNET, TOKENIZER = "dm_decoder.model.diffusion_model.", "dm_decoder.vae.vqvae."
 """Where the original keeps the parts of its decoder."""
-_PREDICTIONS = {"eps": "noise", "x0": "latent", "v": "velocity"}
+_PREDICTIONS: dict[str, Literal["noise", "latent", "velocity"]] = {
+    "eps": "noise",
+    "x0": "latent",
+    "v": "velocity",
+}
 _LEAST_VARIANCE = 1e-20
 """Whose logarithm is taken where the variance is zero."""
 _RESIDUAL = {
@@ -203,7 +207,7 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> SlotDiffusionConfig:
     inside = {
         name.removeprefix(TOKENIZER): shape for name, shape in shapes.items() if name.startswith(TOKENIZER)
     }
-    tokenizer = replace(vqvae_torch.from_shapes(inside), resolution=slots.resolution)
+    tokenizer = replace(vqvae_torch.from_shapes(inside), resolution=slots.resolution, perceptual=True)
     unet = {name.removeprefix(UNET): shape for name, shape in shapes.items() if name.startswith(UNET)}
     return SlotDiffusionConfig(slots, tokenizer, _unet_from_shapes(unet))
 

@@ -5,7 +5,7 @@ the one of diffusers; what is set here is what the published models need.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -67,12 +67,12 @@ class ConditionedUNet(nn.Module):
             cross_attention_dim=context_size,
             transformer_layers_per_block=transformer_layers,
             # Heads, in spite of the name: diffusers keeps it for files of old.
-            attention_head_dim=tuple(width // head_size for width in channels),
+            attention_head_dim=cast(Any, tuple(width // head_size for width in channels)),
             dropout=dropout,
             norm_num_groups=NORM_GROUPS,
         )
         _start_as_identity(self.network)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
         self,
