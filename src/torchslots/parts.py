@@ -54,17 +54,14 @@ def assemble(
         None if tokenizer is None else load_tokenizer(tokenizer),
         None if slot_encoder is None else load_model(slot_encoder),
     )
-    _check_tokenizer(recipe, parts.tokenizer, tokenizer)
+    _check_tokenizer(recipe, parts.tokenizer, tokenizer, begun)
     config = adopt_numbers(recipe.model, parts)
     if begun and parts.tokenizer is None:
         config = _as_begun(config, run)
     recipe = replace(recipe, model=config)
     model = catalog.build_seeded(config, recipe.train.seed)
     if parts.tokenizer is None and not begun and frozen_tokenizer(model) is not None:
-        raise UserError(
-            f"{recipe.name} draws in the code of a trained tokenizer: give its run with --tokenizer RUN. "
-            f"{_how_to_train(recipe)}"
-        )
+        raise _missing(recipe)
     take_weights(model, parts)
     if begun and parts.tokenizer is not None:
         _check_same(run, parts.tokenizer, tokenizer)
@@ -128,9 +125,14 @@ def _wants(recipe: Recipe) -> type | None:
     return type(numbers) if isinstance(numbers, ModelConfig) and not trains_it else None
 
 
-def _check_tokenizer(recipe: Recipe, tokenizer: Tokenizer | None, where: str | Path | None) -> None:
+def _check_tokenizer(
+    recipe: Recipe, tokenizer: Tokenizer | None, where: str | Path | None, begun: bool
+) -> None:
+    """Before a model is built: what is given is what is wanted, and nothing is missing."""
     wanted = _wants(recipe)
     if tokenizer is None:
+        if wanted is not None and not begun:
+            raise _missing(recipe)
         return
     if wanted is None:
         raise UserError(f"{recipe.name} takes no trained tokenizer. Leave out --tokenizer {where}.")
@@ -140,6 +142,13 @@ def _check_tokenizer(recipe: Recipe, tokenizer: Tokenizer | None, where: str | P
             f"{where} is a tokenizer of the family {found}; {recipe.name} needs one of the family {right}. "
             f"{_how_to_train(recipe)}"
         )
+
+
+def _missing(recipe: Recipe) -> UserError:
+    return UserError(
+        f"{recipe.name} draws in the code of a trained tokenizer: give its run with --tokenizer RUN. "
+        f"{_how_to_train(recipe)}"
+    )
 
 
 def _how_to_train(recipe: Recipe) -> str:
