@@ -22,6 +22,7 @@ Open = Callable[[Path, str, "DataConfig", bool], "ClipDataset"]
 """(root, split, config, train) -> the clips of a split; `train` False: whole videos, nothing random."""
 
 _KUBRIC_LICENCE = "generator: Apache-2.0; the publisher states no licence for the files"
+_STEVE_DRIVE = "https://drive.google.com/drive/folders/1R-2M4V1MeFu5Ycig1ofynbxxmLKc3wgM"
 _SIM_LICENCE = "generated on your machine: yours"
 
 
@@ -142,6 +143,12 @@ def _open_multi_object(name: str, root: Path, split: str, config: DataConfig, tr
     return Stills(MultiObjectImages(root, LAYOUTS[name], split, config.num_records), split, config, train)
 
 
+def _open_frames(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+    from torchslots.data.steve_movi import FrameFolders
+
+    return FrameFolders(root, name, split, config, train)
+
+
 def _open_clevr(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
     from torchslots.data.clevr import ClevrImages
     from torchslots.data.stills import Stills
@@ -214,6 +221,31 @@ def _movi(
     )
 
 
+def _steve_movi(name: str, title: str, description: str) -> DatasetEntry:
+    return DatasetEntry(
+        open=partial(_open_frames, name),
+        description=f"{title}: {description}, one folder of PNG files for each video",
+        licence="none known here: see where its makers, the authors of STEVE, publish it",
+        splits=("train", "validation", "test"),
+        size="videos of 24 frames at 128 pixels; masks for `train` and `test` alone, so judge on `test`",
+        get=f"Google Drive shows {_STEVE_DRIVE} to browsers, not to `torchslots data download`: fetch {title}'s tar.gz "
+        f"there, or the folder with `gdown --folder`, and extract it below the data folder ({title}/train and so on).",
+    )
+
+
+def _converted_movi(letter: str) -> DatasetEntry:
+    title = f"MOVi-{letter.upper()}"
+    return DatasetEntry(
+        open=partial(_open_frames, f"movi_{letter}_frames"),
+        description=f"{title} as SlotDiffusion's script converts it: JPEG frames (with loss) and PNG masks",
+        licence=_KUBRIC_LICENCE,
+        splits=("train", "validation", "test"),
+        size="videos of 24 frames at 128 pixels",
+        get=f"Only for comparison: `torchslots data download movi_{letter}` brings the frames without loss. Folders "
+        f"that SlotDiffusion's script has written ({title}/train and so on) are read as they are.",
+    )
+
+
 def _sim(name: str, description: str) -> DatasetEntry:
     return DatasetEntry(
         open=partial(_open_movi, name),
@@ -233,6 +265,10 @@ DATASETS: dict[str, DatasetEntry] = {
     "movi_d": _movi("d", "MOVi-D: 10 to 20 resting scanned objects and 1 to 3 that fall in", test=True),
     "movi_e": _movi("e", "MOVi-E: as MOVi-D, with a camera that moves", test=True),
     "movi_f": _movi("f", "MOVi-F: as MOVi-E, with motion blur", test=True, resolutions=(128, 256, 512)),
+    "movi_solid": _steve_movi("movi_solid", "MOVi-Solid", "STEVE's videos of textured solids"),
+    "movi_tex": _steve_movi("movi_tex", "MOVi-Tex", "STEVE's videos in which textures hide the objects"),
+    "movi_d_frames": _converted_movi("d"),
+    "movi_e_frames": _converted_movi("e"),
     "sim_a": _sim("sim_a", "Generated here: plain solids on a grey floor, in the manner of MOVi-A"),
     "sim_c": _sim("sim_c", "Generated here: textured objects and floor, in the manner of MOVi-C"),
     "sim_e": _sim("sim_e", "Generated here: as sim_a with a camera that moves, in the manner of MOVi-E"),

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 
 from torchslots.data.example import MalformedExample, RawFeature, decode_floats, decode_ints, scan_example
 from torchslots.data.packed_shards import PackedShards, decode_plane, find_shards
+from torchslots.data.png import read_image
 from torchslots.data.stills import Picture
 from torchslots.data.tfrecord import CorruptRecord
 from torchslots.errors import UserError
@@ -116,10 +115,10 @@ class ClevrTexFolder:
             CorruptRecord: a file is missing or broken.
         """
         path = self.files[index]
-        ids = _read_image(_beside(path, "_flat.png"), index, ("P", "L"))
+        ids = read_image(_beside(path, "_flat.png"), index, ("P", "L"))
         image = np.zeros((*ids.shape, 3), np.uint8)
         if "video" in keys:
-            image = _read_image(path, index, ("RGBA", "RGB"))[..., :3]
+            image = read_image(path, index, ("RGBA", "RGB"))[..., :3]
         if image.shape[:2] != ids.shape:
             raise CorruptRecord(path, index, f"is {image.shape[:2]} pixels, its _flat.png {ids.shape}")
         return Picture(image, ids)
@@ -154,18 +153,6 @@ def find_images(root: Path, variant: str) -> Path | None:
 
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.stem + ending)
-
-
-def _read_image(path: Path, index: int, modes: tuple[str, ...]) -> UInt8[np.ndarray, "H W *C"]:
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.mode not in modes:
-                raise CorruptRecord(
-                    path, index, f"is a picture of mode {image.mode}, not {' or '.join(modes)}"
-                )
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CorruptRecord(path, index, f"cannot be read: {error}") from error
 
 
 class ClevrTexRecords:

@@ -17,14 +17,17 @@ def clip_window(
 ) -> tuple[int, int]:
     """First frame and length of the clip to take from a video; it may reach beyond the video's end.
 
-    In training one of the windows that lie end to end; the whole video where nothing is drawn (`rng` None);
-    in evaluation (`train` False) the first `config.num_frames` frames.
+    In training one of the windows that lie end to end, or one anywhere (`config.windows`); the whole video where
+    nothing is drawn (`rng` None); in evaluation (`train` False) the first `config.num_frames` frames.
     """
     if not train:
         return 0, config.num_frames
     if rng is None:
         return 0, num_frames
-    return transforms.strided_window_start(num_frames, config.num_frames, rng), config.num_frames
+    draw = {"end_to_end": transforms.strided_window_start, "anywhere": transforms.window_start}[
+        config.windows
+    ]
+    return draw(num_frames, config.num_frames, rng), config.num_frames
 
 
 def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None) -> Sample:
@@ -45,8 +48,8 @@ def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.
     else:
         sample = transforms.resize_small(sample, config.resolution)
     sample = transforms.transform_depth(sample, config.depth_transform)
-    sample = transforms.video_to_float(transforms.flow_to_rgb(sample))
-    return transforms.masks_to_int(sample)
+    sample = transforms.masks_to_int(transforms.video_to_float(transforms.flow_to_rgb(sample)))
+    return transforms.number_by_rank(sample) if config.renumber else sample
 
 
 def _keep(sample: Sample, area: tuple[int, ...] | None) -> Sample:

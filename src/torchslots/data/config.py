@@ -30,5 +30,11 @@ class DataConfig:
     """Resize to `resolution` in both directions, whatever that does to the aspect."""
     num_records: int | None = None
     """Only the first so many records of the split, where a large file would be unpacked whole; None: all."""
+    windows: Literal["end_to_end", "anywhere"] = "end_to_end"
+    """Where training clips begin: at multiples of `num_frames`, as in SAVi; or at any frame that leaves a whole clip,
+    as in SlotDiffusion."""
+    renumber: bool = False
+    """Number the ids of each clip anew, 0, 1, ... in their order, as SlotDiffusion's reader does: where no background
+    is seen the smallest id becomes it. The rows of `boxes` follow."""
     train_split: str = "train"
     """Split that is trained on; `torchslots data list` names those of each set."""

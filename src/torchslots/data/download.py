@@ -67,6 +67,8 @@ def download(
 def _remote(name: str, resolution: int | None) -> tuple[Remote, int]:
     remote = entry(name).remote
     if not isinstance(remote, Remote):
+        if entry(name).get:
+            raise UserError(f"`{name}` cannot be downloaded from here. {entry(name).get}")
         raise UserError(
             f"`{name}` is not published anywhere, so it cannot be downloaded: {entry(name).description}."
         )

@@ -1,12 +1,14 @@
-"""PNG images of 8 and 16 bits as arrays."""
+"""PNG images of 8 and 16 bits as arrays, and files of pictures of a known kind."""
 
 import io
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt
+from jaxtyping import UInt, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from torchslots.data.example import MalformedExample
+from torchslots.data.tfrecord import CorruptRecord
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BIT_DEPTH, _COLOR_TYPE, _RGB = 24, 25, 2
@@ -43,6 +45,28 @@ def _decode_deep_color(data: bytes) -> UInt[np.ndarray, "H W 3"]:
     if not frames:
         raise MalformedExample("a PNG image that is cut off")
     return frames[0].to_ndarray()
+
+
+def read_image(
+    path: Path, record: int, modes: tuple[str, ...], formats: tuple[str, ...] = ("PNG",)
+) -> UInt8[np.ndarray, "H W *C"]:
+    """A picture file's pixels as they are stored; of a palette its indices.
+
+    Args:
+        record: Number of the example that it belongs to, for the message.
+        modes: Kinds of pixels, in Pillow's letters, that it may have.
+
+    Raises:
+        CorruptRecord: it is missing, broken, or of another kind.
+    """
+    try:
+        with Image.open(path, formats=formats) as image:
+            if image.mode not in modes:
+                kinds = " or ".join(modes)
+                raise CorruptRecord(path, record, f"is a picture of mode {image.mode}, not {kinds}")
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CorruptRecord(path, record, f"cannot be read: {error}") from error
 
 
 def encode_png(image: UInt[np.ndarray, "H W *C"]) -> bytes:

@@ -31,7 +31,7 @@ from torchslots.data.clip import clip_window, finish_clip
 from torchslots.data.config import DataConfig
 from torchslots.data.loader import ClipDataset
 from torchslots.data.tfrecord import CorruptRecord, atomic_file
-from torchslots.data.transforms import Sample
+from torchslots.data.transforms import Sample, number_by_rank
 from torchslots.errors import UserError
 from torchslots.progress import progress
 
@@ -210,7 +210,8 @@ def _video(dataset: StoredClips, index: int) -> Sample:
     """What is written of one video: as it is stored where a crop follows, else finished and packed."""
     stored = dataset.stored(index)
     if dataset.config.min_object_covered is None:
-        finished = finish_clip(stored, dataset.config, len(stored["padding_mask"]), None)
+        whole = replace(dataset.config, renumber=False)
+        finished = finish_clip(stored, whole, len(stored["padding_mask"]), None)
         return {key: _pack(key, value) for key, value in finished.items()}
     return {key: value[None] if key in _RANGES else value for key, value in stored.items()}
 
@@ -300,7 +301,8 @@ class PreparedClips:
             }
             return {**finish_clip(clip, config, length, rng), "name": entry.name}
         clip = {key: value if key == "padding_mask" else _unpack(key, value) for key, value in clip.items()}
-        return {**_pad(clip, config, length), "name": entry.name}
+        clip = _pad(clip, config, length)
+        return {**(number_by_rank(clip) if config.renumber else clip), "name": entry.name}
 
 
 def _check(folder: Path, config: DataConfig) -> None:
@@ -342,7 +344,9 @@ def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
     if "flow" in nothing:
         nothing["flow"] = nothing["flow"][:, :2]
     ranges = {f"{key}_range": torch.zeros(2) for key in ("flow", "depth") if key in clip}
-    padding = finish_clip({**nothing, **ranges}, replace(config, crop=None), length - present, None)
+    padding = finish_clip(
+        {**nothing, **ranges}, replace(config, crop=None, renumber=False), length - present, None
+    )
     return {key: torch.cat([value, padding[key]]) for key, value in clip.items()}
 
 

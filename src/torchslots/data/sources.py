@@ -21,6 +21,8 @@ from torchslots.data.folder import FolderClips, existing_splits, read_masks
 from torchslots.data.movi import MoviReader
 from torchslots.data.multi_object import LAYOUTS, Layout
 from torchslots.data.prepare import PreparedClips
+from torchslots.data.steve_movi import LAYOUTS as FRAME_LAYOUTS
+from torchslots.data.steve_movi import FrameFolders, find_base, recognise
 from torchslots.data.stills import Stills
 from torchslots.data.tfds import TfdsSplit, find_folder
 from torchslots.errors import UserError
@@ -78,6 +80,8 @@ def find_source(source: str, root: Path | None) -> Source:
     place = Path(source)
     if source in DATASETS and not (root is None and place.is_dir()):
         place = root or Path("data")
+        if source in FRAME_LAYOUTS:
+            return Frames(place, source)
         if source not in ("folder", "prepared"):
             return _published(place, source)
     elif not place.is_dir():
@@ -90,6 +94,8 @@ def find_source(source: str, root: Path | None) -> Source:
     names += [name for name, layout in LAYOUTS.items() if _holds(place, layout)]
     if names:
         return _published(place, names[0])
+    if frames := recognise(place):
+        return Frames(place, frames)
     return PreparedArrays(place) if any(place.glob("*/meta.json")) else Clips(place)
 
 
@@ -198,6 +204,49 @@ class Pictures:
 
     def check(self, split: str, index: int) -> None:
         self._open(split).stored(index)
+
+
+class Frames:
+    """Videos as folders of numbered pictures, in the manner of MOVi-Solid."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self._name, self.place = name, find_base(root, name)
+        self.kind = f"folders of frames of {FRAME_LAYOUTS[name].title}"
+        self._found: dict[str, FrameFolders] = {}
+
+    def splits(self) -> Sequence[str]:
+        folders = FRAME_LAYOUTS[self._name].splits
+        return [split for split, folder in folders.items() if (self.place / folder).is_dir()]
+
+    def _open(self, split: str) -> FrameFolders:
+        """With masks where there are any."""
+        if split not in self._found:
+            config = DataConfig(dataset=self._name, keys=("video",), max_instances=255)
+            found = FrameFolders(self.place, self._name, split, config, train=False)
+            if found.has_masks:
+                found.config = replace(config, keys=("video", "segmentations", "boxes"))
+            self._found[split] = found
+        return self._found[split]
+
+    def count(self, split: str) -> tuple[str, int]:
+        found = self._open(split)
+        return f"folders of frames {'with' if found.has_masks else 'without'} masks", len(found)
+
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        return {"name": self._open(split).name(index), **self._open(split).stored(index)}
+
+    def drawable(self, split: str, index: int) -> Drawable:
+        sample = self._open(split).stored(index)
+        ids = sample.get("segmentations")
+        frames = sample["video"].permute(0, 2, 3, 1).numpy()
+        return Drawable(f"{split} {index}", frames, None if ids is None else ids.numpy())
+
+    def num_objects(self, split: str, index: int) -> int | None:
+        ids = self.drawable(split, index).ids
+        return None if ids is None else len(np.unique(ids[ids > 0]))
+
+    def check(self, split: str, index: int) -> None:
+        self._open(split).check(index)
 
 
 class Clips:

@@ -283,6 +283,20 @@ def limit_instances(sample: Sample, max_instances: int) -> Sample:
     return _map(sample, ("segmentations",), lambda ids: torch.where(ids > max_instances, 0, ids))
 
 
+def number_by_rank(sample: Sample) -> Sample:
+    """Ids of a clip as 0, 1, ... in their order; rows of `boxes` follow, without the one that becomes 0 if none was."""
+    if "segmentations" not in sample:
+        return sample
+    ids = sample["segmentations"]
+    values, ranks = ids.unique(return_inverse=True)
+    numbered = {**sample, "segmentations": ranks.to(ids.dtype)}
+    if "boxes" in sample:
+        rows = values[1:].long() - 1
+        numbered["boxes"] = torch.zeros_like(sample["boxes"])
+        numbered["boxes"][:, : len(rows)] = sample["boxes"][:, rows]
+    return numbered
+
+
 def masks_to_int(sample: Sample) -> Sample:
     """`segmentations` as int32, the type that batches carry."""
     return _map(sample, ("segmentations",), lambda ids: ids.to(torch.int32))
