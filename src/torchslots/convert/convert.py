@@ -1,6 +1,7 @@
 """`torchslots convert`: an original checkpoint to a folder that `torchslots.load_model` reads."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from torchslots.convert import (
     slot_attention_layout,
     slot_attention_tf,
     tensorflow_checkpoint,
+    torch_checkpoint,
+    torch_systems,
 )
 from torchslots.convert.layouts import Arrays
 from torchslots.convert.resume import adam_state, write_run
@@ -53,10 +56,11 @@ def convert(
     config: Path | None = None,
     run: Path | None = None,
 ) -> Converted:
-    """Convert a checkpoint of an original program, in flax or TensorFlow.
+    """Convert a checkpoint of an original program, in flax, TensorFlow or torch.
 
     Args:
-        checkpoint: Checkpoint file or prefix, or the folder that holds it (`checkpoints-0`, or its parent).
+        checkpoint: Checkpoint file or prefix, or the folder that holds it (`checkpoints-0`, or its parent; of torch's
+            `.pth` files the best, else the newest).
         out: Folder to write config.json and model.safetensors to.
         recipe: Recipe whose numbers the checkpoint has; by default they are recognised from names and shapes.
         config: The original's own configuration as JSON, for sizes that were not published.
@@ -70,10 +74,8 @@ def convert(
         raise UserError("give either --recipe or --config: both say what the sizes are.")
     if run is not None and recipe is None:
         raise UserError("--run needs --recipe: data, schedule and batch size of the training come from it.")
-    # Trainers in flax write an empty TensorFlow checkpoint beside their own file.
-    is_tensorflow = tensorflow_checkpoint.is_checkpoint(checkpoint) and not flax_checkpoint.holds(checkpoint)
     sizes = None if config is not None else recipe
-    original = (_tensorflow if is_tensorflow else _flax)(checkpoint, sizes, config)
+    original = _reader(checkpoint)(checkpoint, sizes, config)
     save_pretrained(original.model, original.numbers, out)
     if run is not None and recipe is not None:
         chosen = replace(catalog.recipe(recipe), model=original.numbers)
@@ -94,6 +96,16 @@ class _Original:
     model: Any
     adam: dict[str, Tensor]
     step: int | None
+
+
+def _reader(checkpoint: Path) -> Callable[[Path, str | None, Path | None], _Original]:
+    """What reads the kind of checkpoint that is there."""
+    # Trainers in flax write an empty TensorFlow checkpoint beside their own file.
+    if flax_checkpoint.holds(checkpoint):
+        return _flax
+    if tensorflow_checkpoint.is_checkpoint(checkpoint):
+        return _tensorflow
+    return _torch if torch_checkpoint.holds(checkpoint) else _flax
 
 
 def _flax(checkpoint: Path, recipe: str | None, config: Path | None) -> _Original:
@@ -117,6 +129,15 @@ def _tensorflow(checkpoint: Path, recipe: str | None, config: Path | None) -> _O
     ours = partial(slot_attention_layout.to_ours, numbers, where=str(read.path))
     moments = [ours(part) if part else {} for part in (read.first_moments, read.second_moments)]
     adam = adam_state(model, moments[0], moments[1], read.step)
+    return _Original(read.path, read.params, numbers, model, adam, read.step)
+
+
+def _torch(checkpoint: Path, recipe: str | None, config: Path | None) -> _Original:
+    read = torch_checkpoint.read(checkpoint)
+    numbers = torch_systems.numbers(read, recipe, None if config is None else _read_json(config))
+    model = catalog.build(numbers)
+    _load(model, torch_systems.weights(read, numbers), read.path)
+    adam = adam_state(model, *torch_systems.moments(read, numbers), read.step)
     return _Original(read.path, read.params, numbers, model, adam, read.step)
 
 

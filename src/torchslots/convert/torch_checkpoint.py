@@ -137,8 +137,8 @@ def _refusal(path: Path, error: Exception) -> str:
         return f"{path} is empty. Copy or download it again."
     if "GLOBAL" in text or "Unsupported" in text:
         return (
-            f"{path} is a pickle of more than tensors and plain values, which could run code when it is opened, and was "
-            "not opened. Save its state dict alone: torch.save(model.state_dict(), ...)."
+            f"{path} is a pickle of more than tensors and plain values, which could run code when it is opened, and "
+            "was not opened. Save its state dict alone: torch.save(model.state_dict(), ...)."
         )
     if "TorchScript" in text or "torch.jit" in text:
         return f"{path} is a TorchScript archive, which holds a program and is not run here. Give its state dict."

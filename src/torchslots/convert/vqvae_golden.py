@@ -1,4 +1,4 @@
-"""The VQ-VAE's recorded cases: our latents, codes, pictures, losses, gradients and training steps beside the original's."""
+"""The VQ-VAE's recorded cases: latents, codes, pictures, losses, gradients and training steps beside the original's."""
 
 from collections.abc import Iterator
 from functools import partial
