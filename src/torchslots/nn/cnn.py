@@ -170,5 +170,6 @@ def cnn(
         kind = ConvTranspose if transposed and transposed[i] else Conv
         layers.append(kind(sizes[i], sizes[i + 1], kernel, stride, bias, centered))
         layers += [] if norm is None else [norm(sizes[i + 1])]
-        layers.append(nn.ReLU(inplace=True))
+        # A transposed convolution returns a view; to change one in place would copy whole gradients.
+        layers.append(nn.ReLU(inplace=kind is Conv))
     return nn.Sequential(*(layers if activate_last else layers[:-1]))
