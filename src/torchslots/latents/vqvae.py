@@ -16,7 +16,7 @@ from torchslots.nn.ranges import to_signed
 from torchslots.shapes import Batch
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
-"""Two sets of pictures [n, 3, H, W] in [-1, 1] to a distance for each pair."""
+"""True and drawn pictures [n, 3, H, W] in [-1, 1] to a distance for each pair."""
 
 
 class VQVAE(Tokenizer):
