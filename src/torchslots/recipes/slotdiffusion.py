@@ -246,7 +246,9 @@ def steps(dataset: str, epochs: int, batch_size: int, num_frames: int = 1) -> in
 def data(dataset: str, num_frames: int, keys: tuple[str, ...] = ("video", "segmentations")) -> DataConfig:
     """Frames of 128 x 128: videos as they are, images cut to their middle."""
     found = DataConfig(dataset=dataset, keys=keys, resolution=128, num_frames=num_frames)
-    return replace(found, crop=(24, 64, 192, 192), max_instances=11) if dataset == "clevrtex" else found
+    if dataset == "clevrtex":
+        return replace(found, crop=(24, 64, 192, 192), max_instances=11)
+    return replace(found, windows="anywhere", renumber=True)
 
 
 def evaluation(dataset: str, batch_size: int) -> EvalConfig:
