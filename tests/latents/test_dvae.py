@@ -1,0 +1,79 @@
+"""The discrete VAE: temperature, soft choice, tokens and pictures."""
+
+import math
+
+import pytest
+import torch
+
+from torchslots.latents.dvae import DVAE, cosine_temperature, gumbel_softmax, one_hot
+from torchslots.recipes.tokenizers import DvaeConfig, build_dvae
+
+CONFIG = DvaeConfig(resolution=(8, 16), vocabulary=12, channels=8, temperature_steps=10)
+
+
+@pytest.fixture
+def model() -> DVAE:
+    torch.manual_seed(0)
+    return build_dvae(CONFIG)
+
+
+def test_the_temperature_falls_along_half_a_cosine():
+    def at(step):
+        return cosine_temperature(step, start=1.0, end=0.1, num_steps=100.0)
+
+    assert at(0) == 1.0 and at(None) == at(100) == at(10**6) == 0.1
+    assert at(50) == pytest.approx(0.55)
+    assert at(25) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2)
+    assert all(at(step) > at(step + 1) for step in range(100))
+
+
+def test_a_cold_soft_choice_is_the_hard_one():
+    torch.manual_seed(0)
+    logits, draws = torch.randn(2, 5, 3, 4), torch.rand(2, 5, 3, 4).add(0.1)
+    winners = (logits - draws.log()).argmax(1)
+    cold = gumbel_softmax(logits, 1e-3, draws)
+    torch.testing.assert_close(cold, one_hot(winners, 5))
+    warm, hard = (gumbel_softmax(logits, 1.0, draws, choice) for choice in (False, True))
+    assert warm.max() < 0.999 and torch.equal(hard.argmax(1), winners)
+    torch.testing.assert_close(warm.sum(1), torch.ones(2, 3, 4))
+
+
+def test_a_hard_choice_has_the_soft_one_s_gradient():
+    torch.manual_seed(0)
+    logits, draws, weights = torch.randn(1, 5, 2, 2), torch.rand(1, 5, 2, 2).add(0.1), torch.randn(1, 5, 2, 2)
+    gradients = []
+    for hard in (False, True):
+        leaf = logits.clone().requires_grad_()
+        (gumbel_softmax(leaf, 0.7, draws, hard) * weights).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_draws_come_from_the_generator_and_choose_in_proportion():
+    torch.manual_seed(3)
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 3, 1).expand(20_000, 3, 1)
+    shares = gumbel_softmax(logits, 0.1, hard=True).mean((0, 2))
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.2]), rtol=0, atol=0.02)
+    torch.manual_seed(3)
+    torch.testing.assert_close(gumbel_softmax(logits, 0.1, hard=True).mean((0, 2)), shares)
+
+
+def test_tokens_are_rows_of_patches_and_decode_again(model):
+    pictures = torch.rand(3, 3, 8, 16) * 2 - 1
+    codes = model.codes(pictures)
+    assert codes.shape == (3, 8) and codes.max() < 12
+    torch.testing.assert_close(model.decode_codes(codes, CONFIG.grid), model.reconstruct(pictures))
+    changed = pictures.clone()
+    changed[:, :, :4, 4:8] = 0.9
+    moved = model.logits(changed) - model.logits(pictures)
+    # The group norm of one group sees the whole picture: other patches move a little, the changed one most.
+    assert moved.abs().sum(1)[:, 0, 1].min() > moved.abs().sum(1)[:, 1, 3].max()
+
+
+def test_the_loss_follows_the_step(model):
+    batch = {"video": torch.rand(2, 2, 3, 8, 16), "exponential": torch.rand(4, 12, 2, 4) + 0.1}
+    first, last, absent = (model.loss({**batch, **step})["recon"] for step in ({"step": 0}, {"step": 10}, {}))
+    assert first != last and last == absent
+    soft = gumbel_softmax(model.logits(batch["video"].flatten(0, 1) * 2 - 1), 1.0, batch["exponential"])
+    drawn = model.decode(soft)
+    torch.testing.assert_close(first, (drawn - (batch["video"].flatten(0, 1) * 2 - 1)).square().mean())
