@@ -31,7 +31,7 @@ def normal(
     """
     mean = total / count
     covariance = products / count - torch.outer(mean, mean)
-    return Normal(mean, covariance * (count / (count - 1)) if unbiased else covariance)
+    return Normal(mean, covariance * count / (count - 1) if unbiased else covariance)
 
 
 def frechet_distance(one: Normal, other: Normal) -> Float[Tensor, ""]:
@@ -72,7 +72,9 @@ class FrechetDistance(Metric):
         self.add_state("count", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
         shape = (2, num_features)
         self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("products", torch.zeros(*shape, num_features, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(
+            "products", torch.zeros(*shape, num_features, dtype=torch.float64), dist_reduce_fx="sum"
+        )
 
     def update(self, features: Float[Tensor, "n D"], real: bool) -> None:
         """Add features of real pictures, or of made ones."""

@@ -1,9 +1,12 @@
-"""How near a picture is to its target: MSE, PSNR and SSIM, one figure per frame."""
+"""How near a picture is to its target: MSE, PSNR and SSIM, one figure per frame, and their mean."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torchmetrics import Metric
 
 _WINDOW, _SPREAD = 11, 1.5
 _STABILIZERS = (0.01**2, 0.03**2)
@@ -42,3 +45,26 @@ def _blur(picture: Float[Tensor, "n 1 H W"]) -> Float[Tensor, "n 1 h w"]:
     kernel = torch.exp(-0.5 * (offset / _SPREAD) ** 2)
     kernel = kernel / kernel.sum()
     return F.conv2d(F.conv2d(picture, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+
+
+class PictureMean(Metric):
+    """Mean of a figure over all frames that were seen, over all processes, in float64."""
+
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, values: Float[Tensor, "n"]) -> None:
+        """Add a figure of each of n frames."""
+        self.total += values.detach().double().sum()
+        self.count += len(values)
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The mean; NaN without any frame."""
+        return self.total / self.count

@@ -7,6 +7,7 @@ weights learned from people's comparisons, averaged over pixels and summed over 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from torchslots.metrics.networks.weights import State, feature_weights, load_pub
 
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _EPS = 1e-10
+_NETWORKS = {"vgg": (vgg16, "vgg16"), "alex": (alexnet, "alexnet")}
 
 
 class Lpips(nn.Module):
@@ -61,40 +63,32 @@ def _normalised(features: Float[Tensor, "n C h w"]) -> Float[Tensor, "n C h w"]:
     return features / (length + _EPS)
 
 
-def lpips_vgg(
+def load_lpips(
+    network: Literal["vgg", "alex"],
     trunk: Path | str | None = None,
     heads: Path | str | None = None,
+    *,
     dropout: float = 0.0,
     download: bool = True,
 ) -> Lpips:
-    """LPIPS on VGG16, with the published weights.
+    """LPIPS with the published weights.
 
     Args:
-        trunk: torchvision's file of VGG16; None: see `feature_weights`.
+        network: VGG16 or AlexNet.
+        trunk: torchvision's file of the network; None: see `feature_weights`.
         heads: LPIPS's own file; None: see `feature_weights`.
+        dropout: see `Lpips`.
         download: whether files that are not here may be brought.
 
     Raises:
+        MissingWeights: a file is not here.
         UserError: as `feature_weights`.
     """
+    build, name = _NETWORKS[network]
     return _loaded(
-        Lpips(vgg16(), dropout),
-        feature_weights("vgg16", trunk, download=download),
-        feature_weights("lpips_vgg", heads, download=download),
-    )
-
-
-def lpips_alex(
-    trunk: Path | str | None = None,
-    heads: Path | str | None = None,
-    dropout: float = 0.0,
-    download: bool = True,
-) -> Lpips:
-    """LPIPS on AlexNet, with the published weights; arguments as `lpips_vgg`."""
-    return _loaded(
-        Lpips(alexnet(), dropout),
-        feature_weights("alexnet", trunk, download=download),
-        feature_weights("lpips_alex", heads, download=download),
+        Lpips(build(), dropout),
+        feature_weights(name, trunk, download=download),
+        feature_weights(f"lpips_{network}", heads, download=download),
     )
 
 

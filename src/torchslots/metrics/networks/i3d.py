@@ -5,18 +5,19 @@ size and is larger at the end; batch norm without scale, epsilon 1e-3; logits av
 """
 
 import re
+from pathlib import Path
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchslots.metrics.networks.join import Join, chain
+from torchslots.metrics.networks.weights import feature_weights, load_public
 
 SIZE = 224
 """Pixels of a side that frames are resized to."""
 MIN_FRAMES = 9
 """Shorter clips leave less than the two time steps that the last pooling takes together."""
-NUM_FEATURES = 400
 _EPS = 1e-3
 _MIXED = {
     "3b": (64, 96, 128, 16, 32, 32),
@@ -53,6 +54,8 @@ class PadSame(nn.Module):
 class I3D(nn.Module):
     """Clips in [-1, 1] to 400 logits; frames of 224x224 as in the original, other sizes average over what is left."""
 
+    num_features = 400
+
     def __init__(self, features: nn.Sequential, logits: nn.Module) -> None:
         super().__init__()
         self.features, self.logits = features, logits
@@ -82,7 +85,16 @@ def i3d() -> I3D:
             layers[f"pool{name}"] = pools[name]
         layers[f"Mixed_{name}"] = _mixed(width, channels)
         width = channels[0] + channels[2] + channels[4] + channels[5]
-    return I3D(chain(**layers), chain(conv3d=nn.Conv3d(width, NUM_FEATURES, 1)))
+    return I3D(chain(**layers), chain(conv3d=nn.Conv3d(width, I3D.num_features, 1)))
+
+
+def load_i3d(file: Path | str | None = None, *, download: bool = True) -> I3D:
+    """The network with its published weights; arguments and errors as `feature_weights`."""
+    network = i3d()
+    load_public(
+        network, feature_weights("i3d", file, download=download), "the file of the I3D network", own_name
+    )
+    return network
 
 
 def own_name(public: str) -> str:

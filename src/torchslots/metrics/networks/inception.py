@@ -6,6 +6,7 @@ averages, and its classifier has 1008 classes. Only the 2048 features behind the
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
@@ -13,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchslots.metrics.networks.join import Join, chain
+from torchslots.metrics.networks.weights import feature_weights, load_public
 
 SIZE = 299
 """Pixels of a side that pictures are resized to."""
-NUM_FEATURES = 2048
 _EPS = 1e-3
 _TALL, _WIDE = (7, 1), (1, 7)
 
@@ -27,6 +28,8 @@ class Inception(nn.Sequential):
     Resized with bilinear interpolation between pixel centres and without smoothing, as pytorch-fid does; TensorFlow 1
     and torch-fidelity place the centres otherwise, which changes the distance a little.
     """
+
+    num_features = 2048
 
     def forward(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 2048"]:
         resized = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", align_corners=False)
@@ -58,6 +61,14 @@ def inception() -> Inception:
     network = Inception()
     for name, layer in layers.items():
         network.add_module(name, layer)
+    return network
+
+
+def load_inception(file: Path | str | None = None, *, download: bool = True) -> Inception:
+    """The network with its published weights; arguments and errors as `feature_weights`."""
+    network = inception()
+    state = feature_weights("inception", file, download=download)
+    load_public(network, state, "the file of the Inception network", own_name, unused=("fc.",))
     return network
 
 

@@ -1,0 +1,159 @@
+"""How near a set of made videos is to a set of real ones: Fréchet distances of clips (FVD) and of frames (FID).
+
+FVD (Unterthiner et al., 2018) in the protocol `fvd2048_16f` of StyleGAN-V (Skorokhodov et al., 2022), see
+docs/fidelity.md: one clip of 16 frames from each video, 8-bit frames resized to 224x224, I3D's 400 logits, covariances
+divided by the number of clips.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchmetrics import SumMetric
+
+from torchslots.errors import UserError
+from torchslots.metrics.frechet import FrechetDistance
+from torchslots.metrics.networks import i3d
+
+CLIP_FRAMES = 16
+_CLIPS_AT_ONCE, _FRAMES_AT_ONCE = 8, 32
+
+
+class Features(Protocol):
+    """What a network of features offers besides being an `nn.Module`."""
+
+    num_features: int
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Features [n, num_features]."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """Move it, and hand it back."""
+        ...
+
+
+def to_bytes(pictures: Float[Tensor, "*batch 3 H W"]) -> UInt8[Tensor, "*batch 3 H W"]:
+    """Pictures in [0, 1] as image files hold them."""
+    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def frame_order(num_frames: int, as_published: bool = False) -> list[int]:
+    """The order in which the frames of a video are read.
+
+    Args:
+        as_published: 0, 1, 10, 11, ..., 19, 2, 20, ...: StyleGAN-V sorts names of files as text, and SlotDiffusion
+            writes `10.png` without zeros in front. Both sets are shuffled alike, but the clips are not what was filmed.
+    """
+    return sorted(range(num_frames), key=str) if as_published else list(range(num_frames))
+
+
+def clip_start(name: str, num_frames: int, clip_frames: int, seed: int) -> int:
+    """First frame of a real video's clip: any that leaves room, by the video's name and a seed alone."""
+    return random.Random(f"{seed}/{name}").randint(0, num_frames - clip_frames)
+
+
+@torch.no_grad()
+def clip_features(network: Features, clips: UInt8[Tensor, "B T 3 H W"]) -> Float[Tensor, "B D"]:
+    """I3D's logits of 8-bit clips."""
+    size = (i3d.SIZE, i3d.SIZE)
+    features = []
+    for part in clips.split(_CLIPS_AT_ONCE):
+        frames = F.interpolate(part.flatten(0, 1).float(), size, mode="bilinear", align_corners=False)
+        features.append(network((frames * 2 / 255 - 1).unflatten(0, part.shape[:2]).transpose(1, 2)))
+    return torch.cat(features)
+
+
+@torch.no_grad()
+def frame_features(network: Features, frames: UInt8[Tensor, "n 3 H W"]) -> Float[Tensor, "n D"]:
+    """Inception's features of 8-bit frames."""
+    return torch.cat([network(part.float() / 255) for part in frames.split(_FRAMES_AT_ONCE)])
+
+
+class VideoDistance:
+    """FVD between the real and the made videos that were added, over all processes; 0 is best.
+
+    Args:
+        network: clips [B, 3, T, 224, 224] in [-1, 1] to features, as `i3d.load_i3d()`.
+        clip_frames: of one clip; shorter videos are left out.
+        seed: of the real clips' starts, which StyleGAN-V draws anew in every run; made clips start at frame 0.
+        published_order: see `frame_order`.
+    """
+
+    def __init__(
+        self,
+        network: Features,
+        *,
+        clip_frames: int = CLIP_FRAMES,
+        seed: int = 0,
+        published_order: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if clip_frames < i3d.MIN_FRAMES:
+            raise UserError(
+                f"Clips for the Fréchet video distance need at least {i3d.MIN_FRAMES} frames, got {clip_frames}."
+            )
+        self._network = network.to(torch.device(device))
+        self._clip_frames, self._seed, self._published_order = clip_frames, seed, published_order
+        self._device = torch.device(device)
+        self._distance = _started(network.num_features, unbiased=False, device=self._device)
+        self._too_short = SumMetric().to(self._device)
+        self._too_short.update(0)
+
+    def add(self, videos: UInt8[Tensor, "B T 3 H W"], names: Sequence[str], *, real: bool) -> None:
+        """Add whole videos, 8-bit, all of T frames; their names decide where real clips start."""
+        num_frames = videos.shape[1]
+        if num_frames < self._clip_frames:
+            self._too_short.update(len(videos))
+            return
+        order = frame_order(num_frames, self._published_order)
+        starts = [
+            clip_start(name, num_frames, self._clip_frames, self._seed) if real else 0 for name in names
+        ]
+        clips = [video[order[start : start + self._clip_frames]] for video, start in zip(videos, starts)]
+        self._distance.update(clip_features(self._network, torch.stack(clips).to(self._device)), real)
+
+    def compute(self) -> float:
+        """The distance; NaN with fewer than two videos on a side."""
+        return float(self._distance.compute())
+
+    def too_short(self) -> int:
+        """Videos, real and made, that were left out by all processes."""
+        return int(self._too_short.compute())
+
+
+class FrameDistance:
+    """FID between the real and the made frames that were added, over all processes; 0 is best.
+
+    Args:
+        network: pictures [n, 3, H, W] in [0, 1] to features, as `inception.load_inception()`.
+    """
+
+    def __init__(
+        self,
+        network: Features,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._network, self._device = network.to(torch.device(device)), torch.device(device)
+        self._distance = _started(network.num_features, unbiased=True, device=self._device)
+
+    def add(self, frames: UInt8[Tensor, "n 3 H W"], *, real: bool) -> None:
+        """Add 8-bit frames."""
+        if len(frames):
+            self._distance.update(frame_features(self._network, frames.to(self._device)), real)
+
+    def compute(self) -> float:
+        """The distance; NaN with fewer than two frames on a side."""
+        return float(self._distance.compute())
+
+
+def _started(num_features: int, unbiased: bool, device: torch.device) -> FrechetDistance:
+    """On the device, and with an update of nothing: a process may well be given no video."""
+    distance = FrechetDistance(num_features, unbiased).to(device)
+    distance.update(torch.zeros(0, num_features, device=device), real=True)
+    return distance
