@@ -5,13 +5,14 @@ parameter's gradient, and of every parameter after training.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchslots.convert import slotdiffusion_torch, torch_checkpoint, torch_training
 from torchslots.convert.golden import (
@@ -22,6 +23,7 @@ from torchslots.convert.golden import (
     compare,
 )
 from torchslots.convert.layouts import Arrays, to_ours, to_theirs
+from torchslots.convert.vqvae_golden import code_margins
 from torchslots.decoders.denoise import Denoise
 from torchslots.latents.samplers import Sampler, ddim, ddim_steps, ddpm, dpm_solver
 from torchslots.model import ObjectCentricModel
@@ -105,9 +107,11 @@ def _clip_checks(case: Case, model: ObjectCentricModel, clip: Clip) -> Iterator[
         "latent_quant": snapped,
         "vae_decode": decoder.tokenizer.decode(latent * decoder.latent_scale),
     }
+    margin = float(code_margins(decoder.tokenizer, latent * decoder.latent_scale).min())
     for name, value in ours.items():
         if name in case.outputs:
-            yield compare(name, value.numpy(), case.outputs[name], OUTPUT_TOLERANCE)
+            check = compare(name, value.numpy(), case.outputs[name], OUTPUT_TOLERANCE)
+            yield _judged(margin, check) if name in ("latent_quant", "vae_decode") else check
     parts = [model.predict({"video": part}, None, recon=False) for part in batch["video"].split(1)]
     slots = torch.cat([part.slots for part in parts])
     yield compare("slots, clip by clip", slots.numpy(), case.outputs["slots"], OUTPUT_TOLERANCE)
@@ -181,7 +185,7 @@ def _sampled_checks(
 
 
 def _judged(margin: float | None, check: Check) -> Check:
-    """A sampler whose smallest margin was too small is reported, not judged."""
+    """What hangs on a choice of codes whose smallest margin was too small is reported, not judged."""
     if margin is None or margin >= CODEBOOK_MARGIN or check.passed:
         return check
     return replace(check, passed=True, note=f"codes {margin:.1e} from a tie: not judged")
@@ -193,8 +197,24 @@ def _logged_checks(case: Case, decoder: Denoise, slots: Tensor) -> Iterator[Chec
         return
     recorded = case.outputs["log_images_samples"]
     noise = torch.from_numpy(case.inputs["log_images_xT_one"]).expand(len(slots), -1, -1, -1)
-    pictures = decoder.generate(slots, noise).numpy().reshape(recorded.shape)
-    yield compare("log_images_samples", pictures, recorded, OUTPUT_TOLERANCE)
+    with _watched_margins(decoder) as margins:
+        pictures = decoder.generate(slots, noise).numpy().reshape(recorded.shape)
+    yield _judged(min(margins), compare("log_images_samples", pictures, recorded, OUTPUT_TOLERANCE))
+
+
+@contextmanager
+def _watched_margins(decoder: Denoise) -> Iterator[list[float]]:
+    """The smallest margin of each look into the codebook meanwhile, where the recording has none."""
+    found: list[float] = []
+
+    def watch(codebook: nn.Module, args: tuple[Tensor]) -> None:
+        found.append(float(code_margins(decoder.tokenizer, args[0]).min()))
+
+    handle = decoder.tokenizer.codebook.register_forward_pre_hook(watch)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def _ancestral_checks(case: Case, decoder: Denoise, slots: Tensor) -> Iterator[Check]:
