@@ -86,12 +86,12 @@ class Denoise(Decoder):
         return {"denoise": F.mse_loss(predicted.float(), target.float())}
 
     def _draws(self, latents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Steps first, then noise."""
+        """Steps first, then noise, the same whatever the latents' layout in memory."""
         timesteps, noise = batch.get("timesteps"), batch.get("latent_noise")
         if timesteps is None:
             timesteps = torch.randint(0, self.diffusion.num_steps, (len(latents),), device=latents.device)
         if noise is None:
-            noise = torch.randn_like(latents)
+            noise = torch.randn(latents.shape, device=latents.device, dtype=latents.dtype)
         return timesteps, noise
 
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
