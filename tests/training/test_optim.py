@@ -1,5 +1,8 @@
+import ast
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,3 +129,129 @@ def test_optimizer_state_of_another_model_is_refused() -> None:
     wide = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
     with pytest.raises(UserError, match=r"some file: the optimiser's `.*0\.weight`"):
         optim.load_optimizer(wide, optim.adam(wide), tensors, "some file")
+
+
+RECORDED = np.load(Path(__file__).parents[1] / "golden" / "sd_metrics" / "lr_schedules.npz")
+
+
+@pytest.mark.parametrize("system", ["vae", "savi", "ldm", "steve"])
+def test_cosine_to_a_least_rate_is_the_recorded_one(system: str) -> None:
+    numbers, recorded = ast.literal_eval(str(RECORDED[f"{system}_cfg"])), RECORDED[system]
+    main, *decoder = np.atleast_1d(numbers["max_lr"]).tolist()
+    config = OptimConfig(
+        learning_rate=main,
+        decoder_learning_rate=decoder[0] if decoder else None,
+        min_learning_rate=numbers["min_lr"],
+        warmup_steps=numbers["warmup"],
+        num_steps=numbers["total"],
+    )
+    for column, part in zip(recorded.T, (optim.REST, optim.DECODER)):
+        ours = [optim.schedule(config, part)(step) for step in range(numbers["total"])]
+        np.testing.assert_allclose(ours, column[: numbers["total"]], rtol=1e-9, atol=1e-15)
+        behind = optim.schedule(config, part)(numbers["total"] + 3)
+        assert column[numbers["total"] + 3] == column[3]  # the original begins again
+        assert behind == pytest.approx(numbers["min_lr"])
+
+
+class _Parts(nn.Module):
+    """Slots, a decoder, and in it a tokenizer, some of it frozen; in an order that is not that of the groups."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.decoder = nn.ModuleDict({"tokenizer": nn.Linear(2, 2), "body": nn.Linear(2, 2)})
+        self.slot_encoder = nn.Linear(2, 2)
+        self.decoder["tokenizer"].bias.requires_grad_(False)
+
+    def forward(self) -> torch.Tensor:
+        return sum((weight.square().sum() for weight in self.parameters()), torch.zeros(()))
+
+
+def _update(model: _Parts, optimizer: torch.optim.Adam, config: OptimConfig, step: int) -> None:
+    optim.prepare_update(optimizer, config, step)
+    optimizer.zero_grad()
+    model().backward()
+    optimizer.step()
+
+
+_THREE = OptimConfig(
+    1e-3,
+    4,
+    10,
+    decoder_learning_rate=3e-3,
+    tokenizer_learning_rate=5e-4,
+    schedule="exponential",
+    epsilon_hat=True,
+)
+
+
+def test_parts_have_rates_of_their_own_and_frozen_weights_none() -> None:
+    model = _Parts()
+    optimizer = optim.adam(model, _THREE)
+    assert optim.prepare_update(optimizer, _THREE, 2) == pytest.approx(5e-4, rel=1e-4)
+    rates = optim.rates(optimizer)
+    assert rates["lr_tokenizer"] == 5e-4 and rates["lr_decoder"] == pytest.approx(3 * rates["lr"])
+    owned = {weight: group for group in optimizer.param_groups for weight in group["params"]}
+    names = {name: owned.get(weight, {}).get("part") for name, weight in model.named_parameters()}
+    assert names == {
+        "decoder.tokenizer.weight": "decoder.tokenizer.",
+        "decoder.tokenizer.bias": None,
+        "decoder.body.weight": "decoder.",
+        "decoder.body.bias": "decoder.",
+        "slot_encoder.weight": "",
+        "slot_encoder.bias": "",
+    }
+    assert {group["eps"] for group in optimizer.param_groups} == {1e-8 / math.sqrt(1 - 0.999**3)}
+
+
+def test_a_tokenizer_without_a_rate_of_its_own_has_the_decoders() -> None:
+    config = OptimConfig(1e-3, 0, 10, decoder_learning_rate=2e-3)
+    optimizer = optim.adam(_Parts(), config)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 3]
+    assert len(optim.adam(_Parts(), OptimConfig()).param_groups) == 1
+
+
+def test_state_goes_by_name_between_one_group_and_three() -> None:
+    """A checkpoint from before parts had rates resumes, each weight with its own moments."""
+    plain = OptimConfig(1e-3, 0, 10)
+    same_rates = OptimConfig(1e-3, 0, 10, decoder_learning_rate=1e-3)
+    model = _Parts()
+    optimizer = optim.adam(model, plain)
+    _update(model, optimizer, plain, 0)
+    other = _Parts(1)
+    other.load_state_dict(model.state_dict())
+    grouped = optim.adam(other, same_rates)
+    tensors = {key: value.clone() for key, value in optim.optimizer_tensors(model, optimizer).items()}
+    optim.load_optimizer(other, grouped, tensors, "here")
+    for step in (1, 2):
+        _update(model, optimizer, plain, step)
+        _update(other, grouped, same_rates, step)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
+    assert [group["part"] for group in grouped.param_groups] == ["", "decoder."]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ({"min_learning_rate": 3e-3}, "min_learning_rate should lie between 0 and each part's"),
+        ({"min_learning_rate": -1.0}, "min_learning_rate should lie between"),
+        ({"min_learning_rate": 1e-4, "decoder_learning_rate": 1e-5}, "1e-05 for `decoder.`"),
+        ({"decoder_learning_rate": -1e-4}, "for `decoder.`"),
+        ({"tokenizer_learning_rate": math.inf}, "inf for `decoder.tokenizer.`"),
+        (
+            {"min_learning_rate": 1e-4, "schedule": "exponential"},
+            "ends nowhere. Choose optim.schedule cosine",
+        ),
+    ],
+    ids=["above the peak", "negative", "above the decoder's", "decoder", "tokenizer", "exponential"],
+)
+def test_rates_that_make_no_schedule_are_refused(numbers: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        optim.adam(_Parts(), OptimConfig(2e-3, 0, 10, **numbers))
+
+
+def test_clipping_by_the_largest_entry() -> None:
+    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([-4.0])
+    assert optim.clip_gradients(parameters, 0.5, "inf").item() == 4.0
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([3.0, 0.0]) * 0.5 / (4.0 + 1e-6))
