@@ -74,7 +74,7 @@ def test_pictures_show_input_and_reconstruction() -> None:
     height, width = panels[1].shape[1:3]
     assert height % 2 == 0 and width % 2 == 0
     left, right = panels[1][:, :, : width // 2], panels[1][:, :, width // 2 :]
-    assert left.mean() > right.mean() + 10
+    assert left.mean() > right.mean() + 5
 
 
 def test_small_pictures_and_batches_without_masks_have_figures_too() -> None:
@@ -107,4 +107,4 @@ def test_kinds_are_told_apart() -> None:
 
 
 def test_ratios_are_told_in_decibel() -> None:
-    assert format_figure("psnr", 21.456) == "21.46 dB" and format_figure("mse", 0.012345) == "0.01234"
+    assert format_figure("psnr", 21.456) == "21.46 dB" and format_figure("mse", 0.012346) == "0.01235"
