@@ -100,7 +100,7 @@ def forward(case: Case, model: ObjectCentricModel, batch: Batch) -> Arrays:
         "pred_token_id": decoder.writer(target.codes, slots),
         **{theirs: losses[ours] for theirs, ours in _OTHER_NAMES.items() if ours in losses},
         **_given(case, decoder, slots),
-        **_written(decoder, slots, clip.slots.shape[:2], torch.from_numpy(case.outputs["ar_ids"])),
+        **_written(decoder, slots, clip.slots.shape[:2], case.outputs["ar_ids"]),
     }
     return {name: value.numpy() for name, value in found.items()}
 
@@ -114,17 +114,17 @@ def _given(case: Case, decoder: Tokens, slots: Tensor) -> dict[str, Tensor]:
 
 
 def _written(
-    decoder: Tokens, slots: Tensor, shape: torch.Size, recorded: Int[Tensor, "n l"]
+    decoder: Tokens, slots: Tensor, shape: torch.Size, recorded: Int[np.ndarray, "n l"]
 ) -> dict[str, Tensor]:
     """Codes written step by step, the scores that each was chosen by, and their pictures.
 
     A code that is followed by others decides on all of them: between two whose scores are within `MARGIN` the
     recording's is taken.
     """
-    scores: list[Tensor] = []
+    following, scores = torch.from_numpy(recorded), list[Tensor]()
 
     def choose(logits: Tensor) -> Tensor:
-        wanted = recorded[:, len(scores)]
+        wanted = following[:, len(scores)].clamp(0, logits.shape[-1] - 1)
         scores.append(logits)
         tied = logits.amax(-1) - logits.gather(-1, wanted[:, None])[:, 0] <= MARGIN
         return torch.where(tied, wanted, most_likely(logits))
