@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from torchslots.metrics.segmentation import (
     FrameMean,
     VideoMean,
     adjusted_rand_index,
     ari,
+    background_where_unsure,
     contingency,
     fg_ari,
     fg_miou,
@@ -93,6 +95,72 @@ def test_video_level_scores_equal_recorded(name: str, score):
         mean.update(table)
         means.append(mean.compute())
     np.testing.assert_allclose(means, _SEG_OUT[name], atol=1e-5)
+
+
+def _by_definition(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    """The figures of one set of pixels, from pairs of pixels and pairs of masks."""
+    ids = range(truth.max() + 1)
+    overlap = np.array(
+        [[_iou(truth == g, prediction == k) for k in range(prediction.max() + 1)] for g in ids]
+    )
+    matched = lambda rows: (  # noqa: E731
+        overlap[rows][linear_sum_assignment(overlap[rows], maximize=True)].sum() / len(overlap[rows])
+        if len(overlap[rows])
+        else np.nan
+    )
+    return {
+        "ari": _pair_ari(truth, prediction),
+        "fari": _pair_ari(truth[truth > 0], prediction[truth > 0]),
+        "miou": matched(slice(0, None)),
+        "fmiou": matched(slice(1, None)),
+        "mbo": overlap[1:].max(1).mean() if len(overlap) > 1 else np.nan,
+    }
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
+    return (one & other).sum() / max((one | other).sum(), 1)
+
+
+def _pair_ari(truth: np.ndarray, prediction: np.ndarray) -> float:
+    pairs = np.triu(np.ones((len(truth), len(truth)), bool), 1)
+    same_object = (truth[:, None] == truth) & pairs
+    same_slot = (prediction[:, None] == prediction) & pairs
+    both, objects, slots, every = (
+        float(a.sum()) for a in (same_object & same_slot, same_object, same_slot, pairs)
+    )
+    chance = objects * slots / max(every, 1)
+    greatest = (objects + slots) / 2
+    return 1.0 if greatest == chance else (both - chance) / (greatest - chance)
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_figures_of_videos_and_of_frames_by_their_definitions(per_frame: bool):
+    """On the recorded cases; frames are judged each by itself, so that a slot may change its object."""
+    truth, prediction = (_SEG_IN[name].astype(int) for name in ("gt", "pred"))
+    if per_frame:
+        truth, prediction = truth.reshape(-1, 1, 12, 16), prediction.reshape(-1, 1, 12, 16)
+    truth, prediction = (ids.reshape(-1, *ids.shape[-3:]) for ids in (truth, prediction))
+    expected = [_by_definition(t.ravel(), p.ravel()) for t, p in zip(truth, prediction)]
+    num_slots = int(prediction.max()) + 1
+    tables = contingency(torch.from_numpy(truth), torch.from_numpy(prediction), num_slots).sum(1)
+    scores = {"ari": ari, "fari": fg_ari, "miou": miou, "fmiou": fg_miou, "mbo": mbo}
+    for name, score in scores.items():
+        np.testing.assert_allclose(score(tables), [row[name] for row in expected], atol=1e-12)
+        if not per_frame:
+            recorded = _SEG_OUT[f"{name}_per_sample"].ravel()
+            np.testing.assert_allclose([row[name] for row in expected], recorded, atol=1e-5)
+
+
+def test_pixels_that_no_slot_claims_equal_recorded():
+    recorded = np.load(_GOLDEN / "sd_metrics/postproc.npz")
+    found = background_where_unsure(torch.from_numpy(recorded["masks"]))
+    np.testing.assert_array_equal(found, recorded["out"])
+
+
+def test_only_pixels_below_the_threshold_go_to_the_background():
+    masks = torch.tensor([[0.6, 0.4, 0.1], [0.3, 0.35, 0.2], [0.1, 0.25, 0.7]]).view(3, 1, 3)
+    assert background_where_unsure(masks).tolist() == [[0, 1, 2]]
+    assert background_where_unsure(masks, threshold=0.65).tolist() == [[1, 1, 2]]
 
 
 def test_hand_made_case():
