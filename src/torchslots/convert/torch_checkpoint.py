@@ -135,7 +135,7 @@ def _refusal(path: Path, error: Exception) -> str:
     text = str(error)
     if path.stat().st_size == 0:
         return f"{path} is empty. Copy or download it again."
-    if "GLOBAL" in text or "Unsupported" in text:
+    if "GLOBAL" in text:
         return (
             f"{path} is a pickle of more than tensors and plain values, which could run code when it is opened, and "
             "was not opened. Save its state dict alone: torch.save(model.state_dict(), ...)."
