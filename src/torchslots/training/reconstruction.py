@@ -1,9 +1,10 @@
 """Judging an image code on whole videos: how near what it gives back is to what went in."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import cast
+from functools import lru_cache
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,22 +15,13 @@ from torch import Tensor, nn
 from torchslots.draw import contact_sheet
 from torchslots.errors import UserError
 from torchslots.latents.tokenizer import Tokenizer
-from torchslots.metrics.image import psnr, ssim
+from torchslots.metrics.pictures import DEFINITIONS, PictureScores, load_networks
 from torchslots.nn.ranges import from_signed, to_signed
 from torchslots.shapes import Batch
 from torchslots.training.drawn import DRAWN_FRAMES
 from torchslots.training.evaluate import DTYPES, EvalReport
 from torchslots.training.gathering import gather, is_first_process
 from torchslots.training.recipe import EvalConfig
-
-DEFINITIONS = {
-    "psnr": "Peak signal-to-noise ratio in dB of each frame that the image code gives back, pictures in [0, 1]; mean "
-    "over the frames of a video, then over videos.",
-    "mse": "Squared error of those frames, mean over colours and pixels, then as psnr.",
-    "ssim": "Structural similarity of those frames (Wang et al., 2004), Gaussian window of 11 pixels; then as psnr.",
-}
-"""What each figure means. Reconstructions are clipped to [0, 1] first."""
-_LEAST_SIDE = 11
 
 
 @dataclass(frozen=True)
@@ -83,21 +75,30 @@ class _Reconstruction:
     ) -> None:
         self._model, self._config, self._device, self._precision = model, config, device, precision
         self._draw = draw if is_first_process() else 0
-        self._sums: dict[str, float] = {}
+        networks, self._notes = perceptual_network()
+        self._scores = PictureScores(networks, device=device)
         self._panels: list[DrawnPair] = []
         self._videos = 0
 
     def judge(self, batch: Batch) -> None:
         """Take one batch of whole videos through the image code."""
         video: Tensor = batch["video"][:, : self._config.num_frames]
-        found = torch.cat([self._back(part) for part in video.split(self._config.slice_size, 1)], 1)
-        for row, (true, back) in enumerate(zip(video, found)):
-            true, back = (frames[_real(batch, row, len(frames))] for frames in (true, back))
-            for name, value in _figures(back, true):
-                self._sums[name] = self._sums.get(name, 0.0) + value
-            if len(self._panels) < self._draw:
-                name = batch["name"][row] if "name" in batch else ""
-                self._panels.append(DrawnPair(name, _bytes(true), _bytes(back)))
+        mask: Tensor | None = batch.get("padding_mask")
+        names = batch.get("name", [""] * len(video))
+        rows = range(min(self._draw - len(self._panels), len(video)))
+        kept: list[list[Tensor]] = [[] for _ in rows]
+        for start in range(0, video.shape[1], self._config.slice_size):
+            frames = slice(start, start + self._config.slice_size)
+            found = self._back(video[:, frames])
+            self._scores.add(found, video[:, frames], None if mask is None else mask[:, frames])
+            for row in rows:
+                kept[row].append(found[row].cpu())
+        self._scores.finish(names)
+        for row, parts in zip(rows, kept):
+            real = slice(None) if mask is None else mask[row, : video.shape[1]].flatten(1).any(1)
+            self._panels.append(
+                DrawnPair(names[row], _bytes(video[row][real]), _bytes(torch.cat(parts)[real]))
+            )
         self._videos += len(video)
 
     def _back(self, video: Float[Tensor, "B t 3 H W"]) -> Float[Tensor, "B t 3 H W"]:
@@ -105,36 +106,25 @@ class _Reconstruction:
         dtype = DTYPES.get(self._precision)
         with nullcontext() if dtype is None else torch.autocast(self._device.type, dtype):
             found = self._model.reconstruct(frames)
-        return from_signed(found.float()).clamp(0, 1).cpu().unflatten(0, video.shape[:2])
+        return from_signed(found.float()).unflatten(0, video.shape[:2])
 
     def report(self) -> EvalReport:
         """All that was found, by all processes."""
-        parts = gather((self._videos, self._sums))
-        videos = sum(part[0] for part in parts)
+        videos = sum(gather(self._videos))
         if not videos:
             raise UserError(
                 "There is no video to evaluate. Check the data folder, the split and `num_videos`."
             )
-        names = dict.fromkeys(name for part in parts for name in part[1])
-        figures = {name: sum(part[1].get(name, 0.0) for part in parts) / videos for name in names}
+        figures, notes = self._scores.compute()
         definitions = {name: DEFINITIONS[name] for name in figures}
         settings = {**asdict(self._config), "precision": self._precision}
-        return EvalReport(figures, {}, videos, definitions, [], settings, self._panels)
+        return EvalReport(figures, {}, videos, definitions, self._notes + notes, settings, self._panels)
 
 
-def _real(batch: Batch, row: int, num_frames: int) -> Tensor:
-    """Which frames of a video are no padding."""
-    if "padding_mask" not in batch:
-        return torch.ones(num_frames, dtype=torch.bool)
-    return batch["padding_mask"][row, :num_frames].flatten(1).any(1).cpu()
-
-
-def _figures(found: Float[Tensor, "T 3 H W"], true: Float[Tensor, "T 3 H W"]) -> Iterator[tuple[str, float]]:
-    """Of one video; small pictures have no structural similarity."""
-    yield "psnr", float(psnr(found, true).mean())
-    yield "mse", float((found.double() - true.double()).square().mean())
-    if min(true.shape[-2:]) >= _LEAST_SIDE:
-        yield "ssim", float(ssim(found, true).mean())
+@lru_cache(maxsize=1)
+def perceptual_network() -> tuple[dict[str, Any], list[str]]:
+    """LPIPS on VGG16 where its public weights are on this machine, else a sentence on where to get them."""
+    return load_networks(("lpips_vgg",))
 
 
 def _bytes(video: Float[Tensor, "T 3 H W"]) -> NDArray[np.uint8]:
