@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from torchslots import draw as pictures
 from torchslots import video
 from torchslots.errors import UserError
+from torchslots.metrics import scores
 from torchslots.metrics.image import squared_error
 from torchslots.metrics.segmentation import FrameMean, VideoMean, contingency, fg_ari
 from torchslots.model import ObjectCentricModel
@@ -34,6 +35,12 @@ DEFINITIONS = {
     f"{COPY}psnr_*": "psnr of the true picture of the last observed frame, repeated.",
 }
 """What each figure means."""
+LABELS = {
+    "fg_ari": scores.LABELS["fg_ari"],
+    "psnr_video": "PSNR of pictures (dB)",
+    "psnr_flow": "PSNR of optical flow (dB)",
+}
+"""The same figures as a reader names them."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +76,14 @@ class HorizonReport:
         for column in ("figure", "model", "last frame repeated"):
             table.add_column(column, justify="left" if column == "figure" else "right")
         for name in names:
-            table.add_row(name, *(_shown(key, self.metrics[key]) for key in (name, COPY + name)))
+            table.add_row(
+                LABELS.get(name, name), *(_shown(key, self.metrics[key]) for key in (name, COPY + name))
+            )
         console = Console()
         console.print(table)
         for name in names:
             key = name if name in DEFINITIONS else "psnr_*"
-            console.print(f"{name}: {DEFINITIONS[key]}", markup=False, highlight=False)
+            console.print(f"{LABELS.get(name, name)}: {DEFINITIONS[key]}", markup=False, highlight=False)
 
     @property
     def _horizon(self) -> int:
@@ -102,7 +111,10 @@ class HorizonReport:
             "last frame repeated": (steps, self.curves[COPY + name]),
         }
         with video.replacing(path) as part:
-            pictures.curves(series, part, title=f"{name} without input", x_label="frames ahead", y_label=name)
+            label = LABELS.get(name, name)
+            pictures.curves(
+                series, part, title=f"{label} without input", x_label="frames ahead", y_label=label
+            )
         return path
 
 
