@@ -43,11 +43,11 @@ def make_sets(plan: Plan) -> Sets:
     generate(plan.data, train=plan.count, validation=plan.held_out, resolution=_SIZE, seed=plan.seed)
     wanted, judged = plan.recipe.data, plan.recipe.evaluation
     cache = plan.data / "prepared"
-    for split in ("train", judged.split):
+    for split in (wanted.train_split, judged.split):
         prepare(open_dataset(wanted.dataset, plan.data, split, wanted, True), cache, num_workers=2)
     whole = replace(wanted, num_frames=judged.num_frames)
     return Sets(
-        open_dataset("prepared", cache, "train", wanted, True),
+        open_dataset("prepared", cache, wanted.train_split, wanted, True),
         open_dataset("prepared", cache, judged.split, whole, False),
     )
 
