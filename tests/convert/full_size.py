@@ -1,10 +1,11 @@
 """Recordings of models of full size: the names and shapes of their weights, and digests of what they computed.
 
-`sd_params/params_<model>_full.json` lists a state dict. `sd_full_hashinit/<model>.npz` holds norm, mean and a strided
-sample of each output, for weights that follow from their names and a video that follows from the salt in `meta.json`.
-Samples are cut to 256 numbers here.
+`sd_params/params_<model>_full.json.gz` lists a state dict. `sd_full_hashinit/<model>.npz` holds norm, mean and a
+strided sample of each output, for weights that follow from their names and a video that follows from the salt in
+`meta.json`. Samples are cut to 256 numbers here.
 """
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ _VIDEOS = {"VQVAE": 0, "SAVi": 1, "STEVE": 2, "SAViDiffusion": 3}
 
 def read_names(golden: Path, model: str) -> dict[str, Any]:
     """The recorded list: `state_dict` {name: [shape, dtype]}, `total_params` and so on."""
-    return json.loads((golden / "sd_params" / f"params_{model}_full.json").read_text())
+    return json.loads(gzip.decompress((golden / "sd_params" / f"params_{model}_full.json.gz").read_bytes()))
 
 
 def shapes(names: dict[str, Any]) -> Shapes:

@@ -4,12 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import full_size
 import numpy as np
 import pytest
 import torch
-
-import full_size
 from hash_init import with_model
+
 from torchslots.convert import layouts, savi_pytorch_golden, savi_pytorch_torch
 from torchslots.convert.golden import CaseResult, read_case, verify
 from torchslots.errors import UserError
