@@ -2,9 +2,12 @@
 
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
@@ -113,6 +116,12 @@ def test_programs_are_never_run(cache, capsys):
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        super().do_GET()
+
     def log_message(self, format, *args):
         """Nothing on standard error."""
 
@@ -123,6 +132,7 @@ def server(tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
+        _Quiet.asked.clear()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
         thread.join()
@@ -131,7 +141,7 @@ def server(tmp_path):
 def test_download_into_the_cache(cache, public, server, monkeypatch):
     monkeypatch.setitem(FILES, "alexnet", replace(public, address=f"{server}/source.pth"))
     assert feature_weights("alexnet")["a"].tolist() == [0, 1, 2]
-    assert [file.name for file in cache.iterdir()] == [public.file]
+    assert sorted(file.name for file in cache.iterdir()) == sorted([".lock", public.file])
 
 
 def test_a_download_with_another_digest_is_thrown_away(cache, public, server, monkeypatch):
@@ -139,13 +149,48 @@ def test_a_download_with_another_digest_is_thrown_away(cache, public, server, mo
     monkeypatch.setitem(FILES, "alexnet", wrong)
     with pytest.raises(UserError, match="was thrown away"):
         feature_weights("alexnet")
-    assert not list(cache.iterdir())
+    assert [file.name for file in cache.iterdir()] == [".lock"]
 
 
 def test_a_download_that_is_refused_says_what_to_do_by_hand(cache, public, server, monkeypatch):
     monkeypatch.setitem(FILES, "alexnet", replace(public, address=f"{server}/nowhere.pth"))
     with pytest.raises(MissingWeights, match=r"status 404.*save it as"):
         feature_weights("alexnet")
+
+
+def test_a_folder_that_cannot_be_made(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TORCHSLOTS_FEATURES", str(tmp_path / "file" / "features"))
+    with pytest.raises(UserError, match=r"cannot be written.*Set TORCHSLOTS_FEATURES"):
+        feature_weights("alexnet")
+
+
+_DOWNLOAD = """
+import sys
+from dataclasses import replace
+from torchslots.metrics.networks.weights import FILES, feature_weights
+
+FILES["alexnet"] = replace(FILES["alexnet"], address=sys.argv[1], sha256=sys.argv[2])
+print(feature_weights("alexnet")["a"].tolist())
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_want_the_same_file_bring_it_once(cache, public, server, tmp_path):
+    torch.save({"a": torch.zeros(5_000_000)}, tmp_path / "source.pth")
+    digest = hashlib.sha256((tmp_path / "source.pth").read_bytes()).hexdigest()
+    arguments = [
+        sys.executable,
+        "-c",
+        _DOWNLOAD.replace(".tolist()", ".shape"),
+        f"{server}/source.pth",
+        digest,
+    ]
+    running = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=120)[0].strip() for process in running] == [
+        "torch.Size([5000000])"
+    ] * 3
+    assert _Quiet.asked.count("/source.pth") == 1
 
 
 def test_figures_without_weights_are_left_out_with_a_note(cache):

@@ -4,9 +4,11 @@ None comes with this package. A file is taken from the cache or from where the u
 is compared with what its publisher says of it before it is opened, and it is opened as numbers alone, never as code.
 """
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +53,7 @@ FILES: dict[str, FeatureFile] = {
             "vgg16",
             "vgg16-397923af.pth",
             f"{_TORCHVISION}/vgg16-397923af.pth",
-            "BSD-3-Clause (torchvision)",
+            "BSD-3-Clause, torchvision",
             "VGG16 trained on ImageNet; LPIPS needs it",
             sha256="397923af",
         ),
@@ -59,7 +61,7 @@ FILES: dict[str, FeatureFile] = {
             "alexnet",
             "alexnet-owt-7be5be79.pth",
             f"{_TORCHVISION}/alexnet-owt-7be5be79.pth",
-            "BSD-3-Clause (torchvision)",
+            "BSD-3-Clause, torchvision",
             "AlexNet trained on ImageNet; LPIPS needs it",
             sha256="7be5be79",
         ),
@@ -67,7 +69,7 @@ FILES: dict[str, FeatureFile] = {
             "lpips_vgg",
             "lpips-v0.1-vgg.pth",
             f"{_LPIPS}/vgg.pth",
-            "BSD-2-Clause (PerceptualSimilarity)",
+            "BSD-2-Clause, PerceptualSimilarity",
             "LPIPS v0.1: what each channel of VGG16 weighs",
             sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
         ),
@@ -75,7 +77,7 @@ FILES: dict[str, FeatureFile] = {
             "lpips_alex",
             "lpips-v0.1-alex.pth",
             f"{_LPIPS}/alex.pth",
-            "BSD-2-Clause (PerceptualSimilarity)",
+            "BSD-2-Clause, PerceptualSimilarity",
             "LPIPS v0.1: what each channel of AlexNet weighs",
             sha256="df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
         ),
@@ -84,7 +86,7 @@ FILES: dict[str, FeatureFile] = {
             "pt_inception-2015-12-05-6726825d.pth",
             "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
             "pt_inception-2015-12-05-6726825d.pth",
-            "Apache-2.0 (TensorFlow models)",
+            "Apache-2.0, TensorFlow models",
             "the Inception-v3 of the Fréchet inception distance",
             sha256="6726825d",
         ),
@@ -93,7 +95,7 @@ FILES: dict[str, FeatureFile] = {
             "i3d_pretrained_400.pt",
             "https://raw.githubusercontent.com/songweige/TATS/03bbce1daa3da7e9bff8221e9ec433df9484817f/"
             "tats/fvd/i3d_pretrained_400.pt",
-            "MIT (TATS), from a module of TensorFlow Hub",
+            "MIT, TATS",
             "the I3D of the Fréchet video distance",
             git_id="a867b87ac3a9097d200598b1d48a1b890d8ec744",
         ),
@@ -150,17 +152,37 @@ def where_to_get(name: str) -> str:
 
 
 def _download(public: FeatureFile, path: Path) -> None:
+    """Bring a file into the cache, one process at a time."""
+    with _alone(path.parent):
+        if path.is_file():
+            return
+        try:
+            download_all([RemoteFile(public.address, path.name)], path.parent, public.name, connections=1)
+        except UserError as error:
+            reason = str(error).split(". ")[0]
+            raise MissingWeights(f"{reason}. {where_to_get(public.name)}") from error
+        found = _sha256(path)
+        if not _is_public(path, public, found):
+            path.unlink()
+            raise UserError(
+                f"What {public.address} gives has the SHA-256 {found}, not that of the published file "
+                f"({_expected(public)}), and was thrown away. Try again, or get {public.file} from elsewhere."
+            )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While the block runs, other processes wait at the same place."""
     try:
-        download_all([RemoteFile(public.address, path.name)], path.parent, public.name, connections=1)
-    except UserError as error:
-        raise MissingWeights(f"{error} {where_to_get(public.name)}") from error
-    found = _sha256(path)
-    if not _is_public(path, public, found):
-        path.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
         raise UserError(
-            f"What {public.address} gives has the SHA-256 {found}, not that of the published file "
-            f"({_expected(public)}), and was thrown away. Try again, or get {public.file} from elsewhere."
-        )
+            f"{folder} cannot be written ({error.strerror}). Set {_ENV} to a folder that can."
+        ) from error
+    with lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _check(path: Path, public: FeatureFile, sha256: str | None) -> None:
