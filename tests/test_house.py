@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "torchslots"
 ORDER = [
     {
         "errors",
+        "allocation",
         "shapes",
         "losses",
         "progress",

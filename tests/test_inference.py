@@ -39,7 +39,7 @@ class Painter(ObjectCentricModel):
         self.order = [1, 0, 2] if not conditioned else [0, 1, 2]
         self.given = []
 
-    def predict(self, batch, state=None, slot_recon=False, recon=True):
+    def predict(self, batch, state=None, slot_recon=False, recon=True, attn=True):
         clip = batch["video"]
         self.given.append((batch, state))
         red, green = clip[:, :, 0] > 0.5, clip[:, :, 1] > 0.5

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from torchslots import __version__
+from torchslots.allocation import keep_freed_memory
 from torchslots.errors import UserError, nearest
 
 COMMANDS = {
@@ -42,6 +43,7 @@ def _guarded(name: str, words: list[str]) -> int:
     try:
         if name not in COMMANDS:
             raise UserError(f"there is no such command. {nearest(name, COMMANDS)} See `torchslots --help`.")
+        keep_freed_memory()
         return getattr(import_module("torchslots.commands"), name)(words)
     except UserError as error:
         print(f"torchslots {name}: {error}", file=sys.stderr)

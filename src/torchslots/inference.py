@@ -166,7 +166,7 @@ def _slices(
         for frames in chunks:
             small = view.shrink(frames)
             shown = batch | {"video": small.to(batch["generator"].device)}
-            found = model.predict(shown, state, slot_recon=options.slot_views)
+            found = model.predict(shown, state, slot_recon=options.slot_views, recon=False, attn=False)
             state, order = found.state, order or slot_order(found, hint)
             yield _slice(frames, small[0], found, order)
         for start in range(0, ahead, options.slice_size):

@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchslots.decoders.broadcast import lowest_argmax
+from torchslots.decoders.broadcast import lowest_argmax, padded_size
 from torchslots.decoders.decoder import Decoder
 from torchslots.errors import UserError
 from torchslots.shapes import Batch, Clip, Conditioning, Prediction, State
 from torchslots.slots.encoder import SlotEncoder
+from torchslots.slots.initializers import FromBoxes, FromMasks
 
 DRAWS = ("noise", "pose", "num_slots", "generator")
 """What a batch may say of random starts, besides data: about slots, never about frames (`shapes.Conditioning`)."""
@@ -28,16 +29,34 @@ class ObjectCentricModel(nn.Module):
         super().__init__()
         self.slot_encoder, self.decoder, self.config = slot_encoder, decoder, config
 
-    def encode(self, batch: Batch, state: State | None = None) -> Clip:
-        """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`."""
+    def encode(self, batch: Batch, state: State | None = None, attn: bool = True) -> Clip:
+        """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`.
+
+        Without `attn` the clip's attention is [B, T, K, 0]: the maps are large, and few are looked at.
+        """
         video = batch["video"]
         if video.ndim != 5 or video.shape[2] != 3:
             raise UserError(f"`video` should be [B, T, 3, H, W], got {list(video.shape)}.")
-        return self.slot_encoder(video, conditioning(batch), state)
+        return self.slot_encoder(video, conditioning(batch), state, attn)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named, unweighted scalars: means over the clips of the batch."""
-        return self.decoder.loss(self.encode(batch), batch)
+        return self.decoder.loss(self.encode(batch, attn=False), batch)
+
+    def fixed_shapes(self, batch: Batch) -> Batch:
+        """The batch with what shapes depend on as plain numbers, read while it is still in the host's memory.
+
+        Without it, training decodes exactly the distinct slots of a batch: on a GPU the host waits to learn how many,
+        and compiled code must fit another count in every step. With it there are few counts, and nobody waits.
+        """
+        initializer, hint = self.slot_encoder.initializer, conditioning(batch)
+        if not isinstance(initializer, FromBoxes | FromMasks) or (
+            hint.boxes is None and hint.segmentation is None
+        ):
+            return batch
+        slots = initializer.num_slots if isinstance(initializer, FromMasks) else batch["boxes"].shape[2] + 1
+        pairs = hint.batch_size * slots
+        return {**batch, "num_painted": padded_size(min(initializer.most_distinct(hint), pairs), pairs)}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, under the name that wrappers for many processes call."""
@@ -45,7 +64,12 @@ class ObjectCentricModel(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, batch: Batch, state: State | None = None, slot_recon: bool = False, recon: bool = True
+        self,
+        batch: Batch,
+        state: State | None = None,
+        slot_recon: bool = False,
+        recon: bool = True,
+        attn: bool = True,
     ) -> Prediction:
         """Segment a clip, or the next slice of one.
 
@@ -55,8 +79,10 @@ class ObjectCentricModel(nn.Module):
             state: what the slice before returned; None at the start.
             slot_recon: also return each slot's own pictures.
             recon: also return the pictures; masks alone are cheaper, most of all where a decoder generates.
+            attn: also return the attention; without it, it may be [B, T, K, 0].
         """
-        return self.explain(self.encode(batch, state), slot_recon, recon)
+        clip = self.encode(batch, state, attn or self.decoder.draws_attn)
+        return self.explain(clip, slot_recon, recon)
 
     def explain(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Prediction:
         """What the decoder draws of a clip's slots, and who wins each pixel."""

@@ -112,3 +112,12 @@ def test_missing_targets_are_named() -> None:
     del clip["flow"]
     with pytest.raises(UserError, match="target `flow`"):
         tiny().loss(clip)
+
+
+def test_shapes_are_fixed_from_the_hint() -> None:
+    found = tiny().fixed_shapes(batch())
+    distinct = len(pack(tiny().encode(found).state.source, (2, 5), torch.device("cpu")).clip)
+    assert distinct <= found["num_painted"] <= 10
+    assert torch.allclose(tiny().loss(found)["recon_flow"], tiny().loss(batch())["recon_flow"], rtol=1e-5)
+    assert "num_painted" not in tiny("learned").fixed_shapes(batch())
+    assert tiny("masks").fixed_shapes(batch())["num_painted"] <= 10

@@ -115,3 +115,11 @@ def test_recomputing_changes_nothing() -> None:
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-2), name
+
+
+def test_attention_that_nobody_asks_for_is_not_kept() -> None:
+    with_it, without = tiny().predict(batch()), tiny().predict(batch(), attn=False, recon=False)
+    assert torch.equal(with_it.slots, without.slots) and torch.equal(
+        with_it.segmentation, without.segmentation
+    )
+    assert without.attn.shape[-1] == 0 and without.recon == {}

@@ -58,7 +58,7 @@ def _pose(name: frames.Invariance) -> Pose:
 def _run(corrector: InvariantSlotAttention, pose: Pose, features: Tensor, grid: Tensor) -> list[Grouping]:
     slots = torch.linspace(-1, 1, B * K * D, dtype=torch.double).view(B, K, D)
     tokens = torch.cat([features, grid], -1)[:, None]
-    return list(corrector.rounds(State(slots, pose), corrector.project(tokens).frame(0)))
+    return list(corrector.rounds(State(slots, pose), corrector.project(tokens).frames()[0]))
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_slots_that_are_told_their_frames_are_not_invariant(scene: tuple[Tensor,
 def test_equal_slots_in_equal_frames_stay_equal_and_order_is_nothing(scene: tuple[Tensor, Tensor]) -> None:
     corrector, pose = _corrector("rotation"), _pose("rotation")
     slots = torch.randn(B, K, D, dtype=torch.double)
-    inputs = corrector.project(torch.cat(scene, -1)[:, None]).frame(0)
+    inputs = corrector.project(torch.cat(scene, -1)[:, None]).frames()[0]
     order = [2, 0, 1]
     one, other = (
         corrector(State(slots, pose), inputs),
@@ -298,7 +298,7 @@ def test_half_precision_keeps_frames_in_full() -> None:
     corrector, pose = _corrector("rotation").float(), _pose("rotation").map(Tensor.float)
     tokens = torch.randn(B, 1, N, C + 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        group = corrector(State(torch.randn(B, K, D), pose), corrector.project(tokens).frame(0))
+        group = corrector(State(torch.randn(B, K, D), pose), corrector.project(tokens).frames()[0])
     frame = _frame(group)
     assert frame.rotation is not None and frame.position.dtype == frame.rotation.dtype == torch.float32
     eye = torch.eye(2).expand(B, K, 2, 2)

@@ -40,7 +40,7 @@ class Oracle(nn.Module):
         self.lengths: list[int] = []
         self.recon_requests: list[bool] = []
 
-    def predict(self, batch, state=None, slot_recon=False, recon=True) -> Prediction:
+    def predict(self, batch, state=None, slot_recon=False, recon=True, attn=True) -> Prediction:
         assert not self.training
         video = batch["video"]
         frame = 0 if state is None else int(state.memory)
@@ -300,7 +300,7 @@ class Starts(Oracle):
         self.starts: dict[str, list] = {}
         self.given: list[Batch] = []
 
-    def predict(self, batch, state=None, slot_recon=False, recon=True) -> Prediction:
+    def predict(self, batch, state=None, slot_recon=False, recon=True, attn=True) -> Prediction:
         self.given.append(batch)
         if state is None:
             drawn = draw(conditioning(batch), (len(batch["video"]), 4, 3))

@@ -57,7 +57,12 @@ class TinyModel(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, batch: Batch, state: State | None = None, slot_recon: bool = False, recon: bool = True
+        self,
+        batch: Batch,
+        state: State | None = None,
+        slot_recon: bool = False,
+        recon: bool = True,
+        attn: bool = True,
     ) -> Prediction:
         """Three slots, one for each colour of the pixels after the net has changed it."""
         assert not self.training

@@ -164,7 +164,7 @@ def _rounds(model: ObjectCentricModel, batch: Batch, pose: Pose | None) -> Array
     if isinstance(corrector, SlotAttention):
         return _plain_rounds(corrector, start, tokens)
     assert isinstance(corrector, InvariantSlotAttention)
-    groups = list(corrector.rounds(start, corrector.project(tokens).frame(0)))
+    groups = list(corrector.rounds(start, corrector.project(tokens).frames()[0]))
     poses = [group.pose for group in groups if group.pose is not None]
     found = {
         "attn_rounds": [group.attn for group in groups],
@@ -178,7 +178,7 @@ def _rounds(model: ObjectCentricModel, batch: Batch, pose: Pose | None) -> Array
 
 def _plain_rounds(corrector: SlotAttention, start: State, tokens: Tensor) -> Arrays:
     """The baseline's."""
-    inputs, slots = corrector.project(tokens).frame(0), start.slots
+    inputs, slots = corrector.project(tokens).frames()[0], start.slots
     attentions, states = [], []
     for _ in range(corrector.num_iterations):
         gathered, attn = corrector.attend(slots, inputs)

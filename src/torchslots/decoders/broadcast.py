@@ -95,6 +95,8 @@ class Broadcast(Decoder):
         recompute: keep no activations for the backward pass but compute them again, chunk by chunk.
     """
 
+    draws_attn = False
+
     def __init__(
         self,
         position: nn.Module,

@@ -10,6 +10,9 @@ from torchslots.shapes import Batch, Clip, Decoded
 class Decoder(nn.Module, ABC):
     """What the slots of a clip must explain."""
 
+    draws_attn = True
+    """Whether `decode` reads `Clip.attn`; `loss` never does."""
+
     @abstractmethod
     def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
         """Named, unweighted scalars: means over the clips of the batch."""

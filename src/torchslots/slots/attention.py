@@ -21,9 +21,9 @@ class Projected(NamedTuple):
     keys: Float[Tensor, "*b h N d"]
     values: Float[Tensor, "*b h N d"]
 
-    def frame(self, t: int) -> "Projected":
-        """Those of frame t."""
-        return Projected(self.keys[:, t], self.values[:, t])
+    def frames(self) -> "list[Projected]":
+        """Those of each frame."""
+        return [Projected(keys, values) for keys, values in zip(self.keys.unbind(1), self.values.unbind(1))]
 
 
 def _mean_over_tokens(attn: Float[Tensor, "*b K N"], eps: float) -> Float[Tensor, "*b K N"]:
@@ -142,7 +142,7 @@ class SlotAttention(Corrector):
         for update in self._updates():
             gathered, attn = self.attend(slots, inputs)
             slots = update(slots, gathered)
-        return Grouping(slots, attn.mean(1), state.pose)
+        return Grouping(slots, attn.squeeze(1) if self.num_heads == 1 else attn.mean(1), state.pose)
 
     def _updates(self) -> list[Callable[[Tensor, Tensor], Tensor]]:
         """Of each round."""

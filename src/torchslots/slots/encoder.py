@@ -59,17 +59,25 @@ class SlotEncoder(nn.Module):
         return tokens.unflatten(0, video.shape[:2])
 
     def forward(
-        self, video: Float[Tensor, "B T 3 H W"], conditioning: Conditioning, state: State | None = None
+        self,
+        video: Float[Tensor, "B T 3 H W"],
+        conditioning: Conditioning,
+        state: State | None = None,
+        attn: bool = True,
     ) -> Clip:
-        """Slots of every frame. With `state`, go on where another slice ended and ignore the conditioning."""
+        """Slots of every frame. With `state`, go on where another slice ended and ignore the conditioning.
+
+        Without `attn` no attention is kept: the clip's is [B, T, K, 0].
+        """
         inputs = self.corrector.project(self.tokens(video))
         current: State = self.initializer(conditioning) if state is None else state
         groups: list[Grouping] = []
         predicted: list[Tensor] = []
-        for t in range(video.shape[1]):
-            group: Grouping = self.corrector(current, inputs.frame(t))
+        keep = _as_it_is if attn else _without_attn
+        for frame in inputs.frames():
+            group: Grouping = self.corrector(current, frame)
             current = self.predictor(group, current)
-            groups.append(group)
+            groups.append(keep(group))
             predicted.append(current.slots)
         return _clip(groups, predicted, current)
 
@@ -81,11 +89,19 @@ class SlotEncoder(nn.Module):
         groups: list[Grouping] = []
         predicted: list[Tensor] = []
         for _ in range(num_frames):
-            group = Grouping(state.slots, state.slots.new_zeros(*state.slots.shape[:2], 0), state.pose)
+            group = _without_attn(Grouping(state.slots, state.slots, state.pose))
             state = self.predictor(group, state)
             groups.append(group)
             predicted.append(state.slots)
         return _clip(groups, predicted, state)
+
+
+def _as_it_is(group: Grouping) -> Grouping:
+    return group
+
+
+def _without_attn(group: Grouping) -> Grouping:
+    return group._replace(attn=group.slots.new_zeros(*group.slots.shape[:2], 0))
 
 
 def _clip(groups: list[Grouping], predicted: list[Tensor], state: State) -> Clip:

@@ -38,6 +38,10 @@ class FromBoxes(nn.Module):
             boxes = (boxes[..., :2] + boxes[..., 2:]) / 2
         return State(self.mlp(boxes), source=first_equal(boxes))
 
+    def most_distinct(self, hint: Conditioning) -> int:
+        """Slots of the batch that may differ: one for each box that is not empty, and each clip's background."""
+        return 0 if hint.boxes is None else int(hint.boxes.any(-1).sum()) + hint.batch_size
+
 
 def first_equal(hints: Float[Tensor, "B K C"]) -> Int[Tensor, "B K"]:
     """For each slot the lowest slot with the same hint: itself, unless it is a copy."""
@@ -72,6 +76,11 @@ class FromMasks(nn.Module):
         slots = self.head(tokens.mean(-2)).unflatten(0, (-1, num_slots))
         own = torch.arange(num_slots, device=masks.device)
         return State(slots, source=own * masks.any((-1, -2)))
+
+    def most_distinct(self, hint: Conditioning) -> int:
+        """Slots of the batch that may differ: one for each id in its frame, and each clip's background."""
+        frames = () if hint.segmentation is None else hint.segmentation
+        return sum(len(frame.unique()) for frame in frames) + hint.batch_size
 
 
 class Learned(nn.Module):

@@ -4,7 +4,7 @@ Biza et al., Invariant Slot Attention (ICML 2023).
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -148,11 +148,18 @@ class Placed(NamedTuple):
     values: Laid | Float[Tensor, "*b N d"]
     grid: Float[Tensor, "*b N 2"]
 
-    def frame(self, t: int) -> "Placed":
-        """Those of frame t."""
-        values = self.values
-        at = values[:, t] if isinstance(values, Tensor) else Laid(*(part[:, t] for part in values))
-        return Placed(Laid(*(part[:, t] for part in self.keys)), at, self.grid[:, t])
+    def frames(self) -> "list[Placed]":
+        """Those of each frame."""
+        return [Placed(*parts) for parts in zip(*map(_unbound, self))]
+
+
+def _unbound(part: Laid | Tensor) -> Sequence[Laid | Tensor]:
+    """A part's frames."""
+    return (
+        part.unbind(1)
+        if isinstance(part, Tensor)
+        else [Laid(*each) for each in zip(*(x.unbind(1) for x in part))]
+    )
 
 
 class InvariantSlotAttention(Corrector):

@@ -17,7 +17,12 @@ class BoxCopy(nn.Module):
     """
 
     def predict(
-        self, batch: Batch, state: State | None = None, slot_recon: bool = False, recon: bool = True
+        self,
+        batch: Batch,
+        state: State | None = None,
+        slot_recon: bool = False,
+        recon: bool = True,
+        attn: bool = True,
     ) -> Prediction:
         """Segment a slice as a model would; there is nothing that a slot draws.
 

@@ -40,7 +40,12 @@ class Predictor(Protocol):
     """What evaluation asks of a model besides being an `nn.Module`."""
 
     def predict(
-        self, batch: Batch, state: State | None = None, slot_recon: bool = False, recon: bool = True
+        self,
+        batch: Batch,
+        state: State | None = None,
+        slot_recon: bool = False,
+        recon: bool = True,
+        attn: bool = True,
     ) -> Prediction:
         """Segment a slice of frames, going on from `state`."""
         ...
@@ -242,7 +247,7 @@ class _Evaluation:
             drawn = drawings if start < DRAWN_FRAMES else []
             with self._autocast():
                 found = cast(Predictor, self._model).predict(
-                    part, state, slot_recon=bool(drawn), recon=bool(drawn)
+                    part, state, slot_recon=bool(drawn), recon=bool(drawn), attn=False
                 )
             state = forget(found.state) if self._config.restart_memory else found.state
             self._num_slots = found.masks.shape[2]

@@ -220,7 +220,9 @@ class _HorizonEvaluation:
         imagined = list(self._imagine(seen.state, horizon))
         if "segmentations" in truth:
             self._judge_masks(truth, seen, imagined)
-        for name in (name for name, picture in seen.recon.items() if picture.shape[2] == 3 and name in truth):
+        for name in (
+            name for name, picture in imagined[0].recon.items() if picture.shape[2] == 3 and name in truth
+        ):
             drawn = torch.cat([part.recon[name] for part in imagined], 1)
             self._judge_picture(name, drawn, batch[name][:, self._observe - 1, None], truth)
         self.num_videos += len(batch["video"])
@@ -241,7 +243,8 @@ class _HorizonEvaluation:
         state, found = None, None
         for start in range(0, self._observe, self._slice_size):
             end = min(start + self._slice_size, self._observe)
-            found = self._model.predict({**batch, "video": batch["video"][:, start:end]}, state)
+            part = {**batch, "video": batch["video"][:, start:end]}
+            found = self._model.predict(part, state, recon=False, attn=False)
             state = found.state
         assert found is not None
         return found

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from torchslots.data.batch import cut_clips
 from torchslots.errors import UserError
+from torchslots.model import ObjectCentricModel
 from torchslots.shapes import Batch
 from torchslots.training import optim
 from torchslots.training.engine import check_split, seed_step, start_accelerator
@@ -104,6 +105,7 @@ class TrainStep:
             self.compile()
         self._forward = self.accelerator.prepare_model(self._losses)
         self._delayed: bool = self.accelerator.device.type == "cuda" and self.accelerator.scaler is None
+        self._fixed = train.compile or self.accelerator.device.type == "cuda"
         self._pending: _Pending | None = None
 
     def __call__(self, step: int, batch: Batch, stop: bool = False) -> StepReport:
@@ -199,13 +201,23 @@ class TrainStep:
         """Gradients of the mean over the global batch; returns this process's mean losses."""
         sums: dict[str, Tensor] = {}
         parts = self._train.accumulation
-        for index, part in enumerate(_split(batch, parts, self.accelerator.device)):
+        for index, part in enumerate(self._on_device(batch)):
             last = index == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self._forward):
                 losses = self._forward({**part, "step": step})
                 self.accelerator.backward(torch.stack(list(losses.values())).sum())
             sums = {name: sums.get(name, 0.0) + loss.detach() / parts for name, loss in losses.items()}
         return sums
+
+    def _on_device(self, batch: Batch) -> Iterator[Batch]:
+        """The batch in equal parts, with shapes fixed where code is compiled or the device runs ahead."""
+        fix = (
+            self.model.fixed_shapes
+            if self._fixed and isinstance(self.model, ObjectCentricModel)
+            else _as_it_is
+        )
+        for part in _split(batch, self._train.accumulation):
+            yield _to(fix(part), self.accelerator.device)
 
     def _clip(self) -> Tensor:
         if self.accelerator.scaler is not None:
@@ -266,12 +278,23 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     model.load_state_dict(tensors)
 
 
-def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:
-    """The batch's tensors in equal parts, on the device; names stay behind."""
+def _split(batch: Batch, parts: int) -> Iterator[Batch]:
+    """The batch's tensors in equal parts; names stay behind."""
     tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
     pieces: dict[str, Sequence[Tensor]] = {key: value.chunk(parts) for key, value in tensors.items()}
     for index in range(parts):
-        yield {key: piece[index].to(device, non_blocking=True) for key, piece in pieces.items()}
+        yield {key: piece[index] for key, piece in pieces.items()}
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
 
 
 def _mark(device: torch.device) -> "torch.cuda.Event | None":
