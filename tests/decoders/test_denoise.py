@@ -64,7 +64,7 @@ def test_gradients_reach_everything_but_the_image_code() -> None:
     for name, parameter in model.named_parameters():
         frozen = name.startswith("decoder.tokenizer.")
         assert parameter.requires_grad != frozen and (parameter.grad is None) == frozen, name
-        assert frozen or bool(parameter.grad.abs().sum() > 0), name
+        assert frozen or (parameter.grad is not None and bool(parameter.grad.any())), name
 
 
 def test_the_image_code_stays_in_evaluation() -> None:

@@ -1,0 +1,162 @@
+"""Seconds of SlotDiffusion's training step and of drawing a clip, beside the plain form of the same network, as JSON.
+
+    python benchmarks/slotdiffusion.py --threads 1
+
+The step is the one that `torchslots train` takes, on one clip; drawing is slots of a clip and 20 evaluations of the
+U-Net with DPM-Solver++, each estimate snapped to the codebook, then the pictures. `plain` is the same network as it is
+usually written, and as the original runs it: channels before pixels in memory, attention as two matrix products with a
+softmax between them, full precision. Times named CPU are those of the process, which is steadier on a shared machine.
+
+The original's figures were recorded apart from this, as CPU seconds of two threads on two shared cores; they are
+quoted, not measured here, and hold for the default sizes alone.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from torchslots.decoders.denoise import Denoise
+from torchslots.errors import UserError
+from torchslots.model import ObjectCentricModel
+from torchslots.nn.unet import ConditionedUNet
+from torchslots.recipes import catalog
+from torchslots.recipes.slotdiffusion_ldm import SlotDiffusionConfig
+from torchslots.shapes import Batch
+from torchslots.training.engine import seed_step
+from torchslots.training.recipe import Recipe
+from torchslots.training.step import TrainStep
+from train_step import Times, machine, repeat
+
+Precision = Literal["fp32", "bf16"]
+RECORDED = {
+    "original_train_step_cpu_seconds": 15.2,
+    "original_drawing_cpu_seconds": 100.0,
+    "conditions": "slotdiffusion_movi_e, float32; 3 frames trained, 6 drawn with 20 evaluations in one cold run",
+}
+"""7.6 and 50 seconds of two threads (recorded with the original at torch 2.13.0)."""
+
+
+class PlainUNet(nn.Module):
+    """The U-Net without this library's layout of memory and without fused attention."""
+
+    def __init__(self, unet: ConditionedUNet):
+        from diffusers.models.attention_processor import AttnProcessor
+
+        super().__init__()
+        self.network = unet.network.to(memory_format=torch.contiguous_format)  # pyright: ignore
+        self.network.set_attn_processor(AttnProcessor())
+
+    def forward(self, noised: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        return self.network(noised.contiguous(), timesteps, context, return_dict=False)[0]
+
+
+def main(
+    recipe: str = "slotdiffusion_movi_e",
+    trained_frames: int = 3,
+    drawn_frames: int = 6,
+    precision: tuple[Precision, ...] = ("fp32", "bf16"),
+    compile: bool = False,
+    device: Literal["cpu", "cuda"] | None = None,
+    samples: int = 2,
+    threads: int | None = None,
+) -> None:
+    """Time both forms and print one JSON object.
+
+    Args:
+        recipe: Name in `torchslots recipes`, of the family slotdiffusion.
+        trained_frames: Frames of the clip of a step.
+        drawn_frames: Frames that are drawn.
+        precision: Of our matrix products, one figure for each; the plain form has fp32.
+        compile: Compile our model.
+        device: None: CUDA where there is one.
+        samples: Timed repetitions, after one that is not.
+        threads: CPU threads; None: torch's choice.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    chosen = catalog.recipe(recipe)
+    if not isinstance(chosen.model, SlotDiffusionConfig):
+        raise UserError(f"{recipe} is no recipe of SlotDiffusion; slotdiffusion_movi_e is one.")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    size = (chosen.data.resolution, chosen.data.resolution)
+    clips = [torch.rand(1, frames, 3, *size, device=place) for frames in (trained_frames, drawn_frames)]
+    report: dict[str, Any] = {"plain_fp32": measure(chosen, clips, "fp32", samples, place, plain)}
+    for each in precision:
+        prepare = compiled if compile else lambda model: None
+        report[f"ours_{each}"] = measure(chosen, clips, each, samples, place, prepare)
+    report |= {
+        f"plain_over_ours_{each}": ratios(report["plain_fp32"], report[f"ours_{each}"]) for each in precision
+    }
+    settings = {"recipe": recipe, "trained_frames": trained_frames, "drawn_frames": drawn_frames}
+    settings |= {"compile": compile, "samples": samples}
+    print(
+        json.dumps(
+            {"settings": settings, **report, "recorded": RECORDED, "machine": machine(place)}, indent=2
+        )
+    )
+
+
+def measure(
+    recipe: Recipe,
+    clips: list[Tensor],
+    precision: Precision,
+    samples: int,
+    device: torch.device,
+    prepare: Callable[[ObjectCentricModel], None],
+) -> dict[str, Any]:
+    """Seconds of a step and of drawing with a fresh model."""
+    seed_step(0)
+    train = replace(recipe.train, batch_size=1, accumulation=1, precision=precision, compile=False)
+    model = catalog.build(recipe.model)
+    assert isinstance(model, ObjectCentricModel)
+    prepare(model)
+    step = TrainStep(model, recipe.optim, train, device.type)
+    done = iter(range(1, 10**9))
+    trained = timed(lambda: step(next(done), {"video": clips[0]}), samples, device)
+    model.eval()
+    drawn = timed(lambda: draw(model, {"video": clips[1]}, precision), samples, device)
+    return {"train_step": trained, "drawing": drawn}
+
+
+def timed(work: Callable[[], object], samples: int, device: torch.device) -> dict[str, float]:
+    """Medians, after one repetition that is not counted."""
+    repeat(work, 1, 1, device)
+    times: Times = repeat(work, samples, 1, device)
+    return {"seconds": statistics.median(times.wall), "cpu_seconds": statistics.median(times.cpu)}
+
+
+def draw(model: ObjectCentricModel, batch: Batch, precision: Precision) -> None:
+    """Slots, masks and pictures of a clip."""
+    with torch.autocast(batch["video"].device.type, torch.bfloat16, enabled=precision == "bf16"):
+        model.predict(batch)
+
+
+def plain(model: ObjectCentricModel) -> None:
+    """The U-Net as it is usually written."""
+    decoder = cast(Denoise, model.decoder)
+    decoder.unet = PlainUNet(cast(ConditionedUNet, decoder.unet))
+
+
+def compiled(model: ObjectCentricModel) -> None:
+    """The U-Net compiled."""
+    cast(Denoise, model.decoder).unet.compile()
+
+
+def ratios(plain: dict[str, Any], ours: dict[str, Any]) -> dict[str, float]:
+    """How many times as many seconds the plain form takes: of the process, on CUDA of the clock."""
+    kind = "seconds" if torch.cuda.is_available() else "cpu_seconds"
+    return {work: plain[work][kind] / ours[work][kind] for work in plain}
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except UserError as error:
+        sys.exit(f"slotdiffusion.py: {error}")
