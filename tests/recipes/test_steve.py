@@ -11,12 +11,14 @@ from torchslots.errors import UserError
 from torchslots.hub import load_model, save_pretrained
 from torchslots.latents.dvae import gumbel_softmax
 from torchslots.model import ObjectCentricModel, conditioning
+from torchslots.nn.position import cell_grid
 from torchslots.recipes import catalog, steve, steve_joint
 from torchslots.recipes.slotdiffusion import CnnEncoder, ResNetEncoder, SlotsConfig, TransformerPredictor
 from torchslots.recipes.steve import SteveConfig, WriterConfig
 from torchslots.recipes.steve_joint import SteveJointConfig
 from torchslots.recipes.tokenizers import DvaeConfig
 from torchslots.slots.attention import SlotAttention
+from torchslots.slots.predictors import Apply
 from torchslots.training import optim
 from torchslots.training.recipe import to_json
 from torchslots.training.step import TrainStep
@@ -225,6 +227,23 @@ def test_other_draws_start_other_slots() -> None:
     first, second = model.encode(batch()).slots, model.encode(batch()).slots
     assert not torch.allclose(first, second, atol=1e-3)
     assert model.encode({**batch(), "num_slots": 5}).slots.shape[2] == 5
+
+
+def test_the_predictor_adds_to_what_it_normalised() -> None:
+    predictor = built(TINY_JOINT).eval().slot_encoder.predictor
+    assert isinstance(predictor, Apply) and isinstance(predictor.block, torch.nn.Sequential)
+    block, norm = predictor.block
+    for layer in (block.attention.out, block.mlp[-1]):
+        torch.nn.init.zeros_(layer.weight)
+    assert all(part.bias is None for part in (block.attention.query, block.attention.out))
+    slots = 4 * torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0)) + 1
+    torch.testing.assert_close(predictor.block(slots), norm(block.norm_attention(slots)))
+
+
+def test_cells_lie_between_the_edges() -> None:
+    grid = cell_grid(2, 4)
+    torch.testing.assert_close(grid[1, 0], torch.tensor([0.75, 0.125, 0.25, 0.875]))
+    torch.testing.assert_close(grid.mean((0, 1)), torch.full((4,), 0.5))
 
 
 def test_tokens_have_the_place_of_their_cells() -> None:
