@@ -11,8 +11,9 @@ import resource, torch
 from torchslots.allocation import keep_freed_memory
 if {keep}: keep_freed_memory()
 count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4): torch.ones(20_000_000)
 before = count()
-for _ in range(8): torch.zeros(20_000_000)
+for _ in range(8): torch.ones(20_000_000)
 print(count() - before)
 """
 
