@@ -1,6 +1,5 @@
 """Recordings of STEVE's discrete VAE: a small model whole, the one of full size by names."""
 
-import gzip
 import json
 
 import full_size
@@ -70,8 +69,7 @@ def test_read_and_written_back(golden):
 
 
 def test_full_size_names_shapes_and_counts(golden):
-    packed = golden / "sd_params" / "params_dvae_movie_full.json.gz"
-    names = json.loads(gzip.decompress(packed.read_bytes()))
+    names = full_size.read_names(golden, "dvae_movie")
     config = catalog.recipe("dvae_movi_e").model
     with torch.device("meta"):
         ours = build_dvae(config).state_dict()

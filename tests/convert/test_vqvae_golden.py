@@ -1,6 +1,5 @@
 """Recordings of SlotDiffusion's VQ-VAE: a small model whole, the one of full size by names and digests."""
 
-import gzip
 import json
 
 import full_size
@@ -11,6 +10,7 @@ from hash_init import state_dict, with_model
 
 from torchslots.convert import layouts, vqvae_golden, vqvae_torch
 from torchslots.convert.golden import MARGIN, read_case, verify
+from torchslots.convert.hash_weights import hash_weights
 from torchslots.errors import UserError
 from torchslots.recipes import catalog
 from torchslots.recipes.tokenizers import VqvaeConfig, build_vqvae
@@ -21,12 +21,6 @@ CASE = "vqvae_mini"
 @pytest.fixture
 def case(golden, tmp_path):
     return with_model(golden / CASE, tmp_path)
-
-
-def names_of(golden):
-    return json.loads(
-        gzip.decompress((golden / "sd_params" / "params_vqvae_movie_full.json.gz").read_bytes())
-    )
 
 
 def failed_of(folder):
@@ -101,7 +95,7 @@ def test_attention_in_levels_has_the_original_s_names():
 
 
 def test_full_size_names_shapes_and_counts(golden):
-    names = names_of(golden)
+    names = full_size.read_names(golden, "vqvae_movie")
     theirs = {name: shape for name, shape in full_size.shapes(names).items() if not name.startswith("loss.")}
     config = catalog.recipe("vqvae_movi_e").model
     with torch.device("meta"):
@@ -115,7 +109,7 @@ def test_full_size_names_shapes_and_counts(golden):
 
 @pytest.mark.slow
 def test_the_full_model_computes_what_was_recorded(golden):
-    theirs = full_size.shapes(names_of(golden))
+    theirs = full_size.shapes(full_size.read_names(golden, "vqvae_movie"))
     hashed = full_size.weights(
         golden, "VQVAE", {n: s for n, s in theirs.items() if not n.startswith("loss.")}
     )
@@ -133,6 +127,31 @@ def test_the_full_model_computes_what_was_recorded(golden):
     full_size.assert_equal(recorded, "recon", recon[None].numpy())
 
 
+@pytest.mark.slow
+def test_lpips_of_a_checkpoint_takes_part(case, golden):
+    """No recording has it: its loss is there, and the pixels' is then the absolute one."""
+    config = json.loads((case / "config.json").read_text())
+    config["config"]["vq_dict"]["percept_loss_w"] = 1.0
+    (case / "config.json").write_text(json.dumps(config))
+    names = full_size.shapes(full_size.read_names(golden, "vqvae_movie"))
+    lpips = {name: shape for name, shape in names.items() if name.startswith("loss.")}
+    drawn = {name: torch.from_numpy(value) for name, value in hash_weights(lpips, 1).items()}
+    torch.save({**state_dict(golden / CASE), **drawn}, case / "model.pth")
+    recorded = read_case(case)
+    _, model = vqvae_golden.load(recorded)
+    assert not any(name.startswith("perceptual") for name in model.state_dict())
+    with torch.no_grad():
+        found = vqvae_golden.forward(
+            model, recorded.inputs, recorded.outputs["quant_idx"], np.ones((2, 16, 16))
+        )
+        losses = model.loss(vqvae_golden.to_batch(recorded.inputs))
+    assert found["eval_recon_loss"] == pytest.approx(recorded.outputs["l1_loss"], rel=1e-5)
+    assert (
+        found["eval_percept_loss"] == pytest.approx(losses["percept"].item(), rel=1e-5)
+        and losses["percept"] > 0
+    )
+
+
 @pytest.mark.parametrize("part", ["resolution", "enc_dec_dict", "vq_dict"])
 def test_a_configuration_without_a_part_is_refused(golden, part):
     reference = json.loads((golden / CASE / "config.json").read_text())["config"]
@@ -141,10 +160,11 @@ def test_a_configuration_without_a_part_is_refused(golden, part):
         vqvae_torch.from_reference(reference)
 
 
-def test_pictures_of_other_channels_are_refused(golden):
+@pytest.mark.parametrize(("name", "value"), [("in_channels", 4), ("double_z", True), ("attn_type", "linear")])
+def test_what_is_not_built_here_is_refused(golden, name, value):
     reference = json.loads((golden / CASE / "config.json").read_text())["config"]
-    reference["enc_dec_dict"]["in_channels"] = 4
-    with pytest.raises(UserError, match="3 channels"):
+    reference["enc_dec_dict"][name] = value
+    with pytest.raises(UserError, match=name):
         vqvae_torch.from_reference(reference)
 
 

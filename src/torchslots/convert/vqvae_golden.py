@@ -20,6 +20,7 @@ from torchslots.convert.golden import (
 )
 from torchslots.convert.layouts import Arrays, to_ours, to_theirs
 from torchslots.latents.vqvae import VQVAE
+from torchslots.metrics.lpips import lpips_from_state
 from torchslots.nn.ranges import from_signed
 from torchslots.recipes.tokenizers import VqvaeConfig, build_vqvae
 from torchslots.shapes import Batch
@@ -46,11 +47,14 @@ def checks(case: Case) -> Iterator[Check]:
 
 
 def load(case: Case) -> tuple[VqvaeConfig, VQVAE]:
-    """Our numbers, and our model with the case's weights, in eval mode."""
+    """Our numbers, and our model with the case's weights, those of LPIPS among them, in eval mode."""
     config = vqvae_torch.from_reference(case.config["config"])
     checkpoint = torch_checkpoint.read(case.folder / "model.pth")
     model, params = build_vqvae(config), vqvae_torch.without_loss(checkpoint.params)
     model.load_state_dict(to_ours(vqvae_torch.leaves(config), params, str(checkpoint.path)))
+    if config.perceptual:
+        saved = {n: torch.from_numpy(a) for n, a in checkpoint.params.items() if n not in params}
+        model.perceptual = lpips_from_state(saved).forward
     return config, model.eval()
 
 
@@ -91,8 +95,10 @@ def forward(model: VQVAE, inputs: Arrays, codes: np.ndarray, margins: np.ndarray
     }
     losses = {
         "quant_loss": (1 + model.codebook.codebook_weight) * F.mse_loss(entries, latent),
-        "eval_recon_loss": F.mse_loss(recon, pictures),
-        "eval_percept_loss": torch.zeros(()),
+        "eval_recon_loss": (F.l1_loss if model.perceptual else F.mse_loss)(recon, pictures),
+        "eval_percept_loss": model.perceptual(pictures, recon).mean()
+        if model.perceptual
+        else torch.zeros(()),
         "eval_recon_mse": F.mse_loss(recon, pictures),
         "l1_loss": F.l1_loss(recon, pictures),
     }

@@ -78,8 +78,7 @@ def from_reference(reference: Mapping[str, Any]) -> VqvaeConfig:
     try:
         network, codes = reference["enc_dec_dict"], reference["vq_dict"]
         height, width = reference["resolution"]
-        if network["in_channels"] != 3 or network["out_ch"] != 3:
-            raise UserError("Only VQ-VAEs of pictures with 3 channels are built here.")
+        _refuse_strange(network)
         sides = [network["resolution"] >> level for level in range(len(network["ch_mult"]))]
         return VqvaeConfig(
             resolution=(height, width),
@@ -93,6 +92,7 @@ def from_reference(reference: Mapping[str, Any]) -> VqvaeConfig:
             latent_channels=network["z_channels"],
             num_codes=codes["n_embed"],
             code_size=codes["embed_dim"],
+            codebook_weight=codes.get("beta", 0.25),
             perceptual=codes.get("percept_loss_w", 1.0) > 0,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -100,6 +100,21 @@ def from_reference(reference: Mapping[str, Any]) -> VqvaeConfig:
             f"This is no configuration of a VQ-VAE: {error!r} of `resolution`, `enc_dec_dict` or `vq_dict` is missing "
             "or ill-typed. Give the original's params as JSON."
         ) from error
+
+
+def _refuse_strange(network: Mapping[str, Any]) -> None:
+    """What latent diffusion's code could build and SlotDiffusion's configurations never ask for."""
+    usual = {
+        "in_channels": 3,
+        "out_ch": 3,
+        "double_z": False,
+        "resamp_with_conv": True,
+        "attn_type": "vanilla",
+    }
+    usual |= {"tanh_out": False, "use_linear_attn": False, "give_pre_end": False}
+    for name, value in usual.items():
+        if network.get(name, value) != value:
+            raise UserError(f"VQ-VAEs with `{name}` {network[name]} are not built here, only with {value}.")
 
 
 def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> VqvaeConfig:
