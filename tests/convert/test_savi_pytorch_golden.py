@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import full_size
@@ -15,6 +16,7 @@ from torchslots.convert.golden import CaseResult, read_case, verify
 from torchslots.errors import UserError
 from torchslots.recipes import catalog
 from torchslots.recipes.savi_pytorch import SaviPytorchConfig, build
+from torchslots.recipes.slotdiffusion import SlotsConfig
 
 CASES = ("savi_torch_mini", "savi_torch_rnn_mini", "savi_torch_mlp_mini")
 RECIPES = {
@@ -102,3 +104,72 @@ def test_full_models_compute_what_was_recorded(golden, model):
     for name in ("encoder_out", "slots", "masks", "recon_img"):
         full_size.assert_equal(recorded, name, found[name])
     assert found["img_recon_loss"] == pytest.approx(recorded["img_recon_loss"], rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------- what is not built here
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("enc_dict", {"dino": "dino_vits8"}, "DINO"),
+        ("enc_dict", {"replace_stride_with_dilation": [False, True, False]}, "dilated"),
+        ("enc_dict", {"enc_norm": "ln"}, "no norm `ln`"),
+        ("dec_dict", {"dec_norm": "ln"}, "no norm `ln`"),
+        ("dec_dict", {"dec_resolution": [5, 5]}, "draws"),
+        ("enc_dict", {"resnet": "resnet50", "use_layer4": False}, "resnet50"),
+    ],
+    ids=["dino", "dilation", "encoder norm", "decoder norm", "grid", "resnet50"],
+)
+def test_configurations_that_are_not_built_here_are_refused(golden, part, change, words):
+    reference = json.loads((golden / CASES[0] / "config.json").read_text())["config"]
+    reference[part] |= change
+    with pytest.raises(UserError, match=words):
+        savi_pytorch_torch.from_reference(reference)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_are_recognised_from_shapes(golden, name):
+    """All but those that no weight depends on."""
+    names = json.loads((golden / name / "state_dict.json").read_text())
+    shapes = {path: tuple(shape) for path, (shape, _) in names.items()}
+    found = savi_pytorch_torch.from_shapes(shapes)
+    recorded = savi_pytorch_torch.from_reference(
+        json.loads((golden / name / "config.json").read_text())["config"]
+    )
+    assert found.decoder == recorded.decoder
+    free = ("num_iterations", "predictor", "truncate_every")
+    assert _without(found.slots, free) == _without(recorded.slots, free)
+    assert type(found.slots.predictor) is type(recorded.slots.predictor)
+
+
+def _without(config: SlotsConfig, names: tuple[str, ...]) -> dict[str, object]:
+    return {name: value for name, value in asdict(config).items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    "lost", ["init_latents", "encoder_pos_embedding.grid", "decoder_pos_embedding.grid", "encoder.0.0.weight"]
+)
+def test_names_of_another_model_are_refused(golden, lost):
+    names = json.loads((golden / CASES[0] / "state_dict.json").read_text())
+    shapes = {path: tuple(shape) for path, (shape, _) in names.items() if path != lost}
+    with pytest.raises(UserError, match="not the weights"):
+        savi_pytorch_torch.from_shapes(shapes)
+
+
+def test_its_slot_attention_for_images_is_the_same_without_a_predictor():
+    reference = {
+        "resolution": (128, 128),
+        "slot_dict": {"num_slots": 11, "slot_size": 192, "slot_mlp_size": 384, "num_iterations": 3},
+        "enc_dict": {"resnet": "resnet18", "use_layer4": False, "enc_out_channels": 192},
+        "dec_dict": {
+            "dec_channels": (192, 128, 128, 128, 128),
+            "dec_resolution": (8, 8),
+            "dec_ks": 5,
+            "dec_norm": "",
+        },
+    }
+    config = savi_pytorch_torch.from_reference(reference)
+    assert config == catalog.recipe("savi_pytorch_clevrtex").model
+    theirs = layouts.to_theirs(savi_pytorch_torch.leaves(config), build(config).state_dict())
+    assert savi_pytorch_torch.from_shapes({name: array.shape for name, array in theirs.items()}) == config
