@@ -203,3 +203,23 @@ def test_a_folder_of_unknown_origin_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("{")
     with pytest.raises(UserError, match=r"recipe\.json is not JSON"):
         checkpoint.claim(tmp_path, tiny_recipe())
+
+
+def test_a_recipe_from_before_a_setting_was_known_is_the_same(tmp_path: Path) -> None:
+    recipe = tiny_recipe()
+    checkpoint.claim(tmp_path, recipe)
+    file = tmp_path / "recipe.json"
+    values = json.loads(file.read_text())
+    for part, name in (("optim", "min_learning_rate"), ("optim", "clip_norm"), ("data", "train_split")):
+        del values[part][name]
+    values["train"]["compile"] = False
+    file.write_text(json.dumps(values))
+    checkpoint.claim(tmp_path, recipe)
+    file.write_text(json.dumps(values))
+    other = replace(recipe, optim=replace(recipe.optim, clip_norm="inf"))
+    with pytest.raises(UserError, match=r"optim\.clip_norm was 'l2', now 'inf'"):
+        checkpoint.claim(tmp_path, other)
+    del values["optim"]["learning_rate"]
+    file.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"optim\.learning_rate was 0\.0002, now 0\.05"):
+        checkpoint.claim(tmp_path, recipe)

@@ -1,12 +1,15 @@
 import math
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_run import TinyModel, same, tiny_recipe
+from tiny_run import TinyClips, TinyModel, same, send, tiny_recipe, train
 from torch import Tensor
 
 from torchslots.shapes import Batch
+from torchslots.training.interrupt import Interrupted
 from torchslots.training.step import NonFinite, TrainStep
 
 
@@ -95,3 +98,47 @@ def test_an_infinite_gradient_of_a_finite_loss_is_caught() -> None:
     with pytest.raises(NonFinite) as error:
         _step(model)(2, _batch())
     assert set(error.value.culprits) == {"gradient norm"}
+
+
+class _Counting(TinyModel):
+    """Notes what it is told of the training's progress."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[Any] = []
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        self.steps.append(batch["step"])
+        return super().loss(batch)
+
+
+def test_the_model_is_told_how_many_updates_are_done() -> None:
+    model = _Counting()
+    step = _step(model, accumulation=2)
+    for index in (0, 7):
+        step(index, _batch())
+    assert model.steps == [0, 0, 7, 7] and all(type(found) is int for found in model.steps)
+
+
+def test_a_run_that_goes_on_tells_the_true_step(tmp_path: Path) -> None:
+    whole, first, second = _Counting(), _Counting(), _Counting()
+    train(tiny_recipe(8, compile=False), tmp_path / "whole", model=whole)
+    with pytest.raises(Interrupted):
+        clips = TinyClips(events={5 * 4: send(signal.SIGTERM)})
+        train(tiny_recipe(8, compile=False), tmp_path / "parts", clips, model=first)
+    train(tiny_recipe(8, compile=False), tmp_path / "parts", model=second)
+    assert first.steps + second.steps == whole.steps == list(range(8))
+
+
+def test_frozen_weights_are_averaged_but_never_moved() -> None:
+    model = TinyModel()
+    recipe = tiny_recipe(ema=0.5)
+    step = TrainStep(model, recipe.optim, recipe.train, "cpu")
+    before = model.frozen.detach().clone()
+    for index in range(4):
+        step(index, _batch())
+    averaged = step.evaluated_model().get_parameter("frozen")
+    assert torch.equal(averaged, before) and torch.equal(model.frozen, before)
+    assert not [key for key in step.training_tensors() if key.startswith("optim/") and "frozen" in key]
+    moved = dict(model.net.named_parameters())["0.weight"]
+    assert not torch.equal(step.evaluated_model().get_parameter("net.0.weight"), moved)

@@ -226,7 +226,9 @@ def slot_attention_clevr6() -> Recipe:
 
 def slot_attention_tetrominoes() -> Recipe:
     """Object discovery on Tetrominoes, 35x35: 4 slots, 32 channels, slots tiled over the full resolution; otherwise as
-    CLEVR6. The paper reaches FG-ARI 99.5 with sizes that its code does not tell."""
+    CLEVR6. The paper reaches FG-ARI 99.5 with sizes that its code does not tell. Trained on 60,000 pictures: the split
+    `train` is the 512 of Invariant Slot Attention, and all that a small generated file needs (`--data.train-split train
+    --evaluation.split validation`)."""
     base = slot_attention_clevr6()
     return replace(
         base,
@@ -238,7 +240,10 @@ def slot_attention_tetrominoes() -> Recipe:
             resolution=35,
             num_frames=1,
             max_instances=3,
+            num_records=60_000,
+            train_split="train_full",
         ),
+        evaluation=replace(base.evaluation, split="validation_full"),
     )
 
 
