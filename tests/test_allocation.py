@@ -11,9 +11,9 @@ import resource, torch
 from torchslots.allocation import keep_freed_memory
 if {keep}: keep_freed_memory()
 count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4): torch.ones(20_000_000)
+
 before = count()
-for _ in range(8): torch.ones(20_000_000)
+for _ in range(40): torch.ones(10_000_000)
 print(count() - before)
 """
 
@@ -27,4 +27,4 @@ def test_kept_memory_is_touched_once() -> None:
     if platform.libc_ver()[0] != "glibc":
         assert not keep_freed_memory()
         return
-    assert faults(keep=True) < 0.6 * faults(keep=False)
+    assert faults(keep=True) < 0.8 * faults(keep=False)
