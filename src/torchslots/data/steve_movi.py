@@ -37,7 +37,7 @@ _FROM_MASKS = ("segmentations", "boxes")
 _KEYS = ("video", *_FROM_MASKS)
 _NO_MASKS = (
     "Judge on another split, such as with `--evaluation.split test` (as published trainings on MOVi-Solid and MOVi-Tex "
-    "do), or ask for `video` alone with `--data.keys video`."
+    "do; prepare `--splits train test`), or ask for `video` alone with `--data.keys video`."
 )
 
 
