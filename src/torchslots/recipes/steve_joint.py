@@ -26,7 +26,7 @@ from torchslots.slots.initializers import Gaussian
 from torchslots.slots.predictors import Apply
 from torchslots.training.recipe import ModelConfig, OptimConfig, Recipe, TrainConfig
 
-_ANNEALED = DvaeConfig(temperature_steps=30_000)
+_ANNEALED = DvaeConfig(temperature_steps=30_000.0)
 
 
 @dataclass(frozen=True)
