@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from torchslots.convert.hash_weights import draw
 from torchslots.decoders.denoise import Denoise
 from torchslots.errors import UserError
 from torchslots.recipes import catalog
-from torchslots.recipes.slotdiffusion_ldm import SlotDiffusionConfig, build
+from torchslots.recipes.slotdiffusion_ldm import SlotDiffusionConfig, UNetConfig, build
 
 CASE = "savi_ldm_mini"
 RECIPES = {
@@ -115,6 +116,26 @@ def test_another_schedule_of_noise_is_refused() -> None:
     del params["dm_decoder.betas"]
     with pytest.raises(UserError, match=r"model\.pth lacks `dm_decoder\.betas`"):
         slotdiffusion_torch.without_schedule(params, numbers, "model.pth")
+
+
+@pytest.mark.parametrize(
+    "unet",
+    [
+        UNetConfig((32,), (False,), 1),
+        UNetConfig((32, 64), (True, False), 2, transformer_layers=2),
+        UNetConfig((64, 32, 64), (True, True, False), 3),
+        UNetConfig((64, 128, 64), (False, False, True), 1, transformer_layers=3),
+    ],
+    ids=["one level", "attention at full size", "down and up", "only the last"],
+)
+def test_numbers_of_a_unet_are_known_by_its_names(unet) -> None:
+    config = replace(SlotDiffusionConfig(), unet=unet)
+    with torch.device("meta"):
+        shapes = {name: tuple(value.shape) for name, value in build(config).state_dict().items()}
+    leaves = slotdiffusion_torch.leaves(config)
+    assert len({leaf.path for leaf in leaves}) == len({leaf.name for leaf in leaves}) == len(shapes)
+    theirs = {leaf.path: leaf.write(np.empty(shapes[leaf.name], np.float32)).shape for leaf in leaves}
+    assert slotdiffusion_torch.from_shapes(theirs) == config
 
 
 # -------------------------------------------------------------------------------------------------- full size
