@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from torchslots.cli import main
 from torchslots.data.catalog import DATASETS, open_dataset
 from torchslots.data.config import DataConfig
 from torchslots.data.download import download
@@ -211,6 +212,13 @@ def test_the_set_is_described_counted_and_drawn(solid: Path, capsys, by_name: bo
     assert "without masks, 1 examples" in shown and "with masks, 1 examples" in shown
     with Image.open(solid / "sheet.png") as image:
         assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 10
+
+
+def test_the_lines_of_the_guide_take_the_name_as_it_stands(solid: Path, capsys):
+    words = ["data", "inspect", "movi_solid", "--root", str(solid), "--out", str(solid / "sheet.png")]
+    assert main(words) == 0 and "folders of frames" in capsys.readouterr().out
+    assert main(["data", "download", "movi_tex", "--root", str(solid)]) == 2
+    assert "gdown" in capsys.readouterr().err
 
 
 def test_inspection_finds_what_is_broken(solid: Path):

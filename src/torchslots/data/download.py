@@ -150,6 +150,7 @@ def _present_split(folder: Path, info: dict[str, Any], split: dict[str, Any]) ->
 
 def data_download(
     name: str,
+    /,
     *,
     root: Path = Path("data"),
     split: tuple[str, ...] = (),

@@ -47,6 +47,7 @@ class Survey:
 
 def data_inspect(
     source: str,
+    /,
     *,
     root: Path = Path("data"),
     split: str | None = None,
