@@ -2,6 +2,8 @@
 pytorch-i3d, run on weights that follow from their names."""
 
 import ast
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,8 @@ from torchslots.errors import UserError
 from torchslots.metrics.networks import i3d, inception
 from torchslots.metrics.networks.i3d import PadSame
 from torchslots.metrics.networks.stages import alexnet, vgg16
-from torchslots.metrics.networks.weights import load_public
+from torchslots.metrics.networks.weights import FILES, load_public
+from torchslots.metrics.pictures import DEFINITIONS, NETWORK_METRICS, PictureScores, load_networks
 
 _RECORDED = np.load(Path(__file__).parents[1] / "golden/sd_metrics/feature_networks.npz")
 
@@ -115,6 +118,35 @@ def test_stages_hand_out_rectified_features():
         assert [output.shape[1] for output in outputs] == list(network.widths)
         assert all((output >= 0).all() for output in outputs)
         assert sides is None or [tuple(output.shape[2:]) for output in outputs] == sides
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_all_figures_from_files_in_the_cache(tmp_path, monkeypatch):
+    """Files with the public names and shapes, from disk to figures."""
+    monkeypatch.setenv("TORCHSLOTS_FEATURES", str(tmp_path))
+    shapes = {
+        name: {key: tuple(value.shape) for key, value in build().state_dict().items()}
+        | {"classifier.1.weight": (5, 4)}
+        for name, build in (("vgg16", vgg16), ("alexnet", alexnet))
+    }
+    states = {name: public_weights(sizes) for name, sizes in shapes.items()}
+    for name, widths in (("vgg", vgg16().widths), ("alex", alexnet().widths)):
+        heads = {f"lin{i}.model.1.weight": (1, width, 1, 1) for i, width in enumerate(widths)}
+        states[f"lpips_{name}"] = public_weights(heads)
+    for name, state in (states | {name: _public(name) for name in ("inception", "i3d")}).items():
+        torch.save(state, tmp_path / FILES[name].file)
+        digest = hashlib.sha256((tmp_path / FILES[name].file).read_bytes()).hexdigest()
+        monkeypatch.setitem(FILES, name, replace(FILES[name], sha256=digest, git_id=""))
+    networks, notes = load_networks()
+    assert set(networks) == set(NETWORK_METRICS) and notes == []
+    scores = PictureScores(networks)
+    real = _uniform(0, 2, 16, 3, 32, 32)
+    scores.add((real + _uniform(1, 2, 16, 3, 32, 32) * 0.1), real)
+    scores.finish(["a", "b"])
+    figures, notes = scores.compute()
+    assert set(figures) == set(DEFINITIONS) and notes == []
+    assert all(value > 0 for value in figures.values())
 
 
 def test_a_file_is_read_strictly_both_ways():

@@ -119,6 +119,18 @@ def test_the_published_order_changes_fvd_alone():
     assert {clip_start(name, 24, 16, 0) for name in names} != {0}
 
 
+@pytest.mark.device
+def test_figures_on_a_device(device):
+    made, real, names = _videos(3)
+    values = []
+    for place in (torch.device("cpu"), device):
+        scores = PictureScores(_networks(), device=place)
+        scores.add(made.to(place), real.to(place))
+        scores.finish(names)
+        values.append(scores.compute()[0])
+    assert values[0] == pytest.approx(values[1], rel=1e-3)
+
+
 _TWO_PROCESSES = """
 import json, os, sys
 import torch

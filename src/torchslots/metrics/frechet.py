@@ -37,18 +37,20 @@ def normal(
 def frechet_distance(one: Normal, other: Normal) -> Float[Tensor, ""]:
     """The squared distance, never negative for want of precision and defined for singular covariances.
 
-    The trace of the root of S1 S2 is the sum of the singular values of S1^(1/2) S2^(1/2): the usual root of a matrix
-    that is not symmetric loses half of the digits, and its real part, where covariances are singular.
+    The trace of the root of S1 S2 is the sum of the singular values of R1' R2, where S = R R'. The usual root of a
+    matrix that is not symmetric loses half of the digits, and has no real value, where covariances are singular.
     """
-    shared = torch.linalg.svdvals(_root(one.covariance) @ _root(other.covariance)).sum()
+    shared = torch.linalg.svdvals(_root(one.covariance).T @ _root(other.covariance)).sum()
     traces = one.covariance.trace() + other.covariance.trace()
     return (one.mean - other.mean).square().sum() + (traces - 2 * shared).clamp(min=0)
 
 
-def _root(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
-    """Square root of a symmetric matrix; what rounding made negative counts as 0."""
+def _root(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D r"]:
+    """R with R R' = the matrix, of as many columns as it has rank: few where there were few features."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    noise = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
+    kept = values > noise
+    return vectors[:, kept] * values[kept].sqrt()
 
 
 class FrechetDistance(Metric):
