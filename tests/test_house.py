@@ -33,7 +33,7 @@ ORDER = [
     {"training"},
     {"recipes"},
     {"hub", "parts", "convert", "sim"},
-    {"inputs", "inference", "edit", "demo"},
+    {"bench", "inputs", "inference", "edit", "demo"},
     {"commands"},
     {"cli"},
 ]

@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": "compare our models with recordings of the original programs",
     "data": "list, download, inspect, prepare or generate data",
     "recipes": "list the recipes with their papers' results",
+    "bench": "time a recipe's training step and inference here, or plot how they grow",
     "report": "tables over finished runs: mean and standard error over seeds",
 }
 """Each is the function of that name in `torchslots.commands`."""

@@ -1,0 +1,76 @@
+"""Clocks, memory, and what they were read on."""
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Times(NamedTuple):
+    """Seconds of one repetition, sample by sample."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+def repeat(work: Callable[[], object], samples: int, group: int, device: torch.device) -> Times:
+    """Seconds of each sample divided by the `group` repetitions in it; the device is idle before and after."""
+    times = Times([], [])
+    for _ in range(samples):
+        wait(device)
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(group):
+            work()
+        wait(device)
+        times.wall.append((time.perf_counter() - wall) / group)
+        times.cpu.append((time.process_time() - cpu) / group)
+    return times
+
+
+def wait(device: torch.device) -> None:
+    """Let the device finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of tensors on CUDA; of the whole process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "system": platform.platform(),
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The figures that matter, one on each line."""
+    rows = {
+        "training step": f"{report['seconds_per_step']['median']:.3f} s, "
+        f"{report['cpu_seconds_per_step']['median']:.3f} CPU s",
+        "peak memory": f"{report['peak_memory_bytes'] / 2**20:.0f} MiB",
+        "parameters": f"{report['parameters']:,}",
+    }
+    if "inference_seconds" in report:
+        rows["inference, masks"] = f"{report['inference_seconds']['median']:.3f} s"
+    return "\n".join(f"{name:<18}{value}" for name, value in rows.items())
