@@ -113,9 +113,15 @@ def next_recipe(recipe: Recipe) -> str | None:
     """Name of a recipe, on the same data, that needs what this one trains; None: it trains no image code."""
     for name, make in catalog.RECIPES.items():
         other = make()
-        if _wants(other) is type(recipe.model) and other.data.dataset == recipe.data.dataset:
+        if _wants(other) is type(recipe.model) and other.data.dataset == _published_data(recipe):
             return name
     return None
+
+
+def _published_data(recipe: Recipe) -> str:
+    """The data set that a recipe was made for, whatever it is trained on now."""
+    make = catalog.RECIPES.get(recipe.name)
+    return (recipe if make is None else make()).data.dataset
 
 
 def _wants(recipe: Recipe) -> type | None:
@@ -157,7 +163,7 @@ def _how_to_train(recipe: Recipe) -> str:
     for name, make in catalog.RECIPES.items():
         other = make()
         if type(other.model) is wanted:
-            names = [name, *names] if other.data.dataset == recipe.data.dataset else [*names, name]
+            names = [name, *names] if other.data.dataset == _published_data(recipe) else [*names, name]
     return f"Train one: torchslots train {names[0]} --root DIR --run RUN." if names else ""
 
 

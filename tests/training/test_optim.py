@@ -250,6 +250,15 @@ def test_rates_that_make_no_schedule_are_refused(numbers: dict[str, Any], says: 
         optim.adam(_Parts(), OptimConfig(2e-3, 0, 10, **numbers))
 
 
+def test_a_rate_for_a_part_that_is_not_trained_is_refused() -> None:
+    model = _Parts()
+    model.decoder["tokenizer"].requires_grad_(False)
+    with pytest.raises(UserError, match=r"tokenizer_learning_rate is set, but _Parts trains nothing named"):
+        optim.adam(model, _THREE)
+    with pytest.raises(UserError, match="decoder_learning_rate is set, but Linear trains nothing"):
+        optim.adam(nn.Linear(1, 1), OptimConfig(decoder_learning_rate=1e-3))
+
+
 def test_clipping_by_the_largest_entry() -> None:
     parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([-4.0])

@@ -89,7 +89,7 @@ def train(
     """
     checkpoint.claim(run, recipe, write=False)
     kind = kinds.kind_of(model)
-    stepper = TrainStep(model, recipe.optim, recipe.train, device)
+    stepper = TrainStep(model, recipe.optim, replace(recipe.train, compile=None), device)
     first, rank = stepper.accelerator.is_main_process, stepper.accelerator.process_index
     if first:
         checkpoint.claim(run, recipe)

@@ -140,9 +140,16 @@ def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Ada
         raise UserError(f"{type(model).__name__} has no trainable parameter: every one is frozen.")
     on_cuda = all(parameter.is_cuda for parameter in parameters.values())
     choice = {"fused": True} if on_cuda else {"foreach": True}
-    groups = _groups(parameters, _own_rates(config or OptimConfig()))
-    for group in groups:
-        schedule(config or OptimConfig(), group["part"])
+    own = _own_rates(config or OptimConfig())
+    groups = _groups(parameters, own)
+    for part in (REST, *own):
+        schedule(config or OptimConfig(), part)
+        if part and not any(group["part"] == part for group in groups):
+            field = "tokenizer" if part == TOKENIZER else "decoder"
+            raise UserError(
+                f"optim.{field}_learning_rate is set, but {type(model).__name__} trains nothing named `{part}*`. "
+                f"Leave it out."
+            )
     return torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.999), eps=EPSILON, **choice)
 
 

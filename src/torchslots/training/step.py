@@ -138,6 +138,7 @@ class TrainStep:
     def compile(self) -> None:
         """Compile the steps from here on; the first of them takes long."""
         self._losses.compile()
+        self._fixed = True
 
     def trial(self, batch: Batch) -> float:
         """Seconds of a step's forward and backward passes over this batch; leaves no trace but in the random state.
