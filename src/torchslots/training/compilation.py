@@ -14,9 +14,9 @@ import torch
 from torchslots.errors import UserError
 
 COLD_START = 150.0
-"""Seconds that the first compiled step is allowed for; two to three times what SAVi-S takes on two cores."""
+"""Seconds that the first compiled step is taken to need: an assumption, to be on the long side."""
 LEAST_GAIN = 1.25
-"""A compiled step is taken to be this many times as fast as a plain one; measured are 1.2 to 3."""
+"""A compiled step is taken to be this many times as fast as a plain one: an assumption, to be on the low side."""
 MARGIN = 2.0
 """Compile where this many times the cold start is won back."""
 
