@@ -126,6 +126,26 @@ def test_dropout_is_for_training():
     assert torch.equal(model(codes(), slots()), model(codes(), slots()))
 
 
+def test_small_steps_are_not_shared_among_threads():
+    model, seen, before = writer().eval(), [], torch.get_num_threads()
+
+    def choose(logits):
+        seen.append(torch.get_num_threads())
+        if len(seen) > model.length:
+            raise KeyError("stop")
+        return most_likely(logits)
+
+    torch.set_num_threads(2)
+    try:
+        model.write(slots(), choose)
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+        with pytest.raises(KeyError, match="stop"):
+            model.write(slots(), choose)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 # ------------------------------------------------------------------------------------------------- choosing
 
 

@@ -1,6 +1,6 @@
 """Codes of a picture written one by one, each from those before it and from the slots (Singh et al. 2022, STEVE)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchslots.nn.causal import CausalDecoder
 from torchslots.nn.init import dense
+from torchslots.nn.threads import one_thread
 
 Choose = Callable[[Float[Tensor, "n V"]], Int[Tensor, "n"]]
 """From the scores of every code to the code that is written."""
@@ -104,13 +105,21 @@ class CodeWriter(nn.Module):
 
         Keys and values of what was written are kept, so the work grows with the length and not with its square.
         """
+        with one_thread(slots.device):
+            return torch.cat(list(self._one_by_one(slots, choose, advance or _nobody)), 1)
+
+    def _one_by_one(
+        self, slots: Float[Tensor, "n K D"], choose: Choose, advance: Advance
+    ) -> Iterator[Int[Tensor, "n 1"]]:
         past = self.decoder.start(self.project(slots), self.length)
-        code, written = self._start(len(slots), slots.device), []
+        code = self._start(len(slots), slots.device)
         for place in range(self.length):
             entering = self.embedding(code) + self.position[place]
             scores = self.head(self.decoder.step(entering, past, place))
             code = choose(scores[:, 0])[:, None]
-            written.append(code)
-            if advance is not None:
-                advance(1)
-        return torch.cat(written, 1)
+            yield code
+            advance(1)
+
+
+def _nobody(done: int) -> None:
+    """For work that nobody watches."""
