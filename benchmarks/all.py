@@ -1,0 +1,202 @@
+"""Everything that RESULTS.md says of speed, from one command; one JSON file, rewritten after each section.
+
+    python benchmarks/all.py --out results.json [--sections plain_fp32 distinct ...] [--threads 2]
+
+Each section runs other scripts of this folder, every measurement in a process of its own. `quoted` are figures of the
+original programs, measured once on a machine of this kind (2 cores); they are not measured here.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+_HERE = Path(__file__).parent
+QUOTED = {
+    "savi_train_seconds": (17.8, 24.9),
+    "savi_inference_seconds": (2.1, 2.6),
+    "statm_train_seconds": 23.0,
+    "slot_attention_train_seconds": 1.15,
+    "isa_train_seconds": 1.48,
+}
+"""Seconds of the originals: SAVi-S and STATM-S 2 x 6 x 64x64 with 11 slots, inference 24 frames; Slot Attention
+2 x 128x128 with 7 slots; ISA (Tetrominoes, translation) 8 x 35x35."""
+_SAVI = ["--batch", "2", "--frames", "6", "--slots", "11"]
+Section = Callable[[list[str]], dict[str, Any]]
+
+
+def _script(name: str, *words: str) -> dict[str, Any]:
+    line = [sys.executable, str(_HERE / name), *words]
+    done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+    return {"command": " ".join(["python", f"benchmarks/{name}", *words]), **json.loads(done.stdout)}
+
+
+def _step(recipe: str, *words: str) -> dict[str, Any]:
+    return _script("train_step.py", recipe, "--no-flops", *words)
+
+
+def _ratio(slow: dict[str, Any], fast: dict[str, Any], key: str = "seconds_per_step") -> dict[str, float]:
+    cpu = {"seconds_per_step": "cpu_seconds_per_step", "inference_seconds": "cpu_seconds_inference"}[key]
+    return {"wall": slow[key]["min"] / fast[key]["min"], "cpu": slow[cpu]["min"] / fast[cpu]["min"]}
+
+
+def plain_fp32(threads: list[str]) -> dict[str, Any]:
+    """SAVi-S beside plain eager PyTorch."""
+    return _script("against_plain.py", "--precision", "fp32", *threads)
+
+
+def plain_bf16(threads: list[str]) -> dict[str, Any]:
+    """The same in bf16."""
+    return _script("against_plain.py", "--precision", "bf16", *threads)
+
+
+def compiled(threads: list[str]) -> dict[str, Any]:
+    """Ours compiled, in fp32, beside ours and plain channels-last; takes minutes."""
+    return _script("against_plain.py", "--sides", "plain_channels_last", "ours", "ours_compiled", *threads)
+
+
+def distinct(threads: list[str]) -> dict[str, Any]:
+    """24 slots with 5 and 8 objects (mean 6.5): each distinct slot painted once, and every slot."""
+    words = [
+        "--batch",
+        "2",
+        "--frames",
+        "6",
+        "--slots",
+        "24",
+        "--objects",
+        "5",
+        "8",
+        "--no-inference",
+        *threads,
+    ]
+    on, off = _step("savi_small", *words), _step("savi_small", *words, "--no-distinct")
+    return {"distinct": on, "all": off, "ratio": _ratio(off, on)}
+
+
+def inference(threads: list[str]) -> dict[str, Any]:
+    """Masks of 24 frames, 11 slots, beside the original's quoted seconds."""
+    found = {
+        p: _step("savi_small", *_SAVI, "--steps", "1", "--precision", p, *threads) for p in ("fp32", "bf16")
+    }
+    return {"quoted": QUOTED["savi_inference_seconds"], **found}
+
+
+def statm(threads: list[str]) -> dict[str, Any]:
+    """STATM-S's step over SAVi-S's."""
+    savi, other = (_step(name, *_SAVI, *threads) for name in ("savi_small", "statm_savi_small"))
+    return {
+        "savi": savi,
+        "statm": other,
+        "statm_over_savi": _ratio(other, savi),
+        "quoted": QUOTED["statm_train_seconds"],
+    }
+
+
+def statm_long(threads: list[str]) -> dict[str, Any]:
+    """STATM over up to 240 frames: bounded memory, and all frames remembered."""
+    return {
+        "bounded": _script("statm_long.py", *threads),
+        "unbounded": _script("statm_long.py", "--max-frames", "None", *threads),
+    }
+
+
+def slot_attention(threads: list[str]) -> dict[str, Any]:
+    """Slot Attention's step beside the original's quoted seconds."""
+    ours = _step("slot_attention_clevr6", "--batch", "2", "--slots", "7", *threads)
+    return _beside(ours, "slot_attention_train_seconds")
+
+
+def isa(threads: list[str]) -> dict[str, Any]:
+    """ISA's step beside the original's quoted seconds."""
+    return _beside(_step("isa_tetrominoes_transl", "--batch", "8", *threads), "isa_train_seconds")
+
+
+def _beside(ours: dict[str, Any], name: str) -> dict[str, Any]:
+    return {"ours": ours, "quoted": QUOTED[name], "ratio": QUOTED[name] / ours["seconds_per_step"]["min"]}
+
+
+def metrics(threads: list[str]) -> dict[str, Any]:
+    """FG-ARI, mIoU and mBO of 64 videos."""
+    return _script("metrics.py")
+
+
+def start(threads: list[str]) -> dict[str, Any]:
+    """`torchslots --help`, and the import."""
+    return _script("start.py")
+
+
+def memory(threads: list[str]) -> dict[str, Any]:
+    """SAVi-S at batch 64 with 24 distinct slots in bf16 with recomputation, computed."""
+    return _script("memory.py", *threads)
+
+
+def growth(threads: list[str]) -> dict[str, Any]:
+    """`torchslots bench --plot` of SAVi-S."""
+    with tempfile.TemporaryDirectory() as folder:
+        line = [
+            sys.executable,
+            "-m",
+            "torchslots.cli",
+            "bench",
+            "savi_small",
+            "--plot",
+            "--out",
+            folder,
+            "--steps",
+            "2",
+        ]
+        subprocess.run([*line, *threads], check=True, stdout=subprocess.DEVNULL)
+        return {
+            "command": "torchslots bench savi_small --plot --steps 2",
+            **json.loads((Path(folder) / "growth.json").read_text()),
+        }
+
+
+SECTIONS: dict[str, Section] = {
+    section.__name__: section
+    for section in (
+        plain_fp32,
+        plain_bf16,
+        compiled,
+        distinct,
+        inference,
+        statm,
+        statm_long,
+        slot_attention,
+        isa,
+        metrics,
+        start,
+        memory,
+        growth,
+    )
+}
+
+
+def main(out: Path, sections: tuple[str, ...] = tuple(SECTIONS), threads: int = 2) -> None:
+    """Run sections and write what they find.
+
+    Args:
+        out: JSON file; sections that are in it already and are not asked for are kept.
+        sections: Which, by name.
+        threads: CPU threads of each measurement.
+    """
+    unknown = set(sections) - set(SECTIONS)
+    if unknown:
+        sys.exit(f"all.py: no section {', '.join(sorted(unknown))}. There are: {', '.join(SECTIONS)}.")
+    found = json.loads(out.read_text()) if out.exists() else {}
+    for name in sections:
+        began = time.perf_counter()
+        found[name] = {"date": time.strftime("%Y-%m-%d"), **SECTIONS[name](["--threads", str(threads)])}
+        out.write_text(json.dumps(found, indent=2) + "\n")
+        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,107 @@
+"""Tensor memory of a large training step, computed from small ones; prints one JSON object.
+
+The step (forward, backward, Adam) runs at two small batches, and every allocation is followed by torch's profiler: the
+peak of live bytes is a + b * batch, as every activation has the batch in its shape. Parts that are computed again
+chunk by chunk must fill their chunks at both batches. A GPU's workspaces and fragmentation are not in it.
+"""
+
+import json
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch.profiler import ProfilerActivity, profile
+
+from torchslots.bench.sizes import change, decoder_of, random_batch, scale
+from torchslots.bench.timing import machine
+from torchslots.recipes import catalog
+from torchslots.training.engine import seed_step
+from torchslots.training.step import TrainStep
+
+
+def main(
+    recipe: str = "savi_small",
+    batch: int = 64,
+    frames: int = 6,
+    slots: int = 24,
+    chunk: int = 64,
+    precision: Literal["fp32", "bf16"] = "bf16",
+    recompute: bool = True,
+    measured: tuple[int, int] = (1, 2),
+    objects: int | None = None,
+    threads: int = 2,
+) -> None:
+    """Measure small steps and print what the large one needs.
+
+    Args:
+        recipe: Name in `torchslots recipes`.
+        batch: Clips of the step that is asked about.
+        frames: Frames in a clip.
+        slots: Slots, background included.
+        chunk: Pictures painted at once.
+        precision: Of the matrix products.
+        recompute: Recompute activations in the backward pass.
+        measured: Batches that are run.
+        objects: Objects in each clip, the other slots being copies; None: all slots are distinct.
+        threads: CPU threads.
+    """
+    torch.set_num_threads(threads)
+    few, more = measured
+    sizes = (frames, slots, chunk, precision, recompute, objects)
+    low, high = (_peak(recipe, count, *sizes) for count in measured)
+    each = (high - low) / (more - few)
+    settings = {"recipe": recipe, "frames": frames, "slots": slots, "chunk": chunk, "precision": precision}
+    report = {
+        "settings": settings | {"recompute": recompute, "objects": objects},
+        "measured_bytes": {str(few): low, str(more): high},
+        "bytes_per_clip": each,
+        "batch": batch,
+        "computed_bytes": low + each * (batch - few),
+        "computed_gigabytes": (low + each * (batch - few)) / 1e9,
+    }
+    print(json.dumps(report | {"machine": machine(torch.device("cpu"))}, indent=2))
+
+
+def _peak(
+    recipe: str,
+    batch: int,
+    frames: int,
+    slots: int,
+    chunk: int,
+    precision: Literal["fp32", "bf16"],
+    recompute: bool,
+    objects: int | None,
+) -> int:
+    """Highest sum of live bytes during a step, over what lived before it: weights, two moments, data."""
+    scaled = scale(catalog.recipe(recipe), batch, frames, slots, None, recompute)
+    model_numbers = change(scaled.model, decoder=change(decoder_of(scaled.model), chunk=chunk))
+    seed_step(0)
+    model = catalog.build(model_numbers)
+    step = TrainStep(model, scaled.optim, replace(scaled.train, precision=precision), "cpu")
+    counts = None if objects is None else [objects] * batch
+    data = random_batch(scaled, batch, frames, counts)
+    step(0, data)
+    lasting = 3 * sum(_bytes(parameter) for parameter in model.parameters())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        step(1, data)
+    return lasting + sum(_bytes(value) for value in data.values()) + _highest(found)
+
+
+def _bytes(value: Any) -> int:
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
+
+
+def _highest(found: profile) -> int:
+    """Peak of the running sum of allocations and releases."""
+    events: Any = found.profiler
+    moves = [(e.start_ns(), e.nbytes()) for e in events.kineto_results.events() if e.name() == "[memory]"]
+    live = highest = 0
+    for _, size in sorted(moves):
+        live += size
+        highest = max(highest, live)
+    return highest
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
