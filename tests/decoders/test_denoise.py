@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from torchslots import load_model
+from torchslots import editing, load_model
 from torchslots.decoders.denoise import Denoise
 from torchslots.errors import UserError
 from torchslots.model import ObjectCentricModel
@@ -143,6 +143,17 @@ def test_masks_alone_ask_neither_unet_nor_image_code(monkeypatch) -> None:
     assert prediction.recon == {} and prediction.slot_recon is None
     torch.testing.assert_close(prediction.masks.sum(2), torch.ones(2, 4, 16, 24))
     assert prediction.masks.shape == (2, 4, 3, 16, 24)
+
+
+def test_edited_and_predicted_slots_are_drawn_again() -> None:
+    model = tiny()
+    with torch.no_grad():
+        clip = model.encode({"video": video()})
+        removed, ahead = editing.remove(clip, [1]), model.slot_encoder.roll_on(clip.state, 2)
+        whole, fewer, later = (decoder_of(model).decode(each) for each in (clip, removed, ahead))
+    assert fewer.masks.shape[2] == 2 and later.masks.shape == (2, 2, 3, 16, 24)
+    assert later.recon["video"].isfinite().all()
+    assert not torch.allclose(fewer.recon["video"], whole.recon["video"], atol=1e-3)
 
 
 def test_latents_are_scaled_there_and_back() -> None:
