@@ -145,3 +145,66 @@ def test_films_are_predicted_beyond_their_end(tmp_path, capsys):
     assert [entry["frame"] for entry in told["frames"] if entry.get("predicted")] == [3, 4, 5, 6, 7]
     assert main([*line, "--max-frames", "3"]) == 2
     assert "remembers no frames" in capsys.readouterr().err
+
+
+@pytest.fixture
+def clevr6(tmp_path, golden) -> list[str]:
+    """A run of Slot Attention on the recorded CLEVR with masks, and the line that evaluates it."""
+    from torchslots.recipes import slot_attention
+    from torchslots.training.recipe import to_json
+
+    small = slot_attention.SlotAttentionConfig(
+        resolution=(16, 16),
+        channels=(8,),
+        strides=(1,),
+        token_hidden=8,
+        token_size=8,
+        slot_size=8,
+        mlp_size=12,
+        num_slots=3,
+        decoder=slot_attention.PictureDecoder(grid=(4, 4), channels=(8, 8), strides=(2, 2)),
+    )
+    whole = recipe("slot_attention_clevr6")
+    whole = replace(whole, model=small, data=replace(whole.data, resolution=16))
+    torch.manual_seed(0)
+    run = tmp_path / "clevr6"
+    save_pretrained(slot_attention.build(small), small, run / "model")
+    (run / "recipe.json").write_text(to_json(whole))
+    line = ["evaluate", str(run), "--root", str(golden / "data_clevr_with_masks"), "--num-workers", "0"]
+    return [*line, "--split", "train", "--draw", "0", "--out", str(tmp_path / "out")]
+
+
+def test_slots_rounds_and_objects_are_chosen_when_judging(clevr6, tmp_path, capsys):
+    assert main(clevr6) == 0
+    told = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert told["settings"]["num_slots"] == 3
+    assert main([*clevr6, "--num-slots", "6", "--num-iterations", "5", "--max-objects", "10"]) == 0
+    other = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert other["settings"]["num_slots"] == 6 and other["settings"]["num_iterations"] == 5
+    assert other["num_videos"] > told["num_videos"]
+    assert main([*clevr6, "--num-slots", "0"]) == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
+def test_slots_that_hints_decide_are_not_chosen(model, movi, tmp_path, capsys):
+    assert evaluate(model, movi, tmp_path / "out", "--num-slots", "3") == 2
+    assert "hints of the first frame decide" in " ".join(capsys.readouterr().err.split())
+
+
+def test_pictures_are_looked_at_in_more_rounds(clevr6, tmp_path):
+    import numpy as np
+
+    video.write_png(tmp_path / "one.png", np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    line = ["predict", clevr6[1], str(tmp_path / "one.png"), "--save", "slots", "--out"]
+    more = ["--num-slots", "5", "--num-iterations", "6"]
+    for name, words in {"few": [], "many": more, "again": more}.items():
+        assert main([*line, str(tmp_path / name), *words]) == 0
+    few, many, again = (
+        np.load(tmp_path / name / "one" / "slots.npz")["slots"] for name in ("few", "many", "again")
+    )
+    assert few.shape[1] == 3 and many.shape[1] == 5 and np.array_equal(many, again)
+    rounds = [*line, str(tmp_path / "rounds"), "--num-iterations", "6"]
+    assert main(rounds) == 0
+    assert not np.allclose(np.load(tmp_path / "rounds" / "one" / "slots.npz")["slots"], few)
+    edit = ["edit", clevr6[1], str(tmp_path / "one.png"), "--out", str(tmp_path / "edit"), *more]
+    assert main([*edit, "--keep", "4"]) == 0

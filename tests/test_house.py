@@ -29,7 +29,7 @@ ORDER = [
         "properties",
     },
     {"slots", "latents", "draw_poses", "draw_properties"},
-    {"decoders", "model", "editing", "rollout"},
+    {"decoders", "model", "counts", "editing", "rollout"},
     {"training"},
     {"recipes"},
     {"hub", "parts", "convert", "sim"},

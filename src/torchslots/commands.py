@@ -157,6 +157,12 @@ class EvaluateLine:
     """Leave damaged records out and count them, in place of stopping at the first."""
     seed: int | None = None
     """Seed of slots that are drawn at random; None: the recipe's."""
+    num_slots: int | None = None
+    """Slots, for models that draw them at random; None: what it was built for."""
+    num_iterations: int | None = None
+    """Rounds of slot attention in each frame; None: what it was built for."""
+    max_objects: int | None = None
+    """Use only images and videos of at most this many objects; None: as in training."""
     restart_memory: bool = False
     """Forget the frames before each slice, as STATM's published evaluation does."""
     observe: int | None = None
@@ -173,7 +179,7 @@ def evaluate(words: Words) -> int:
     from torchslots.training.kinds import kind_of
     from torchslots.video import replacing
 
-    model = load_trained(line.model, device=line.device)
+    model = _with_counts(load_trained(line.model, device=line.device), line)
     data, settings = _evaluation_numbers(line, model)
     out = line.out or (Path(line.model) / "eval" if Path(line.model).is_dir() else Path("eval"))
     if line.observe is not None or line.rollout is not None:
@@ -192,6 +198,8 @@ def evaluate(words: Words) -> int:
         if line.baseline and {"boxes", "segmentations"} <= set(data.keys):
             stream = _eval_stream(dataset, settings, line, rank, world_size, "Copying boxes")
             copied = judge.box_copy_baseline(stream, settings)
+    if line.num_iterations is not None:
+        report.settings["num_iterations"] = line.num_iterations
     if rank == 0:
         report.save(out, gif=True)
         report.print_table()
@@ -201,6 +209,20 @@ def evaluate(words: Words) -> int:
             _print_comparison({"model": report, "boxes copied": copied})
         print(f"Written to {out}")
     return 0
+
+
+def _with_counts(model: Any, line: EvaluateLine) -> Any:
+    """The model with as many slots and rounds as the line says."""
+    from torchslots.counts import with_counts
+    from torchslots.model import ObjectCentricModel
+
+    if line.num_slots is None and line.num_iterations is None:
+        return model
+    if not isinstance(model, ObjectCentricModel):
+        raise UserError(
+            f"{line.model} is an image code, without slots: leave --num-slots and --num-iterations out."
+        )
+    return with_counts(model, num_slots=line.num_slots, num_iterations=line.num_iterations)
 
 
 def _evaluate_horizon(
@@ -269,6 +291,9 @@ def _evaluation_numbers(line: EvaluateLine, model: Any) -> tuple[DataConfig, Eva
     wanted = ["video", "segmentations", "boxes", "properties", *(["flow"] if line.observe else [])]
     keys = tuple(key for key in wanted if key in data.keys)
     data = dataclasses.replace(data, keys=keys, dataset=line.dataset or data.dataset)
+    if line.max_objects is not None:
+        rows = max(line.max_objects, data.max_instances)
+        data = dataclasses.replace(data, max_objects=line.max_objects, max_instances=rows)
     given = {
         name: getattr(line, name)
         for name in ("split", "num_frames", "slice_size", "batch_size", "num_videos", "seed")

@@ -20,6 +20,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from torchslots import editing, video
+from torchslots.counts import with_counts
 from torchslots.draw import contact_sheet, overlay, scale_up
 from torchslots.draw_marks import number_slots
 from torchslots.draw_poses import draw_poses
@@ -64,6 +65,8 @@ class EditOptions:
     """Mask of the first frame, for models that need one; with several inputs a folder of NAME.png."""
     num_slots: int | None = None
     """Slots, background included, for models that draw them at random; None: what it was built for."""
+    num_iterations: int | None = None
+    """Rounds of slot attention in each frame; None: what it was built for."""
     seed: int = 0
     """Seed of slots that are drawn at random."""
     fps: float | None = None
@@ -74,7 +77,7 @@ class EditOptions:
     def __post_init__(self) -> None:
         if self.remove and self.keep:
             raise UserError("Give either slots to remove or slots to keep: each says what the other would.")
-        for name in ("num_slots", "fps"):
+        for name in ("num_slots", "num_iterations", "fps"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} should be more than 0, got {value}.")
@@ -110,6 +113,7 @@ def edit(
             two inputs that cannot be exchanged, a model that paints nothing.
     """
     ready = load_model(model, device=options.device) if isinstance(model, (str, Path)) else model
+    ready = with_counts(ready, num_iterations=options.num_iterations)
     pairs = result_folders(sources([Path(path) for path in inputs]), Path(out))
     if options.swap and len(pairs) != 2:
         raise UserError(f"Slots are exchanged between two inputs, got {len(pairs)}. Give two.")

@@ -19,6 +19,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from torchslots import hints, video
+from torchslots.counts import with_counts
 from torchslots.errors import UserError
 from torchslots.framing import View
 from torchslots.hints import Hint
@@ -49,6 +50,8 @@ class PredictOptions:
     """Side in pixels at which the model sees the frames; None: what it was built for."""
     num_slots: int | None = None
     """Slots, background included, for models that draw them at random; None: what it was built for."""
+    num_iterations: int | None = None
+    """Rounds of slot attention in each frame; None: what it was built for."""
     slice_size: int = 6
     """Frames that go through the model at once: more is faster and needs more memory."""
     fps: float | None = None
@@ -82,6 +85,7 @@ class PredictOptions:
         for name in (
             "resolution",
             "num_slots",
+            "num_iterations",
             "slice_size",
             "fps",
             "max_side",
@@ -119,7 +123,8 @@ def predict_frames(
         frames: uint8 RGB [T, H, W, 3] of any size.
         boxes: of the first frame, rows of (ymin, xmin, ymax, xmax) in [0, 1] of the whole frame.
         masks: integer ids of the first frame [H, W], 0 for background.
-        options: `resolution`, `num_slots`, `slice_size`, `seed`, `observe`, `rollout` and `max_frames` matter here.
+        options: `resolution`, `num_slots`, `num_iterations`, `slice_size`, `seed`, `observe`, `rollout` and `max_frames`
+            matter here.
 
     Returns:
         All frames; with `observe` and `rollout` the observed ones, then the predicted ones.
@@ -134,6 +139,7 @@ def predict_frames(
         raise UserError(BOTH)
     hint = Hint() if boxes is None else hints.box_hint(boxes)
     hint = hint if masks is None else hints.mask_hint(np.asarray(masks))
+    model = with_counts(model, num_iterations=options.num_iterations)
     view = _view(model, frames.shape[1:3], options.resolution)
     chunks = (frames[i : i + options.slice_size] for i in range(0, len(frames), options.slice_size))
     _check_rollout(model, options)
@@ -284,6 +290,7 @@ def predict(
             written, a full disk. What was finished before is kept.
     """
     ready = load_model(model, device=options.device) if isinstance(model, (str, Path)) else model
+    ready = with_counts(ready, num_iterations=options.num_iterations)
     jobs = result_folders(sources([Path(path) for path in inputs], options.each), Path(out))
     given = {target.name: hint_of(target.name, options, len(jobs)) for _, target in jobs}
     done: list[Path] = []

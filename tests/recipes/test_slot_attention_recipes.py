@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from torchslots import hub
+from torchslots.counts import with_counts
 from torchslots.errors import UserError
 from torchslots.nn.cnn import ConvTranspose, pad_same
 from torchslots.nn.position import soft_grid
@@ -20,7 +21,6 @@ from torchslots.recipes.slot_attention import (
     build,
     slot_attention_clevr6,
     slot_attention_set_prediction,
-    with_counts,
 )
 from torchslots.training import optim
 from torchslots.training.recipe import OptimConfig

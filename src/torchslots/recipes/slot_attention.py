@@ -161,33 +161,6 @@ def _properties(config: SlotAttentionConfig, numbers: PropertyHead) -> Propertie
     )
 
 
-def with_counts(
-    model: ObjectCentricModel, *, num_slots: int | None = None, num_iterations: int | None = None
-) -> ObjectCentricModel:
-    """The same weights with another number of slots or of rounds, for evaluation.
-
-    The model handed in stays as it is; the two share their weights.
-
-    Args:
-        num_slots, num_iterations: None: as in the model.
-
-    Raises:
-        UserError: less than one, or a model whose weights fix these numbers.
-    """
-    wanted = {"num_slots": num_slots, "num_iterations": num_iterations}
-    changes = {name: value for name, value in wanted.items() if value is not None}
-    for name, value in changes.items():
-        if value < 1:
-            raise UserError(f"{name} should be at least 1, got {value}.")
-    if not isinstance(model.config, SlotAttentionConfig):
-        raise UserError(
-            f"A {type(model.config).__name__} fixes its slots and rounds; only Slot Attention can change them."
-        )
-    other = build(replace(model.config, **changes)).to(next(model.parameters()).device)
-    other.load_state_dict(model.state_dict(), assign=True)
-    return other.train(model.training)
-
-
 _CLEVR_CROP = (29, 64, 192, 192)
 
 
