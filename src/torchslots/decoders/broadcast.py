@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torchslots.decoders.decoder import Decoder
 from torchslots.errors import UserError
 from torchslots.losses import sum_squared_error
+from torchslots.nn.constant_input import over_constant
 from torchslots.nn.init import dense
 from torchslots.shapes import Batch, Clip, Decoded, Pose
 
@@ -124,13 +125,21 @@ class Broadcast(Decoder):
         self, slots: Float[Tensor, "n D"], pose: Pose | None, heads: Sequence[nn.Module]
     ) -> Float[Tensor, "n H W C"]:
         """What the heads read out of each slot, mask score first: all in one product."""
-        tiled = slots[:, :, None, None].expand(-1, -1, *self.grid)
-        placed = self.position(tiled) if pose is None else self.position(tiled, pose)
-        maps = self.backbone(placed.contiguous(memory_format=torch.channels_last))
+        maps = self._alike(slots) if pose is None else self._apart(slots, pose)
         weight, bias = (torch.cat([getattr(head, part) for head in heads]) for part in ("weight", "bias"))
         if weight.ndim == 2:
             return F.linear(maps.permute(0, 2, 3, 1), weight, bias)
         return F.conv2d(maps, weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1)
+
+    def _alike(self, slots: Float[Tensor, "n D"]) -> Float[Tensor, "n C H W"]:
+        """Features of slots that all lie over the same positions."""
+        positions = self.position(slots.new_zeros(1, slots.shape[1], *self.grid))
+        return over_constant(self.backbone, slots, positions)
+
+    def _apart(self, slots: Float[Tensor, "n D"], pose: Pose) -> Float[Tensor, "n C H W"]:
+        """Features of slots that each see positions in their own frame."""
+        tiled = slots[:, :, None, None].expand(-1, -1, *self.grid)
+        return self.backbone(self.position(tiled, pose).contiguous(memory_format=torch.channels_last))
 
     def paint(self, clip: Clip, pictures: bool = True, size: int | None = None) -> Painted:
         """Run the backbone on every distinct slot of every frame; without `pictures`, read out masks alone.

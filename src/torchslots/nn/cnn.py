@@ -48,6 +48,10 @@ class Conv(nn.Conv2d):
             input_size, output_size, kernel, stride, padding=kernel // 2 if symmetric else 0, bias=bias
         )
         self.pads = not symmetric
+        before, after = (kernel - 1) // 2, kernel // 2
+        whole = stride == 1 and (before == after or not symmetric)
+        self.reach: tuple[int, int] | None = (before, after) if whole else None
+        """Cells before and behind its own that a cell of the output, as large as the input, is made of."""
         _start(self, kernel * kernel * input_size)
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B O h w"]:
@@ -88,6 +92,8 @@ class ConvTranspose(nn.Module):
         self.stride, self.output_size = stride, output_size
         front = kernel // 2 if centered else _same_front(kernel, stride)
         taps, self.pads = _subpixel_taps(kernel, stride, front)
+        self.reach = self.pads
+        """Cells before and behind its own that the outputs of a cell are made of."""
         self.register_buffer("taps", taps, persistent=False)
         self.weight = nn.Parameter(torch.empty(input_size, output_size, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(output_size)) if bias else None
