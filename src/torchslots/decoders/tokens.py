@@ -69,6 +69,8 @@ class Tokens(Decoder):
         image_temperature: also ask for the picture behind a soft draw of this temperature; None: codes alone.
         to_native, from_native: from [0, 1] to the tokenizer's range of pictures, and back.
         chunk: pictures written at once; fewer need less memory.
+        choose: which of a place's codes is written: `writer.most_likely`, or `writer.drawn(...)` for other pictures
+            each time.
 
     Raises:
         UserError: tokenizer and writer have other codes, or another number of them.
@@ -89,13 +91,14 @@ class Tokens(Decoder):
         to_native: Callable[[Tensor], Tensor] = to_signed,
         from_native: Callable[[Tensor], Tensor] = from_signed,
         chunk: int = 24,
+        choose: Choose = most_likely,
     ):
         super().__init__()
         _check(tokenizer, writer, code_grid)
         self.tokenizer, self.writer = tokenizer.requires_grad_(not frozen), writer
         self.code_grid, self.grid, self.resolution = code_grid, grid, resolution
         self.targets, self.frozen, self.error = targets, frozen, error
-        self.image_temperature, self.chunk = image_temperature, chunk
+        self.image_temperature, self.chunk, self.choose = image_temperature, chunk, choose
         self.to_native, self.from_native = to_native, from_native
         self.train(self.training)
 
@@ -129,9 +132,9 @@ class Tokens(Decoder):
         return {"image": mean_squared_error(painted, pictures)}
 
     @torch.no_grad()
-    def write(self, slots: Float[Tensor, "n K D"], choose: Choose = most_likely) -> Int[Tensor, "n l"]:
+    def write(self, slots: Float[Tensor, "n K D"], choose: Choose | None = None) -> Int[Tensor, "n l"]:
         """Codes of pictures from their slots, so many pictures at once as memory allows."""
-        parts = slots.split(self.chunk)
+        choose, parts = choose or self.choose, slots.split(self.chunk)
         with _bar(len(slots) * self.writer.length, len(parts) * self.writer.length) as advance:
             return torch.cat([self.writer.write(part, choose, advance) for part in parts])
 
@@ -142,18 +145,17 @@ class Tokens(Decoder):
         return torch.cat(parts)
 
     def generate(
-        self, slots: Float[Tensor, "n K D"], choose: Choose = most_likely
+        self, slots: Float[Tensor, "n K D"], choose: Choose | None = None
     ) -> Float[Tensor, "n 3 H W"]:
         """Pictures from their slots, in the tokenizer's range.
 
         Args:
-            choose: which of a place's codes is written: `writer.most_likely`, or `writer.drawn(...)` for other
-                pictures each time.
+            choose: in place of the decoder's own.
         """
         return self.paint(self.write(slots, choose))
 
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
-        """The likeliest pictures, not clamped, and each slot's attention as a mask; there are no pictures of single
+        """Pictures, not clamped, and each slot's attention as a mask; there are no pictures of single
         slots."""
         masks, logits = attention_masks(clip.attn, self.grid, self.resolution)
         if not recon:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchslots import draw as pictures
 from torchslots import video
 from torchslots.errors import UserError
+from torchslots.metrics import pictures as painted
 from torchslots.metrics import properties, scores
 from torchslots.metrics.properties import AveragePrecision
 from torchslots.metrics.scores import SegmentationScores
@@ -27,12 +28,13 @@ from torchslots.slots.memory import forget
 from torchslots.training.baselines import BoxCopy
 from torchslots.training.drawn import DRAWN_FRAMES, Drawing, DrawnVideo
 from torchslots.training.gathering import gather, is_first_process
+from torchslots.training.painted import CEILING_LABELS, Onlooker, merged
 from torchslots.training.recipe import EvalConfig
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Of the matrix products in each precision but fp32."""
 DEFINITIONS = scores.DEFINITIONS | properties.DEFINITIONS
-LABELS = scores.LABELS | properties.LABELS
+LABELS = scores.LABELS | properties.LABELS | painted.LABELS | CEILING_LABELS
 _LOSS_DEFINITION = "The training loss of this name on whole videos, mean over videos."
 
 
@@ -179,6 +181,7 @@ def evaluate(
     precision: str = "fp32",
     draw: int = 4,
     with_loss: bool = False,
+    onlookers: Sequence[Onlooker] = (),
 ) -> EvalReport:
     """Judge `model` on whole videos; `torchslots.metrics.scores` defines every figure.
 
@@ -194,11 +197,12 @@ def evaluate(
         precision: `fp32`, `bf16` or `fp16`, of the matrix products.
         draw: videos to keep for pictures.
         with_loss: also average `model.loss` over videos, from whole batches at once (memory grows with T).
+        onlookers: told of every frame as the model paints it; without any, only drawn videos are painted.
 
     Raises:
-        UserError: no videos.
+        UserError: no videos; onlookers of a model that paints no frames.
     """
-    run = _Evaluation(model, config, torch.device(device), precision, draw, with_loss)
+    run = _Evaluation(model, config, torch.device(device), precision, draw, with_loss, onlookers)
     was_training = model.training
     model.eval()
     try:
@@ -227,9 +231,11 @@ class _Evaluation:
         precision: str,
         draw: int,
         with_loss: bool,
+        onlookers: Sequence[Onlooker],
     ) -> None:
         self._model, self._config, self._device, self._precision = model, config, device, precision
         self._draw, self._with_loss = draw if is_first_process() else 0, with_loss
+        self._onlookers = onlookers
         self._scores = SegmentationScores(config.num_frames, device, config.num_background)
         self._sets = AveragePrecision(sync_on_compute=False)
         self._panels: list[DrawnVideo] = []
@@ -243,11 +249,12 @@ class _Evaluation:
         num_objects = 0 if ids is None else int(ids.max()) + 1
         drawings = [Drawing(row) for row in range(min(self._draw - len(self._panels), num_videos))]
         batch = seeded(batch, self._config.seed, self._videos)
-        for start, part in _slices(batch, self._config, self._device):
+        for start, part in frame_slices(batch, self._config, self._device):
             drawn = drawings if start < DRAWN_FRAMES else []
+            paints = bool(drawn or self._onlookers)
             with self._autocast():
                 found = cast(Predictor, self._model).predict(
-                    part, state, slot_recon=bool(drawn), recon=bool(drawn), attn=False
+                    part, state, slot_recon=bool(drawn), recon=paints, attn=False
                 )
             state = forget(found.state) if self._config.restart_memory else found.state
             self._num_slots = found.masks.shape[2]
@@ -258,6 +265,10 @@ class _Evaluation:
                 self._sets.update(found.properties.cpu(), part["properties"].cpu())
             for drawing in drawn:
                 drawing.add(part, found)
+            for onlooker in self._onlookers:
+                onlooker.add(_frames_of(found), part)
+        for onlooker in self._onlookers:
+            onlooker.finish(batch)
         if ids is not None:
             self._scores.finish()
         names = batch.get("name", [""] * num_videos)
@@ -289,11 +300,14 @@ class _Evaluation:
             )
         names = dict.fromkeys(name for part in parts for name in part[2])
         losses = {f"loss_{name}": sum(part[2].get(name, 0.0) for part in parts) / videos for name in names}
+        looked = merged(self._onlookers)
         definitions = {name: DEFINITIONS.get(name, _LOSS_DEFINITION) for name in (*figures, *losses)}
+        definitions |= looked.definitions
         settings = {**asdict(self._config), "num_slots": num_slots, "precision": self._precision}
-        notes = _notes(census, videos, num_slots)
+        notes = _notes(census, videos, num_slots) + looked.notes
         curves = curves if census["videos"] else {}
-        return EvalReport(figures | losses, curves, videos, definitions, notes, settings, self._panels)
+        figures |= losses | looked.figures
+        return EvalReport(figures, curves, videos, definitions, notes, settings, self._panels)
 
     def _average_precision(self) -> dict[str, float]:
         """Of the sets that all processes saw together; empty where none was predicted or no object is there."""
@@ -325,7 +339,19 @@ def _notes(census: Mapping[str, int], videos: int, num_slots: int) -> list[str]:
     return notes
 
 
-def _slices(batch: Batch, config: EvalConfig, device: torch.device) -> Iterator[tuple[int, Batch]]:
+def _frames_of(found: Prediction) -> Tensor:
+    """The frames that a model painted.
+
+    Raises:
+        UserError: it paints something else.
+    """
+    if "video" not in found.recon:
+        paints = ", ".join(found.recon) or "nothing"
+        raise UserError(f"This model paints {paints} and no frames, so no frames can be judged or written.")
+    return found.recon["video"].float()
+
+
+def frame_slices(batch: Batch, config: EvalConfig, device: torch.device) -> Iterator[tuple[int, Batch]]:
     """The batch's frames in order, `slice_size` at once, on the device, with each slice's first index.
 
     What the batch says of random starts has no frames and goes along whole.

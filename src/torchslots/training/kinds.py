@@ -1,6 +1,6 @@
 """Kinds of models that are trained: how each is judged, and by which figure the best of a run is chosen."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from torchslots.latents.tokenizer import Tokenizer
 from torchslots.model import ObjectCentricModel
 from torchslots.shapes import Batch
 from torchslots.training.evaluate import EvalReport, evaluate
+from torchslots.training.painted import Onlooker
 from torchslots.training.recipe import EvalConfig
 from torchslots.training.reconstruction import evaluate_tokenizer
 
@@ -28,6 +29,7 @@ class Evaluate(Protocol):
         device: torch.device | str = "cpu",
         precision: str = "fp32",
         draw: int = 4,
+        onlookers: Sequence[Onlooker] = (),
     ) -> EvalReport:
         """See `torchslots.training.evaluate.evaluate`."""
         ...

@@ -1,6 +1,6 @@
 """Judging an image code on whole videos: how near what it gives back is to what went in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -21,6 +21,7 @@ from torchslots.shapes import Batch
 from torchslots.training.drawn import DRAWN_FRAMES
 from torchslots.training.evaluate import DTYPES, EvalReport
 from torchslots.training.gathering import gather, is_first_process
+from torchslots.training.painted import Onlooker, merged
 from torchslots.training.recipe import EvalConfig
 
 
@@ -48,6 +49,7 @@ def evaluate_tokenizer(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     draw: int = 4,
+    onlookers: Sequence[Onlooker] = (),
 ) -> EvalReport:
     """Judge a `Tokenizer` on whole videos; figures and arguments as `torchslots.training.evaluate.evaluate`.
 
@@ -56,7 +58,7 @@ def evaluate_tokenizer(
     Raises:
         UserError: no videos.
     """
-    run = _Reconstruction(cast(Tokenizer, model), config, torch.device(device), precision, draw)
+    run = _Reconstruction(cast(Tokenizer, model), config, torch.device(device), precision, draw, onlookers)
     was_training = model.training
     model.eval()
     try:
@@ -71,10 +73,16 @@ class _Reconstruction:
     """The sums of one evaluation in progress."""
 
     def __init__(
-        self, model: Tokenizer, config: EvalConfig, device: torch.device, precision: str, draw: int
+        self,
+        model: Tokenizer,
+        config: EvalConfig,
+        device: torch.device,
+        precision: str,
+        draw: int,
+        onlookers: Sequence[Onlooker],
     ) -> None:
         self._model, self._config, self._device, self._precision = model, config, device, precision
-        self._draw = draw if is_first_process() else 0
+        self._draw, self._onlookers = draw if is_first_process() else 0, onlookers
         networks, self._notes = perceptual_network()
         self._scores = PictureScores(networks, device=device)
         self._panels: list[DrawnPair] = []
@@ -90,10 +98,15 @@ class _Reconstruction:
         for start in range(0, video.shape[1], self._config.slice_size):
             frames = slice(start, start + self._config.slice_size)
             found = self._back(video[:, frames])
-            self._scores.add(found, video[:, frames], None if mask is None else mask[:, frames])
+            shown = {} if mask is None else {"padding_mask": mask[:, frames]}
+            self._scores.add(found, video[:, frames], shown.get("padding_mask"))
+            for onlooker in self._onlookers:
+                onlooker.add(found, {"video": video[:, frames], **shown})
             for row in rows:
                 kept[row].append(found[row].cpu())
         self._scores.finish(names)
+        for onlooker in self._onlookers:
+            onlooker.finish(batch)
         for row, parts in zip(rows, kept):
             real = slice(None) if mask is None else mask[row, : video.shape[1]].flatten(1).any(1)
             self._panels.append(
@@ -116,9 +129,13 @@ class _Reconstruction:
                 "There is no video to evaluate. Check the data folder, the split and `num_videos`."
             )
         figures, notes = self._scores.compute()
-        definitions = {name: DEFINITIONS[name] for name in figures}
+        looked = merged(self._onlookers)
+        definitions = {name: DEFINITIONS[name] for name in figures} | looked.definitions
         settings = {**asdict(self._config), "precision": self._precision}
-        return EvalReport(figures, {}, videos, definitions, self._notes + notes, settings, self._panels)
+        left_out = [] if "lpips_vgg" in looked.figures else self._notes
+        notes = list(dict.fromkeys([*left_out, *notes, *looked.notes]))
+        figures |= looked.figures
+        return EvalReport(figures, {}, videos, definitions, notes, settings, self._panels)
 
 
 @lru_cache(maxsize=1)
