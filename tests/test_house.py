@@ -29,11 +29,11 @@ ORDER = [
         "properties",
     },
     {"slots", "latents", "draw_poses", "draw_properties"},
-    {"decoders", "model", "counts", "editing", "rollout"},
+    {"decoders", "model", "counts", "editing", "composition", "rollout"},
     {"training"},
     {"recipes"},
     {"hub", "parts", "convert", "sim"},
-    {"bench", "inputs", "inference", "edit", "demo"},
+    {"bench", "inputs", "inference", "edit", "generation", "demo"},
     {"commands"},
     {"cli"},
 ]

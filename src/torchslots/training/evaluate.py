@@ -114,7 +114,7 @@ class EvalReport:
         if len(curve) > 1:
             written.append(self._draw_curve(curve, folder / "fg_ari_per_frame.png"))
         for index, drawn in enumerate(self.panels):
-            written += _write_panel(drawn.panel(tile), folder / f"video_{index}", fps, gif)
+            written += write_panel(drawn.panel(tile), folder / f"video_{index}", fps, gif)
         return written + self._save_properties(folder)
 
     def _save_properties(self, folder: Path) -> list[Path]:
@@ -139,7 +139,8 @@ class EvalReport:
         return path
 
 
-def _write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) -> list[Path]:
+def write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) -> list[Path]:
+    """Write a film as mp4, and as GIF if asked for; one frame as PNG. `path` has no ending."""
     if len(frames) == 1:
         video.write_png(path.with_suffix(".png"), frames[0])
         return [path.with_suffix(".png")]
