@@ -109,17 +109,20 @@ def statm_long(threads: list[str]) -> dict[str, Any]:
 
 def slot_attention(threads: list[str]) -> dict[str, Any]:
     """Slot Attention's step beside the original's quoted seconds."""
-    ours = _step("slot_attention_clevr6", "--batch", "2", "--slots", "7", *threads)
-    return _beside(ours, "slot_attention_train_seconds")
+    words = ["slot_attention_clevr6", "--batch", "2", "--slots", "7"]
+    return _beside("slot_attention_train_seconds", [*words, *threads])
 
 
 def isa(threads: list[str]) -> dict[str, Any]:
     """ISA's step beside the original's quoted seconds."""
-    return _beside(_step("isa_tetrominoes_transl", "--batch", "8", *threads), "isa_train_seconds")
+    return _beside("isa_train_seconds", ["isa_tetrominoes_transl", "--batch", "8", *threads])
 
 
-def _beside(ours: dict[str, Any], name: str) -> dict[str, Any]:
-    return {"ours": ours, "quoted": QUOTED[name], "ratio": QUOTED[name] / ours["seconds_per_step"]["min"]}
+def _beside(name: str, words: list[str]) -> dict[str, Any]:
+    """Both precisions, and how many times sooner than the quoted seconds."""
+    found = {p: _step(*words, "--precision", p) for p in ("fp32", "bf16")}
+    ratio = {p: QUOTED[name] / ours["seconds_per_step"]["min"] for p, ours in found.items()}
+    return {"quoted": QUOTED[name], **found, "ratio": ratio}
 
 
 def metrics(threads: list[str]) -> dict[str, Any]:
