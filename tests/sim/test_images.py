@@ -146,6 +146,12 @@ def test_clevr_pictures_show_what_their_properties_say():
     assert spread > 10 and hues > 0.8 * spread
 
 
+def test_pictures_of_few_objects_are_made_on_request():
+    rng = np.random.default_rng(3)
+    numbers = {len(sample_clevr(rng, (32, 48), most=4).objects) for _ in range(12)}
+    assert numbers == {3, 4}
+
+
 def test_codes_of_masked_clevr_count_from_one_in_the_labels_order(tmp_path: Path):
     for record in _records(_generate(tmp_path, "clevr_with_masks", 4)):
         number = int(record["visibility"].sum())
@@ -230,6 +236,8 @@ def test_a_downloaded_set_is_never_written_over(tmp_path: Path):
         ({"resolution": (64, 64)}, "35 x 35"),
         ({"kind": "clevr", "resolution": (64, 48)}, "no higher than wide"),
         ({"kind": "clevr", "resolution": (8, 8)}, "at least 32"),
+        ({"kind": "clevr", "max_objects": 2}, "at most 3 to 10 objects"),
+        ({"kind": "tetrominoes", "max_objects": 3}, "as many as were published"),
     ],
 )
 def test_settings_that_cannot_be_met(tmp_path: Path, wanted: dict, message: str):

@@ -22,7 +22,10 @@ def make_sets(plan: Plan) -> Sets:
 
     wanted = plan.recipe.data
     size = (wanted.resolution, wanted.resolution * 3 // 2)
-    generate_images(plan.data, kind="clevr", count=plan.count, resolution=size, seed=plan.seed)
+    most = wanted.max_objects
+    generate_images(
+        plan.data, kind="clevr", count=plan.count, resolution=size, seed=plan.seed, max_objects=most
+    )
     return Sets(
         open_dataset(wanted.dataset, plan.data, "train_full", wanted, True),
         open_dataset(wanted.dataset, plan.data, plan.recipe.evaluation.split, wanted, False),
@@ -31,17 +34,17 @@ def make_sets(plan: Plan) -> Sets:
 
 def introduce(result: Result) -> str:
     """What was done and how well it went."""
-    found = next(iter(result.reports))
+    found, most = next(iter(result.reports)), result.plan.recipe.data.max_objects
     return (
         f"A small Slot Attention model with a head that names properties was trained for "
         f"{result.plan.recipe.optim.num_steps} steps of {result.plan.recipe.train.batch_size} pictures on "
-        f"{result.plan.count} generated CLEVR-like pictures of 3 to 10 objects, with the true size, material, shape, "
-        f"colour and place of each object as its teacher. On {result.reports[found].num_videos} pictures that it never "
+        f"{result.plan.count} generated CLEVR-like pictures of 3 to {most} objects, with the true size, material, "
+        f"shape, colour and place of each object as its teacher. On {result.reports[found].num_videos} pictures that it never "
         f"saw its average precision is {percent(result, found, 'ap_inf')} where all four attributes must be right and "
         f"the place does not count, {percent(result, found, 'ap_1')} where it must be less than 1 unit away, and "
         f"{percent(result, found, 'ap_0.5')} for half a unit; the same model before training has "
         f"{percent(result, UNTRAINED, 'ap_inf')} at any distance. The scene is 6 units wide. The paper's model learns "
-        "from larger pictures for 150,000 steps of 512."
+        "from larger pictures of up to 10 objects for 150,000 steps of 512."
     )
 
 
@@ -90,7 +93,7 @@ SET_PREDICTION = System(
     recipe="set_prediction_demo",
     title="torchslots demo: properties of objects in pictures",
     unit="pictures",
-    count=5000,
+    count=8000,
     held_out=500,
     monitor="ap_inf",
     make_sets=make_sets,

@@ -296,8 +296,8 @@ def slot_attention_demo() -> Recipe:
 
 
 def set_prediction_demo() -> Recipe:
-    """Set prediction cut down to minutes on two cores, for `torchslots demo`: CLEVR at 64x64, few channels, sizes
-    chosen here."""
+    """Set prediction cut down to minutes on two cores, for `torchslots demo`: CLEVR at 64x64 with at most 5 objects, a
+    slot for each, few channels, sizes chosen here."""
     base = slot_attention_set_prediction()
     return replace(
         base,
@@ -306,11 +306,11 @@ def set_prediction_demo() -> Recipe:
             resolution=(64, 64),
             channels=(32, 48, 48, 48),
             strides=(2, 2, 1, 1),
-            num_slots=10,
+            num_slots=5,
             decoder=PropertyHead(),
         ),
-        data=replace(base.data, resolution=64),
-        optim=_demo_optim(10_000),
+        data=replace(base.data, resolution=64, max_instances=5, max_objects=5),
+        optim=replace(_demo_optim(10_000), warmup_steps=300),
         train=_demo_train(32),
     )
 

@@ -88,14 +88,15 @@ class ClevrPicture:
     """What the floor is made of."""
 
 
-def sample_clevr(rng: Rng, size: Size, textured: bool = False) -> ClevrPicture:
+def sample_clevr(rng: Rng, size: Size, textured: bool = False, most: int = OBJECTS[1]) -> ClevrPicture:
     """Draw, render and measure one picture of `size` = (height, width) pixels.
 
     Args:
         textured: objects and floor have patterns, the light is outdoors, and an object's material names its pattern.
+        most: objects of a picture at most; `OBJECTS` has the fewest.
     """
     while True:
-        objects, camera = _sample_objects(rng)
+        objects, camera = _sample_objects(rng, most)
         placed = tuple(_placed(thing.body) for thing in objects)
         ids = _middle(cast(placed, RayGrid(camera, size[1])).ids.reshape(1, size[1], size[1]), size)[0]
         masks = ids == np.arange(1, len(objects) + 1)[:, None, None]
@@ -167,10 +168,10 @@ def encode_picture(picture: ClevrPicture) -> bytes:
     return encode_png(np.dstack([picture.image, np.full(picture.image.shape[:2], 255, np.uint8)]))
 
 
-def _sample_objects(rng: Rng) -> tuple[list[ClevrObject], Camera]:
+def _sample_objects(rng: Rng, most: int) -> tuple[list[ClevrObject], Camera]:
     while True:
         camera = looking_at_origin((_CAMERA + rng.uniform(-_JITTER, _JITTER, 3))[None])
-        number = int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))
+        number = int(rng.integers(OBJECTS[0], most + 1))
         objects: list[ClevrObject] = []
         for _ in range(_ATTEMPTS * number):
             fresh = _sample_object(rng)

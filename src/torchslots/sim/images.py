@@ -18,6 +18,7 @@ from torchslots.errors import UserError, nearest
 from torchslots.progress import progress
 from torchslots.sim import rooms, sprites, tetrominoes
 from torchslots.sim.clevr import (
+    OBJECTS,
     ClevrPicture,
     encode_ids,
     encode_picture,
@@ -43,7 +44,14 @@ class ImageSettings:
     resolution: tuple[int, int]
     """Height and width in pixels."""
     seed: int
+    max_objects: int | None = None
+    """Most objects of a picture; None: the kind's own."""
     version: int = 1
+
+    @property
+    def most(self) -> int:
+        """Most objects of a picture of CLEVR's kinds."""
+        return self.max_objects or OBJECTS[1]
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ def generate_images(
     count: int = 10_000,
     resolution: tuple[int, int] | None = None,
     seed: int = 0,
+    max_objects: int | None = None,
     workers: int | None = None,
 ) -> Path:
     """Generate pictures with exact masks and properties in a published set's format. Returns the set's folder.
@@ -81,6 +90,7 @@ def generate_images(
             clevrtex the second tenth is for validation, in the other sets the first 100.
         resolution: height and width in pixels (None: the published ones); only those of CLEVR's kinds can be changed.
         seed: another seed, other pictures.
+        max_objects: most objects of a picture, of CLEVR's kinds (None: 10); the fewest are 3.
         workers: processes (None: one for each core).
 
     Raises:
@@ -89,7 +99,7 @@ def generate_images(
     if kind not in _KINDS:
         raise UserError(f"There are no pictures of the kind `{kind}`. {nearest(kind, get_args(ImageKind))}")
     published = _KINDS[kind]
-    settings = ImageSettings(kind, count, resolution or published.resolution, seed)
+    settings = ImageSettings(kind, count, resolution or published.resolution, seed, max_objects)
     _check(settings, published)
     folder = Path(out) / published.folder
     _refuse_foreign(folder / published.last(count))
@@ -121,6 +131,12 @@ def _check(settings: ImageSettings, published: _Published) -> None:
         raise UserError(
             f"Ask for at least one picture, with a seed that is not negative; got {settings.count} pictures and seed "
             f"{settings.seed}."
+        )
+    most = settings.max_objects
+    if most is not None and not (published.any_size and OBJECTS[0] <= most <= OBJECTS[1]):
+        raise UserError(
+            f"Pictures of CLEVR's kinds have at most {OBJECTS[0]} to {OBJECTS[1]} objects, other kinds as many as were "
+            f"published; got max_objects {most} for {settings.kind}."
         )
     height, width = settings.resolution
     if not published.any_size and settings.resolution != published.resolution:
@@ -208,20 +224,22 @@ def _make_rooms(settings: ImageSettings, count: int, rng: np.random.Generator) -
 
 
 def _make_masked(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
-    return [masked_record(sample_clevr(rng, settings.resolution)) for _ in range(count)]
+    return [masked_record(sample_clevr(rng, settings.resolution, most=settings.most)) for _ in range(count)]
 
 
 def _make_clevr(
     settings: ImageSettings, count: int, rng: np.random.Generator
 ) -> list[tuple[bytes, list[Any]]]:
-    pictures = [sample_clevr(rng, settings.resolution) for _ in range(count)]
+    pictures = [sample_clevr(rng, settings.resolution, most=settings.most) for _ in range(count)]
     return [(encode_picture(picture), scene_entry(picture)) for picture in pictures]
 
 
 def _make_clevrtex(
     settings: ImageSettings, count: int, rng: np.random.Generator
 ) -> list[tuple[bytes, bytes, dict[str, Any]]]:
-    pictures = [sample_clevr(rng, settings.resolution, textured=True) for _ in range(count)]
+    pictures = [
+        sample_clevr(rng, settings.resolution, textured=True, most=settings.most) for _ in range(count)
+    ]
     return [(encode_picture(picture), encode_ids(picture), _description(picture)) for picture in pictures]
 
 

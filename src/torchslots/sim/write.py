@@ -175,8 +175,8 @@ def claim(folder: Path, settings: Any) -> None:
         raise UserError(f"Cannot write to {folder}: {error.strerror}. Choose another folder.") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged: delete {folder} and generate again.") from error
-    if found is not None and found != wanted:
-        different = [key for key in wanted if found.get(key) != wanted[key]]
+    different = [key for key in {**wanted, **(found or {})} if (found or {}).get(key) != wanted.get(key)]
+    if found is not None and different:
         was, now = ({key: side.get(key) for key in different} for side in (found, wanted))
         raise UserError(
             f"{folder} was generated with {was}, now asked for {now}. Choose another folder or delete it."
