@@ -382,6 +382,7 @@ def isa_demo() -> Recipe:
         train=TrainConfig(
             batch_size=8,
             precision="bf16",
+            compile=False,
             num_workers=0,
             log_every=25,
             eval_every=1000,

@@ -317,6 +317,7 @@ def savi_demo() -> Recipe:
         TrainConfig(
             batch_size=3,
             precision="bf16",
+            compile=False,
             num_workers=0,
             log_every=50,
             eval_every=1500,

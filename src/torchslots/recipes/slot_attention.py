@@ -325,6 +325,7 @@ def _demo_train(batch_size: int) -> TrainConfig:
     return TrainConfig(
         batch_size=batch_size,
         precision="bf16",
+        compile=False,
         num_workers=0,
         log_every=25,
         eval_every=1000,
