@@ -18,6 +18,8 @@ COMMANDS = {
     "evaluate": "judge a model on whole videos: FG-ARI, ARI, mIoU, mBO, pictures",
     "predict": "segment your own pictures and videos",
     "edit": "take objects out, move, resize, turn or swap them, and paint the picture again",
+    "compose": "exchange slots across the videos of a data set, paint new videos, measure how real they look",
+    "concepts": "cluster the slots of a data set, and paint new pictures from one slot of each cluster",
     "convert": "turn an original checkpoint into a model folder",
     "verify": "compare our models with recordings of the original programs",
     "data": "list, download, inspect, prepare or generate data",

@@ -34,7 +34,7 @@ def with_counts(
             raise UserError(f"{name} should be at least 1, got {value}.")
     if not changes:
         return model
-    other = _sharing_weights(model)
+    other = sharing_weights(model)
     if num_slots is not None:
         _drawn(other.slot_encoder.initializer).num_slots = num_slots
     if num_iterations is not None:
@@ -45,7 +45,7 @@ def with_counts(
     return other
 
 
-def _sharing_weights(model: ObjectCentricModel) -> ObjectCentricModel:
+def sharing_weights(model: ObjectCentricModel) -> ObjectCentricModel:
     """A copy whose parameters and buffers are those of `model`."""
     kept = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in kept})

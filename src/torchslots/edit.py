@@ -8,7 +8,7 @@ what it was trained to: frames (`video`), or only optical flow (`flow`).
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from torchslots import editing, video
+from torchslots.composition import frames_of
 from torchslots.counts import with_counts
 from torchslots.draw import contact_sheet, overlay, scale_up
 from torchslots.draw_marks import number_slots
 from torchslots.draw_poses import draw_poses
 from torchslots.errors import UserError
 from torchslots.framing import View
+from torchslots.generation.painting import PaintOptions, paint_as
 from torchslots.hints import Hint
 from torchslots.hub import load_model
 from torchslots.inputs import hint_of, result_folders, slot_order, sources, start_batch
@@ -73,6 +75,7 @@ class EditOptions:
     """Frames in a second of the written videos; None: as the input."""
     device: str = "cpu"
     """Where to run: cpu, cuda, cuda:1, mps."""
+    paint: PaintOptions = field(default_factory=PaintOptions)
 
     def __post_init__(self) -> None:
         if self.remove and self.keep:
@@ -113,7 +116,7 @@ def edit(
             two inputs that cannot be exchanged, a model that paints nothing.
     """
     ready = load_model(model, device=options.device) if isinstance(model, (str, Path)) else model
-    ready = with_counts(ready, num_iterations=options.num_iterations)
+    ready = paint_as(with_counts(ready, num_iterations=options.num_iterations), options.paint)
     pairs = result_folders(sources([Path(path) for path in inputs]), Path(out))
     if options.swap and len(pairs) != 2:
         raise UserError(f"Slots are exchanged between two inputs, got {len(pairs)}. Give two.")
@@ -174,8 +177,17 @@ def _slices(model: ObjectCentricModel, source: Path, hint: Hint, options: EditOp
             clip = model.encode(batch | {"video": small.to(batch["generator"].device)}, state)
             state, order = clip.state, order or slot_order(model.explain(clip, recon=False), hint)
             clip = editing.keep(clip, order)
-            seen = Seen(_bytes(small[0]), clip, model.decoder.decode(clip))
+            seen = Seen(_bytes(small[0]), clip, _decoded(model, clip, options.changes))
         yield seen  # outside: a generator must not suspend with gradients switched off
+
+
+def _decoded(model: ObjectCentricModel, clip: Clip, paints: bool) -> Decoded:
+    """Masks of all frames and what they paint; where nothing is edited only the first frame is painted, to learn what
+    the model paints at all: a model that generates takes long."""
+    if paints:
+        return model.decoder.decode(clip)
+    first = model.decoder.decode(frames_of(clip, slice(0, 1)))
+    return model.decoder.decode(clip, recon=False)._replace(recon=first.recon)
 
 
 def _edit_together(

@@ -8,7 +8,7 @@ model, else the slot with most pixels in the first slice, moved to the front.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,10 @@ from torch import Tensor
 
 from torchslots import hints, video
 from torchslots.counts import with_counts
+from torchslots.draw import contact_sheet
 from torchslots.errors import UserError
 from torchslots.framing import View
+from torchslots.generation.painting import PaintOptions, paint_as
 from torchslots.hints import Hint
 from torchslots.hub import load_model
 from torchslots.inputs import BOTH, hint_of, result_folders, slot_order, sources, start_batch
@@ -33,6 +35,7 @@ from torchslots.slots.memory import Remember, bound_memory
 from torchslots.slots.predictors import Stay
 from torchslots.tracks import OUTPUTS, Slice, result_writer
 
+_TILE = 192
 _NO_MEMORY = "The device's memory is full. Give a smaller --slice-size, or --device cpu."
 
 
@@ -75,6 +78,9 @@ class PredictOptions:
     max_frames: int | None = None
     """Frames that a model with a memory (STATM) remembers, so that a stream of any length runs in constant memory;
     None: what it was built for."""
+    recon: bool = False
+    """Also write what the model paints beside what it saw (recon.mp4, recon.png); models that generate take long."""
+    paint: PaintOptions = field(default_factory=PaintOptions)
 
     def __post_init__(self) -> None:
         unknown = set(self.save) - set(OUTPUTS)
@@ -146,7 +152,7 @@ def predict_frames(
     observe, ahead = _plan(len(frames), options)
     parts = [
         (view.enlarge(part.masks, frames.shape[1:3]), part.masks.numpy(), part.slots)
-        for part in _slices(model, _first(chunks, observe), view, hint, options, ahead)
+        for part in _slices(model, _first(chunks, observe), view, hint, replace(options, recon=False), ahead)
     ]
     return FramesPrediction(*(np.concatenate(part) for part in zip(*parts)))
 
@@ -172,15 +178,18 @@ def _slices(
         for frames in chunks:
             small = view.shrink(frames)
             shown = batch | {"video": small.to(batch["generator"].device)}
-            found = model.predict(shown, state, slot_recon=options.slot_views, recon=False, attn=False)
+            found = model.predict(
+                shown, state, slot_recon=options.slot_views, recon=options.recon, attn=False
+            )
             state, order = found.state, order or slot_order(found, hint)
-            yield _slice(frames, small[0], found, order)
+            yield _slice(frames, small[0], found, order)._replace(recon=_beside(small[0], found, options))
         for start in range(0, ahead, options.slice_size):
             count = min(options.slice_size, ahead - start)
             found = rollout(model, {}, 0, count, state, slot_recon=options.slot_views)
             state = found.state
             small = _imagined(found)
-            yield _slice(view.paste(_colour(small)), small, found, order)._replace(predicted=True)
+            part = _slice(view.paste(_colour(small)), small, found, order)
+            yield part._replace(predicted=True, recon=_beside(torch.zeros_like(small), found, options))
 
 
 @contextmanager
@@ -220,6 +229,23 @@ def _slice(
 ) -> Slice:
     masks, slots = found.masks[0, :, order].float().cpu(), found.slots[0, :, order].float().cpu()
     return Slice(frames, masks, slots.numpy(), _pictures(small, found, order))
+
+
+def _beside(
+    small: Float[Tensor, "T 3 h w"], found: Prediction, options: PredictOptions
+) -> list[UInt8[ndarray, "H W 3"]] | None:
+    """Each frame as the model sees it, and what it paints; None: that is not asked for.
+
+    Raises:
+        UserError: it paints nothing.
+    """
+    if not options.recon:
+        return None
+    if not found.recon:
+        raise UserError("This model names properties of objects and paints no pictures: leave --recon out.")
+    name = next((name for name in ("video", "flow") if name in found.recon), next(iter(found.recon)))
+    pairs = zip(_colour(small), _colour(found.recon[name][0].float().cpu()))
+    return [contact_sheet(pair, ["input", f"painted {name}"], tile=_TILE) for pair in pairs]
 
 
 def _pictures(small: Float[Tensor, "T 3 h w"], found: Prediction, order: list[int]) -> UInt8[ndarray, "..."]:
@@ -290,7 +316,7 @@ def predict(
             written, a full disk. What was finished before is kept.
     """
     ready = load_model(model, device=options.device) if isinstance(model, (str, Path)) else model
-    ready = with_counts(ready, num_iterations=options.num_iterations)
+    ready = paint_as(with_counts(ready, num_iterations=options.num_iterations), options.paint)
     jobs = result_folders(sources([Path(path) for path in inputs], options.each), Path(out))
     given = {target.name: hint_of(target.name, options, len(jobs)) for _, target in jobs}
     done: list[Path] = []
@@ -316,7 +342,8 @@ def _predict_file(
     view = _view(model, first.shape[1:3], options.resolution)
     slices = _slices(model, _again(first, chunks), view, hint, options, ahead)
     fps = None if total == 1 else float(options.fps or video.fps(source) or 12)
-    settings = {"save": options.save, "max_side": options.max_side, "fps": fps, "source": source.name}
+    save = (*options.save, "recon") if options.recon else options.save
+    settings = {"save": save, "max_side": options.max_side, "fps": fps, "source": source.name}
     with result_writer(target, view, **settings) as write, progress(source.name, total, "frames") as advance:
         for part in slices:
             write(part)

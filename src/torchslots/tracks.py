@@ -9,7 +9,7 @@ import json
 import queue
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -43,13 +43,16 @@ class Slice(NamedTuple):
     slots: Float[ndarray, "T K D"]
     pictures: UInt8[ndarray, "..."]
     predicted: bool = False
+    recon: Sequence[UInt8[ndarray, "H W 3"]] | None = None
+    """Each frame beside what the model paints; None: not asked for."""
 
 
 @contextmanager
 def result_writer(
     folder: Path, view: View, *, save: tuple[str, ...], max_side: int, fps: float | None, source: str
 ) -> Iterator[Callable[[Slice], None]]:
-    """Open the files named in `save`; yields write(slice). Each file appears whole once the block ends well.
+    """Open the files named in `save`, recon.mp4 among them; yields write(slice). Each file appears whole once the block
+    ends well.
 
     Args:
         max_side: longest side of overlay and masks in pixels.
@@ -66,9 +69,10 @@ def result_writer(
         "strip": lambda: film(folder / f"slots{suffix}"),
         "slots": lambda: _slot_writer(folder / "slots.npz"),
         "tracks": lambda: _track_writer(folder / "tracks.json", about),
+        "recon": lambda: film(folder / f"recon{suffix}"),
     }
     with ExitStack() as stack:
-        sinks = {name: stack.enter_context(opened[name]()) for name in OUTPUTS if name in save}
+        sinks = {name: stack.enter_context(opened[name]()) for name in opened if name in save}
         yield partial(_write, sinks, view, size)
 
 
@@ -93,6 +97,7 @@ def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part
         "strip": lambda: map(mark, slot_strip(part.pictures, part.masks.numpy())),
         "slots": lambda: part.slots,
         "tracks": lambda: ((i, part.predicted) for i in ids),
+        "recon": lambda: map(mark, part.recon or ()),
     }
     for name, write in sinks.items():
         for item in items[name]():

@@ -8,6 +8,8 @@ from importlib import import_module
 
 _PLACES = {
     "bench": "measuring",
+    "compose": "generating",
+    "concepts": "generating",
     "convert": "originals",
     "data": "data_sets",
     "demo": "overviews",

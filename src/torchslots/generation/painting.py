@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from torchslots.composition import frames_of, moved_to
+from torchslots.counts import sharing_weights
 from torchslots.decoders.broadcast import Broadcast
 from torchslots.decoders.denoise import Denoise
 from torchslots.decoders.tokens import Tokens
@@ -56,11 +57,14 @@ class PaintOptions:
 
 
 def paint_as(model: ObjectCentricModel, options: PaintOptions) -> ObjectCentricModel:
-    """The same model, from now on drawing as the options say.
+    """The same weights in a model that draws as the options say; the model handed in stays as it is.
 
     Raises:
         UserError: an option that means nothing to this model.
     """
+    if not options.given():
+        return model
+    model = sharing_weights(model)
     decoder = model.decoder
     if isinstance(decoder, Denoise):
         _check(options, _DIFFUSION, "draws by diffusion")
