@@ -22,6 +22,19 @@ CHECKPOINTS = {
     "slot_attention_object_discovery_mini/checkpoint": ("slot_attention", "Slot Attention"),
     "slot_attention_set_prediction_mini/checkpoint": ("slot_attention", "Slot Attention"),
 }
+CHECKPOINTS_OF_ISA = "isa_tetrominoes_baseline_mini", "isa_clevrtex_resnet_transl_scale_mini"
+CONFIGURED = {
+    "savi_small_mini": "SAVi",
+    "statm_savi_small_mini": "STATM",
+    "isa_tetrominoes_baseline_mini": "Invariant Slot Attention",
+    "slot_attention_set_prediction_mini": "Slot Attention",
+    "vqvae_mini": "VQ-VAE",
+    "dvae_mini": "STEVE's discrete VAE",
+    "steve_mini": "STEVE",
+    "savi_torch_mini": "SAVi of SlotDiffusion's code",
+    "savi_ldm_mini": "SlotDiffusion",
+}
+"""What the recorded configurations are of."""
 OTHERS = {
     "savi": "savi_small",
     "statm": "statm_savi_small",
@@ -58,10 +71,19 @@ def test_a_recipe_of_another_system_is_answered_with_the_right_one(golden: Path,
 
 @pytest.mark.parametrize("place", CHECKPOINTS)
 def test_a_configuration_of_another_system_is_refused(golden: Path, tmp_path: Path, place: str):
-    family = CHECKPOINTS[place][0]
-    other = "isa_extra_options_mini" if family != "isa" else "slot_attention_object_discovery_mini"
-    with pytest.raises(UserError):
-        convert(golden / place, tmp_path / "out", config=golden / other / "config.json")
+    title = CHECKPOINTS[place][1]
+    for other, named in CONFIGURED.items():
+        if named == title:
+            continue
+        with pytest.raises(UserError, match=f"checkpoint of {title}, .*{other}.* configures {named}"):
+            convert(golden / place, tmp_path / "out", config=golden / other / "config.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_system_configured_otherwise_is_refused(golden: Path, tmp_path: Path):
+    source, other = CHECKPOINTS_OF_ISA
+    with pytest.raises(UserError, match="does not fit"):
+        convert(golden / source / "checkpoint", tmp_path / "out", config=golden / other / "config.json")
     assert not (tmp_path / "out").exists()
 
 

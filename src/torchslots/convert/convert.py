@@ -1,6 +1,5 @@
 """`torchslots convert`: an original checkpoint to a folder that `torchslots.load_model` reads."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from torchslots.convert import (
     torch_systems,
 )
 from torchslots.convert.layouts import Arrays
+from torchslots.convert.reference import read_reference
 from torchslots.convert.resume import adam_state, write_run
 from torchslots.errors import UserError
 from torchslots.hub import save_pretrained
@@ -110,8 +110,10 @@ def _reader(checkpoint: Path) -> Callable[[Path, str | None, Path | None], _Orig
 
 def _flax(checkpoint: Path, recipe: str | None, config: Path | None) -> _Original:
     read = flax_checkpoint.read(checkpoint)
-    numbers = flax_systems.numbers(read, recipe, None if config is None else _read_json(config))
-    model, leaves = catalog.build(numbers), flax_systems.system_of(read).leaves(numbers)
+    system = flax_systems.system_of(read)
+    reference = None if config is None else read_reference(config, read.path, system.title)
+    numbers = flax_systems.numbers(read, recipe, reference)
+    model, leaves = catalog.build(numbers), system.leaves(numbers)
     ours = partial(layouts.to_ours, leaves, where=str(read.path))
     _load(model, ours(read.params), read.path)
     moments = [ours(part) if part else {} for part in (read.first_moments, read.second_moments)]
@@ -122,7 +124,8 @@ def _flax(checkpoint: Path, recipe: str | None, config: Path | None) -> _Origina
 def _tensorflow(checkpoint: Path, recipe: str | None, config: Path | None) -> _Original:
     read = slot_attention_tf.read(checkpoint)
     if config is not None:
-        numbers = slot_attention_tf.config_from_reference(_parse_json(config), read)
+        reference = read_reference(config, read.path, slot_attention_tf.TITLE)
+        numbers = slot_attention_tf.config_from_reference(reference, read)
     else:
         numbers = slot_attention_tf.numbers(read, None if recipe is None else catalog.recipe(recipe).model)
     model = slot_attention_tf.model_of(read, numbers)
@@ -134,31 +137,13 @@ def _tensorflow(checkpoint: Path, recipe: str | None, config: Path | None) -> _O
 
 def _torch(checkpoint: Path, recipe: str | None, config: Path | None) -> _Original:
     read = torch_checkpoint.read(checkpoint)
-    numbers = torch_systems.numbers(read, recipe, None if config is None else _read_json(config))
+    title = torch_systems.system_of(read).title
+    reference = None if config is None else read_reference(config, read.path, title)
+    numbers = torch_systems.numbers(read, recipe, reference)
     model = catalog.build(numbers)
     _load(model, torch_systems.weights(read, numbers), read.path)
     adam = adam_state(model, *torch_systems.moments(read, numbers), read.step)
     return _Original(read.path, read.params, numbers, model, adam, read.step)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    values = _parse_json(file)
-    try:
-        return values["config"] if "model" not in values or isinstance(values["model"], str) else values
-    except KeyError as error:
-        raise UserError(f"{file} is not an original configuration as JSON: {error}.") from error
-
-
-def _parse_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not an original configuration as JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise UserError(
-            f"{file} is not an original configuration: a {type(values).__name__} in place of fields."
-        )
-    return values
 
 
 def _load(model: Any, state: dict[str, Any], path: Path) -> None:

@@ -118,7 +118,8 @@ def _from_reference(system: FlaxSystem, read: FlaxCheckpoint, reference: dict[st
     try:
         return system.from_reference(reference, read.params)
     except (KeyError, IndexError, TypeError, AttributeError, StopIteration, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise UserError(
-            f"{read.path} is a checkpoint of {system.title}, and the configuration given is not: {error!r}. Give the "
+            f"{read.path} is a checkpoint of {system.title} that the configuration given does not fit: {what}. Give the "
             "one that it was trained with, or leave --config out."
         ) from error

@@ -20,6 +20,8 @@ from torchslots.model import ObjectCentricModel
 from torchslots.recipes.slot_attention import PictureDecoder, PropertyHead, SlotAttentionConfig, build
 from torchslots.training.recipe import ModelConfig
 
+TITLE = "Slot Attention"
+"""Its name in messages."""
 NETWORK = "network/layer_with_weights-0/"
 """Beginning of the weights' names in the original's checkpoints."""
 _PREDICTION_STRIDES = (1, 2, 2, 1)
