@@ -73,7 +73,7 @@ def test_other_systems_files_and_recipes_are_refused(golden, tmp_path):
         convert(folder / "model.pth", tmp_path / "out", recipe="vqvae_movi_e")
     with pytest.raises(UserError, match="other sizes than the recipe"):
         convert(folder / "model.pth", tmp_path / "out", recipe="dvae_movi_e")
-    with pytest.raises(UserError, match="discrete VAE, .* configures VQ-VAE"):
+    with pytest.raises(UserError, match=r"discrete VAE, .* configures VQ-VAE"):
         convert(folder / "model.pth", tmp_path / "out", config=golden / "vqvae_mini" / "config.json")
     assert not (tmp_path / "out").exists()
 

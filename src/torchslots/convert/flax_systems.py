@@ -120,6 +120,6 @@ def _from_reference(system: FlaxSystem, read: FlaxCheckpoint, reference: dict[st
     except (KeyError, IndexError, TypeError, AttributeError, StopIteration, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise UserError(
-            f"{read.path} is a checkpoint of {system.title} that the configuration given does not fit: {what}. Give the "
-            "one that it was trained with, or leave --config out."
+            f"{read.path} is a checkpoint of {system.title} that the configuration given does not fit: {what}. Give "
+            "the one that it was trained with, or leave --config out."
         ) from error
