@@ -1,8 +1,9 @@
 """Tensor memory of a large training step, computed from small ones; prints one JSON object.
 
-The step (forward, backward, Adam) runs at two small batches, and every allocation is followed by torch's profiler: the
-peak of live bytes is a + b * batch, as every activation has the batch in its shape. Parts that are computed again
-chunk by chunk must fill their chunks at both batches. A GPU's workspaces and fragmentation are not in it.
+The step (forward, backward, Adam) runs at two smaller batches, and every allocation is followed by torch's profiler.
+In each part of a step live bytes are a + b * batch, so the peak is the highest of such lines and what is computed from
+two batches is a lower bound: parts that need little at small batches may overtake. Measure at batches as large as the
+machine bears. A GPU's workspaces and fragmentation are not in it.
 """
 
 import json
@@ -28,7 +29,7 @@ def main(
     chunk: int = 64,
     precision: Literal["fp32", "bf16"] = "bf16",
     recompute: bool = True,
-    measured: tuple[int, int] = (1, 2),
+    measured: tuple[int, int] = (8, 16),
     objects: int | None = None,
     threads: int = 2,
 ) -> None:
