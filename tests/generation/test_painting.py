@@ -133,6 +133,12 @@ def test_other_slots_make_other_pictures(name):
     assert len({picture.numpy().tobytes() for picture in painted}) >= 3
 
 
+def test_ancestral_sampling_takes_every_step():
+    with pytest.raises(UserError, match="makes all steps of the schedule"):
+        PaintOptions(sampler="ddpm", steps=10)
+    assert diffusion(PaintOptions(sampler="ddpm")).sampler is not diffusion(PaintOptions()).sampler
+
+
 def test_who_paints_frames():
     for name in ("slotdiffusion", "steve"):
         require_frames(painter(name))

@@ -54,16 +54,17 @@ class EvaluateLine(PictureLine, VideosLine):
     """Frames to predict behind the observed ones; None: all that follow."""
     recon: bool = False
     """Also judge every frame as the model paints it: MSE, PSNR, SSIM; LPIPS, FID and FVD where their networks' weights
-    are here; and what its image code alone could reach. Models that generate take far longer for it."""
+    are here; and what its image code alone could reach. Models that generate take far longer for it. --weights,
+    --download and --write-videos include it."""
     write_videos: Path | None = None
-    """Folder for `gt_vids` and `recon_vids`, in each a folder for every video with a PNG for every frame; includes
-    --recon. None: not written."""
+    """Folder for `gt_vids` and `recon_vids`, in each a folder for every video with a PNG for every frame. None: not
+    written."""
     paint: PaintOptions = field(default_factory=PaintOptions)
 
     @property
     def judges_frames(self) -> bool:
         """Whether all frames are to be painted."""
-        return self.recon or self.write_videos is not None
+        return self.recon or self.write_videos is not None or bool(self.weights) or self.download
 
 
 def evaluate(words: Words) -> int:

@@ -49,6 +49,10 @@ class PaintOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} should be more than 0, got {value}.")
+        if self.sampler == "ddpm" and self.steps is not None:
+            raise UserError(
+                "ddpm makes all steps of the schedule: leave the number of steps out, or take ddim."
+            )
 
     def given(self) -> dict[str, object]:
         """What is not left to the model."""
