@@ -203,7 +203,6 @@ def test_sums_over_a_picture_in_its_own_range() -> None:
     pictures = batch()["video"].flatten(0, 1)
     torch.manual_seed(0)
     scores = decoder.tokenizer.logits(pictures)
-    gumbel_softmax(scores, 0.1)
     painted = decoder.tokenizer.decode(gumbel_softmax(scores, 0.1))
     torch.testing.assert_close(losses["tokenizer"], (painted - pictures).square().sum() / 4)
 
@@ -247,9 +246,11 @@ def test_cells_lie_between_the_edges() -> None:
 
 
 def test_tokens_have_the_place_of_their_cells() -> None:
-    """Frames of over 64 rows are halved, smaller ones are not."""
+    """Frames of 64 rows are not halved, all others are."""
     large = replace(TINY_JOINT, tokenizer=replace(TOKENIZER, resolution=(72, 80)))
-    assert TINY_JOINT.token_grid() == (16, 24) and large.token_grid() == (36, 40)
+    whole = replace(TINY_JOINT, tokenizer=replace(TOKENIZER, resolution=(64, 64)))
+    assert TINY_JOINT.token_grid() == (8, 12) and large.token_grid() == (36, 40)
+    assert whole.token_grid() == (64, 64)
     model = built(large)
     clip = model.encode({"video": torch.rand(1, 1, 3, 72, 80)})
     assert clip.attn.shape[-1] == 36 * 40

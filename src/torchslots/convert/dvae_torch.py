@@ -10,7 +10,7 @@ from torchslots.convert.layouts import Leaf, bare
 from torchslots.errors import UserError
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae
 
-_PARTS = {"0.weight": "m.weight", "1.weight": "weight", "1.bias": "bias"}
+_PARTS = {"0.weight": "m.weight", "0.bias": "m.bias", "1.weight": "weight", "1.bias": "bias"}
 """Our block's convolution and norm, and what the original calls them: the norm's weights are the block's own."""
 
 
@@ -55,7 +55,7 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> DvaeConfig:
     """
     try:
         vocabulary, channels = shapes["encoder.7.weight"][:2]
-        return DvaeConfig(vocabulary=vocabulary, channels=channels)
+        return DvaeConfig(vocabulary=vocabulary, channels=channels, norm="encoder.0.weight" in shapes)
     except (KeyError, ValueError) as error:
         raise UserError(
             f"These are not the weights of a discrete VAE of STEVE: {error!r} is missing or has another shape."

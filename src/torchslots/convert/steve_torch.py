@@ -46,12 +46,13 @@ def _writer(config: WriterConfig, name: str) -> Iterator[Leaf]:
     yield bare(f"{WRITER}tok_emb.weight", f"{name}.embedding.weight")
     yield Leaf(f"{WRITER}pos_emb.pe", f"{name}.position", lambda a: a[0], lambda a: a[None])
     for i in range(config.num_layers):
-        yield from _block(f"{WRITER}tf_dec.blocks.{i}", f"{name}.decoder.blocks.{i}")
+        yield from block(f"{WRITER}tf_dec.blocks.{i}", f"{name}.decoder.blocks.{i}")
     yield from pair(f"{WRITER}tf_dec.layer_norm", f"{name}.decoder.norm")
     yield bare(f"{WRITER}head.weight", f"{name}.head.weight")
 
 
-def _block(path: str, name: str) -> Iterator[Leaf]:
+def block(path: str, name: str) -> Iterator[Leaf]:
+    """One layer of the transformer but its mask, the same in the authors' own program."""
     for theirs, ours in _NORMS.items():
         yield from pair(f"{path}.{theirs}", f"{name}.{ours}")
     for theirs, ours in _ATTENTIONS.items():

@@ -1,4 +1,5 @@
-"""Reading `.pth` files of SlotDiffusion's trainer (nerv): a state dict, bare or with the optimiser's.
+"""Reading `.pth` files of SlotDiffusion's trainer (nerv): a state dict, bare or with the optimiser's; and the `.pt` and
+`.pt.tar` files of STEVE's, of which the weights alone are read.
 
 Such files are pickles. They are opened as tensors and plain values alone, so nothing in them is ever run.
 """
@@ -76,7 +77,7 @@ class TorchCheckpoint:
 
 def holds(source: Path) -> bool:
     """Whether `source` is, or as a folder has, a `.pth` file."""
-    return source.suffix in (".pth", ".pt") or bool(_candidates(source))
+    return source.name.endswith((".pth", ".pt", ".pt.tar")) or bool(_candidates(source))
 
 
 def read(source: Path) -> TorchCheckpoint:
@@ -88,7 +89,7 @@ def read(source: Path) -> TorchCheckpoint:
     """
     path = _find(source)
     content = _load(path)
-    state = content.get("state_dict", content)
+    state = content.get("state_dict", content.get("model", content))
     if not _is_state(state):
         keys = ", ".join(map(str, content))[:200] or "nothing"
         raise UserError(

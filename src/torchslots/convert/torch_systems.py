@@ -9,6 +9,7 @@ from torchslots.convert import (
     dvae_torch,
     savi_pytorch_torch,
     slotdiffusion_torch,
+    steve_joint_torch,
     steve_torch,
     vqvae_torch,
 )
@@ -19,6 +20,7 @@ from torchslots.recipes import catalog
 from torchslots.recipes.savi_pytorch import SaviPytorchConfig
 from torchslots.recipes.slotdiffusion_ldm import SlotDiffusionConfig
 from torchslots.recipes.steve import SteveConfig
+from torchslots.recipes.steve_joint import SteveJointConfig
 from torchslots.recipes.tokenizers import DvaeConfig, VqvaeConfig
 from torchslots.training.recipe import ModelConfig
 
@@ -122,6 +124,15 @@ SYSTEMS = (
         dvae_torch.from_reference,
         dvae_torch.leaves,
         _all,
+    ),
+    TorchSystem(
+        "STEVE of its authors",
+        "steve_encoder.",
+        SteveJointConfig,
+        steve_joint_torch.from_shapes,
+        steve_joint_torch.from_reference,
+        steve_joint_torch.leaves,
+        steve_joint_torch.joined,
     ),
 )
 

@@ -44,11 +44,13 @@ def trained_along(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
     """Drawn codes of a tokenizer that learns in the same steps, and its own loss: STEVE's original.
 
     The loss is squared error summed over a picture behind a soft draw, whose temperature follows `batch["step"]`; the
-    codes are a second, hard draw that no gradient goes through.
+    codes are a second, hard draw that no gradient goes through. `batch["exponential"]`, E draws like the scores for the
+    one and for the other, replaces what is drawn from torch's generator.
     """
     scores, temperature = tokenizer.logits(pictures), tokenizer.temperature(batch.get("step"))
-    drawn = gumbel_softmax(scores.detach(), temperature).argmax(1).flatten(1)
-    painted = tokenizer.decode(gumbel_softmax(scores, temperature, hard=tokenizer.hard))
+    soft, hard = batch.get("exponential", (None, None))
+    painted = tokenizer.decode(gumbel_softmax(scores, temperature, soft, hard=tokenizer.hard))
+    drawn = gumbel_softmax(scores.detach(), temperature, hard).argmax(1).flatten(1)
     return Target(drawn, {"tokenizer": sum_squared_error(painted, pictures)})
 
 

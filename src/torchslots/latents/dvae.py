@@ -120,30 +120,48 @@ def one_hot(codes: Int[Tensor, "n *s"], vocabulary: int) -> Float[Tensor, "n V *
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution without bias, group norm of one group, ReLU."""
+    """Convolution without bias, group norm of one group, ReLU.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int = 0):
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+    Args:
+        norm: whether there is a norm; without it the convolution has a bias, as in STEVE's original.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int = 0, norm: bool = True
+    ):
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not norm)
         nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
-        super().__init__(conv, nn.GroupNorm(1, outputs), nn.ReLU())
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+        super().__init__(conv, *([nn.GroupNorm(1, outputs)] if norm else []), nn.ReLU())
 
 
-def patch_encoder(vocabulary: int, channels: int = 64) -> nn.Sequential:
-    """Pictures to scores, one 4x4 patch at a time: nothing mixes places."""
-    blocks = [ConvBlock(channels, channels) for _ in range(6)]
-    return nn.Sequential(ConvBlock(3, channels, PATCH, PATCH), *blocks, _plain_conv(channels, vocabulary))
+def patch_encoder(vocabulary: int, channels: int = 64, norm: bool = True) -> nn.Sequential:
+    """Pictures to scores, one 4x4 patch at a time: nothing mixes places.
+
+    Args:
+        norm: group norm behind each convolution but the last.
+    """
+    blocks = [ConvBlock(channels, channels, norm=norm) for _ in range(6)]
+    first = ConvBlock(3, channels, PATCH, PATCH, norm=norm)
+    return nn.Sequential(first, *blocks, _plain_conv(channels, vocabulary))
 
 
-def patch_decoder(vocabulary: int, channels: int = 64) -> nn.Sequential:
-    """Choices to pictures: twice a 3x3 convolution and a doubling of the sides; no squashing behind."""
-    return nn.Sequential(
-        ConvBlock(vocabulary, channels), *_doubling(channels), *_doubling(channels), _plain_conv(channels, 3)
-    )
+def patch_decoder(vocabulary: int, channels: int = 64, norm: bool = True) -> nn.Sequential:
+    """Choices to pictures: twice a 3x3 convolution and a doubling of the sides; no squashing behind.
+
+    Args:
+        norm: group norm behind each convolution but the last.
+    """
+    first = ConvBlock(vocabulary, channels, norm=norm)
+    doublings = [part for _ in range(2) for part in _doubling(channels, norm)]
+    return nn.Sequential(first, *doublings, _plain_conv(channels, 3))
 
 
-def _doubling(channels: int) -> list[nn.Module]:
-    blocks = [ConvBlock(channels, channels, 3, padding=1), *(ConvBlock(channels, channels) for _ in range(2))]
-    return [*blocks, ConvBlock(channels, 4 * channels), nn.PixelShuffle(2)]
+def _doubling(channels: int, norm: bool) -> list[nn.Module]:
+    mixing = ConvBlock(channels, channels, 3, padding=1, norm=norm)
+    blocks = [ConvBlock(channels, channels, norm=norm) for _ in range(2)]
+    return [mixing, *blocks, ConvBlock(channels, 4 * channels, norm=norm), nn.PixelShuffle(2)]
 
 
 def _plain_conv(inputs: int, outputs: int) -> nn.Conv2d:

@@ -26,7 +26,7 @@ from torchslots.slots.initializers import Gaussian
 from torchslots.slots.predictors import Apply
 from torchslots.training.recipe import ModelConfig, OptimConfig, Recipe, TrainConfig
 
-_ANNEALED = DvaeConfig(temperature_steps=30_000.0)
+_ANNEALED = DvaeConfig(temperature_steps=30_000.0, norm=False)
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class SteveJointConfig(ModelConfig):
     """Its resolution is the frames'; with it learn the slots and the transformer."""
     writer: WriterConfig = field(default_factory=WriterConfig)
     channels: tuple[int, ...] = (64, 64, 64)
-    """Of the encoder's 5x5 convolutions, each with group norm and ReLU, before one more to `token_size`; the first has
-    stride 2, but for frames of 64 rows or fewer."""
+    """Of the encoder's 5x5 convolutions, each with ReLU, before one more to `token_size`; the first has stride 2, but
+    for frames of 64 rows."""
     token_size: int = 192
     num_slots: int = 15
     """No weight depends on it: evaluation may use another."""
@@ -61,7 +61,7 @@ class SteveJointConfig(ModelConfig):
     @property
     def stride(self) -> int:
         """Of the encoder's first convolution, and so of all of it."""
-        return 2 if self.resolution[0] > 64 else 1
+        return 1 if self.resolution[0] == 64 else 2
 
     def token_grid(self) -> tuple[int, int]:
         """Height and width of the encoder's token map."""
@@ -108,7 +108,7 @@ def _slot_encoder(config: SteveJointConfig) -> SlotEncoder:
 def _frame_encoder(config: SteveJointConfig) -> FrameEncoder:
     sizes = [3, *config.channels]
     blocks: list[nn.Module] = [
-        ConvBlock(wide, narrow, 5, config.stride if index == 0 else 1, padding=2)
+        ConvBlock(wide, narrow, 5, config.stride if index == 0 else 1, padding=2, norm=False)
         for index, (wide, narrow) in enumerate(zip(sizes, sizes[1:]))
     ]
     return FrameEncoder(

@@ -96,6 +96,8 @@ class DvaeConfig(ModelConfig):
     """Steps in which the temperature falls, along half a cosine: 15 % of the training."""
     hard: bool = False
     """Choose one token in training, too, with the soft choice's gradient."""
+    norm: bool = True
+    """Group norm behind each convolution, which then has no bias; without it, biases: STEVE's original."""
 
     def __post_init__(self) -> None:
         if any(side % PATCH for side in self.resolution):
@@ -141,8 +143,8 @@ def build_dvae(config: DvaeConfig) -> DVAE:
         num_steps=config.temperature_steps,
     )
     return DVAE(
-        patch_encoder(config.vocabulary, config.channels),
-        patch_decoder(config.vocabulary, config.channels),
+        patch_encoder(config.vocabulary, config.channels, config.norm),
+        patch_decoder(config.vocabulary, config.channels, config.norm),
         vocabulary=config.vocabulary,
         temperature=temperature,
         hard=config.hard,
