@@ -5,7 +5,7 @@ A case is a folder with `config.json`, `inputs.npz`, `outputs.npz` and a checkpo
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class Case:
     config: dict[str, Any]
     inputs: Arrays
     outputs: Arrays
+    double: bool = False
+    """Whether our model computes in float64, to show how coarse the recording itself is."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Check:
     tolerance: float
     passed: bool
     note: str = ""
+    ours: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """What was compared, where it is numbers."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def compare(name: str, ours: np.ndarray, recorded: np.ndarray, tolerance: float,
     largest = float(np.abs(difference).max(initial=0.0))
     norm = float(np.linalg.norm(np.asarray(recorded, np.float64)))
     relative = float(np.linalg.norm(difference)) / norm if norm else largest
-    return Check(name, recorded.shape, largest, relative, tolerance, relative <= tolerance, note)
+    passed = relative <= tolerance
+    return Check(name, recorded.shape, largest, relative, tolerance, passed, note, np.asarray(ours))
 
 
 def compare_absolute(name: str, ours: np.ndarray, recorded: np.ndarray, tolerance: float) -> Check:
@@ -125,16 +130,22 @@ def compare_zero(name: str, ours: float, scale: float) -> Check:
 
 def verify(folders: list[Path]) -> list[CaseResult]:
     """Run our model on every folder's inputs and compare with its outputs."""
-    return [CaseResult(str(folder), tuple(_checks(read_case(folder)))) for folder in folders]
+    return [CaseResult(str(folder), tuple(checks(read_case(folder)))) for folder in folders]
 
 
-def _checks(case: Case) -> Iterator[Check]:
-    nested, systems = case.config.get("config"), _systems()
-    system = str(case.config.get("model") or (nested.get("model") if isinstance(nested, dict) else None))
+def checks(case: Case) -> Iterator[Check]:
+    """What the case's system compares."""
+    system, systems = system_name(case), _systems()
     known = [prefix for prefix in systems if system.startswith(prefix)]
     if known:
         return systems[max(known, key=len)](case)
     raise UserError(f"{case.folder}: no way to verify `{system}` here. Known: {', '.join(systems)}.")
+
+
+def system_name(case: Case) -> str:
+    """What config.json calls the system."""
+    nested = case.config.get("config")
+    return str(case.config.get("model") or (nested.get("model") if isinstance(nested, dict) else None))
 
 
 def _systems() -> dict[str, Callable[[Case], Iterator[Check]]]:
@@ -197,4 +208,17 @@ def print_results(results: list[CaseResult]) -> None:
 
 def results_json(results: list[CaseResult]) -> str:
     """The same as JSON."""
-    return json.dumps([{**asdict(result), "passed": result.passed} for result in results], indent=2)
+    return json.dumps(
+        [
+            {
+                "folder": result.folder,
+                "checks": [
+                    {name: value for name, value in vars(check).items() if name != "ours"}
+                    for check in result.checks
+                ],
+                "passed": result.passed,
+            }
+            for result in results
+        ],
+        indent=2,
+    )

@@ -50,7 +50,7 @@ def checks(case: Case) -> Iterator[Check]:
         else:
             yield Check(name, recorded.shape, 0.0, 0.0, 0.0, False, "recorded, but not computed here")
     yield from _initial_check(case, model, config)
-    if (case.folder / "trajectory.npz").is_file():
+    if (case.folder / "trajectory.npz").is_file() and not case.double:
         yield from trajectory_checks(case)
 
 
@@ -60,7 +60,7 @@ def load(case: Case) -> tuple[IsaConfig, ObjectCentricModel]:
     config = isa_flax.config_from_reference(case.config["config"], weights)
     model = build(config)
     model.load_state_dict(layouts.to_ours(isa_flax.leaves(config), weights, str(case.folder)))
-    return config, model.eval()
+    return config, (model.double() if case.double else model).eval()
 
 
 def case_weights(case: Case) -> Arrays:
@@ -232,6 +232,7 @@ def _gradient_check(name: str, recorded: np.ndarray, ours: Arrays) -> Check:
         error / size if size else error,
         allowed / size if size else allowed,
         error <= allowed,
+        ours=np.asarray(ours[name]),
     )
 
 

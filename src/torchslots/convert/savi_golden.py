@@ -75,7 +75,7 @@ def system_checks(case: Case, system: System) -> Iterator[Check]:
         elif not name.startswith(_ELSEWHERE):
             yield Check(name, recorded.shape, 0.0, 0.0, 0.0, False, "recorded, but not computed here")
     yield from _metric_checks(case, batch)
-    for folder in sorted(case.folder.glob("trajectory_*")):
+    for folder in [] if case.double else sorted(case.folder.glob("trajectory_*")):
         yield from trajectory_checks(case, folder, system)
 
 
@@ -88,7 +88,7 @@ def load(case: Case, system: System | None = None) -> tuple[Any, ObjectCentricMo
     config = system.read_config(case.config["config"], weights)
     model = system.build(config)
     model.load_state_dict(layouts.to_ours(system.leaves(config), weights, str(case.folder)))
-    return config, model.eval()
+    return config, (model.double() if case.double else model).eval()
 
 
 def case_weights(case: Case) -> Arrays:

@@ -66,7 +66,8 @@ def load(case: Case) -> tuple[SlotAttentionCheckpoint, SlotAttentionConfig, Obje
     """The case's checkpoint, and its model with the case's weights."""
     checkpoint = slot_attention_tf.read(case.folder / "checkpoint")
     config = slot_attention_tf.config_from_reference(case.config, checkpoint)
-    return checkpoint, config, slot_attention_tf.model_of(checkpoint, config)
+    model = slot_attention_tf.model_of(checkpoint, config)
+    return checkpoint, config, model.double() if case.double else model
 
 
 def moments(
@@ -188,7 +189,7 @@ def _other_checkpoints(case: Case, checkpoint: SlotAttentionCheckpoint) -> Itera
 def _trajectory_checks(case: Case, checkpoint: SlotAttentionCheckpoint) -> Iterator[Check]:
     """The original trainer's steps on the case's own batch, from nothing and from the checkpoint's moments."""
     file = case.folder / "trajectory.npz"
-    if not file.is_file():
+    if case.double or not file.is_file():
         return
     recorded, numbers = dict(np.load(file)), case.config["trajectory"]
     schedule = OptimConfig(
