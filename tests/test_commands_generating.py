@@ -204,6 +204,14 @@ def test_films_are_segmented(name, films, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
+def test_frames_that_nobody_shows_are_painted(name, films, tmp_path):
+    words = ["predict", str(saved(name, tmp_path)), films[0], "--out", str(tmp_path / "out"), "--recon"]
+    assert main([*words, "--observe", "2", "--rollout", "3"]) == 0
+    folder = tmp_path / "out" / "one"
+    assert [video.frame_count(folder / f"{what}.mp4") for what in ("overlay", "slots", "recon")] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_masks_alone_are_cheap(name, films, tmp_path, monkeypatch):
     model = saved(name, tmp_path)
 

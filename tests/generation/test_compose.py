@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from generation.small_sets import Means, Videos, painter
-from tiny_models import tiny
+from tiny_models import TINY, tiny
 from torchslots import video
 from torchslots.composition import plain_clip, random_plan
 from torchslots.errors import UserError
@@ -17,7 +17,10 @@ from torchslots.generation.compose import Composed, ComposeOptions, compose_vide
 from torchslots.generation.painting import paint
 from torchslots.metrics.sets import SetDistances
 from torchslots.metrics.video import to_bytes
+from torchslots.recipes import savi
+from torchslots.shapes import Batch
 from torchslots.training.recipe import EvalConfig
+from training.two_steps import SIDE
 
 SETTINGS = EvalConfig(num_frames=3, slice_size=2, batch_size=2)
 
@@ -114,6 +117,24 @@ def test_films_show_compositions_beside_their_sources(tmp_path):
     assert told["num_videos"] == 5 and told["settings"]["num_slots"] == 3
     panel = report.panels[0].panel(64)
     assert panel.shape[0] == 3 and panel.shape[2] > 4 * 64  # the composition and three sources in a row
+
+
+def test_slots_that_start_from_boxes_are_exchanged_too(tmp_path):
+    torch.manual_seed(0)
+    config = replace(
+        TINY, resolution=(SIDE, SIDE), targets=("video",), decoder=replace(TINY.decoder, grid=(4, 4))
+    )
+
+    class Boxed(Videos):
+        def sample(self, index: int, rng: np.random.Generator | None) -> Batch:
+            corner = np.random.default_rng(index).random((1, 2, 2), np.float32) / 2
+            boxes = np.concatenate([corner, corner + 0.4], -1).repeat(self.frames, 0)
+            return {**super().sample(index, rng), "boxes": torch.from_numpy(boxes)}
+
+    report = compose_videos(
+        savi.build(config).eval(), Boxed(), SETTINGS, ComposeOptions(write_videos=tmp_path)
+    )
+    assert report.settings["num_slots"] == 3 and len(written(tmp_path)) == 2 * 5 * 3
 
 
 def test_models_that_paint_no_frames_are_refused():

@@ -7,6 +7,8 @@ from typing import Any
 
 from torchslots.errors import UserError, nearest
 
+_HOW = "Files elsewhere are named with --weights NAME=FILE; --download brings those that are not here."
+
 
 @dataclass(frozen=True)
 class PictureLine:
@@ -26,7 +28,8 @@ def networks_of(line: PictureLine, metrics: Sequence[str]) -> tuple[dict[str, An
     """The networks whose weights are here, and a sentence for each figure that is left out."""
     from torchslots.metrics.pictures import load_networks
 
-    return load_networks(metrics, _files(line.weights), download=line.download)
+    networks, notes = load_networks(metrics, _files(line.weights), download=line.download)
+    return networks, [*notes, _HOW] if notes else []
 
 
 def _files(pairs: Sequence[str]) -> dict[str, Path]:

@@ -31,6 +31,9 @@ from torchslots.training.gathering import gather
 from torchslots.training.painted import write_frames
 from torchslots.training.recipe import EvalConfig
 
+_FADED = 0.2
+"""What is left of a source's colours where its slot wins no pixel."""
+
 
 @dataclass(frozen=True)
 class ComposeOptions:
@@ -58,7 +61,7 @@ class ComposeOptions:
 
 @dataclass(frozen=True)
 class Composed:
-    """A composition [T, h, w, 3], the videos that its slots come from, each seen through the slot's mask."""
+    """A composition [T, h, w, 3], and the videos that its slots come from, each faded where the slot wins no pixel."""
 
     frames: UInt8[ndarray, "T h w 3"]
     sources: list[UInt8[ndarray, "T h w 3"]]
@@ -84,7 +87,7 @@ class _Sources:
     drawn: int
     clips: dict[int, Clip] = field(default_factory=dict)
     views: dict[tuple[int, int], UInt8[ndarray, "T h w 3"]] = field(default_factory=dict)
-    """(Video, slot) to what the slot's mask shows, of the slots in the compositions to be drawn."""
+    """(Video, slot) to the video faded around the slot, of the slots in the compositions to be drawn."""
 
     def shown(self, number: int) -> list[int]:
         """Which of a video's slots are to be drawn."""
@@ -96,9 +99,10 @@ class _Sources:
         if found.masks is None:
             return
         frames = found.frames[:DRAWN_FRAMES].permute(0, 2, 3, 1).numpy()
+        winner = found.masks[:DRAWN_FRAMES].numpy().argmax(1)
         for slot in self.shown(found.number):
-            mask = found.masks[:DRAWN_FRAMES, slot].numpy()[:, None].astype(np.float32) / 255
-            self.views[found.number, slot] = slot_views(frames, mask)[:, 0]
+            weight = np.where(winner == slot, np.float32(1), np.float32(_FADED))
+            self.views[found.number, slot] = slot_views(frames, weight[:, None])[:, 0]
 
     def share(self) -> "_Sources":
         """With those of all other processes."""

@@ -68,7 +68,7 @@ class PaintedFigures:
 
 
 class Ceiling:
-    """How near a decoder's image code alone comes to the true frames: no slots can be expected to do better.
+    """How near a decoder's image code alone comes to the true frames: slots can hardly be expected to come nearer.
 
     Args:
         back: the code, there and back.
@@ -93,7 +93,7 @@ class Ceiling:
         figures, _ = self._scores.compute()
         definitions = {
             f"{name}{_CEILING}": f"As {name}, of what the model's image code alone gives back of each frame, without "
-            "any slot: what the decoder could reach at best."
+            "any slot: about what the decoder could reach."
             for name in figures
         }
         return Found({f"{name}{_CEILING}": value for name, value in figures.items()}, definitions, [])
