@@ -146,7 +146,7 @@ def test_films_are_edited_slice_by_slice(film, tmp_path):
 def test_frames_are_preferred_and_other_targets_shown_on_request(film, tmp_path):
     model = savi_model("flow", "video", "depth")
     (done,) = edit(model, [film], tmp_path / "a", EditOptions(keep=(0, 1)))
-    assert "Shown is the frames" in done.note
+    assert "Painted by the model: frames" in done.note
     (done,) = edit(model, [film], tmp_path / "b", EditOptions(keep=(0, 1), target="depth"))
     assert "depth" in done.note
     with pytest.raises(UserError, match="does not paint `flow`"):

@@ -286,7 +286,7 @@ class _Output:
 def _note(decoded: Decoded, target: str) -> str:
     """Which slots there are and what is shown of them."""
     last = decoded.masks.shape[2] - 1
-    shown = f"Shown is the {_CALLED.get(target, target)} that the model paints"
+    shown = f"Painted by the model: {_CALLED.get(target, target)}"
     only = "." if "video" in decoded.recon else ": it was trained to paint no frames."
     return f"Slots 0 to {last}, 0 being the background. {shown}{only}"
 
@@ -301,7 +301,8 @@ def _numbered(part: Seen) -> Iterator[UInt8[ndarray, "H W 3"]]:
         if part.clip.pose is None:
             tinted = overlay(large, ids, opacity=0.4)
         else:
-            tinted = draw_poses(small, part.clip.pose.map(lambda values, t=t: values[0, t]), masks[t])
+            pose = part.clip.pose.map(lambda values, t=t: values[0, t])
+            tinted = draw_poses(small, pose, masks[t], hidden=(0,))
         unseen = sorted({*range(masks.shape[1])} - {*np.unique(ids).tolist()})
         label = "slots" + (f" (no pixels: {', '.join(map(str, unseen))})" if unseen else "")
         yield contact_sheet([large, number_slots(tinted, ids)], ["input", label], columns=2, tile=_TILE)
