@@ -231,7 +231,7 @@ def test_edits_paint_the_frames_anew(name, words, films, tmp_path, capsys):
     model = saved(name, tmp_path)
     inputs = films if "swap" in words else films[:1]
     assert main(["edit", str(model), *inputs, "--out", str(tmp_path / "out"), *words.split()]) == 0
-    assert "frames that the model paints" in capsys.readouterr().out
+    assert "0 being the background" in capsys.readouterr().out
     for film in inputs:
         folder = tmp_path / "out" / Path(film).stem
         sheet = video.read_frames(folder / "edited.mp4").astype(int)

@@ -47,3 +47,31 @@ def test_images_without_objects_count_as_one_as_fg_ari_does():
     found.add(TRUTH.clamp(max=1), TRUTH, num_slots=6, num_objects=2)
     found.finish()
     assert found.compute()[0]["fg_ari_objects_only"] == 1
+
+
+def test_single_frames_are_judged_by_what_is_seen_in_them() -> None:
+    """Object 1 is gone from the second frame, object 2 keeps its slot; background is cut in two."""
+    truth = torch.zeros(1, 2, 4, 4, dtype=torch.int64)
+    truth[0, 0, 0, :2], truth[0, :, 3, 2:] = 1, 2
+    slots = truth.clone()
+    slots[0, :, 1] = 3
+    scores = SegmentationScores(2)
+    scores.add(truth, slots, 4, 3)
+    scores.finish()
+    figures, _, _ = scores.compute()
+    background = [8 / 12, 10 / 14]
+    assert figures["fg_miou_frame"] == figures["mbo_frame"] == 1
+    expected = ((background[0] + 2) / 3 + (background[1] + 1) / 2) / 2
+    assert figures["miou_frame"] == pytest.approx(expected)
+    assert figures["miou"] == pytest.approx((18 / 26 + 2) / 3)
+
+
+def test_frames_without_objects_have_no_figure_of_objects() -> None:
+    truth = torch.zeros(1, 2, 4, 4, dtype=torch.int64)
+    truth[0, 0, :2] = 1
+    scores = SegmentationScores(2)
+    scores.add(truth, torch.zeros_like(truth), 2, 2)
+    scores.finish()
+    figures, _, _ = scores.compute()
+    assert figures["mbo_frame"] == figures["fg_miou_frame"] == 0.5
+    assert figures["miou_frame"] == pytest.approx((0.25 + 1) / 2)  # one slot for two, then one for one

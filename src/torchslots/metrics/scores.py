@@ -40,6 +40,10 @@ DEFINITIONS: dict[str, str] = {
     "fg_miou": "As miou, without background; videos without objects are left out.",
     "mbo": "Best intersection over union that any slot has with each object, without background, all frames of "
     "a video together; mean over objects, then over videos; videos without objects are left out.",
+    "miou_frame": "As miou, but each frame by itself and over what is seen in it; mean over all frames of all videos.",
+    "fg_miou_frame": "As miou_frame, without background; frames without objects are left out.",
+    "mbo_frame": "As mbo, but each frame by itself and over the objects seen in it; mean over all frames of all "
+    "videos; frames without objects are left out.",
 }
 """What each figure of `SegmentationScores.compute` means; all lie in [0, 1], ARI may be slightly negative."""
 
@@ -56,12 +60,31 @@ LABELS: dict[str, str] = {
     "miou": "mIoU",
     "fg_miou": "mIoU without background",
     "mbo": "mBO",
+    "miou_frame": "mIoU of single frames",
+    "fg_miou_frame": "mIoU of single frames, without background",
+    "mbo_frame": "mBO of single frames",
 }
 """The same figures as a reader's table names them."""
 
 _VIDEO_SCORES = {"fg_ari": fg_ari, "ari": ari, "miou": miou, "fg_miou": fg_miou, "mbo": mbo}
 _LATER_SCORES = {"fg_ari_no_first": fg_ari, "ari_no_first": ari}
-_FRAME_SCORES = {"fg_ari_frame": fg_ari, "ari_frame": ari}
+
+
+def _of_seen(score: Score, kept: int, tables: Int[Tensor, "n G K"]) -> Float[Tensor, "n"]:
+    """A score without the objects that have no pixel, the first `kept` ids aside: which ids a frame lacks says nothing
+    of how well it is segmented, though in a whole video a gap in the ids counts as an object that was missed."""
+    rows = tables[:, kept:]
+    order = (rows.sum(-1) == 0).to(torch.uint8).argsort(dim=-1, stable=True)
+    return score(torch.cat([tables[:, :kept], rows.gather(1, order[..., None].expand_as(rows))], 1))
+
+
+_FRAME_SCORES = {
+    "fg_ari_frame": fg_ari,
+    "ari_frame": ari,
+    "miou_frame": partial(_of_seen, miou, 0),
+    "fg_miou_frame": partial(_of_seen, fg_miou, 1),
+    "mbo_frame": partial(_of_seen, mbo, 1),
+}
 _LATER_FRAME_SCORES = {"fg_ari_frame_no_first": fg_ari, "ari_frame_no_first": ari}
 _CURVES = {"fg_ari": fg_ari, "ari": ari}
 
