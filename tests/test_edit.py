@@ -99,7 +99,7 @@ def before(done: Edited) -> np.ndarray:
 def test_without_an_edit_slots_are_numbered_and_nothing_else_is_written(one, tmp_path):
     (done,) = edit(isa_model(), [one], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out" / "one").iterdir()] == ["slots.png"]
-    assert done.edited is None and "Slots 0 to 3" in done.note and "frames that the model paints" in done.note
+    assert done.edited is None and "Slots 0 to 3" in done.note and "the model: frames" in done.note
     assert video.read_image(done.slots).shape[0] >= 192
 
 

@@ -274,6 +274,43 @@ def test_a_file_of_something_else_is_told(tmp_path, features, reason):
         images(tmp_path)
 
 
+def few(folder, name: str):
+    """A set's file of four small pictures."""
+    layout = FEW[name] if name != "clevr_with_masks" else replace(FEW[name], resolution=(6, 8))
+    path = folder / layout.splits["all"].file
+    write_images(path, layout, 4, entities=5)
+    return path
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_set_that_broke_off_is_told(tmp_path, name):
+    path = few(tmp_path, name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"{path.name}: record \d+ is cut off"):
+        images(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_damaged_record_of_every_set_is_told(tmp_path, name):
+    path = few(tmp_path, name)
+    content = bytearray(inflate(path))
+    content[2 * len(content) // 4 + len(content) // 8] ^= 1
+    deflate(path, bytes(content))
+    with pytest.raises(CorruptRecord, match=rf"{path.name}: record 2 does not match its checksum"):
+        list(eval_batches(images(tmp_path, name), batch_size=2))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_bytes_of_something_else_are_told(tmp_path, name):
+    path = few(tmp_path, name)
+    path.write_bytes(b"<html>moved permanently</html>" * 40)
+    with pytest.raises(UserError, match=path.name):
+        images(tmp_path, name)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=path.name):
+        images(tmp_path, name)
+
+
 def test_one_corrupt_record_is_told_or_left_out(tmp_path):
     path = tmp_path / "tetrominoes_train.tfrecords"
     write_images(path, LAYOUTS["tetrominoes"], 5)
