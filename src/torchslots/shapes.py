@@ -21,6 +21,10 @@ class Pose(NamedTuple):
     scale: Float[Tensor, "B K 2"] | None = None
     rotation: Float[Tensor, "B K 2 2"] | None = None
 
+    def only_moves(self) -> bool:
+        """Whether frames neither stretch nor turn."""
+        return self.scale is None and self.rotation is None
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "Pose":
         """The same change made to every part."""
         return Pose(

@@ -6,6 +6,8 @@ from torch import nn
 
 from torchslots.nn.cnn import Conv, ConvTranspose, cnn
 from torchslots.nn.constant_input import over_constant
+from torchslots.nn.frames import RelativePosition
+from torchslots.shapes import Pose
 
 CASES = {
     "same": (Conv, 5, 1, False, (9, 7)),
@@ -53,3 +55,24 @@ def test_bfloat16_stays_bfloat16() -> None:
     layers = cnn(8, [4], [2], transposed=[True])
     with torch.autocast("cpu", torch.bfloat16):
         assert over_constant(layers, torch.randn(3, 8), torch.randn(1, 8, 6, 6)).dtype == torch.bfloat16
+
+
+def test_moved_frames_are_a_constant_and_what_all_share() -> None:
+    torch.manual_seed(0)
+    position, layers = RelativePosition((7, 6), 8), cnn(8, [4, 3], [1, 1])
+    slots, where = torch.randn(5, 8).requires_grad_(), torch.rand(5, 2).requires_grad_()
+    inputs = [slots, where, *position.parameters(), *layers.parameters()]
+    tiled = position(slots[:, :, None, None].expand(-1, -1, 7, 6), Pose(where))
+    found = [over_constant(layers, *position.taken_apart(slots, where)), layers(tiled)]
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+    weight = torch.randn_like(found[0])
+    for one, other in zip(*(torch.autograd.grad((each * weight).sum(), inputs) for each in found)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["same", "pixels", "transposed"])
+def test_memory_stays_channels_last(name: str) -> None:
+    kind, kernel, stride, centered, grid = CASES[name]
+    layers = nn.Sequential(kind(6, 5, kernel, stride, True, centered), nn.ReLU())
+    picture = over_constant(layers, torch.randn(4, 6), torch.randn(1, 6, *grid))
+    assert picture.is_contiguous(memory_format=torch.channels_last)

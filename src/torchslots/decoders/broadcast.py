@@ -15,6 +15,7 @@ from torchslots.decoders.decoder import Decoder
 from torchslots.errors import UserError
 from torchslots.losses import sum_squared_error
 from torchslots.nn.constant_input import over_constant
+from torchslots.nn.frames import RelativePosition
 from torchslots.nn.init import dense
 from torchslots.shapes import Batch, Clip, Decoded, Pose
 
@@ -137,7 +138,10 @@ class Broadcast(Decoder):
         return over_constant(self.backbone, slots, positions)
 
     def _apart(self, slots: Float[Tensor, "n D"], pose: Pose) -> Float[Tensor, "n C H W"]:
-        """Features of slots that each see positions in their own frame."""
+        """Features of slots that each see positions in their own frame; frames that only move share all but a
+        constant."""
+        if isinstance(self.position, RelativePosition) and pose.only_moves():
+            return over_constant(self.backbone, *self.position.taken_apart(slots, pose.position))
         tiled = slots[:, :, None, None].expand(-1, -1, *self.grid)
         return self.backbone(self.position(tiled, pose).contiguous(memory_format=torch.channels_last))
 

@@ -21,7 +21,9 @@ def over_constant(
     if isinstance(layers, nn.Sequential) and len(layers):
         first = layers[0]
         if isinstance(first, Conv | ConvTranspose) and _fits(first, shared):
-            return layers[1:](_first(first, constant, shared))
+            pixels = _first(first, constant, shared)
+            active = len(layers) > 1 and isinstance(layers[1], nn.ReLU)
+            return layers[1 + active :]((pixels.relu_() if active else pixels).permute(0, 3, 1, 2))
     whole = constant[:, :, None, None] + shared
     return layers(whole.contiguous(memory_format=torch.channels_last))
 
@@ -34,7 +36,8 @@ def _fits(layer: Conv | ConvTranspose, shared: Float[Tensor, "1 C H W"]) -> bool
 
 def _first(
     layer: Conv | ConvTranspose, constant: Float[Tensor, "n C"], shared: Float[Tensor, "1 C H W"]
-) -> Float[Tensor, "n c h w"]:
+) -> Float[Tensor, "n h w c"]:
+    """Channels last in shape as in memory: torch adds these, and sums their gradients, ten times as fast."""
     assert layer.reach is not None
     side = sum(layer.reach) + 1
     small = constant[:, :, None, None].expand(-1, -1, side, side)
@@ -43,9 +46,13 @@ def _first(
     if layer.bias is not None:
         response = response - layer.bias[:, None, None].to(answer.dtype)
     parts = answer.shape[-1] // side
-    rows, columns = (_repeating(layer.reach, length, parts, answer.device) for length in shared.shape[-2:])
-    spread = answer.permute(0, 2, 3, 1).index_select(1, rows).index_select(2, columns)
-    return spread.permute(0, 3, 1, 2) + response
+    pixels, common = (each.permute(0, 2, 3, 1).contiguous() for each in (answer, response))
+    if side > 1 or parts > 1:
+        rows, columns = (
+            _repeating(layer.reach, length, parts, answer.device) for length in shared.shape[-2:]
+        )
+        pixels = pixels.index_select(1, rows).index_select(2, columns)
+    return pixels + common
 
 
 def _repeating(reach: Sequence[int], length: int, parts: int, device: torch.device) -> Tensor:

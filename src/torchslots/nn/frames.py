@@ -7,6 +7,7 @@ pointing down: the convention of the originals' state vectors.
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from torchslots.nn.init import dense
 from torchslots.nn.position import coordinate_grid, require_size
@@ -70,3 +71,11 @@ class RelativePosition(nn.Module):
         """Slots are along the first axis of `x` and of every part of `pose`."""
         seen = seen_from(self.grid.flatten(0, 1), pose, self.scale_factor)
         return x + self.project(seen).unflatten(-2, tuple(self.grid.shape[:2])).permute(0, 3, 1, 2)
+
+    def taken_apart(
+        self, slots: Float[Tensor, "n C"], position: Float[Tensor, "n 2"]
+    ) -> tuple[Float[Tensor, "n C"], Float[Tensor, "1 C H W"]]:
+        """What a slot is everywhere and what all slots share, for frames that only move: the map is linear in grid -
+        position, and the sum of both is `forward` of tiled slots."""
+        shared = self.project(self.grid).permute(2, 0, 1)[None]
+        return slots - F.linear(position, self.project.weight), shared
