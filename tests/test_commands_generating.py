@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ import pytest
 
 from data.movi_files import copy_movi
 from generation.small_sets import painter
+from tiny_models import TINY
 from torchslots import video
 from torchslots.cli import main
 from torchslots.hub import save_pretrained
 from torchslots.model import ObjectCentricModel
 from torchslots.recipes import catalog
-from training.two_steps import MODELS, VQVAE
+from training.two_steps import MODELS, SIDE, VQVAE
 
 SYSTEMS = ["steve", "slotdiffusion"]
 
@@ -70,6 +72,23 @@ def test_frames_are_judged_on_request(name, movi, tmp_path, no_cache, capsys):
     assert len(pictures(tmp_path / "files")) == 2 * 4 * 3
     assert (tmp_path / "out" / "video_0.mp4").is_file()
     assert "dB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("targets", [("flow", "video"), ("flow",)], ids=["frames", "flow"])
+def test_models_that_paint_pixels_are_judged_where_they_paint_frames(
+    targets, movi, tmp_path, no_cache, capsys
+):
+    decoder = replace(TINY.decoder, grid=(4, 4))
+    config = replace(TINY, resolution=(SIDE, SIDE), targets=targets, decoder=decoder)
+    model = save_pretrained(catalog.build_seeded(config, 0), config, tmp_path / "savi")
+    words = line("evaluate", model, movi, tmp_path / "out", "--recon", "--draw", 0, "--no-baseline")
+    if "video" not in targets:
+        assert main(words) == 2
+        assert "paints flow, not frames" in capsys.readouterr().err
+        return
+    assert main(words) == 0
+    metrics = told(tmp_path / "out" / "eval.json")["metrics"]
+    assert {"mse", "psnr", "ssim", "fg_ari"} <= set(metrics) and "psnr_ceiling" not in metrics
 
 
 def test_how_to_draw_is_said_on_the_line(movi, tmp_path, no_cache, capsys):
