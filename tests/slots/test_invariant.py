@@ -380,6 +380,37 @@ def test_decoder_draws_a_moved_slot_elsewhere() -> None:
     assert torch.allclose(after[:, :, 1:], before[:, :, :-1], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["translation", "scale"])
+def test_a_model_paints_shifted_what_it_sees_shifted(name: frames.Invariance) -> None:
+    """The whole model on a picture whose places are moved by two pixels: equal slots, moved frames, the picture painted
+    two pixels further, to float32's rounding (1e-4)."""
+    side, pixels = 9, 2
+    config = isa.IsaConfig(
+        resolution=(side, side),
+        encoder=CnnConfig((6,), (1,)),
+        invariance=name,
+        num_slots=3,
+        slot_size=8,
+        decoder=isa.PixelDecoderConfig(grid=(side, side), channels=(8,)),
+    )
+    torch.manual_seed(0)
+    model, step = isa.build(config).eval(), torch.tensor([pixels * 2 / (side - 1), 0.0])
+    start = Pose(
+        torch.rand(1, 3, 2) * 0.4 - 0.7, None if name == "translation" else torch.full((1, 3, 2), 0.3)
+    )
+    video = torch.rand(1, 1, 3, side, side)
+    with torch.no_grad():
+        before = model.encode({"video": video, "pose": start})
+        dict(model.named_buffers())["slot_encoder.encoder.position.grid"].add_(step)
+        after = model.encode({"video": video, "pose": start._replace(position=start.position + step)})
+        painted = [model.decoder.decode(clip).recon["video"] for clip in (before, after)]
+    assert before.pose is not None and after.pose is not None
+    assert torch.allclose(after.slots, before.slots, atol=1e-4)
+    assert torch.allclose(after.pose.position, before.pose.position + step, atol=1e-4)
+    assert torch.allclose(painted[1][..., pixels:, :], painted[0][..., :-pixels, :], atol=1e-4)
+    assert not torch.allclose(painted[1], painted[0], atol=1e-3)
+
+
 def test_a_model_without_its_grid_takes_features_for_places() -> None:
     """The slip of some released configurations: frames follow learned channels and leave the picture."""
     config = isa.IsaConfig(
