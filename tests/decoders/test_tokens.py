@@ -311,3 +311,20 @@ def test_another_vocabulary_is_refused():
 def test_another_number_of_codes_is_refused():
     with pytest.raises(UserError, match="writes 24 codes, a picture has 4 rows of 5"):
         tokens(code_grid=(4, 5))
+
+
+def test_forgotten_codes_are_asked_of_the_slots():
+    writer = CodeWriter(
+        CausalDecoder(16, num_layers=1, num_heads=2, mlp_size=16, dropout=0.0),
+        slot_size=8,
+        size=16,
+        num_codes=5,
+        length=6,
+        forget=1.0,
+    )
+    slots, codes = torch.randn(2, 3, 8), torch.randint(0, 5, (2, 6))
+    other = (codes + 1) % 5
+    assert torch.equal(writer(codes, slots), writer(other, slots))
+    assert not torch.equal(writer(codes, slots), writer(codes, slots + 1))
+    writer.eval()
+    assert not torch.equal(writer(codes, slots), writer(other, slots))

@@ -63,6 +63,8 @@ class CodeWriter(nn.Module):
         length: codes of a picture.
         dropout: of what enters the decoder, in training.
         slot_bias: bias of the projection of slots to the decoder's width.
+        forget: share of the codes before that the decoder is not told in training, so that it must ask the slots
+            (Bowman et al. 2016, section 3.1, word dropout); 0 in the papers.
     """
 
     def __init__(
@@ -75,9 +77,10 @@ class CodeWriter(nn.Module):
         length: int,
         dropout: float = 0.0,
         slot_bias: bool = True,
+        forget: float = 0.0,
     ):
         super().__init__()
-        self.num_codes, self.length = num_codes, length
+        self.num_codes, self.length, self.forget = num_codes, length, forget
         self.project = dense(slot_size, size, slot_bias)
         self.embedding = nn.Embedding(num_codes + 1, size)
         """The last row is what stands before the first code."""
@@ -90,9 +93,16 @@ class CodeWriter(nn.Module):
 
     def forward(self, codes: Int[Tensor, "n l"], slots: Float[Tensor, "n K D"]) -> Float[Tensor, "n l V"]:
         """Scores of each code where all before it are known; the last one is not looked at."""
-        before = torch.cat([self._start(len(codes), codes.device), codes[:, :-1]], 1)
+        before = self._remembered(torch.cat([self._start(len(codes), codes.device), codes[:, :-1]], 1))
         entering = self.dropout(self.embedding(before) + self.position[: before.shape[1]])
         return self.head(self.decoder(entering, self.project(slots)))
+
+    def _remembered(self, codes: Int[Tensor, "n l"]) -> Int[Tensor, "n l"]:
+        """In training, some codes replaced by what stands before the first."""
+        if not (self.training and self.forget):
+            return codes
+        forgotten = torch.rand(codes.shape, device=codes.device) < self.forget
+        return codes.masked_fill(forgotten, self.num_codes)
 
     def _start(self, number: int, device: torch.device) -> Int[Tensor, "n 1"]:
         return torch.full((number, 1), self.num_codes, device=device)
