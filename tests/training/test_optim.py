@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tiny_models import batch, tiny
 from torchslots.errors import UserError
 from torchslots.training import optim
 from torchslots.training.recipe import OptimConfig
@@ -264,3 +265,42 @@ def test_clipping_by_the_largest_entry() -> None:
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([-4.0])
     assert optim.clip_gradients(parameters, 0.5, "inf").item() == 4.0
     torch.testing.assert_close(parameters[0].grad, torch.tensor([3.0, 0.0]) * 0.5 / (4.0 + 1e-6))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_resumed_moments_lie_in_memory_as_their_weights(dtype: torch.dtype) -> None:
+    """The fused kernel walks weight, gradient and moments side by side in memory."""
+    torch.manual_seed(0)
+    models = [nn.Conv2d(3, 4, 5, dtype=dtype).to(memory_format=torch.channels_last) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    pictures = torch.randn(2, 3, 7, 7, dtype=dtype)
+    optimizers = [optim.adam(model) for model in models]
+    for step in range(3):
+        if step == 2:
+            saved = optim.optimizer_tensors(models[0], optimizers[0])
+            optim.load_optimizer(
+                models[1],
+                optimizers[1],
+                {key: value.clone().contiguous() for key, value in saved.items()},
+                "x",
+            )
+        for model, optimizer in zip(models, optimizers):
+            optimizer.param_groups[0]["lr"] = 0.1
+            optimizer.zero_grad()
+            model(pictures).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(models[0].weight, models[1].weight)
+    plain = torch.optim.Adam(models[1].parameters(), lr=0.1, foreach=True)
+    plain.load_state_dict(optimizers[1].state_dict())
+    assert plain.state[models[1].weight]["exp_avg"].stride() == models[1].weight.stride()
+
+
+def test_gradients_lie_in_memory_as_their_weights() -> None:
+    model = tiny()
+    sum(model.loss(batch()).values(), torch.zeros(())).backward()
+    owned = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    assert len(owned) > 10
+    for parameter in owned:
+        assert parameter.grad is not None
+        same = torch.empty_like(parameter)
+        assert parameter.grad.stride() == same.stride() == parameter.stride()

@@ -20,6 +20,8 @@ EPSILON = 1e-8
 """What Adam adds to the root of the second moment."""
 TOKENIZER, DECODER, REST = "decoder.tokenizer.", "decoder.", ""
 """The parts of a model, by how the names of their parameters begin."""
+_FUSED = ("cuda", "cpu")
+"""Kinds of devices on which torch's Adam has a fused kernel."""
 _NORMS = {"l2": 2.0, "inf": math.inf}
 
 
@@ -125,9 +127,11 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Adam:
-    """Adam with the reference's constants (0.9, 0.999, 1e-8): one fused kernel on CUDA, foreach elsewhere.
+    """Adam with the reference's constants (0.9, 0.999, 1e-8), in one pass over memory where torch has it.
 
-    `prepare_update` sets the learning rates before each step.
+    `prepare_update` sets the learning rates before each step. The fused kernel takes a weight, its gradient and its
+    moments for rows of numbers in memory, so that all must have the same strides: autograd sees to the gradient's,
+    `load_optimizer` to the moments'.
 
     Args:
         config: says which parts have a rate of their own; None: none has.
@@ -138,8 +142,8 @@ def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Ada
     parameters = trainable(model)
     if not parameters:
         raise UserError(f"{type(model).__name__} has no trainable parameter: every one is frozen.")
-    on_cuda = all(parameter.is_cuda for parameter in parameters.values())
-    choice = {"fused": True} if on_cuda else {"foreach": True}
+    fusable = all(parameter.device.type in _FUSED for parameter in parameters.values())
+    choice = {"fused": True} if fusable else {"foreach": True}
     own = _own_rates(config or OptimConfig())
     groups = _groups(parameters, own)
     for part in (REST, *own):
@@ -207,7 +211,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def load_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], where: str
 ) -> None:
-    """Put back what `optimizer_tensors` gave; devices follow the parameters.
+    """Put back what `optimizer_tensors` gave; devices and the order in memory follow the parameters.
 
     Raises:
         UserError: state for a parameter that the model lacks, or of another shape, naming `where` it was
@@ -222,9 +226,16 @@ def load_optimizer(
                 f"{where}: the optimiser's `{key}` {list(value.shape)} fits no parameter of this model. "
                 f"Resume with the recipe that wrote it, or start in a new run folder."
             )
-        state.setdefault(name, {})[what] = value
+        state.setdefault(name, {})[what] = _laid_out(value, parameters[name])
     whole = optimizer.state_dict()
     names = {parameter: name for name, parameter in parameters.items()}
     order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     whole["state"] = {index: state[name] for index, name in enumerate(order) if name in state}
     optimizer.load_state_dict(whole)
+
+
+def _laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A moment with the strides of its parameter; checkpoints hold rows of numbers. Counters stay."""
+    if not value.ndim:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
