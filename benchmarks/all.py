@@ -2,8 +2,9 @@
 
     python benchmarks/all.py --out results.json [--sections plain_fp32 distinct ...] [--threads 2]
 
-Each section runs other scripts of this folder, every measurement in a process of its own. `quoted` are figures of the
-original programs, measured once on a machine of this kind (2 cores); they are not measured here.
+Each section runs other scripts of this folder, every measurement in a process of its own; one that fails is noted under
+`failed`, and the others run. `compiled` is left out unless it is asked for: it takes minutes. `quoted` are figures of
+the original programs, measured once on a machine of this kind (2 cores); they are not measured here.
 """
 
 import json
@@ -33,7 +34,7 @@ Section = Callable[[list[str]], dict[str, Any]]
 
 def _script(name: str, *words: str) -> dict[str, Any]:
     line = [sys.executable, str(_HERE / name), *words]
-    done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(line, check=True, capture_output=True, text=True)
     return {"command": " ".join(["python", f"benchmarks/{name}", *words]), **json.loads(done.stdout)}
 
 
@@ -57,8 +58,8 @@ def plain_bf16(threads: list[str]) -> dict[str, Any]:
 
 
 def compiled(threads: list[str]) -> dict[str, Any]:
-    """Ours compiled, in fp32, beside ours and plain channels-last; takes minutes."""
-    return _script("against_plain.py", "--sides", "plain_channels_last", "ours", "ours_compiled", *threads)
+    """What compiling a small step of SAVi-S costs and gains; takes minutes."""
+    return {p: _script("compilation.py", "savi_small", "--precision", p, *threads) for p in ("fp32", "bf16")}
 
 
 def distinct(threads: list[str]) -> dict[str, Any]:
@@ -90,7 +91,8 @@ def inference(threads: list[str]) -> dict[str, Any]:
 
 def statm(threads: list[str]) -> dict[str, Any]:
     """STATM-S's step over SAVi-S's."""
-    savi, other = (_step(name, *_SAVI, *threads) for name in ("savi_small", "statm_savi_small"))
+    words = [*_SAVI, "--steps", "3", "--no-inference", *threads]
+    savi, other = (_step(name, *words) for name in ("savi_small", "statm_savi_small"))
     return {
         "savi": savi,
         "statm": other,
@@ -140,26 +142,24 @@ def memory(threads: list[str]) -> dict[str, Any]:
     return _script("memory.py", *threads)
 
 
+def slotdiffusion(threads: list[str]) -> dict[str, Any]:
+    """SlotDiffusion's step and pictures beside the plain form of the network and the original's recorded seconds."""
+    return _script("slotdiffusion.py", "--samples", "1", *threads)
+
+
+def steve(threads: list[str]) -> dict[str, Any]:
+    """STEVE's codes written with and without what was written being kept."""
+    return _script("steve_generation.py", "--samples", "1", *threads)
+
+
 def growth(threads: list[str]) -> dict[str, Any]:
     """`torchslots bench --plot` of SAVi-S."""
+    words = ["bench", "savi_small", "--plot", "--steps", "2"]
     with tempfile.TemporaryDirectory() as folder:
-        line = [
-            sys.executable,
-            "-m",
-            "torchslots.cli",
-            "bench",
-            "savi_small",
-            "--plot",
-            "--out",
-            folder,
-            "--steps",
-            "2",
-        ]
-        subprocess.run([*line, *threads], check=True, stdout=subprocess.DEVNULL)
-        return {
-            "command": "torchslots bench savi_small --plot --steps 2",
-            **json.loads((Path(folder) / "growth.json").read_text()),
-        }
+        line = [sys.executable, "-m", "torchslots.cli", *words, "--out", folder, *threads]
+        subprocess.run(line, check=True, capture_output=True, text=True)
+        found = json.loads((Path(folder) / "growth.json").read_text())
+    return {"command": " ".join(["torchslots", *words]), **found}
 
 
 SECTIONS: dict[str, Section] = {
@@ -167,7 +167,6 @@ SECTIONS: dict[str, Section] = {
     for section in (
         plain_fp32,
         plain_bf16,
-        compiled,
         distinct,
         inference,
         statm,
@@ -176,13 +175,17 @@ SECTIONS: dict[str, Section] = {
         isa,
         metrics,
         start,
+        slotdiffusion,
+        steve,
         memory,
         growth,
+        compiled,
     )
 }
+USUAL = tuple(name for name in SECTIONS if name != "compiled")
 
 
-def main(out: Path, sections: tuple[str, ...] = tuple(SECTIONS), threads: int = 2) -> None:
+def main(out: Path, sections: tuple[str, ...] = USUAL, threads: int = 2) -> None:
     """Run sections and write what they find.
 
     Args:
@@ -195,10 +198,30 @@ def main(out: Path, sections: tuple[str, ...] = tuple(SECTIONS), threads: int = 
         sys.exit(f"all.py: no section {', '.join(sorted(unknown))}. There are: {', '.join(SECTIONS)}.")
     found = json.loads(out.read_text()) if out.exists() else {}
     for name in sections:
-        began = time.perf_counter()
-        found[name] = {"date": time.strftime("%Y-%m-%d"), **SECTIONS[name](["--threads", str(threads)])}
-        out.write_text(json.dumps(found, indent=2) + "\n")
-        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+        found[name] = _run(name, ["--threads", str(threads)])
+        _write(out, found)
+    failed = [name for name in sections if "failed" in found[name]]
+    if failed:
+        sys.exit(f"all.py: {', '.join(failed)} failed; {out} says why, and has all the others.")
+
+
+def _run(name: str, threads: list[str]) -> dict[str, Any]:
+    """A section's figures, or how it failed."""
+    began = time.perf_counter()
+    try:
+        figures = SECTIONS[name](threads)
+    except (subprocess.CalledProcessError, json.JSONDecodeError, KeyError, OSError) as error:
+        figures = {"failed": f"{error} {(getattr(error, 'stderr', None) or '')[-2000:]}"}
+    seconds = time.perf_counter() - began
+    print(f"{name}: {'failed after ' if 'failed' in figures else ''}{seconds:.0f} s", flush=True)
+    return {"date": time.strftime("%Y-%m-%d"), "seconds": seconds, **figures}
+
+
+def _write(out: Path, found: dict[str, Any]) -> None:
+    """All at once, so that what was found before is not lost when this is interrupted."""
+    part = out.with_name(out.name + ".part")
+    part.write_text(json.dumps(found, indent=2) + "\n")
+    part.replace(out)
 
 
 if __name__ == "__main__":

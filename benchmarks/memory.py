@@ -3,17 +3,17 @@
 The step (forward, backward, Adam) runs at two smaller batches, and every allocation is followed by torch's profiler.
 In each part of a step live bytes are a + b * batch, so the peak is the highest of such lines and what is computed from
 two batches is a lower bound: parts that need little at small batches may overtake. Measure at batches as large as the
-machine bears. A GPU's workspaces and fragmentation are not in it.
+machine bears; the defaults take a minute or two of one core. A GPU's workspaces and fragmentation are not in it.
 """
 
 import json
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import tyro
-from torch.profiler import ProfilerActivity, profile
 
+from torchslots.bench.memory import step_bytes
 from torchslots.bench.sizes import change, decoder_of, random_batch, scale
 from torchslots.bench.timing import machine
 from torchslots.recipes import catalog
@@ -58,6 +58,7 @@ def main(
         "measured_bytes": {str(few): low, str(more): high},
         "bytes_per_clip": each,
         "batch": batch,
+        "method": "allocations of a step followed by torch's profiler at both batches; a line through their peaks",
         "computed_bytes": low + each * (batch - few),
         "computed_gigabytes": (low + each * (batch - few)) / 1e9,
     }
@@ -74,34 +75,15 @@ def _peak(
     recompute: bool,
     objects: int | None,
 ) -> int:
-    """Highest sum of live bytes during a step, over what lived before it: weights, two moments, data."""
     scaled = scale(catalog.recipe(recipe), batch, frames, slots, None, recompute)
     model_numbers = change(scaled.model, decoder=change(decoder_of(scaled.model), chunk=chunk))
     seed_step(0)
     model = catalog.build(model_numbers)
     step = TrainStep(model, scaled.optim, replace(scaled.train, precision=precision), "cpu")
-    counts = None if objects is None else [objects] * batch
-    data = random_batch(scaled, batch, frames, counts)
-    step(0, data)
-    lasting = 3 * sum(_bytes(parameter) for parameter in model.parameters())
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        step(1, data)
-    return lasting + sum(_bytes(value) for value in data.values()) + _highest(found)
-
-
-def _bytes(value: Any) -> int:
-    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
-
-
-def _highest(found: profile) -> int:
-    """Peak of the running sum of allocations and releases."""
-    events: Any = found.profiler
-    moves = [(e.start_ns(), e.nbytes()) for e in events.kineto_results.events() if e.name() == "[memory]"]
-    live = highest = 0
-    for _, size in sorted(moves):
-        live += size
-        highest = max(highest, live)
-    return highest
+    step(0, random_batch(scaled, 1, frames))
+    return step_bytes(
+        step, random_batch(scaled, batch, frames, None if objects is None else [objects] * batch)
+    )
 
 
 if __name__ == "__main__":

@@ -37,9 +37,10 @@ def _keep_threads():
 
 
 def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "savi_small", "--json", *_SMALL]) == 0
+    assert main(["bench", "savi_small", "--json", "--tensors", *_SMALL]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["seconds_per_step"]["min"] > 0 and report["inference_seconds"]["min"] > 0
+    assert 0 < report["tensor_bytes"] < report["peak_memory_bytes"]
     assert report["settings"]["slots"] == 3 and report["settings"]["resolution"] == 16
 
 
@@ -68,7 +69,7 @@ def fake(settings: dict[str, int]) -> dict[str, object]:
         settings["batch"] * settings["frames"] ** 2 * settings["slots"] ** 0.5 * settings["resolution"] ** 2
     )
     seconds = {"min": float(cost)}
-    memory = {"peak_memory_bytes": cost, "machine": {"device": "cpu"}}
+    memory = {"tensor_bytes": cost, "machine": {"device": "cpu"}}
     return {"seconds_per_step": seconds, "cpu_seconds_per_step": seconds, **memory}
 
 

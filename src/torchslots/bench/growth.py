@@ -1,4 +1,7 @@
-"""How speed and memory grow with batch, frames, slots and resolution: one process for each point, JSON and plots."""
+"""How speed and memory grow with batch, frames, slots and resolution: one process for each point, JSON and plots.
+
+Memory is that of tensors: the process' own starts with hundreds of megabytes of torch, which would hide all growth.
+"""
 
 import json
 import math
@@ -90,7 +93,7 @@ def grow(options: GrowthOptions, point: Point, one_frame: bool = False) -> list[
 def _curve(axis: str, values: list[int], base: dict[str, int], point: Point) -> Curve:
     reports = [point({**base, axis: value}) for value in values]
     seconds, cpu = ([r[key]["min"] for r in reports] for key in ("seconds_per_step", "cpu_seconds_per_step"))
-    memory = [report["peak_memory_bytes"] for report in reports]
+    memory = [report["tensor_bytes"] for report in reports]
     sizes = [float(value**2 if axis == "resolution" else value) for value in values]
     steady = seconds if reports[0]["machine"]["device"] != "cpu" else cpu
     return Curve(axis, values, seconds, cpu, memory, exponent(sizes, steady), exponent(sizes, memory))
@@ -109,6 +112,7 @@ def in_a_process(recipe: str, words: list[str]) -> Point:
             recipe,
             "--json",
             "--no-inference",
+            "--tensors",
             *size,
             *words,
         ]
@@ -137,7 +141,7 @@ def _plot(curves: list[Curve], recipe: str, file: Path) -> None:
     for column, curve in enumerate(curves):
         rates, mebibytes = [1 / s for s in curve.seconds], [b / 2**20 for b in curve.bytes]
         for row, (what, figures) in enumerate(
-            {"steps per second": rates, "peak memory, MiB": mebibytes}.items()
+            {"steps per second": rates, "tensors at the peak, MiB": mebibytes}.items()
         ):
             place = axes[row][column]
             place.loglog(curve.values, figures, "o-", base=2)

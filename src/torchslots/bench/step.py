@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from torchslots.bench.memory import step_bytes
 from torchslots.bench.sizes import random_batch, scale
 from torchslots.bench.timing import Times, machine, peak_memory, repeat
 from torchslots.recipes import catalog
@@ -52,6 +53,8 @@ class BenchOptions:
     """Paint each distinct slot once; otherwise every slot, as if none were copies."""
     inference: bool = True
     """Also time inference: masks of one clip of 24 frames, or of one picture where the recipe is one of pictures."""
+    tensors: bool = False
+    """Follow the allocations of one more step: the memory of its tensors alone."""
     flops: bool = False
     """Count the floating point operations of one step (not when compiled)."""
 
@@ -78,6 +81,8 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
     counts = None if options.objects is None else _cycled(options.objects, training.batch_size)
     data = random_batch(scaled, training.batch_size, scaled.data.num_frames, counts)
     report = measure(step, data, options.steps)
+    if options.tensors:
+        report["tensor_bytes"] = step_bytes(step, data)
     if options.inference:
         frames = 1 if scaled.data.num_frames == 1 else INFERENCE_FRAMES
         clip = random_batch(scaled, 1, frames, counts and counts[:1])
