@@ -29,7 +29,7 @@ def main(
     chunk: int = 64,
     precision: Literal["fp32", "bf16"] = "bf16",
     recompute: bool = True,
-    measured: tuple[int, int] = (8, 16),
+    measured: tuple[int, int] = (4, 8),
     objects: int | None = None,
     threads: int = 2,
 ) -> None:

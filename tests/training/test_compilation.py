@@ -19,6 +19,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def able(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "obstacle", lambda device: None)
+    monkeypatch.setattr(compilation, "WORTH_WHILE", ("cpu",))
 
 
 @pytest.fixture
@@ -52,12 +53,20 @@ def test_what_the_recipe_says_or_the_run_did_before_needs_no_trial(able: None) -
 
 
 def test_without_a_compiler_nothing_is_compiled_and_a_wish_is_refused(unable: None) -> None:
-    assert "no C++ compiler" in settle(None, None, 10**6, CPU, _never).reason
+    assert "no C++ compiler" in settle(None, None, 10**6, torch.device("cuda"), _never).reason
     resumed = settle(None, True, 10**6, CPU, _never)
     assert not resumed.compiled and "compiled before" in resumed.reason
     assert not settle(False, None, 10**6, CPU, _never).compiled
     with pytest.raises(UserError, match=r"no C\+\+ compiler. Install it, or choose --train.compile False"):
         settle(True, None, 10**6, CPU, _never)
+
+
+def test_the_cpu_compiles_only_if_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "obstacle", lambda device: None)
+    left_open = settle(None, None, 10**9, CPU, _never)
+    assert not left_open.compiled and "no faster" in left_open.reason
+    assert settle(True, None, 10, CPU, _never).compiled and settle(None, True, 10, CPU, _never).compiled
+    assert settle(None, None, 10**6, torch.device("cuda"), lambda: 1.0).compiled
 
 
 def test_a_missing_compiler_is_found_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the matrix products; weights stay fp32."""
     compile: bool | None = None
-    """torch.compile the model: a minute or more at the start, faster steps. None: where a compiler is at hand and the
-    run is long enough to win that time back, judged by its first step."""
+    """torch.compile the model: a minute or more at the start. None: on CUDA, where a compiler is at hand and the run is
+    long enough to win that time back by faster steps, judged by its first one."""
     seed: int = 42
     """Seed of weights, data order and every random draw."""
     num_workers: int = 2
