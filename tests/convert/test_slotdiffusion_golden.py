@@ -100,6 +100,24 @@ def test_another_kind_of_unet_is_refused(golden, name, value) -> None:
         slotdiffusion_torch.from_reference(reference)
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [("use_ema", True), ("conditioning_key", "concat"), ("vae_dict", {}), ("cond_stage_key", "x")],
+)
+def test_another_kind_of_decoder_is_refused(golden, name, value) -> None:
+    reference = json.loads((golden / CASE / "config.json").read_text())["config"]
+    reference["dec_dict"][name] = value
+    with pytest.raises(UserError, match=name):
+        slotdiffusion_torch.from_reference(reference)
+
+
+@pytest.mark.parametrize("timesteps, evaluations", [(200, 20), (1000, 20), (1500, 30)])
+def test_a_longer_schedule_has_more_evaluations(golden, timesteps, evaluations) -> None:
+    reference = json.loads((golden / CASE / "config.json").read_text())["config"]
+    reference["dec_dict"]["diffusion_dict"]["timesteps"] = timesteps
+    assert slotdiffusion_torch.from_reference(reference).sampling.num_steps == evaluations
+
+
 def test_a_case_without_weights_is_refused(golden, tmp_path) -> None:
     folder = Path(shutil.copytree(golden / CASE, tmp_path / "case"))
     with pytest.raises(UserError, match=r"model\.pth"):

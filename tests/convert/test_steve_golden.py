@@ -82,6 +82,19 @@ def test_the_loss_of_pictures_is_asked_for(golden):
     assert steve_torch.from_reference(reference).image_temperature == 0.1
 
 
+def test_the_picture_behind_a_soft_draw_is_compared_where_there_is_a_loss_of_it(golden, tmp_path):
+    folder = with_model(golden / CASE, tmp_path)
+    case = read_case(folder)
+    case.config["config"]["loss_dict"]["use_img_recon_loss"] = True
+    case.inputs["exponential"] = np.ones((4, 32, 8, 8), np.float32)
+    _, _, model = steve_golden.load(case)
+    with torch.no_grad():
+        found = steve_golden.forward(case, model, steve_golden.to_batch(case.inputs))
+    error = ((found["recon_img"] - found["gt_img"]) ** 2).mean()
+    np.testing.assert_allclose(found["img_recon_loss"], error, rtol=1e-5)
+    np.testing.assert_allclose(found["gt_img"], case.inputs["img"].reshape(4, 3, 32, 32), atol=1e-6)
+
+
 # ---------------------------------------------------------------------------------------------- checkpoints
 
 

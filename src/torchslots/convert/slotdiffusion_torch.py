@@ -11,7 +11,13 @@ from torchslots.convert import slot_encoder_torch, vqvae_torch
 from torchslots.convert.layouts import Arrays, Leaf, bare
 from torchslots.errors import UserError
 from torchslots.latents.diffusion import beta_schedule
-from torchslots.recipes.slotdiffusion_ldm import DiffusionConfig, SlotDiffusionConfig, UNetConfig, build_unet
+from torchslots.recipes.slotdiffusion_ldm import (
+    DiffusionConfig,
+    SamplingConfig,
+    SlotDiffusionConfig,
+    UNetConfig,
+    build_unet,
+)
 
 UNET, TOKENIZER = "dm_decoder.model.diffusion_model.", "dm_decoder.vae.vqvae."
 """Where the original keeps the parts of its decoder."""
@@ -153,6 +159,7 @@ def from_reference(reference: Mapping[str, Any]) -> SlotDiffusionConfig:
     slots = slot_encoder_torch.from_reference(reference)
     try:
         decoder = reference["dec_dict"]
+        _refuse_strange(decoder)
         tokenizer = vqvae_torch.from_reference({"resolution": slots.resolution, **decoder["vae_dict"]})
         unet = _unet_of(decoder["unet_dict"])
         diffusion = _diffusion_of(decoder["diffusion_dict"])
@@ -161,7 +168,24 @@ def from_reference(reference: Mapping[str, Any]) -> SlotDiffusionConfig:
             f"This is no configuration of SlotDiffusion: {error!r} of `dec_dict` is missing or ill-typed. Give the "
             "original's params as JSON."
         ) from error
-    return SlotDiffusionConfig(slots, tokenizer, unet, diffusion)
+    return SlotDiffusionConfig(slots, tokenizer, unet, diffusion, sampling(diffusion.num_steps))
+
+
+def sampling(num_steps: int) -> SamplingConfig:
+    """The original's sampler makes one evaluation for 50 steps of the schedule, and never less than 20."""
+    return SamplingConfig(num_steps=max(20, num_steps // 50))
+
+
+def _refuse_strange(decoder: Mapping[str, Any]) -> None:
+    """What the original's code could build and its configurations never ask for."""
+    usual = {"use_ema": False, "conditioning_key": "crossattn", "cond_stage_key": "slots"}
+    for name, value in usual.items():
+        if decoder.get(name, value) != value:
+            raise UserError(
+                f"SlotDiffusion with `{name}` {decoder[name]} is not built here, only with {value}."
+            )
+    if not decoder.get("vae_dict"):
+        raise UserError("SlotDiffusion on pixels, without `vae_dict`, is not built here, only on latents.")
 
 
 def _unet_of(numbers: Mapping[str, Any]) -> UNetConfig:

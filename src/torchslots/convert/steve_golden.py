@@ -26,6 +26,7 @@ from torchslots.convert.golden import (
 from torchslots.convert.layouts import Arrays, to_ours, to_theirs
 from torchslots.decoders.tokens import Tokens
 from torchslots.decoders.writer import most_likely
+from torchslots.latents.dvae import gumbel_softmax
 from torchslots.model import ObjectCentricModel
 from torchslots.nn.ranges import from_signed
 from torchslots.recipes.steve import SteveConfig, build
@@ -99,10 +100,21 @@ def forward(case: Case, model: ObjectCentricModel, batch: Batch) -> Arrays:
         "target_token_id": target.codes,
         "pred_token_id": decoder.writer(target.codes, slots),
         **{theirs: losses[ours] for theirs, ours in _OTHER_NAMES.items() if ours in losses},
+        **_painted(decoder, target.codes, slots, batch),
         **_given(case, decoder, slots),
         **_written(decoder, slots, clip.slots.shape[:2], case.outputs["ar_ids"]),
     }
     return {name: value.numpy() for name, value in found.items()}
+
+
+def _painted(decoder: Tokens, codes: Tensor, slots: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """The picture behind a soft draw beside the true one, where there is a loss of it."""
+    if decoder.image_temperature is None:
+        return {}
+    maps = decoder.writer(codes, slots).transpose(1, 2).unflatten(2, decoder.code_grid)
+    drawn = gumbel_softmax(maps, decoder.image_temperature, batch.get("exponential"))
+    pictures = decoder.to_native(batch["video"].flatten(0, 1))
+    return {"recon_img": decoder.tokenizer.decode(drawn), "gt_img": pictures}
 
 
 def _given(case: Case, decoder: Tokens, slots: Tensor) -> dict[str, Tensor]:

@@ -4,10 +4,12 @@
 the trainer's settings. Dropout was off throughout.
 """
 
+import copy
 import json
 import re
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -34,13 +36,37 @@ _ROUNDING = 1e-6
 """Part of the whole gradient's norm under which a parameter's gradient is rounding of an exact zero: a bias in front of
 a norm, or of keys, which a softmax cancels."""
 
+_TRAINED = "param_norm_after_train/"
+_SPREAD = 4
+"""How many times further from float64 another float32 program may come than ours, over steps that magnify rounding."""
+_DOUBT = 4
+"""Multiples of the rounding of a parameter's gradient under which the sign of an entry is not known."""
+
 
 def gradient_checks(case: Case, model: nn.Module, batch: Batch, to_theirs: ToTheirs) -> Iterator[Check]:
-    """The norm of every recorded parameter's gradient of the summed losses."""
+    """The norm of every recorded parameter's gradient of the summed losses.
+
+    Behind many norms float32 rounds them by more than is allowed. What disagrees is compared in float64 too, with the
+    same tolerance.
+    """
+    found = list(_gradient_checks(case, _gradients(model, batch, to_theirs)))
+    if not all(check.passed for check in found):
+        exact = _gradient_checks(
+            case, _gradients(copy.deepcopy(model).double(), _doubled(batch), to_theirs), "in float64"
+        )
+        found = [check if check.passed else precise for check, precise in zip(found, exact)]
+    yield from found
+
+
+def _gradients(model: nn.Module, batch: Batch, to_theirs: ToTheirs) -> Arrays:
     total: Any = sum(model(batch).values())
     total.backward()
-    ours = to_theirs({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    found = to_theirs({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     model.zero_grad()
+    return found
+
+
+def _gradient_checks(case: Case, ours: Arrays, note: str = "") -> Iterator[Check]:
     recorded = _recorded_norms(case)["grad_norm"]
     scale = float(np.linalg.norm(list(recorded.values())))
     for name, norm in recorded.items():
@@ -50,7 +76,7 @@ def gradient_checks(case: Case, model: nn.Module, batch: Batch, to_theirs: ToThe
         elif norm < _ROUNDING * scale:
             yield compare_zero(f"grad_norm/{name}", mine, scale)
         else:
-            yield compare(f"grad_norm/{name}", np.array(mine), np.array(norm), GRADIENT_TOLERANCE)
+            yield compare(f"grad_norm/{name}", np.array(mine), np.array(norm), GRADIENT_TOLERANCE, note)
 
 
 def training_checks(
@@ -62,29 +88,102 @@ def training_checks(
 ) -> Iterator[Check]:
     """The original trainer's steps from the case's weights: losses, rates, gradient norms, weights behind the last.
 
+    Adam turns a gradient that is rounding into a whole step. Where something disagrees, our model makes the same steps
+    in float64 too, and what float32 leaves open is allowed; see `_allowed`.
+
     Args:
         model: with the case's weights, in eval mode; it is trained on.
         batches: what step i trains on.
         drifting: parameters of which a part has no gradient but rounding.
     """
-    recorded, config = case.config["train"], settings(case)
+    untrained, recorded = copy.deepcopy(model), case.config["train"]
+    ours = _train(case, model, batches, to_theirs)
+    yield compare("train_lrs", ours.rates, np.array(recorded["train_lrs"]), LOSS_TOLERANCE)
+    found = [*_step_checks(case, ours), *_final_checks(case, ours.weights, drifting)]
+    if not all(check.passed for check in found):
+        exact = _train(case, untrained.double(), lambda step: _doubled(batches(step)), to_theirs)
+        found = [check if check.passed else _allowed(case, check, ours, exact) for check in found]
+    yield from found
+
+
+class _Training(NamedTuple):
+    """What some steps gave, one entry for each; gradients and weights by the original's names."""
+
+    losses: np.ndarray
+    rates: np.ndarray
+    norms: np.ndarray
+    gradients: list[Arrays]
+    weights: Arrays
+
+
+def _train(case: Case, model: nn.Module, batches: Callable[[int], Batch], to_theirs: ToTheirs) -> _Training:
+    config = settings(case)
     optimizer = optim.adam(model, config)
-    losses, rates, norms = [], [], []
-    for step in range(len(recorded["train_losses"])):
+    losses, rates, norms, gradients = [], [], [], []
+    for step in range(len(case.config["train"]["train_losses"])):
         optim.prepare_update(optimizer, config, step)
         rates.append([group["lr"] for group in optimizer.param_groups])
         total: Any = sum(model(batches(step)).values())
         total.backward()
+        given = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        gradients.append(to_theirs(given))
         norms.append(optim.clip_gradients(model.parameters(), config.max_grad_norm).item())
         losses.append(total.item())
         optimizer.step()
         optimizer.zero_grad()
-    yield compare("train_losses", np.array(losses), np.array(recorded["train_losses"]), OUTPUT_TOLERANCE)
-    yield compare("train_lrs", np.array(rates), np.array(recorded["train_lrs"]), LOSS_TOLERANCE)
+    weights = to_theirs(dict(model.named_parameters()))
+    return _Training(np.array(losses), np.array(rates), np.array(norms), gradients, weights)
+
+
+def _step_checks(case: Case, ours: _Training) -> Iterator[Check]:
+    recorded = case.config["train"]
+    yield compare("train_losses", ours.losses, np.array(recorded["train_losses"]), OUTPUT_TOLERANCE)
     if min(recorded["train_grad_norm"]) >= 0:
-        theirs = np.array(recorded["train_grad_norm"])
-        yield compare("train_grad_norm", np.array(norms), theirs, GRADIENT_TOLERANCE)
-    yield from _final_checks(case, to_theirs(dict(model.named_parameters())), drifting)
+        yield compare(
+            "train_grad_norm", ours.norms, np.array(recorded["train_grad_norm"]), GRADIENT_TOLERANCE
+        )
+
+
+def _doubled(batch: Batch) -> Batch:
+    return {
+        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in batch.items()
+    }
+
+
+def _allowed(case: Case, check: Check, ours: _Training, exact: _Training) -> Check:
+    """A check that failed, with what float32 leaves open.
+
+    Figures of the steps may be four times as far off as ours in float32 is from ours in float64. A norm of trained
+    weights may be off by whole steps of those weights alone whose gradient float32 cannot tell from zero in a step.
+    """
+    if check.name == "train_losses":
+        open_to = _SPREAD * compare("", ours.losses, exact.losses, 0.0).relative
+    elif check.name == "train_grad_norm":
+        open_to = _SPREAD * compare("", ours.norms, exact.norms, 0.0).relative
+    else:
+        open_to = _left_open(check.name.removeprefix(_TRAINED), ours, exact, _whole_steps(case))
+    if open_to <= check.tolerance:
+        return check
+    note = f"float32 leaves {open_to:.1e} open, as float64 shows"
+    return replace(check, tolerance=open_to, passed=check.relative <= open_to, note=note)
+
+
+def _left_open(name: str, ours: _Training, exact: _Training, steps: float) -> float:
+    """Relative change of a parameter's norm if its doubtful weights went elsewhere, each by `steps` at most."""
+    if name not in exact.weights or name not in exact.gradients[0]:
+        return 0.0
+    doubtful = np.zeros(exact.weights[name].shape, bool)
+    for single, double in zip(ours.gradients, exact.gradients):
+        rounding = np.sqrt(np.mean((single[name] - double[name]) ** 2))
+        doubtful |= np.abs(double[name]) < _DOUBT * rounding
+    size, part = (_norm(values) for values in (exact.weights[name], exact.weights[name][doubtful]))
+    return float(steps * part + steps**2 * doubtful.sum() / 2) / size**2
+
+
+def _whole_steps(case: Case) -> float:
+    """How far apart two weights may come that Adam moves in opposite directions in all recorded steps."""
+    return 2 * sum(max(rates) for rates in case.config["train"]["train_lrs"])
 
 
 def _final_checks(case: Case, ours: Arrays, drifting: Collection[str]) -> Iterator[Check]:
@@ -92,9 +191,9 @@ def _final_checks(case: Case, ours: Arrays, drifting: Collection[str]) -> Iterat
     direction nothing determines: there the norm may differ by all of them."""
     norms = _recorded_norms(case)
     scale = float(np.linalg.norm(list(norms["grad_norm"].values())))
-    steps = 2 * sum(max(rates) for rates in case.config["train"]["train_lrs"])
+    steps = _whole_steps(case)
     for name, norm in norms["param_norm_after_train"].items():
-        label = f"param_norm_after_train/{name}"
+        label = f"{_TRAINED}{name}"
         if name not in ours:
             yield _missing(label)
             continue
