@@ -1,18 +1,28 @@
 """Every demonstration, whole, on a handful of examples and a few steps."""
 
 import json
+import os
 import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from torchslots import demo as package
-from torchslots.demo import SYSTEMS, SystemName, demo
+from torchslots.decoders.tokens import Tokens
+from torchslots.demo import SYSTEMS, SystemName, demo, generative
 from torchslots.demo.plan import UNTRAINED
 from torchslots.errors import UserError
+from torchslots.latents.dvae import DVAE
 from torchslots.recipes import catalog
+from torchslots.recipes.slotdiffusion_ldm import SlotDiffusionConfig
+from torchslots.training.interrupt import Interrupted
 from torchslots.training.log import read_log
+from torchslots.training.recipe import Recipe
 
 PICTURES = {"isa": 8, "slot-attention": 8, "set-prediction": 20}
 
@@ -91,7 +101,15 @@ def test_trained_and_judged_on_different_pictures(tmp_path: Path) -> None:
 
 def test_without_a_system_it_is_savi() -> None:
     assert demo.__kwdefaults__ is not None and demo.__kwdefaults__["system"] == "savi"
-    assert set(SYSTEMS) == {"savi", "slot-attention", "set-prediction", "isa", "statm"}
+    assert set(SYSTEMS) == {
+        "savi",
+        "slot-attention",
+        "set-prediction",
+        "isa",
+        "statm",
+        "steve",
+        "slotdiffusion",
+    }
     assert package.demo is demo
 
 
@@ -102,10 +120,94 @@ def test_a_system_that_is_not_there() -> None:
 
 def test_recipes_of_demonstrations_are_named() -> None:
     for kind in SYSTEMS.values():
-        assert catalog.recipe(kind.recipe).name == kind.recipe
+        for name in filter(None, (kind.recipe, kind.tokenizer)):
+            assert catalog.recipe(name).name == name
 
 
 def test_statm_follows_savi() -> None:
     savi, statm = catalog.recipe("savi_demo"), catalog.recipe("statm_demo")
     assert statm.optim == savi.optim and statm.data == savi.data and statm.train == savi.train
     assert statm.model.savi == savi.model  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.fixture
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes of what generates, judged on a few frames, and drawing in two steps."""
+    for system in ("steve", "slotdiffusion"):
+        kind = SYSTEMS[system]
+        for name in filter(None, (kind.recipe, kind.tokenizer)):
+            monkeypatch.setitem(catalog.RECIPES, name, partial(_shorter, catalog.RECIPES[name]))
+    monkeypatch.setattr("torchslots.demo.generative._AVERAGED", 4)
+
+
+def _shorter(make: Callable[[], Recipe]) -> Recipe:
+    recipe = make()
+    model = recipe.model
+    if isinstance(model, SlotDiffusionConfig):
+        model = replace(model, sampling=replace(model.sampling, num_steps=2))
+    evaluation = replace(recipe.evaluation, num_frames=4)
+    train = replace(recipe.train, batch_size=2)
+    return replace(recipe, model=model, evaluation=evaluation, train=train)
+
+
+GENERATED = {"video_0.mp4", "video_0.gif", "reconstructions.png", "edited.mp4", "edited.png", "loss.png"}
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize("system", ["steve", "slotdiffusion"])
+def test_generated_from_nothing_to_a_page(system: SystemName, tmp_path: Path) -> None:
+    metrics = carry_out(system, tmp_path, 8)
+    check_page(tmp_path, GENERATED)
+    kind = SYSTEMS[system]
+    assert list(metrics["reports"]) == [kind.name, generative.MEAN, UNTRAINED]
+    own, mean = (metrics["reports"][name]["metrics"] for name in (kind.name, generative.MEAN))
+    assert {"fg_ari", "mbo", "psnr", "ssim", "psnr_ceiling"} <= set(own)
+    assert "psnr" in mean and "fg_ari" not in mean
+    assert list(metrics["seconds"])[:3] == ["Generating videos", "Training the image code", "Training"]
+    text = (tmp_path / "index.html").read_text()
+    assert f"PSNR of {own['psnr']:.1f} dB" in text and f"has {mean['psnr']:.1f} dB" in text
+    written = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("tokenizer", "run")]
+    carry_out(system, tmp_path, 8)
+    assert written == [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("tokenizer", "run")]
+
+
+@pytest.mark.usefixtures("_short")
+def test_both_trainings_go_on_where_they_were_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the first and then in the second training, the same command ends as one that nobody stopped."""
+    carry_out("steve", tmp_path / "whole", 8, steps=3)
+    for part in (DVAE, Tokens):
+        with monkeypatch.context() as patched, pytest.raises(Interrupted, match="after step 1"):
+            patched.setattr(part, "loss", _stopping(part.loss))
+            carry_out("steve", tmp_path / "stopped", 8, steps=3)
+    carry_out("steve", tmp_path / "stopped", 8, steps=3)
+    for run in ("tokenizer", "run"):
+        whole, stopped = (
+            (tmp_path / name / run / "model" / "model.safetensors") for name in ("whole", "stopped")
+        )
+        assert whole.read_bytes() == stopped.read_bytes()
+
+
+def _stopping(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The same loss, but the first time the process is asked to stop."""
+    asked = []
+
+    def call(*args: Any) -> Any:
+        if not asked:
+            asked.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(*args)
+
+    return call
+
+
+def test_an_image_code_is_trained_in_proportion() -> None:
+    kind = SYSTEMS["steve"]
+    usual = catalog.recipe(kind.recipe).optim.num_steps
+    for steps in (None, usual, 2 * usual, 1):
+        code = package._tokenizer(kind, steps, seed=7)  # pyright: ignore[reportPrivateUsage]
+        assert code is not None and code.train.seed == 7
+        wanted = catalog.recipe("dvae_demo").optim.num_steps * (steps or usual) / usual
+        assert code.optim.num_steps == max(1, round(wanted))
+    assert package._tokenizer(SYSTEMS["isa"], None, 0) is None  # pyright: ignore[reportPrivateUsage]

@@ -62,7 +62,7 @@ def test_slots_and_decoder_learn_at_their_own_rates() -> None:
 def test_one_step_of_the_demonstration_reaches_every_weight_that_learns() -> None:
     torch.manual_seed(0)
     model = build(demo())
-    model.loss({"video": torch.rand(1, 2, 3, 64, 64)})["denoise"].backward()
+    model.loss({"video": torch.rand(1, 2, 3, 32, 32)})["denoise"].backward()
     missing = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
     assert not missing
 
@@ -74,7 +74,7 @@ def test_a_slot_encoder_of_another_system_goes_under_the_decoder() -> None:
         SaviPytorchConfig(config.slots, savi_pytorch.PaintConfig(channels=(16, 16, 16)))
     )
     model = ObjectCentricModel(painted.slot_encoder, build_decoder(config)).eval()
-    assert model.loss({"video": torch.rand(1, 1, 3, 64, 64)})["denoise"].isfinite()
+    assert model.loss({"video": torch.rand(1, 1, 3, 32, 32)})["denoise"].isfinite()
 
 
 @pytest.mark.parametrize("name, function", [("dpm_solver", dpm_solver), ("ddim", ddim), ("ddpm", ddpm)])

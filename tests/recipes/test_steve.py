@@ -121,7 +121,7 @@ def test_the_demonstration_writes_the_code_that_its_tokenizer_learns() -> None:
     demo = catalog.recipe("steve_demo")
     assert isinstance(demo.model, SteveConfig)
     assert demo.model.tokenizer == catalog.recipe("dvae_demo").model
-    assert demo.data.resolution == demo.model.resolution[0] == 64
+    assert demo.data.resolution == demo.model.resolution[0] == 32
 
 
 def test_slots_and_tokenizer_see_the_same_frames() -> None:

@@ -32,7 +32,7 @@ def print_figures(result: Result, kind: System) -> None:
     from rich.table import Table as Printed
 
     header, rows = compare(_told(result))
-    table = Printed(*header, title=f"{_count(result)} held-out {kind.unit}, per cent")
+    table = Printed(*header, title=f"{_count(result)} held-out {kind.unit}")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
@@ -44,14 +44,15 @@ def write_result(result: Result, shown: Shown, kind: System, seconds: dict[str, 
     report = next(iter(_told(result).values()))
     sections: list[Section] = [
         Text(kind.introduce(result)),
-        Table(header, rows, "Per cent; each figure is defined below."),
+        Table(header, rows, "Each figure is defined below."),
         Heading("What it sees"),
         *shown.sections,
         Heading("Learning"),
         Row(_learning(result, kind)),
         Heading("How the figures are defined"),
         Table(
-            ["figure", "definition"], [[LABELS[name], report.definitions[name]] for name in report.metrics]
+            ["figure", "definition"],
+            [[LABELS.get(name, name), report.definitions[name]] for name in report.metrics],
         ),
         Heading("What took how long"),
         Table(["part", "seconds"], [[name, f"{value:.0f}"] for name, value in seconds.items()], _CLOCK),

@@ -1,7 +1,7 @@
 """What all demonstrations share: what is to be done, its data, how long each part took, and what came out."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torchslots.model import ObjectCentricModel
     from torchslots.training.evaluate import EvalReport
     from torchslots.training.page import Section
+    from torchslots.training.painted import Onlooker
 
 UNTRAINED = "untrained"
 """Column of the model before its first step."""
@@ -49,11 +50,18 @@ class Plan:
     """Examples to judge on."""
     seed: int
     device: str
+    tokenizer: Recipe | None = None
+    """Of the image code that is trained first; None: the model needs none."""
 
     @property
     def run(self) -> Path:
         """Of the training."""
         return self.out / "run"
+
+    @property
+    def tokenizer_run(self) -> Path:
+        """Of the image code's training."""
+        return self.out / "tokenizer"
 
     @property
     def data(self) -> Path:
@@ -71,6 +79,8 @@ class Sets(NamedTuple):
 
     train: "ClipDataset"
     held_out: "ClipDataset"
+    frames: "ClipDataset | None" = None
+    """What an image code is trained on; None: none is needed."""
 
 
 class Result(NamedTuple):
@@ -89,6 +99,11 @@ class Shown(NamedTuple):
     """Pictures with what is to be seen in them."""
     metrics: dict[str, Any]
     """More than the reports hold."""
+
+
+def nobody(model: "ObjectCentricModel", device: str) -> "Sequence[Onlooker]":
+    """Painted frames are not judged."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +130,10 @@ class System:
     introduce: Callable[[Result], str]
     """What was done, in sentences with the figures."""
     show: Callable[[Result], Shown]
+    tokenizer: str | None = None
+    """Recipe of the image code that is trained first; None: the model needs none."""
+    onlookers: "Callable[[ObjectCentricModel, str], Sequence[Onlooker]]" = nobody
+    """Who judges what the trained model paints, besides its masks; the second argument is the device."""
 
 
 def batches_of(plan: Plan, dataset: "ClipDataset", what: str) -> Iterator[Any]:
@@ -130,12 +149,23 @@ def batches_of(plan: Plan, dataset: "ClipDataset", what: str) -> Iterator[Any]:
             advance(len(batch["video"]))
 
 
-def train_model(plan: Plan, sets: Sets, monitor: str) -> None:
-    """Train, from the newest checkpoint where there is one."""
+def train_tokenizer(plan: Plan, recipe: Recipe, sets: Sets) -> None:
+    """Train the image code, from the newest checkpoint where there is one."""
     from torchslots.training.loop import train
 
-    model = catalog.build_seeded(plan.recipe.model, plan.recipe.train.seed)
-    train(plan.recipe, model, sets.train, sets.held_out, plan.run, device=plan.device, monitor=monitor)
+    assert sets.frames is not None
+    model = catalog.build_seeded(recipe.model, recipe.train.seed)
+    train(recipe, model, sets.frames, sets.held_out, plan.tokenizer_run, device=plan.device)
+
+
+def train_model(plan: Plan, sets: Sets, monitor: str) -> None:
+    """Train, from the newest checkpoint where there is one, with the image code that was trained before."""
+    from torchslots.parts import assemble
+    from torchslots.training.loop import train
+
+    code = None if plan.tokenizer is None else plan.tokenizer_run
+    recipe, model = assemble(plan.recipe, plan.run, code)
+    train(recipe, model, sets.train, sets.held_out, plan.run, device=plan.device, monitor=monitor)
 
 
 def judge(plan: Plan, sets: Sets, system: System) -> Result:
@@ -146,9 +176,10 @@ def judge(plan: Plan, sets: Sets, system: System) -> Result:
     trained = load_model(plan.run, device=plan.device)
     untrained = catalog.build_seeded(plan.recipe.model, plan.recipe.train.seed).to(plan.device)
     settings, reports = plan.recipe.evaluation, {}
-    for name, model, draw in ((system.name, trained, 4), (UNTRAINED, untrained, 0)):
+    onlookers = system.onlookers(trained, plan.device)
+    for name, model, draw, looking in ((system.name, trained, 4, onlookers), (UNTRAINED, untrained, 0, ())):
         batches = batches_of(plan, sets.held_out, f"Judging: {name}")
-        reports[name] = evaluate(model, batches, settings, device=plan.device, draw=draw)
+        reports[name] = evaluate(model, batches, settings, device=plan.device, draw=draw, onlookers=looking)
     ordered = {
         system.name: reports[system.name],
         **system.baselines(plan, sets),

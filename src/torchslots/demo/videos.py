@@ -34,13 +34,20 @@ _HOW_TO_READ = (
 )
 
 
-def make_sets(plan: Plan) -> Sets:
-    """Training clips and whole held-out videos, both from a cache of only what the recipe needs."""
+def make_sets(plan: Plan, resolution: int = _SIZE, **scenes: Any) -> Sets:
+    """Training clips and whole held-out videos, both from a cache of only what the recipe needs.
+
+    Args:
+        resolution: of the videos that are generated.
+        scenes: what else `sim.write.generate` shall know of them.
+    """
     from torchslots.data.catalog import open_dataset
     from torchslots.data.prepare import prepare
     from torchslots.sim.write import generate
 
-    generate(plan.data, train=plan.count, validation=plan.held_out, resolution=_SIZE, seed=plan.seed)
+    generate(
+        plan.data, train=plan.count, validation=plan.held_out, resolution=resolution, seed=plan.seed, **scenes
+    )
     wanted, judged = plan.recipe.data, plan.recipe.evaluation
     cache = plan.data / "prepared"
     for split in (wanted.train_split, judged.split):

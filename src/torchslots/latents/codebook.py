@@ -27,12 +27,16 @@ class Codebook(nn.Module):
         num_codes, code_size: how many codes, and their width.
         codebook_weight: weight of the term that moves codes towards latents; the term that moves latents towards codes
             has weight 1. The paper's equation 3 has it the other way round; the original kept this form.
+        spread: codes start at random within this distance of 0, on each axis; None: 1 / num_codes, as the original's.
     """
 
-    def __init__(self, num_codes: int, code_size: int, codebook_weight: float = 0.25):
+    def __init__(
+        self, num_codes: int, code_size: int, codebook_weight: float = 0.25, spread: float | None = None
+    ):
         super().__init__()
         self.codebook_weight = codebook_weight
-        self.weight = nn.Parameter(torch.empty(num_codes, code_size).uniform_(-1 / num_codes, 1 / num_codes))
+        reach = 1 / num_codes if spread is None else spread
+        self.weight = nn.Parameter(torch.empty(num_codes, code_size).uniform_(-reach, reach))
 
     def forward(self, latent: Float[Tensor, "n C h w"]) -> Quantized:
         codes = self.nearest(latent)

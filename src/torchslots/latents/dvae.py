@@ -164,6 +164,20 @@ def _doubling(channels: int, norm: bool) -> list[nn.Module]:
     return [mixing, *blocks, ConvBlock(channels, 4 * channels, norm=norm), nn.PixelShuffle(2)]
 
 
+@torch.no_grad()
+def part_scores(encoder: nn.Sequential, factor: float) -> nn.Sequential:
+    """Start with scores that differ from place to place by `factor` times as much; returns the encoder.
+
+    Each token's weights are centred, so that what all places have in common says nothing, then multiplied. As they
+    start otherwise, the noise of the soft choice hides nearly all differences, the quickest way to less noise is the
+    same token everywhere, and only after many steps are others used again.
+    """
+    last = encoder[-1]
+    assert isinstance(last, nn.Conv2d)
+    last.weight.sub_(last.weight.mean(1, keepdim=True)).mul_(factor)
+    return encoder
+
+
 def _plain_conv(inputs: int, outputs: int) -> nn.Conv2d:
     conv = nn.Conv2d(inputs, outputs, 1)
     nn.init.xavier_uniform_(conv.weight)

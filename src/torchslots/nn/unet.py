@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 NORM_GROUPS = 32
-"""Groups of every group norm."""
+"""Groups of every group norm, as published."""
 
 
 class ConditionedUNet(nn.Module):
@@ -27,13 +27,15 @@ class ConditionedUNet(nn.Module):
 
     Args:
         latent_channels: channels of latents, in and out.
-        channels: width of each level, multiples of 32; every level but the last halves the resolution.
+        channels: width of each level, multiples of `norm_groups`; every level but the last halves the resolution.
         attention: for each level whether its pixels attend to each other and to the context; the middle always does.
         blocks_per_level: residual blocks on the way down; one more on the way up.
         head_size: width of an attention head, a divisor of every width.
         context_size: width of the context's vectors.
         transformer_layers: layers of each transformer.
         dropout: share of features dropped in residual blocks, and nowhere else.
+        norm_groups: groups of every group norm. A group of one or two channels forgets how bright a picture is, and
+            of what colour.
 
     Raises:
         UserError: widths that do not divide.
@@ -50,9 +52,10 @@ class ConditionedUNet(nn.Module):
         context_size: int,
         transformer_layers: int = 1,
         dropout: float = 0.0,
+        norm_groups: int = NORM_GROUPS,
     ):
         super().__init__()
-        _check(channels, attention, head_size)
+        _check(channels, attention, head_size, norm_groups)
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         down = tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in attention)
@@ -69,7 +72,7 @@ class ConditionedUNet(nn.Module):
             # Heads, in spite of the name: diffusers keeps it for files of old.
             attention_head_dim=cast(Any, tuple(width // head_size for width in channels)),
             dropout=dropout,
-            norm_num_groups=NORM_GROUPS,
+            norm_num_groups=norm_groups,
         )
         _start_as_identity(self.network)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -101,14 +104,14 @@ def _start_as_identity(network: "UNet2DConditionModel") -> None:
             nn.init.zeros_(parameter)
 
 
-def _check(channels: Sequence[int], attention: Sequence[bool], head_size: int) -> None:
+def _check(channels: Sequence[int], attention: Sequence[bool], head_size: int, norm_groups: int) -> None:
     if len(channels) != len(attention) or not channels:
         raise UserError(
             f"Each level of a U-Net has a width and says whether it attends: got {len(channels)} widths and "
             f"{len(attention)} answers."
         )
     for width in channels:
-        if width % NORM_GROUPS or width % head_size:
+        if width % norm_groups or width % head_size:
             raise UserError(
-                f"Widths of the U-Net should be multiples of {NORM_GROUPS} and of the head's {head_size}, got {width}."
+                f"Widths of the U-Net should be multiples of {norm_groups} and of the head's {head_size}, got {width}."
             )

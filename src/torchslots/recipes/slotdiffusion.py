@@ -22,7 +22,7 @@ from torchslots.slots.attention import SlotAttention, eps_on_weights
 from torchslots.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.slots.initializers import Learned
 from torchslots.slots.predictors import Apply, Recur, Stay
-from torchslots.training.recipe import DataConfig, EvalConfig
+from torchslots.training.recipe import DataConfig, EvalConfig, TrainConfig
 
 NormName = Literal["none", "batch", "instance", "group"]
 """What follows each convolution; batch and instance norm take the place of its bias, group norm has 16 groups."""
@@ -257,3 +257,41 @@ def evaluation(dataset: str, batch_size: int) -> EvalConfig:
         return EvalConfig(num_frames=1, slice_size=1, batch_size=batch_size)
     split = "validation" if dataset in ("movi_d", "movi_e") else "test"
     return EvalConfig(split=split, num_frames=24, slice_size=6, batch_size=batch_size)
+
+
+# ----------------------------------------------------------------------------------------------- demonstrations
+
+
+def demo_slots() -> SlotsConfig:
+    """Of `torchslots demo`: few and narrow slots of small frames; all sizes are ours.
+
+    No norm between the convolutions: with so few channels it takes away the colours by which objects are told apart.
+    """
+    return SlotsConfig(
+        resolution=(32, 32),
+        encoder=CnnEncoder(channels=(32, 32, 32)),
+        token_size=64,
+        num_slots=6,
+        slot_size=64,
+        mlp_size=128,
+        predictor=TransformerPredictor(num_layers=1, mlp_size=128, dropout=0.0),
+    )
+
+
+def demo_data() -> DataConfig:
+    """Generated videos of textured objects."""
+    return DataConfig(dataset="sim_c", keys=("video", "segmentations"), resolution=32, num_frames=3)
+
+
+def demo_training(num_steps: int, batch_size: int) -> TrainConfig:
+    """Frames one by one in the first six tenths: slots learn to find objects sooner than to follow them."""
+    return TrainConfig(
+        batch_size=batch_size,
+        num_workers=0,
+        log_every=50,
+        eval_every=num_steps // 4,
+        checkpoint_every=500,
+        keep=1,
+        short_clip=1,
+        short_steps=6 * num_steps // 10,
+    )

@@ -5,7 +5,7 @@ frozen. Numbers are those of the authors' PyTorch configurations. The original, 
 `recipes/steve_joint.py`.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torchslots.decoders.tokens import Tokens
 from torchslots.decoders.writer import CodeWriter
@@ -14,16 +14,17 @@ from torchslots.model import ObjectCentricModel
 from torchslots.nn.causal import CausalDecoder
 from torchslots.recipes.slotdiffusion import (
     SLOTS,
-    CnnEncoder,
     SlotsConfig,
-    TransformerPredictor,
     build_slot_encoder,
     data,
+    demo_data,
+    demo_slots,
+    demo_training,
     evaluation,
     steps,
 )
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae, dvae_demo
-from torchslots.training.recipe import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.training.recipe import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class WriterConfig:
     """Of what enters, of attention, and of what each branch adds."""
     chunk: int = 24
     """Pictures written at once; fewer need less memory."""
+    forget: float = 0.0
+    """Share of the codes before that the transformer is not told in training, so that it must ask the slots; 0 in the
+    papers."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def build_writer(
         length=rows * columns,
         dropout=config.dropout,
         slot_bias=slot_bias,
+        forget=config.forget,
     )
 
 
@@ -172,25 +177,22 @@ def steve_clevrtex() -> Recipe:
 
 
 def steve_demo() -> Recipe:
-    """STEVE cut down to minutes on two cores, for `torchslots demo`, behind `dvae_demo`: 64x64, generated videos; all
-    sizes are ours."""
+    """STEVE cut down to minutes on two cores, for `torchslots demo`, behind `dvae_demo`: generated videos at 32x32,
+    single frames before clips of three; all sizes are ours."""
     tokenizer = dvae_demo().model
     assert isinstance(tokenizer, DvaeConfig)
-    slots = SlotsConfig(
-        resolution=tokenizer.resolution,
-        encoder=CnnEncoder(channels=(32, 32, 32, 32)),
-        token_size=64,
-        num_slots=7,
-        slot_size=64,
-        mlp_size=128,
-        predictor=TransformerPredictor(num_layers=1, mlp_size=128, dropout=0.0),
-    )
-    writer = WriterConfig(size=64, num_layers=3, mlp_size=256, dropout=0.0)
+    num_steps = 12_000
     return Recipe(
         "steve_demo",
-        SteveConfig(slots, tokenizer, writer),
-        DataConfig(dataset="sim_a", keys=("video", "segmentations"), resolution=64, num_frames=3),
-        replace(_optim(2000, max_grad_norm=0.05), learning_rate=3e-4, decoder_learning_rate=1e-3),
-        TrainConfig(batch_size=4, num_workers=0, log_every=50, eval_every=500, checkpoint_every=500, keep=1),
-        EvalConfig(slice_size=6, batch_size=4),
+        SteveConfig(demo_slots(), tokenizer, WriterConfig(size=96, num_layers=3, mlp_size=384, dropout=0.0)),
+        demo_data(),
+        OptimConfig(
+            learning_rate=3e-4,
+            decoder_learning_rate=1e-3,
+            warmup_steps=0.05 * num_steps,
+            num_steps=num_steps,
+            max_grad_norm=1.0,
+        ),
+        demo_training(num_steps, batch_size=6),
+        EvalConfig(slice_size=24, batch_size=8),
     )

@@ -18,13 +18,12 @@ from torchslots.data.config import DataConfig
 from torchslots.errors import UserError
 from torchslots.latents import pyramid
 from torchslots.latents.codebook import Codebook
-from torchslots.latents.dvae import DVAE, PATCH, cosine_temperature, patch_decoder, patch_encoder
+from torchslots.latents.dvae import DVAE, PATCH, cosine_temperature, part_scores, patch_decoder, patch_encoder
 from torchslots.latents.vqvae import VQVAE
 from torchslots.recipes.slotdiffusion import data, evaluation, steps
 from torchslots.training.recipe import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
 BATCH_SIZE = 64
-_DEMO_STEPS = 2000
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ class VqvaeConfig(ModelConfig):
     """Numbers of a vector, channels of the latent."""
     codebook_weight: float = 0.25
     """Weight of the loss that moves codes towards latents; latents move towards codes with weight 1."""
+    codebook_spread: float | None = None
+    """Farthest that codes start from 0 on each axis; None: 1 / num_codes, as the original's."""
     perceptual: bool = True
     """Train with LPIPS and the absolute error of pixels; else with their squared error alone."""
     perceptual_dropout: float = 0.0
@@ -98,6 +99,9 @@ class DvaeConfig(ModelConfig):
     """Choose one token in training, too, with the soft choice's gradient."""
     norm: bool = True
     """Group norm behind each convolution, which then has no bias; without it, biases: STEVE's original."""
+    score_factor: float | None = None
+    """How many times more the first scores of tokens differ from place to place (`latents.dvae.part_scores`), for short
+    trainings; None: as the original's."""
 
     def __post_init__(self) -> None:
         if any(side % PATCH for side in self.resolution):
@@ -128,7 +132,7 @@ def build_vqvae(config: VqvaeConfig) -> VQVAE:
         pyramid.decoder(**numbers),
         to_code=nn.Conv2d(config.latent_channels, config.code_size, 1),
         from_code=nn.Conv2d(config.code_size, config.latent_channels, 1),
-        codebook=Codebook(config.num_codes, config.code_size, config.codebook_weight),
+        codebook=Codebook(config.num_codes, config.code_size, config.codebook_weight, config.codebook_spread),
         perceptual=PerceptualDistance(config.perceptual_dropout) if config.perceptual else None,
         config=config,
     )
@@ -142,8 +146,9 @@ def build_dvae(config: DvaeConfig) -> DVAE:
         end=config.temperature_end,
         num_steps=config.temperature_steps,
     )
+    encoder = patch_encoder(config.vocabulary, config.channels, config.norm)
     return DVAE(
-        patch_encoder(config.vocabulary, config.channels, config.norm),
+        encoder if config.score_factor is None else part_scores(encoder, config.score_factor),
         patch_decoder(config.vocabulary, config.channels, config.norm),
         vocabulary=config.vocabulary,
         temperature=temperature,
@@ -175,40 +180,57 @@ class PerceptualDistance:
 
 
 def vqvae_demo() -> Recipe:
-    """VQ-VAE cut down to minutes on two cores, for `torchslots demo`: 64x64, generated videos, squared error alone; all
-    sizes are ours."""
+    """VQ-VAE cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, latents of 16x16,
+    squared error alone; all sizes are ours.
+
+    Norms are over all channels at once: what narrow groups take away is the colour of a picture as a whole.
+    """
     model = VqvaeConfig(
-        resolution=(64, 64),
-        channels=32,
-        multipliers=(1, 1, 2),
+        resolution=(32, 32),
+        channels=16,
+        multipliers=(1, 2),
         num_blocks=1,
+        num_groups=1,
         num_codes=512,
+        codebook_spread=0.3,
         perceptual=False,
     )
-    return _demo("vqvae_demo", model)
+    return _demo("vqvae_demo", model, 3000, 2e-3)
 
 
 def dvae_demo() -> Recipe:
-    """Discrete VAE cut down to minutes on two cores, for `torchslots demo`: 64x64, generated videos; all sizes are
-    ours."""
-    model = DvaeConfig(resolution=(64, 64), vocabulary=512, temperature_steps=0.15 * _DEMO_STEPS)
-    return _demo("dvae_demo", model)
+    """Discrete VAE cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, 8x8 tokens of
+    256; all sizes are ours. Scores start far apart and the temperature falls from 5, since with the published start
+    only a handful of tokens are in use after so few steps."""
+    num_steps = 4000
+    model = DvaeConfig(
+        resolution=(32, 32),
+        vocabulary=256,
+        temperature_start=5.0,
+        temperature_end=0.3,
+        temperature_steps=0.6 * num_steps,
+        score_factor=30.0,
+    )
+    return _demo("dvae_demo", model, num_steps, 1e-3)
 
 
-def _demo(name: str, model: ModelConfig) -> Recipe:
+def _demo(name: str, model: ModelConfig, num_steps: int, learning_rate: float) -> Recipe:
+    """Single frames in batches of 16."""
     return Recipe(
         name,
         model,
-        DataConfig(dataset="sim_a", keys=("video",), resolution=64, num_frames=1),
+        DataConfig(dataset="sim_c", keys=("video",), resolution=32, num_frames=1),
         OptimConfig(
-            learning_rate=1e-3,
+            learning_rate=learning_rate,
             min_learning_rate=1e-5,
-            warmup_steps=0.05 * _DEMO_STEPS,
-            num_steps=_DEMO_STEPS,
+            warmup_steps=0.05 * num_steps,
+            num_steps=num_steps,
             max_grad_norm=None,
         ),
-        TrainConfig(batch_size=8, num_workers=0, log_every=50, eval_every=500, checkpoint_every=500, keep=1),
-        EvalConfig(slice_size=6, batch_size=4),
+        TrainConfig(
+            batch_size=16, num_workers=0, log_every=50, eval_every=1000, checkpoint_every=1000, keep=1
+        ),
+        EvalConfig(slice_size=24, batch_size=8),
     )
 
 
