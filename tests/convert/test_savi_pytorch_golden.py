@@ -11,7 +11,7 @@ import pytest
 import torch
 from hash_init import with_model
 
-from torchslots.convert import layouts, savi_pytorch_golden, savi_pytorch_torch
+from torchslots.convert import layouts, savi_pytorch_golden, savi_pytorch_torch, torch_checkpoint
 from torchslots.convert.golden import CaseResult, read_case, verify
 from torchslots.errors import UserError
 from torchslots.recipes import catalog
@@ -173,3 +173,10 @@ def test_its_slot_attention_for_images_is_the_same_without_a_predictor():
     assert config == catalog.recipe("savi_pytorch_clevrtex").model
     theirs = layouts.to_theirs(savi_pytorch_torch.leaves(config), build(config).state_dict())
     assert savi_pytorch_torch.from_shapes({name: array.shape for name, array in theirs.items()}) == config
+
+
+def test_heads_that_no_weight_tells_and_that_cannot_be_the_published_ones(golden, tmp_path):
+    case = read_case(with_model(golden / CASES[0], tmp_path))
+    shapes = {**torch_checkpoint.read(case.folder / "model.pth").shapes, "init_latents": (1, 4, 30)}
+    with pytest.raises(UserError, match="slot_size 30 cannot be shared out among 4 heads"):
+        savi_pytorch_torch.from_shapes(shapes)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import nn
 
+from torchslots.errors import UserError
 from torchslots.nn.blocks import TORCH_NORM_EPS, ResidualMlp, mlp, transformer
 from torchslots.nn.cnn import cnn
 from torchslots.nn.position import PositionEmbedding, soft_grid
@@ -93,6 +94,10 @@ class SlotsConfig:
     recompute: bool = False
     """Recompute activations of the encoder in the backward pass: less memory, slower."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.predictor, TransformerPredictor):
+            require_heads("slot_size", self.slot_size, self.predictor.num_heads)
+
     def token_grid(self) -> tuple[int, int]:
         """Height and width of the encoder's token map, and so of `Clip.attn`."""
         halvings = (
@@ -102,6 +107,15 @@ class SlotsConfig:
         )
         reduction = 2**halvings
         return -(-self.resolution[0] // reduction), -(-self.resolution[1] // reduction)
+
+
+def require_heads(name: str, size: int, num_heads: int) -> None:
+    """Raises UserError where a width cannot be shared out among heads of attention."""
+    if num_heads < 1 or size % num_heads:
+        raise UserError(
+            f"{name} {size} cannot be shared out among {num_heads} heads of attention. Choose heads that divide it; for "
+            "a checkpoint give the original's numbers with --config."
+        )
 
 
 def build_slot_encoder(config: SlotsConfig) -> SlotEncoder:

@@ -21,6 +21,7 @@ from torchslots.recipes.slotdiffusion import (
     demo_slots,
     demo_training,
     evaluation,
+    require_heads,
     steps,
 )
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae, dvae_demo
@@ -42,6 +43,9 @@ class WriterConfig:
     forget: float = 0.0
     """Share of the codes before that the transformer is not told in training, so that it must ask the slots; 0 in the
     papers."""
+
+    def __post_init__(self) -> None:
+        require_heads("size", self.size, self.num_heads)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torchslots.losses import sum_cross_entropy
 from torchslots.model import ObjectCentricModel
 from torchslots.nn.blocks import TORCH_NORM_EPS, PreNormBlock, layer_norm, mlp
 from torchslots.nn.position import PositionEmbedding, cell_grid
-from torchslots.recipes.slotdiffusion import data, evaluation
+from torchslots.recipes.slotdiffusion import data, evaluation, require_heads
 from torchslots.recipes.steve import WriterConfig, build_writer
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae
 from torchslots.slots.attention import SlotAttention, eps_on_weights
@@ -52,6 +52,9 @@ class SteveJointConfig(ModelConfig):
     predictor_mlp: int = 768
     recompute: bool = False
     """Recompute activations of the encoder in the backward pass: less memory, slower."""
+
+    def __post_init__(self) -> None:
+        require_heads("slot_size", self.slot_size, self.predictor_heads)
 
     @property
     def resolution(self) -> tuple[int, int]:
