@@ -113,8 +113,8 @@ def require_heads(name: str, size: int, num_heads: int) -> None:
     """Raises UserError where a width cannot be shared out among heads of attention."""
     if num_heads < 1 or size % num_heads:
         raise UserError(
-            f"{name} {size} cannot be shared out among {num_heads} heads of attention. Choose heads that divide it; for "
-            "a checkpoint give the original's numbers with --config."
+            f"{name} {size} cannot be shared out among {num_heads} heads of attention. Choose heads that divide it; "
+            "for a checkpoint give the original's numbers with --config."
         )
 
 
