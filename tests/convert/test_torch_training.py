@@ -2,12 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
 from hash_init import with_model
 
 from torchslots.convert import dvae_golden, savi_pytorch_golden
-from torchslots.convert.golden import read_case
+from torchslots.convert.golden import GRADIENT_TOLERANCE, read_case
 
 
 def failed(case):
@@ -44,13 +43,8 @@ def test_another_rate_is_judged(golden, tmp_path):
     assert {"train_lrs", "train_losses"} <= names and len(names) > 5
 
 
-def test_steps_that_magnify_rounding_are_allowed_as_much(golden, tmp_path):
-    """Beside float64 the norm of this case's fifth gradient is off by 1e-3 of all in two programs in float32."""
-    folder = with_model(golden / "savi_torch_mini", tmp_path)
-    case = read_case(folder)
-    norms = case.config["train"]["train_grad_norm"]
-    norms[4] *= 1.05
-    (found,) = [check for check in savi_pytorch_golden.checks(case) if check.name == "train_grad_norm"]
-    assert found.tolerance < 3e-3 and np.isfinite(found.relative)
-    norms[0] *= 1.05
-    assert "train_grad_norm" in failed(case)
+def test_what_float32_leaves_open_is_noted_and_changes_no_verdict(golden, tmp_path):
+    case = read_case(with_model(golden / "savi_torch_mini", tmp_path))
+    case.config["train"]["train_grad_norm"][4] *= 1.05
+    found = failed(case)["train_grad_norm"]
+    assert found.tolerance == GRADIENT_TOLERANCE and "float32 leaves" in found.note

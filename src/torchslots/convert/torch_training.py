@@ -37,8 +37,6 @@ _ROUNDING = 1e-6
 a norm, or of keys, which a softmax cancels."""
 
 _TRAINED = "param_norm_after_train/"
-_SPREAD = 4
-"""How many times further from float64 another float32 program may come than ours, over steps that magnify rounding."""
 _DOUBT = 4
 """Multiples of the rounding of a parameter's gradient under which the sign of an entry is not known."""
 
@@ -46,15 +44,16 @@ _DOUBT = 4
 def gradient_checks(case: Case, model: nn.Module, batch: Batch, to_theirs: ToTheirs) -> Iterator[Check]:
     """The norm of every recorded parameter's gradient of the summed losses.
 
-    Behind many norms float32 rounds them by more than is allowed. What disagrees is compared in float64 too, with the
-    same tolerance.
+    Behind many norms float32 rounds them by more than is allowed. What disagrees is compared in float64 too: that is
+    noted and changes no verdict.
     """
     found = list(_gradient_checks(case, _gradients(model, batch, to_theirs)))
     if not all(check.passed for check in found):
-        exact = _gradient_checks(
-            case, _gradients(copy.deepcopy(model).double(), _doubled(batch), to_theirs), "in float64"
-        )
-        found = [check if check.passed else precise for check, precise in zip(found, exact)]
+        exact = _gradient_checks(case, _gradients(copy.deepcopy(model).double(), _doubled(batch), to_theirs))
+        found = [
+            check if check.passed else replace(check, note=f"ours in float64 is {precise.relative:.1e} off")
+            for check, precise in zip(found, exact)
+        ]
     yield from found
 
 
@@ -66,7 +65,7 @@ def _gradients(model: nn.Module, batch: Batch, to_theirs: ToTheirs) -> Arrays:
     return found
 
 
-def _gradient_checks(case: Case, ours: Arrays, note: str = "") -> Iterator[Check]:
+def _gradient_checks(case: Case, ours: Arrays) -> Iterator[Check]:
     recorded = _recorded_norms(case)["grad_norm"]
     scale = float(np.linalg.norm(list(recorded.values())))
     for name, norm in recorded.items():
@@ -76,7 +75,7 @@ def _gradient_checks(case: Case, ours: Arrays, note: str = "") -> Iterator[Check
         elif norm < _ROUNDING * scale:
             yield compare_zero(f"grad_norm/{name}", mine, scale)
         else:
-            yield compare(f"grad_norm/{name}", np.array(mine), np.array(norm), GRADIENT_TOLERANCE, note)
+            yield compare(f"grad_norm/{name}", np.array(mine), np.array(norm), GRADIENT_TOLERANCE)
 
 
 def training_checks(
@@ -89,7 +88,7 @@ def training_checks(
     """The original trainer's steps from the case's weights: losses, rates, gradient norms, weights behind the last.
 
     Adam turns a gradient that is rounding into a whole step. Where something disagrees, our model makes the same steps
-    in float64 too, and what float32 leaves open is allowed; see `_allowed`.
+    in float64 too, and what float32 leaves open is noted; the verdict stays.
 
     Args:
         model: with the case's weights, in eval mode; it is trained on.
@@ -102,7 +101,7 @@ def training_checks(
     found = [*_step_checks(case, ours), *_final_checks(case, ours.weights, drifting)]
     if not all(check.passed for check in found):
         exact = _train(case, untrained.double(), lambda step: _doubled(batches(step)), to_theirs)
-        found = [check if check.passed else _allowed(case, check, ours, exact) for check in found]
+        found = [check if check.passed else _explained(case, check, ours, exact) for check in found]
     yield from found
 
 
@@ -151,22 +150,19 @@ def _doubled(batch: Batch) -> Batch:
     }
 
 
-def _allowed(case: Case, check: Check, ours: _Training, exact: _Training) -> Check:
+def _explained(case: Case, check: Check, ours: _Training, exact: _Training) -> Check:
     """A check that failed, with what float32 leaves open.
 
-    Figures of the steps may be four times as far off as ours in float32 is from ours in float64. A norm of trained
-    weights may be off by whole steps of those weights alone whose gradient float32 cannot tell from zero in a step.
+    Of the figures of the steps that is how far ours in float32 is from ours in float64; of a norm of trained weights,
+    whole steps of those weights alone whose gradient float32 cannot tell from zero in a step.
     """
     if check.name == "train_losses":
-        open_to = _SPREAD * compare("", ours.losses, exact.losses, 0.0).relative
+        open_to = compare("", ours.losses, exact.losses, 0.0).relative
     elif check.name == "train_grad_norm":
-        open_to = _SPREAD * compare("", ours.norms, exact.norms, 0.0).relative
+        open_to = compare("", ours.norms, exact.norms, 0.0).relative
     else:
         open_to = _left_open(check.name.removeprefix(_TRAINED), ours, exact, _whole_steps(case))
-    if open_to <= check.tolerance:
-        return check
-    note = f"float32 leaves {open_to:.1e} open, as float64 shows"
-    return replace(check, tolerance=open_to, passed=check.relative <= open_to, note=note)
+    return replace(check, note=f"float32 leaves {open_to:.1e} open, as float64 shows")
 
 
 def _left_open(name: str, ours: _Training, exact: _Training, steps: float) -> float:
