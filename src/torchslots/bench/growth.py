@@ -42,6 +42,12 @@ class Curve(NamedTuple):
     bytes: list[int]
     time_exponent: float
     memory_exponent: float
+    clock: str
+    """What time is judged by: `CPU second`, steadier on shared machines, or on a GPU `second`."""
+
+    def rates(self) -> list[float]:
+        """Steps in each of the clock's seconds."""
+        return [1 / s for s in (self.cpu_seconds if self.clock.startswith("CPU") else self.seconds)]
 
     def verdict(self) -> str:
         """Linear or better, in words."""
@@ -95,8 +101,9 @@ def _curve(axis: str, values: list[int], base: dict[str, int], point: Point) -> 
     seconds, cpu = ([r[key]["min"] for r in reports] for key in ("seconds_per_step", "cpu_seconds_per_step"))
     memory = [report["tensor_bytes"] for report in reports]
     sizes = [float(value**2 if axis == "resolution" else value) for value in values]
-    steady = seconds if reports[0]["machine"]["device"] != "cpu" else cpu
-    return Curve(axis, values, seconds, cpu, memory, exponent(sizes, steady), exponent(sizes, memory))
+    on_cpu = reports[0]["machine"]["device"] == "cpu"
+    powers = exponent(sizes, cpu if on_cpu else seconds), exponent(sizes, memory)
+    return Curve(axis, values, seconds, cpu, memory, *powers, "CPU second" if on_cpu else "second")
 
 
 def in_a_process(recipe: str, words: list[str]) -> Point:
@@ -139,14 +146,15 @@ def _plot(curves: list[Curve], recipe: str, file: Path) -> None:
     figure = Figure(figsize=(3.2 * len(curves), 5.2), layout="constrained")
     axes = figure.subplots(2, len(curves), squeeze=False)
     for column, curve in enumerate(curves):
-        rates, mebibytes = [1 / s for s in curve.seconds], [b / 2**20 for b in curve.bytes]
+        rates, mebibytes = curve.rates(), [b / 2**20 for b in curve.bytes]
         for row, (what, figures) in enumerate(
-            {"steps per second": rates, "tensors at the peak, MiB": mebibytes}.items()
+            {f"steps per {curve.clock}": rates, "tensors at the peak, MiB": mebibytes}.items()
         ):
             place = axes[row][column]
             place.loglog(curve.values, figures, "o-", base=2)
             place.set_xticks(curve.values, [str(value) for value in curve.values])
             place.set(xlabel=curve.axis, ylabel=what if column == 0 else "")
+            place.yaxis.set_major_formatter("{x:g}")
             place.grid(alpha=0.3)
     figure.suptitle(recipe)
     figure.savefig(file, dpi=120)
