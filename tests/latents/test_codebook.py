@@ -59,3 +59,8 @@ def test_gradients_pass_straight_through_and_draw_both_sides_together(codes):
 
 def test_fresh_codes_lie_close_around_zero():
     assert Codebook(100, 3).weight.abs().max() <= 0.01
+
+
+def test_fresh_codes_may_begin_farther_apart():
+    weight = Codebook(1000, 3, spread=0.5).weight
+    assert 0.45 < weight.abs().max() <= 0.5

@@ -1,14 +1,17 @@
 """The discrete VAE: temperature, soft choice, tokens and pictures."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from torchslots.latents.dvae import DVAE, cosine_temperature, gumbel_softmax, one_hot
-from torchslots.recipes.tokenizers import DvaeConfig, build_dvae
+from torchslots.losses import mean_colour_error
+from torchslots.recipes.tokenizers import DvaeConfig, VqvaeConfig, build_dvae, build_vqvae
 
 CONFIG = DvaeConfig(resolution=(8, 16), vocabulary=12, channels=8, temperature_steps=10)
+SMALL_VQVAE = VqvaeConfig((8, 8), channels=8, multipliers=(1,), num_groups=4, num_codes=8, perceptual=False)
 
 
 @pytest.fixture
@@ -77,3 +80,28 @@ def test_the_loss_follows_the_step(model):
     soft = gumbel_softmax(model.logits(batch["video"].flatten(0, 1) * 2 - 1), 1.0, batch["exponential"])
     drawn = model.decode(soft)
     torch.testing.assert_close(first, (drawn - (batch["video"].flatten(0, 1) * 2 - 1)).square().mean())
+
+
+def test_parted_scores_use_more_tokens_at_the_start():
+    """Centred and enlarged scores differ between places by more than the soft choice's noise; same seed, same draws."""
+    pictures = torch.rand(4, 3, 32, 32) * 2 - 1
+    spreads = []
+    for factor in (None, 30.0):
+        torch.manual_seed(0)
+        model = build_dvae(replace(CONFIG, resolution=(32, 32), vocabulary=64, score_factor=factor))
+        spreads.append(model.logits(pictures).flatten(2).std(2).mean().item())
+        weight = model.encoder[-1].weight
+    assert spreads[1] > 10 * spreads[0]
+    torch.testing.assert_close(weight.mean(1), torch.zeros_like(weight.mean(1)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("build, config", [(build_dvae, CONFIG), (build_vqvae, SMALL_VQVAE)])
+def test_colours_weigh_as_much_as_they_are_told_to(build, config):
+    """With weight 1 the error is the mean square; of pictures that differ in colour alone it grows with the weight."""
+    assert build(config).error is torch.nn.functional.mse_loss
+    error = build(replace(config, colour_weight=8.0)).error
+    true, other = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    grey, colour = other.mean(1, keepdim=True), torch.tensor([0.3, -0.1, -0.2])[:, None, None]
+    torch.testing.assert_close(mean_colour_error(other, true, 1.0), (other - true).square().mean())
+    torch.testing.assert_close(error(true + grey, true), grey.square().mean())
+    torch.testing.assert_close(error(true + colour, true), 8 * colour.square().mean())

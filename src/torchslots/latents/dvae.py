@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchslots.latents.tokenizer import Tokenizer
+from torchslots.latents.tokenizer import PictureError, Tokenizer
 from torchslots.nn.ranges import to_signed
 from torchslots.shapes import Batch
 
@@ -30,6 +30,7 @@ class DVAE(Tokenizer):
         vocabulary: V, how many tokens there are.
         temperature: of the soft choice, from the number of finished updates (None: training is over).
         hard: choose one token in training, too; gradients as if the choice were soft.
+        error: of painted pictures, given the true ones.
         config: the numbers it was built from, for saving.
     """
 
@@ -41,9 +42,11 @@ class DVAE(Tokenizer):
         vocabulary: int,
         temperature: Callable[[int | None], float],
         hard: bool = False,
+        error: PictureError = F.mse_loss,
         config: Any = None,
     ):
         super().__init__()
+        self.error = error
         self.encoder, self.decoder, self.vocabulary = encoder, decoder, vocabulary
         self.temperature, self.hard, self.config = temperature, hard, config
 
@@ -75,14 +78,14 @@ class DVAE(Tokenizer):
         return self.decode(one_hot(logits.argmax(1), self.vocabulary))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """`recon`: mean squared error behind a soft choice, in [-1, 1].
+        """`recon`: the error, by default the mean square, behind a soft choice, in [-1, 1].
 
         `batch["exponential"]`, E draws like the scores, replaces what is drawn from torch's generator.
         """
         pictures = to_signed(batch["video"].flatten(0, 1))
         tau = self.temperature(batch.get("step"))
         chosen = gumbel_softmax(self.logits(pictures), tau, batch.get("exponential"), self.hard)
-        return {"recon": F.mse_loss(self.decode(chosen), pictures)}
+        return {"recon": self.error(self.decode(chosen), pictures)}
 
 
 def cosine_temperature(step: int | None, *, start: float, end: float, num_steps: float) -> float:

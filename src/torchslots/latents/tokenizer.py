@@ -1,6 +1,7 @@
 """What every image code offers: a loss to train it by itself, and the way there and back."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchslots.shapes import Batch
+
+PictureError = Callable[[Tensor, Tensor], Tensor]
+"""Painted and true pictures [n, 3, H, W] to one number to be made small."""
 
 
 class Tokenizer(nn.Module, ABC):

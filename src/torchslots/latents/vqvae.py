@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchslots.latents.codebook import Codebook, Quantized
-from torchslots.latents.tokenizer import Tokenizer
+from torchslots.latents.tokenizer import PictureError, Tokenizer
 from torchslots.nn.ranges import to_signed
 from torchslots.shapes import Batch
 
@@ -28,6 +28,7 @@ class VQVAE(Tokenizer):
         codebook: what latents are snapped to.
         perceptual: a distance of pictures for training; None: squared error of pixels alone. Its weights are nobody's
             to train or to save, so it is no module here.
+        error: of drawn pictures, given the true ones, where there is no perceptual distance.
         config: the numbers it was built from, for saving.
     """
 
@@ -40,12 +41,13 @@ class VQVAE(Tokenizer):
         from_code: nn.Module,
         codebook: Codebook,
         perceptual: Perceptual | None = None,
+        error: PictureError = F.mse_loss,
         config: Any = None,
     ):
         super().__init__()
         self.encoder, self.to_code, self.codebook = encoder, to_code, codebook
         self.from_code, self.decoder = from_code, decoder
-        self.perceptual, self.config = perceptual, config
+        self.perceptual, self.error, self.config = perceptual, error, config
 
     def encode(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n C h w"]:
         """Latents before they are snapped: what diffusion starts from."""
@@ -64,11 +66,11 @@ class VQVAE(Tokenizer):
         return self.decode(self.encode(pictures))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """`recon`: mean absolute error beside a perceptual term, mean squared error without; `quant`; `percept`."""
+        """`recon`: mean absolute error beside a perceptual term, `error` without; `quant`; `percept`."""
         pictures = to_signed(batch["video"].flatten(0, 1))
         snapped = self.quantize(self.encode(pictures))
         drawn = self.decode(snapped.latent, quantize=False)
         if self.perceptual is None:
-            return {"recon": F.mse_loss(drawn, pictures), "quant": snapped.loss}
+            return {"recon": self.error(drawn, pictures), "quant": snapped.loss}
         percept = self.perceptual(pictures, drawn).mean()
         return {"recon": F.l1_loss(drawn, pictures), "quant": snapped.loss, "percept": percept}

@@ -243,7 +243,7 @@ def slotdiffusion_demo() -> Recipe:
     """SlotDiffusion cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, latents of
     16x16 that `vqvae_demo` learns, single frames before clips of three; all sizes are ours. The latent itself is
     predicted, not the noise: where noise is strong, and slots are all there is to go by, that is learned sooner."""
-    num_steps = 7000
+    num_steps = 5500
     model = SlotDiffusionConfig(
         demo_slots(),
         cast(VqvaeConfig, vqvae_demo().model),

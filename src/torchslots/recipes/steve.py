@@ -185,10 +185,10 @@ def steve_demo() -> Recipe:
     single frames before clips of three; all sizes are ours."""
     tokenizer = dvae_demo().model
     assert isinstance(tokenizer, DvaeConfig)
-    num_steps = 12_000
+    num_steps = 10_000
     return Recipe(
         "steve_demo",
-        SteveConfig(demo_slots(), tokenizer, WriterConfig(size=96, num_layers=3, mlp_size=384, dropout=0.0)),
+        SteveConfig(demo_slots(), tokenizer, WriterConfig(size=96, num_layers=3, mlp_size=384, dropout=0.1)),
         demo_data(),
         OptimConfig(
             learning_rate=3e-4,

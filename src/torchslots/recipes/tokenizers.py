@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from torchslots.data.config import DataConfig
 from torchslots.errors import UserError
 from torchslots.latents import pyramid
 from torchslots.latents.codebook import Codebook
 from torchslots.latents.dvae import DVAE, PATCH, cosine_temperature, part_scores, patch_decoder, patch_encoder
+from torchslots.latents.tokenizer import PictureError
 from torchslots.latents.vqvae import VQVAE
+from torchslots.losses import mean_colour_error
 from torchslots.recipes.slotdiffusion import data, evaluation, steps
 from torchslots.training.recipe import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
@@ -59,6 +62,9 @@ class VqvaeConfig(ModelConfig):
     perceptual_dropout: float = 0.0
     """Share of LPIPS's channels and places that are left out in training: 0.5 in the authors' program, by a slip (see
     docs/fidelity.md)."""
+    colour_weight: float = 1.0
+    """Weight of what is no grey in the squared error, without LPIPS; more than 1 for short trainings, which otherwise
+    learn brightness alone."""
 
     def __post_init__(self) -> None:
         factor = 2 ** (len(self.multipliers) - 1)
@@ -102,6 +108,9 @@ class DvaeConfig(ModelConfig):
     score_factor: float | None = None
     """How many times more the first scores of tokens differ from place to place (`latents.dvae.part_scores`), for short
     trainings; None: as the original's."""
+    colour_weight: float = 1.0
+    """Weight of what is no grey in the squared error; more than 1 for short trainings, which otherwise learn
+    brightness alone."""
 
     def __post_init__(self) -> None:
         if any(side % PATCH for side in self.resolution):
@@ -134,6 +143,7 @@ def build_vqvae(config: VqvaeConfig) -> VQVAE:
         from_code=nn.Conv2d(config.code_size, config.latent_channels, 1),
         codebook=Codebook(config.num_codes, config.code_size, config.codebook_weight, config.codebook_spread),
         perceptual=PerceptualDistance(config.perceptual_dropout) if config.perceptual else None,
+        error=_error(config.colour_weight),
         config=config,
     )
 
@@ -153,8 +163,13 @@ def build_dvae(config: DvaeConfig) -> DVAE:
         vocabulary=config.vocabulary,
         temperature=temperature,
         hard=config.hard,
+        error=_error(config.colour_weight),
         config=config,
     )
+
+
+def _error(colour_weight: float) -> PictureError:
+    return F.mse_loss if colour_weight == 1 else partial(mean_colour_error, weight=colour_weight)
 
 
 class PerceptualDistance:
@@ -193,9 +208,10 @@ def vqvae_demo() -> Recipe:
         num_groups=1,
         num_codes=512,
         codebook_spread=0.3,
+        colour_weight=8.0,
         perceptual=False,
     )
-    return _demo("vqvae_demo", model, 3000, 2e-3)
+    return _demo("vqvae_demo", model, 4000, 2e-3)
 
 
 def dvae_demo() -> Recipe:
@@ -210,6 +226,7 @@ def dvae_demo() -> Recipe:
         temperature_end=0.3,
         temperature_steps=0.6 * num_steps,
         score_factor=30.0,
+        colour_weight=3.0,
     )
     return _demo("dvae_demo", model, num_steps, 1e-3)
 
