@@ -248,7 +248,7 @@ def slotdiffusion_demo() -> Recipe:
         demo_slots(),
         cast(VqvaeConfig, vqvae_demo().model),
         UNetConfig((32, 64, 128), (False, True, True), blocks_per_level=1, dropout=0.0, norm_groups=8),
-        DiffusionConfig(prediction="latent", latent_scale=0.12),
+        DiffusionConfig(prediction="latent", latent_scale=0.18),
     )
     return Recipe(
         "slotdiffusion_demo",
