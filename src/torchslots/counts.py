@@ -61,12 +61,12 @@ def _drawn(initializer: nn.Module) -> Gaussian:
         return initializer
     if isinstance(initializer, FromBoxes | FromMasks):
         raise UserError(
-            "The hints of the first frame decide how many slots this model has, one for each object and one more: leave "
-            "num_slots out."
+            "The hints of the first frame decide how many slots this model has, one for each object and one more: "
+            "leave num_slots out."
         )
     raise UserError(
-        "This model has learned a vector for each of its slots, so its weights fix their number: leave num_slots out. It "
-        "can change where slots are drawn (slot_attention_*, and SAVi trained with `gaussian` or `learned_gaussian`)."
+        "This model has learned a vector for each of its slots, so its weights fix their number: leave num_slots out. "
+        "It can change where slots are drawn (slot_attention_*, and SAVi trained with `gaussian` or `learned_gaussian`)."
     )
 
 

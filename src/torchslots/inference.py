@@ -129,8 +129,8 @@ def predict_frames(
         frames: uint8 RGB [T, H, W, 3] of any size.
         boxes: of the first frame, rows of (ymin, xmin, ymax, xmax) in [0, 1] of the whole frame.
         masks: integer ids of the first frame [H, W], 0 for background.
-        options: `resolution`, `num_slots`, `num_iterations`, `slice_size`, `seed`, `observe`, `rollout` and `max_frames`
-            matter here.
+        options: `resolution`, `num_slots`, `num_iterations`, `slice_size`, `seed`, `observe`, `rollout` and
+            `max_frames` matter here.
 
     Returns:
         All frames; with `observe` and `rollout` the observed ones, then the predicted ones.
