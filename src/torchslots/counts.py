@@ -66,7 +66,7 @@ def _drawn(initializer: nn.Module) -> Gaussian:
         )
     raise UserError(
         "This model has learned a vector for each of its slots, so its weights fix their number: leave num_slots out. "
-        "It can change where slots are drawn (slot_attention_*, and SAVi trained with `gaussian` or `learned_gaussian`)."
+        "It can change where slots are drawn: slot_attention_*, and SAVi trained with `gaussian` or `learned_gaussian`."
     )
 
 
