@@ -14,8 +14,7 @@ from torchslots.decoders.broadcast import Broadcast
 from torchslots.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, batches_of, percent
 
 if TYPE_CHECKING:
-    from torchslots.training.drawn import DrawnVideo
-    from torchslots.training.evaluate import EvalReport
+    from torchslots.training.evaluate import Drawn, EvalReport
     from torchslots.training.horizon import HorizonReport
     from torchslots.training.page import Section
 
@@ -105,7 +104,7 @@ def show(result: Result) -> Shown:
     return Shown(sections, {})
 
 
-def write_film(drawn: "DrawnVideo", path: Path) -> Path:
+def write_film(drawn: "Drawn", path: Path) -> Path:
     """A panel as mp4, and beside it as GIF."""
     panel = drawn.panel(128)
     video.write_video(path, panel, _FPS)
