@@ -9,7 +9,7 @@ from typing import Literal
 
 from torchslots.demo import generative, images, properties, videos
 from torchslots.demo.outcome import print_figures, write_metrics, write_result
-from torchslots.demo.plan import Plan, Stopwatch, System, judge, train_model, train_slots, train_tokenizer
+from torchslots.demo.plan import Plan, Stopwatch, System, judge, train_model, train_tokenizer
 from torchslots.errors import UserError, nearest
 from torchslots.recipes import catalog
 from torchslots.training.recipe import Recipe
@@ -65,8 +65,7 @@ def demo(
         held_out=held_out or kind.held_out,
         seed=seed,
         device=device,
-        tokenizer=_before(kind, kind.tokenizer, steps, seed),
-        teacher=_before(kind, kind.teacher, steps, seed),
+        tokenizer=_tokenizer(kind, steps, seed),
     )
     return _carry_out(plan, kind)
 
@@ -78,9 +77,6 @@ def _carry_out(plan: Plan, kind: System) -> Path:
     if plan.tokenizer is not None:
         with clock.part("Training the image code"):
             train_tokenizer(plan, plan.tokenizer, sets)
-    if plan.teacher is not None:
-        with clock.part("Training slots"):
-            train_slots(plan, plan.teacher, sets)
     with clock.part("Training"):
         train_model(plan, sets, kind.monitor)
     with clock.part("Evaluating"):
@@ -101,11 +97,11 @@ def _recipe(kind: System, steps: int | None, held_out: int, seed: int) -> Recipe
     return replace(recipe, optim=optim, train=replace(recipe.train, seed=seed), evaluation=evaluation)
 
 
-def _before(kind: System, name: str | None, steps: int | None, seed: int) -> Recipe | None:
-    """The recipe of what is trained before, as much longer or shorter as the model's training is."""
-    if name is None:
+def _tokenizer(kind: System, steps: int | None, seed: int) -> Recipe | None:
+    """The recipe of what is trained first, as much longer or shorter as the model's training is."""
+    if kind.tokenizer is None:
         return None
-    recipe, usual = catalog.recipe(name), catalog.recipe(kind.recipe).optim.num_steps
+    recipe, usual = catalog.recipe(kind.tokenizer), catalog.recipe(kind.recipe).optim.num_steps
     num_steps = max(1, round(recipe.optim.num_steps * (steps or usual) / usual))
     optim = replace(recipe.optim, num_steps=num_steps)
     return replace(recipe, optim=optim, train=replace(recipe.train, seed=seed))

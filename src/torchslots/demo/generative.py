@@ -277,7 +277,6 @@ STEVE = System(
     name="STEVE",
     recipe="steve_demo",
     tokenizer="dvae_demo",
-    teacher="savi_pytorch_demo",
     title="torchslots demo: slots that write pictures",
     unit="videos",
     count=800,

@@ -52,8 +52,6 @@ class Plan:
     device: str
     tokenizer: Recipe | None = None
     """Of the image code that is trained first; None: the model needs none."""
-    teacher: Recipe | None = None
-    """Of a model whose slots are trained before and taken over; None: the model's own learn from nothing."""
 
     @property
     def run(self) -> Path:
@@ -64,11 +62,6 @@ class Plan:
     def tokenizer_run(self) -> Path:
         """Of the image code's training."""
         return self.out / "tokenizer"
-
-    @property
-    def teacher_run(self) -> Path:
-        """Of the training of slots that are taken over."""
-        return self.out / "slots"
 
     @property
     def data(self) -> Path:
@@ -139,8 +132,6 @@ class System:
     show: Callable[[Result], Shown]
     tokenizer: str | None = None
     """Recipe of the image code that is trained first; None: the model needs none."""
-    teacher: str | None = None
-    """Recipe of a model whose slots are trained before and taken over; None: the model's own learn from nothing."""
     onlookers: "Callable[[ObjectCentricModel, str], Sequence[Onlooker]]" = nobody
     """Who judges what the trained model paints, besides its masks; the second argument is the device."""
 
@@ -167,22 +158,13 @@ def train_tokenizer(plan: Plan, recipe: Recipe, sets: Sets) -> None:
     train(recipe, model, sets.frames, sets.held_out, plan.tokenizer_run, device=plan.device)
 
 
-def train_slots(plan: Plan, recipe: Recipe, sets: Sets) -> None:
-    """Train the model whose slots are taken over, from the newest checkpoint where there is one."""
-    from torchslots.training.loop import train
-
-    model = catalog.build_seeded(recipe.model, recipe.train.seed)
-    train(recipe, model, sets.train, sets.held_out, plan.teacher_run, device=plan.device)
-
-
 def train_model(plan: Plan, sets: Sets, monitor: str) -> None:
-    """Train, from the newest checkpoint where there is one, with the parts that were trained before."""
+    """Train, from the newest checkpoint where there is one, with the image code that was trained before."""
     from torchslots.parts import assemble
     from torchslots.training.loop import train
 
     code = None if plan.tokenizer is None else plan.tokenizer_run
-    slots = None if plan.teacher is None else plan.teacher_run
-    recipe, model = assemble(plan.recipe, plan.run, code, slots)
+    recipe, model = assemble(plan.recipe, plan.run, code)
     train(recipe, model, sets.train, sets.held_out, plan.run, device=plan.device, monitor=monitor)
 
 

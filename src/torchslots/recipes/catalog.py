@@ -74,7 +74,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         savi_pytorch.savi_pytorch_movi_solid,
         savi_pytorch.savi_pytorch_movi_tex,
         savi_pytorch.savi_pytorch_clevrtex,
-        savi_pytorch.savi_pytorch_demo,
         tokenizers.vqvae_demo,
         tokenizers.dvae_demo,
         steve.steve_movi_d,

@@ -20,14 +20,11 @@ from torchslots.recipes.slotdiffusion import (
     SlotsConfig,
     build_slot_encoder,
     data,
-    demo_data,
-    demo_slots,
-    demo_training,
     evaluation,
     steps,
     torch_cnn,
 )
-from torchslots.training.recipe import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.training.recipe import ModelConfig, OptimConfig, Recipe, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -167,19 +164,4 @@ def savi_pytorch_clevrtex() -> Recipe:
         _optim(4e-4, num_steps, max_grad_norm=None),
         _train(64, 5 * num_steps // 200),
         evaluation("clevrtex", batch_size=64),
-    )
-
-
-def savi_pytorch_demo() -> Recipe:
-    """SlotDiffusion's SAVi cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32; sizes
-    are ours. Its slots are taken over by `steve_demo` and `slotdiffusion_demo`: painted pictures teach slots to find
-    objects much sooner than generated ones."""
-    num_steps = 2500
-    return Recipe(
-        "savi_pytorch_demo",
-        SaviPytorchConfig(demo_slots(), PaintConfig(channels=(48, 32, 32))),
-        demo_data(),
-        OptimConfig(learning_rate=5e-4, warmup_steps=250, num_steps=num_steps, max_grad_norm=1.0),
-        demo_training(num_steps, batch_size=5),
-        EvalConfig(slice_size=24, batch_size=8),
     )
