@@ -188,7 +188,11 @@ def steve_demo() -> Recipe:
     num_steps = 10_000
     return Recipe(
         "steve_demo",
-        SteveConfig(demo_slots(), tokenizer, WriterConfig(size=96, num_layers=3, mlp_size=384, dropout=0.1)),
+        SteveConfig(
+            demo_slots(),
+            tokenizer,
+            WriterConfig(size=96, num_layers=3, mlp_size=384, dropout=0.1, forget=0.7),
+        ),
         demo_data(),
         OptimConfig(
             learning_rate=3e-4,
