@@ -60,4 +60,5 @@ def _system(values: dict[str, Any]) -> str | None:
         return None
     if str(model["module"]).startswith("invariant_slot_attention."):
         return "Invariant Slot Attention"
-    return "STATM" if "TimeSpaceTransformerBlock" in json.dumps(model.get("predictor")) else "SAVi"
+    predictor = json.dumps(model.get("predictor"))
+    return "STATM" if "TimeSpaceTransformerBlock" in predictor or "statm." in predictor else "SAVi"
