@@ -171,6 +171,7 @@ def test_generated_from_nothing_to_a_page(system: SystemName, tmp_path: Path) ->
     assert written == [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("tokenizer", "run")]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_short")
 def test_both_trainings_go_on_where_they_were_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,7 @@ def test_another_rate_is_judged(golden, tmp_path):
     assert {"train_lrs", "train_losses"} <= names and len(names) > 5
 
 
+@pytest.mark.slow
 def test_what_float32_leaves_open_is_noted_and_changes_no_verdict(golden, tmp_path):
     case = read_case(with_model(golden / "savi_torch_mini", tmp_path))
     case.config["train"]["train_grad_norm"][4] *= 1.05
