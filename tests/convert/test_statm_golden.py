@@ -244,7 +244,7 @@ def test_a_foreign_configuration_is_refused(golden: Path, tmp_path: Path) -> Non
     case = golden / "statm_savi_small_mini"
     with pytest.raises(UserError, match="Identity"):
         convert(case, out=tmp_path / "o", config=tmp_path / "config.json")
-    with pytest.raises(UserError, match="checkpoint of SAVi that the configuration given does not fit: .encoder. is missing"):
+    with pytest.raises(UserError, match="checkpoint of SAVi that the configuration given does not fit"):
         (tmp_path / "isa.json").write_text(json.dumps({"config": {"model": {}}, "model": "isa"}))
         convert(golden / "savi_small_mini", out=tmp_path / "o", config=tmp_path / "isa.json")
 
