@@ -32,6 +32,7 @@ from torchslots.hints import Hint
 from torchslots.hub import load_model
 from torchslots.inputs import hint_of, result_folders, slot_order, sources, start_batch
 from torchslots.model import ObjectCentricModel
+from torchslots.nn.ranges import to_bytes
 from torchslots.progress import progress
 from torchslots.shapes import Clip, Decoded, State
 from torchslots.tracks import film_writer, make_folder, still_writer
@@ -327,5 +328,4 @@ def _painted(*pictures: Float[Tensor, "T C h w"]) -> list[UInt8[ndarray, "T h w 
 
 
 def _bytes(pictures: Float[Tensor, "T 3 h w"]) -> UInt8[ndarray, "T h w 3"]:
-    colour = pictures.float().clamp(0, 1).mul(255).round().byte().movedim(1, -1)
-    return np.ascontiguousarray(colour.cpu().numpy())
+    return np.ascontiguousarray(to_bytes(pictures).movedim(1, -1).cpu().numpy())

@@ -16,7 +16,7 @@ from torchslots.errors import UserError
 from torchslots.generation.compose import Composed, ComposeOptions, compose_videos, save
 from torchslots.generation.painting import paint
 from torchslots.metrics.sets import SetDistances
-from torchslots.metrics.video import to_bytes
+from torchslots.nn.ranges import to_bytes
 from torchslots.recipes import savi
 from torchslots.shapes import Batch
 from torchslots.training.recipe import EvalConfig

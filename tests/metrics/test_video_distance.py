@@ -13,8 +13,8 @@ from torchslots.metrics.video import (
     clip_features,
     clip_start,
     frame_order,
-    to_bytes,
 )
+from torchslots.nn.ranges import to_bytes
 
 
 class _FirstPixels(nn.Module):

@@ -15,7 +15,7 @@ from torchslots.data.loader import eval_batches
 from torchslots.errors import UserError
 from torchslots.metrics.image import psnr, squared_error, ssim
 from torchslots.metrics.pictures import PictureScores
-from torchslots.metrics.video import to_bytes
+from torchslots.nn.ranges import to_bytes
 from torchslots.parts import frozen_tokenizer
 from torchslots.training import reconstruction
 from torchslots.training.evaluate import LABELS, compare, evaluate, format_figure

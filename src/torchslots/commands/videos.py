@@ -98,9 +98,10 @@ def shown_batches(
 ) -> Iterator[Batch]:
     """Batches with a progress bar around them."""
     from torchslots.data.loader import eval_batches
+    from torchslots.generation.encoded import number_of_videos
     from torchslots.progress import progress
 
-    total = len(dataset) if settings.num_videos is None else min(settings.num_videos, len(dataset))
+    total = number_of_videos(dataset, settings)
     batches = eval_batches(
         dataset,
         batch_size=settings.batch_size,

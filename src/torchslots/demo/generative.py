@@ -15,6 +15,7 @@ from torchslots import draw, editing, video
 from torchslots.demo import videos
 from torchslots.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, percent
 from torchslots.model import ObjectCentricModel
+from torchslots.nn.ranges import to_bytes
 from torchslots.shapes import Clip, Decoded
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def _painted(decoded: Decoded) -> NDArray[np.uint8]:
 
 def _bytes(frames: Tensor) -> NDArray[np.uint8]:
     """[T, 3, H, W] in [0, 1] to [T, H, W, 3]."""
-    return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return to_bytes(frames).permute(0, 2, 3, 1).cpu().numpy()
 
 
 STEVE = System(

@@ -1,5 +1,6 @@
 """Slot Attention and Invariant Slot Attention on generated Tetrominoes."""
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,7 @@ from torchslots import editing, video
 from torchslots.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, percent
 from torchslots.draw import contact_sheet, scale_up
 from torchslots.draw_poses import draw_poses
+from torchslots.nn.ranges import to_bytes
 from torchslots.shapes import Clip, Decoded, Pose
 
 if TYPE_CHECKING:
@@ -168,7 +170,7 @@ def _towards_middle(position: torch.Tensor) -> tuple[float, float]:
 
 def _bytes(picture: torch.Tensor) -> NDArray[np.uint8]:
     """[3, H, W] in [0, 1] to [H, W, 3]."""
-    return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return to_bytes(picture).permute(1, 2, 0).cpu().numpy()
 
 
 SLOT_ATTENTION = System(
@@ -184,16 +186,11 @@ SLOT_ATTENTION = System(
     introduce=partial(introduce, "Slot Attention model"),
     show=show,
 )
-ISA = System(
+ISA = replace(
+    SLOT_ATTENTION,
     name="Invariant Slot Attention",
     recipe="isa_demo",
     title="torchslots demo: objects and their positions found in pictures",
-    unit="pictures",
-    count=8000,
-    held_out=320,
-    monitor="fg_ari",
-    make_sets=make_sets,
-    baselines=no_baselines,
     introduce=partial(introduce, "Invariant Slot Attention model, whose slots have positions,"),
     show=show_frames,
 )

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchslots.composition import frames_of, joined, moved_to, plain_clip
 from torchslots.data.loader import ClipDataset, eval_batches
 from torchslots.errors import UserError
-from torchslots.metrics.video import to_bytes
 from torchslots.model import ObjectCentricModel
+from torchslots.nn.ranges import to_bytes
 from torchslots.progress import progress
 from torchslots.shapes import Batch, Clip
 from torchslots.slots.chance import seeded

@@ -14,8 +14,8 @@ from torchslots.decoders.denoise import Denoise
 from torchslots.decoders.tokens import Tokens
 from torchslots.decoders.writer import drawn
 from torchslots.errors import UserError
-from torchslots.metrics.video import to_bytes
 from torchslots.model import ObjectCentricModel
+from torchslots.nn.ranges import to_bytes
 from torchslots.recipes.slotdiffusion_ldm import SamplingConfig, SlotDiffusionConfig
 from torchslots.shapes import Clip
 
@@ -140,4 +140,4 @@ def paint(model: ObjectCentricModel, clip: Clip, chunk: int = 24) -> UInt8[Tenso
         model.decoder.decode(moved_to(frames_of(clip, slice(start, start + step)), place)).recon["video"]
         for start in range(0, length, step)
     ]
-    return to_bytes(torch.cat(parts, 1).float()).cpu()
+    return to_bytes(torch.cat(parts, 1)).cpu()

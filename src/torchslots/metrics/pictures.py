@@ -16,8 +16,8 @@ from torchslots.metrics.lpips import load_lpips
 from torchslots.metrics.networks.i3d import load_i3d
 from torchslots.metrics.networks.inception import load_inception
 from torchslots.metrics.networks.weights import MissingWeights
-from torchslots.metrics.video import CLIP_FRAMES, FrameDistance, VideoDistance, to_bytes
-from torchslots.nn.ranges import to_signed
+from torchslots.metrics.video import CLIP_FRAMES, FrameDistance, VideoDistance
+from torchslots.nn.ranges import to_bytes, to_signed
 
 DEFINITIONS: dict[str, str] = {
     "mse": "Squared error of a frame in [0, 1], summed over channels and pixels; mean over all frames.",

@@ -37,11 +37,6 @@ class Features(Protocol):
         ...
 
 
-def to_bytes(pictures: Float[Tensor, "*batch 3 H W"]) -> UInt8[Tensor, "*batch 3 H W"]:
-    """Pictures in [0, 1] as image files hold them."""
-    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
 def frame_order(num_frames: int, as_published: bool = False) -> list[int]:
     """The order in which the frames of a video are read.
 

@@ -23,7 +23,7 @@ from torchslots.slots.attention import SlotAttention, eps_on_weights
 from torchslots.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.slots.initializers import Learned
 from torchslots.slots.predictors import Apply, Recur, Stay
-from torchslots.training.recipe import DataConfig, EvalConfig, TrainConfig
+from torchslots.training.recipe import DataConfig, EvalConfig, OptimConfig, TrainConfig
 
 NormName = Literal["none", "batch", "instance", "group"]
 """What follows each convolution; batch and instance norm take the place of its bias, group norm has 16 groups."""
@@ -295,6 +295,17 @@ def demo_slots() -> SlotsConfig:
 def demo_data() -> DataConfig:
     """Generated videos of textured objects."""
     return DataConfig(dataset="sim_c", keys=("video", "segmentations"), resolution=32, num_frames=3)
+
+
+def demo_optim(num_steps: int) -> OptimConfig:
+    """Slots learn more slowly than what is to be told by them."""
+    return OptimConfig(
+        learning_rate=3e-4,
+        decoder_learning_rate=1e-3,
+        warmup_steps=0.05 * num_steps,
+        num_steps=num_steps,
+        max_grad_norm=1.0,
+    )
 
 
 def demo_training(num_steps: int, batch_size: int) -> TrainConfig:

@@ -28,6 +28,7 @@ from torchslots.recipes.slotdiffusion import (
     build_slot_encoder,
     data,
     demo_data,
+    demo_optim,
     demo_slots,
     demo_training,
     evaluation,
@@ -254,13 +255,7 @@ def slotdiffusion_demo() -> Recipe:
         "slotdiffusion_demo",
         model,
         demo_data(),
-        OptimConfig(
-            learning_rate=3e-4,
-            decoder_learning_rate=1e-3,
-            warmup_steps=0.05 * num_steps,
-            num_steps=num_steps,
-            max_grad_norm=1.0,
-        ),
+        demo_optim(num_steps),
         demo_training(num_steps, batch_size=4),
         EvalConfig(slice_size=24, batch_size=8),
     )

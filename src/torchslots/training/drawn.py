@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchslots.draw import clip_panel
 from torchslots.draw_properties import draw_properties, properties_markdown
+from torchslots.nn.ranges import to_bytes
 from torchslots.shapes import Batch, Prediction
 
 DRAWN_FRAMES = 48
@@ -100,4 +101,4 @@ def _pixels(pictures: Float[Tensor, "*batch C H W"]) -> NDArray[np.uint8]:
 
 
 def _bytes(values: Tensor) -> NDArray[np.uint8]:
-    return (values.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    return to_bytes(values).cpu().numpy()

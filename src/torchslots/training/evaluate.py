@@ -31,7 +31,7 @@ from torchslots.training.gathering import gather, is_first_process
 from torchslots.training.painted import CEILING_LABELS, Onlooker, merged
 from torchslots.training.recipe import EvalConfig
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Of the matrix products in each precision but fp32."""
 DEFINITIONS = scores.DEFINITIONS | properties.DEFINITIONS
 LABELS = scores.LABELS | properties.LABELS | painted.LABELS | CEILING_LABELS
@@ -204,6 +204,23 @@ def evaluate(
         UserError: no videos; onlookers of a model that paints no frames.
     """
     run = _Evaluation(model, config, torch.device(device), precision, draw, with_loss, onlookers)
+    return judged(run, model, batches)
+
+
+class Judging(Protocol):
+    """An evaluation in progress."""
+
+    def judge(self, batch: Batch) -> None:
+        """Take one batch of whole videos."""
+        ...
+
+    def report(self) -> EvalReport:
+        """All that was found."""
+        ...
+
+
+def judged(run: Judging, model: nn.Module, batches: Iterable[Batch]) -> EvalReport:
+    """Every batch through a model that is in eval mode meanwhile."""
     was_training = model.training
     model.eval()
     try:
@@ -212,6 +229,18 @@ def evaluate(
     finally:
         model.train(was_training)
     return run.report()
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """`fp32`, `bf16` or `fp16` for the matrix products below."""
+    dtype = _DTYPES.get(precision)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def require_videos(number: int) -> None:
+    """Raises UserError where nothing was judged."""
+    if not number:
+        raise UserError("There is no video to evaluate. Check the data folder, the split and `num_videos`.")
 
 
 def box_copy_baseline(
@@ -279,8 +308,7 @@ class _Evaluation:
             self._add_losses(batch)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = DTYPES.get(self._precision)
-        return nullcontext() if dtype is None else torch.autocast(self._device.type, dtype)
+        return autocast(self._device, self._precision)
 
     def _add_losses(self, batch: Batch) -> None:
         moved = {key: _to(value, self._device) for key, value in batch.items() if key != "name"}
@@ -295,10 +323,7 @@ class _Evaluation:
         figures |= self._average_precision()
         parts = gather((self._videos, self._num_slots, self._losses))
         videos, num_slots = sum(part[0] for part in parts), max(part[1] for part in parts)
-        if not videos:
-            raise UserError(
-                "There is no video to evaluate. Check the data folder, the split and `num_videos`."
-            )
+        require_videos(videos)
         names = dict.fromkeys(name for part in parts for name in part[2])
         losses = {f"loss_{name}": sum(part[2].get(name, 0.0) for part in parts) / videos for name in names}
         looked = merged(self._onlookers)

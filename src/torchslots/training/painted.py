@@ -11,8 +11,7 @@ from torchslots.decoders.decoder import Decoder
 from torchslots.decoders.denoise import Denoise
 from torchslots.decoders.tokens import Tokens
 from torchslots.metrics.pictures import DEFINITIONS, LABELS, PictureScores
-from torchslots.metrics.video import to_bytes
-from torchslots.nn.ranges import from_signed, to_signed
+from torchslots.nn.ranges import from_signed, to_bytes, to_signed
 from torchslots.shapes import Batch
 from torchslots.video import write_png
 
@@ -137,7 +136,7 @@ class FrameFolders:
         """See `Onlooker`."""
         shown = real_frames(part)
         for name, pictures in (("recon_vids", made), ("gt_vids", part["video"])):
-            for row, frames in enumerate(to_bytes(pictures.float()).cpu()):
+            for row, frames in enumerate(to_bytes(pictures).cpu()):
                 index = self._rank + (self._videos + row) * self._world_size
                 place = self._folder / name / str(index)
                 write_frames(place, frames[shown[row]], self._frames, self._published)

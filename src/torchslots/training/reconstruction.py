@@ -1,7 +1,6 @@
 """Judging an image code on whole videos: how near what it gives back is to what went in."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchslots.draw import contact_sheet
-from torchslots.errors import UserError
 from torchslots.latents.tokenizer import Tokenizer
 from torchslots.metrics.pictures import DEFINITIONS, PictureScores, load_networks
-from torchslots.nn.ranges import from_signed, to_signed
+from torchslots.nn.ranges import from_signed, to_bytes, to_signed
 from torchslots.shapes import Batch
 from torchslots.training.drawn import DRAWN_FRAMES
-from torchslots.training.evaluate import DTYPES, EvalReport
+from torchslots.training.evaluate import EvalReport, autocast, judged, require_videos
 from torchslots.training.gathering import gather, is_first_process
 from torchslots.training.painted import Onlooker, merged
 from torchslots.training.recipe import EvalConfig
@@ -59,14 +57,7 @@ def evaluate_tokenizer(
         UserError: no videos.
     """
     run = _Reconstruction(cast(Tokenizer, model), config, torch.device(device), precision, draw, onlookers)
-    was_training = model.training
-    model.eval()
-    try:
-        for batch in batches:
-            run.judge(batch)
-    finally:
-        model.train(was_training)
-    return run.report()
+    return judged(run, model, batches)
 
 
 class _Reconstruction:
@@ -116,18 +107,14 @@ class _Reconstruction:
 
     def _back(self, video: Float[Tensor, "B t 3 H W"]) -> Float[Tensor, "B t 3 H W"]:
         frames = to_signed(video.flatten(0, 1).to(self._device, non_blocking=True))
-        dtype = DTYPES.get(self._precision)
-        with nullcontext() if dtype is None else torch.autocast(self._device.type, dtype):
+        with autocast(self._device, self._precision):
             found = self._model.reconstruct(frames)
         return from_signed(found.float()).unflatten(0, video.shape[:2])
 
     def report(self) -> EvalReport:
         """All that was found, by all processes."""
         videos = sum(gather(self._videos))
-        if not videos:
-            raise UserError(
-                "There is no video to evaluate. Check the data folder, the split and `num_videos`."
-            )
+        require_videos(videos)
         figures, notes = self._scores.compute()
         looked = merged(self._onlookers)
         definitions = {name: DEFINITIONS[name] for name in figures} | looked.definitions
@@ -146,5 +133,4 @@ def perceptual_network() -> tuple[dict[str, Any], list[str]]:
 
 def _bytes(video: Float[Tensor, "T 3 H W"]) -> NDArray[np.uint8]:
     """[T, H, W, 3], the first frames."""
-    pictures = (video[:DRAWN_FRAMES].clamp(0, 1) * 255).round().to(torch.uint8)
-    return pictures.permute(0, 2, 3, 1).numpy()
+    return to_bytes(video[:DRAWN_FRAMES]).permute(0, 2, 3, 1).numpy()
