@@ -39,6 +39,7 @@ VARIANTS = {
     "still": replace(SLOTS_TINY, predictor=None),
     "residual": replace(SLOTS_TINY, encoder=ResNetEncoder((1, 1, 1), 32)),
     "batch norm": replace(SLOTS_TINY, encoder=CnnEncoder((6, 8), 3, "batch")),
+    "coarse": replace(SLOTS_TINY, encoder=CnnEncoder((6, 8), 3, stride=2)),
 }
 NAMES = [name for name in catalog.RECIPES if name.startswith("savi_pytorch_")]
 
@@ -146,3 +147,22 @@ def test_all_layers_of_a_fresh_transformer_are_alike():
     encoder = build_slot_encoder(SLOTS_TINY)
     weights = dict(encoder.predictor.named_parameters())
     assert torch.equal(weights["block.layers.0.linear1.weight"], weights["block.layers.1.linear1.weight"])
+
+
+@torch.no_grad()
+def test_a_spread_start_lets_content_weigh_as_much_as_position():
+    video = torch.rand(1, 4, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    shares = {}
+    for spread in (False, True):
+        numbers = replace(SLOTS_TINY, encoder=CnnEncoder((32, 32, 32), spread_start=spread))
+        torch.manual_seed(0)
+        frames = build_slot_encoder(numbers).encoder
+        content = frames.backbone(video.flatten(0, 1))
+        content = (content - content.mean((0, 2, 3), keepdim=True)).std()
+        shares[spread] = float(content / frames.position.project(frames.position.grid).std())
+    assert shares[True] > 0.5 and shares[True] > 5 * shares[False]
+
+
+def test_a_stride_of_nothing_is_refused():
+    with pytest.raises(UserError, match="stride"):
+        CnnEncoder(stride=0)

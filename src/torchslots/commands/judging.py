@@ -15,7 +15,6 @@ from torchslots.commands.videos import (
     numbers_of,
     out_folder,
     processes,
-    shown_batches,
     whole_videos,
 )
 from torchslots.errors import UserError
@@ -123,8 +122,10 @@ def _numbers(line: EvaluateLine, model: Any) -> tuple[DataConfig, EvalConfig]:
 def _stream(
     dataset: Any, settings: EvalConfig, line: EvaluateLine, rank: int, world_size: int, what: str
 ) -> Any:
-    workers = {"num_workers": line.num_workers, "skip_corrupt": line.skip_corrupt}
-    return shown_batches(dataset, settings, what, rank, world_size, **workers)
+    from torchslots.training.reading import shown_batches
+
+    ours: dict[str, Any] = {"rank": rank, "world_size": world_size, "num_workers": line.num_workers}
+    return shown_batches(dataset, settings, what, skip_corrupt=line.skip_corrupt, **ours)
 
 
 def _as_told(model: Any, line: EvaluateLine) -> Any:

@@ -1,7 +1,6 @@
 """A trained model and the whole videos of a data set: what the commands have in common that go through one."""
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from torchslots.errors import UserError
-from torchslots.shapes import Batch
 from torchslots.training.recipe import DataConfig, EvalConfig
 
 if TYPE_CHECKING:
@@ -84,37 +82,6 @@ def numbers_of(line: VideosLine, model: Any, wanted: tuple[str, ...]) -> tuple[D
     return data, dataclasses.replace(
         settings, **{name: value for name, value in given.items() if value is not None}
     )
-
-
-def shown_batches(
-    dataset: "ClipDataset",
-    settings: EvalConfig,
-    what: str,
-    rank: int,
-    world_size: int,
-    *,
-    num_workers: int,
-    skip_corrupt: bool,
-) -> Iterator[Batch]:
-    """Batches with a progress bar around them."""
-    from torchslots.data.loader import eval_batches
-    from torchslots.generation.encoded import number_of_videos
-    from torchslots.progress import progress
-
-    total = number_of_videos(dataset, settings)
-    batches = eval_batches(
-        dataset,
-        batch_size=settings.batch_size,
-        rank=rank,
-        world_size=world_size,
-        num_workers=num_workers,
-        limit=settings.num_videos,
-        skip_corrupt=skip_corrupt,
-    )
-    with progress(what, total, "videos") as advance:
-        for batch in batches:
-            yield batch
-            advance(len(batch["video"]) * world_size)
 
 
 class processes:

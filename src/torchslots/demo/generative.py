@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from torchslots.training.painted import Onlooker
 
 MEAN = "mean picture"
-_OBJECTS = (2, 5)
+_OBJECTS = (2, 3)
 """Fewest and most objects of a video."""
+_RENDERED = 64
+"""Height and width of the videos that are generated; the recipes take their middle."""
 _FILMS, _ROWS = 3, 6
 """Held-out videos that are shown as films, and as stills."""
 _TILE = 128
@@ -39,10 +41,7 @@ def make_sets(plan: Plan) -> Sets:
     from torchslots.data.catalog import open_dataset
 
     fewest, most = _OBJECTS
-    data = plan.recipe.data
-    sets = videos.make_sets(
-        plan, variant="c", resolution=data.resolution, min_objects=fewest, max_objects=most
-    )
+    sets = videos.make_sets(plan, variant="c", resolution=_RENDERED, min_objects=fewest, max_objects=most)
     assert plan.tokenizer is not None
     wanted = plan.tokenizer.data
     frames = open_dataset("prepared", plan.data / "prepared", wanted.train_split, wanted, True)

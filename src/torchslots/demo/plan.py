@@ -138,15 +138,9 @@ class System:
 
 def batches_of(plan: Plan, dataset: "ClipDataset", what: str) -> Iterator[Any]:
     """Batches of held-out examples, each example once, with a progress bar."""
-    from torchslots.data.loader import eval_batches
-    from torchslots.progress import progress
+    from torchslots.training.reading import shown_batches
 
-    limit = plan.recipe.evaluation.num_videos
-    total = len(dataset) if limit is None else min(limit, len(dataset))
-    with progress(what, total, "examples") as advance:
-        for batch in eval_batches(dataset, batch_size=plan.recipe.evaluation.batch_size, limit=limit):
-            yield batch
-            advance(len(batch["video"]))
+    return shown_batches(dataset, plan.recipe.evaluation, what, unit="examples")
 
 
 def train_tokenizer(plan: Plan, recipe: Recipe, sets: Sets) -> None:

@@ -19,7 +19,7 @@ from torchslots.composition import compose, frames_of, joined, random_plan, shif
 from torchslots.data.loader import ClipDataset
 from torchslots.draw import contact_sheet, slot_views
 from torchslots.errors import UserError
-from torchslots.generation.encoded import EncodedVideo, encoded_videos, number_of_slots, number_of_videos
+from torchslots.generation.encoded import EncodedVideo, encoded_videos, number_of_slots
 from torchslots.generation.painting import paint, require_frames
 from torchslots.metrics.sets import SetDistances
 from torchslots.model import ObjectCentricModel
@@ -29,6 +29,7 @@ from torchslots.training.drawn import DRAWN_FRAMES
 from torchslots.training.evaluate import EvalReport, write_panel
 from torchslots.training.gathering import gather
 from torchslots.training.painted import write_frames
+from torchslots.training.reading import number_of_examples
 from torchslots.training.recipe import EvalConfig
 
 _FADED = 0.2
@@ -152,7 +153,7 @@ def compose_videos(
     """
     require_frames(model)
     distances = SetDistances(networks or {}, options.published_order, device)
-    total = number_of_videos(dataset, settings)
+    total = number_of_examples(dataset, settings)
     num_slots = number_of_slots(model, dataset, settings, device)
     plan = _plan(options, total, num_slots, settings.batch_size)
     sources = _Sources(plan, options.draw)

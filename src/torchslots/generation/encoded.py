@@ -13,11 +13,11 @@ from torchslots.data.loader import ClipDataset, eval_batches
 from torchslots.errors import UserError
 from torchslots.model import ObjectCentricModel
 from torchslots.nn.ranges import to_bytes
-from torchslots.progress import progress
 from torchslots.shapes import Batch, Clip
 from torchslots.slots.chance import seeded
 from torchslots.training.evaluate import frame_slices
 from torchslots.training.painted import real_frames
+from torchslots.training.reading import shown_batches
 from torchslots.training.recipe import EvalConfig
 
 
@@ -53,26 +53,14 @@ def encoded_videos(
     Raises:
         UserError: no videos, or damaged data.
     """
-    batches = eval_batches(
-        dataset,
-        batch_size=settings.batch_size,
-        rank=rank,
-        world_size=world_size,
-        num_workers=num_workers,
-        limit=settings.num_videos,
+    batches = shown_batches(
+        dataset, settings, "Reading slots", rank=rank, world_size=world_size, num_workers=num_workers
     )
     seen = 0
-    with progress("Reading slots", number_of_videos(dataset, settings), "videos") as advance:
-        for batch in batches:
-            numbers = [rank + (seen + row) * world_size for row in range(len(batch["video"]))]
-            yield from _encoded(model, batch, numbers, settings, with_masks, torch.device(device))
-            seen += len(numbers)
-            advance(len(numbers) * world_size)
-
-
-def number_of_videos(dataset: ClipDataset, settings: EvalConfig) -> int:
-    """How many videos of the data set are read."""
-    return len(dataset) if settings.num_videos is None else min(len(dataset), settings.num_videos)
+    for batch in batches:
+        numbers = [rank + (seen + row) * world_size for row in range(len(batch["video"]))]
+        yield from _encoded(model, batch, numbers, settings, with_masks, torch.device(device))
+        seen += len(numbers)
 
 
 @torch.no_grad()

@@ -32,6 +32,16 @@ def _within(fan_in: int, *tensors: Tensor | None) -> None:
             tensor.uniform_(-bound, bound)
 
 
+def start_spread(network: nn.Module) -> None:
+    """Normal kernels with variance 2 / fan_in and biases of zero: convolutions with ReLU between them pass on the
+    variance of what they see (He et al. 2015, section 2.2), of which torch's own start leaves a sixth in each."""
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
 def start_residual(network: nn.Module) -> None:
     """Normal kernels with variance 2 / fan_out, and norms that change nothing, the last of a block's included: how
     torch's vision models start a ResNet (He et al. 2015)."""

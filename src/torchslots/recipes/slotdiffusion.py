@@ -18,7 +18,7 @@ from torchslots.nn.cnn import cnn
 from torchslots.nn.position import PositionEmbedding, soft_grid
 from torchslots.nn.ranges import Signed
 from torchslots.nn.resnet import ResNet
-from torchslots.nn.torch_start import start_as_torch, start_residual
+from torchslots.nn.torch_start import start_as_torch, start_residual, start_spread
 from torchslots.slots.attention import SlotAttention, eps_on_weights
 from torchslots.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.slots.initializers import Learned
@@ -41,12 +41,27 @@ class ResNetEncoder:
 
 @dataclass(frozen=True)
 class CnnEncoder:
-    """Plain convolutions with ReLU between them; the first has stride 2 for frames of more than 64 rows."""
+    """Plain convolutions with ReLU between them."""
 
     channels: tuple[int, ...] = (64, 64, 64, 64)
     kernel: int = 5
     """Odd."""
     norm: NormName = "none"
+    stride: int | None = None
+    """Of the first convolution; None: 2 for frames of more than 64 rows, else 1."""
+    spread_start: bool = False
+    """Start with kernels that pass on the spread of what they see, for short trainings: as torch starts them, what a
+    place looks like is next to nothing beside where it is, and slots first learn to share out places, not objects."""
+
+    def __post_init__(self) -> None:
+        if self.stride is not None and self.stride < 1:
+            raise UserError(
+                f"stride should be at least 1, got {self.stride}. Leave it out for the frames' own."
+            )
+
+    def first_stride(self, resolution: tuple[int, int]) -> int:
+        """Pixels of a token's side, for frames of this height and width."""
+        return 1 + (resolution[0] > 64) if self.stride is None else self.stride
 
 
 @dataclass(frozen=True)
@@ -100,12 +115,11 @@ class SlotsConfig:
 
     def token_grid(self) -> tuple[int, int]:
         """Height and width of the encoder's token map, and so of `Clip.attn`."""
-        halvings = (
-            len(self.encoder.stage_sizes) - 1
-            if isinstance(self.encoder, ResNetEncoder)
-            else int(self.resolution[0] > 64)
-        )
-        reduction = 2**halvings
+        encoder = self.encoder
+        if isinstance(encoder, ResNetEncoder):
+            reduction = 2 ** (len(encoder.stage_sizes) - 1)
+        else:
+            reduction = encoder.first_stride(self.resolution)
         return -(-self.resolution[0] // reduction), -(-self.resolution[1] // reduction)
 
 
@@ -152,6 +166,8 @@ def _frame_encoder(config: SlotsConfig) -> FrameEncoder:
     start_as_torch(encoder)
     if isinstance(backbone, ResNet):
         start_residual(backbone)
+    elif isinstance(config.encoder, CnnEncoder) and config.encoder.spread_start:
+        start_spread(backbone)
     return encoder
 
 
@@ -163,7 +179,7 @@ def _resnet(config: ResNetEncoder) -> tuple[nn.Module, int]:
 
 
 def _convolutions(config: CnnEncoder, resolution: tuple[int, int]) -> nn.Module:
-    strides = [1 + (i == 0 and resolution[0] > 64) for i in range(len(config.channels))]
+    strides = [config.first_stride(resolution), *(1 for _ in config.channels[1:])]
     layers = partial(torch_cnn, kernel=config.kernel, norm=config.norm, activate_last=False)
     return layers(3, config.channels, strides)
 
@@ -283,18 +299,18 @@ def demo_slots() -> SlotsConfig:
     """
     return SlotsConfig(
         resolution=(32, 32),
-        encoder=CnnEncoder(channels=(32, 32, 32)),
+        encoder=CnnEncoder(channels=(32, 32, 32), stride=2, spread_start=True),
         token_size=64,
-        num_slots=6,
+        num_slots=5,
         slot_size=64,
         mlp_size=128,
         predictor=TransformerPredictor(num_layers=1, mlp_size=128, dropout=0.0),
     )
 
 
-def demo_data() -> DataConfig:
-    """Generated videos of textured objects."""
-    return DataConfig(dataset="sim_c", keys=("video", "segmentations"), resolution=32, num_frames=3)
+def demo_data(num_frames: int = 3, keys: tuple[str, ...] = ("video", "segmentations")) -> DataConfig:
+    """The middle of generated videos of 64x64: textured objects, a third larger than in the whole."""
+    return DataConfig(dataset="sim_c", keys=keys, resolution=32, crop=(8, 8, 48, 48), num_frames=num_frames)
 
 
 def demo_optim(num_steps: int) -> OptimConfig:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchslots.data.config import DataConfig
 from torchslots.errors import UserError
 from torchslots.latents import pyramid
 from torchslots.latents.codebook import Codebook
@@ -23,7 +22,7 @@ from torchslots.latents.dvae import DVAE, PATCH, cosine_temperature, part_scores
 from torchslots.latents.tokenizer import PictureError
 from torchslots.latents.vqvae import VQVAE
 from torchslots.losses import mean_colour_error
-from torchslots.recipes.slotdiffusion import data, evaluation, steps
+from torchslots.recipes.slotdiffusion import data, demo_data, evaluation, steps
 from torchslots.training.recipe import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
 BATCH_SIZE = 64
@@ -57,6 +56,9 @@ class VqvaeConfig(ModelConfig):
     """Weight of the loss that moves codes towards latents; latents move towards codes with weight 1."""
     codebook_spread: float | None = None
     """Farthest that codes start from 0 on each axis; None: 1 / num_codes, as the original's."""
+    patch_channels: int | None = None
+    """Width of networks that see patches of 4x4 pixels alone, the discrete VAE's without norms, for short trainings, in
+    place of the pyramid that the numbers from `channels` to `dropout` are of; None: the pyramid."""
     perceptual: bool = True
     """Train with LPIPS and the absolute error of pixels; else with their squared error alone."""
     perceptual_dropout: float = 0.0
@@ -67,7 +69,10 @@ class VqvaeConfig(ModelConfig):
     learn brightness alone."""
 
     def __post_init__(self) -> None:
-        factor = 2 ** (len(self.multipliers) - 1)
+        factor = self.factor
+        if self.patch_channels is not None:
+            _require_patches(self.resolution)
+            return
         if any(side % factor for side in self.resolution):
             raise UserError(
                 f"{len(self.multipliers)} levels halve a picture {len(self.multipliers) - 1} times: both sides should "
@@ -80,9 +85,13 @@ class VqvaeConfig(ModelConfig):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latent."""
-        factor = 2 ** (len(self.multipliers) - 1)
         height, width = self.resolution
-        return self.code_size, height // factor, width // factor
+        return self.code_size, height // self.factor, width // self.factor
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a code's side."""
+        return PATCH if self.patch_channels is not None else 2 ** (len(self.multipliers) - 1)
 
 
 @dataclass(frozen=True)
@@ -113,11 +122,7 @@ class DvaeConfig(ModelConfig):
     brightness alone."""
 
     def __post_init__(self) -> None:
-        if any(side % PATCH for side in self.resolution):
-            raise UserError(
-                f"A token stands for {PATCH}x{PATCH} pixels: both sides should be multiples of {PATCH}, got "
-                f"{list(self.resolution)}."
-            )
+        _require_patches(self.resolution)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -125,8 +130,34 @@ class DvaeConfig(ModelConfig):
         return self.resolution[0] // PATCH, self.resolution[1] // PATCH
 
 
+def _require_patches(resolution: tuple[int, int]) -> None:
+    if any(side % PATCH for side in resolution):
+        raise UserError(
+            f"A token stands for {PATCH}x{PATCH} pixels: both sides should be multiples of {PATCH}, got "
+            f"{list(resolution)}."
+        )
+
+
 def build_vqvae(config: VqvaeConfig) -> VQVAE:
     """A VQ-VAE with fresh weights."""
+    encoder, decoder = _networks(config)
+    return VQVAE(
+        encoder,
+        decoder,
+        to_code=nn.Conv2d(config.latent_channels, config.code_size, 1),
+        from_code=nn.Conv2d(config.code_size, config.latent_channels, 1),
+        codebook=Codebook(config.num_codes, config.code_size, config.codebook_weight, config.codebook_spread),
+        perceptual=PerceptualDistance(config.perceptual_dropout) if config.perceptual else None,
+        error=_error(config.colour_weight),
+        config=config,
+    )
+
+
+def _networks(config: VqvaeConfig) -> tuple[nn.Module, nn.Module]:
+    """Pictures to what is coded, and back."""
+    if config.patch_channels is not None:
+        patches = config.latent_channels, config.patch_channels
+        return patch_encoder(*patches, norm=False), patch_decoder(*patches, norm=False)
     numbers: dict[str, Any] = {
         "latent_channels": config.latent_channels,
         "channels": config.channels,
@@ -136,16 +167,7 @@ def build_vqvae(config: VqvaeConfig) -> VQVAE:
         "num_groups": config.num_groups,
         "dropout": config.dropout,
     }
-    return VQVAE(
-        pyramid.encoder(**numbers),
-        pyramid.decoder(**numbers),
-        to_code=nn.Conv2d(config.latent_channels, config.code_size, 1),
-        from_code=nn.Conv2d(config.code_size, config.latent_channels, 1),
-        codebook=Codebook(config.num_codes, config.code_size, config.codebook_weight, config.codebook_spread),
-        perceptual=PerceptualDistance(config.perceptual_dropout) if config.perceptual else None,
-        error=_error(config.colour_weight),
-        config=config,
-    )
+    return pyramid.encoder(**numbers), pyramid.decoder(**numbers)
 
 
 def build_dvae(config: DvaeConfig) -> DVAE:
@@ -195,40 +217,38 @@ class PerceptualDistance:
 
 
 def vqvae_demo() -> Recipe:
-    """VQ-VAE cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, latents of 16x16,
-    squared error alone; all sizes are ours.
-
-    Norms are over all channels at once: what narrow groups take away is the colour of a picture as a whole.
-    """
+    """VQ-VAE cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, latents of 8x8 with
+    four channels, squared error alone, and networks without norms, which take away the colour of a picture as a whole;
+    all sizes are ours."""
     model = VqvaeConfig(
         resolution=(32, 32),
-        channels=16,
-        multipliers=(1, 2),
-        num_blocks=1,
-        num_groups=1,
-        num_codes=512,
+        patch_channels=64,
+        latent_channels=4,
+        code_size=4,
+        num_codes=1024,
         codebook_spread=0.3,
-        colour_weight=8.0,
+        colour_weight=10.0,
         perceptual=False,
     )
-    return _demo("vqvae_demo", model, 4000, 2e-3)
+    return _demo("vqvae_demo", model, 3000, 2e-3)
 
 
 def dvae_demo() -> Recipe:
     """Discrete VAE cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, 8x8 tokens of
-    256; all sizes are ours. Scores start far apart and the temperature falls from 5, since with the published start
-    only a handful of tokens are in use after so few steps."""
-    num_steps = 4000
+    512; all sizes are ours. Scores start far apart and the temperature falls from 2, since with the published start
+    only a handful of tokens are in use after so few steps; there are no norms, which take away the colour of a picture
+    as a whole."""
+    num_steps = 3000
     model = DvaeConfig(
         resolution=(32, 32),
-        vocabulary=256,
-        temperature_start=5.0,
-        temperature_end=0.3,
+        vocabulary=512,
+        temperature_start=2.0,
         temperature_steps=0.6 * num_steps,
+        norm=False,
         score_factor=30.0,
-        colour_weight=3.0,
+        colour_weight=4.0,
     )
-    return _demo("dvae_demo", model, num_steps, 1e-3)
+    return _demo("dvae_demo", model, num_steps, 2e-3)
 
 
 def _demo(name: str, model: ModelConfig, num_steps: int, learning_rate: float) -> Recipe:
@@ -236,7 +256,7 @@ def _demo(name: str, model: ModelConfig, num_steps: int, learning_rate: float) -
     return Recipe(
         name,
         model,
-        DataConfig(dataset="sim_c", keys=("video",), resolution=32, num_frames=1),
+        demo_data(num_frames=1, keys=("video",)),
         OptimConfig(
             learning_rate=learning_rate,
             min_learning_rate=1e-5,

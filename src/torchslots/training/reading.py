@@ -1,0 +1,48 @@
+"""The examples of an evaluation, read batch by batch behind a progress bar."""
+
+from collections.abc import Iterator
+
+from torchslots.data.loader import ClipDataset, eval_batches
+from torchslots.progress import progress
+from torchslots.shapes import Batch
+from torchslots.training.recipe import EvalConfig
+
+
+def number_of_examples(dataset: ClipDataset, settings: EvalConfig) -> int:
+    """How many examples of the data set are read."""
+    return len(dataset) if settings.num_videos is None else min(len(dataset), settings.num_videos)
+
+
+def shown_batches(
+    dataset: ClipDataset,
+    settings: EvalConfig,
+    what: str,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    skip_corrupt: bool = False,
+    unit: str = "videos",
+) -> Iterator[Batch]:
+    """Each example once over all processes, in order.
+
+    Args:
+        what: is done, in front of the bar.
+        unit: what the bar counts.
+
+    Raises:
+        UserError: the data set is empty, or data are wrong.
+    """
+    batches = eval_batches(
+        dataset,
+        batch_size=settings.batch_size,
+        rank=rank,
+        world_size=world_size,
+        num_workers=num_workers,
+        limit=settings.num_videos,
+        skip_corrupt=skip_corrupt,
+    )
+    with progress(what, number_of_examples(dataset, settings), unit) as advance:
+        for batch in batches:
+            yield batch
+            advance(len(batch["video"]) * world_size)
