@@ -316,9 +316,9 @@ def demo_data(num_frames: int = 3, keys: tuple[str, ...] = ("video", "segmentati
 def demo_optim(num_steps: int) -> OptimConfig:
     """Slots learn more slowly than what is to be told by them."""
     return OptimConfig(
-        learning_rate=3e-4,
+        learning_rate=5e-4,
         decoder_learning_rate=1e-3,
-        warmup_steps=0.05 * num_steps,
+        warmup_steps=0.02 * num_steps,
         num_steps=num_steps,
         max_grad_norm=1.0,
     )
