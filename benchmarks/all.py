@@ -156,7 +156,7 @@ def growth(threads: list[str]) -> dict[str, Any]:
     """`torchslots bench --plot` of SAVi-S."""
     words = ["bench", "savi_small", "--plot", "--steps", "2"]
     with tempfile.TemporaryDirectory() as folder:
-        line = [sys.executable, "-m", "torchslots.cli", *words, "--out", folder, *threads]
+        line = [sys.executable, "-m", "torchslots", *words, "--out", folder, *threads]
         subprocess.run(line, check=True, capture_output=True, text=True)
         found = json.loads((Path(folder) / "growth.json").read_text())
     return {"command": " ".join(["torchslots", *words]), **found}

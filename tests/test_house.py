@@ -1,6 +1,7 @@
 """The house rules that a machine can hold: who may import whom, how fast the door opens, what names are not used."""
 
 import ast
+import os
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ ORDER = [
     {"hub", "parts", "convert", "sim"},
     {"bench", "inputs", "inference", "edit", "generation", "demo"},
     {"commands"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 """A part may import parts of its own row and of the rows above."""
 
@@ -93,6 +94,20 @@ def test_the_overview_answers_at_once_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert time.perf_counter() - start < 5  # 0.5 s on a quiet machine: benchmarks/start.py measures
     assert done.stderr.strip() == "False" and "torchslots demo" in done.stdout
+
+
+def test_a_reader_that_goes_early_gets_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "torchslots", "--help"],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_importing_the_package_imports_no_torch() -> None:

@@ -32,24 +32,11 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0: done, 1: a check failed, 2: something is wrong outside the program."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
-        return 0
-    if words[0] in ("-V", "--version"):
-        print(f"torchslots {__version__}")
-        return 0
-    return _guarded(words[0], words[1:])
-
-
-def _guarded(name: str, words: list[str]) -> int:
+    words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        if name not in COMMANDS:
-            raise UserError(f"there is no such command. {nearest(name, COMMANDS)} See `torchslots --help`.")
-        keep_freed_memory()
-        return getattr(import_module("torchslots.commands"), name)(words)
+        return _answer(words[0], words[1:])
     except UserError as error:
-        print(f"torchslots {name}: {error}", file=sys.stderr)
+        print(f"torchslots {words[0]}: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -57,6 +44,19 @@ def _guarded(name: str, words: list[str]) -> int:
     except BrokenPipeError:  # whoever reads our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _answer(name: str, words: list[str]) -> int:
+    if name in ("-h", "--help", "help"):
+        print(_overview(), flush=True)
+        return 0
+    if name in ("-V", "--version"):
+        print(f"torchslots {__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"there is no such command. {nearest(name, COMMANDS)} See `torchslots --help`.")
+    keep_freed_memory()
+    return getattr(import_module("torchslots.commands"), name)(words)
 
 
 def _overview() -> str:
@@ -69,7 +69,3 @@ def _overview() -> str:
         "",
     ]
     return "\n".join([*head, *lines, "", "Start with: torchslots demo"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

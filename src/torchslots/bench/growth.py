@@ -114,7 +114,7 @@ def in_a_process(recipe: str, words: list[str]) -> Point:
         line = [
             sys.executable,
             "-m",
-            "torchslots.cli",
+            "torchslots",
             "bench",
             recipe,
             "--json",
