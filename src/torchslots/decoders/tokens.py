@@ -69,6 +69,7 @@ class Tokens(Decoder):
         frozen: the tokenizer is not trained and stays as in evaluation.
         error: of the scores of all codes, given the true ones.
         image_temperature: also ask for the picture behind a soft draw of this temperature; None: codes alone.
+        image_weight: of that picture's error beside the codes'.
         to_native, from_native: from [0, 1] to the tokenizer's range of pictures, and back.
         chunk: pictures written at once; fewer need less memory.
         choose: which of a place's codes is written: `writer.most_likely`, or `writer.drawn(...)` for other pictures
@@ -90,6 +91,7 @@ class Tokens(Decoder):
         frozen: bool = True,
         error: Callable[[Tensor, Tensor], Tensor] = mean_cross_entropy,
         image_temperature: float | None = None,
+        image_weight: float = 1.0,
         to_native: Callable[[Tensor], Tensor] = to_signed,
         from_native: Callable[[Tensor], Tensor] = from_signed,
         chunk: int = 24,
@@ -100,7 +102,8 @@ class Tokens(Decoder):
         self.tokenizer, self.writer = tokenizer.requires_grad_(not frozen), writer
         self.code_grid, self.grid, self.resolution = code_grid, grid, resolution
         self.targets, self.frozen, self.error = targets, frozen, error
-        self.image_temperature, self.chunk, self.choose = image_temperature, chunk, choose
+        self.image_temperature, self.image_weight = image_temperature, image_weight
+        self.chunk, self.choose = chunk, choose
         self.to_native, self.from_native = to_native, from_native
         self.train(self.training)
 
@@ -131,7 +134,7 @@ class Tokens(Decoder):
         painted = self.tokenizer.decode(
             gumbel_softmax(maps, self.image_temperature, batch.get("exponential"))
         )
-        return {"image": mean_squared_error(painted, pictures)}
+        return {"image": self.image_weight * mean_squared_error(painted, pictures)}
 
     @torch.no_grad()
     def write(self, slots: Float[Tensor, "n K D"], choose: Choose | None = None) -> Int[Tensor, "n l"]:

@@ -63,8 +63,9 @@ class CodeWriter(nn.Module):
         length: codes of a picture.
         dropout: of what enters the decoder, in training.
         slot_bias: bias of the projection of slots to the decoder's width.
-        forget: share of the codes before that the decoder is not told in training, so that it must ask the slots
-            (Bowman et al. 2016, section 3.1, word dropout); 0 in the papers.
+        forget: share of the codes before that the decoder is not told, so that it must ask the slots (Bowman et al.
+            2016, section 3.1, word dropout): in training drawn for each code, in writing the same places of every
+            picture; 0 in the papers.
     """
 
     def __init__(
@@ -104,6 +105,11 @@ class CodeWriter(nn.Module):
         forgotten = torch.rand(codes.shape, device=codes.device) < self.forget
         return codes.masked_fill(forgotten, self.num_codes)
 
+    def _forgotten_places(self) -> list[bool]:
+        """For each place, whether the code before it is not told in writing; chosen once and for all, so that the same
+        slots write the same codes."""
+        return (torch.rand(self.length, generator=torch.Generator().manual_seed(0)) < self.forget).tolist()
+
     def _start(self, number: int, device: torch.device) -> Int[Tensor, "n 1"]:
         return torch.full((number, 1), self.num_codes, device=device)
 
@@ -122,9 +128,9 @@ class CodeWriter(nn.Module):
         self, slots: Float[Tensor, "n K D"], choose: Choose, advance: Advance
     ) -> Iterator[Int[Tensor, "n 1"]]:
         past = self.decoder.start(self.project(slots), self.length)
-        code = self._start(len(slots), slots.device)
-        for place in range(self.length):
-            entering = self.embedding(code) + self.position[place]
+        start = code = self._start(len(slots), slots.device)
+        for place, forgotten in enumerate(self._forgotten_places()):
+            entering = self.embedding(start if forgotten else code) + self.position[place]
             scores = self.head(self.decoder.step(entering, past, place))
             code = choose(scores[:, 0])[:, None]
             yield code

@@ -59,6 +59,9 @@ class SteveConfig(ModelConfig):
     image_temperature: float | None = None
     """Also compare the picture behind a soft draw of the codes at this temperature (the authors' is 0.1); None: codes
     alone."""
+    image_weight: float = 1.0
+    """Weight of that comparison beside the codes'; more for short trainings, in which codes alone, of which many look
+    alike, teach slots little of colours."""
 
     def __post_init__(self) -> None:
         require_same_size(self.slots.resolution, self.tokenizer.resolution)
@@ -88,6 +91,7 @@ def build(config: SteveConfig) -> ObjectCentricModel:
         grid=config.slots.token_grid(),
         resolution=config.resolution,
         image_temperature=config.image_temperature,
+        image_weight=config.image_weight,
         chunk=config.writer.chunk,
     )
     return ObjectCentricModel(build_slot_encoder(config.slots), decoder, config)
@@ -192,10 +196,12 @@ def steve_demo() -> Recipe:
         SteveConfig(
             demo_slots(),
             tokenizer,
-            WriterConfig(size=96, num_layers=3, mlp_size=384, dropout=0.1, forget=0.7),
+            WriterConfig(size=96, num_layers=3, mlp_size=384, dropout=0.0, forget=0.8),
+            image_temperature=1.0,
+            image_weight=50.0,
         ),
         demo_data(),
         demo_optim(num_steps),
-        demo_training(num_steps, batch_size=6),
+        demo_training(num_steps, batch_size=16),
         EvalConfig(slice_size=24, batch_size=8),
     )
