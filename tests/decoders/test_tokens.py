@@ -14,10 +14,13 @@ from torchslots.shapes import Clip, State
 CODES, LENGTH = 11, 24
 
 
-def writer(length: int = LENGTH, dropout: float = 0.0, num_codes: int = CODES) -> CodeWriter:
+def writer(
+    length: int = LENGTH, dropout: float = 0.0, num_codes: int = CODES, forget: float = 0.0
+) -> CodeWriter:
     torch.manual_seed(0)
     decoder = CausalDecoder(16, num_layers=3, num_heads=4, mlp_size=24, dropout=dropout)
-    return CodeWriter(decoder, slot_size=8, size=16, num_codes=num_codes, length=length, dropout=dropout)
+    sizes = {"slot_size": 8, "size": 16, "num_codes": num_codes, "length": length}
+    return CodeWriter(decoder, **sizes, dropout=dropout, forget=forget)
 
 
 def tokenizer() -> DVAE:
@@ -83,8 +86,9 @@ def plainly(model: CodeWriter, given: torch.Tensor) -> tuple[torch.Tensor, torch
     return written, torch.stack(scores, 1)
 
 
-def test_remembering_what_was_written_changes_nothing():
-    model, scores = writer().eval(), []
+@pytest.mark.parametrize("forget", [0.0, 0.6])
+def test_remembering_what_was_written_changes_nothing(forget):
+    model, scores = writer(forget=forget).eval(), []
 
     def choose(logits):
         scores.append(logits)
@@ -221,6 +225,9 @@ def test_pictures_behind_a_soft_draw():
     error = (model.tokenizer.decode(soft) - (2 * batch()["video"].flatten(0, 1) - 1)).square().mean()
     torch.testing.assert_close(losses["image"], error)
     assert set(losses) == {"tokens", "image"}
+    heavy = tokens(image_temperature=0.1, image_weight=7.0)
+    weighed = heavy.loss(clip(), {**batch(), "exponential": drawn_noise})["image"]
+    torch.testing.assert_close(weighed, 7 * losses["image"])
 
 
 def joint() -> Tokens:
@@ -314,17 +321,16 @@ def test_another_number_of_codes_is_refused():
 
 
 def test_forgotten_codes_are_asked_of_the_slots():
-    writer = CodeWriter(
-        CausalDecoder(16, num_layers=1, num_heads=2, mlp_size=16, dropout=0.0),
-        slot_size=8,
-        size=16,
-        num_codes=5,
-        length=6,
-        forget=1.0,
-    )
-    slots, codes = torch.randn(2, 3, 8), torch.randint(0, 5, (2, 6))
-    other = (codes + 1) % 5
-    assert torch.equal(writer(codes, slots), writer(other, slots))
-    assert not torch.equal(writer(codes, slots), writer(codes, slots + 1))
-    writer.eval()
-    assert not torch.equal(writer(codes, slots), writer(other, slots))
+    model, other = writer(forget=1.0), (codes() + 1) % CODES
+    for mode in (True, False):
+        model.train(mode)
+        assert torch.equal(model(codes(), slots()), model(other, slots()))
+        assert not torch.equal(model(codes(), slots()), model(codes(), slots() + 1))
+
+
+def test_outside_training_the_same_codes_are_forgotten_each_time():
+    model = writer(forget=0.5).eval()
+    first, other = model(codes(), slots()), model((codes() + 1) % CODES, slots())
+    assert torch.equal(first, model(codes(), slots())) and not torch.equal(first, other)
+    everything = writer().eval()(codes(), slots())
+    assert not torch.equal(first, everything)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from torchslots.nn.causal import CausalDecoder
@@ -64,8 +64,8 @@ class CodeWriter(nn.Module):
         dropout: of what enters the decoder, in training.
         slot_bias: bias of the projection of slots to the decoder's width.
         forget: share of the codes before that the decoder is not told, so that it must ask the slots (Bowman et al.
-            2016, section 3.1, word dropout): in training drawn for each code, in writing the same places of every
-            picture; 0 in the papers.
+            2016, section 3.1, word dropout): in training drawn for each code, else at the same places of every picture;
+            0 in the papers.
     """
 
     def __init__(
@@ -99,16 +99,19 @@ class CodeWriter(nn.Module):
         return self.head(self.decoder(entering, self.project(slots)))
 
     def _remembered(self, codes: Int[Tensor, "n l"]) -> Int[Tensor, "n l"]:
-        """In training, some codes replaced by what stands before the first."""
-        if not (self.training and self.forget):
+        """Some codes replaced by what stands before the first."""
+        if not self.forget:
             return codes
-        forgotten = torch.rand(codes.shape, device=codes.device) < self.forget
+        if self.training:
+            forgotten = torch.rand(codes.shape, device=codes.device) < self.forget
+        else:
+            forgotten = self._forgotten_places()[: codes.shape[1]].to(codes.device)
         return codes.masked_fill(forgotten, self.num_codes)
 
-    def _forgotten_places(self) -> list[bool]:
-        """For each place, whether the code before it is not told in writing; chosen once and for all, so that the same
-        slots write the same codes."""
-        return (torch.rand(self.length, generator=torch.Generator().manual_seed(0)) < self.forget).tolist()
+    def _forgotten_places(self) -> Bool[Tensor, "l"]:
+        """For each place, whether the code before it is not told outside training; chosen once and for all, so that the
+        same slots write the same codes."""
+        return torch.rand(self.length, generator=torch.Generator().manual_seed(0)) < self.forget
 
     def _start(self, number: int, device: torch.device) -> Int[Tensor, "n 1"]:
         return torch.full((number, 1), self.num_codes, device=device)
@@ -129,7 +132,7 @@ class CodeWriter(nn.Module):
     ) -> Iterator[Int[Tensor, "n 1"]]:
         past = self.decoder.start(self.project(slots), self.length)
         start = code = self._start(len(slots), slots.device)
-        for place, forgotten in enumerate(self._forgotten_places()):
+        for place, forgotten in enumerate(self._forgotten_places().tolist()):
             entering = self.embedding(start if forgotten else code) + self.position[place]
             scores = self.head(self.decoder.step(entering, past, place))
             code = choose(scores[:, 0])[:, None]
