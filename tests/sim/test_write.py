@@ -194,7 +194,7 @@ def test_full_disk(tmp_path, monkeypatch):
 
 def test_a_dying_worker_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "video_record", _die)
-    with pytest.raises(UserError, match="worker process was killed"):
+    with pytest.raises(UserError, match="worker process died"):
         generate(tmp_path, workers=2, **TINY)
 
 

@@ -41,7 +41,8 @@ def in_order(
             yield _fetched(pool, make, tasks, workers * _AHEAD)
         except BrokenProcessPool as error:
             raise UserError(
-                "A worker process was killed, perhaps for want of memory. Run again with fewer workers."
+                "A worker process died, perhaps for want of memory: run again with fewer workers. A script that calls "
+                'this has to do so below `if __name__ == "__main__":`, or with workers=1.'
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
