@@ -244,7 +244,7 @@ def slotdiffusion_demo() -> Recipe:
     """SlotDiffusion cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, latents of 8x8
     that `vqvae_demo` learns, single frames before clips of three; all sizes are ours. The latent itself is predicted,
     not the noise, and most steps have hardly anything but noise: where slots are all there is to go by, they learn."""
-    num_steps = 9000
+    num_steps = 6000
     model = SlotDiffusionConfig(
         demo_slots(),
         cast(VqvaeConfig, vqvae_demo().model),

@@ -190,7 +190,7 @@ def steve_demo() -> Recipe:
     single frames before clips of three; all sizes are ours."""
     tokenizer = dvae_demo().model
     assert isinstance(tokenizer, DvaeConfig)
-    num_steps = 10_000
+    num_steps = 7000
     return Recipe(
         "steve_demo",
         SteveConfig(
