@@ -100,7 +100,7 @@ def test_colours_survive_the_film(tmp_path):
 
 
 def test_without_h264_another_encoder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "_H264", ("no_such_encoder",))
+    monkeypatch.setattr(video.writing, "_H264", ("no_such_encoder",))
     with pytest.warns(UserWarning, match=r"no H.264 encoder.*browsers do not play"):
         video.write_video(tmp_path / "out.mp4", ramp(3))
     assert video.frame_count(tmp_path / "out.mp4") == 3
