@@ -20,7 +20,8 @@ from torchslots.model import conditioning
 from torchslots.shapes import Batch, Pose, Prediction, State
 from torchslots.slots.chance import draw
 from torchslots.training.baselines import BoxCopy, boxes_around, fill_boxes
-from torchslots.training.evaluate import EvalReport, box_copy_baseline, compare, evaluate
+from torchslots.training.eval_report import EvalReport, compare
+from torchslots.training.evaluate import box_copy_baseline, evaluate
 from torchslots.training.recipe import EvalConfig
 
 _CONFIG = EvalConfig(num_frames=7, slice_size=3)

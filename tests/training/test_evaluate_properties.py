@@ -8,7 +8,8 @@ import torch
 
 from torchslots.metrics.properties import average_precision
 from torchslots.recipes.slot_attention import PropertyHead, SlotAttentionConfig, build
-from torchslots.training.evaluate import evaluate, format_figure
+from torchslots.training.eval_report import format_figure
+from torchslots.training.evaluate import evaluate
 from torchslots.training.recipe import EvalConfig
 
 CONFIG = EvalConfig(num_frames=1, slice_size=1, batch_size=3)

@@ -18,7 +18,8 @@ from torchslots.metrics.pictures import PictureScores
 from torchslots.nn.ranges import to_bytes
 from torchslots.parts import frozen_tokenizer
 from torchslots.training import reconstruction
-from torchslots.training.evaluate import LABELS, compare, evaluate, format_figure
+from torchslots.training.eval_report import LABELS, compare, format_figure
+from torchslots.training.evaluate import evaluate
 from torchslots.training.painted import Ceiling, FrameFolders, PaintedFigures, own_code
 from torchslots.training.recipe import EvalConfig
 from torchslots.training.reconstruction import evaluate_tokenizer

@@ -16,7 +16,7 @@ from torchslots.recipes import catalog
 from torchslots.recipes.savi import savi_demo
 from torchslots.shapes import Batch
 from torchslots.training import reconstruction
-from torchslots.training.evaluate import format_figure
+from torchslots.training.eval_report import format_figure
 from torchslots.training.kinds import SETS, SLOTS, TOKENIZER, kind_of
 from torchslots.training.recipe import EvalConfig
 from torchslots.training.reconstruction import evaluate_tokenizer

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torchslots.errors import UserError
 from torchslots.shapes import Batch, Prediction, State
 from torchslots.training import kinds, loop
-from torchslots.training.evaluate import EvalReport, evaluate
+from torchslots.training.eval_report import EvalReport
+from torchslots.training.evaluate import evaluate
 from torchslots.training.interrupt import Interrupted
 from torchslots.training.kinds import Kind
 from torchslots.training.log import read_log

@@ -207,7 +207,7 @@ def _print_comparison(reports: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from torchslots.training.evaluate import compare
+    from torchslots.training.eval_report import compare
 
     header, rows = compare(reports)
     table = Table(*header, title="Beside the baseline")

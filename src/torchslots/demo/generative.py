@@ -19,7 +19,7 @@ from torchslots.nn.ranges import to_bytes
 from torchslots.shapes import Clip, Decoded
 
 if TYPE_CHECKING:
-    from torchslots.training.evaluate import EvalReport
+    from torchslots.training.eval_report import EvalReport
     from torchslots.training.page import Section
     from torchslots.training.painted import Onlooker
 
@@ -62,7 +62,7 @@ def mean_picture(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
     """The mean of training frames in place of every held-out one: what knowing nothing of a frame reaches."""
     from torchslots.data.loader import eval_batches
     from torchslots.metrics.pictures import DEFINITIONS, PictureScores
-    from torchslots.training.evaluate import EvalReport
+    from torchslots.training.eval_report import EvalReport
 
     settings, scores, videos_seen = plan.recipe.evaluation, PictureScores(), 0
     mean = _mean_frame(sets)

@@ -16,7 +16,7 @@ from torchslots.nn.ranges import to_bytes
 from torchslots.shapes import Clip, Decoded, Pose
 
 if TYPE_CHECKING:
-    from torchslots.training.evaluate import EvalReport
+    from torchslots.training.eval_report import EvalReport
     from torchslots.training.page import Section
 
 _OTHER_SEED = 1_000_003

@@ -7,7 +7,7 @@ from typing import Any
 
 from torchslots import draw, video
 from torchslots.demo.plan import Result, Shown, System
-from torchslots.training.evaluate import LABELS, EvalReport, compare
+from torchslots.training.eval_report import LABELS, EvalReport, compare
 from torchslots.training.page import Heading, Image, Row, Section, Table, Text, write_page
 from torchslots.training.report import learning_curves
 

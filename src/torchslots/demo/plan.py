@@ -13,7 +13,7 @@ from torchslots.training.recipe import Recipe
 if TYPE_CHECKING:
     from torchslots.data.loader import ClipDataset
     from torchslots.model import ObjectCentricModel
-    from torchslots.training.evaluate import EvalReport
+    from torchslots.training.eval_report import EvalReport
     from torchslots.training.page import Section
     from torchslots.training.painted import Onlooker
 

@@ -14,7 +14,7 @@ from torchslots.decoders.broadcast import Broadcast
 from torchslots.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, batches_of, percent
 
 if TYPE_CHECKING:
-    from torchslots.training.evaluate import Drawn, EvalReport
+    from torchslots.training.eval_report import Drawn, EvalReport
     from torchslots.training.horizon import HorizonReport
     from torchslots.training.page import Section
 

@@ -26,7 +26,7 @@ from torchslots.model import ObjectCentricModel
 from torchslots.progress import progress
 from torchslots.shapes import Clip
 from torchslots.training.drawn import DRAWN_FRAMES
-from torchslots.training.evaluate import EvalReport, write_panel
+from torchslots.training.eval_report import EvalReport, write_panel
 from torchslots.training.gathering import gather
 from torchslots.training.painted import write_frames
 from torchslots.training.reading import number_of_examples

@@ -13,7 +13,7 @@ from PIL import Image
 from torchslots.data.loader import ClipDataset, CorruptRecord, eval_batches
 from torchslots.shapes import Batch
 from torchslots.training.engine import seed_step
-from torchslots.training.evaluate import EvalReport
+from torchslots.training.eval_report import EvalReport
 from torchslots.training.files import write_file
 from torchslots.training.interrupt import StopRequest
 from torchslots.training.kinds import Evaluate

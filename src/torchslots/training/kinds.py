@@ -11,7 +11,8 @@ from torchslots.decoders.properties import Properties
 from torchslots.latents.tokenizer import Tokenizer
 from torchslots.model import ObjectCentricModel
 from torchslots.shapes import Batch
-from torchslots.training.evaluate import EvalReport, evaluate
+from torchslots.training.eval_report import EvalReport
+from torchslots.training.evaluate import evaluate
 from torchslots.training.painted import Onlooker
 from torchslots.training.recipe import EvalConfig
 from torchslots.training.reconstruction import evaluate_tokenizer

@@ -17,7 +17,8 @@ from torchslots.metrics.pictures import DEFINITIONS, PictureScores, load_network
 from torchslots.nn.ranges import from_signed, to_bytes, to_signed
 from torchslots.shapes import Batch
 from torchslots.training.drawn import DRAWN_FRAMES
-from torchslots.training.evaluate import EvalReport, autocast, judged, require_videos
+from torchslots.training.eval_report import EvalReport
+from torchslots.training.evaluate import autocast, judged, require_videos
 from torchslots.training.gathering import gather, is_first_process
 from torchslots.training.painted import Onlooker, merged
 from torchslots.training.recipe import EvalConfig

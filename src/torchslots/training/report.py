@@ -10,7 +10,7 @@ from typing import Any
 
 from torchslots.draw import Series, curves
 from torchslots.errors import UserError
-from torchslots.training.evaluate import format_figure
+from torchslots.training.eval_report import format_figure
 from torchslots.training.log import METRICS_NAME, read_log
 from torchslots.video import replacing
 
