@@ -3,7 +3,8 @@
 The step (forward, backward, Adam) runs at two smaller batches, and every allocation is followed by torch's profiler.
 In each part of a step live bytes are a + b * batch, so the peak is the highest of such lines and what is computed from
 two batches is a lower bound: parts that need little at small batches may overtake. Measure at batches as large as the
-machine bears; the defaults take a minute or two of one core. A GPU's workspaces and fragmentation are not in it.
+machine bears, best at the one that is asked about (`--measured 32 64`: a few minutes of two cores); the defaults take a
+minute or two of one core. A GPU's workspaces and fragmentation are not in it.
 """
 
 import json
