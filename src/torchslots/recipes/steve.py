@@ -42,7 +42,7 @@ class WriterConfig:
     chunk: int = 24
     """Pictures written at once; fewer need less memory."""
     forget: float = 0.0
-    """Share of the codes before that the transformer is not told in training, so that it must ask the slots; 0 in the
+    """Share of the codes before that the transformer is not told, so that it must ask the slots; 0 in the
     papers."""
 
     def __post_init__(self) -> None:
