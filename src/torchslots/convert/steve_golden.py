@@ -26,7 +26,6 @@ from torchslots.convert.golden import (
 from torchslots.convert.layouts import Arrays, to_ours, to_theirs
 from torchslots.decoders.tokens import Tokens
 from torchslots.decoders.writer import most_likely
-from torchslots.latents.dvae import gumbel_softmax
 from torchslots.model import ObjectCentricModel
 from torchslots.nn.ranges import from_signed
 from torchslots.recipes.steve import SteveConfig, build
@@ -111,10 +110,8 @@ def _painted(decoder: Tokens, codes: Tensor, slots: Tensor, batch: Batch) -> dic
     """The picture behind a soft draw beside the true one, where there is a loss of it."""
     if decoder.image_temperature is None:
         return {}
-    maps = decoder.writer(codes, slots).transpose(1, 2).unflatten(2, decoder.code_grid)
-    drawn = gumbel_softmax(maps, decoder.image_temperature, batch.get("exponential"))
-    pictures = decoder.to_native(batch["video"].flatten(0, 1))
-    return {"recon_img": decoder.tokenizer.decode(drawn), "gt_img": pictures}
+    painted = decoder.softly_painted(decoder.writer(codes, slots), decoder.image_temperature, batch)
+    return {"recon_img": painted, "gt_img": decoder.to_native(batch["video"].flatten(0, 1))}
 
 
 def _given(case: Case, decoder: Tokens, slots: Tensor) -> dict[str, Tensor]:

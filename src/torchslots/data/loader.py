@@ -24,7 +24,7 @@ from torchslots.data.transforms import Sample
 from torchslots.errors import UserError
 from torchslots.shapes import Batch
 
-__all__ = ["ClipDataset", "CorruptRecord", "eval_batches", "train_batches"]
+__all__ = ["ClipDataset", "CorruptRecord", "eval_batches", "number_read", "train_batches"]
 
 _LOG = logging.getLogger("torchslots.data")
 _ORDER, _DRAWS, _REPLACEMENT = 0, 1, 2
@@ -114,10 +114,15 @@ def eval_batches(
         UserError: the data set is empty, or data are wrong.
     """
     _demand_examples(dataset)
-    total = len(dataset) if limit is None else min(limit, len(dataset))
+    total = number_read(dataset, limit)
     mine = [Item(index, None) for index in range(rank, total, world_size)]
     steps = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
     return _load(_BatchReader(dataset, 0, skip_corrupt), steps, num_workers, on_skip)
+
+
+def number_read(dataset: ClipDataset, limit: int | None) -> int:
+    """How many examples `eval_batches` reads, over all processes."""
+    return len(dataset) if limit is None else min(limit, len(dataset))
 
 
 def _demand_examples(dataset: ClipDataset) -> None:

@@ -130,11 +130,18 @@ class Tokens(Decoder):
     def _image(self, scores: Float[Tensor, "n l V"], pictures: Pictures, batch: Batch) -> dict[str, Tensor]:
         if self.image_temperature is None:
             return {}
-        maps = scores.transpose(1, 2).unflatten(2, self.code_grid)
-        painted = self.tokenizer.decode(
-            gumbel_softmax(maps, self.image_temperature, batch.get("exponential"))
-        )
+        painted = self.softly_painted(scores, self.image_temperature, batch)
         return {"image": self.image_weight * mean_squared_error(painted, pictures)}
+
+    def softly_painted(
+        self, scores: Float[Tensor, "n l V"], temperature: float, batch: Batch
+    ) -> Float[Tensor, "n 3 H W"]:
+        """Pictures behind a soft draw of scored codes, in the tokenizer's range.
+
+        `batch["exponential"]`, E draws like the scores, replaces what is drawn from torch's generator.
+        """
+        maps = scores.transpose(1, 2).unflatten(2, self.code_grid)
+        return self.tokenizer.decode(gumbel_softmax(maps, temperature, batch.get("exponential")))
 
     @torch.no_grad()
     def write(self, slots: Float[Tensor, "n K D"], choose: Choose | None = None) -> Int[Tensor, "n l"]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from torchslots import draw, editing, video
 from torchslots.demo import videos
-from torchslots.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, percent
+from torchslots.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, batches_of, percent
 from torchslots.model import ObjectCentricModel
 from torchslots.nn.ranges import to_bytes
 from torchslots.shapes import Clip, Decoded
@@ -60,15 +59,12 @@ def onlookers(model: ObjectCentricModel, device: str) -> "Sequence[Onlooker]":
 
 def mean_picture(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
     """The mean of training frames in place of every held-out one: what knowing nothing of a frame reaches."""
-    from torchslots.data.loader import eval_batches
     from torchslots.metrics.pictures import DEFINITIONS, PictureScores
     from torchslots.training.eval_report import EvalReport
 
-    settings, scores, videos_seen = plan.recipe.evaluation, PictureScores(), 0
-    mean = _mean_frame(sets)
-    limit = settings.num_videos
-    for batch in eval_batches(sets.held_out, batch_size=settings.batch_size, limit=limit):
-        frames: Tensor = batch["video"][:, : settings.num_frames]
+    mean, scores, videos_seen = _mean_frame(sets), PictureScores(), 0
+    for batch in batches_of(plan, sets.held_out, f"Judging: {MEAN}"):
+        frames: Tensor = batch["video"][:, : plan.recipe.evaluation.num_frames]
         scores.add(mean.expand_as(frames), frames, batch.get("padding_mask"))
         scores.finish(batch["name"])
         videos_seen += len(frames)
@@ -145,6 +141,7 @@ class _Seen(NamedTuple):
 
 def show(result: Result) -> Shown:
     """Reconstructions of held-out videos, films of some, and edited ones."""
+    from torchslots.training.eval_report import write_panel
     from torchslots.training.page import Heading, Image, Text, Video
 
     seen = [_look(result, index) for index in range(min(_ROWS, len(result.sets.held_out)))]
@@ -158,11 +155,11 @@ def show(result: Result) -> Shown:
         ),
     ]
     for index, one in enumerate(seen[:_FILMS]):
-        path = write_film(_film(one), folder / f"video_{index}.mp4")
+        path, _ = write_panel(_film(one), folder / f"video_{index}", _FPS, gif=True)
         sections.append(Video(path, f"Held-out video {one.name}"))
     film = _edited(result, seen[0], seen[1 % len(seen)])
     video.write_png(folder / "edited.png", film[len(film) // 2])
-    path = write_film(film, folder / "edited.mp4")
+    path, _ = write_panel(film, folder / "edited", _FPS, gif=True)
     sections += [Heading("Slots edited"), Text(_EDITED), Video(path, "Two held-out videos, generated anew.")]
     return Shown(sections, {})
 
@@ -221,13 +218,6 @@ def _film(seen: _Seen) -> NDArray[np.uint8]:
     return draw.clip_panel(
         seen.frames, seen.ids, truth=seen.truth, recon=recon, masks=seen.masks, tile=_TILE, columns=7
     )
-
-
-def write_film(frames: NDArray[np.uint8], path: Path) -> Path:
-    """As mp4, and beside it as GIF."""
-    video.write_video(path, frames, _FPS)
-    video.write_gif(path.with_suffix(".gif"), frames, _FPS)
-    return path
 
 
 @torch.no_grad()

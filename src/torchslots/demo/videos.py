@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from torchslots import draw, video
+from torchslots import draw
 from torchslots.decoders.broadcast import Broadcast
 from torchslots.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, batches_of, percent
 
 if TYPE_CHECKING:
-    from torchslots.training.eval_report import Drawn, EvalReport
+    from torchslots.training.eval_report import EvalReport
     from torchslots.training.horizon import HorizonReport
     from torchslots.training.page import Section
 
@@ -89,27 +89,18 @@ def _targets(result: Result) -> str:
 
 def show(result: Result) -> Shown:
     """Films of held-out videos, and how well each frame alone is segmented."""
+    from torchslots.training.eval_report import write_panel
     from torchslots.training.page import Image, Text, Video
 
-    panels = next(iter(result.reports.values())).panels
-    films = [
-        write_film(drawn, result.plan.pictures / f"video_{index}.mp4") for index, drawn in enumerate(panels)
-    ]
     sections: list[Section] = [Text(_HOW_TO_READ)]
-    sections += [Video(path, f"Held-out video {drawn.name}") for path, drawn in zip(films, panels)]
+    for index, drawn in enumerate(next(iter(result.reports.values())).panels):
+        path, _ = write_panel(drawn.panel(128), result.plan.pictures / f"video_{index}", _FPS, gif=True)
+        sections.append(Video(path, f"Held-out video {drawn.name}"))
     frames = _draw_frames(result)
     sections.append(
         Image(frames, "How well each frame alone is segmented: copied boxes fit the first frame only.")
     )
     return Shown(sections, {})
-
-
-def write_film(drawn: "Drawn", path: Path) -> Path:
-    """A panel as mp4, and beside it as GIF."""
-    panel = drawn.panel(128)
-    video.write_video(path, panel, _FPS)
-    video.write_gif(path.with_suffix(".gif"), panel, _FPS)
-    return path
 
 
 def _draw_frames(result: Result) -> Path:
@@ -169,6 +160,7 @@ def _film_ahead(result: Result, observe: int) -> Path:
     from torchslots.draw_marks import mark_predicted
     from torchslots.rollout import rollout
     from torchslots.training.drawn import Drawing
+    from torchslots.training.eval_report import write_panel
 
     batch = next(eval_batches(result.sets.held_out, batch_size=1, limit=1))
     batch = {
@@ -180,10 +172,7 @@ def _film_ahead(result: Result, observe: int) -> Path:
     panel = np.pad(drawing.finish("").panel(128), ((0, 0), (_EDGE, _EDGE), (_EDGE, _EDGE), (0, 0)))
     for index in range(observe, len(panel)):
         panel[index] = mark_predicted(panel[index])
-    path = result.plan.pictures / "rollout.mp4"
-    video.write_video(path, panel, _FPS)
-    video.write_gif(path.with_suffix(".gif"), panel, _FPS)
-    return path
+    return write_panel(panel, result.plan.pictures / "rollout", _FPS, gif=True)[0]
 
 
 SAVI = System(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torchslots import video
 from torchslots.composition import compose, frames_of, joined, random_plan, shifted_plan
-from torchslots.data.loader import ClipDataset
+from torchslots.data.loader import ClipDataset, number_read
 from torchslots.draw import contact_sheet, slot_views
 from torchslots.errors import UserError
 from torchslots.generation.encoded import EncodedVideo, encoded_videos, number_of_slots
@@ -29,7 +29,6 @@ from torchslots.training.drawn import DRAWN_FRAMES
 from torchslots.training.eval_report import EvalReport, write_panel
 from torchslots.training.gathering import gather
 from torchslots.training.painted import write_frames
-from torchslots.training.reading import number_of_examples
 from torchslots.training.recipe import EvalConfig
 
 _FADED = 0.2
@@ -153,7 +152,7 @@ def compose_videos(
     """
     require_frames(model)
     distances = SetDistances(networks or {}, options.published_order, device)
-    total = number_of_examples(dataset, settings)
+    total = number_read(dataset, settings.num_videos)
     num_slots = number_of_slots(model, dataset, settings, device)
     plan = _plan(options, total, num_slots, settings.batch_size)
     sources = _Sources(plan, options.draw)

@@ -2,15 +2,10 @@
 
 from collections.abc import Iterator
 
-from torchslots.data.loader import ClipDataset, eval_batches
+from torchslots.data.loader import ClipDataset, eval_batches, number_read
 from torchslots.progress import progress
 from torchslots.shapes import Batch
 from torchslots.training.recipe import EvalConfig
-
-
-def number_of_examples(dataset: ClipDataset, settings: EvalConfig) -> int:
-    """How many examples of the data set are read."""
-    return len(dataset) if settings.num_videos is None else min(len(dataset), settings.num_videos)
 
 
 def shown_batches(
@@ -42,7 +37,7 @@ def shown_batches(
         limit=settings.num_videos,
         skip_corrupt=skip_corrupt,
     )
-    with progress(what, number_of_examples(dataset, settings), unit) as advance:
+    with progress(what, number_read(dataset, settings.num_videos), unit) as advance:
         for batch in batches:
             yield batch
             advance(len(batch["video"]) * world_size)
