@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # One worker for each core, at most four; torch keeps one thread in each so that they do not fight.
 WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: demo test test-all check setup clean
+.PHONY: demo test test-all fidelity check setup clean
 
 demo: $(STAMP)
 	$(BIN)/torchslots demo --out runs/demo
@@ -16,6 +16,11 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+# CASES: folders with a recording of an original program; ARGS: --float64, --json FILE.
+fidelity: $(STAMP)
+	@test -n "$(CASES)" || { echo 'make fidelity CASES="DIR...": name folders with a recorded case'; exit 2; }
+	cd tests && $(abspath $(BIN))/python -m fidelity $(foreach case,$(CASES),$(abspath $(case))) $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks

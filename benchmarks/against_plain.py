@@ -19,13 +19,13 @@ import torch
 import tyro
 
 from plain import PlainSavi, load
-from torchslots.allocation import keep_freed_memory
-from torchslots.bench.sizes import random_batch, scale
-from torchslots.bench.step import INFERENCE_FRAMES, predict
-from torchslots.bench.timing import machine, peak_memory, repeat
+from torchslots.cli.bench.sizes import random_batch, scale
+from torchslots.cli.bench.step import INFERENCE_FRAMES, predict
+from torchslots.cli.bench.timing import machine, peak_memory, repeat
+from torchslots.cli.memory import keep_freed_memory
+from torchslots.models.types import Batch
 from torchslots.recipes import catalog
-from torchslots.shapes import Batch
-from torchslots.training.engine import seed_step
+from torchslots.training.accelerator import seed_step
 from torchslots.training.step import TrainStep
 
 SIDES = ("plain_nchw", "plain_channels_last", "plain_channels_last_kept_memory", "ours", "ours_compiled")

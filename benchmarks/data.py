@@ -22,7 +22,8 @@ import torch
 from torchslots.data.catalog import open_dataset
 from torchslots.data.config import DataConfig
 from torchslots.data.loader import ClipDataset, eval_batches, train_batches
-from torchslots.data.prepare import PreparedClips, prepare
+from torchslots.data.prepare import prepare
+from torchslots.data.sets.prepared import PreparedClips
 
 REFERENCE = {"clips_per_second": 50.0, "cpu_ms_per_clip": 35.0}
 """SAVi's input pipeline (TFDS and TensorFlow) at the default work, recorded on 2 cores of a machine of this kind."""
@@ -101,7 +102,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = options.root or Path(temporary)
         if options.root is None:
-            from torchslots.sim.write import generate
+            from torchslots.sim.generate_videos import generate
 
             with redirect_stdout(sys.stderr):
                 generate(root, train=options.videos, validation=0, resolution=options.stored, workers=1)

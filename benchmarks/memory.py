@@ -14,11 +14,11 @@ from typing import Literal
 import torch
 import tyro
 
-from torchslots.bench.memory import step_bytes
-from torchslots.bench.sizes import change, decoder_of, random_batch, scale
-from torchslots.bench.timing import machine
+from torchslots.cli.bench.memory import step_bytes
+from torchslots.cli.bench.sizes import change, decoder_of, random_batch, scale
+from torchslots.cli.bench.timing import machine
 from torchslots.recipes import catalog
-from torchslots.training.engine import seed_step
+from torchslots.training.accelerator import seed_step
 from torchslots.training.step import TrainStep
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from torchslots.metrics.properties import AveragePrecision
 from torchslots.metrics.segmentation import contingency, fg_ari, mbo, miou
+from torchslots.metrics.set_prediction import AveragePrecision
 
 _LABELS = (2, 2, 3, 8)
 """Values of size, material, shape and colour."""

@@ -17,9 +17,9 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from torchslots.data.tfrecord import write_records
+from torchslots.data.formats.tfrecord import write_records
+from torchslots.sim.generate_videos import Settings, video_record
 from torchslots.sim.scene import KINDS
-from torchslots.sim.write import Settings, video_record
 
 
 def _cpu_seconds(settings: Settings, index: int, folder: Path) -> tuple[float, int]:

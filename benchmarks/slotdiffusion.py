@@ -22,15 +22,15 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from torchslots.decoders.denoise import Denoise
-from torchslots.errors import UserError
-from torchslots.model import ObjectCentricModel
-from torchslots.nn.unet import ConditionedUNet
+from torchslots.io.errors import UserError
+from torchslots.models.decoders.diffusion import Denoise
+from torchslots.models.layers.unet import ConditionedUNet
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.types import Batch
 from torchslots.recipes import catalog
-from torchslots.recipes.slotdiffusion_ldm import SlotDiffusionConfig
-from torchslots.shapes import Batch
-from torchslots.training.engine import seed_step
-from torchslots.training.recipe import Recipe
+from torchslots.recipes.config import Recipe
+from torchslots.recipes.slotdiffusion import SlotDiffusionConfig
+from torchslots.training.accelerator import seed_step
 from torchslots.training.step import TrainStep
 from train_step import Times, machine, repeat
 

@@ -16,10 +16,10 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from torchslots.models.types import Grouping, State
 from torchslots.recipes import catalog
-from torchslots.shapes import Grouping, State
-from torchslots.training.engine import seed_step
-from torchslots.training.recipe import Recipe
+from torchslots.recipes.config import Recipe
+from torchslots.training.accelerator import seed_step
 from torchslots.training.step import TrainStep
 from train_step import machine, predict, random_batch, repeat, scale
 

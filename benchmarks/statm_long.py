@@ -8,12 +8,12 @@ import json
 import torch
 import tyro
 
-from torchslots.allocation import keep_freed_memory
-from torchslots.bench.sizes import random_batch, scale
-from torchslots.bench.timing import machine, peak_memory, repeat
+from torchslots.cli.bench.sizes import random_batch, scale
+from torchslots.cli.bench.timing import machine, peak_memory, repeat
+from torchslots.cli.memory import keep_freed_memory
+from torchslots.models.adjust import bound_memory
+from torchslots.models.types import State
 from torchslots.recipes import catalog
-from torchslots.shapes import State
-from torchslots.slots.memory import bound_memory
 
 _CPU = torch.device("cpu")
 

@@ -15,10 +15,10 @@ import torch
 import tyro
 from torch import Tensor
 
-from torchslots.decoders.writer import CodeWriter
+from torchslots.models.decoders.code_transformer import CodeWriter
 from torchslots.recipes import catalog
 from torchslots.recipes.steve import SteveConfig, build_writer
-from torchslots.training.engine import seed_step
+from torchslots.training.accelerator import seed_step
 from train_step import machine, repeat
 
 

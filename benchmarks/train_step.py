@@ -10,11 +10,11 @@ import sys
 
 import tyro
 
-from torchslots.allocation import keep_freed_memory
-from torchslots.bench.sizes import random_batch, scale
-from torchslots.bench.step import BenchOptions, bench, predict
-from torchslots.bench.timing import Times, machine, repeat
-from torchslots.errors import UserError
+from torchslots.cli.bench.sizes import random_batch, scale
+from torchslots.cli.bench.step import BenchOptions, bench, predict
+from torchslots.cli.bench.timing import Times, machine, repeat
+from torchslots.cli.memory import keep_freed_memory
+from torchslots.io.errors import UserError
 
 __all__ = ["Times", "machine", "predict", "random_batch", "repeat", "scale"]
 _WITH_FLOPS = BenchOptions(flops=True)

@@ -6,6 +6,7 @@ import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,14 +15,17 @@ from torch import nn
 
 import torchslots
 from torchslots import hub
-from torchslots.errors import UserError
-from torchslots.model import ObjectCentricModel
+from torchslots.io.errors import UserError
+from torchslots.models import weights
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog, savi
-from torchslots.training.recipe import ModelConfig, from_dict
+from torchslots.recipes.config import ModelConfig, from_dict
 
 
 @dataclass(frozen=True)
 class TinyConfig(ModelConfig):
+    family: ClassVar[str] = "tiny"
     width: int = 4
     channels: tuple[int, ...] = (2, 3)
 
@@ -44,7 +48,6 @@ def tiny_catalog(monkeypatch):
         return config, TinyModel(config)
 
     monkeypatch.setattr(catalog, "build_family", build_family)
-    monkeypatch.setattr(catalog, "family_of", lambda config: "tiny")
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def model(tiny_catalog):
 
 @pytest.fixture
 def folder(model, tmp_path):
-    return hub.save_pretrained(model, TinyConfig(), tmp_path / "saved")
+    return save_pretrained(model, TinyConfig(), tmp_path / "saved")
 
 
 def edit_config(folder: Path, **changes) -> None:
@@ -81,7 +84,7 @@ def test_a_recipe_survives_config_json(tmp_path, name):
     config = catalog.recipe(name).model
     file = tmp_path / hub.CONFIG_NAME
     values = json.loads(json.dumps(dataclasses.asdict(config)))
-    family = catalog.family_of(config)
+    family = config.family
     file.write_text(json.dumps({"torchslots": torchslots.__version__, "family": family, "model": values}))
     read_family, read_values = hub._read_config(file)
     assert from_dict(catalog.FAMILIES[read_family].config, read_values, name) == config
@@ -100,14 +103,14 @@ def test_a_model_of_a_recipe_predicts_the_same_after_loading(tmp_path):
 
 def test_other_numbers_build_another_model(tmp_path, tiny_catalog):
     config = TinyConfig(width=7, channels=(3, 5))
-    hub.save_pretrained(TinyModel(config), config, tmp_path)
+    save_pretrained(TinyModel(config), config, tmp_path)
     assert hub.load_model(tmp_path).layer.weight.shape == (7, 7)
 
 
 def test_channels_last_and_tied_weights_are_saved(tmp_path, tiny_catalog):
     model = TinyModel(TinyConfig()).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model.layer.bias = nn.Parameter(model.layer.weight[0].detach())
-    hub.save_pretrained(model, TinyConfig(), tmp_path)
+    save_pretrained(model, TinyConfig(), tmp_path)
     assert torch.equal(hub.load_model(tmp_path).layer.bias, model.layer.bias)
 
 
@@ -119,10 +122,10 @@ def test_loading_leaves_the_random_state_alone(folder):
 
 
 def test_a_run_gives_its_final_model_before_its_best(model, tmp_path):
-    hub.save_pretrained(model, TinyConfig(), tmp_path / "best")
+    save_pretrained(model, TinyConfig(), tmp_path / "best")
     assert torch.equal(hub.load_model(tmp_path).layer.weight, model.layer.weight)
     final = TinyModel(TinyConfig())
-    hub.save_pretrained(final, TinyConfig(), tmp_path / "model")
+    save_pretrained(final, TinyConfig(), tmp_path / "model")
     assert torch.equal(hub.load_model(tmp_path).layer.weight, final.layer.weight)
 
 
@@ -131,11 +134,11 @@ def test_the_weights_file_stands_for_its_folder(model, folder):
 
 
 def test_the_card_says_what_was_given_and_another_hand_is_respected(model, tmp_path):
-    hub.save_pretrained(model, TinyConfig(), tmp_path, card={"data_set": "movi_a"})
-    hub.save_pretrained(model, TinyConfig(), tmp_path, card={"data_set": "movi_b"})
+    save_pretrained(model, TinyConfig(), tmp_path, card={"data_set": "movi_a"})
+    save_pretrained(model, TinyConfig(), tmp_path, card={"data_set": "movi_b"})
     assert "- data set: movi_b" in (tmp_path / "README.md").read_text()
     (tmp_path / "README.md").write_text("mine")
-    hub.save_pretrained(model, TinyConfig(), tmp_path)
+    save_pretrained(model, TinyConfig(), tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
@@ -270,10 +273,10 @@ def test_publishing_uploads_exactly_the_model(model, monkeypatch):
             uploaded["files"] = sorted(path.name for path in Path(folder_path).iterdir())
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    assert hub.push_to_hub(model, TinyConfig(), "me/model", private=True) == "https://hub/me/model"
+    assert weights.push_to_hub(model, TinyConfig(), "me/model", private=True) == "https://hub/me/model"
     assert uploaded == {"private": True, "files": ["README.md", "config.json", "model.safetensors"]}
     with pytest.raises(UserError, match="owner/name"):
-        hub.push_to_hub(model, TinyConfig(), "model")
+        weights.push_to_hub(model, TinyConfig(), "model")
 
 
 def test_a_refused_upload_is_said(model, monkeypatch):
@@ -283,13 +286,13 @@ def test_a_refused_upload_is_said(model, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     with pytest.raises(UserError, match="could not be published: no route"):
-        hub.push_to_hub(model, TinyConfig(), "me/model")
+        weights.push_to_hub(model, TinyConfig(), "me/model")
 
 
 def test_a_folder_that_cannot_be_written_is_named(model, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(UserError, match="could not be written"):
-        hub.save_pretrained(model, TinyConfig(), tmp_path / "taken")
+        save_pretrained(model, TinyConfig(), tmp_path / "taken")
 
 
 def test_a_full_disk_leaves_the_model_that_was_there(model, folder, monkeypatch):
@@ -299,7 +302,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(model, folder, monkeypatch)
         Path(file).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hub, "save_file", full)
+    monkeypatch.setattr(weights, "save_file", full)
     with pytest.raises(UserError, match="No space left on device"):
-        hub.save_pretrained(TinyModel(TinyConfig()), dataclasses.replace(TinyConfig(), width=4), folder)
+        save_pretrained(TinyModel(TinyConfig()), dataclasses.replace(TinyConfig(), width=4), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

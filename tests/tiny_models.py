@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from torchslots.model import ObjectCentricModel
+from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes.savi import CnnConfig, DecoderConfig, SaviConfig, build
 
 TINY = SaviConfig(

@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from torchslots.errors import UserError
-    from torchslots.hub import load_model, load_tokenizer
+from torchslots._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from torchslots.hub import load_model, load_tokenizer
+    from torchslots.io.errors import UserError
+
 __all__ = ["UserError", "__version__", "load_model", "load_tokenizer"]
 
 
@@ -21,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return load_tokenizer
     if name == "UserError":
-        from torchslots.errors import UserError
+        from torchslots.io.errors import UserError
 
         return UserError
     raise AttributeError(f"module 'torchslots' has no attribute '{name}'")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torchslots.data.tfrecord import masked_crc
+from torchslots.data.formats.tfrecord import masked_crc
 
 _CODES = {"float32": 1, "int32": 3, "int64": 9}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from torchslots.convert.convert import convert
-from torchslots.errors import UserError
 from torchslots.hub import load_model
+from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
 
 CHECKPOINTS = {
@@ -48,7 +48,7 @@ def test_what_was_read_is_reported(golden: Path, tmp_path: Path, place: str):
     source, (family, _) = golden / place, CHECKPOINTS[place]
     done = convert(source, tmp_path / "out", config=source.parent / "config.json")
     model = load_model(tmp_path / "out")
-    assert catalog.family_of(model.config) == family and model.config == done.config
+    assert model.config.family == family and model.config == done.config
     assert f"Read {done.num_arrays} arrays" in str(done) and f"of the family {family}" in str(done)
     assert f"{done.num_weights:,} numbers" in str(done) and str(tmp_path / "out") in str(done)
     weights = sum(parameter.numel() for parameter in model.parameters())
@@ -65,7 +65,7 @@ def test_a_recipe_of_another_system_is_answered_with_the_right_one(golden: Path,
             convert(golden / place, tmp_path / "out", recipe=recipe)
         said = set(re.findall(r"\w+", str(caught.value).replace(str(golden), "")))
         offered = [name for name in catalog.RECIPES if name in said and name != recipe]
-        assert offered and all(catalog.family_of(catalog.recipe(name).model) == family for name in offered)
+        assert offered and all(catalog.recipe(name).model.family == family for name in offered)
     assert not (tmp_path / "out").exists()
 
 

@@ -5,11 +5,11 @@ import shutil
 import pytest
 import torch
 
+from fidelity.cases import read_case
+from fidelity.slot_attention import load, to_batch
 from torchslots import hub
 from torchslots.convert.convert import convert
-from torchslots.convert.golden import read_case
-from torchslots.convert.slot_attention_golden import load, to_batch
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 from torchslots.training import checkpoint, optim
 
 PREDICTION, DISCOVERY = "slot_attention_set_prediction_mini", "slot_attention_object_discovery_mini"

@@ -4,15 +4,15 @@ import json
 
 import pytest
 import torch
-from hash_init import state_dict, with_model
 
 import torchslots
-from torchslots.convert import torch_checkpoint, torch_systems
+from fidelity.cases import read_case
+from fidelity.hash_init import state_dict, with_model
+from fidelity.vqvae import load, to_batch
+from torchslots.convert import systems as torch_systems
 from torchslots.convert.convert import convert
-from torchslots.convert.golden import read_case
-from torchslots.convert.vqvae_golden import load, to_batch
-from torchslots.errors import UserError
-from torchslots.recipes import catalog
+from torchslots.convert.readers import torch as torch_checkpoint
+from torchslots.io.errors import UserError
 from torchslots.training import checkpoint, optim
 
 FAMILIES = {
@@ -29,9 +29,9 @@ FAMILIES = {
 def test_each_system_is_known_by_its_names(golden, tmp_path, name):
     folder = with_model(golden / name, tmp_path)
     done = convert(folder / "model.pth", tmp_path / "out", config=folder / "config.json")
-    assert catalog.family_of(done.config) == FAMILIES[name] and done.step is None
+    assert done.config.family == FAMILIES[name] and done.step is None
     again = convert(folder, tmp_path / "by_names")
-    assert catalog.family_of(again.config) == FAMILIES[name] and again.num_weights == done.num_weights
+    assert again.config.family == FAMILIES[name] and again.num_weights == done.num_weights
     load_saved = torchslots.load_tokenizer if name in ("vqvae_mini", "dvae_mini") else torchslots.load_model
     assert load_saved(tmp_path / "out").config == done.config
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from torchslots.convert.golden import read_case
-from torchslots.convert.resume import write_run
-from torchslots.convert.slot_attention_golden import load, moments, to_batch
-from torchslots.errors import UserError
+from fidelity.cases import read_case
+from fidelity.slot_attention import load, moments, to_batch
+from torchslots.convert.convert import write_run
+from torchslots.io.errors import UserError
+from torchslots.recipes.config import OptimConfig, TrainConfig
 from torchslots.recipes.slot_attention import build, slot_attention_set_prediction
 from torchslots.training import checkpoint
-from torchslots.training.recipe import OptimConfig, TrainConfig
 from torchslots.training.step import TrainStep
 
 CASE = "slot_attention_set_prediction_mini"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from torchslots.data.example import Feature, encode_example, parse_example
-from torchslots.data.tfrecord import RecordFile, write_records
+from recorded import GOLDEN
+from torchslots.data.formats.example import Feature, encode_example, parse_example
+from torchslots.data.formats.tfrecord import RecordFile, write_records
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 VERSION = "32x32/1.0.0"
 
 

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from torchslots.data.example import encode_example, encode_one_byte_strings
-from torchslots.data.multi_object import Layout
-from torchslots.data.tfrecord import Compression, write_records
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from torchslots.data.formats.example import encode_example, encode_one_byte_strings
+from torchslots.data.formats.tfrecord import Compression, write_records
+from torchslots.data.sets.multi_object import Layout
 
 
 def encode_image(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchslots.data.batch import check_sample, collate, cut_clips
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 
 
 def sample(name: str, side: int = 4) -> dict:

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from movi_files import copy_movi
 
+from data.movi_files import copy_movi
 from torchslots.data.catalog import DATASETS, Remote, RemoteFiles, data_list, entry, open_dataset
 from torchslots.data.config import DataConfig
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 
 CONFIG = DataConfig(resolution=32, num_frames=4)
 

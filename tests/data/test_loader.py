@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from movi_files import copy_movi, flip_byte, shard
 
+from data.movi_files import copy_movi, flip_byte, shard
 from torchslots.data.config import DataConfig
 from torchslots.data.loader import ClipDataset, CorruptRecord, eval_batches, train_batches
-from torchslots.data.movi import MoviClips
+from torchslots.data.sets.movi import MoviClips
 from torchslots.data.transforms import Sample
-from torchslots.errors import UserError
-from torchslots.shapes import Batch
+from torchslots.io.errors import UserError
+from torchslots.models.types import Batch
 
 CONFIG = DataConfig(dataset="movi_a", keys=("video", "segmentations"), resolution=32)
 
@@ -189,7 +189,7 @@ def test_damage_in_a_shard_is_skipped_and_counted(tmp_path: Path):
 SLOW = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from test_loader import Counted
+from data.test_loader import Counted
 from torchslots.data.loader import train_batches
 batches = train_batches(Counted(10), batch_size=2, seed=0, num_workers=2)
 try:
@@ -204,7 +204,7 @@ except KeyboardInterrupt:
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_ctrl_c_reaches_the_parent_alone_and_ends_the_workers(tmp_path: Path):
     program = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(Path(__file__).parent)],
+        [sys.executable, "-c", SLOW, str(Path(__file__).parents[1])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

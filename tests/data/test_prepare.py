@@ -5,16 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from movi_files import copy_movi, cut_frames, flip_byte, rewrite, shard
 
+from data.movi_files import copy_movi, cut_frames, flip_byte, rewrite, shard
 from torchslots.data import prepare as module
 from torchslots.data.config import DataConfig
+from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.loader import ClipDataset
-from torchslots.data.movi import MoviClips
-from torchslots.data.prepare import PreparedClips, data_prepare, prepare
-from torchslots.data.tfrecord import CorruptRecord
+from torchslots.data.prepare import data_prepare, prepare
+from torchslots.data.sets.movi import MoviClips
+from torchslots.data.sets.prepared import PreparedClips
 from torchslots.data.transforms import Sample
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 
 ALL = ("video", "segmentations", "boxes", "flow", "depth")
 CONFIG = DataConfig(dataset="movi_a", keys=ALL, resolution=16, max_instances=10, num_frames=7)

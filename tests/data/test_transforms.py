@@ -2,19 +2,19 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from recorded import GOLDEN
 from torchslots.data import transforms
 from torchslots.data.transforms import Crop, Sample
 
 
 def _recorded() -> dict[str, np.ndarray]:
     """All recorded arrays; of those that are equal the file holds one, and says under which names it belongs."""
-    with np.load(Path(__file__).parents[1] / "golden" / "savi_preprocess" / "preprocess.npz") as table:
+    with np.load(GOLDEN / "savi_preprocess" / "preprocess.npz") as table:
         stored = {name: table[name] for name in table.files}
     return stored | {name: stored[other] for name, other in stored["same"]}
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from torchslots.metrics.properties import (
+from torchslots.data.objects import ATTRIBUTES, NUM_PROPERTIES, decode_object, encode_objects
+from torchslots.metrics.set_prediction import (
     DEFINITIONS,
     LABELS,
     AveragePrecision,
@@ -14,7 +15,6 @@ from torchslots.metrics.properties import (
     nearest_objects,
     ranking,
 )
-from torchslots.properties import ATTRIBUTES, NUM_PROPERTIES, decode_object, encode_objects
 
 DISTANCES = (float("inf"), 1.0, 0.5, 0.25, 0.125)
 

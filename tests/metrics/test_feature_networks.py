@@ -4,23 +4,23 @@ pytorch-i3d, run on weights that follow from their names."""
 import ast
 import hashlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from public_weights import public_weights
 from torch import nn
 
-from torchslots.errors import UserError
+from metrics.public_weights import public_weights
+from recorded import GOLDEN
+from torchslots.io.errors import UserError
 from torchslots.metrics.networks import i3d, inception
 from torchslots.metrics.networks.i3d import PadSame
 from torchslots.metrics.networks.stages import alexnet, vgg16
 from torchslots.metrics.networks.weights import FILES, load_public
-from torchslots.metrics.pictures import DEFINITIONS, NETWORK_METRICS, PictureScores, load_networks
+from torchslots.metrics.reconstruction import DEFINITIONS, NETWORK_METRICS, PictureScores, load_networks
 
-_RECORDED = np.load(Path(__file__).parents[1] / "golden/sd_metrics/feature_networks.npz")
+_RECORDED = np.load(GOLDEN / "sd_metrics/feature_networks.npz")
 
 
 def _public(network: str) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 from torchslots.metrics.networks import weights
 from torchslots.metrics.networks.weights import (
     FILES,
@@ -22,7 +22,7 @@ from torchslots.metrics.networks.weights import (
     feature_folder,
     feature_weights,
 )
-from torchslots.metrics.pictures import NETWORK_METRICS, load_networks
+from torchslots.metrics.reconstruction import NETWORK_METRICS, load_networks
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 """Fréchet distance: the recorded value, closed forms, and sums that add up over batches and processes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
+from recorded import GOLDEN
 from torchslots.metrics.frechet import FrechetDistance, Normal, frechet_distance, normal
 
-_RECORDED = np.load(Path(__file__).parents[1] / "golden/sd_metrics/frechet.npz")
+_RECORDED = np.load(GOLDEN / "sd_metrics/frechet.npz")
 _REAL, _FAKE = (torch.from_numpy(_RECORDED[name]) for name in ("real", "fake"))
 
 

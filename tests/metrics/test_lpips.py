@@ -1,18 +1,17 @@
 """LPIPS equals the original program on weights that follow from their names."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from public_weights import public_weights
 
-from torchslots.errors import UserError
+from metrics.public_weights import public_weights
+from recorded import GOLDEN
+from torchslots.io.errors import UserError
 from torchslots.metrics.lpips import Lpips, lpips_from_state
 from torchslots.metrics.networks.stages import alexnet, vgg16
 from torchslots.metrics.networks.weights import feature_folder, feature_weights
 
-_FOLDER = Path(__file__).parents[1] / "golden/sd_metrics"
+_FOLDER = GOLDEN / "sd_metrics"
 _PICTURES = np.load(_FOLDER / "lpips_hash_vgg.npz")
 _RECORDED = np.load(_FOLDER / "lpips_hash_heads.npz")
 _TRUNKS = {"vgg": vgg16, "alex": alexnet}

@@ -1,12 +1,11 @@
 """Segmentation metrics: recorded values, cases worked out by hand, and what must not change them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from recorded import GOLDEN
 from torchslots.metrics.segmentation import (
     FrameMean,
     VideoMean,
@@ -22,11 +21,10 @@ from torchslots.metrics.segmentation import (
     num_foreground,
 )
 
-_GOLDEN = Path(__file__).parents[1] / "golden"
-_SAVI = np.load(_GOLDEN / "savi_metrics/metrics.npz")
-_IMAGES = np.load(_GOLDEN / "metrics_ari_sa_isa.npz")
-_SEG_IN = np.load(_GOLDEN / "sd_metrics/seg_inputs.npz")
-_SEG_OUT = np.load(_GOLDEN / "sd_metrics/seg_outputs.npz")
+_SAVI = np.load(GOLDEN / "savi_metrics/metrics.npz")
+_IMAGES = np.load(GOLDEN / "metrics_ari_sa_isa.npz")
+_SEG_IN = np.load(GOLDEN / "sd_metrics/seg_inputs.npz")
+_SEG_OUT = np.load(GOLDEN / "sd_metrics/seg_outputs.npz")
 
 
 def _random_ids(seed: int, num_ids: int, shape=(4, 3, 9, 7)) -> torch.Tensor:
@@ -152,7 +150,7 @@ def test_figures_of_videos_and_of_frames_by_their_definitions(per_frame: bool):
 
 
 def test_pixels_that_no_slot_claims_equal_recorded():
-    recorded = np.load(_GOLDEN / "sd_metrics/postproc.npz")
+    recorded = np.load(GOLDEN / "sd_metrics/postproc.npz")
     found = background_where_unsure(torch.from_numpy(recorded["masks"]))
     np.testing.assert_array_equal(found, recorded["out"])
 

@@ -5,16 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 from torchslots.metrics.frechet import normal
-from torchslots.metrics.video import (
-    FrameDistance,
-    VideoDistance,
-    clip_features,
-    clip_start,
-    frame_order,
-)
-from torchslots.nn.ranges import to_bytes
+from torchslots.metrics.video import FrameDistance, VideoDistance, clip_features, clip_start, frame_order
+from torchslots.models.layers.ranges import to_bytes
 
 
 class _FirstPixels(nn.Module):

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 from torchslots.recipes import catalog, isa
+from torchslots.recipes.config import from_dict, to_json
 from torchslots.recipes.savi import CnnConfig, ResNetConfig
 from torchslots.training import optim
-from torchslots.training.recipe import from_dict, to_json
 
 TINY = isa.IsaConfig(
     resolution=(16, 24),

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from recorded import GOLDEN
 from torchslots.data.catalog import open_dataset
 from torchslots.data.loader import eval_batches, train_batches
 from torchslots.recipes import catalog, isa
+from torchslots.recipes.config import Recipe
 from torchslots.recipes.isa import CnnDecoderConfig, IsaConfig, PixelDecoderConfig
 from torchslots.recipes.savi import CnnConfig, ResNetConfig
-from torchslots.sim.images import generate_images
-from torchslots.training.recipe import Recipe
+from torchslots.sim.generate_images import generate_images
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 GENERATED = {"tetrominoes": 103, "objects_room": 103, "clevr_with_masks": 4}
 RECORDED = {
     "multishapenet_easy": "data_msn_easy",

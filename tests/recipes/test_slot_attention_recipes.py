@@ -8,12 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from torchslots import hub
-from torchslots.counts import with_counts
-from torchslots.errors import UserError
-from torchslots.nn.cnn import ConvTranspose, pad_same
-from torchslots.nn.position import soft_grid
-from torchslots.nn.ranges import from_signed, to_signed
+from torchslots.io.errors import UserError
+from torchslots.models.adjust import with_counts
+from torchslots.models.layers.conv import ConvTranspose, pad_same
+from torchslots.models.layers.position import soft_grid
+from torchslots.models.layers.ranges import from_signed, to_signed
+from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog
+from torchslots.recipes.config import OptimConfig
 from torchslots.recipes.slot_attention import (
     PictureDecoder,
     PropertyHead,
@@ -23,7 +25,6 @@ from torchslots.recipes.slot_attention import (
     slot_attention_set_prediction,
 )
 from torchslots.training import optim
-from torchslots.training.recipe import OptimConfig
 
 TINY = SlotAttentionConfig(
     resolution=(16, 24),
@@ -68,7 +69,7 @@ def test_recipes_come_back_from_their_numbers(name, tmp_path):
     recipe = catalog.recipe(name)
     assert recipe.name == name
     made = build(recipe.model)
-    hub.save_pretrained(made, recipe.model, tmp_path)
+    save_pretrained(made, recipe.model, tmp_path)
     assert hub.load_model(tmp_path).config == recipe.model
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from tiny_models import TINY, batch
-from torchslots.hub import load_model, save_pretrained
+from torchslots.hub import load_model
+from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog
+from torchslots.recipes.config import to_json
 from torchslots.recipes.statm import StatmConfig, build
-from torchslots.training.recipe import to_json
 from torchslots.training.step import TrainStep
 
 TABLE = {

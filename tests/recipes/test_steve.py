@@ -6,21 +6,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchslots.decoders.tokens import Tokens, trained_along
-from torchslots.errors import UserError
-from torchslots.hub import load_model, save_pretrained
-from torchslots.latents.dvae import gumbel_softmax
-from torchslots.model import ObjectCentricModel, conditioning
-from torchslots.nn.position import cell_grid
+from torchslots.hub import load_model
+from torchslots.io.errors import UserError
+from torchslots.models.decoders.autoregressive import Tokens, trained_along
+from torchslots.models.layers.position import cell_grid
+from torchslots.models.model import ObjectCentricModel, conditioning
+from torchslots.models.slots.attention import SlotAttention
+from torchslots.models.slots.predictors import Apply
+from torchslots.models.tokenizers.dvae import gumbel_softmax
+from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog, steve, steve_joint
-from torchslots.recipes.slotdiffusion import CnnEncoder, ResNetEncoder, SlotsConfig, TransformerPredictor
+from torchslots.recipes.config import to_json
+from torchslots.recipes.slotdiffusion_encoder import (
+    CnnEncoder,
+    ResNetEncoder,
+    SlotsConfig,
+    TransformerPredictor,
+)
 from torchslots.recipes.steve import SteveConfig, WriterConfig
 from torchslots.recipes.steve_joint import SteveJointConfig
 from torchslots.recipes.tokenizers import DvaeConfig
-from torchslots.slots.attention import SlotAttention
-from torchslots.slots.predictors import Apply
 from torchslots.training import optim
-from torchslots.training.recipe import to_json
 from torchslots.training.step import TrainStep
 
 TOKENIZER = DvaeConfig(resolution=(16, 24), vocabulary=13, channels=8, temperature_steps=10)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import torchslots
-from torchslots import hub
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
+from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog, tokenizers
 from torchslots.recipes.slot_attention import slot_attention_demo
 from torchslots.recipes.tokenizers import DvaeConfig, VqvaeConfig, build_dvae, build_vqvae
@@ -52,7 +52,7 @@ def test_sizes_are_the_published_ones():
 def test_recipes_name_themselves_and_say_what_they_are(name):
     recipe = catalog.recipe(name)
     assert recipe.name == name and catalog.RECIPES[name].__doc__
-    assert catalog.family_of(recipe.model) == name.split("_")[0]
+    assert recipe.model.family == name.split("_")[0]
     assert recipe.data.keys == ("video",) and recipe.data.num_frames == 1
     assert recipe.model.resolution == (recipe.data.resolution,) * 2
     rate = schedule(recipe.optim)
@@ -96,7 +96,7 @@ def test_what_was_saved_comes_back_bit_for_bit(name, tmp_path):
 
 def test_models_and_image_codes_are_not_taken_for_each_other(tmp_path):
     config = slot_attention_demo().model
-    hub.save_pretrained(catalog.build(config), config, tmp_path / "slots")
+    save_pretrained(catalog.build(config), config, tmp_path / "slots")
     catalog.build(SMALL["dvae"]).save_pretrained(tmp_path / "codes")
     with pytest.raises(UserError, match=r"codes holds .* tokenizer: load it with torchslots\.load_tokenizer"):
         torchslots.load_model(tmp_path / "codes")

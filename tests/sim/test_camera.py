@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from small_scene import camera
 
+from sim.small_scene import camera
 from torchslots.sim.camera import (
     fixed_camera,
     moving_camera,

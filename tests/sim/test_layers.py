@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from small_scene import CUBE, CYLINDER, SPHERE, body, camera, moving
 
+from sim.small_scene import CUBE, CYLINDER, SPHERE, body, camera, moving
 from torchslots.sim.layers import boxes, measure
 from torchslots.sim.raycast import PlacedBody
 

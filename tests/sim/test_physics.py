@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from small_scene import CUBE, SPHERE, body
 
+from sim.small_scene import CUBE, SPHERE, body
 from torchslots.sim.physics import FLOOR, simulate
 from torchslots.sim.scene import METAL, RUBBER, sample_scene
 

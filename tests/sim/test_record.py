@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from torchslots.data.movi import MoviReader
-from torchslots.data.png import decode_frames
+from torchslots.data.formats.png import decode_frames
+from torchslots.data.sets.movi import MoviReader
 from torchslots.sim.camera import rotation_matrices
+from torchslots.sim.generate_videos import generate
 from torchslots.sim.record import encode_pngs
-from torchslots.sim.write import generate
 
 SIZE, FRAMES = 40, 5
 

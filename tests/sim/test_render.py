@@ -4,18 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_scene import CUBE, CYLINDER, SPHERE, body
 
+from sim.small_scene import CUBE, CYLINDER, SPHERE, body
 from torchslots.sim import render
 from torchslots.sim.camera import rotation_matrices
 from torchslots.sim.layers import measure
-from torchslots.sim.light import Shadows
+from torchslots.sim.lighting import Shadow, Shadows
 from torchslots.sim.physics import simulate
 from torchslots.sim.raycast import PlacedBody
 from torchslots.sim.render import render_video
 from torchslots.sim.scene import METAL, sample_scene
-from torchslots.sim.shadow import Shadow
-from torchslots.sim.tone import daylight, film, to_srgb
+from torchslots.sim.texture import daylight, film, to_srgb
 
 SIZE = 48
 TURNED = (0.9, 0.3, 0.2, 0.06**0.5)

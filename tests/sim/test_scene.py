@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 from torchslots.sim import scene as scene_module
 from torchslots.sim.scene import KINDS, sample_scene
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from small_scene import CUBE, CYLINDER, SPHERE
+
+from sim.small_scene import CUBE, CYLINDER, SPHERE
 
 CASES = [(CUBE, (0.4, 0.7, 0.3)), (CYLINDER, (0.5, 0.5, 0.8)), (SPHERE, (0.6, 0.6, 0.6))]
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_run import tiny_recipe
 from torch import Tensor
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 from torchslots.training import checkpoint
 from torchslots.training.checkpoint import RunState
+from training.tiny_run import tiny_recipe
 
 
 def _tensors(step: int) -> dict[str, Tensor]:

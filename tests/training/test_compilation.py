@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import TinyClips, TinyModel, same, send, tiny_recipe, train, weights
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 from torchslots.training import checkpoint, compilation
 from torchslots.training.compilation import COLD_START, decide, obstacle, settle
-from torchslots.training.interrupt import Interrupted
 from torchslots.training.step import TrainStep
+from torchslots.training.stops import Interrupted
+from training.tiny_run import TinyClips, TinyModel, same, send, tiny_recipe, train, weights
 
 CPU = torch.device("cpu")
 

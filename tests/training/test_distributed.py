@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from tiny_run import counted_evaluate, run_one, weights
 
-from torchslots.training import kinds
-from torchslots.training.kinds import Kind
-from torchslots.training.log import read_log
+from torchslots.evaluation import dispatch as kinds
+from torchslots.evaluation.dispatch import Kind
+from torchslots.io.run_log import read_log
+from training.tiny_run import counted_evaluate, run_one, weights
 
 PROGRAM = Path(__file__).with_name("tiny_run.py")
 

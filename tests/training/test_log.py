@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from torchslots.errors import UserError
-from torchslots.training.log import Clock, RunLog, read_log
+from torchslots.io.errors import UserError
+from torchslots.io.run_log import read_log
+from torchslots.training.log import Clock, RunLog
 
 
 def _board(run: Path) -> EventAccumulator:

@@ -9,7 +9,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import (
+
+from torchslots.evaluation import dispatch as kinds
+from torchslots.evaluation.dispatch import Kind
+from torchslots.hub import load_model
+from torchslots.io.run_log import read_log
+from torchslots.models.types import Batch
+from torchslots.recipes import catalog, savi
+from torchslots.recipes.config import EvalConfig, Recipe
+from torchslots.training import checkpoint, loop
+from torchslots.training.stops import Interrupted
+from training.tiny_run import (
     TinyClips,
     TinyModel,
     TinyReport,
@@ -22,15 +32,6 @@ from tiny_run import (
     train,
     weights,
 )
-
-from torchslots.hub import load_model
-from torchslots.recipes import catalog, savi
-from torchslots.shapes import Batch
-from torchslots.training import checkpoint, kinds, loop
-from torchslots.training.interrupt import Interrupted
-from torchslots.training.kinds import Kind
-from torchslots.training.log import read_log
-from torchslots.training.recipe import EvalConfig, Recipe
 
 
 @pytest.fixture(autouse=True)

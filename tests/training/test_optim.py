@@ -1,7 +1,6 @@
 import ast
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,17 +8,18 @@ import pytest
 import torch
 from torch import nn
 
+from recorded import GOLDEN
 from tiny_models import batch, tiny
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
+from torchslots.recipes.config import OptimConfig
 from torchslots.training import optim
-from torchslots.training.recipe import OptimConfig
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "savi_units"
+RECORDINGS = GOLDEN / "savi_units"
 
 
 @pytest.mark.parametrize("thousands", [100, 500])
 def test_schedule_is_the_recorded_one(thousands: int) -> None:
-    recorded = np.load(GOLDEN / f"schedule_{thousands}k.npz")
+    recorded = np.load(RECORDINGS / f"schedule_{thousands}k.npz")
     rate = optim.schedule(OptimConfig(2e-4, 2500, thousands * 1000))
     ours = [rate(int(step)) for step in recorded["steps"]]
     # The original computes in float32 from 1 minus the part done: near zero only its absolute error is small.
@@ -132,7 +132,7 @@ def test_optimizer_state_of_another_model_is_refused() -> None:
         optim.load_optimizer(wide, optim.adam(wide), tensors, "some file")
 
 
-RECORDED = np.load(Path(__file__).parents[1] / "golden" / "sd_metrics" / "lr_schedules.npz")
+RECORDED = np.load(GOLDEN / "sd_metrics" / "lr_schedules.npz")
 
 
 @pytest.mark.parametrize("system", ["vae", "savi", "ldm", "steve"])

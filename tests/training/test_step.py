@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import TinyClips, TinyModel, same, send, tiny_recipe, train
 from torch import Tensor
 
-from torchslots.shapes import Batch
-from torchslots.training.interrupt import Interrupted
+from torchslots.models.types import Batch
 from torchslots.training.step import NonFinite, TrainStep
+from torchslots.training.stops import Interrupted
+from training.tiny_run import TinyClips, TinyModel, same, send, tiny_recipe, train
 
 
 def _batch(value: float = 0.5) -> Batch:

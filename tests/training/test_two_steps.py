@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_run import same, send
-from two_steps import Clips, stored, train
 
 from torchslots.hub import load_model, load_tokenizer
-from torchslots.parts import frozen_tokenizer
-from torchslots.training.interrupt import Interrupted
-from torchslots.training.log import read_log
+from torchslots.io.run_log import read_log
+from torchslots.training.stops import Interrupted
+from torchslots.training.warm_start import frozen_tokenizer
+from training.tiny_run import same, send
+from training.two_steps import Clips, stored, train
 
 BEFORE = {"slotdiffusion": "vqvae", "steve": "dvae"}
 

@@ -16,15 +16,16 @@ import torch.distributed
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from torchslots.errors import UserError
-from torchslots.shapes import Batch, Prediction, State
-from torchslots.training import kinds, loop
-from torchslots.training.eval_report import EvalReport
-from torchslots.training.evaluate import evaluate
-from torchslots.training.interrupt import Interrupted
-from torchslots.training.kinds import Kind
-from torchslots.training.log import read_log
-from torchslots.training.recipe import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.evaluation import dispatch as kinds
+from torchslots.evaluation.dispatch import Kind
+from torchslots.evaluation.evaluate import evaluate
+from torchslots.evaluation.report import EvalReport
+from torchslots.io.errors import UserError
+from torchslots.io.run_log import read_log
+from torchslots.models.types import Batch, Prediction, State
+from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.training import loop
+from torchslots.training.stops import Interrupted
 
 TIMES = {"time", "train/seconds_per_step", "train/seconds_waiting_for_data"}
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchslots import parts
-from torchslots.recipes.slotdiffusion import CnnEncoder, SlotsConfig, TransformerPredictor
-from torchslots.recipes.slotdiffusion_ldm import SamplingConfig, SlotDiffusionConfig, UNetConfig
+from torchslots.models.types import Batch
+from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.recipes.slotdiffusion import SamplingConfig, SlotDiffusionConfig, UNetConfig
+from torchslots.recipes.slotdiffusion_encoder import CnnEncoder, SlotsConfig, TransformerPredictor
 from torchslots.recipes.steve import SteveConfig, WriterConfig
 from torchslots.recipes.tokenizers import DvaeConfig, VqvaeConfig
-from torchslots.shapes import Batch
 from torchslots.training import loop
+from torchslots.training import warm_start as parts
 from torchslots.training.checkpoint import latest
-from torchslots.training.recipe import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
 SIDE = 16
 VQVAE = VqvaeConfig(

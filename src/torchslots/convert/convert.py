@@ -6,25 +6,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from torchslots.convert import (
-    flax_checkpoint,
-    flax_systems,
-    layouts,
-    slot_attention_layout,
-    slot_attention_tf,
-    tensorflow_checkpoint,
-    torch_checkpoint,
-    torch_systems,
-)
+from torchslots.convert import flax_systems, layouts
+from torchslots.convert import systems as torch_systems
 from torchslots.convert.layouts import Arrays
+from torchslots.convert.originals import slot_attention as slot_attention_tf
+from torchslots.convert.originals import slot_attention_layout
+from torchslots.convert.readers import flax as flax_checkpoint
+from torchslots.convert.readers import tensorflow as tensorflow_checkpoint
+from torchslots.convert.readers import torch as torch_checkpoint
 from torchslots.convert.reference import read_reference
-from torchslots.convert.resume import adam_state, write_run
-from torchslots.errors import UserError
-from torchslots.hub import save_pretrained
+from torchslots.io.errors import UserError
+from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog
-from torchslots.training.recipe import ModelConfig
+from torchslots.recipes.config import ModelConfig, Recipe
+from torchslots.training import checkpoint
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Converted:
         trained = "" if self.step is None else f" after {self.step} updates"
         return (
             f"Read {self.num_arrays} arrays, {self.num_weights:,} numbers, of a model of the family "
-            f"{catalog.family_of(self.config)}{trained} from {self.source}.\n"
+            f"{self.config.family}{trained} from {self.source}.\n"
             f"Wrote {self.out / 'config.json'} and {self.out / 'model.safetensors'}."
         )
 
@@ -159,3 +157,49 @@ def _load(model: Any, state: dict[str, Any], path: Path) -> None:
             f"{path}: {len(wrong)} arrays have other sizes than the recipe: {'; '.join(wrong[:3])}."
         )
     model.load_state_dict(state)
+
+
+def adam_state(
+    model: nn.Module, first: dict[str, Tensor], second: dict[str, Tensor], step: int | None
+) -> dict[str, Tensor]:
+    """Adam's memory of a model's parameters, in the form that `training.optim.load_optimizer` takes; empty where there
+    are no moments.
+
+    Args:
+        first, second: moments by our names; those of constants that the original counted as weights are left out.
+        step: updates done.
+    """
+    names = [name for name, _ in model.named_parameters() if name in first and name in second]
+    found: dict[str, Tensor] = {}
+    for name in names:
+        found |= {f"exp_avg/{name}": first[name], f"exp_avg_sq/{name}": second[name]}
+        found[f"step/{name}"] = torch.tensor(float(step or 0))
+    return found
+
+
+def write_run(
+    run: Path, recipe: Recipe, model: nn.Module, optimizer: dict[str, Tensor], step: int | None
+) -> Path:
+    """Write one checkpoint of the trainer's own kind; returns its folder.
+
+    The same `recipe` must then be named to `torchslots train`, with the same changes.
+
+    Args:
+        run: a new folder.
+        optimizer: Adam's moments and steps, as `training.optim.optimizer_tensors` names them.
+        step: updates done.
+
+    Raises:
+        UserError: no moments or no step to go on from, or a folder that is already a run's.
+    """
+    if not optimizer or step is None:
+        raise UserError(
+            "This checkpoint holds weights alone, no optimiser to go on with. Convert it without resuming, and train "
+            "from its weights."
+        )
+    if checkpoint.list_steps(run):
+        raise UserError(f"{run} is already a run with checkpoints. Choose a new folder.")
+    checkpoint.claim(run, recipe)
+    tensors = {f"optim/{key}": value for key, value in optimizer.items()}
+    state = checkpoint.RunState(step=step)
+    return checkpoint.save(run, state, dict(model.state_dict()), tensors, recipe.train.keep)

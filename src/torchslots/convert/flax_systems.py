@@ -4,15 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torchslots.convert import isa_flax, savi_flax, statm_flax
-from torchslots.convert.flax_checkpoint import FlaxCheckpoint
 from torchslots.convert.layouts import Arrays, Leaf
-from torchslots.errors import UserError
+from torchslots.convert.originals import isa as isa_flax
+from torchslots.convert.originals import savi as savi_flax
+from torchslots.convert.originals import statm as statm_flax
+from torchslots.convert.readers.flax import FlaxCheckpoint
+from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
+from torchslots.recipes.config import ModelConfig
 from torchslots.recipes.isa import IsaConfig
 from torchslots.recipes.savi import SaviConfig
 from torchslots.recipes.statm import StatmConfig
-from torchslots.training.recipe import ModelConfig
 
 
 @dataclass(frozen=True)

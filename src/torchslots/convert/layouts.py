@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 

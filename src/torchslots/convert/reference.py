@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 
 _NAMED = {
     "object_discovery": "Slot Attention",

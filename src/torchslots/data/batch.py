@@ -7,7 +7,7 @@
 | `boxes` | [B, T, n, 4] | float32 | (ymin, xmin, ymax, xmax) in [0, 1], zeros where absent |
 | `flow` | [B, T, 3, H, W] | float32 | optical flow as an RGB picture, [0, 1] |
 | `depth` | [B, T, 1, H, W] | float32 | transformed distance to the camera |
-| `properties` | [B, T, n, P] | float32 | numbers of each object, zeros for none (`torchslots.properties`), [0, 1] |
+| `properties` | [B, T, n, P] | float32 | numbers of each object, zeros for none (`torchslots.data.objects`), [0, 1] |
 | `padding_mask` | [B, T, H, W] | bool | False on frames or pixels that are padding |
 | `name` | list of B strings | | where the example comes from |
 
@@ -19,8 +19,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from torchslots.errors import UserError
-from torchslots.shapes import Batch
+from torchslots.io.errors import UserError
+from torchslots.models.types import Batch
 
 _DTYPES = {
     "video": torch.float32,

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 
 if TYPE_CHECKING:
     from torchslots.data.config import DataConfig
@@ -118,61 +118,61 @@ def _how_to_get(name: str, found: DatasetEntry | None) -> str:
 
 
 def _open_movi(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.movi import MoviClips
+    from torchslots.data.sets.movi import MoviClips
 
     return MoviClips(root, split, replace(config, dataset=name), train)
 
 
 def _open_folder(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.folder import FolderClips
+    from torchslots.data.sets.own_files import FolderClips
 
     return FolderClips(root, split, config, train)
 
 
 def _open_prepared(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.prepare import PreparedClips
+    from torchslots.data.sets.prepared import PreparedClips
 
     return PreparedClips(root, split, config, train)
 
 
 def _open_multi_object(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.multi_object import LAYOUTS, MultiObjectImages
-    from torchslots.data.stills import Stills, demand_keys
+    from torchslots.data.clips import Stills, demand_keys
+    from torchslots.data.sets.multi_object import LAYOUTS, MultiObjectImages
 
     demand_keys(config, MultiObjectImages.keys, name)
     return Stills(MultiObjectImages(root, LAYOUTS[name], split, config.num_records), split, config, train)
 
 
 def _open_frames(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.steve_movi import FrameFolders
+    from torchslots.data.sets.frame_folders import FrameFolders
 
     return FrameFolders(root, name, split, config, train)
 
 
 def _open_clevr(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.clevr import ClevrImages
-    from torchslots.data.stills import Stills
+    from torchslots.data.clips import Stills
+    from torchslots.data.sets.clevr import ClevrImages
 
     return Stills(ClevrImages(root, split), split, config, train)
 
 
 def _open_multishapenet(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.multishapenet import MultiShapeNetImages
-    from torchslots.data.stills import Stills
+    from torchslots.data.clips import Stills
+    from torchslots.data.sets.multishapenet import MultiShapeNetImages
 
     return Stills(MultiShapeNetImages(root, split), split, config, train)
 
 
 def _open_clevrtex(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.clevrtex import find_clevrtex
-    from torchslots.data.stills import Stills
+    from torchslots.data.clips import Stills
+    from torchslots.data.sets.clevrtex import find_clevrtex
 
     return Stills(find_clevrtex(root, split, config.num_records), split, config, train)
 
 
 def _open_waymo(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.stills import Stills
-    from torchslots.data.waymo import WaymoImages
+    from torchslots.data.clips import Stills
+    from torchslots.data.sets.waymo import WaymoImages
 
     return Stills(WaymoImages(root, split, config.num_records), split, config, train)
 

@@ -19,10 +19,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from torchslots.data.batch import check_sample, collate
-from torchslots.data.tfrecord import CorruptRecord
+from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.transforms import Sample
-from torchslots.errors import UserError
-from torchslots.shapes import Batch
+from torchslots.io.errors import UserError
+from torchslots.models.types import Batch
 
 __all__ = ["ClipDataset", "CorruptRecord", "eval_batches", "number_read", "train_batches"]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Integer, Shaped, UInt8, UInt16
+from jaxtyping import Bool, Float, Float32, Int, Integer, Shaped, UInt8, UInt16
 from torch import Tensor
 
 Sample = dict[str, Any]
@@ -318,3 +318,23 @@ def _fit(values: Tensor, dim: int, length: int) -> Tensor:
     shape = list(values.shape)
     shape[dim] = length - present
     return torch.cat([values, values.new_zeros(shape)], dim)
+
+
+def mask_boxes(ids: Int[Tensor, "T H W"], max_instances: int) -> Float[Tensor, "T n 4"]:
+    """The box around each object in each frame: (ymin, xmin, ymax, xmax) in [0, 1], zeros where absent.
+
+    The far edges lie behind the last pixel, so a mask that fills the frame has the box (0, 0, 1, 1).
+    """
+    boxes = torch.zeros(len(ids), max_instances, 4)
+    for k in range(min(max_instances, int(ids.max()) if ids.numel() else 0)):
+        here = ids == k + 1
+        (top, bottom), (left, right) = _extent(here.any(2)), _extent(here.any(1))
+        boxes[:, k] = torch.stack([top, left, bottom, right], 1)
+    return boxes
+
+
+def _extent(line: Bool[Tensor, "T L"]) -> tuple[Float[Tensor, "T"], Float[Tensor, "T"]]:
+    """First True and one past the last, in parts of the length; zeros where there is none."""
+    length, seen = line.shape[1], line.any(1)
+    first, last = line.int().argmax(1), length - line.flip(1).int().argmax(1)
+    return torch.where(seen, first / length, 0.0), torch.where(seen, last / length, 0.0)

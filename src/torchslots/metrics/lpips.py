@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 from torchslots.metrics.networks.stages import Stages, alexnet, vgg16
 from torchslots.metrics.networks.weights import State, feature_weights, load_public
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchmetrics import SumMetric
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 from torchslots.metrics.frechet import FrechetDistance
 from torchslots.metrics.networks import i3d
 

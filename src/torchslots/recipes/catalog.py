@@ -9,21 +9,13 @@ from typing import Any
 
 import torch
 
-from torchslots.errors import UserError, nearest
-from torchslots.latents.tokenizer import Tokenizer
-from torchslots.model import ObjectCentricModel
-from torchslots.recipes import (
-    isa,
-    savi,
-    savi_pytorch,
-    slot_attention,
-    slotdiffusion_ldm,
-    statm,
-    steve,
-    steve_joint,
-    tokenizers,
-)
-from torchslots.training.recipe import ModelConfig, Recipe, from_dict
+from torchslots.io.errors import UserError, nearest
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.tokenizers.base import Tokenizer
+from torchslots.recipes import isa, savi, slot_attention, statm, steve, steve_joint, tokenizers
+from torchslots.recipes import savi_slotdiffusion as savi_pytorch
+from torchslots.recipes import slotdiffusion as slotdiffusion_ldm
+from torchslots.recipes.config import ModelConfig, Recipe, from_dict
 
 Built = ObjectCentricModel | Tokenizer
 """What recipes train: slots, or a code of images that is trained before them."""
@@ -97,7 +89,7 @@ def recipe(name: str) -> Recipe:
 
 def build(config: ModelConfig) -> Built:
     """A model with fresh weights."""
-    return FAMILIES[family_of(config)].build(config)
+    return _look_up(FAMILIES, config.family, "model family", "`FAMILIES` in recipes/catalog.py").build(config)
 
 
 def build_seeded(config: ModelConfig, seed: int) -> Built:
@@ -132,16 +124,6 @@ def read_recipe(file: Path) -> Recipe:
 
 def _fields(config: type) -> set[str]:
     return {field.name for field in dataclasses.fields(config)}
-
-
-def family_of(config: ModelConfig) -> str:
-    """The name under which a model's numbers are saved."""
-    for name, family in FAMILIES.items():
-        if type(config) is family.config:
-            return name
-    raise UserError(
-        f"No family builds from {type(config).__name__}. Add it to FAMILIES in recipes/catalog.py."
-    )
 
 
 def build_family(name: str, values: dict[str, Any], where: str = "config.json") -> tuple[ModelConfig, Built]:

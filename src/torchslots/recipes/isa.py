@@ -8,36 +8,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
-from torchslots.decoders.broadcast import Broadcast
-from torchslots.errors import UserError
-from torchslots.model import ObjectCentricModel
-from torchslots.nn.blocks import mlp
-from torchslots.nn.cnn import cnn
-from torchslots.nn.frames import AppendGrid, RelativePosition
-from torchslots.nn.grid_encoder import GridEncoder
-from torchslots.nn.init import dense
-from torchslots.nn.position import PositionEmbedding
-from torchslots.nn.resnet import ResNet
+from torchslots.io.errors import UserError
+from torchslots.models.decoders.broadcast import Broadcast
+from torchslots.models.layers.blocks import mlp
+from torchslots.models.layers.conv import cnn
+from torchslots.models.layers.init import dense
+from torchslots.models.layers.position import PositionEmbedding
+from torchslots.models.layers.reference_frames import AppendGrid, GridEncoder, RelativePosition
+from torchslots.models.layers.resnet import ResNet
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slots import invariant
+from torchslots.models.slots.attention import Corrector, SlotAttention
+from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
+from torchslots.models.slots.initializers import Learned
+from torchslots.models.slots.invariant import InvariantSlotAttention
+from torchslots.models.slots.poses import DrawnFrames, LearnedFrames, WithFrames
+from torchslots.models.slots.predictors import Stay
+from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 from torchslots.recipes.savi import CnnConfig, ResNetConfig
-from torchslots.slots import invariant
-from torchslots.slots.attention import Corrector, SlotAttention
-from torchslots.slots.encoder import FrameEncoder, SlotEncoder
-from torchslots.slots.frames import DrawnFrames, LearnedFrames, WithFrames
-from torchslots.slots.initializers import Learned
-from torchslots.slots.invariant import InvariantSlotAttention
-from torchslots.slots.predictors import Stay
-from torchslots.training.recipe import (
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    OptimConfig,
-    Recipe,
-    TrainConfig,
-)
 
 STATISTICS = {"translation": 2, "scale": 4, "rotation": 9}
 """Numbers that a slot is told of its frame, by invariance: position, scale, rotation matrix and angle."""
@@ -86,6 +78,7 @@ class CnnDecoderConfig:
 class IsaConfig(ModelConfig):
     """The numbers of an Invariant Slot Attention model, or of its baseline."""
 
+    family: ClassVar[str] = "isa"
     resolution: tuple[int, int] = (128, 128)
     """Height and width of the frames."""
     encoder: CnnConfig | ResNetConfig = _STRIDED

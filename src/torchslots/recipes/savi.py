@@ -17,23 +17,23 @@ conditioning, all 24 frames of a video scored together, the first included (READ
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
-from torchslots.decoders.broadcast import Broadcast
-from torchslots.errors import UserError
-from torchslots.model import ObjectCentricModel
-from torchslots.nn.blocks import PreNormBlock, mlp
-from torchslots.nn.cnn import cnn
-from torchslots.nn.init import dense
-from torchslots.nn.position import PositionEmbedding
-from torchslots.nn.resnet import ResNet
-from torchslots.slots.attention import SlotAttention
-from torchslots.slots.encoder import FrameEncoder, SlotEncoder
-from torchslots.slots.initializers import FromBoxes, FromMasks, Gaussian, Learned
-from torchslots.slots.predictors import Interact
-from torchslots.training.recipe import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.io.errors import UserError
+from torchslots.models.decoders.broadcast import Broadcast
+from torchslots.models.layers.blocks import PreNormBlock, mlp
+from torchslots.models.layers.conv import cnn
+from torchslots.models.layers.init import dense
+from torchslots.models.layers.position import PositionEmbedding
+from torchslots.models.layers.resnet import ResNet
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slots.attention import SlotAttention
+from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
+from torchslots.models.slots.initializers import FromBoxes, FromMasks, Gaussian, Learned
+from torchslots.models.slots.predictors import Interact
+from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
 TARGET_CHANNELS = {"video": 3, "flow": 3, "depth": 1}
 """Channels of each picture that a decoder can be asked for."""
@@ -92,6 +92,7 @@ class DecoderConfig:
 class SaviConfig(ModelConfig):
     """The numbers of a SAVi model."""
 
+    family: ClassVar[str] = "savi"
     resolution: tuple[int, int] = (64, 64)
     """Height and width of the frames."""
     encoder: CnnConfig | ResNetConfig = CnnConfig()

@@ -8,31 +8,25 @@ Multi-dSprites are chosen here.
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 from torch import nn
 
-from torchslots.decoders.broadcast import Broadcast
-from torchslots.decoders.properties import Properties
-from torchslots.errors import UserError
-from torchslots.losses import mean_squared_error
-from torchslots.model import ObjectCentricModel
-from torchslots.nn.blocks import KERAS_NORM_EPS, mlp
-from torchslots.nn.cnn import Conv, cnn
-from torchslots.nn.keras import start_as_keras, start_together
-from torchslots.nn.position import PositionEmbedding, soft_grid
-from torchslots.nn.ranges import Signed, from_signed, to_signed
-from torchslots.slots.attention import SlotAttention, eps_on_weights
-from torchslots.slots.encoder import FrameEncoder, SlotEncoder
-from torchslots.slots.initializers import Gaussian
-from torchslots.slots.predictors import Stay
-from torchslots.training.recipe import (
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    OptimConfig,
-    Recipe,
-    TrainConfig,
-)
+from torchslots.io.errors import UserError
+from torchslots.models.decoders.broadcast import Broadcast
+from torchslots.models.decoders.set_prediction import Properties
+from torchslots.models.layers.blocks import KERAS_NORM_EPS, mlp
+from torchslots.models.layers.conv import Conv, cnn
+from torchslots.models.layers.position import PositionEmbedding, soft_grid
+from torchslots.models.layers.ranges import Signed, from_signed, to_signed
+from torchslots.models.layers.weight_init import start_as_keras, start_together
+from torchslots.models.losses import mean_squared_error
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slots.attention import SlotAttention, eps_on_weights
+from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
+from torchslots.models.slots.initializers import Gaussian
+from torchslots.models.slots.predictors import Stay
+from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -61,6 +55,7 @@ class PropertyHead:
 class SlotAttentionConfig(ModelConfig):
     """The numbers of a Slot Attention model."""
 
+    family: ClassVar[str] = "slot_attention"
     resolution: tuple[int, int] = (128, 128)
     """Height and width of the images."""
     channels: tuple[int, ...] = (64, 64, 64, 64)

@@ -8,12 +8,11 @@ of 24 frames, since it forgets between slices; here slices hand the memory on, w
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from torchslots.errors import UserError
-from torchslots.model import ObjectCentricModel
-from torchslots.recipes.savi import SaviConfig, build_with, savi_demo, savi_plus_plus, savi_small
-from torchslots.slots.memory import (
+from torchslots.io.errors import UserError
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slots.temporal import (
     Fusion,
     Remember,
     SharedResidual,
@@ -22,14 +21,8 @@ from torchslots.slots.memory import (
     TimeThenSpace,
     all_slots,
 )
-from torchslots.training.recipe import (
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    OptimConfig,
-    Recipe,
-    TrainConfig,
-)
+from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.recipes.savi import SaviConfig, build_with, savi_demo, savi_plus_plus, savi_small
 
 FusionName = Literal[
     "space_then_time", "sum", "time_then_space", "shared_residual", "all_slots", "all_slots_as_released"
@@ -40,11 +33,12 @@ FusionName = Literal[
 class StatmConfig(ModelConfig):
     """The numbers of a STATM model."""
 
+    family: ClassVar[str] = "statm"
     savi: SaviConfig = field(default_factory=SaviConfig)
     """Everything but memory, widths of the predictor among it."""
     fusion: FusionName = "sum"
-    """How attention over slots and over time meet (torchslots.slots.memory). The original's all_slots, by a slip, looks
-    at each slot's own past only when it is normalised in front: all_slots_as_released."""
+    """How attention over slots and over time meet (`models/slots/temporal.py`). The original's all_slots, by a slip,
+    looks at each slot's own past only when it is normalised in front: all_slots_as_released."""
     pre_norm: bool = False
     """Normalise in front of the predictor's layers, not behind their residual sums."""
     max_frames: int | None = None

@@ -6,13 +6,15 @@ frozen. Numbers are those of the authors' PyTorch configurations. The original, 
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from torchslots.decoders.tokens import Tokens
-from torchslots.decoders.writer import CodeWriter
-from torchslots.errors import UserError
-from torchslots.model import ObjectCentricModel
-from torchslots.nn.causal import CausalDecoder
-from torchslots.recipes.slotdiffusion import (
+from torchslots.io.errors import UserError
+from torchslots.models.decoders.autoregressive import Tokens
+from torchslots.models.decoders.code_transformer import CodeWriter
+from torchslots.models.layers.transformer import CausalDecoder
+from torchslots.models.model import ObjectCentricModel
+from torchslots.recipes.config import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.recipes.slotdiffusion_encoder import (
     SLOTS,
     SlotsConfig,
     build_slot_encoder,
@@ -26,7 +28,6 @@ from torchslots.recipes.slotdiffusion import (
     steps,
 )
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae, dvae_demo
-from torchslots.training.recipe import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class WriterConfig:
 class SteveConfig(ModelConfig):
     """The numbers of the model, its finished tokenizer's included."""
 
+    family: ClassVar[str] = "steve"
     slots: SlotsConfig = field(default_factory=SlotsConfig)
     tokenizer: DvaeConfig = field(default_factory=DvaeConfig)
     writer: WriterConfig = field(default_factory=WriterConfig)

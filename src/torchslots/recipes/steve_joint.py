@@ -8,23 +8,24 @@ start as this library's layers do, the transformer's as the authors'.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from torch import nn
 
-from torchslots.decoders.tokens import Tokens, trained_along
-from torchslots.latents.dvae import ConvBlock
-from torchslots.losses import sum_cross_entropy
-from torchslots.model import ObjectCentricModel
-from torchslots.nn.blocks import TORCH_NORM_EPS, PreNormBlock, layer_norm, mlp
-from torchslots.nn.position import PositionEmbedding, cell_grid
-from torchslots.recipes.slotdiffusion import data, evaluation, require_heads
+from torchslots.models.decoders.autoregressive import Tokens, trained_along
+from torchslots.models.layers.blocks import TORCH_NORM_EPS, PreNormBlock, layer_norm, mlp
+from torchslots.models.layers.position import PositionEmbedding, cell_grid
+from torchslots.models.losses import sum_cross_entropy
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slots.attention import SlotAttention, eps_on_weights
+from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
+from torchslots.models.slots.initializers import Gaussian
+from torchslots.models.slots.predictors import Apply
+from torchslots.models.tokenizers.dvae import ConvBlock
+from torchslots.recipes.config import ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.recipes.slotdiffusion_encoder import data, evaluation, require_heads
 from torchslots.recipes.steve import WriterConfig, build_writer
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae
-from torchslots.slots.attention import SlotAttention, eps_on_weights
-from torchslots.slots.encoder import FrameEncoder, SlotEncoder
-from torchslots.slots.initializers import Gaussian
-from torchslots.slots.predictors import Apply
-from torchslots.training.recipe import ModelConfig, OptimConfig, Recipe, TrainConfig
 
 _ANNEALED = DvaeConfig(temperature_steps=30_000.0, norm=False)
 
@@ -33,6 +34,7 @@ _ANNEALED = DvaeConfig(temperature_steps=30_000.0, norm=False)
 class SteveJointConfig(ModelConfig):
     """The numbers of the model."""
 
+    family: ClassVar[str] = "steve_joint"
     tokenizer: DvaeConfig = _ANNEALED
     """Its resolution is the frames'; with it learn the slots and the transformer."""
     writer: WriterConfig = field(default_factory=WriterConfig)

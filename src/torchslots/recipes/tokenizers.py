@@ -9,21 +9,27 @@ same on every data set, single frames of 128x128, batch 64, Adam at 1e-3 with 5 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchslots.errors import UserError
-from torchslots.latents import pyramid
-from torchslots.latents.codebook import Codebook
-from torchslots.latents.dvae import DVAE, PATCH, cosine_temperature, part_scores, patch_decoder, patch_encoder
-from torchslots.latents.tokenizer import PictureError
-from torchslots.latents.vqvae import VQVAE
-from torchslots.losses import mean_colour_error
-from torchslots.recipes.slotdiffusion import data, demo_data, evaluation, steps
-from torchslots.training.recipe import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.io.errors import UserError
+from torchslots.models.losses import mean_colour_error
+from torchslots.models.tokenizers import autoencoder as pyramid
+from torchslots.models.tokenizers.base import PictureError
+from torchslots.models.tokenizers.dvae import (
+    DVAE,
+    PATCH,
+    cosine_temperature,
+    part_scores,
+    patch_decoder,
+    patch_encoder,
+)
+from torchslots.models.tokenizers.vqvae import VQVAE, Codebook
+from torchslots.recipes.config import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.recipes.slotdiffusion_encoder import data, demo_data, evaluation, steps
 
 BATCH_SIZE = 64
 
@@ -32,6 +38,7 @@ BATCH_SIZE = 64
 class VqvaeConfig(ModelConfig):
     """The numbers of a VQ-VAE."""
 
+    family: ClassVar[str] = "vqvae"
     resolution: tuple[int, int] = (128, 128)
     """Height and width of the pictures; each level but the last halves them."""
     channels: int = 64
@@ -98,6 +105,7 @@ class VqvaeConfig(ModelConfig):
 class DvaeConfig(ModelConfig):
     """The numbers of a discrete VAE."""
 
+    family: ClassVar[str] = "dvae"
     resolution: tuple[int, int] = (128, 128)
     """Height and width of the pictures; a token stands for 4x4 pixels."""
     vocabulary: int = 4096

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from torchslots.data.example import encode_example, encode_one_byte_strings
-from torchslots.data.png import encode_png
-from torchslots.draw import PALETTE
-from torchslots.properties import LABELS
+from torchslots.data.formats.example import encode_example, encode_one_byte_strings
+from torchslots.data.formats.png import encode_png
+from torchslots.data.objects import LABELS
+from torchslots.io.draw import PALETTE
 from torchslots.sim.camera import Camera, looking_at_origin, rotation_matrices
 from torchslots.sim.raycast import PlacedBody, RayGrid, cast
 from torchslots.sim.render import render_video

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 from jaxtyping import Float
 
-from torchslots.data.example import encode_example
+from torchslots.data.formats.example import encode_example
 from torchslots.sim.camera import (
     FIELD_OF_VIEW,
     FOCAL_LENGTH,

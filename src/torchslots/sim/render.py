@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from torchslots.sim.camera import FOCAL_LENGTH, SENSOR_WIDTH
-from torchslots.sim.light import Shadows, dot, toward
+from torchslots.sim.lighting import Shadows, dot, toward
 from torchslots.sim.raycast import (
     DOME_RADIUS,
     PlacedBody,
@@ -19,7 +19,7 @@ from torchslots.sim.raycast import (
     rotate,
 )
 from torchslots.sim.scene import Scene
-from torchslots.sim.tone import to_srgb
+from torchslots.sim.texture import to_srgb
 
 Colors = Float32[np.ndarray, "3 n"]
 _RAYS_AT_ONCE = 2_000_000

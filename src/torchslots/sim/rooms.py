@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
-from torchslots.data.example import encode_example, encode_one_byte_strings
+from torchslots.data.formats.example import encode_example, encode_one_byte_strings
 from torchslots.sim.solids import SOLIDS, Solid
 
 SIZE = 64

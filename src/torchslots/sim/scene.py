@@ -12,17 +12,18 @@ from typing import Literal
 
 import numpy as np
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 from torchslots.sim.camera import Camera, fixed_camera, moving_camera, shell_camera
 from torchslots.sim.solids import SOLIDS, Half, Solid
 from torchslots.sim.texture import (
     Backdrop,
     SolidTexture,
+    daylight,
+    film,
     plain_backdrop,
     sample_backdrop,
     sample_solid_texture,
 )
-from torchslots.sim.tone import daylight, film
 
 Variant = Literal["a", "c", "e"]
 Rng = np.random.Generator

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 
-from torchslots.data.example import encode_example, encode_one_byte_strings
+from torchslots.data.formats.example import encode_example, encode_one_byte_strings
 
 SIZE = 64
 """Height and width of a picture in pixels."""

@@ -22,8 +22,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from torchslots.errors import UserError
-from torchslots.training.files import (
+from torchslots.io.errors import UserError
+from torchslots.io.files import (
     ASIDE,
     clear_aside,
     disk,
@@ -32,7 +32,7 @@ from torchslots.training.files import (
     write_file,
     write_synced,
 )
-from torchslots.training.recipe import Recipe, from_dict, to_json
+from torchslots.recipes.config import Recipe, from_dict, to_json
 
 _FORMAT = 1
 _PREFIX = "step_"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from torchslots.errors import UserError
+from torchslots.io.errors import UserError
 
 WORTH_WHILE = ("cuda",)
 """Kinds of devices on which a run may choose to compile; elsewhere it does so only if told."""

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from torchslots.errors import UserError
-from torchslots.training.files import write_file
+from torchslots.io.errors import UserError
+from torchslots.io.files import write_file
+from torchslots.io.run_log import METRICS_NAME, _lines
 
-METRICS_NAME = "metrics.jsonl"
 _T = TypeVar("_T")
 
 
@@ -122,29 +122,6 @@ class Clock:
             "train/seconds_per_step": elapsed / steps,
             "train/seconds_waiting_for_data": self._waited / steps,
         }
-
-
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """A run's records, one for each step that logged anything, in order; [] where there is no log."""
-    records: dict[int, dict[str, Any]] = {}
-    for record in _lines(run / METRICS_NAME):
-        records.setdefault(record["step"], {}).update(record)
-    return [records[step] for step in sorted(records)]
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    """Whole records; a line that a killed process left half-written is none."""
-    if not file.exists():
-        return []
-    records = []
-    for line in file.read_bytes().split(b"\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
 
 
 def _truncate(file: Path, step: int) -> None:

@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from torchslots.data.loader import ClipDataset, train_batches
-from torchslots.errors import UserError
-from torchslots.progress import progress
-from torchslots.shapes import Batch
-from torchslots.training import checkpoint, kinds
+from torchslots.evaluation import dispatch as kinds
+from torchslots.io.errors import UserError
+from torchslots.io.files import alone_in
+from torchslots.io.progress import progress
+from torchslots.models.types import Batch
+from torchslots.recipes.config import Recipe
+from torchslots.training import checkpoint
 from torchslots.training.checkpoint import RunState
 from torchslots.training.compilation import settle
-from torchslots.training.faults import explained
-from torchslots.training.files import alone_in
-from torchslots.training.interrupt import Interrupted, StopRequest, stop_request
-from torchslots.training.judge import Judge, SkippedRecords, StopNow
 from torchslots.training.log import Clock, RunLog
-from torchslots.training.recipe import Recipe
 from torchslots.training.step import StepReport, TrainStep
+from torchslots.training.stops import Interrupted, StopRequest, explained, stop_request
+from torchslots.training.validation import Judge, SkippedRecords, StopNow
 
 MODEL_FOLDER = "model"
 """Under the run: the newest weights, in the end the final ones; averaged where an average is kept."""
@@ -77,7 +77,7 @@ def train(
         run: the run's folder; see `torchslots.training.checkpoint` for what is in it.
         device: `cpu`, `cuda` or `cuda:N`; None: a GPU where there is one.
         monitor: the metric whose highest value marks the best model; None: the usual one of this kind of model
-            (`torchslots.training.kinds`).
+            (`torchslots.evaluation.dispatch`).
         draw: videos to draw at each evaluation.
         wandb: also log to Weights & Biases.
         skip_corrupt: leave out damaged records instead of stopping at the first.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from torchslots.errors import UserError
-from torchslots.training.recipe import OptimConfig
+from torchslots.io.errors import UserError
+from torchslots.recipes.config import OptimConfig
 
 EPSILON = 1e-8
 """What Adam adds to the root of the second moment."""

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from torchslots.data.batch import cut_clips
-from torchslots.errors import UserError
-from torchslots.model import ObjectCentricModel
-from torchslots.shapes import Batch
+from torchslots.io.errors import UserError
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.types import Batch
+from torchslots.recipes.config import OptimConfig, TrainConfig
 from torchslots.training import optim
-from torchslots.training.engine import check_split, seed_step, start_accelerator
-from torchslots.training.recipe import OptimConfig, TrainConfig
+from torchslots.training.accelerator import check_split, seed_step, start_accelerator
 
 
 class Trainable(Protocol):

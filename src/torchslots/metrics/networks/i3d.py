@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchslots.metrics.networks.join import Join, chain
+from torchslots.metrics.networks.stages import Join, chain
 from torchslots.metrics.networks.weights import feature_weights, load_public
 
 SIZE = 224

@@ -4,8 +4,10 @@ The parameters are called `features.N.weight` and `features.N.bias`, as in torch
 last pooling, which nothing here uses, are left out.
 """
 
+from collections import OrderedDict
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -57,3 +59,15 @@ def alexnet() -> Stages:
         *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()),
     )
     return Stages(features, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256))
+
+
+class Join(nn.ModuleDict):
+    """Named branches on the same input, their outputs put together along the channels in the order of the names."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([branch(features) for branch in self.values()], dim=1)
+
+
+def chain(**layers: nn.Module) -> nn.Sequential:
+    """Layers in a row, by name."""
+    return nn.Sequential(OrderedDict(layers))

@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from torchslots.data.bucket import RemoteFile
-from torchslots.data.transfer import download_all
-from torchslots.errors import UserError, nearest
+from torchslots.data.download.http import RemoteFile, download_all
+from torchslots.io.errors import UserError, nearest
 
 State = dict[str, Tensor]
 _CHUNK = 1 << 20

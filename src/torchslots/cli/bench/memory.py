@@ -1,0 +1,41 @@
+"""Memory of the tensors of a training step, allocation by allocation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from torchslots.models.types import Batch
+from torchslots.training.step import TrainStep
+
+
+def step_bytes(step: TrainStep, batch: Batch) -> int:
+    """Most bytes of tensors that live at once in a step: weights, moments and data, and what the step adds.
+
+    A process needs more: on the CPU torch itself takes more than small steps do. The optimiser must have stepped
+    before, so that its moments are there.
+    """
+    if step.accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(step.accelerator.device)
+        step(1, batch)
+        return torch.cuda.max_memory_allocated(step.accelerator.device)
+    lasting = 3 * sum(_bytes(parameter) for parameter in step.model.parameters())
+    return lasting + sum(_bytes(value) for value in batch.values()) + _rise(lambda: step(1, batch))
+
+
+def _bytes(value: Any) -> int:
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
+
+
+def _rise(work: Callable[[], object]) -> int:
+    """Peak of the running sum of allocations and releases."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        work()
+    events: Any = found.profiler
+    moves = [(e.start_ns(), e.nbytes()) for e in events.kineto_results.events() if e.name() == "[memory]"]
+    live = highest = 0
+    for _, size in sorted(moves, key=lambda move: move[0]):
+        live += size
+        highest = max(highest, live)
+    return highest

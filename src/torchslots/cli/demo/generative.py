@@ -1,0 +1,289 @@
+"""STEVE and SlotDiffusion on generated videos of textured objects: an image code first, then slots that generate."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchslots.cli.demo import videos
+from torchslots.cli.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, batches_of, percent
+from torchslots.io import draw, video
+from torchslots.models import edits as editing
+from torchslots.models.layers.ranges import to_bytes
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.types import Clip, Decoded
+
+if TYPE_CHECKING:
+    from torchslots.evaluation.observers import Onlooker
+    from torchslots.evaluation.page import Section
+    from torchslots.evaluation.report import EvalReport
+
+MEAN = "mean picture"
+_OBJECTS = (2, 3)
+"""Fewest and most objects of a video."""
+_RENDERED = 64
+"""Height and width of the videos that are generated; the recipes take their middle."""
+_FILMS, _ROWS = 3, 6
+"""Held-out videos that are shown as films, and as stills."""
+_TILE = 128
+_FPS = 6
+_AVERAGED = 500
+"""Clips of the training set that the mean picture is taken from."""
+
+
+def make_sets(plan: Plan) -> Sets:
+    """Clips, whole held-out videos, and single frames for the image code."""
+    from torchslots.data.catalog import open_dataset
+
+    fewest, most = _OBJECTS
+    sets = videos.make_sets(plan, variant="c", resolution=_RENDERED, min_objects=fewest, max_objects=most)
+    assert plan.tokenizer is not None
+    wanted = plan.tokenizer.data
+    frames = open_dataset("prepared", plan.data / "prepared", wanted.train_split, wanted, True)
+    return sets._replace(frames=frames)
+
+
+def onlookers(model: ObjectCentricModel, device: str) -> "Sequence[Onlooker]":
+    """How near painted frames come to the true ones, and how near the image code alone does."""
+    from torchslots.evaluation.observers import Ceiling, PaintedFigures, own_code
+    from torchslots.metrics.reconstruction import PictureScores
+
+    back = own_code(model.decoder)
+    assert back is not None
+    return [PaintedFigures(PictureScores(device=device)), Ceiling(back, {}, device)]
+
+
+def mean_picture(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
+    """The mean of training frames in place of every held-out one: what knowing nothing of a frame reaches."""
+    from torchslots.evaluation.report import EvalReport
+    from torchslots.metrics.reconstruction import DEFINITIONS, PictureScores
+
+    mean, scores, videos_seen = _mean_frame(sets), PictureScores(), 0
+    for batch in batches_of(plan, sets.held_out, f"Judging: {MEAN}"):
+        frames: Tensor = batch["video"][:, : plan.recipe.evaluation.num_frames]
+        scores.add(mean.expand_as(frames), frames, batch.get("padding_mask"))
+        scores.finish(batch["name"])
+        videos_seen += len(frames)
+    figures, notes = scores.compute()
+    definitions = {name: DEFINITIONS[name] for name in figures}
+    return {MEAN: EvalReport(figures, {}, videos_seen, definitions, notes, {})}
+
+
+def _mean_frame(sets: Sets) -> Tensor:
+    """[3, H, W], of single frames spread over the training set."""
+    assert sets.frames is not None
+    stride = max(1, len(sets.frames) // _AVERAGED)
+    frames = [
+        torch.as_tensor(sets.frames.sample(index, None)["video"])
+        for index in range(0, len(sets.frames), stride)
+    ]
+    return torch.stack(frames).float().mean((0, 1))
+
+
+def introduce(what: str, writer: str, result: Result) -> str:
+    """What was done and how well it went."""
+    found, plan = next(iter(result.reports)), result.plan
+    assert plan.tokenizer is not None
+    fewest, most = _OBJECTS
+    return (
+        f"A small {what} was trained in two steps on {plan.count} generated videos of {fewest} to {most} thrown, "
+        f"textured objects: an image code by itself for {plan.tokenizer.optim.num_steps} steps, then slots and "
+        f"{writer} for {plan.recipe.optim.num_steps}. It was told nothing of objects: its slots only have to say "
+        f"enough of each frame for its code to be generated. On {result.reports[found].num_videos} videos that it "
+        f"never saw, what its slots attend to has an FG-ARI of {percent(result, found, 'fg_ari')} over whole videos "
+        f"and of {percent(result, found, 'fg_ari_frame')} over single frames; the same model before training has "
+        f"{percent(result, UNTRAINED, 'fg_ari')} and {percent(result, UNTRAINED, 'fg_ari_frame')}. The frames that it "
+        f"generates from slots have a PSNR of {_decibel(result, found, 'psnr')}; its image code alone, which sees the "
+        f"frame, has {_decibel(result, found, 'psnr_ceiling')}, and no slots can be expected to do better; the mean of "
+        f"all training frames has {_decibel(result, MEAN, 'psnr')}."
+    )
+
+
+def _decibel(result: Result, name: str, figure: str) -> str:
+    value = result.reports[name].metrics.get(figure)
+    return "no figure" if value is None else f"{value:.1f} dB"
+
+
+# ----------------------------------------------------------------------------------------------- what is shown
+
+
+class _Seen(NamedTuple):
+    """One held-out video, what its slots say, and what is painted of them; pictures are bytes [T, H, W, 3]."""
+
+    name: str
+    frames: NDArray[np.uint8]
+    truth: NDArray[np.integer]
+    code: NDArray[np.uint8]
+    painted: NDArray[np.uint8]
+    masks: NDArray[np.float32]
+    clip: Clip
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Slot of each pixel [T, H, W]."""
+        return self.masks.argmax(1)
+
+    @property
+    def colors(self) -> NDArray[np.int64]:
+        """A slot has the colour of the object that it covers best."""
+        return draw.match_colors(self.truth, self.ids, self.masks.shape[1])
+
+    def overlay(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Ids in colours over enlarged frames."""
+        factor = max(1, round(_TILE / self.frames.shape[1]))
+        large = ids.repeat(factor, axis=1).repeat(factor, axis=2)
+        return draw.overlay(draw.scale_up(self.frames, _TILE), large)
+
+
+def show(result: Result) -> Shown:
+    """Reconstructions of held-out videos, films of some, and edited ones."""
+    from torchslots.evaluation.page import Heading, Image, Text, Video
+    from torchslots.evaluation.report import write_panel
+
+    seen = [_look(result, index) for index in range(min(_ROWS, len(result.sets.held_out)))]
+    folder = result.plan.pictures
+    video.write_png(folder / "reconstructions.png", np.concatenate([_still(one) for one in seen]))
+    sections: list[Section] = [
+        Text(_HOW_TO_READ),
+        Image(
+            folder / "reconstructions.png",
+            "The middle frame of held-out videos, from its code and from its slots.",
+        ),
+    ]
+    for index, one in enumerate(seen[:_FILMS]):
+        path, _ = write_panel(_film(one), folder / f"video_{index}", _FPS, gif=True)
+        sections.append(Video(path, f"Held-out video {one.name}"))
+    film = _edited(result, seen[0], seen[1 % len(seen)])
+    video.write_png(folder / "edited.png", film[len(film) // 2])
+    path, _ = write_panel(film, folder / "edited", _FPS, gif=True)
+    sections += [Heading("Slots edited"), Text(_EDITED), Video(path, "Two held-out videos, generated anew.")]
+    return Shown(sections, {})
+
+
+_HOW_TO_READ = (
+    "The input; what the image code alone gives back of it, which is the best that can be expected; what the model "
+    "generates from its slots and nothing else; the true objects; and where each slot looked, in the same colours. "
+    "The films also show the input as each slot sees it."
+)
+_EDITED = (
+    "Of each of two videos the slot that fits one of its true objects best was found (the truth serves for this choice "
+    "alone). The first video is generated without it, then with the other video's in its place, and the second video "
+    "with the first one's. Everything else in the pictures comes from the slots that were left as they are; nothing "
+    "is copied from the input."
+)
+
+
+@torch.no_grad()
+def _look(result: Result, index: int) -> _Seen:
+    from torchslots.data.batch import collate
+    from torchslots.evaluation.observers import own_code
+
+    batch = collate([result.sets.held_out.sample(index, None)])
+    frames = batch["video"].to(result.plan.device)
+    clip = result.model.encode({"video": frames})
+    decoded, back = result.model.decoder.decode(clip), own_code(result.model.decoder)
+    assert back is not None
+    return _Seen(
+        batch["name"][0],
+        _bytes(frames[0]),
+        batch["segmentations"][0].numpy(),
+        _bytes(back(frames[0])),
+        _painted(decoded),
+        decoded.masks[0].float().cpu().numpy(),
+        clip,
+    )
+
+
+def _still(seen: _Seen) -> NDArray[np.uint8]:
+    """A row of labelled pictures of the middle frame."""
+    pictures = {
+        "input": draw.scale_up(seen.frames, _TILE),
+        "image code": draw.scale_up(seen.code, _TILE),
+        "from slots": draw.scale_up(seen.painted, _TILE),
+        "true objects": seen.overlay(seen.truth),
+        "slots": seen.overlay(seen.colors[seen.ids]),
+    }
+    middle = len(seen.frames) // 2
+    return draw.contact_sheet(
+        [film[middle] for film in pictures.values()], list(pictures), columns=len(pictures), tile=_TILE
+    )
+
+
+def _film(seen: _Seen) -> NDArray[np.uint8]:
+    recon = {"image code": seen.code, "from slots": seen.painted}
+    return draw.clip_panel(
+        seen.frames, seen.ids, truth=seen.truth, recon=recon, masks=seen.masks, tile=_TILE, columns=7
+    )
+
+
+@torch.no_grad()
+def _edited(result: Result, first: _Seen, second: _Seen) -> NDArray[np.uint8]:
+    """Labelled frames: each video, the first without an object, and both with an object exchanged."""
+    mine, theirs = _best_slot(first), _best_slot(second)
+    decoder = result.model.decoder
+    without = decoder.decode(editing.remove(first.clip, [mine]))
+    swapped = [decoder.decode(clip) for clip in editing.swap(first.clip, second.clip, [(mine, theirs)])]
+    films = {
+        "first: input": first.frames,
+        "from slots": first.painted,
+        f"without slot {mine}": _painted(without),
+        "with the other's": _painted(swapped[0]),
+        "second: input": second.frames,
+        "from slots ": second.painted,
+        f"slot {theirs} exchanged": _painted(swapped[1]),
+    }
+    sheets = [
+        draw.contact_sheet([film[t] for film in films.values()], list(films), columns=4, tile=_TILE)
+        for t in range(len(first.frames))
+    ]
+    return np.stack(sheets)
+
+
+def _best_slot(seen: _Seen) -> int:
+    """The slot whose pixels agree best with those of one true object, over the whole video."""
+    ids, best = seen.ids, (-1.0, 0)
+    for slot in range(seen.masks.shape[1]):
+        for thing in range(1, int(seen.truth.max()) + 1):
+            mine, its = ids == slot, seen.truth == thing
+            agreement = float((mine & its).sum() / max(1, (mine | its).sum()))
+            best = max(best, (agreement, slot))
+    return best[1]
+
+
+def _painted(decoded: Decoded) -> NDArray[np.uint8]:
+    return _bytes(decoded.recon["video"][0])
+
+
+def _bytes(frames: Tensor) -> NDArray[np.uint8]:
+    """[T, 3, H, W] in [0, 1] to [T, H, W, 3]."""
+    return to_bytes(frames).permute(0, 2, 3, 1).cpu().numpy()
+
+
+STEVE = System(
+    name="STEVE",
+    recipe="steve_demo",
+    tokenizer="dvae_demo",
+    title="torchslots demo: slots that write pictures",
+    unit="videos",
+    count=600,
+    held_out=32,
+    monitor="fg_ari",
+    make_sets=make_sets,
+    onlookers=onlookers,
+    baselines=mean_picture,
+    introduce=partial(introduce, "STEVE", "a transformer that writes codes one after the other"),
+    show=show,
+)
+SLOTDIFFUSION = replace(
+    STEVE,
+    name="SlotDiffusion",
+    recipe="slotdiffusion_demo",
+    tokenizer="vqvae_demo",
+    title="torchslots demo: slots that diffusion draws",
+    introduce=partial(introduce, "SlotDiffusion", "a U-Net that takes noise away"),
+)

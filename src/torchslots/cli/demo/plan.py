@@ -1,0 +1,188 @@
+"""What all demonstrations share: what is to be done, its data, how long each part took, and what came out."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torchslots.recipes import catalog
+from torchslots.recipes.config import Recipe
+
+if TYPE_CHECKING:
+    from torchslots.data.loader import ClipDataset
+    from torchslots.evaluation.observers import Onlooker
+    from torchslots.evaluation.page import Section
+    from torchslots.evaluation.report import EvalReport
+    from torchslots.models.model import ObjectCentricModel
+
+UNTRAINED = "untrained"
+"""Column of the model before its first step."""
+
+
+@dataclass
+class Stopwatch:
+    """Seconds that each part took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a block and say what it is."""
+        print(f"{name} ...", flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        print(f"{name}: {self.seconds[name]:.0f} s", flush=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One call of the command."""
+
+    recipe: Recipe
+    out: Path
+    """Folder for everything."""
+    count: int
+    """Examples to train on."""
+    held_out: int
+    """Examples to judge on."""
+    seed: int
+    device: str
+    tokenizer: Recipe | None = None
+    """Of the image code that is trained first; None: the model needs none."""
+
+    @property
+    def run(self) -> Path:
+        """Of the training."""
+        return self.out / "run"
+
+    @property
+    def tokenizer_run(self) -> Path:
+        """Of the image code's training."""
+        return self.out / "tokenizer"
+
+    @property
+    def data(self) -> Path:
+        """Of what is generated."""
+        return self.out / "data"
+
+    @property
+    def pictures(self) -> Path:
+        """Of what the page shows."""
+        return self.out / "pictures"
+
+
+class Sets(NamedTuple):
+    """Examples to train on, and whole ones that the model never sees in training."""
+
+    train: "ClipDataset"
+    held_out: "ClipDataset"
+    frames: "ClipDataset | None" = None
+    """What an image code is trained on; None: none is needed."""
+
+
+class Result(NamedTuple):
+    """A trained model and how it was judged, the model itself under its own name first."""
+
+    plan: Plan
+    sets: Sets
+    model: "ObjectCentricModel"
+    reports: "Mapping[str, EvalReport]"
+
+
+class Shown(NamedTuple):
+    """What a system adds to metrics and page."""
+
+    sections: "list[Section]"
+    """Pictures with what is to be seen in them."""
+    metrics: dict[str, Any]
+    """More than the reports hold."""
+
+
+def nobody(model: "ObjectCentricModel", device: str) -> "Sequence[Onlooker]":
+    """Painted frames are not judged."""
+    return ()
+
+
+@dataclass(frozen=True)
+class System:
+    """What one demonstration does differently."""
+
+    name: str
+    """Of the model, over its column."""
+    recipe: str
+    title: str
+    """Of the page."""
+    unit: str
+    """What an example is, in the plural."""
+    count: int
+    """Examples to train on, where nobody asks for another number."""
+    held_out: int
+    """Examples to judge on, likewise."""
+    monitor: str
+    """The figure whose learning curve is shown."""
+    make_sets: Callable[[Plan], Sets]
+    """Generates the data and opens them."""
+    baselines: "Callable[[Plan, Sets], dict[str, EvalReport]]"
+    """What the model must beat, besides itself untrained."""
+    introduce: Callable[[Result], str]
+    """What was done, in sentences with the figures."""
+    show: Callable[[Result], Shown]
+    tokenizer: str | None = None
+    """Recipe of the image code that is trained first; None: the model needs none."""
+    onlookers: "Callable[[ObjectCentricModel, str], Sequence[Onlooker]]" = nobody
+    """Who judges what the trained model paints, besides its masks; the second argument is the device."""
+
+
+def batches_of(plan: Plan, dataset: "ClipDataset", what: str) -> Iterator[Any]:
+    """Batches of held-out examples, each example once, with a progress bar."""
+    from torchslots.evaluation.evaluate import shown_batches
+
+    return shown_batches(dataset, plan.recipe.evaluation, what, unit="examples")
+
+
+def train_tokenizer(plan: Plan, recipe: Recipe, sets: Sets) -> None:
+    """Train the image code, from the newest checkpoint where there is one."""
+    from torchslots.training.loop import train
+
+    assert sets.frames is not None
+    model = catalog.build_seeded(recipe.model, recipe.train.seed)
+    train(recipe, model, sets.frames, sets.held_out, plan.tokenizer_run, device=plan.device)
+
+
+def train_model(plan: Plan, sets: Sets, monitor: str) -> None:
+    """Train, from the newest checkpoint where there is one, with the image code that was trained before."""
+    from torchslots.training.loop import train
+    from torchslots.training.warm_start import assemble
+
+    code = None if plan.tokenizer is None else plan.tokenizer_run
+    recipe, model = assemble(plan.recipe, plan.run, code)
+    train(recipe, model, sets.train, sets.held_out, plan.run, device=plan.device, monitor=monitor)
+
+
+def judge(plan: Plan, sets: Sets, system: System) -> Result:
+    """The trained model beside its baselines and itself untrained, on all held-out examples."""
+    from torchslots.evaluation.evaluate import evaluate
+    from torchslots.hub import load_model
+
+    trained = load_model(plan.run, device=plan.device)
+    untrained = catalog.build_seeded(plan.recipe.model, plan.recipe.train.seed).to(plan.device)
+    settings, reports = plan.recipe.evaluation, {}
+    onlookers = system.onlookers(trained, plan.device)
+    for name, model, draw, looking in ((system.name, trained, 4, onlookers), (UNTRAINED, untrained, 0, ())):
+        batches = batches_of(plan, sets.held_out, f"Judging: {name}")
+        reports[name] = evaluate(model, batches, settings, device=plan.device, draw=draw, onlookers=looking)
+    ordered = {
+        system.name: reports[system.name],
+        **system.baselines(plan, sets),
+        UNTRAINED: reports[UNTRAINED],
+    }
+    return Result(plan, sets, trained, ordered)
+
+
+def percent(result: Result, name: str, figure: str) -> str:
+    """A figure of one report in words; what could not be computed is said so."""
+    value = result.reports[name].metrics.get(figure)
+    return "no figure" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,198 @@
+"""SAVi and STATM on generated videos of thrown objects, from the boxes of the first frame."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+
+from torchslots.cli.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, batches_of, percent
+from torchslots.io import draw
+from torchslots.models.decoders.broadcast import Broadcast
+
+if TYPE_CHECKING:
+    from torchslots.evaluation.page import Section
+    from torchslots.evaluation.report import EvalReport
+    from torchslots.evaluation.rollout import HorizonReport
+
+COPY = "boxes copied"
+_SIZE = 64
+_FPS = 6
+_PAINTED = {"video": "picture", "flow": "optical flow", "depth": "depth"}
+"""What a decoder's targets are called."""
+_EDGE = 16
+"""Pixels around a panel, for the frame that marks what is expected."""
+_AHEAD = "The first held-out video: {observe} frames seen, others (in orange) expected; their input is for comparison."
+_HOW_TO_READ = (
+    "From left to right and top to bottom: the input; the true objects; what the model makes of them, in the same "
+    "colours; what its slots paint together; and each slot alone. Slot 0 is the background, the others start from the "
+    "boxes of the first frame and must follow their objects from there."
+)
+
+
+def make_sets(plan: Plan, resolution: int = _SIZE, **scenes: Any) -> Sets:
+    """Training clips and whole held-out videos, both from a cache of only what the recipe needs.
+
+    Args:
+        resolution: of the videos that are generated.
+        scenes: what else `sim.write.generate` shall know of them.
+    """
+    from torchslots.data.catalog import open_dataset
+    from torchslots.data.prepare import prepare
+    from torchslots.sim.generate_videos import generate
+
+    generate(
+        plan.data, train=plan.count, validation=plan.held_out, resolution=resolution, seed=plan.seed, **scenes
+    )
+    wanted, judged = plan.recipe.data, plan.recipe.evaluation
+    cache = plan.data / "prepared"
+    for split in (wanted.train_split, judged.split):
+        prepare(open_dataset(wanted.dataset, plan.data, split, wanted, True), cache, num_workers=2)
+    whole = replace(wanted, num_frames=judged.num_frames)
+    return Sets(
+        open_dataset("prepared", cache, wanted.train_split, wanted, True),
+        open_dataset("prepared", cache, judged.split, whole, False),
+    )
+
+
+def copied_boxes(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
+    """The first frame's boxes, copied to all frames."""
+    from torchslots.evaluation.evaluate import box_copy_baseline
+
+    batches = batches_of(plan, sets.held_out, f"Judging: {COPY}")
+    return {COPY: box_copy_baseline(batches, plan.recipe.evaluation)}
+
+
+def introduce(what: str, result: Result) -> str:
+    """What was done and how well it went."""
+    found = next(iter(result.reports))
+    report = result.reports[found]
+    return (
+        f"A small {what} was trained for {result.plan.recipe.optim.num_steps} steps on {result.plan.count} generated "
+        f"videos of 3 to 10 thrown objects. It learned to paint each frame's {_targets(result)} from its slots, and "
+        f"was told nothing else but the objects' boxes in the first frame. On "
+        f"{report.num_videos} videos that it never saw, each {result.plan.recipe.evaluation.num_frames} frames long, "
+        f"it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; copying the first frame's boxes to all frames "
+        f"reaches {percent(result, COPY, 'fg_ari')}, the same model before training "
+        f"{percent(result, UNTRAINED, 'fg_ari')}. FG-ARI is 100 where every object is one slot through the whole "
+        "video, and 0 where the grouping is no better than chance."
+    )
+
+
+def _targets(result: Result) -> str:
+    """What the slots must paint, in words."""
+    return " and ".join(_PAINTED[name] for name in cast(Broadcast, result.model.decoder).targets)
+
+
+def show(result: Result) -> Shown:
+    """Films of held-out videos, and how well each frame alone is segmented."""
+    from torchslots.evaluation.page import Image, Text, Video
+    from torchslots.evaluation.report import write_panel
+
+    sections: list[Section] = [Text(_HOW_TO_READ)]
+    for index, drawn in enumerate(next(iter(result.reports.values())).panels):
+        path, _ = write_panel(drawn.panel(128), result.plan.pictures / f"video_{index}", _FPS, gif=True)
+        sections.append(Video(path, f"Held-out video {drawn.name}"))
+    frames = _draw_frames(result)
+    sections.append(
+        Image(frames, "How well each frame alone is segmented: copied boxes fit the first frame only.")
+    )
+    return Shown(sections, {})
+
+
+def _draw_frames(result: Result) -> Path:
+    per_frame: Any = {
+        name: (list(range(len(report.curves["fg_ari"]))), report.curves["fg_ari"])
+        for name, report in result.reports.items()
+    }
+    path = result.plan.pictures / "fg_ari_per_frame.png"
+    return draw.curves(per_frame, path, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
+
+
+def show_memory(result: Result) -> Shown:
+    """As `show`, and what the model expects of frames that it is not shown."""
+    from torchslots.evaluation.page import Heading, Image, Row, Text, Video
+    from torchslots.evaluation.rollout import evaluate_rollout
+
+    plain, plan = show(result), result.plan
+    frames = plan.recipe.evaluation.num_frames
+    observe = frames // 2
+    batches = batches_of(plan, result.sets.held_out, "Rolling on")
+    found = evaluate_rollout(result.model, batches, observe, device=plan.device)
+    plots = [path for path in found.save(plan.pictures) if path.suffix == ".png"]
+    film = _film_ahead(result, observe)
+    sections: list[Section] = [
+        Heading("Without input"),
+        Text(_say_horizon(found, frames - observe)),
+        Row(
+            [
+                Image(path, "The model's frames ahead, beside its last observed frame repeated.")
+                for path in plots
+            ]
+        ),
+        Video(film, _AHEAD.format(observe=observe)),
+    ]
+    return Shown(plain.sections + sections, {"horizon": json.loads(found.to_json())})
+
+
+def _say_horizon(found: "HorizonReport", horizon: int) -> str:
+    ahead, copied = (100 * found.metrics[name] for name in ("fg_ari", "copy_fg_ari"))
+    text = (
+        f"After {found.observed} observed frames the predictor goes on alone for {horizon}, from its memory, and every "
+        f"frame is decoded. Over these {horizon} frames its FG-ARI is {ahead:.1f}; repeating its segmentation of the "
+        f"last observed frame has {copied:.1f}."
+    )
+    for key, what in _PAINTED.items():
+        if f"psnr_{key}" in found.metrics:
+            text += (
+                f" The painted {what} has a PSNR of {found.metrics[f'psnr_{key}']:.1f} dB; repeating the last true one "
+                f"has {found.metrics[f'copy_psnr_{key}']:.1f} dB."
+            )
+    return text + " It was trained to explain the frames that it sees, never to expect others."
+
+
+def _film_ahead(result: Result, observe: int) -> Path:
+    """The first held-out video: observed frames, then expected ones."""
+    from torchslots.data.loader import eval_batches
+    from torchslots.evaluation.observers import Drawing
+    from torchslots.evaluation.report import write_panel
+    from torchslots.io.draw import mark_predicted
+    from torchslots.models.model import rollout
+
+    batch = next(eval_batches(result.sets.held_out, batch_size=1, limit=1))
+    batch = {
+        key: value.to(result.plan.device) for key, value in batch.items() if isinstance(value, torch.Tensor)
+    }
+    frames = batch["video"].shape[1]
+    drawing = Drawing(0)
+    drawing.add(batch, rollout(result.model, batch, observe, frames - observe, slot_recon=True))
+    panel = np.pad(drawing.finish("").panel(128), ((0, 0), (_EDGE, _EDGE), (_EDGE, _EDGE), (0, 0)))
+    for index in range(observe, len(panel)):
+        panel[index] = mark_predicted(panel[index])
+    return write_panel(panel, result.plan.pictures / "rollout", _FPS, gif=True)[0]
+
+
+SAVI = System(
+    name="SAVi",
+    recipe="savi_demo",
+    title="torchslots demo: objects found in video",
+    unit="videos",
+    count=320,
+    held_out=24,
+    monitor="fg_ari",
+    make_sets=make_sets,
+    baselines=copied_boxes,
+    introduce=partial(introduce, "SAVi"),
+    show=show,
+)
+STATM = replace(
+    SAVI,
+    name="STATM",
+    recipe="statm_demo",
+    title="torchslots demo: objects remembered in video",
+    introduce=partial(introduce, "STATM, a SAVi with a predictor that remembers,"),
+    show=show_memory,
+)

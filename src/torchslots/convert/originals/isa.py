@@ -1,0 +1,273 @@
+"""Invariant Slot Attention's flax weights: which array goes where, and which numbers made them."""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+
+from torchslots.convert import layouts
+from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.convert.originals.savi import backbone_config, resnet
+from torchslots.io.errors import UserError
+from torchslots.models.slots.invariant import Part
+from torchslots.recipes.isa import (
+    RECIPES,
+    CnnDecoderConfig,
+    IsaConfig,
+    PixelDecoderConfig,
+    appends_grid,
+    build,
+)
+from torchslots.recipes.savi import ResNetConfig
+
+Invariance = Literal["none", "translation", "scale", "rotation"]
+
+CORRECTORS: dict[Invariance, str] = {
+    "none": "SlotAttention_0",
+    "translation": "SlotAttentionTranslEquiv_0",
+    "scale": "SlotAttentionTranslScaleEquiv_0",
+    "rotation": "SlotAttentionTranslRotScaleEquiv_0",
+}
+"""The original's module of each invariance."""
+_DECODER = "SiameseSpatialBroadcastDecoder_0"
+_FRAMES = {"translation": "Positions", "scale": "PositionsScales", "rotation": "PositionsRotationsScales"}
+
+
+def leaves(config: IsaConfig) -> list[Leaf]:
+    """Every array of the original's parameter tree."""
+    return [*_encoder(config), *_initializer(config), *_corrector(config), *_decoder(config)]
+
+
+def _encoder(config: IsaConfig) -> list[Leaf]:
+    theirs, ours = "FrameEncoder_0", "slot_encoder.encoder"
+    if isinstance(config.encoder, ResNetConfig):
+        found = resnet(f"{theirs}/ResNet_0", f"{ours}.backbone", config.encoder)
+    else:
+        found = [
+            leaf
+            for i in range(len(config.encoder.channels))
+            for leaf in layouts.conv(f"{theirs}/SimpleCNN_0/conv_simple_{i}", f"{ours}.backbone.{2 * i}")
+        ]
+    path = f"{theirs}/PositionEmbedding_0"
+    if appends_grid(config):
+        return [*found, layouts.grid(path, f"{ours}.position")]
+    return [
+        *found,
+        *layouts.position(path, f"{ours}.position"),
+        *layouts.perceptron(f"{path}/MLP_0", f"{ours}.transform", pre_norm=True),
+    ]
+
+
+def initializer_path(config: IsaConfig) -> str:
+    """The original's initializer module."""
+    if config.invariance == "none":
+        return "ParamStateInit_0"
+    kind = "Random" if config.frames == "drawn" else "Learnable"
+    return f"ParamStateInit{kind}{_FRAMES[config.invariance]}_0"
+
+
+def _initializer(config: IsaConfig) -> list[Leaf]:
+    theirs, ours = f"{initializer_path(config)}/state_init", "slot_encoder.initializer"
+    if config.invariance == "none":
+        return [layouts.bare(theirs, f"{ours}.slots")]
+    found = [layouts.bare(theirs, f"{ours}.slots.slots")]
+    if config.frames == "learned":
+        parts = {"position": "position", "scale": "scale", "angles": "angle"}
+        count = {"translation": 1, "scale": 2, "rotation": 3}[config.invariance]
+        found += [
+            layouts.bare(f"{theirs}_{part}", f"{ours}.frames.{name}")
+            for part, name in list(parts.items())[:count]
+        ]
+    return found
+
+
+def _corrector(config: IsaConfig) -> list[Leaf]:
+    """The norms and perceptrons are numbered in the order in which the original makes them, which differs."""
+    theirs, ours = CORRECTORS[config.invariance], "slot_encoder.corrector"
+    if config.invariance == "none":
+        return _core(theirs, ours, norms=("slots", "inputs"), mlp=0, heads=True)
+    found = [
+        *_core(theirs, f"{ours}.core", norms=("inputs", "slots"), mlp=1, heads=False),
+        *layouts.dense(f"{theirs}/dense_gp_0", f"{ours}.grid_encoder.project"),
+        *layouts.norm(f"{theirs}/MLP_0/LayerNorm_0", f"{ours}.grid_encoder.norm"),
+        *layouts.dense(f"{theirs}/MLP_0/dense_mlp_0", f"{ours}.grid_encoder.first"),
+        *layouts.dense(f"{theirs}/MLP_0/dense_mlp_1", f"{ours}.grid_encoder.last"),
+    ]
+    return (
+        [*found, *layouts.dense(f"{theirs}/dense_embed_0", f"{ours}.tell")] if config.tell_frames else found
+    )
+
+
+def _core(theirs: str, ours: str, *, norms: tuple[str, str], mlp: int, heads: bool) -> list[Leaf]:
+    found = [
+        *layouts.gru(f"{theirs}/GRU_0/GRUCell_0", f"{ours}.gru"),
+        *layouts.perceptron(f"{theirs}/MLP_{mlp}", f"{ours}.mlp", pre_norm=True),
+    ]
+    for i, name in enumerate(norms):
+        found += layouts.norm(f"{theirs}/LayerNorm_{i}", f"{ours}.norm_{name}")
+    for part in ("query", "key", "value"):
+        path, name = f"{theirs}/general_dense_{part[0]}_0", f"{ours}.{part}"
+        found += (
+            layouts.heads_in(path, name, 1, bias=False) if heads else layouts.dense(path, name, bias=False)
+        )
+    return found
+
+
+def _decoder(config: IsaConfig) -> list[Leaf]:
+    relative = "Relative" if config.invariance != "none" else ""
+    return [
+        *_backbone(config.decoder),
+        *layouts.position(f"{_DECODER}/{relative}PositionEmbedding_0", "decoder.position"),
+        *layouts.dense(f"{_DECODER}/alphas", "decoder.mask_head"),
+        *layouts.dense(f"{_DECODER}/Readout_0/MLP_0/dense_mlp_0", "decoder.heads.video"),
+    ]
+
+
+def _backbone(config: PixelDecoderConfig | CnnDecoderConfig) -> list[Leaf]:
+    found = []
+    if isinstance(config, PixelDecoderConfig):
+        for i in range(len(config.channels)):
+            found += layouts.pixelwise(f"{_DECODER}/MLP_0/dense_mlp_{i}", f"decoder.backbone.{2 * i}")
+        return found
+    for i, stride in enumerate(config.strides):
+        rule = layouts.conv_transpose if stride > 1 else layouts.conv
+        found += rule(f"{_DECODER}/CNN_0/conv_{i}", f"decoder.backbone.{2 * i}")
+    return found
+
+
+def recognize(theirs: Arrays, where: str) -> IsaConfig:
+    """The released configuration whose arrays have exactly these names and shapes.
+
+    Several share them all: image size, strides and whether values see places leave no trace in the weights.
+
+    Raises:
+        UserError: none fits, or more than one.
+    """
+    if invariance_of(theirs) is None or not any(path.startswith(_DECODER) for path in theirs):
+        parts = sorted({path.split("/")[0] for path in theirs})
+        raise UserError(
+            f"{where} is not an Invariant Slot Attention checkpoint: it holds {', '.join(parts)}. Name its system "
+            "with --recipe."
+        )
+    configs = {name: like(make().model, theirs) for name, make in RECIPES.items()}
+    fitting = {name: config for name, config in configs.items() if _fits(config, theirs)}
+    if len(set(fitting.values())) == 1:
+        return next(iter(fitting.values()))
+    if fitting:
+        raise UserError(
+            f"{where} fits {', '.join(fitting)}, which differ in numbers that weights do not show. Choose one with "
+            "--recipe."
+        )
+    raise UserError(
+        f"{where} is an Invariant Slot Attention model of sizes that were not released. Give its numbers with "
+        "--config FILE (the original's configuration as JSON) or the nearest recipe with --recipe NAME."
+    )
+
+
+def invariance_of(theirs: Arrays | dict[str, tuple[int, ...]]) -> Invariance | None:
+    """By the corrector's name; None where there is none."""
+    found = {path.split("/")[0] for path in theirs}
+    return next((invariance for invariance, name in CORRECTORS.items() if name in found), None)
+
+
+def like(config: Any, theirs: Arrays) -> IsaConfig:
+    """`config` with what the arrays show besides its sizes: slots, where frames start, a grid left out."""
+    states = [path for path in theirs if path.endswith("/state_init")]
+    project_added = "FrameEncoder_0/PositionEmbedding_0/dense_pe_0/kernel" in theirs
+    invariant = config.invariance != "none"
+    return replace(
+        config,
+        num_slots=len(theirs[states[0]]) if states else config.num_slots,
+        frames="learned" if any("Learnable" in path for path in states) else "drawn",
+        grid="missing_as_released" if project_added and invariant else "appended",
+        tell_frames=any(path.endswith("dense_embed_0/kernel") for path in theirs),
+    )
+
+
+def _fits(config: IsaConfig, theirs: Arrays) -> bool:
+    found = leaves(config)
+    if {leaf.path for leaf in found} != set(theirs):
+        return False
+    with torch.device("meta"):
+        state = {name: tuple(value.shape) for name, value in build(config).state_dict().items()}
+    ours = layouts.to_ours(found, theirs, "checkpoint")
+    return {name: tuple(value.shape) for name, value in ours.items()} == state
+
+
+def config_from_reference(
+    reference: dict[str, Any], theirs: Arrays | dict[str, tuple[int, ...]]
+) -> IsaConfig:
+    """Our numbers from the original's configuration (its `model` part) and its arrays' shapes.
+
+    Raises:
+        UserError: an option that the released configurations do not use and this model lacks.
+    """
+    shapes = {path: tuple(getattr(array, "shape", array)) for path, array in theirs.items()}
+    model = reference["model"]
+    corrector, encoder = model["corrector"], model["encoder"]
+    invariance: Invariance = next(
+        key for key, name in CORRECTORS.items() if corrector["module"].endswith("." + name.removesuffix("_0"))
+    )
+    decoder = _decoder_config(model["decoder"], shapes)
+    kernel = shapes[f"{CORRECTORS[invariance]}/general_dense_q_0/kernel"]
+    return IsaConfig(
+        resolution=decoder.drawn(),
+        encoder=backbone_config(encoder["backbone"], shapes),
+        invariance=invariance,
+        grid="appended" if encoder["pos_emb"]["update_type"] == "concat" else "missing_as_released",
+        num_slots=model["initializer"]["shape"][0],
+        slot_size=model["initializer"]["shape"][1],
+        qkv_size=kernel[-1],
+        num_iterations=corrector["num_iterations"],
+        slot_hidden=corrector["mlp_size"],
+        grid_hidden=corrector.get("grid_encoder", {}).get("hidden_size", 128),
+        position_hidden=encoder["pos_emb"].get("output_transform", {}).get("hidden_size", 128),
+        frames="learned" if "Learnable" in model["initializer"]["module"] else "drawn",
+        decoder=decoder,
+        **({} if invariance == "none" else _options(corrector, model["decoder"]["pos_emb"], invariance)),
+    )
+
+
+def _options(corrector: dict[str, Any], position: dict[str, Any], invariance: Invariance) -> dict[str, Any]:
+    """What the equivariant modules take, with the modules' own defaults where the configuration is silent."""
+    unknown = [name for name in ("mix_slots", "ablate_non_equivariant") if corrector.get(name)]
+    if unknown:
+        raise UserError(
+            f"The original's option {', '.join(unknown)} is used by no released configuration, nor here."
+        )
+    factor = corrector.get("scales_factor", 1.0)
+    if invariance != "translation" and position.get("scales_factor", 1.0) != factor:
+        raise UserError(
+            f"Corrector and decoder divide the grid by {factor} and {position.get('scales_factor', 1.0)}; models here "
+            "use one number for both."
+        )
+    return {
+        "scale_factor": factor,
+        "values_in_frame": corrector.get("add_rel_pos_to_values", False),
+        "tell_frames": corrector.get("append_statistics", False),
+        "rotation_limit": 45 if corrector.get("limit_rot_to_45_deg", True) else 90,
+        "detach": _detached(corrector),
+        "temperature": corrector.get("softmax_temperature", 1.0),
+        "centered": corrector.get("zero_position_init", True),
+        "fixed_scale": corrector.get("init_with_fixed_scale", 0.1),
+        "draws": "independent" if invariance == "rotation" else "correlated",
+    }
+
+
+def _detached(corrector: dict[str, Any]) -> tuple[Part, ...]:
+    if corrector.get("stop_grad_positions_and_scales"):
+        return ("position", "scale")
+    parts: tuple[Part, ...] = ("position", "scale", "rotation")
+    return tuple(part for part in parts if corrector.get(f"stop_grad_{part}s"))
+
+
+def _decoder_config(
+    decoder: dict[str, Any], shapes: dict[str, tuple[int, ...]]
+) -> PixelDecoderConfig | CnnDecoderConfig:
+    backbone, grid = decoder["backbone"], (decoder["resolution"][0], decoder["resolution"][1])
+    if backbone["module"].endswith("CNN"):
+        strides = tuple(stride[0] for stride in backbone["strides"])
+        return CnnDecoderConfig(grid, tuple(backbone["features"]), strides)
+    depth = backbone["num_hidden_layers"] + 1
+    widths = (shapes[f"{_DECODER}/MLP_0/dense_mlp_{i}/bias"][0] for i in range(depth))
+    return PixelDecoderConfig(grid, tuple(widths))

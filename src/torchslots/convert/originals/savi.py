@@ -1,0 +1,269 @@
+"""SAVi's and SAVi++'s flax weights: which array goes where, and which numbers made them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchslots.convert import layouts
+from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.io.errors import UserError
+from torchslots.recipes.savi import (
+    CnnConfig,
+    DecoderConfig,
+    ResNetConfig,
+    SaviConfig,
+    TransformerConfig,
+    build,
+    savi_large,
+    savi_medium,
+    savi_plus_plus,
+    savi_small,
+)
+
+
+def leaves(config: SaviConfig) -> list[Leaf]:
+    """Every array of the original's parameter tree."""
+    return [*leaves_but_predictor(config), *_predictor(config)]
+
+
+def leaves_but_predictor(config: SaviConfig) -> list[Leaf]:
+    """Those that systems with another predictor share."""
+    return [*_encoder(config), *_initializer(config), *_corrector(config), *_decoder(config)]
+
+
+def _cnn(path: str, name: str, config: CnnConfig | DecoderConfig) -> list[Leaf]:
+    found = []
+    for i, stride in enumerate(config.strides):
+        transposed = isinstance(config, DecoderConfig) and stride > 1
+        rule = layouts.conv_transpose if transposed else layouts.conv
+        found += rule(f"{path}/conv_{i}", f"{name}.{2 * i}")
+    return found
+
+
+def resnet(path: str, name: str, config: ResNetConfig) -> list[Leaf]:
+    """The ResNet that SAVi and its successors share."""
+    found = [
+        *layouts.conv(f"{path}/init_conv", f"{name}.stem.0", bias=False),
+        *layouts.norm(f"{path}/init_bn", f"{name}.stem.1"),
+    ]
+    for stage, num_blocks in enumerate(config.stage_sizes):
+        for block in range(num_blocks):
+            theirs, ours = f"{path}/stage{stage + 1}/block{block + 1}", f"{name}.stages.{stage}.{block}"
+            for i in (1, 2):
+                found += layouts.conv(f"{theirs}/conv{i}", f"{ours}.conv{i}", bias=False)
+                found += layouts.norm(f"{theirs}/bn{i}", f"{ours}.norm{i}")
+            if stage > 0 and block == 0:
+                found += layouts.conv(f"{theirs}/proj_conv", f"{ours}.shortcut.0", bias=False)
+                found += layouts.norm(f"{theirs}/proj_bn", f"{ours}.shortcut.1")
+    return found
+
+
+def _block(path: str, name: str, num_heads: int) -> list[Leaf]:
+    return [
+        *layouts.attention(f"{path}/MultiHeadDotProductAttention_0", f"{name}.attention", num_heads),
+        *layouts.norm(f"{path}/LayerNorm_0", f"{name}.norm_attention"),
+        *layouts.perceptron(f"{path}/MLP_0", f"{name}.mlp"),
+        *layouts.norm(f"{path}/LayerNorm_1", f"{name}.norm_mlp"),
+    ]
+
+
+def _encoder(config: SaviConfig) -> list[Leaf]:
+    theirs, ours = "FrameEncoder_0", "slot_encoder.encoder"
+    if isinstance(config.encoder, ResNetConfig):
+        found = resnet(f"{theirs}/ResNet_0", f"{ours}.backbone", config.encoder)
+    else:
+        found = _cnn(f"{theirs}/CNN_0", f"{ours}.backbone", config.encoder)
+    found += layouts.position(f"{theirs}/PositionEmbedding_0", f"{ours}.position")
+    found += layouts.perceptron(f"{theirs}/PositionEmbedding_0/MLP_0", f"{ours}.transform.0", pre_norm=True)
+    if config.transformer is not None:
+        found += layouts.dense(f"{theirs}/Dense_0", f"{ours}.transform.1")
+        for i in range(config.transformer.num_layers):
+            path = f"{theirs}/Transformer_0/TransformerBlock{i}"
+            found += _block(path, f"{ours}.transform.{i + 3}", config.transformer.num_heads)
+    return found
+
+
+def _initializer(config: SaviConfig) -> list[Leaf]:
+    ours = "slot_encoder.initializer"
+    if config.conditioning in ("boxes", "centers"):
+        return layouts.perceptron("CoordinateEncoderStateInit_0/MLP_0", f"{ours}.mlp")
+    if config.conditioning == "learned":
+        return [Leaf("ParamStateInit_0/state_init", f"{ours}.slots", lambda a: a, lambda a: a)]
+    if config.conditioning == "masks":
+        theirs = "SegmentationEncoderStateInit_0/FrameEncoder_0"
+        return [
+            *_cnn(f"{theirs}/CNN_0", f"{ours}.encoder.backbone", CnnConfig()),
+            *layouts.position(f"{theirs}/PositionEmbedding_0", f"{ours}.encoder.position"),
+            *layouts.perceptron(
+                f"{theirs}/PositionEmbedding_0/MLP_0", f"{ours}.encoder.transform", pre_norm=True
+            ),
+            *layouts.perceptron(f"{theirs}/MLP_0", f"{ours}.head"),
+        ]
+    if config.conditioning == "learned_gaussian":
+        return [
+            Leaf(
+                f"NoHintsEncoderStateInit_0/{part}",
+                f"{ours}.{name}",
+                lambda a: a.reshape(-1),
+                lambda a: a[None, None],
+            )
+            for part, name in (("slots_mu", "mean"), ("slots_log_sigma", "log_sigma"))
+        ]
+    return []
+
+
+def _corrector(config: SaviConfig) -> list[Leaf]:
+    theirs, ours, heads = "SlotAttention_0", "slot_encoder.corrector", config.num_heads
+    found = [
+        *layouts.norm(f"{theirs}/LayerNorm_0", f"{ours}.norm_slots"),
+        *layouts.norm(f"{theirs}/LayerNorm_1", f"{ours}.norm_inputs"),
+        *layouts.heads_in(f"{theirs}/general_dense_q_0", f"{ours}.query", heads, bias=False),
+        *layouts.heads_in(f"{theirs}/general_dense_k_0", f"{ours}.key", heads, bias=False),
+        *layouts.heads_in(f"{theirs}/general_dense_v_0", f"{ours}.value", heads, bias=False),
+        *layouts.gru(f"{theirs}/GRU_0/GRUCell_0", f"{ours}.gru"),
+    ]
+    if heads > 1:
+        found += layouts.heads_out(
+            f"{theirs}/InvertedDotProductAttention_0/DenseGeneral_0", f"{ours}.merge", heads
+        )
+    if config.corrector_mlp is not None:
+        found += layouts.perceptron(f"{theirs}/MLP_0", f"{ours}.mlp", pre_norm=True)
+    return found
+
+
+def _predictor(config: SaviConfig) -> list[Leaf]:
+    return _block("TransformerBlock_0", "slot_encoder.predictor.block", config.predictor_heads)
+
+
+def _decoder(config: SaviConfig) -> list[Leaf]:
+    """The readouts are numbered by their targets' names in alphabetical order."""
+    theirs = "SpatialBroadcastDecoder_0"
+    found = [
+        *_cnn(f"{theirs}/CNN_0", "decoder.backbone", config.decoder),
+        *layouts.position(f"{theirs}/PositionEmbedding_0", "decoder.position"),
+        *layouts.dense(f"{theirs}/alpha_logits", "decoder.mask_head"),
+    ]
+    readout = "Dense_{}/Dense_0" if config.decoder.fusion == "late" else "MLP_{}/dense_mlp_0"
+    for i, target in enumerate(sorted(config.targets)):
+        found += layouts.dense(f"{theirs}/Readout_0/{readout.format(i)}", f"decoder.heads.{target}")
+    return found
+
+
+def recognize(theirs: Arrays, where: str) -> SaviConfig:
+    """The published configuration whose arrays have exactly these names and shapes.
+
+    Raises:
+        UserError: none fits; the numbers must then be given.
+    """
+    for make in (savi_small, savi_medium, savi_large, savi_plus_plus):
+        config = like(make().model, theirs)
+        if fits(leaves(config), partial(build, config), theirs):
+            return config
+    raise UserError(
+        f"{where} is a SAVi of sizes that were not published. Give its numbers with --config FILE (the original's "
+        "configuration as JSON) or the nearest recipe with --recipe NAME."
+    )
+
+
+def like(config: Any, theirs: Arrays) -> SaviConfig:
+    """`config` with the conditioning and the number of slots that the arrays show."""
+    if "ParamStateInit_0/state_init" in theirs:
+        return replace(config, conditioning="learned", num_slots=len(theirs["ParamStateInit_0/state_init"]))
+    if any(path.startswith("SegmentationEncoderStateInit_0") for path in theirs):
+        return replace(config, conditioning="masks")
+    boxes = theirs.get("CoordinateEncoderStateInit_0/MLP_0/dense_mlp_0/kernel")
+    if boxes is None:
+        drawn = "learned_gaussian" if "NoHintsEncoderStateInit_0/slots_mu" in theirs else "gaussian"
+        return replace(config, conditioning=drawn)
+    return replace(config, conditioning="boxes" if len(boxes) == 4 else "centers")
+
+
+def fits(found: list[Leaf], make: Callable[[], nn.Module], theirs: Arrays) -> bool:
+    """Whether the arrays have exactly the names and shapes of the model that `make` builds."""
+    if {leaf.path for leaf in found} != set(theirs):
+        return False
+    with torch.device("meta"):  # shapes alone
+        wanted = {name: tuple(value.shape) for name, value in make().state_dict().items()}
+    ours = layouts.to_ours(found, theirs, "checkpoint")
+    return {name: tuple(value.shape) for name, value in ours.items()} == wanted
+
+
+def config_from_reference(
+    reference: dict[str, Any], theirs: Arrays | dict[str, tuple[int, ...]]
+) -> SaviConfig:
+    """Our numbers from the original's configuration (its `model` part) and its arrays' shapes.
+
+    The number of rounds of slot attention, strides and fusion are in the configuration only.
+    """
+    shapes = {path: tuple(getattr(array, "shape", array)) for path, array in theirs.items()}
+    model = reference["model"]
+    encoder, decoder = model["encoder"], model["decoder"]
+    strides = tuple(stride[0] for stride in decoder["backbone"]["strides"])
+    grid = (decoder["resolution"][0], decoder["resolution"][1])
+    scale = 1
+    for stride in strides:
+        scale *= stride
+    return SaviConfig(
+        resolution=(grid[0] * scale, grid[1] * scale),
+        encoder=backbone_config(encoder["backbone"], shapes),
+        transformer=_transformer(encoder.get("output_transform")),
+        position_hidden=encoder["pos_emb"]["output_transform"]["hidden_size"],
+        slot_size=shapes["SlotAttention_0/GRU_0/GRUCell_0/hn/bias"][0],
+        num_iterations=model["corrector"]["num_iterations"],
+        num_heads=model["corrector"].get("num_heads", 1),
+        qkv_size=model["corrector"]["qkv_size"],
+        corrector_mlp=model["corrector"].get("mlp_size"),
+        predictor_heads=model["predictor"]["num_heads"],
+        predictor_qkv=model["predictor"]["qkv_size"],
+        predictor_mlp=model["predictor"]["mlp_size"],
+        decoder=DecoderConfig(
+            grid=grid,
+            channels=tuple(decoder["backbone"]["features"]),
+            strides=strides,
+            fusion="early" if decoder.get("early_fusion") else "late",
+        ),
+        targets=tuple(sorted(decoder["target_readout"]["keys"])),
+        **_conditioning(model["initializer"], shapes, reference.get("num_slots", 24)),
+    )
+
+
+def backbone_config(backbone: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> CnnConfig | ResNetConfig:
+    """The encoder's convolutions or ResNet from its part of the original's configuration."""
+    if backbone["module"].endswith("CNN"):
+        return CnnConfig(tuple(backbone["features"]), tuple(stride[0] for stride in backbone["strides"]))
+    width = shapes["FrameEncoder_0/ResNet_0/init_conv/kernel"][-1]
+    return ResNetConfig(tuple(backbone.get("stage_sizes", (3, 4, 6, 3))), width)
+
+
+def _transformer(transform: dict[str, Any] | None) -> TransformerConfig | None:
+    if not transform:
+        return None
+    return TransformerConfig(
+        transform["num_layers"], transform["num_heads"], transform["qkv_size"], transform["mlp_size"]
+    )
+
+
+def _conditioning(
+    initializer: dict[str, Any], shapes: dict[str, tuple[int, ...]], num_slots: int
+) -> dict[str, Any]:
+    kind = initializer["module"].split(".")[-1]
+    if kind == "CoordinateEncoderStateInit":
+        centers = initializer.get("center_of_mass", False)
+        hidden = initializer["embedding_transform"]["hidden_size"]
+        return {
+            "conditioning": "centers" if centers else "boxes",
+            "initializer_hidden": hidden,
+            "num_slots": num_slots,
+        }
+    if kind == "ParamStateInit":
+        return {"conditioning": "learned", "num_slots": shapes["ParamStateInit_0/state_init"][0]}
+    if kind == "SegmentationEncoderStateInit":
+        return {"conditioning": "masks", "num_slots": initializer.get("max_num_slots", num_slots)}
+    if kind == "NoHintsEncoderStateInit":
+        count = initializer.get("num_slots", num_slots)
+        return {"conditioning": "learned_gaussian", "num_slots": count}
+    return {"conditioning": "gaussian", "num_slots": num_slots}

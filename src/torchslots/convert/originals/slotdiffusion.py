@@ -1,0 +1,254 @@
+"""SlotDiffusion: the original's names and numbers, and ours."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from torchslots.convert.layouts import Arrays, Leaf, bare
+from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder_torch
+from torchslots.convert.originals import vqvae as vqvae_torch
+from torchslots.io.errors import UserError
+from torchslots.models.diffusion.schedule import beta_schedule
+from torchslots.recipes.slotdiffusion import (
+    DiffusionConfig,
+    SamplingConfig,
+    SlotDiffusionConfig,
+    UNetConfig,
+    build_unet,
+)
+
+UNET, TOKENIZER = "dm_decoder.model.diffusion_model.", "dm_decoder.vae.vqvae."
+"""Where the original keeps the parts of its decoder."""
+_PREDICTIONS: dict[str, Literal["noise", "latent", "velocity"]] = {
+    "eps": "noise",
+    "x0": "latent",
+    "v": "velocity",
+}
+_LEAST_VARIANCE = 1e-20
+"""Whose logarithm is taken where the variance is zero."""
+_RESIDUAL = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+"""Parts of a residual block; transformers have the same names on both sides."""
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+def leaves(config: SlotDiffusionConfig) -> list[Leaf]:
+    """Every tensor of the original's state dict but those of the schedule, which `schedule` computes."""
+    tokenizer = vqvae_torch.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer.")
+    return [*slot_encoder_torch.leaves(config.slots), *_unet(config), *tokenizer]
+
+
+def _unet(config: SlotDiffusionConfig) -> list[Leaf]:
+    """Both sides keep every array as it is; only the modules' names differ."""
+    with torch.device("meta"):
+        names = list(build_unet(config).network.state_dict())
+    theirs = dict(_modules(config.unet))
+    return [bare(UNET + _rename(name, theirs), f"decoder.unet.network.{name}") for name in names]
+
+
+def _rename(name: str, modules: Mapping[str, str]) -> str:
+    """The longest of our modules' names that `name` begins with, and what is inside of a residual block."""
+    module = next(".".join(parts) for parts in _beginnings(name) if ".".join(parts) in modules)
+    inside = name[len(module) + 1 :]
+    if ".resnets." in module:
+        part, _, tensor = inside.partition(".")
+        inside = f"{_RESIDUAL[part]}.{tensor}"
+    return f"{modules[module]}.{inside}"
+
+
+def _beginnings(name: str) -> Iterator[list[str]]:
+    parts = name.split(".")
+    return (parts[:end] for end in range(len(parts) - 1, 0, -1))
+
+
+def _modules(numbers: UNetConfig) -> Iterator[tuple[str, str]]:
+    """Our modules beside theirs, which count the blocks of all levels in one row."""
+    yield from (("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"))
+    yield from (("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"))
+    yield from (("mid_block.resnets.0", "middle_block.0"), ("mid_block.resnets.1", "middle_block.2"))
+    yield ("mid_block.attentions.0", "middle_block.1")
+    for level in range(len(numbers.channels)):
+        yield from _down(level, numbers.blocks_per_level)
+        attends = numbers.attention[-1 - level]
+        yield from _up(level, numbers.blocks_per_level + 1, attends)
+
+
+def _down(level: int, num_blocks: int) -> Iterator[tuple[str, str]]:
+    """A level on the way down: its blocks, and the one that halves."""
+    first = 1 + level * (num_blocks + 1)
+    for i in range(num_blocks):
+        yield f"down_blocks.{level}.resnets.{i}", f"input_blocks.{first + i}.0"
+        yield f"down_blocks.{level}.attentions.{i}", f"input_blocks.{first + i}.1"
+    yield f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{first + num_blocks}.0.op"
+
+
+def _up(level: int, num_blocks: int, attends: bool) -> Iterator[tuple[str, str]]:
+    """A level on the way up, counted from the deepest; doubling is a part of its last block."""
+    first = level * num_blocks
+    for i in range(num_blocks):
+        yield f"up_blocks.{level}.resnets.{i}", f"output_blocks.{first + i}.0"
+        yield f"up_blocks.{level}.attentions.{i}", f"output_blocks.{first + i}.1"
+    last = first + num_blocks - 1
+    yield f"up_blocks.{level}.upsamplers.0.conv", f"output_blocks.{last}.{1 + attends}.conv"
+
+
+# ------------------------------------------------------------------------------------------------- schedule
+
+
+def schedule(numbers: DiffusionConfig) -> Arrays:
+    """The tables of the schedule that the original keeps in its state dict."""
+    betas = beta_schedule(
+        numbers.schedule, numbers.num_steps, numbers.start, numbers.end, numbers.cosine_shift
+    )
+    kept = np.cumprod(1 - betas)
+    before = np.append(1.0, kept[:-1])
+    variance = betas * (1 - before) / (1 - kept)
+    tables = {
+        "betas": betas,
+        "alphas_bar": kept,
+        "alphas_bar_prev": before,
+        "sqrt_alphas_bar": np.sqrt(kept),
+        "sqrt_one_minus_alphas_bar": np.sqrt(1 - kept),
+        "log_one_minus_alphas_bar": np.log(1 - kept),
+        "sqrt_recip_alphas_bar": np.sqrt(1 / kept),
+        "sqrt_recipm1_alphas_bar": np.sqrt(1 / kept - 1),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": np.log(np.maximum(variance, _LEAST_VARIANCE)),
+        "posterior_mean_coef1": betas * np.sqrt(before) / (1 - kept),
+        "posterior_mean_coef2": (1 - before) * np.sqrt(1 - betas) / (1 - kept),
+    }
+    return {f"dm_decoder.{name}": table.astype(np.float32) for name, table in tables.items()}
+
+
+def without_schedule(params: Arrays, numbers: DiffusionConfig, where: str) -> Arrays:
+    """The arrays but those of the schedule, which must be the one of `numbers`.
+
+    Raises:
+        UserError: a table is missing, or that of another schedule.
+    """
+    for name, table in schedule(numbers).items():
+        found = params.get(name)
+        if found is None or found.shape != table.shape or not np.allclose(found, table, rtol=1e-4, atol=1e-6):
+            what = "lacks" if found is None else "has another schedule of noise in"
+            raise UserError(
+                f"{where} {what} `{name}`, which should hold {len(table)} steps, `{numbers.schedule}` from "
+                f"{numbers.start} to {numbers.end}. Give the original's params as JSON with --config."
+            )
+    return {name: value for name, value in params.items() if name not in schedule(numbers)}
+
+
+# -------------------------------------------------------------------------------------------------- numbers
+
+
+def from_reference(reference: Mapping[str, Any]) -> SlotDiffusionConfig:
+    """Numbers from the original's own configuration.
+
+    Raises:
+        UserError: a field is missing, or asks for what is not built here.
+    """
+    slots = slot_encoder_torch.from_reference(reference)
+    try:
+        decoder = reference["dec_dict"]
+        _refuse_strange(decoder)
+        tokenizer = vqvae_torch.from_reference({"resolution": slots.resolution, **decoder["vae_dict"]})
+        unet = _unet_of(decoder["unet_dict"])
+        diffusion = _diffusion_of(decoder["diffusion_dict"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"This is no configuration of SlotDiffusion: {error!r} of `dec_dict` is missing or ill-typed. Give the "
+            "original's params as JSON."
+        ) from error
+    return SlotDiffusionConfig(slots, tokenizer, unet, diffusion, sampling(diffusion.num_steps))
+
+
+def sampling(num_steps: int) -> SamplingConfig:
+    """The original's sampler makes one evaluation for 50 steps of the schedule, and never less than 20."""
+    return SamplingConfig(num_steps=max(20, num_steps // 50))
+
+
+def _refuse_strange(decoder: Mapping[str, Any]) -> None:
+    """What the original's code could build and its configurations never ask for."""
+    usual = {"use_ema": False, "conditioning_key": "crossattn", "cond_stage_key": "slots"}
+    for name, value in usual.items():
+        if decoder.get(name, value) != value:
+            raise UserError(
+                f"SlotDiffusion with `{name}` {decoder[name]} is not built here, only with {value}."
+            )
+    if not decoder.get("vae_dict"):
+        raise UserError("SlotDiffusion on pixels, without `vae_dict`, is not built here, only on latents.")
+
+
+def _unet_of(numbers: Mapping[str, Any]) -> UNetConfig:
+    strange = [name for name in ("resblock_updown", "n_embed") if numbers.get(name)]
+    strange += [name for name in ("conv_resample",) if not numbers.get(name, True)]
+    if strange or numbers.get("dims", 2) != 2:
+        raise UserError(
+            f"U-Nets with another `{(strange or ['dims'])[0]}` than published are not built here."
+        )
+    multipliers = numbers["channel_mult"]
+    return UNetConfig(
+        channels=tuple(numbers["model_channels"] * multiplier for multiplier in multipliers),
+        attention=tuple(2**level in numbers["attention_resolutions"] for level in range(len(multipliers))),
+        blocks_per_level=numbers["num_res_blocks"],
+        head_size=numbers["num_head_channels"],
+        transformer_layers=numbers["transformer_depth"],
+        dropout=numbers["dropout"],
+    )
+
+
+def _diffusion_of(numbers: Mapping[str, Any]) -> DiffusionConfig:
+    return DiffusionConfig(
+        num_steps=numbers["timesteps"],
+        schedule=numbers["beta_schedule"],
+        start=numbers["linear_start"],
+        end=numbers["linear_end"],
+        cosine_shift=numbers["cosine_s"],
+        prediction=_PREDICTIONS[numbers["pred_target"]],
+        latent_scale=numbers["z_scale_factor"],
+    )
+
+
+def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> SlotDiffusionConfig:
+    """Numbers from the names and shapes of a state dict.
+
+    What no weight depends on is as published: width of a head 32, the schedule, the noise as what is predicted; and see
+    `slot_encoder_torch.from_shapes`.
+
+    Raises:
+        UserError: the names are not those of this model.
+    """
+    slots = slot_encoder_torch.from_shapes(shapes)
+    inside = {
+        name.removeprefix(TOKENIZER): shape for name, shape in shapes.items() if name.startswith(TOKENIZER)
+    }
+    tokenizer = replace(vqvae_torch.from_shapes(inside), resolution=slots.resolution, perceptual=True)
+    unet = {name.removeprefix(UNET): shape for name, shape in shapes.items() if name.startswith(UNET)}
+    return SlotDiffusionConfig(slots, tokenizer, _unet_from_shapes(unet))
+
+
+def _unet_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> UNetConfig:
+    """Blocks that halve part the levels; a middle block is always there."""
+    layers = slot_encoder_torch.count(shapes, r"middle_block\.1\.transformer_blocks\.\d+\.norm1\.weight")
+    num_blocks = slot_encoder_torch.count(shapes, r"input_blocks\.\d+\.0\.in_layers\.0\.weight")
+    halvings = slot_encoder_torch.count(shapes, r"input_blocks\.\d+\.0\.op\.weight")
+    per_level = num_blocks // (halvings + 1)
+    firsts = [1 + level * (per_level + 1) for level in range(halvings + 1)]
+    try:
+        widths = [shapes[f"input_blocks.{first}.0.out_layers.3.weight"][0] for first in firsts]
+    except KeyError as error:
+        raise UserError(
+            f"These are not the weights of SlotDiffusion: its U-Net has {error}. Give another checkpoint."
+        ) from error
+    attention = [f"input_blocks.{first}.1.norm.weight" in shapes for first in firsts]
+    return UNetConfig(tuple(widths), tuple(attention), per_level, transformer_layers=layers)

@@ -1,0 +1,265 @@
+"""The slot encoder that SAVi, STEVE and SlotDiffusion share in SlotDiffusion's PyTorch code: their names and ours."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torchslots.convert.layouts import Leaf, bare
+from torchslots.io.errors import UserError
+from torchslots.recipes.slotdiffusion_encoder import (
+    CnnEncoder,
+    MlpPredictor,
+    NormName,
+    ResNetEncoder,
+    SlotsConfig,
+    TransformerPredictor,
+)
+
+NORMS: dict[str, NormName] = {"": "none", "bn": "batch", "in": "instance", "gn": "group"}
+"""What the originals call the norms of plain convolutions."""
+_RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+_CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+def leaves(config: SlotsConfig, name: str = "slot_encoder") -> list[Leaf]:
+    """Every tensor of the slot encoder in the original's state dict, buffers among them."""
+    return [
+        Leaf("init_latents", f"{name}.initializer.slots", lambda a: a[0], lambda a: a[None]),
+        *_corrector("slot_attention", f"{name}.corrector"),
+        *_backbone(config, f"{name}.encoder.backbone.1"),
+        *position("encoder_pos_embedding", f"{name}.encoder.position"),
+        *(
+            leaf
+            for i in (0, 1, 3)
+            for leaf in pair(f"encoder_out_layer.{i}", f"{name}.encoder.transform.{i}")
+        ),
+        *_predictor(config, f"{name}.predictor"),
+    ]
+
+
+def pair(path: str, name: str) -> list[Leaf]:
+    """Weight and bias of a layer that both sides keep as it is."""
+    return [bare(f"{path}.{part}", f"{name}.{part}") for part in ("weight", "bias")]
+
+
+def position(path: str, name: str) -> list[Leaf]:
+    """The stored grid (1, H, W, 4) and its projection."""
+    grid = Leaf(f"{path}.grid", f"{name}.grid", lambda a: a[0], lambda a: a[None])
+    return [grid, *pair(f"{path}.dense", f"{name}.project")]
+
+
+def convolutions(path: str, name: str, num_layers: int, norm: NormName) -> list[Leaf]:
+    """A stack of plain or transposed convolutions, each with its norm."""
+    found: list[Leaf] = []
+    for i in range(num_layers):
+        theirs, ours = f"{path}.{i}", f"{name}.{i * (2 if norm == 'none' else 3)}"
+        found.append(bare(f"{theirs}.0.weight", f"{ours}.weight"))
+        found += [bare(f"{theirs}.0.bias", f"{ours}.bias")] if norm in ("none", "group") else []
+        found += _norm(f"{theirs}.1", f"{name}.{3 * i + 1}", norm)
+    return found
+
+
+def _norm(path: str, name: str, norm: NormName) -> list[Leaf]:
+    """Weights and, of a batch norm, its running statistics; an instance norm has neither."""
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    parts = {
+        "none": (),
+        "instance": (),
+        "group": ("weight", "bias"),
+        "batch": ("weight", "bias", *statistics),
+    }
+    return [bare(f"{path}.{part}", f"{name}.{part}") for part in parts[norm]]
+
+
+def _corrector(path: str, name: str) -> list[Leaf]:
+    projections = {"project_q.1": "query", "project_k": "key", "project_v": "value"}
+    return [
+        *pair(f"{path}.norm_inputs", f"{name}.norm_inputs"),
+        *pair(f"{path}.project_q.0", f"{name}.norm_slots"),
+        *(bare(f"{path}.{theirs}.weight", f"{name}.{ours}.weight") for theirs, ours in projections.items()),
+        *(bare(f"{path}.gru.{part}", f"{name}.gru.{part}") for part in _CELL),
+        *(leaf for i in (0, 1, 3) for leaf in pair(f"{path}.mlp.{i}", f"{name}.mlp.{i}")),
+    ]
+
+
+def _backbone(config: SlotsConfig, name: str) -> list[Leaf]:
+    if isinstance(config.encoder, CnnEncoder):
+        return convolutions("encoder", name, len(config.encoder.channels), config.encoder.norm)
+    stem = [bare("encoder.conv1.weight", f"{name}.stem.0.weight"), *pair("encoder.bn1", f"{name}.stem.1")]
+    for stage, num_blocks in enumerate(config.encoder.stage_sizes):
+        for block in range(num_blocks):
+            projected = stage > 0 and block == 0
+            stem += _block(f"encoder.layer{stage + 1}.{block}", f"{name}.stages.{stage}.{block}", projected)
+    return stem
+
+
+def _block(path: str, name: str, projected: bool) -> list[Leaf]:
+    parts = [("conv1", "bn1", "conv1", "norm1"), ("conv2", "bn2", "conv2", "norm2")]
+    parts += [("downsample.0", "downsample.1", "shortcut.0", "shortcut.1")] if projected else []
+    found: list[Leaf] = []
+    for conv, norm, ours, our_norm in parts:
+        found += [bare(f"{path}.{conv}.weight", f"{name}.{ours}.weight")]
+        found += pair(f"{path}.{norm}", f"{name}.{our_norm}")
+    return found
+
+
+def _predictor(config: SlotsConfig, name: str) -> list[Leaf]:
+    if config.predictor is None:
+        return []
+    if config.recurrent_size is None:
+        return _between("predictor", f"{name}.block", config.predictor)
+    return [
+        *_between("predictor.base_predictor", f"{name}.block", config.predictor),
+        *(bare(f"predictor.rnn.{part}_l0", f"{name}.cell.{part}") for part in _CELL),
+        *pair("predictor.out_projector", f"{name}.out"),
+    ]
+
+
+def _between(path: str, name: str, numbers: TransformerPredictor | MlpPredictor) -> list[Leaf]:
+    """What slots do between frames."""
+    if isinstance(numbers, MlpPredictor):
+        return [
+            *pair(f"{path}.ln", f"{name}.norm"),
+            *pair(f"{path}.mlp.0", f"{name}.mlp.0"),
+            *pair(f"{path}.mlp.2", f"{name}.mlp.2"),
+        ]
+    parts = [f"self_attn.in_proj_{part}" for part in ("weight", "bias")]
+    layers = ("self_attn.out_proj", "linear1", "linear2", "norm1", "norm2")
+    parts += [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    return [
+        bare(f"{path}.transformer_encoder.layers.{i}.{part}", f"{name}.layers.{i}.{part}")
+        for i in range(numbers.num_layers)
+        for part in parts
+    ]
+
+
+# -------------------------------------------------------------------------------------------------- numbers
+
+
+def from_reference(reference: Mapping[str, Any]) -> SlotsConfig:
+    """Numbers from the original's own configuration: `resolution`, `slot_dict`, `enc_dict`, `pred_dict`.
+
+    Raises:
+        UserError: a field is missing, or asks for what is not built here.
+    """
+    try:
+        slots, encoder = reference["slot_dict"], reference["enc_dict"]
+        predictor = reference.get("pred_dict")
+        height, width = reference["resolution"]
+        return SlotsConfig(
+            resolution=(height, width),
+            encoder=_encoder(encoder),
+            token_size=encoder["enc_out_channels"],
+            num_slots=slots["num_slots"],
+            slot_size=slots["slot_size"],
+            num_iterations=slots["num_iterations"],
+            mlp_size=slots["slot_mlp_size"],
+            predictor=None if predictor is None else _predictor_numbers(predictor, slots["slot_size"]),
+            recurrent_size=slots["slot_mlp_size"] if predictor and predictor["pred_rnn"] else None,
+            truncate_every=predictor.get("pred_sg_every") if predictor else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"This is no configuration of a slot encoder: {error!r} of `resolution`, `slot_dict`, `enc_dict` or "
+            "`pred_dict` is missing or ill-typed. Give the original's params as JSON."
+        ) from error
+
+
+def _encoder(numbers: Mapping[str, Any]) -> ResNetEncoder | CnnEncoder:
+    if numbers.get("dino") or any(numbers.get("replace_stride_with_dilation") or ()):
+        raise UserError(
+            "Encoders of DINO or with dilated convolutions are not built here: ResNet and plain CNN are."
+        )
+    if not numbers.get("resnet"):
+        return CnnEncoder(
+            tuple(numbers["enc_channels"][1:]), numbers["enc_ks"], norm_name(numbers["enc_norm"])
+        )
+    return ResNetEncoder(_RESNETS[numbers["resnet"]][: 4 if numbers["use_layer4"] else 3])
+
+
+def norm_name(theirs: str) -> NormName:
+    """Our name of a norm. Raises UserError where there is none."""
+    if theirs not in NORMS:
+        raise UserError(f"There is no norm `{theirs}` for convolutions here. Known: {', '.join(NORMS)}.")
+    return NORMS[theirs]
+
+
+def _predictor_numbers(numbers: Mapping[str, Any], slot_size: int) -> TransformerPredictor | MlpPredictor:
+    norm_first = numbers["pred_norm_first"]
+    if numbers.get("pred_type") == "mlp":
+        return MlpPredictor(2 * slot_size, norm_first)
+    return TransformerPredictor(
+        num_layers=numbers["pred_num_layers"],
+        num_heads=numbers["pred_num_heads"],
+        mlp_size=numbers["pred_ffn_dim"],
+        norm_first=norm_first,
+    )
+
+
+def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> SlotsConfig:
+    """Numbers from the names and shapes of a state dict.
+
+    What no weight depends on is taken as in the released configurations: rounds (2, for images 3), heads (4), norms
+    first, frames of over 64 rows where plain convolutions leave over 32.
+
+    Raises:
+        UserError: a name that every slot encoder has is missing.
+    """
+    try:
+        (_, num_slots, slot_size), grid = shapes["init_latents"], shapes["encoder_pos_embedding.grid"]
+        encoder = _encoder_of(shapes)
+        predictor = _predictor_of(shapes)
+        halvings = len(encoder.stage_sizes) - 1 if isinstance(encoder, ResNetEncoder) else int(grid[1] > 32)
+        return SlotsConfig(
+            resolution=(grid[1] << halvings, grid[2] << halvings),
+            encoder=encoder,
+            token_size=shapes["encoder_out_layer.3.weight"][0],
+            num_slots=num_slots,
+            slot_size=slot_size,
+            num_iterations=3 if predictor is None else 2,
+            mlp_size=shapes["slot_attention.mlp.1.weight"][0],
+            predictor=predictor,
+            recurrent_size=shapes.get("predictor.rnn.weight_hh_l0", (0, None))[1],
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(
+            f"These are not the weights of a slot encoder of SlotDiffusion's code: {error!r} is missing or has another "
+            "shape."
+        ) from error
+
+
+def count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
+    """How many names fit the whole of a regular expression."""
+    return sum(re.fullmatch(pattern, name) is not None for name in shapes)
+
+
+def norm_of(shapes: Mapping[str, tuple[int, ...]], path: str) -> NormName:
+    """The norm of a stack of convolutions."""
+    if f"{path}.0.1.running_mean" in shapes:
+        return "batch"
+    if f"{path}.0.1.weight" in shapes:
+        return "group"
+    return "none" if f"{path}.0.0.bias" in shapes else "instance"
+
+
+def _encoder_of(shapes: Mapping[str, tuple[int, ...]]) -> ResNetEncoder | CnnEncoder:
+    if "encoder.conv1.weight" in shapes:
+        sizes = [count(shapes, rf"encoder\.layer{stage}\.\d+\.conv1\.weight") for stage in range(1, 5)]
+        return ResNetEncoder(tuple(size for size in sizes if size), shapes["encoder.conv1.weight"][0])
+    layers = range(count(shapes, r"encoder\.\d+\.0\.weight"))
+    kernels = [shapes[f"encoder.{i}.0.weight"] for i in layers]
+    return CnnEncoder(tuple(kernel[0] for kernel in kernels), kernels[0][-1], norm_of(shapes, "encoder"))
+
+
+def _predictor_of(shapes: Mapping[str, tuple[int, ...]]) -> TransformerPredictor | MlpPredictor | None:
+    if not any(name.startswith("predictor.") for name in shapes):
+        return None
+    path = "predictor.base_predictor" if "predictor.out_projector.weight" in shapes else "predictor"
+    if f"{path}.ln.weight" in shapes:
+        return MlpPredictor(shapes[f"{path}.mlp.0.weight"][0])
+    layers = f"{path}.transformer_encoder.layers"
+    num_layers = count(shapes, rf"{re.escape(layers)}\.\d+\.linear1\.weight")
+    return TransformerPredictor(num_layers, mlp_size=shapes[f"{layers}.0.linear1.weight"][0])

@@ -1,0 +1,156 @@
+"""STATM's flax weights: SAVi's, and a predictor whose module says how space and time meet."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torchslots.convert import layouts
+from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.convert.originals import savi as savi_flax
+from torchslots.io.errors import UserError
+from torchslots.recipes.statm import (
+    FusionName,
+    StatmConfig,
+    build,
+    statm_savi,
+    statm_savi_plus_plus,
+    statm_savi_small,
+)
+
+_MODULES: dict[FusionName, str] = {
+    "space_then_time": "TimeSpaceTransformerBlock",
+    "sum": "TimeSpaceTransformerBlock2",
+    "time_then_space": "TimeSpaceTransformerBlock3",
+    "shared_residual": "TimeSpaceTransformerBlock4",
+    "all_slots": "TimeSpaceTransformerBlock5",
+    "all_slots_as_released": "TimeSpaceTransformerBlock5",
+}
+
+_SUM_PRE = ("around_space.before.0", "around_time.before.0", "time.norm", "around_mlp.before.0")
+_SUM_POST = ("around_space.after", "around_time.after", "around_mlp.after")
+_PRE_NORMS: dict[str, tuple[str, ...]] = {
+    "TimeSpaceTransformerBlock": ("around_space.before.0", "around_time.before.0", "around_mlp.before.0"),
+    "TimeSpaceTransformerBlock2": _SUM_PRE,
+    "TimeSpaceTransformerBlock3": (
+        "around_time.before.0",
+        "time.norm",
+        "around_space.before.0",
+        "around_mlp.before.0",
+    ),
+    "TimeSpaceTransformerBlock4": (
+        "around_both.before.0",
+        "around_both.before.1",
+        "time.norm",
+        "around_mlp.before.0",
+    ),
+    "TimeSpaceTransformerBlock5": _SUM_PRE,
+}
+_POST_NORMS: dict[str, tuple[str, ...]] = {
+    "TimeSpaceTransformerBlock": _SUM_POST,
+    "TimeSpaceTransformerBlock2": _SUM_POST,
+    "TimeSpaceTransformerBlock3": ("around_time.after", "around_space.after", "around_mlp.after"),
+    "TimeSpaceTransformerBlock4": ("around_both.after", "around_mlp.after"),
+    "TimeSpaceTransformerBlock5": _SUM_POST,
+}
+
+
+def leaves(config: StatmConfig) -> list[Leaf]:
+    """Every array of the original's parameter tree."""
+    module = f"{_MODULES[config.fusion]}_0"
+    return [
+        *savi_flax.leaves_but_predictor(config.savi),
+        *fusion_leaves(config, module, "slot_encoder.predictor.fusion"),
+    ]
+
+
+def fusion_leaves(config: StatmConfig, theirs: str, ours: str) -> list[Leaf]:
+    """The predictor's arrays. Norms and attentions are numbered in the order in which the original calls them."""
+    module = _MODULES[config.fusion]
+    attentions = [f"{ours}.space", f"{ours}.time.attention"]
+    if config.fusion == "time_then_space":
+        attentions.reverse()
+    found = layouts.perceptron(f"{theirs}/MLP_0", f"{ours}.mlp")
+    for i, name in enumerate(attentions):
+        path = f"{theirs}/MultiHeadDotProductAttention_{i}"
+        found += layouts.attention(path, name, config.savi.predictor_heads)
+    for i, name in enumerate((_PRE_NORMS if config.pre_norm else _POST_NORMS)[module]):
+        found += layouts.norm(f"{theirs}/LayerNorm_{i}", f"{ours}.{name}")
+    return found
+
+
+def fusion_of(module: str, pre_norm: bool) -> FusionName:
+    """Our name of the original's class.
+
+    Raises:
+        UserError: a class that no release has.
+    """
+    if module == "TimeSpaceTransformerBlock5":
+        return "all_slots_as_released" if pre_norm else "all_slots"
+    for name, theirs in _MODULES.items():
+        if theirs == module:
+            return name
+    raise UserError(
+        f"`{module}` is no predictor of STATM. Known: {', '.join(dict.fromkeys(_MODULES.values()))}."
+    )
+
+
+def _module(theirs: Arrays) -> str | None:
+    """The predictor's class."""
+    tops = (path.split("/")[0] for path in theirs)
+    return next((top.removesuffix("_0") for top in tops if top.startswith("TimeSpaceTransformerBlock")), None)
+
+
+def recognize(theirs: Arrays, where: str) -> StatmConfig:
+    """The published configuration whose arrays have exactly these names and shapes.
+
+    Raises:
+        UserError: none fits, or two that differ in the rounds of slot attention, which weights do not show.
+    """
+    fitting: dict[str, StatmConfig] = {}
+    for recipe in (statm_savi_small(), statm_savi(), statm_savi_plus_plus()):
+        config = like(recipe.model, theirs)
+        if savi_flax.fits(leaves(config), partial(build, config), theirs):
+            fitting[recipe.name] = config
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    if fitting:
+        rounds = " and ".join(f"{name} ({config.savi.num_iterations})" for name, config in fitting.items())
+        raise UserError(
+            f"{where} fits {rounds}, which differ in their rounds of slot attention; weights do not show them. The "
+            "authors give two rounds to the model trained with batch 32, one to batch 64. Choose with --recipe."
+        )
+    raise UserError(
+        f"{where} is a STATM of sizes that were not published. Give its numbers with --config FILE (the original's "
+        "configuration as JSON) or the nearest recipe with --recipe NAME."
+    )
+
+
+def like(config: Any, theirs: Arrays) -> StatmConfig:
+    """`config` with the conditioning, the fusion and the place of the norms that the arrays show.
+
+    Of `space_then_time`, norms in front and behind have the same names: there the recipe's place is kept.
+    """
+    config, module = replace(config, savi=savi_flax.like(config.savi, theirs)), _module(theirs)
+    if module not in _PRE_NORMS:
+        return config
+    in_front = _norms_in_front(config, theirs, module)
+    return replace(config, fusion=fusion_of(module, in_front), pre_norm=in_front)
+
+
+def _norms_in_front(config: StatmConfig, theirs: Arrays, module: str) -> bool:
+    counts = [len(norms[module]) for norms in (_POST_NORMS, _PRE_NORMS)]
+    found = sum(f"{module}_0/LayerNorm_{i}/scale" in theirs for i in range(max(counts)))
+    return config.pre_norm if counts[0] == counts[1] else found == counts[1]
+
+
+def config_from_reference(
+    reference: dict[str, Any], theirs: Arrays | dict[str, tuple[int, ...]]
+) -> StatmConfig:
+    """Our numbers from the original's configuration (its `model` part) and its arrays' shapes."""
+    predictor = reference["model"]["predictor"]
+    pre_norm = bool(predictor.get("pre_norm", False))
+    return StatmConfig(
+        savi=savi_flax.config_from_reference(reference, theirs),
+        fusion=fusion_of(predictor["module"].split(".")[-1], pre_norm),
+        pre_norm=pre_norm,
+    )

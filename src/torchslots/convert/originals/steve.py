@@ -1,0 +1,155 @@
+"""STEVE in SlotDiffusion's PyTorch code: the original's names and numbers, and ours.
+
+The original keeps each block's causal mask, True where a position must not look, among its parameters. They are checked
+when read, and made again when written.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from torchslots.convert.layouts import Arrays, Leaf, bare
+from torchslots.convert.originals import dvae as dvae_torch
+from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder_torch
+from torchslots.convert.originals.slotdiffusion_encoder import pair
+from torchslots.io.errors import UserError
+from torchslots.recipes.steve import SteveConfig, WriterConfig
+
+TOKENIZER, WRITER = "dvae.", "trans_decoder."
+"""Where the original keeps the parts of its decoder."""
+IMAGE_TEMPERATURE = 0.1
+"""Of the original's loss of pictures, which its released configurations leave out."""
+_ATTENTIONS = {"self_attn": "self_attention", "encoder_decoder_attn": "cross_attention"}
+_PROJECTIONS = {"proj_q": "query", "proj_k": "key", "proj_v": "value", "proj_o": "out"}
+_NORMS = {
+    "self_attn_layer_norm": "norm_self",
+    "encoder_decoder_attn_layer_norm": "norm_cross",
+    "ffn_layer_norm": "norm_mlp",
+}
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+def leaves(config: SteveConfig) -> list[Leaf]:
+    """Every tensor of the original's state dict but the masks, which `masks` makes."""
+    return [
+        *slot_encoder_torch.leaves(config.slots),
+        *_writer(config.writer, "decoder.writer"),
+        *dvae_torch.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer."),
+    ]
+
+
+def _writer(config: WriterConfig, name: str) -> Iterator[Leaf]:
+    yield from pair(f"{WRITER}in_proj", f"{name}.project")
+    yield bare(f"{WRITER}tok_emb.weight", f"{name}.embedding.weight")
+    yield Leaf(f"{WRITER}pos_emb.pe", f"{name}.position", lambda a: a[0], lambda a: a[None])
+    for i in range(config.num_layers):
+        yield from block(f"{WRITER}tf_dec.blocks.{i}", f"{name}.decoder.blocks.{i}")
+    yield from pair(f"{WRITER}tf_dec.layer_norm", f"{name}.decoder.norm")
+    yield bare(f"{WRITER}head.weight", f"{name}.head.weight")
+
+
+def block(path: str, name: str) -> Iterator[Leaf]:
+    """One layer of the transformer but its mask, the same in the authors' own program."""
+    for theirs, ours in _NORMS.items():
+        yield from pair(f"{path}.{theirs}", f"{name}.{ours}")
+    for theirs, ours in _ATTENTIONS.items():
+        for part, projection in _PROJECTIONS.items():
+            yield bare(f"{path}.{theirs}.{part}.weight", f"{name}.{ours}.{projection}.weight")
+    for layer in (0, 2):
+        yield from pair(f"{path}.ffn.{layer}", f"{name}.mlp.{layer}")
+
+
+# ---------------------------------------------------------------------------------------------------- masks
+
+
+def masks(config: SteveConfig) -> Arrays:
+    """What the original stores for each block: True above the diagonal."""
+    rows, columns = config.tokenizer.grid
+    hidden = np.triu(np.ones((rows * columns, rows * columns), bool), 1)
+    return {_mask(block): hidden for block in range(config.writer.num_layers)}
+
+
+def _mask(block: int) -> str:
+    return f"{WRITER}tf_dec.blocks.{block}.self_attn_mask"
+
+
+def without_masks(params: Arrays, config: SteveConfig, where: str) -> Arrays:
+    """The arrays but the masks, where they are there; they must be causal.
+
+    Raises:
+        UserError: a mask of another length, or that lets a position look ahead.
+    """
+    for name, mask in masks(config).items():
+        found = params.get(name)
+        if found is not None and not np.array_equal(found.astype(bool), mask):
+            raise UserError(
+                f"{where}: `{name}` {list(found.shape)} is not the causal mask of {len(mask)} codes, which this model "
+                "is built for. Give the original's params as JSON with --config."
+            )
+    return {name: value for name, value in params.items() if name not in masks(config)}
+
+
+# -------------------------------------------------------------------------------------------------- numbers
+
+
+def from_reference(reference: Mapping[str, Any]) -> SteveConfig:
+    """Numbers from the original's own configuration.
+
+    Raises:
+        UserError: a field is missing, or asks for what is not built here.
+    """
+    slots = slot_encoder_torch.from_reference(reference)
+    try:
+        decoder = reference["dec_dict"]
+        writer = WriterConfig(
+            size=decoder["dec_d_model"],
+            num_layers=decoder["dec_num_layers"],
+            num_heads=decoder["dec_num_heads"],
+            mlp_size=4 * decoder["dec_d_model"],
+        )
+        tokenizer = dvae_torch.from_reference({**reference["dvae_dict"], "resolution": slots.resolution})
+        image = (reference.get("loss_dict") or {}).get("use_img_recon_loss")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"This is no configuration of STEVE: {error!r} of `dec_dict` or `dvae_dict` is missing or ill-typed. Give "
+            "the original's params as JSON."
+        ) from error
+    return SteveConfig(slots, tokenizer, writer, IMAGE_TEMPERATURE if image else None)
+
+
+def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> SteveConfig:
+    """Numbers from the names and shapes of a state dict.
+
+    What no weight depends on is as published: 4 heads, no loss of pictures; and see `slot_encoder_torch.from_shapes`.
+
+    Raises:
+        UserError: the names are not those of this model, or its tokenizer is not among them.
+    """
+    inside = {
+        name.removeprefix(TOKENIZER): shape for name, shape in shapes.items() if name.startswith(TOKENIZER)
+    }
+    if not inside:
+        raise UserError(
+            "These weights of STEVE come without its discrete VAE (`dvae.*`): codes cannot be read nor painted. Give "
+            "a checkpoint of the whole model, as the original's trainer writes it."
+        )
+    slots = slot_encoder_torch.from_shapes(shapes)
+    tokenizer = replace(dvae_torch.from_shapes(inside), resolution=slots.resolution)
+    return SteveConfig(slots, tokenizer, _writer_of(shapes))
+
+
+def _writer_of(shapes: Mapping[str, tuple[int, ...]]) -> WriterConfig:
+    """The transformer's numbers."""
+    try:
+        hidden, size = shapes[f"{WRITER}tf_dec.blocks.0.ffn.0.weight"]
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"These are not the weights of STEVE in SlotDiffusion's code: its transformer lacks {error}. Give another "
+            "checkpoint."
+        ) from error
+    blocks = slot_encoder_torch.count(shapes, r"trans_decoder\.tf_dec\.blocks\.\d+\.ffn\.0\.weight")
+    return WriterConfig(size=size, num_layers=blocks, mlp_size=hidden)

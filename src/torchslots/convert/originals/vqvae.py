@@ -1,0 +1,150 @@
+"""SlotDiffusion's VQ-VAE: the original's names and numbers, and ours; also inside its latent diffusion models."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchslots.convert.layouts import Arrays, Leaf, bare
+from torchslots.io.errors import UserError
+from torchslots.recipes.tokenizers import VqvaeConfig, build_vqvae
+
+_RENAMED = (
+    (r"^to_code\.", "quant_conv."),
+    (r"^from_code\.", "post_quant_conv."),
+    (r"^codebook\.", "quantize.embedding."),
+    (r"\.norm\.", ".norm_out."),
+    (r"(attentions\.\d+)\.to_out\.0\.", r"\1.proj_out."),
+    (r"(attentions\.\d+)\.to_([qkv])\.", r"\1.\2."),
+    (r"(attentions\.\d+)\.group_norm\.", r"\1.norm."),
+    (r"conv_shortcut\.", "nin_shortcut."),
+    (r"middle\.attentions\.0\.", "mid.attn_1."),
+    (r"middle\.resnets\.0\.", "mid.block_1."),
+    (r"middle\.resnets\.1\.", "mid.block_2."),
+    (r"(down|up)_(\d+)\.(down|up)samplers\.0\.", r"\1.\2.\3sample."),
+    (r"(down|up)_(\d+)\.attentions\.", r"\1.\2.attn."),
+    (r"(down|up)_(\d+)\.resnets\.", r"\1.\2.block."),
+)
+"""Our names to theirs, one change after the other."""
+_PIXELWISE = re.compile(r"attentions\.\d+\.to_(q|k|v|out\.0)\.weight$")
+"""1x1 convolutions there, linear layers here."""
+
+
+def leaves(config: VqvaeConfig, path: str = "", name: str = "") -> list[Leaf]:
+    """Every tensor of the original's state dict.
+
+    Args:
+        path, name: what stands before their and our names where the VQ-VAE is a part, each with its last dot.
+    """
+    with torch.device("meta"):
+        ours = list(build_vqvae(config).state_dict())
+    return [_leaf(path, name, own) for own in ours]
+
+
+def _leaf(path: str, name: str, ours: str) -> Leaf:
+    theirs = f"{path}{_their_name(ours)}"
+    if _PIXELWISE.search(ours):
+        return Leaf(theirs, f"{name}{ours}", _without_pixels, _with_pixels)
+    return bare(theirs, f"{name}{ours}")
+
+
+def _their_name(ours: str) -> str:
+    for pattern, replacement in _RENAMED:
+        ours = re.sub(pattern, replacement, ours)
+    return ours
+
+
+def _without_pixels(kernel: np.ndarray) -> np.ndarray:
+    return kernel[:, :, 0, 0]
+
+
+def _with_pixels(matrix: np.ndarray) -> np.ndarray:
+    return matrix[:, :, None, None]
+
+
+def without_loss(params: Arrays) -> Arrays:
+    """The arrays but those of LPIPS, which the trainer saved along: public weights, its last layers even twice."""
+    return {name: array for name, array in params.items() if not name.startswith("loss.")}
+
+
+def from_reference(reference: Mapping[str, Any]) -> VqvaeConfig:
+    """Numbers from the original's own configuration: `resolution`, `enc_dec_dict`, `vq_dict`.
+
+    Raises:
+        UserError: a field is missing or ill-typed, or asks for what is not built here.
+    """
+    try:
+        network, codes = reference["enc_dec_dict"], reference["vq_dict"]
+        height, width = reference["resolution"]
+        _refuse_strange(network)
+        sides = [network["resolution"] >> level for level in range(len(network["ch_mult"]))]
+        return VqvaeConfig(
+            resolution=(height, width),
+            channels=network["ch"],
+            multipliers=tuple(network["ch_mult"]),
+            num_blocks=network["num_res_blocks"],
+            attention_levels=tuple(
+                level for level, side in enumerate(sides) if side in network["attn_resolutions"]
+            ),
+            dropout=network.get("dropout", 0.0),
+            latent_channels=network["z_channels"],
+            num_codes=codes["n_embed"],
+            code_size=codes["embed_dim"],
+            codebook_weight=codes.get("beta", 0.25),
+            perceptual=codes.get("percept_loss_w", 1.0) > 0,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"This is no configuration of a VQ-VAE: {error!r} of `resolution`, `enc_dec_dict` or `vq_dict` is missing "
+            "or ill-typed. Give the original's params as JSON."
+        ) from error
+
+
+def _refuse_strange(network: Mapping[str, Any]) -> None:
+    """What latent diffusion's code could build and SlotDiffusion's configurations never ask for."""
+    usual = {
+        "in_channels": 3,
+        "out_ch": 3,
+        "double_z": False,
+        "resamp_with_conv": True,
+        "attn_type": "vanilla",
+    }
+    usual |= {"tanh_out": False, "use_linear_attn": False, "give_pre_end": False}
+    for name, value in usual.items():
+        if network.get(name, value) != value:
+            raise UserError(f"VQ-VAEs with `{name}` {network[name]} are not built here, only with {value}.")
+
+
+def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> VqvaeConfig:
+    """Numbers from the names and shapes of a state dict, for frames of 128x128, which no weight depends on.
+
+    Raises:
+        UserError: the names are not those of a VQ-VAE, or sizes that fit none.
+    """
+    try:
+        channels = shapes["encoder.conv_in.weight"][0]
+        levels = range(_count(shapes, r"decoder\.up\.\d+\.block\.0\.conv1\.weight"))
+        widths = [shapes[f"decoder.up.{level}.block.0.conv1.weight"][0] for level in levels]
+        num_codes, code_size = shapes["quantize.embedding.weight"]
+        return VqvaeConfig(
+            channels=channels,
+            multipliers=tuple(width // channels for width in widths),
+            num_blocks=_count(shapes, r"encoder\.down\.0\.block\.\d+\.conv1\.weight"),
+            attention_levels=tuple(
+                level for level in levels if f"decoder.up.{level}.attn.0.q.weight" in shapes
+            ),
+            latent_channels=shapes["encoder.conv_out.weight"][0],
+            num_codes=num_codes,
+            code_size=code_size,
+            perceptual=any(name.startswith("loss.") for name in shapes),
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(
+            f"These are not the weights of a VQ-VAE of SlotDiffusion's code: {error!r} is missing or has another shape."
+        ) from error
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
+    return sum(re.fullmatch(pattern, name) is not None for name in shapes)

@@ -1,0 +1,153 @@
+"""Reading flax checkpoints (`ckpt-N.flax`, msgpack) without JAX; nothing in the file is executed."""
+
+import gzip
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from torchslots.convert.layouts import Arrays
+from torchslots.io.errors import UserError
+
+# Tags that flax.serialization gives to numpy arrays, complex numbers and numpy scalars.
+_NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
+
+# Where optax keeps Adam behind gradient clipping.
+_OPTAX_ADAM = ("opt_state", "1", "0")
+
+
+@dataclass(frozen=True)
+class FlaxCheckpoint:
+    """A train state: weights, and what Adam remembers of their gradients where the file has it."""
+
+    path: Path
+    params: Arrays
+    first_moments: Arrays
+    second_moments: Arrays
+    step: int | None
+    """Updates done; the file's own counter starts at one."""
+
+
+def read(source: Path) -> FlaxCheckpoint:
+    """Read a checkpoint file, or the newest below a folder (`checkpoints-0/ckpt-N.flax`, or gzip of it).
+
+    Accepts a train state, `{"params": ...}` and a bare parameter tree.
+
+    Raises:
+        UserError: nothing there, not msgpack (a pickle, a TensorFlow file), cut off, or without weights.
+    """
+    path = _find(source)
+    tree = _parse(path)
+    params = _subtree(tree, ("optimizer", "target"), ("params",), ("opt_target",)) or tree
+    weights = {name: leaf for name, leaf in _leaves(params) if isinstance(leaf, np.ndarray)}
+    if not weights or not any(name.endswith("kernel") for name in weights):
+        raise UserError(
+            f"{path} is msgpack but holds no flax parameters (its keys: {', '.join(map(str, tree))[:200]})."
+        )
+    first, second = _moments(tree)
+    updates = _subtree(tree, ("optimizer", "state", "step"), (*_OPTAX_ADAM, "count"))
+    return FlaxCheckpoint(path, weights, first, second, None if updates is None else int(updates))
+
+
+def _moments(tree: dict[str, Any]) -> tuple[Arrays, Arrays]:
+    """Adam's two moments: flax keeps a pair for each weight, optax two trees."""
+    optax = _subtree(tree, _OPTAX_ADAM)
+    if optax is not None:
+        return dict(_leaves(optax["mu"])), dict(_leaves(optax["nu"]))
+    states = dict(_leaves(_subtree(tree, ("optimizer", "state", "param_states")) or {}))
+    first, second = (
+        {name.removesuffix(end): leaf for name, leaf in states.items() if name.endswith(end)}
+        for end in ("/grad_ema", "/grad_sq_ema")
+    )
+    return first, second
+
+
+def holds(source: Path) -> bool:
+    """Whether a folder, or the prefix of a checkpoint's files (`checkpoints-0/ckpt-1`), has a flax file."""
+    return bool(_candidates(source))
+
+
+def _candidates(source: Path) -> list[Path]:
+    if source.is_dir():
+        return [path for pattern in ("*.flax*", "checkpoints-*/*.flax*") for path in source.glob(pattern)]
+    return [path for path in (Path(f"{source}.flax"), Path(f"{source}.flax.gz")) if path.is_file()]
+
+
+def _find(source: Path) -> Path:
+    if source.is_file():
+        return source
+    found = _candidates(source)
+    if not found and not source.exists():
+        raise UserError(
+            f"{source} does not exist. Give a checkpoint file such as checkpoints-0/ckpt-21.flax."
+        )
+    if not found:
+        raise UserError(f"No ckpt-N.flax in {source} or its checkpoints-0. Give the checkpoint file itself.")
+    return max(found, key=lambda path: int((re.findall(r"ckpt-(\d+)", path.name) or ["0"])[0]))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Copy or download it again.") from error
+    if data[:1] == b"\x80" or data[:2] == b"PK":
+        raise UserError(
+            f"{path} is a pickle or a torch file, not a flax checkpoint; pickles are never executed here."
+        )
+    try:
+        tree = msgpack.unpackb(data, ext_hook=_extension, raw=False, strict_map_key=False)
+    except Exception as error:  # msgpack raises many kinds for bytes that are cut off or not its own
+        raise UserError(
+            f"{path} is not a whole flax checkpoint ({type(error).__name__}: {error}). Copy or download it again."
+        ) from error
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"{path} is not a flax checkpoint: a {type(tree).__name__} where a map of arrays should be."
+        )
+    return tree
+
+
+def _extension(tag: int, data: bytes) -> Any:
+    """flax's packed arrays: (shape, dtype name, bytes)."""
+    if tag == _COMPLEX:
+        return complex(*msgpack.unpackb(data))
+    if tag not in (_NDARRAY, _SCALAR):
+        raise ValueError(f"unknown extension type {tag}")
+    shape, dtype, raw = msgpack.unpackb(data, raw=False)
+    if dtype == "bfloat16":
+        array = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        array = np.frombuffer(raw, np.dtype(dtype))
+    array = array.reshape(shape)
+    return array if tag == _NDARRAY else array[()]
+
+
+def _subtree(tree: Any, *paths: tuple[str, ...]) -> Any:
+    """What lies under the first of `paths` that is there."""
+    for path in paths:
+        node = tree
+        for key in path:
+            node = node.get(key) if isinstance(node, dict) else None
+        if node is not None:
+            return node
+    return None
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, array) of every leaf; arrays that flax cut into chunks are joined."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and "__msgpack_chunked_array__" in value:
+            chunks = [value["chunks"][str(i)] for i in range(len(value["chunks"]))]
+            shape = [value["shape"][str(i)] for i in range(len(value["shape"]))]
+            yield f"{prefix}{key}", np.concatenate(chunks).reshape(shape)
+        elif isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value

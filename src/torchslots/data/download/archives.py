@@ -1,0 +1,92 @@
+"""ZIP and tar.gz archives, extracted beside themselves; the same call again goes on where it was interrupted."""
+
+import gzip
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from torchslots.io.errors import UserError
+from torchslots.io.files import atomic_file
+from torchslots.io.progress import progress
+
+ENDINGS = (".zip", ".tar.gz")
+_BLOCK = 1 << 20
+_MARGIN = 64 << 20
+"""Bytes of disk that are left free."""
+
+
+def extract(archive: Path) -> None:
+    """Extract an archive beside itself; files that are there in their full size stay.
+
+    Raises:
+        UserError: it is damaged, names files outside of its folder, or the disk is too small.
+    """
+    written: list[Path] = []
+    try:
+        with progress(f"Extracting {archive.name}", None, "files") as advance:
+            for name, size, stream in _members(archive):
+                target = archive.parent / _inside(name, archive)
+                if not target.exists() or target.stat().st_size != size:
+                    _write(target, size, stream)
+                    written.append(target)
+                advance(1)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise _damaged(archive, error, written) from error
+    except UserError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno is None:
+            raise _damaged(archive, error.__cause__, written) from error
+        raise
+
+
+def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Name, size and content of each file, in the order in which they lie."""
+    if archive.name.endswith(".zip"):
+        with zipfile.ZipFile(archive) as packed:
+            for member in packed.infolist():
+                if not member.is_dir():
+                    with packed.open(member) as stream:
+                        yield member.filename, member.file_size, stream
+        return
+    with gzip.open(archive) as unpacked:
+        with tarfile.open(fileobj=unpacked, mode="r|") as stored:
+            for entry in stored:
+                stream = stored.extractfile(entry) if entry.isfile() else None
+                if stream is not None:
+                    yield entry.name, entry.size, stream
+        while unpacked.read(_BLOCK):  # the checksum stands at the end
+            continue
+
+
+def _write(target: Path, size: int, stream: IO[bytes]) -> None:
+    folder = target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_space(folder, size)
+    with atomic_file(target) as partial, partial.open("wb") as file:
+        shutil.copyfileobj(stream, file)
+
+
+def _inside(name: str, archive: Path) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{archive} holds `{name}`, outside of its folder. Do not use this file.")
+    return path
+
+
+def _damaged(archive: Path, error: BaseException, written: list[Path]) -> UserError:
+    """What came out of a damaged archive is removed: a checksum tells of all of it, not of single files."""
+    for path in written:
+        path.unlink(missing_ok=True)
+    return UserError(f"{archive} cannot be extracted: {error}. Remove it and download it again.")
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed + _MARGIN > free:
+        raise UserError(
+            f"Extracting in {folder} needs {needed:,} bytes more, but only {free:,} are free. Free some space and give "
+            "the same command again; what is extracted stays."
+        )

@@ -1,0 +1,206 @@
+"""TFRecord files that are compressed as a whole (GZIP or ZLIB): read from the front, in bounded memory.
+
+Such files cannot be entered in the middle; `torchslots.data.array_cache` makes something of them that can. Pictures
+in them are stored as one string for every byte, which are read here by slicing.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from io import FileIO
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from jaxtyping import UInt8
+
+from torchslots.data.formats.example import MalformedExample, RawFeature, decode_bytes
+from torchslots.data.formats.tfrecord import Compression, CorruptRecord, masked_crc
+from torchslots.io.errors import UserError
+
+_HEADER, _FOOTER = 12, 4
+_READ = 1 << 18
+"""Compressed bytes read at once."""
+_INFLATE = 1 << 22
+"""Bytes that one step of decompression may give: bounds the memory, however well a file is packed."""
+_LONGEST = 1 << 31
+_BYTES_LIST = 1
+_STRING = (1 << 3 | 2, 1)
+"""What stands before the byte of a string of one byte on the wire: field 1 with a length, and the length 1."""
+
+
+class CutOff(UserError):
+    """A file that ends, or cannot be followed, in the middle. Carries `file` and the number of whole `records`."""
+
+    def __init__(self, file: Path, records: int, reason: str) -> None:
+        remedy = f"Download it again, or use what is whole: `data.num_records` of at most {records}."
+        if not records:
+            remedy = "Download it again."
+        super().__init__(f"{file}: record {records} {reason}; {records} before it are whole. {remedy}")
+        self.file, self.records, self.reason = file, records, reason
+
+    def __reduce__(self):
+        return type(self), (self.file, self.records, self.reason)
+
+
+def find_compression(path: Path) -> Compression | None:
+    """What a TFRecord file is packed with, by its first bytes; None: nothing.
+
+    Raises:
+        UserError: it cannot be opened, is empty, or is no TFRecord file.
+    """
+    with _opened(path) as file:
+        head = file.read(_HEADER)
+    if len(head) == _HEADER and masked_crc(head[:8]) == struct.unpack("<I", head[8:])[0]:
+        return None
+    if head[:2] == b"\x1f\x8b":
+        return Compression.GZIP
+    if len(head) > 1 and head[0] & 15 == 8 and int.from_bytes(head[:2], "big") % 31 == 0:
+        return Compression.ZLIB
+    what = f"begins with the bytes {head[:4].hex(' ')}" if head else "is empty"
+    raise UserError(f"{path} {what}, so it is no TFRecord file, compressed or not. Download it again.")
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        return FileIO(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened: {error.strerror}. Check the data folder.") from error
+
+
+class PackedRecords:
+    """The records of one file from first to last, whatever the file is packed with.
+
+    Iterating gives payloads, and a CorruptRecord in the place of one that does not match its checksum. `position` is
+    the number of the next record, `consumed` the bytes of the file read so far, of `size`.
+
+    Raises:
+        UserError: no such file, or no TFRecord file.
+        CutOff: while iterating, where the file cannot be followed further.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.position = Path(path), 0
+        self._packed = find_compression(self.path)
+        self.size = self.path.stat().st_size
+        self._blocks = self._unpacked()
+        self._block, self.consumed = memoryview(b""), 0
+
+    def __iter__(self) -> Iterator[bytes | CorruptRecord]:
+        while (record := self._next()) is not None:
+            payload, footer = record
+            matches = masked_crc(payload) == struct.unpack("<I", footer)[0]
+            yield (
+                payload if matches else CorruptRecord(self.path, self.position, "does not match its checksum")
+            )
+            self.position += 1
+
+    def skip(self, count: int) -> None:
+        """Pass over so many records; their checksums are not tested."""
+        for _ in range(count):
+            if self._next() is None:
+                raise CutOff(self.path, self.position, "is missing: the file has become shorter")
+            self.position += 1
+
+    def _next(self) -> tuple[bytes, bytes] | None:
+        """The next record's payload and its checksum; None at the end of the file."""
+        header = self._read(_HEADER)
+        if not header:
+            return None
+        if len(header) < _HEADER or masked_crc(header[:8]) != struct.unpack("<I", header[8:])[0]:
+            self._lost(
+                "is cut off" if len(header) < _HEADER else "has a length that does not match its checksum"
+            )
+        length = struct.unpack("<Q", header[:8])[0]
+        if length > _LONGEST:
+            self._lost(f"claims to have {length} bytes")
+        body = self._read(length + _FOOTER)
+        if len(body) < length + _FOOTER:
+            self._lost(f"is cut off: the file ends at byte {self.consumed}")
+        return body[:length], body[length:]
+
+    def _read(self, size: int) -> bytes:
+        """`size` bytes, or fewer where the file ends."""
+        parts = []
+        while size:
+            if not self._block:
+                self._block = next(self._blocks, memoryview(b""))
+                if not self._block:
+                    break
+            parts.append(self._block[:size])
+            self._block = self._block[size:]
+            size -= len(parts[-1])
+        return b"".join(parts)
+
+    def _unpacked(self) -> Iterator[memoryview]:
+        """The file's bytes, decompressed; a GZIP file may be several, one behind the other."""
+        unpacker = None
+        for data in self._file_bytes():
+            if self._packed is None:
+                yield memoryview(data)
+                continue
+            while data:
+                unpacker = unpacker or zlib.decompressobj(self._packed)
+                yield from self._inflated(unpacker, data)
+                data = b""
+                if unpacker.eof:
+                    data, unpacker = unpacker.unused_data.lstrip(b"\0"), None
+        if unpacker is not None:
+            self._lost(f"is cut off: the compressed data end at byte {self.size}")
+
+    def _inflated(self, unpacker: Any, data: bytes) -> Iterator[memoryview]:
+        while True:
+            try:
+                block = unpacker.decompress(data, _INFLATE)
+            except zlib.error as error:
+                self._lost(f"cannot be decompressed near byte {self.consumed} of the file ({error})", error)
+            if block:
+                yield memoryview(block)
+            data = unpacker.unconsumed_tail
+            if unpacker.eof or (not data and len(block) < _INFLATE):
+                return
+
+    def _file_bytes(self) -> Iterator[bytes]:
+        with _opened(self.path) as file:
+            while data := self._read_block(file):
+                self.consumed += len(data)
+                yield data
+
+    def _read_block(self, file: FileIO) -> bytes:
+        try:
+            return file.read(_READ)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror}. Check the disk.") from error
+
+    def _lost(self, reason: str, cause: Exception | None = None) -> NoReturn:
+        raise CutOff(self.path, self.position, reason) from cause
+
+
+def decode_one_byte_strings(raw: RawFeature) -> UInt8[np.ndarray, "n"]:
+    """An array that was stored as one string for every byte, or as a single string. A view of the record's bytes.
+
+    Raises:
+        MalformedExample: numbers, or strings of other lengths.
+    """
+    data = np.frombuffer(raw.payload, np.uint8)
+    if raw.kind == _BYTES_LIST and data.size % 3 == 0 and _is_pattern(data):
+        return data[2::3]
+    items = decode_bytes(raw)
+    if len(items) != 1 and any(len(item) != 1 for item in items):
+        raise MalformedExample("strings of several bytes where each should be one byte of a picture")
+    return np.frombuffer(b"".join(items), np.uint8)
+
+
+def _is_pattern(data: UInt8[np.ndarray, "n"]) -> bool:
+    mask, expected = _pattern(data.size)
+    return bool(((data & mask) == expected).all())
+
+
+@lru_cache(maxsize=8)
+def _pattern(size: int) -> tuple[UInt8[np.ndarray, "n"], UInt8[np.ndarray, "n"]]:
+    """Which bytes of so many are not pictures', and what they should be."""
+    repeat = size // 3
+    return np.tile(np.array([255, 255, 0], np.uint8), repeat), np.tile(
+        np.array([*_STRING, 0], np.uint8), repeat
+    )

@@ -1,0 +1,271 @@
+"""Folders that TensorFlow Datasets writes: finding them, their shards, and any record by its number."""
+
+import bisect
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torchslots.data.formats.tfrecord import CorruptRecord, RecordFile
+from torchslots.io.errors import UserError
+
+_SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord(-(?P<index>\d{5,})-of-(?P<count>\d{5,}))?")
+_DEPTH = 4
+_MOST_FOLDERS = 4000
+
+
+class _Listed(NamedTuple):
+    """What dataset_info.json says of a split: records in each file, and how the files are called."""
+
+    lengths: list[int]
+    template: str
+
+
+def _listed(entry: dict[str, Any]) -> _Listed:
+    template = entry.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    return _Listed([int(length) for length in entry.get("shardLengths") or []], str(template))
+
+
+@dataclass(frozen=True)
+class TfdsFolder:
+    """One version of one configuration of a data set, such as movi_a/128x128/1.0.0."""
+
+    path: Path
+    name: str
+
+    @cached_property
+    def listed(self) -> dict[str, _Listed]:
+        """The splits by dataset_info.json; empty without the file.
+
+        Raises:
+            UserError: the file cannot be read, or does not list splits as TFDS does.
+        """
+        file = self.path / "dataset_info.json"
+        try:
+            info = json.loads(file.read_text())
+            return {entry["name"]: _listed(entry) for entry in info.get("splits") or []}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read: {error}. Download it again.") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file} does not list splits as TFDS writes them. Download it again.") from error
+
+    @property
+    def resolution(self) -> int:
+        """Pixels of the shorter side by the folder's name (`128x128`); 0 where the path does not say it."""
+        sizes = re.findall(r"(\d+)x(\d+)", "/".join(self.path.parts[-3:]))
+        return min(map(int, sizes[-1])) if sizes else 0
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits, by dataset_info.json and by the files that are there."""
+        present = {match["split"] for match in map(_SHARD.fullmatch, _names(self.path)) if match}
+        return [*self.listed, *sorted(present - set(self.listed))]
+
+
+def find_folder(root: Path, name: str, resolution: int = 0) -> TfdsFolder:
+    """The folder of a data set below `root`, which may be that folder itself or any of its parents.
+
+    A `root` that itself holds the files of one data set is taken as it is, whatever that data set is called.
+    Of several, the smallest resolution that is at least `resolution` is taken (the largest where none is),
+    and of that the latest version.
+
+    Raises:
+        UserError: `root` does not exist, or holds no record file of this data set; says what it does hold.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder. Give the folder that holds {name} with --root.")
+    here = _held(root)
+    if len(here) == 1:
+        return TfdsFolder(root, here.pop())
+    found = [folder for folder in _folders(root) if folder.name == name]
+    if not found:
+        raise UserError(_nothing_found(root, name))
+    sizes = {folder.resolution for folder in found}
+    enough = [size for size in sizes if size >= resolution]
+    size = min(enough) if enough else max(sizes)
+    return max(
+        (folder for folder in found if folder.resolution == size), key=lambda folder: _version(folder.path)
+    )
+
+
+def _nothing_found(root: Path, name: str) -> str:
+    others = sorted({f"{folder.name} in {folder.path}" for folder in _folders(root)})
+    if others:
+        there = "It holds " + "; ".join(others[:8]) + "."
+    else:
+        entries = sorted(entry.name for entry in root.iterdir())
+        there = "It holds " + (", ".join(entries[:8]) if entries else "nothing") + "."
+    wanted = f"{name}-<split>.tfrecord-00000-of-<n>"
+    return (
+        f"{root} holds no files of {name} (expected {wanted}, in it or up to {_DEPTH} folders below). "
+        f"{there} Get it with `torchslots data download {name}`, or give another --root."
+    )
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", path.name))
+
+
+def _folders(root: Path) -> list[TfdsFolder]:
+    """All data sets in `root` and below, breadth first; folders that hold record files are not entered."""
+    found, level, seen = [], [root], 0
+    for _ in range(_DEPTH + 1):
+        below: list[Path] = []
+        for folder in level:
+            names = _held(folder)
+            found += [TfdsFolder(folder, name) for name in sorted(names)]
+            if not names:
+                below += _subfolders(folder)
+        seen += len(level)
+        level = below[: max(0, _MOST_FOLDERS - seen)]
+    return found
+
+
+def _held(folder: Path) -> set[str]:
+    """Names of the data sets whose record files lie in a folder."""
+    return {match["name"] for match in map(_SHARD.fullmatch, _names(folder)) if match}
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in folder.iterdir()]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed: {error.strerror}. Check its permissions.") from error
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+@dataclass(frozen=True)
+class _Shard:
+    file: RecordFile
+    listed: int | None
+    """Records by dataset_info.json; None where that is missing, so that the file must be walked to know."""
+
+
+class TfdsSplit:
+    """The records of one split in TFDS order: shard by shard, each from its first record on."""
+
+    def __init__(self, folder: TfdsFolder, split: str) -> None:
+        """Find the split's files; none is opened yet where dataset_info.json tells their sizes.
+
+        Raises:
+            UserError: there is no such split, or some of its files are missing.
+        """
+        self.folder, self.split = folder, split
+        self._shards = _find_shards(folder, split)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        counts = (len(shard.file) if shard.listed is None else shard.listed for shard in self._shards)
+        return list(itertools.accumulate(counts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @property
+    def files(self) -> list[RecordFile]:
+        """The split's files in order."""
+        return [shard.file for shard in self._shards]
+
+    def place(self, index: int) -> tuple[Path, int]:
+        """File and number within it of a record, without opening anything that need not be opened.
+
+        Raises:
+            IndexError: `index` is outside of the split.
+        """
+        shard, record = self._locate(index)
+        return shard.file.path, record
+
+    def read(self, index: int) -> bytes:
+        """The payload of a record, counted over all shards.
+
+        Raises:
+            CorruptRecord: the record is damaged, or its file holds fewer than dataset_info.json says.
+        """
+        shard, record = self._locate(index)
+        if shard.listed is None or shard.file.damage is not None:
+            return shard.file.read(record)
+        if record >= len(shard.file):
+            reason = (
+                f"is missing: dataset_info.json lists {shard.listed} records, the file has {len(shard.file)}"
+            )
+            raise CorruptRecord(shard.file.path, record, reason)
+        if shard.listed < len(shard.file):
+            raise UserError(
+                f"{shard.file.path} holds {len(shard.file)} records, but dataset_info.json beside it lists "
+                f"{shard.listed}. The two belong to different versions: download both again."
+            )
+        return shard.file.read(record)
+
+    def _locate(self, index: int) -> tuple[_Shard, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        number = bisect.bisect_right(self._ends, index)
+        before = self._ends[number - 1] if number else 0
+        return self._shards[number], index - before
+
+
+def _find_shards(folder: TfdsFolder, split: str) -> list[_Shard]:
+    if split not in folder.splits:
+        raise UserError(
+            f"{folder.path} has no split `{split}`. It has: {', '.join(folder.splits) or 'none'}."
+        )
+    listed = _listed_shards(folder, split)
+    if listed is None:
+        return [_Shard(RecordFile(path), None) for path in _present_shards(folder, split)]
+    _demand(folder, split, [path.name for path, _ in listed])
+    return [_Shard(RecordFile(path), count) for path, count in listed]
+
+
+def _listed_shards(folder: TfdsFolder, split: str) -> list[tuple[Path, int]] | None:
+    """Files and their record counts by dataset_info.json; None where it does not list this split's shards."""
+    if split not in folder.listed or not folder.listed[split].lengths:
+        return None
+    lengths, template = folder.listed[split]
+    names = [_shard_name(template, folder.name, split, i, len(lengths)) for i in range(len(lengths))]
+    return [(folder.path / name, length) for name, length in zip(names, lengths)]
+
+
+def _shard_name(template: str, name: str, split: str, index: int, count: int) -> str:
+    """A file's name by TFDS' template; what stands before the last slash of it is dropped."""
+    words = {"DATASET": name, "SPLIT": split, "FILEFORMAT": "tfrecord"}
+    words |= {
+        "SHARD_INDEX": f"{index:05d}",
+        "NUM_SHARDS": f"{count:05d}",
+        "SHARD_X_OF_Y": f"{index:05d}-of-{count:05d}",
+    }
+    return Path(re.sub(r"\{(\w+)\}", lambda field: words.get(field[1], field[0]), template)).name
+
+
+def _present_shards(folder: TfdsFolder, split: str) -> list[Path]:
+    """Files by name, when dataset_info.json is missing: all `n` of `-of-n` must be there."""
+    matches = [match for match in map(_SHARD.fullmatch, sorted(_names(folder.path))) if match]
+    mine = [match for match in matches if match["name"] == folder.name and match["split"] == split]
+    counts = sorted({int(match["count"]) for match in mine if match["count"]})
+    if len(counts) > 1:
+        raise UserError(
+            f"{folder.path}: `{split}` has shards of {counts[0]} and of {counts[-1]}. Keep one set."
+        )
+    if counts:
+        prefix = f"{folder.name}-{split}.tfrecord"
+        _demand(folder, split, [f"{prefix}-{i:05d}-of-{counts[0]:05d}" for i in range(counts[0])])
+    return [folder.path / match[0] for match in mine]
+
+
+def _demand(folder: TfdsFolder, split: str, names: list[str]) -> None:
+    present = set(_names(folder.path))
+    missing = [name for name in names if name not in present]
+    if missing:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise UserError(
+            f"{folder.path}: {len(missing)} of {len(names)} shards of `{split}` are missing: "
+            f"{', '.join(missing[:4])}{more}. Download them with `torchslots data download {folder.name}`."
+        )

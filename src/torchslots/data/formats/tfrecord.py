@@ -1,0 +1,215 @@
+"""TFRecord files: random access to uncompressed ones, with every checksum tested, and a writer.
+
+A record is its length (8 bytes), the length's checksum (4), the payload, and the payload's checksum (4). One
+walk over the lengths gives every record's place; a small index file keeps it, so that it happens once per
+file.
+"""
+
+import contextlib
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from torchslots.io.errors import UserError
+from torchslots.io.files import atomic_file
+
+_HEADER, _FOOTER = 12, 4
+_INDEX_VERSION = 1
+_LEVEL = 1
+"""Of compression: the fastest."""
+
+
+class CorruptRecord(UserError):
+    """A record that cannot be read. Carries the `file` and the number of the `record` in it, from 0."""
+
+    def __init__(self, file: Path, record: int, reason: str) -> None:
+        remedy = "Download or write the file again, or leave such records out with --skip-corrupt."
+        super().__init__(f"{file}: record {record} {reason}. {remedy}")
+        self.file, self.record, self.reason = file, record, reason
+
+    def __reduce__(self):
+        return type(self), (self.file, self.record, self.reason)
+
+
+def masked_crc(data: bytes) -> int:
+    """CRC-32C rotated and offset, as TFRecord files store it."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class Compression(IntEnum):
+    """What a whole TFRecord file is packed with; the values are those of zlib's `wbits`."""
+
+    ZLIB = 15
+    GZIP = 31
+
+
+def write_records(path: Path, records: Iterable[bytes], compression: Compression | None = None) -> int:
+    """Write a TFRecord file, which appears under its name only when complete. Returns how many records.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path, count = Path(path), 0
+    packer = None if compression is None else zlib.compressobj(_LEVEL, zlib.DEFLATED, compression)
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        for record in records:
+            length = struct.pack("<Q", len(record))
+            for part in (
+                length + struct.pack("<I", masked_crc(length)),
+                record,
+                struct.pack("<I", masked_crc(record)),
+            ):
+                file.write(packer.compress(part) if packer else part)
+            count += 1
+        if packer:
+            file.write(packer.flush())
+    return count
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where records start, with the end of the last whole one; and what is wrong behind it, if anything."""
+
+    starts: np.ndarray
+    damage: str | None = None
+
+
+class RecordFile:
+    """An uncompressed TFRecord file with random access.
+
+    Nothing is opened before the first record is asked for and nothing stays open, so that an instance can be
+    handed to forked or spawned workers. A damaged length makes all that follows unreachable: it counts as one
+    more record, and reading that one tells what is wrong.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def __len__(self) -> int:
+        return len(self._places.starts) - 1 + (self._places.damage is not None)
+
+    @property
+    def damage(self) -> str | None:
+        """Why the file cannot be read to its end; None where all lengths are right."""
+        return self._places.damage
+
+    def read(self, record: int) -> bytes:
+        """The payload of a record, counted from 0.
+
+        Raises:
+            CorruptRecord: the checksum is wrong, or the file ends before the record does.
+            UserError: the file cannot be opened.
+        """
+        starts = self._places.starts
+        if not 0 <= record < len(starts) - 1:
+            count = len(starts) - 1
+            reason = self.damage or f"does not exist: the file holds {count} records"
+            raise CorruptRecord(self.path, record, reason)
+        begin, end = int(starts[record]) + _HEADER, int(starts[record + 1])
+        with _opened(self.path) as descriptor:
+            payload = _read_exactly(descriptor, end - _FOOTER - begin, begin)
+            footer = _read_exactly(descriptor, _FOOTER, end - _FOOTER)
+        if struct.pack("<I", masked_crc(payload)) != footer:
+            raise CorruptRecord(self.path, record, "does not match its checksum")
+        return payload
+
+    @cached_property
+    def _places(self) -> _Places:
+        with _opened(self.path) as descriptor:
+            stat = os.fstat(descriptor)
+            kept = _load_index(self.path, stat)
+            if kept is not None:
+                return _Places(kept)
+            places = _scan(descriptor, stat.st_size)
+        if places.damage is None:
+            _save_index(self.path, stat, places.starts)
+        return places
+
+
+@contextlib.contextmanager
+def _opened(path: Path):
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened: {error.strerror}. Check the data folder.") from error
+    try:
+        yield descriptor
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Check the disk.") from error
+    finally:
+        os.close(descriptor)
+
+
+def _read_exactly(descriptor: int, size: int, offset: int) -> bytes:
+    """`size` bytes at `offset`, or fewer where the file ends; one call may hand over less than asked for."""
+    block = os.pread(descriptor, size, offset)
+    while len(block) < size:
+        more = os.pread(descriptor, size - len(block), offset + len(block))
+        if not more:
+            break
+        block += more
+    return block
+
+
+def _scan(descriptor: int, size: int) -> _Places:
+    starts, position = [0], 0
+    while position < size:
+        header = _read_exactly(descriptor, _HEADER, position)
+        if len(header) < _HEADER:
+            return _Places(np.array(starts), f"is cut off: the file ends at byte {size}")
+        length, crc = struct.unpack("<QI", header)
+        if masked_crc(header[:8]) != crc:
+            return _Places(
+                np.array(starts), f"has a length that does not match its checksum, at byte {position}"
+            )
+        position += _HEADER + length + _FOOTER
+        if position > size:
+            return _Places(np.array(starts), f"is cut off: it needs {position} bytes, the file has {size}")
+        starts.append(position)
+    return _Places(np.array(starts))
+
+
+def index_places(path: Path) -> tuple[Path, Path]:
+    """Where a file's index may lie: beside the data, or in the user's cache where that cannot be written."""
+    path = path.resolve()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchslots" / "index"
+    folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:16]
+    name = f"{path.name}.npy"
+    return path.parent / ".torchslots" / name, cache / folder / name
+
+
+def _load_index(path: Path, stat: os.stat_result) -> np.ndarray | None:
+    for place in index_places(path):
+        try:
+            table = np.load(place, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            continue
+        whole = table.dtype == np.int64 and table.ndim == 1 and len(table) > 3
+        if whole and (table[:3] == _stamp(stat)).all() and table[-1] == stat.st_size:
+            return table[3:]
+    return None
+
+
+def _save_index(path: Path, stat: os.stat_result, starts: np.ndarray) -> None:
+    """Keep the index in the first place that takes it; without any, it is made anew each time."""
+    for place in index_places(path):
+        try:
+            with atomic_file(place) as partial, partial.open("wb") as file:
+                np.save(file, np.concatenate([_stamp(stat), starts]))
+        except UserError:
+            continue
+        return
+
+
+def _stamp(stat: os.stat_result) -> np.ndarray:
+    return np.array([_INDEX_VERSION, stat.st_size, stat.st_mtime_ns], np.int64)

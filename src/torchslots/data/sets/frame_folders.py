@@ -1,0 +1,286 @@
+"""Videos kept as folders of numbered pictures: MOVi-Solid and MOVi-Tex (Singh, Wu and Ahn, 2022, STEVE), and MOVi-D and
+MOVi-E as SlotDiffusion's script converts them.
+
+```
+MOVi-Solid/{train,val,test}/00000000/00000000_image.png       frame 0
+                                     00000000_mask_00.png     where its first object is, 255, or 0
+MOVi-D/{train,validation,test}/00000000/000000.jpg            frame 0, compressed with loss by that script
+                                        000000_mask.png       ids of its objects, 0 for background
+```
+
+Objects of a frame of MOVi-Solid are numbered from 1 on by their masks; where masks overlap the brightest counts, of
+equal ones the first, and where all are dark there is background. Its `val` has no masks, so trainings validate on
+`test`.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from torchslots.data.batch import check_sample
+from torchslots.data.clips import clip_window, demand_keys, finish_clip
+from torchslots.data.config import DataConfig
+from torchslots.data.formats.png import read_image
+from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.data.transforms import Sample, limit_instances, mask_boxes
+from torchslots.io.errors import UserError
+from torchslots.io.video import natural_key
+
+_FROM_MASKS = ("segmentations", "boxes")
+_KEYS = ("video", *_FROM_MASKS)
+_NO_MASKS = (
+    "Judge on another split, such as with `--evaluation.split test` (as published trainings on MOVi-Solid and MOVi-Tex "
+    "do; prepare `--splits train test`), or ask for `video` alone with `--data.keys video`."
+)
+
+
+class Video(NamedTuple):
+    """One video's folder, the names of its frames' pictures in order, and of all files that lie there."""
+
+    folder: Path
+    frames: list[str]
+    names: frozenset[str]
+
+
+ReadIds = Callable[[Video, int, int], UInt8[np.ndarray, "H W"]]
+"""(video, frame, number of the video) -> ids of a frame's objects, 0 for background."""
+
+
+class Layout(NamedTuple):
+    """How one of these sets is laid out."""
+
+    title: str
+    splits: dict[str, str]
+    """Our names of the splits, and the folders that hold them."""
+    picture: re.Pattern[str]
+    """Names of frames, with their number."""
+    mask: re.Pattern[str]
+    """Names of masks."""
+    ids: ReadIds
+
+
+def _merged_masks(video: Video, frame: int, index: int) -> UInt8[np.ndarray, "H W"]:
+    """The first object of the greatest value at each pixel; a background of value 1 comes before all."""
+    start = video.frames[frame].removesuffix("image.png")
+    objects = {int(match[1]) for name in video.names if (match := _OBJECT.fullmatch(name))}
+    files = [f"{start}mask_{number:02d}.png" for number in range(max(objects, default=0) + 1)]
+    planes = [read_image(video.folder / file, index, ("L",)) for file in files]
+    for file, plane in zip(files, planes):
+        if plane.shape != planes[0].shape:
+            raise CorruptRecord(
+                video.folder / file, index, f"is {plane.shape}, its first mask {planes[0].shape}"
+            )
+    return np.stack([np.ones_like(planes[0]), *planes]).argmax(0).astype(np.uint8)
+
+
+def _stored_ids(video: Video, frame: int, index: int) -> UInt8[np.ndarray, "H W"]:
+    return read_image(video.folder / f"{Path(video.frames[frame]).stem}_mask.png", index, ("L",))
+
+
+_OBJECT = re.compile(r"\d+_mask_(\d+)\.png")
+_STEVE = {"train": "train", "validation": "val", "test": "test"}
+_CONVERTED = {split: split for split in ("train", "validation", "test")}
+
+
+def _steve(title: str) -> Layout:
+    return Layout(title, _STEVE, re.compile(r"(\d+)_image\.png"), _OBJECT, _merged_masks)
+
+
+def _converted(title: str) -> Layout:
+    return Layout(title, _CONVERTED, re.compile(r"(\d+)\.jpg"), re.compile(r"\d+_mask\.png"), _stored_ids)
+
+
+LAYOUTS = {
+    "movi_solid": _steve("MOVi-Solid"),
+    "movi_tex": _steve("MOVi-Tex"),
+    "movi_d_frames": _converted("MOVi-D"),
+    "movi_e_frames": _converted("MOVi-E"),
+}
+
+
+class FrameFolders:
+    """The videos of one split; a clip's ids are those of the whole video unless `DataConfig.renumber`."""
+
+    def __init__(self, root: Path, name: str, split: str, config: DataConfig, train: bool = True) -> None:
+        """List the videos' folders; their files are listed when they are read.
+
+        Args:
+            root: The set's folder (MOVi-Solid) or one above it.
+            name: Of `LAYOUTS`.
+            train: False: no clip at a random place, but the first `config.num_frames` frames of each video.
+
+        Raises:
+            UserError: nothing is found there, no such split, the recipe wants keys or masks that are not there.
+        """
+        self.layout = LAYOUTS[name]
+        demand_keys(config, _KEYS, self.layout.title)
+        if config.max_objects is not None:
+            raise UserError(
+                f"{self.layout.title} does not tell how many objects are in a video: set `data.max_objects` to None."
+            )
+        self.config, self.split, self.train = config, split, train
+        self.folder = find_base(root, name)
+        self.videos = _videos(self.folder, self.layout, split)[: config.num_records]
+        if self._wants_masks and not self.has_masks:
+            raise UserError(
+                f"{self.videos[0].parent} has no masks (the recipe asks for {', '.join(config.keys)}). {_NO_MASKS}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def name(self, index: int) -> str:
+        """Split and folder of the video."""
+        return f"{self.videos[index].parent.name}/{self.videos[index].name}"
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the first video has any."""
+        return any(self.layout.mask.fullmatch(name) for name in _names(self.videos[0]))
+
+    @property
+    def _wants_masks(self) -> bool:
+        return not set(_FROM_MASKS).isdisjoint(self.config.keys)
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
+        """One clip (contract: `data/batch.py`); without `rng` the whole video (its beginning, where not `train`).
+
+        Raises:
+            CorruptRecord: a frame or mask is missing or cannot be read; names its file.
+        """
+        video, rng = self.video(index), rng if self.train else None
+        start, length = clip_window(len(video.frames), self.config, self.train, rng)
+        stored = self._stored(index, video, range(start, min(start + length, len(video.frames))))
+        sample = finish_clip(stored, self.config, length, rng)
+        return check_sample({**sample, "name": self.name(index)}, self.name(index))
+
+    def stored(self, index: int) -> Sample:
+        """A whole video before windowing, cropping and resizing; what `finish_clip` takes.
+
+        Raises:
+            CorruptRecord: as `sample`.
+        """
+        video = self.video(index)
+        return self._stored(index, video, range(len(video.frames)))
+
+    def video(self, index: int) -> Video:
+        """What lies in a video's folder.
+
+        Raises:
+            CorruptRecord: no frames, or some are missing between others.
+        """
+        folder = self.videos[index]
+        names = frozenset(_names(folder))
+        frames = {int(match[1]): name for name in names if (match := self.layout.picture.fullmatch(name))}
+        missing = next((number for number in range(max(len(frames), 1)) if number not in frames), None)
+        if missing is not None:
+            raise CorruptRecord(folder, index, f"has no frame {missing}")
+        return Video(folder, [frames[number] for number in range(len(frames))], names)
+
+    def check(self, index: int) -> None:
+        """Read all frames of a video, and its masks where the split has any.
+
+        Raises:
+            CorruptRecord: as `sample`.
+        """
+        video = self.video(index)
+        for frame in range(len(video.frames)):
+            self._stored(index, video, [frame])
+
+    def _stored(self, index: int, video: Video, frames: Sequence[int]) -> Sample:
+        files = [video.folder / video.frames[frame] for frame in frames]
+        pictures = _stack(
+            [read_image(file, index, ("RGB", "RGBA"), ("PNG", "JPEG"))[..., :3] for file in files],
+            files,
+            index,
+        )
+        sample: Sample = {"padding_mask": torch.ones(pictures.shape[:3], dtype=torch.bool)}
+        if "video" in self.config.keys:
+            sample["video"] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        if not self._wants_masks:
+            return sample
+        ids = _stack([self.layout.ids(video, frame, index) for frame in frames], files, index)
+        if ids.shape != pictures.shape[:3]:
+            raise CorruptRecord(files[0], index, f"is {pictures.shape[1:3]} pixels, its mask {ids.shape[1:]}")
+        return sample | _objects(ids, self.config)
+
+
+def _stack(planes: list[UInt8[np.ndarray, "..."]], files: list[Path], index: int) -> UInt8[np.ndarray, "..."]:
+    for plane, file in zip(planes, files):
+        if plane.shape != planes[0].shape:
+            found, first = plane.shape[:2], planes[0].shape[:2]
+            raise CorruptRecord(
+                file, index, f"or its mask is {found} pixels, {files[0].name} or its mask {first}"
+            )
+    return np.stack(planes)
+
+
+def _objects(ids: UInt8[np.ndarray, "T H W"], config: DataConfig) -> Sample:
+    """`segmentations` and `boxes`, as far as they are asked for."""
+    frames = limit_instances({"segmentations": torch.from_numpy(ids.astype(np.int32))}, config.max_instances)
+    if "boxes" in config.keys:
+        frames["boxes"] = mask_boxes(frames["segmentations"], config.max_instances)
+    return {key: value for key, value in frames.items() if key in config.keys}
+
+
+def find_base(root: Path, name: str) -> Path:
+    """The folder that holds a set's splits: `root` itself, or one of the set's name in it or a folder below.
+
+    Raises:
+        UserError: there is none.
+    """
+    root, layout = Path(root), LAYOUTS[name]
+    wanted = {_plain(name), _plain(layout.title)}
+    below = [
+        folder
+        for depth in ("*", "*/*")
+        for folder in sorted(root.glob(depth))
+        if _plain(folder.name) in wanted
+    ]
+    for folder in (root, *below):
+        if any((folder / split).is_dir() for split in layout.splits.values()):
+            return folder
+    raise UserError(
+        f"{root} holds no {layout.title} (expected {layout.title}/train and so on, with a folder of pictures for each "
+        "video). `torchslots data list` says how to get it; give the folder with --root."
+    )
+
+
+def recognise(folder: Path) -> str | None:
+    """The set that lies in a folder, by the names of a first video's files and of the folder; None: none of these."""
+    found = [name for name, layout in LAYOUTS.items() if _holds(folder, layout)]
+    named = [name for name in found if _plain(LAYOUTS[name].title) == _plain(folder.resolve().name)]
+    return next(iter([*named, *found]), None)
+
+
+def _holds(folder: Path, layout: Layout) -> bool:
+    for split in layout.splits.values():
+        names = _names(next(iter(sorted((folder / split).glob("*/"))), folder))
+        if any(map(layout.picture.fullmatch, names)) and any(map(layout.mask.fullmatch, names)):
+            return True
+    return False
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir()]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def _videos(base: Path, layout: Layout, split: str) -> list[Path]:
+    folders = {ours: base / theirs for ours, theirs in layout.splits.items() if (base / theirs).is_dir()}
+    if split not in folders:
+        raise UserError(f"{base} has no split `{split}`. It has: {', '.join(folders)}.")
+    videos = [
+        entry for entry in folders[split].iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    ]
+    if not videos:
+        raise UserError(f"{folders[split]} holds no folders of videos. Extract the archive again.")
+    return sorted(videos, key=lambda video: natural_key(video.name))

@@ -1,0 +1,298 @@
+"""Tetrominoes, Objects Room, CLEVR with masks and Multi-dSprites (Kabra et al., Multi-Object Datasets, 2019).
+
+Each is one GZIP file of records, unpacked once (`torchslots.data.array_cache`). A picture has a mask for every
+entity, the background's first; `segmentations` holds the number of the entity whose mask is largest at a pixel, as in
+Invariant Slot Attention. In Objects Room entities 0 to 3 are sky, floor and two walls, and only 0 counts as background
+there as everywhere; evaluation with `num_background` 4 leaves out all four.
+
+Splits, by records of the published file:
+
+| split | records | whose |
+|---|---|---|
+| `validation` | the first 100 | Invariant Slot Attention (which scores 64 of them, for it drops what fills no batch) |
+| `train` | all others; of Tetrominoes the next 512 only | the same |
+| `test_full`, `validation_full`, `train_full` | 0 to 15k, 15k to 30k, all others | CLEVRTex (Karazija et al.) |
+| `all` | all | |
+| `six_objects`, `identical_color`, `empty_room` | Objects Room's test files | |
+
+Of a file that ends before a split begins, the split is everything; a warning says so.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+from torchslots.data.array_cache import RecordArrays
+from torchslots.data.clips import Picture
+from torchslots.data.formats.compressed import decode_one_byte_strings
+from torchslots.data.formats.example import MalformedExample, RawFeature, decode_floats, scan_example
+from torchslots.io.errors import UserError
+
+__all__ = ["LAYOUTS", "Layout", "MultiObjectImages", "Part"]
+
+_LOG = logging.getLogger("torchslots.data")
+_DEPTH = 3
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Records `start` to `stop` (None: the last) of a file."""
+
+    file: str
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the records of one set hold."""
+
+    name: str
+    resolution: tuple[int, int]
+    """Height and width as published; files of another size and the same aspect are read too."""
+    splits: Mapping[str, Part]
+    numbers: tuple[str, ...] = ()
+    """Further features: 32-bit floats, one or several for each entity."""
+    codes: tuple[str, ...] = ()
+    """Further features: one byte for each entity."""
+    channels: int = 3
+    num_background: int = 1
+    """Entities that are no objects."""
+    entities_last: bool = False
+    """Masks are stored [H, W, entities] instead of [entities, H, W]."""
+
+
+def _splits(file: str, num_train: int | None = None, **others: str) -> dict[str, Part]:
+    stop = None if num_train is None else 100 + num_train
+    return {
+        "train": Part(file, 100, stop),
+        "validation": Part(file, 0, 100),
+        "train_full": Part(file, 30_000),
+        "validation_full": Part(file, 15_000, 30_000),
+        "test_full": Part(file, 0, 15_000),
+        "all": Part(file),
+        **{split: Part(other) for split, other in others.items()},
+    }
+
+
+_PLACE = ("x", "y", "visibility")
+_SPRITE = (*_PLACE, "shape", "color", "orientation", "scale")
+
+
+def _sprites(variant: str, channels: int = 3) -> Layout:
+    return Layout(
+        f"multi_dsprites_{variant}",
+        (64, 64),
+        _splits(f"multi_dsprites_{variant}.tfrecords"),
+        _SPRITE,
+        channels=channels,
+        entities_last=True,
+    )
+
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "tetrominoes", (35, 35), _splits("tetrominoes_train.tfrecords", 512), (*_PLACE, "shape", "color")
+        ),
+        Layout(
+            "objects_room",
+            (64, 64),
+            _splits(
+                "objects_room_train.tfrecords",
+                six_objects="objects_room_test_six_objects.tfrecords",
+                identical_color="objects_room_test_identical_color.tfrecords",
+                empty_room="objects_room_test_empty_room.tfrecords",
+            ),
+            num_background=4,
+        ),
+        Layout(
+            "clevr_with_masks",
+            (240, 320),
+            _splits("clevr_with_masks_train.tfrecords"),
+            (*_PLACE, "z", "rotation", "pixel_coords"),
+            ("color", "material", "shape", "size"),
+        ),
+        _sprites("colored_on_grayscale"),
+        _sprites("colored_on_colored"),
+        _sprites("binarized", channels=1),
+    )
+}
+"""The published sets by name."""
+
+
+class MultiObjectImages:
+    """Pictures of one split of a set; `torchslots.data.clips.Stills` makes samples of them."""
+
+    keys = ("video", "segmentations", "boxes")
+
+    def __init__(self, root: Path, layout: Layout, split: str, num_records: int | None = None) -> None:
+        """Find the file, below `root` or `root` itself, and unpack as much of it as the split needs.
+
+        Args:
+            num_records: Only the first so many of the split; no more are unpacked.
+
+        Raises:
+            UserError: no such split or file, a file of something else, no room to unpack it.
+        """
+        if split not in layout.splits:
+            raise UserError(f"{layout.name} has no split `{split}`. It has: {', '.join(layout.splits)}.")
+        self.layout, self.split, self.title = layout, split, layout.name
+        part = layout.splits[split]
+        word = f"{layout.name}, as version {_VERSION} reads it"
+        self.records = RecordArrays(
+            find_file(root, part.file, layout.name), partial(read_row, layout), word, "images"
+        )
+        self._window = self._unpack(part, num_records)
+
+    def _unpack(self, part: Part, limit: int | None) -> range:
+        """Numbers of the split's records in their file."""
+        stop = part.stop if limit is None else min(part.start + limit, part.stop or part.start + limit)
+        self.records.ensure(stop)
+        count = len(self.records)
+        if count > part.start:
+            return range(part.start, count if stop is None else min(stop, count))
+        if part.start:
+            _LOG.warning(
+                "%s holds only %d records, and `%s` begins behind the first %d: it is taken to be all of them, which "
+                "other splits share.",
+                self.records.path,
+                count,
+                self.split,
+                part.start,
+            )
+        return range(count if limit is None else min(limit, count))
+
+    def __len__(self) -> int:
+        return len(self._window)
+
+    def name(self, index: int) -> str:
+        """File and number of the picture's record."""
+        return f"{self.records.path.name}__{self._window[index]}"
+
+    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+        """Colours and ids of entities.
+
+        Raises:
+            CorruptRecord: the record cannot be read.
+        """
+        number = self._window[index]
+        return Picture(self.records.read(number, "image"), self.records.read(number, "segmentations"))
+
+    @cached_property
+    def _counts(self) -> Int32[np.ndarray, "N"]:
+        return self.records.column("num_objects")
+
+    def num_objects(self, index: int) -> int:
+        """Objects in the scene; of a corrupt record 0."""
+        return int(self._counts[self._window[index]])
+
+    def example(self, index: int) -> dict[str, np.ndarray]:
+        """Everything of a picture's record: `image`, `segmentations`, `num_objects`, and what describes entities."""
+        return {name: self.records.read(self._window[index], name) for name in self.records.names}
+
+
+def find_file(root: Path, file: str, name: str) -> Path:
+    """A file by name in `root` or up to three folders below; `root` may be the file itself.
+
+    Raises:
+        UserError: it is not there; says what is.
+    """
+    root = Path(root)
+    if root.is_file():
+        if root.name == file:
+            return root
+        raise UserError(
+            f"{root} is not {file}, which this split of {name} lies in. Give that file, or its folder."
+        )
+    for depth in range(_DEPTH + 1):
+        found = sorted(root.glob("*/" * depth + file))
+        if found:
+            return found[0]
+    below = (path.relative_to(root) for path in root.rglob("*.tfrecord*"))
+    there = sorted(path for path in below if ".torchslots" not in path.parts)[:6]
+    held = f"It holds {', '.join(map(str, there))}." if there else "It holds no record files."
+    raise UserError(
+        f"{root} does not hold {file}, in it or up to {_DEPTH} folders below. {held} Get it with `torchslots data "
+        f"download {name}`, or give another --root."
+    )
+
+
+# One record
+
+
+def read_row(layout: Layout, record: bytes) -> dict[str, np.ndarray]:
+    """Picture, ids of entities and all that describes these.
+
+    Raises:
+        MalformedExample: the record is not what the layout says.
+    """
+    raw = scan_example(record)
+    missing = [name for name in ("image", "mask", *layout.numbers, *layout.codes) if name not in raw]
+    if missing:
+        raise MalformedExample(f"has no `{missing[0]}`, only: {', '.join(sorted(raw)) or 'nothing'}")
+    image, ids, entities = _picture(raw, layout)
+    row = {name: _numbers(raw[name], name, entities) for name in layout.numbers}
+    row |= {name: _codes(raw[name], name, entities) for name in layout.codes}
+    return {"image": image, "segmentations": ids, "num_objects": _num_objects(row, ids, layout), **row}
+
+
+def _picture(
+    raw: Mapping[str, RawFeature], layout: Layout
+) -> tuple[UInt8[np.ndarray, "H W 3"], np.ndarray, int]:
+    """Colours, ids [H, W] and the number of entities."""
+    image, mask = (decode_one_byte_strings(raw[name]) for name in ("image", "mask"))
+    height, width = _size(image.size, layout)
+    pixels = height * width
+    if mask.size % pixels or not 0 < mask.size // pixels < 256:
+        raise MalformedExample(
+            f"has {mask.size} bytes of masks, which is no number of {height} x {width} pictures"
+        )
+    entities = mask.size // pixels
+    if layout.entities_last:
+        ids = mask.reshape(pixels, entities).argmax(1)
+    else:
+        ids = mask.reshape(entities, pixels).argmax(0)
+    colors = np.broadcast_to(image.reshape(height, width, layout.channels), (height, width, 3))
+    return colors, ids.astype(np.uint8).reshape(height, width), entities
+
+
+def _size(count: int, layout: Layout) -> tuple[int, int]:
+    """Height and width of a picture of so many bytes, of the layout's aspect."""
+    pixels, (height, width) = count / layout.channels, layout.resolution
+    scale = np.sqrt(pixels / (height * width))
+    size = round(height * scale), round(width * scale)
+    if not count or size[0] * size[1] != pixels:
+        raise MalformedExample(
+            f"has an image of {count} bytes, not {height} x {width} pixels or of that aspect"
+        )
+    return size
+
+
+def _numbers(raw: RawFeature, name: str, entities: int) -> Float32[np.ndarray, "entities *each"]:
+    values = decode_floats(raw)
+    if not values.size or values.size % entities:
+        raise MalformedExample(f"has {values.size} numbers as `{name}` for {entities} entities")
+    return values if values.size == entities else values.reshape(entities, -1)
+
+
+def _codes(raw: RawFeature, name: str, entities: int) -> UInt8[np.ndarray, "entities"]:
+    values = decode_one_byte_strings(raw)
+    if values.size != entities:
+        raise MalformedExample(f"has {values.size} codes as `{name}` for {entities} entities")
+    return values
+
+
+def _num_objects(row: Mapping[str, np.ndarray], ids: UInt8[np.ndarray, "H W"], layout: Layout) -> np.ndarray:
+    """Objects in the scene, seen or hidden; those seen, where the records do not tell."""
+    if "visibility" in row:
+        return np.array((row["visibility"][layout.num_background :] > 0).sum(), np.int32)
+    seen = np.flatnonzero(np.bincount(ids.reshape(-1)))
+    return np.array((seen >= layout.num_background).sum(), np.int32)

@@ -1,0 +1,134 @@
+"""MultiShapeNet-Easy (Stelzer et al., 2021; Sajjadi et al., 2022) from its TFDS folder `msn_easy_frames`.
+
+A record is a frame seen by several cameras, and each camera is one picture. Instance ids are stored from 1, the first
+being the background, so that one is subtracted here. Depth is stored as an RGBA picture whose four bytes are one
+32-bit float.
+
+Splits: `train`, and the published `val`, which answers to `validation` too.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Integer, UInt8
+
+from torchslots.data.clips import Picture
+from torchslots.data.formats.example import MalformedExample, RawFeature, decode_bytes, scan_example
+from torchslots.data.formats.png import decode_png
+from torchslots.data.formats.tfds import TfdsSplit, find_folder
+from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.io.errors import UserError
+
+FRAMES = "msn_easy_frames"
+"""The TFDS data set that holds the pictures."""
+_CAMERA = re.compile(r"cameras/(?P<camera>[^/]+)/color_image")
+_OTHER_NAMES = {"validation": "val", "val": "validation"}
+
+
+class MultiShapeNetImages:
+    """Every camera of every frame of a split: record by record, cameras in the order of their names."""
+
+    title = "MultiShapeNet-Easy"
+    keys = ("video", "segmentations", "boxes", "depth")
+
+    def __init__(self, root: Path, split: str) -> None:
+        """Find the files; the first record tells the cameras of all.
+
+        Raises:
+            UserError: nothing is found there, no such split, shards are missing, or records without cameras.
+        """
+        folder = find_folder(root, FRAMES)
+        other = _OTHER_NAMES.get(split, split)
+        self.records = TfdsSplit(
+            folder, other if other in folder.splits and split not in folder.splits else split
+        )
+        self.cameras = _cameras(self.records) if len(self.records) else ()
+
+    def __len__(self) -> int:
+        return len(self.records) * len(self.cameras)
+
+    def name(self, index: int) -> str:
+        """File, record and camera."""
+        number, camera = divmod(index, len(self.cameras))
+        file, record = self.records.place(number)
+        return f"{file.name}__{record}/{self.cameras[camera]}"
+
+    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+        """One camera's picture; ids 0 for the background, depth in the scene's unit.
+
+        Raises:
+            CorruptRecord: the record cannot be read.
+        """
+        wanted = {"color_image": not {"video"}.isdisjoint(keys), "depth_image": "depth" in keys}
+        names = ("instance_image", *(name for name, needed in wanted.items() if needed))
+        arrays = self.example(index, names)
+        ids = arrays["instance_image"][..., 0].astype(np.int32) - 1
+        image = arrays.get("color_image", np.zeros((*ids.shape, 3), np.uint8))
+        depth = arrays["depth_image"][..., 0] if "depth_image" in arrays else None
+        return Picture(image, np.maximum(ids, 0), depth)
+
+    def num_objects(self, index: int) -> int:
+        """Objects that the camera sees."""
+        return len(np.setdiff1d(np.asarray(self.picture(index, ()).ids), [0]))
+
+    def example(
+        self, index: int, names: tuple[str, ...] = ("color_image", "instance_image", "depth_image")
+    ) -> dict[str, np.ndarray]:
+        """Pictures as TFDS gives them: uint8 [H, W, 3] colours, uint8 [H, W, 1] ids from 1, float32 [H, W, 1] depth.
+
+        Raises:
+            CorruptRecord: the record cannot be read, or lacks one of them.
+        """
+        number, position = divmod(index, len(self.cameras))
+        prefix = f"cameras/{self.cameras[position]}"
+        payload, place = self.records.read(number), self.records.place(number)
+        try:
+            raw = scan_example(payload, {f"{prefix}/{name}" for name in names})
+            return {name: _decode(raw, f"{prefix}/{name}") for name in names}
+        except MalformedExample as error:
+            raise CorruptRecord(*place, f"cannot be read: {error}") from error
+
+
+def _cameras(records: TfdsSplit) -> tuple[str, ...]:
+    payload, (file, number) = records.read(0), records.place(0)
+    try:
+        matches = [_CAMERA.fullmatch(name) for name in scan_example(payload)]
+    except MalformedExample as error:
+        raise CorruptRecord(file, number, f"is no tf.train.Example: {error}") from error
+    cameras = tuple(sorted((match["camera"] for match in matches if match), key=_by_number))
+    if not cameras:
+        raise UserError(
+            f"{file}: record {number} has no `cameras/<name>/color_image`, so it is no frame of MultiShapeNet. Give "
+            f"the folder of {FRAMES}."
+        )
+    return cameras
+
+
+def _by_number(camera: str) -> tuple[int, str]:
+    """camera_10 comes after camera_9."""
+    digits = re.findall(r"\d+", camera)
+    return int(digits[-1]) if digits else -1, camera
+
+
+def _decode(raw: dict[str, RawFeature], name: str) -> np.ndarray:
+    if name not in raw:
+        raise MalformedExample(f"it has no `{name}`")
+    items = decode_bytes(raw[name])
+    if len(items) != 1:
+        raise MalformedExample(f"`{name}` is {len(items)} pictures, not one")
+    image = decode_png(items[0])
+    if name.endswith("depth_image"):
+        return _depth(image)
+    channels = 3 if name.endswith("color_image") else 1
+    if image.shape[2] != channels or image.dtype != np.uint8:
+        raise MalformedExample(f"`{name}` is {image.dtype} {list(image.shape)}")
+    return image
+
+
+def _depth(image: Integer[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W 1"]:
+    """Four bytes of a pixel are one little-endian float."""
+    if image.shape[2] != 4 or image.dtype != np.uint8:
+        raise MalformedExample(f"a depth picture of {image.shape[2]} channels, where four bytes make a float")
+    pixels: UInt8[np.ndarray, "H W 4"] = np.ascontiguousarray(image)
+    return pixels.view("<f4").astype(np.float32)

@@ -1,0 +1,350 @@
+"""`folder`: your own pictures and videos as a data set, with or without masks.
+
+```
+root/train/      optional, with root/validation/ (and root/test/); without them every tenth is for validation
+    dog.mp4      a film, an animated GIF, or one picture (a clip of one frame)
+    street/      a folder of pictures: one clip, in natural order
+root/masks/      optional; where there are splits root/masks/train/ or root/train/masks/
+    dog/         a folder of PNG, one for each frame;  or dog.npy, dog.npz [T, H, W];  or dog.gif (colours)
+    street.npz
+```
+Masks have the size of the frames; their values are object ids, 0 for background: the indices of a palette PNG
+or the values of a grey one (a black and white mask is one object). Where an id passes the rows of `boxes`,
+ids of the clip are numbered anew, 1, 2, ..., in their order. There is no flow and no depth.
+
+Frames are cut to the square in their middle (random crops, where a recipe has them, lie within it) and resized to
+`DataConfig.resolution`. Up to a factor of two that is the resize of the published readers; of larger frames,
+where their bilinear samples would skip pixels, areas are averaged first.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int, Integer, UInt8
+from numpy import ndarray
+from PIL import Image
+from torch import Tensor
+
+from torchslots.data.batch import check_sample
+from torchslots.data.clips import clip_window, finish_clip
+from torchslots.data.config import DataConfig
+from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.data.transforms import Crop, Sample, crop, limit_instances, mask_boxes, resize
+from torchslots.io.errors import UserError
+from torchslots.io.video import (
+    FILM_SUFFIXES,
+    PICTURE_SUFFIXES,
+    frame_count,
+    iter_frames,
+    natural_key,
+    picture_files,
+    read_frames,
+)
+
+SPLITS = ("train", "validation", "test")
+_VALIDATION_PART = 0.1
+_BESIDE = (".txt", ".md", ".json", ".csv", ".yaml", ".yml", ".html", ".ini", ".db", "")
+"""Endings of files that may lie beside the clips: notes, licences, what file managers leave."""
+
+
+class UnusableClip(CorruptRecord):
+    """A clip of a folder that cannot be read or does not fit its masks; left out with --skip-corrupt."""
+
+    def __init__(self, file: Path, record: int, reason: str) -> None:
+        UserError.__init__(self, f"{reason} With --skip-corrupt such clips are left out.")
+        self.file, self.record, self.reason = file, record, reason
+
+
+class FolderClips:
+    """The clips of one split of a folder; see the head of this file for its layout.
+
+    Args:
+        split: `train`, `validation`, `test`, or `all` for every clip.
+        train: windows at random places; otherwise the first `config.num_frames` frames of each clip. Where a
+            clip is shorter, the rest is zero and its `padding_mask` False.
+
+    Raises:
+        UserError: no such folder or split, nothing in it, a file of unknown kind, a clip without its masks.
+    """
+
+    def __init__(self, root: Path, split: str, config: DataConfig, train: bool) -> None:
+        self.root, self.config, self.split, self.train = Path(root), config, split, train
+        self.clips = split_clips(self.root, split)
+        masks = {clip: masks_of(self.root, clip) for clip in self.clips}
+        without = [clip for clip in self.clips if masks[clip] is None]
+        if without and len(without) < len(self.clips):
+            raise UserError(
+                f"{without[0]} and {len(without) - 1} other clips have no masks, the rest has. Add "
+                f"{self.root / 'masks' / without[0].relative_to(self.root).with_suffix('')}, or remove all."
+            )
+        self.masks = masks
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def name(self, index: int) -> str:
+        """The clip's path below the root."""
+        return self.clips[index].relative_to(self.root).as_posix()
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
+        """One clip (contract: `data/batch.py`): a window at random in training, else see `clip_window`.
+
+        Raises:
+            UnusableClip: it cannot be read, or does not fit its masks.
+        """
+        with self._named(index) as clip:
+            count = _frame_count(clip)
+            start, length = clip_window(count, self.config, self.train, rng)
+            stored = self._stored(clip, start, min(start + length, count))
+            sample = finish_clip(stored, self.config, length, rng if self.train else None)
+            return check_sample({**sample, "name": self.name(index)}, self.name(index))
+
+    def stored(self, index: int) -> Sample:
+        """A whole clip before windowing, random crops and resizing; what `finish_clip` takes.
+
+        Raises:
+            UnusableClip: as `sample`.
+        """
+        with self._named(index) as clip:
+            return self._stored(clip, 0, _frame_count(clip))
+
+    def check(self, index: int) -> None:
+        """Read a clip and its masks to the end, in constant memory.
+
+        Raises:
+            UnusableClip: as `sample`.
+        """
+        with self._named(index) as clip:
+            count = sum(len(frames) for frames in iter_frames(clip, 16))
+            masks = self.masks[clip]
+            if masks is not None:
+                _check_size(clip, read_frames(clip, 0, 1), masks, read_masks(masks, count))
+
+    @contextmanager
+    def _named(self, index: int) -> Iterator[Path]:
+        clip = self.clips[index]
+        try:
+            yield clip
+        except UserError as error:
+            raise UnusableClip(clip, index, str(error)) from error
+
+    def _stored(self, clip: Path, start: int, stop: int) -> Sample:
+        frames = read_frames(clip, start, stop - start)
+        area, size = _middle(frames.shape[1], frames.shape[2]), 2 * self.config.resolution
+        sample = _shrunk(frames, area, size)
+        masks = self.masks[clip]
+        if masks is not None and not {"segmentations", "boxes"}.isdisjoint(self.config.keys):
+            ids = read_masks(masks, _frame_count(clip), start, stop)
+            _check_size(clip, frames, masks, ids)
+            sample |= _objects(ids, area, min(size, area.height), self.config)
+        return sample
+
+
+def split_clips(root: Path, split: str) -> list[Path]:
+    """The clips of a split in natural order: those of its folder, or a tenth and nine tenths of them all.
+
+    Which tenth is decided by the names alone. A single clip is in both halves, so that a first try works.
+
+    Raises:
+        UserError: no such folder or split, nothing in it, or a file of unknown kind.
+    """
+    folders = existing_splits(root)
+    if split == "all":
+        return [clip for folder in folders or (".",) for clip in _clips(root / folder)]
+    if split in folders:
+        return _clips(root / split)
+    if folders or split not in SPLITS[:2]:
+        raise UserError(
+            f"{root} has no split `{split}`. It has: {', '.join(folders or SPLITS[:2])}. "
+            f"Make the folder {root / split} for it."
+        )
+    clips = _clips(root)
+    drawn = sorted(clips, key=lambda clip: hashlib.sha256(clip.name.encode()).digest())
+    cut = max(1, round(_VALIDATION_PART * len(clips)))
+    held_out = set(drawn[:cut])
+    return (
+        clips
+        if len(clips) == 1
+        else [clip for clip in clips if (clip in held_out) == (split == "validation")]
+    )
+
+
+def existing_splits(root: Path) -> tuple[str, ...]:
+    """The splits that have a folder of their own.
+
+    Raises:
+        UserError: no such folder.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder. Give the folder that holds your pictures or videos.")
+    return tuple(split for split in SPLITS if (root / split).is_dir())
+
+
+def _clips(folder: Path) -> list[Path]:
+    entries = [entry for entry in folder.iterdir() if entry.name[0] != "." and entry.name != "masks"]
+    kinds = (*PICTURE_SUFFIXES, *FILM_SUFFIXES)
+    unknown = [e for e in entries if e.is_file() and e.suffix.lower() not in (*kinds, *_BESIDE)]
+    if unknown:
+        raise UserError(
+            f"{unknown[0]} and {len(unknown) - 1} other files are no pictures or videos by their names. "
+            f"Known: {', '.join(kind[1:] for kind in kinds)}. Convert them or move them away."
+        )
+    clips = [entry for entry in entries if entry.is_dir() or entry.suffix.lower() in kinds]
+    if not clips:
+        raise UserError(f"{folder} is empty: no picture, video or folder of pictures. Put your clips there.")
+    return sorted(clips, key=lambda clip: natural_key(clip.name))
+
+
+def _frame_count(clip: Path) -> int:
+    return _counted(clip, clip.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=65536)
+def _counted(clip: Path, _changed: int) -> int:
+    return frame_count(clip)
+
+
+def _middle(height: int, width: int) -> Crop:
+    side = min(height, width)
+    return Crop((height - side) // 2, (width - side) // 2, side, side)
+
+
+def _shrunk(frames: UInt8[ndarray, "T H W 3"], area: Crop, size: int) -> Sample:
+    """`video`, cut to `area` and averaged down to `size` pixels where it is larger, and its `padding_mask`."""
+    rows, columns = slice(area.top, area.top + area.height), slice(area.left, area.left + area.width)
+    video = torch.from_numpy(np.ascontiguousarray(frames[:, rows, columns])).permute(0, 3, 1, 2)
+    if area.height > size:
+        small = [F.interpolate(frame[None].float(), (size, size), mode="area") for frame in video]
+        video = torch.cat(small).round().to(torch.uint8)
+    return {"video": video, "padding_mask": torch.ones(len(video), *video.shape[-2:], dtype=torch.bool)}
+
+
+def _objects(ids: Int[Tensor, "T H W"], area: Crop, size: int, config: DataConfig) -> Sample:
+    """`segmentations` and `boxes` as far as they are asked for; boxes from the masks at full size."""
+    if ids.max() > config.max_instances:
+        values = ids.unique()
+        ids = (torch.searchsorted(values[values > 0], ids) + (ids > 0)).to(torch.int32)
+    cut = limit_instances(crop({"segmentations": ids}, area), config.max_instances)
+    sample: Sample = {}
+    if "boxes" in config.keys:
+        sample["boxes"] = mask_boxes(cut["segmentations"], config.max_instances)
+    if "segmentations" in config.keys:
+        sample |= resize(cut, size, size)
+    return sample
+
+
+# Masks
+
+
+def masks_of(root: Path, clip: Path) -> Path | None:
+    """The file or folder with a clip's masks; None where there is none."""
+    inside = clip.relative_to(root)
+    for place in (root / "masks" / inside, clip.parent / "masks" / clip.name):
+        bare = place.with_suffix("") if clip.is_file() else place
+        for found in (
+            bare,
+            *(bare.with_name(bare.name + suffix) for suffix in (".png", ".gif", ".npy", ".npz")),
+        ):
+            if found.is_dir() or (found.is_file() and found.suffix):
+                return found
+    return None
+
+
+def read_masks(masks: Path, count: int, start: int = 0, stop: int | None = None) -> Int[Tensor, "T H W"]:
+    """Object ids of frames `start` to `stop` of a clip of `count` frames.
+
+    Raises:
+        UserError: unreadable, in colour, negative or fractional, or not `count` of them.
+    """
+    if masks.is_dir():
+        files = picture_files(masks)
+        _check_count(masks, len(files), count)
+        planes = [_picture_ids(file) for file in files[start:stop]]
+        _check_alike(masks, planes)
+        ids = np.stack(planes)
+    elif masks.suffix in (".npy", ".npz"):
+        ids = _array_ids(masks)
+        _check_count(masks, len(ids), count)
+        ids = ids[start:stop]
+    else:
+        planes = _gif_ids(masks) if masks.suffix == ".gif" else [_picture_ids(masks)]
+        _check_count(masks, len(planes), count)
+        ids = np.stack(planes[start:stop])
+    return torch.from_numpy(ids.astype(np.int32))
+
+
+def _picture_ids(file: Path) -> Integer[ndarray, "H W"]:
+    try:
+        with Image.open(file) as image:
+            ids = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as a mask ({error}). Write it again.") from error
+    if ids.ndim != 2 or ids.dtype.kind not in "uib":
+        raise UserError(
+            f"{file} is in colour ({image.mode}), a mask holds object ids. Save it as a palette or grey PNG."
+        )
+    return ids.astype(np.uint8) if ids.dtype == bool else ids
+
+
+def _gif_ids(file: Path) -> list[Integer[ndarray, "H W"]]:
+    """A GIF's colours as ids in order of appearance; black, or else the commonest colour, is background.
+
+    Palette indices would not do: programs that write GIF give each frame a palette of its own.
+    """
+    rgb = read_frames(file).astype(np.int32)
+    packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+    colours, first, places, counts = np.unique(
+        packed, return_index=True, return_inverse=True, return_counts=True
+    )
+    if len(colours) > 256:
+        raise UserError(f"{file} has {len(colours)} colours, too many for masks. Save masks as PNG or .npz.")
+    background = 0 if colours[0] == 0 else int(counts.argmax())
+    order = [background, *(k for k in np.argsort(first) if k != background)]
+    return list(np.argsort(order)[places].reshape(packed.shape))
+
+
+def _array_ids(file: Path) -> Integer[ndarray, "T H W"]:
+    try:
+        loaded = np.load(file, allow_pickle=False, mmap_mode="r" if file.suffix == ".npy" else None)
+        if isinstance(loaded, np.ndarray):
+            ids = loaded
+        else:
+            with loaded:
+                names = [name for name in ("masks", "segmentations", *loaded.files) if name in loaded.files]
+                ids = loaded[names[0]]
+    except (OSError, ValueError, EOFError, IndexError) as error:
+        raise UserError(
+            f"{file} cannot be read as an array ({error}). Write it again with numpy.savez."
+        ) from error
+    ids = ids[None] if ids.ndim == 2 else ids
+    if ids.ndim != 3 or ids.dtype.kind not in "uib" or (ids.size and ids.min() < 0):
+        raise UserError(
+            f"{file}: masks should be integer ids [T, H, W], 0 or more, got {ids.dtype} {list(ids.shape)}."
+        )
+    return ids.astype(np.uint8) if ids.dtype == bool else ids
+
+
+def _check_count(masks: Path, found: int, count: int) -> None:
+    if found != count:
+        raise UserError(
+            f"{masks} holds masks for {found} frames, its clip has {count}. Give one for every frame."
+        )
+
+
+def _check_alike(masks: Path, planes: list[ndarray]) -> None:
+    if len({plane.shape for plane in planes}) > 1:
+        raise UserError(f"{masks} holds masks of different sizes. All need the size of the frames.")
+
+
+def _check_size(clip: Path, frames: ndarray, masks: Path, ids: Tensor) -> None:
+    (height, width), (rows, columns) = frames.shape[1:3], ids.shape[1:]
+    if (height, width) != (rows, columns):
+        raise UserError(
+            f"{masks} is {columns}x{rows} pixels, {clip.name} {width}x{height}. Resize the masks to fit."
+        )

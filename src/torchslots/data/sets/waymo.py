@@ -1,0 +1,158 @@
+"""Waymo Open camera pictures, as the ZLIB records that Invariant Slot Attention's script makes of them.
+
+`tfrecords/{training,validation}/camera_1/waymo_open_128x192.tfrecords-zlib-00000-of-00016`: a picture, ids of objects,
+`num_objects`, `has_mask`, `camera`, and `depth` where another script has added it. Training pictures have no masks.
+`torchslots.data.sets.waymo_prepare` makes these records from the original frames.
+
+Ids are numbered anew by size, as in the paper: objects of less than a hundredth of the picture, and all beyond the ten
+largest, become background.
+
+Splits: `train`; `validation`, without the pictures in which nothing is marked (1,872 are left); `validation_full`, with
+them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int32, Integer
+
+from torchslots.data.array_cache import PackedShards, decode_plane, find_shards
+from torchslots.data.clips import Picture
+from torchslots.data.formats.example import MalformedExample, decode_floats, decode_ints, scan_example
+from torchslots.io.errors import UserError
+
+RESOLUTION = (128, 192)
+"""Height and width of the records' pictures."""
+FOLDERS = {"train": "training", "validation": "validation", "validation_full": "validation"}
+"""Where each split's records lie."""
+SMALLEST, MOST = 0.01, 11
+"""Part of the picture that an object must fill; ids that are kept, the background's among them."""
+_KNOWN_IDS = 50
+_LAYOUT = "Waymo Open, as version 1 reads it"
+_NUMBERS = ("num_objects", "has_mask", "camera")
+_REMEDY = "Make them with `torchslots data prepare-waymo`, and give the folder they lie in with --root."
+
+
+class WaymoImages:
+    """Front camera pictures of one split."""
+
+    title = "Waymo Open"
+
+    def __init__(self, root: Path, split: str, limit: int | None = None, camera: int = 1) -> None:
+        """Find the records and unpack them.
+
+        Args:
+            limit: Only the first so many; None: all.
+            camera: 1 front, 2 front left, 3 front right, 4 side left, 5 side right.
+
+        Raises:
+            UserError: no such split, no records, a shard is missing or of another kind, no room to unpack them.
+        """
+        if split not in FOLDERS:
+            raise UserError(f"{self.title} has no split `{split}`. It has: {', '.join(FOLDERS)}.")
+        folder = find_records(Path(root), FOLDERS[split], camera)
+        what = f"waymo_open_128x192.tfrecords-zlib files of {self.title}"
+        shards = find_shards(folder, r"waymo_open_\d+x\d+", what, _REMEDY)
+        self.records = PackedShards(shards, _row, _LAYOUT, limit)
+        self._rows = np.arange(len(self.records))
+        if split == "validation" and len(self.records):
+            marked = self.records.column("num_ids") >= 2
+            self._rows = np.flatnonzero(marked | ~self.records.intact())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of batches, those that can be had."""
+        depth = ("depth",) if "depth" in self.records.fields else ()
+        return ("video", "segmentations", "boxes", *depth)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def name(self, index: int) -> str:
+        """File and number of the record."""
+        return self.records.name(self._rows[index])
+
+    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+        """Colours, and ids numbered by size.
+
+        Raises:
+            CorruptRecord: the record could not be read.
+        """
+        row = self._rows[index]
+        ids = number_by_size(self.records.read(row, "segmentations"))
+        depth = self.records.read(row, "depth") if "depth" in keys else None
+        return Picture(self.records.read(row, "image"), ids, depth)
+
+    def num_objects(self, index: int) -> int:
+        """Objects after numbering."""
+        return len(np.setdiff1d(np.asarray(self.picture(index, ()).ids), [0]))
+
+
+def find_records(root: Path, folder: str, camera: int) -> Path:
+    """Where a split's records of one camera lie: `root`, or the folders below it that the script makes.
+
+    Raises:
+        UserError: `root` is no folder, or only other splits and cameras are below it.
+    """
+    inside = Path(folder) / f"camera_{camera}"
+    for place in (root / "tfrecords" / inside, root / inside, root / "waymo_open" / "tfrecords" / inside):
+        if place.is_dir():
+            return place
+    if root.is_dir() and not any(root.glob("**/camera_*")):
+        return root
+    raise UserError(f"{root} holds no {inside} of Waymo Open. {_REMEDY}")
+
+
+def number_by_size(
+    ids: Integer[np.ndarray, "*shape"], smallest: float = SMALLEST, most: int = MOST
+) -> Int32[np.ndarray, "*shape"]:
+    """Ids 1, 2, ... from the largest object on, ties by their old ids; 0 stays 0 whatever its size.
+
+    Args:
+        smallest: Part of the picture; what fills less becomes 0, as do ids from 50 on.
+        most: Ids that are kept, 0 among them.
+    """
+    counts = np.bincount(ids.reshape(-1), minlength=_KNOWN_IDS)[:_KNOWN_IDS]
+    order = 1 + np.argsort(-counts[1:], kind="stable")[: most - 1]
+    kept = order[counts[order] >= max(1, int(smallest * ids.size))]
+    table = np.zeros(max(_KNOWN_IDS, int(ids.max()) + 1), np.int32)
+    table[kept] = np.arange(1, len(kept) + 1)
+    return table[ids]
+
+
+def decode_record(payload: bytes) -> dict[str, np.ndarray]:
+    """All of one record as its published reader gives it.
+
+    uint8 `image` [H, W, 3] and `segmentations` [H, W, 1]; int64 [1] `num_objects`, `has_mask`, `camera`; float32
+    `depth` [H, W] where it is there.
+
+    Raises:
+        MalformedExample: it is no such record.
+    """
+    raw = scan_example(payload)
+    missing = [name for name in ("image", "segmentations", *_NUMBERS) if name not in raw]
+    if missing:
+        raise MalformedExample(f"has no `{missing[0]}`, so it is no record of Waymo Open")
+    image = decode_plane(raw["image"], "image", 3, RESOLUTION)
+    ids = decode_plane(raw["segmentations"], "segmentations", 1, RESOLUTION)
+    if image.shape[:2] != ids.shape:
+        raise MalformedExample(f"has ids of {ids.shape} pixels, the image has {image.shape[:2]}")
+    example = {"image": image, "segmentations": ids[..., None]}
+    example |= {name: decode_ints(raw[name]) for name in _NUMBERS}
+    if "depth" in raw:
+        example["depth"] = _depth(decode_floats(raw["depth"]), ids.shape)
+    return example
+
+
+def _depth(values: Float32[np.ndarray, "n"], shape: tuple[int, ...]) -> Float32[np.ndarray, "H W"]:
+    if values.size != np.prod(shape):
+        raise MalformedExample(f"has {values.size} numbers as `depth` for a picture of {shape} pixels")
+    return values.reshape(shape)
+
+
+def _row(payload: bytes) -> dict[str, np.ndarray]:
+    example = decode_record(payload)
+    ids = example["segmentations"][..., 0]
+    row = {"image": example["image"], "segmentations": ids}
+    row["num_ids"] = np.array(len(np.unique(ids)), np.int64)
+    return row | {name: example[name] for name in ("depth",) if name in example}

@@ -1,0 +1,79 @@
+"""What a model must beat: predictors that learn nothing."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from torchslots.io.errors import UserError
+from torchslots.models.types import Batch, Prediction, State
+
+
+class BoxCopy(nn.Module):
+    """The first frame's boxes, filled, as the segmentation of every frame; smaller boxes lie over larger
+    ones.
+
+    Slot i + 1 is box i, slot 0 the rest. The state's slots are the boxes themselves.
+    """
+
+    def predict(
+        self,
+        batch: Batch,
+        state: State | None = None,
+        slot_recon: bool = False,
+        recon: bool = True,
+        attn: bool = True,
+    ) -> Prediction:
+        """Segment a slice as a model would; there is nothing that a slot draws.
+
+        Raises:
+            UserError: the first slice has neither boxes nor segmentations.
+        """
+        video: Tensor = batch["video"]
+        boxes = _first_boxes(batch) if state is None else state.slots
+        ids = fill_boxes(boxes, video.shape[-2], video.shape[-1])[:, None].expand(-1, video.shape[1], -1, -1)
+        masks = F.one_hot(ids.long(), boxes.shape[1] + 1).movedim(-1, 2).float()
+        slots = F.pad(boxes, (0, 0, 1, 0))[:, None].expand(-1, video.shape[1], -1, -1)
+        return Prediction(ids, masks, slots, masks.flatten(3), {}, None, State(boxes))
+
+
+def _first_boxes(batch: Batch) -> Float[Tensor, "B n 4"]:
+    if "boxes" in batch:
+        return batch["boxes"][:, 0]
+    if "segmentations" in batch:
+        return boxes_around(batch["segmentations"][:, 0])
+    raise UserError(
+        "Copying the first frame's boxes needs `boxes` or `segmentations`; the data have neither."
+    )
+
+
+def fill_boxes(boxes: Float[Tensor, "B n 4"], height: int, width: int) -> Int[Tensor, "B H W"]:
+    """Ids of filled boxes, i + 1 for box i, 0 elsewhere; a pixel is in a box when its centre is.
+
+    Args:
+        boxes: (ymin, xmin, ymax, xmax) in [0, 1]; all zeros: no box.
+    """
+    y = (torch.arange(height, device=boxes.device) + 0.5).view(1, 1, -1, 1) / height
+    x = (torch.arange(width, device=boxes.device) + 0.5).view(1, 1, 1, -1) / width
+    top, left, bottom, right = boxes[..., None, None].unbind(2)
+    inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    area = ((bottom - top) * (right - left)).expand_as(inside)
+    smallest = area.masked_fill(~inside, torch.inf).min(1).indices + 1
+    return torch.where(inside.any(1), smallest, 0).int()
+
+
+def boxes_around(segmentation: Int[Tensor, "B H W"]) -> Float[Tensor, "B n 4"]:
+    """Boxes (ymin, xmin, ymax, xmax) in [0, 1] around the ids from 1 to the largest; zeros for absent ids."""
+    ids = torch.arange(1, max(int(segmentation.max()), 1) + 1, device=segmentation.device)
+    masks = segmentation[:, None] == ids[:, None, None]
+    top, bottom = _extent(masks.any(3))
+    left, right = _extent(masks.any(2))
+    return torch.stack([top, left, bottom, right], dim=-1)
+
+
+def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
+    """First and one past the last True of [B, n, L], as parts of L; 0 and 0 where there is none."""
+    size, found = line.shape[-1], line.any(-1)
+    first = line.int().argmax(-1)
+    last = size - line.flip(-1).int().argmax(-1)
+    return first * found / size, last * found / size

@@ -1,0 +1,144 @@
+"""One HTML file that holds all it shows: pictures and videos inside, no links out, light and dark."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from torchslots._version import __version__
+from torchslots.io.errors import UserError
+from torchslots.io.video import replacing
+
+_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+}
+_SHORT = 16
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A title over what follows; level 2 for parts, 3 below them."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    """Paragraphs, apart by empty lines."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header; a column of short cells is set as numbers, the first never."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture or GIF; the caption says what one sees."""
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Video:
+    """An mp4 or webm that plays in a loop without sound; the caption says what one sees."""
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures and videos side by side where the screen is wide enough."""
+
+    items: Sequence[Image | Video]
+
+
+Section = Heading | Text | Table | Image | Video | Row
+
+
+def write_page(folder: Path, title: str, sections: Sequence[Section]) -> Path:
+    """Write `folder/index.html` and return its path. Text is escaped; nothing in it is taken as HTML.
+
+    Raises:
+        UserError: a picture or video that cannot be read or is of no kind that browsers show; a full disk.
+    """
+    template = Template((files("torchslots.evaluation") / "page.html").read_text(encoding="utf-8"))
+    body = "\n".join(_render(section) for section in sections)
+    text = template.substitute(
+        title=escape(title), body=body, footer=f"Made by torchslots {escape(__version__)}."
+    )
+    with replacing(folder / "index.html") as part:
+        part.write_text(text, encoding="utf-8")
+    return folder / "index.html"
+
+
+def _render(section: Section) -> str:
+    if isinstance(section, Heading):
+        level = min(max(section.level, 2), 3)
+        return f"<h{level}>{escape(section.text)}</h{level}>"
+    if isinstance(section, Text):
+        return "\n".join(
+            f"<p>{escape(part.strip())}</p>" for part in section.text.split("\n\n") if part.strip()
+        )
+    if isinstance(section, Table):
+        return _figure(_table(section), section.caption)
+    if isinstance(section, Row):
+        return '<div class="row">' + "\n".join(_render(item) for item in section.items) + "</div>"
+    if isinstance(section, Video):
+        return _figure(_video(section), section.caption)
+    picture = f'<img class="wide" src="{_embedded(section.path, "image")}" alt="{escape(section.caption)}">'
+    return _figure(picture, section.caption)
+
+
+def _figure(content: str, caption: str) -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><div class="scroll">{content}</div>{below}</figure>'
+
+
+def _video(section: Video) -> str:
+    source = _embedded(section.path, "video")
+    label = f'aria-label="{escape(section.caption)}"'
+    return f'<video class="wide" autoplay loop muted playsinline controls {label} src="{source}"></video>'
+
+
+def _table(table: Table) -> str:
+    marks = [_mark(column, [row[column] for row in table.rows]) for column in range(len(table.header))]
+    head = "".join(f"<th{mark}>{escape(cell)}</th>" for cell, mark in zip(table.header, marks))
+    rows = ("".join(f"<td{mark}>{escape(cell)}</td>" for cell, mark in zip(row, marks)) for row in table.rows)
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _mark(column: int, cells: Sequence[str]) -> str:
+    return ' class="number"' if column and all(len(cell) <= _SHORT for cell in cells) else ""
+
+
+def _embedded(path: Path, kind: str) -> str:
+    """The file as a data address."""
+    media = _TYPES.get(path.suffix.lower(), "")
+    if not media.startswith(kind):
+        known = ", ".join(suffix for suffix, name in _TYPES.items() if name.startswith(kind))
+        raise UserError(f"{path} is no {kind} that browsers show. Write it as one of {known}.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read for the page ({error.strerror or error}).") from error
+    return f"data:{media};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,0 +1,144 @@
+"""What an evaluation found: figures with their definitions, tables, pictures, files."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchslots.evaluation.observers import CEILING_LABELS, DrawnVideo
+from torchslots.io import draw as pictures
+from torchslots.io import video
+from torchslots.metrics import reconstruction as painted
+from torchslots.metrics import scores
+from torchslots.metrics import set_prediction as properties
+
+DEFINITIONS = scores.DEFINITIONS | properties.DEFINITIONS
+LABELS = scores.LABELS | properties.LABELS | painted.LABELS | CEILING_LABELS
+
+
+class Drawn(Protocol):
+    """A video that was kept to be drawn."""
+
+    @property
+    def name(self) -> str:
+        """Where it comes from."""
+        ...
+
+    def panel(self, tile: int = 128) -> NDArray[np.uint8]:
+        """All that is to be seen, labelled [T, H, W, 3]."""
+        ...
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """What an evaluation found: `metrics` that could be computed, and in `definitions` what each means."""
+
+    metrics: dict[str, float]
+    curves: dict[str, list[float]]
+    """Mean over videos for each frame by itself, to the last frame that a video has."""
+    num_videos: int
+    definitions: dict[str, str]
+    notes: list[str]
+    settings: dict[str, Any]
+    panels: Sequence[Drawn] = field(default_factory=list, repr=False, compare=False)
+
+    def to_json(self) -> str:
+        """All but the pictures, as JSON text; what is not a number becomes null."""
+        values = {name: value for name, value in vars(self).items() if name != "panels"}
+        curves = {name: [_finite(value) for value in curve] for name, curve in self.curves.items()}
+        return json.dumps({**values, "curves": curves}, indent=2)
+
+    def print_table(self) -> None:
+        """Print the figures, in per cent where they are parts of one, with what each means."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=f"{self.num_videos} videos", show_lines=True)
+        for column, justify in (("figure", "left"), ("value", "right"), ("definition", "left")):
+            table.add_column(column, justify=cast(Any, justify))
+        for name, value in self.metrics.items():
+            table.add_row(name, format_figure(name, value), self.definitions[name])
+        console = Console()
+        console.print(table)
+        for note in self.notes:
+            console.print(f"Note: {note}", markup=False)
+
+    def save(self, folder: Path, *, fps: float = 12.0, gif: bool = False, tile: int = 128) -> list[Path]:
+        """Write eval.json, FG-ARI over frames as a PNG, and each drawn video as mp4 (and GIF; PNG for one
+        frame); of set prediction also properties_N.png and properties.md, predicted beside true.
+
+        Raises:
+            UserError: no space left, or a folder that cannot be written.
+        """
+        with video.replacing(folder / "eval.json") as part:
+            part.write_text(self.to_json() + "\n")
+        written = [folder / "eval.json"]
+        curve = self.curves.get("fg_ari", [])
+        if len(curve) > 1:
+            written.append(self._draw_curve(curve, folder / "fg_ari_per_frame.png"))
+        for index, drawn in enumerate(self.panels):
+            written += write_panel(drawn.panel(tile), folder / f"video_{index}", fps, gif)
+        return written + self._save_properties(folder)
+
+    def _save_properties(self, folder: Path) -> list[Path]:
+        written = []
+        sets = [drawn for drawn in self.panels if isinstance(drawn, DrawnVideo)]
+        for index, drawn in enumerate(sets):
+            picture = drawn.properties_picture()
+            if picture is not None:
+                written.append(folder / f"properties_{index}.png")
+                video.write_png(written[-1], picture)
+        tables = [table for drawn in sets if (table := drawn.properties_table()) is not None]
+        if tables:
+            written.append(folder / "properties.md")
+            with video.replacing(written[-1]) as part:
+                part.write_text("\n".join(tables))
+        return written
+
+    def _draw_curve(self, curve: list[float], path: Path) -> Path:
+        series = {"FG-ARI": (list(range(len(curve))), curve)}
+        with video.replacing(path) as part:
+            pictures.curves(series, part, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
+        return path
+
+
+def write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) -> list[Path]:
+    """Write a film as mp4, and as GIF if asked for; one frame as PNG. `path` has no ending."""
+    if len(frames) == 1:
+        video.write_png(path.with_suffix(".png"), frames[0])
+        return [path.with_suffix(".png")]
+    video.write_video(path.with_suffix(".mp4"), frames, fps)
+    if gif:
+        video.write_gif(path.with_suffix(".gif"), frames, fps)
+    return [path.with_suffix(suffix) for suffix in ((".mp4", ".gif") if gif else (".mp4",))]
+
+
+def format_figure(name: str, value: float) -> str:
+    """Indices in per cent with one decimal, ratios in dB, all else with four digits."""
+    if name.startswith("psnr"):
+        return f"{value:.2f} dB"
+    return f"{100 * value:.1f} %" if name in DEFINITIONS else f"{value:.4g}"
+
+
+def compare(reports: Mapping[str, EvalReport]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table with a row for each figure and a column for each report."""
+    names = list(dict.fromkeys(name for report in reports.values() for name in report.metrics))
+    rows = []
+    for name in names:
+        values = [report.metrics.get(name) for report in reports.values()]
+        rows.append(
+            [
+                LABELS.get(name, name),
+                *("" if value is None else format_figure(name, value) for value in values),
+            ]
+        )
+    return ["", *reports], rows
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,300 @@
+"""Judging prediction with no input: how well a model says what comes after the frames that it saw."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torchmetrics import Metric
+
+from torchslots.io import draw as pictures
+from torchslots.io import video
+from torchslots.io.errors import UserError
+from torchslots.metrics import scores
+from torchslots.metrics.image import squared_error
+from torchslots.metrics.segmentation import FrameMean, VideoMean, contingency, fg_ari
+from torchslots.models.model import ObjectCentricModel, rollout
+from torchslots.models.slots.seeding import seeded
+from torchslots.models.types import Batch, Prediction, State
+
+COPY = "copy_"
+"""Beginning of the names of what repeating the last observed frame scores."""
+
+DEFINITIONS = {
+    "fg_ari": "Adjusted Rand index over the pixels of objects in the predicted frames: in `metrics` over all of "
+    "them together, so that a slot must keep its object; in `curves` each frame by itself. Mean over videos.",
+    "psnr_*": "Peak signal-to-noise ratio in dB of a predicted picture in [0, 1], of the mean squared error over "
+    "videos (and, in `metrics`, over frames), so that videos in which nothing changes do not make it infinite.",
+    f"{COPY}fg_ari": "fg_ari of the model's segmentation of the last observed frame, repeated.",
+    f"{COPY}psnr_*": "psnr of the true picture of the last observed frame, repeated.",
+}
+"""What each figure means."""
+LABELS = {
+    "fg_ari": scores.LABELS["fg_ari"],
+    "psnr_video": "PSNR of pictures (dB)",
+    "psnr_flow": "PSNR of optical flow (dB)",
+}
+"""The same figures as a reader names them."""
+
+
+@dataclass(frozen=True)
+class HorizonReport:
+    """What was found: `metrics` over the whole horizon, `curves` for each frame after the last observed one."""
+
+    observed: int
+    """Frames that the model saw."""
+    metrics: dict[str, float]
+    curves: dict[str, list[float]]
+    num_videos: int
+
+    def to_json(self) -> str:
+        """All as JSON text; what is not a number becomes null."""
+        values = {
+            "observed": self.observed,
+            "num_videos": self.num_videos,
+            "metrics": {name: _finite(value) for name, value in self.metrics.items()},
+            "curves": {name: [_finite(value) for value in curve] for name, curve in self.curves.items()},
+            "definitions": DEFINITIONS,
+        }
+        return json.dumps(values, indent=2)
+
+    def print_table(self) -> None:
+        """Print the figures over the whole horizon, beside each that of repeating the last observed frame."""
+        from rich.console import Console
+        from rich.table import Table
+
+        names = [name for name in self.metrics if not name.startswith(COPY)]
+        table = Table(
+            title=f"{self.num_videos} videos: {self.observed} frames seen, {self._horizon} predicted"
+        )
+        for column in ("figure", "model", "last frame repeated"):
+            table.add_column(column, justify="left" if column == "figure" else "right")
+        for name in names:
+            table.add_row(
+                LABELS.get(name, name), *(_shown(key, self.metrics[key]) for key in (name, COPY + name))
+            )
+        console = Console()
+        console.print(table)
+        for name in names:
+            key = name if name in DEFINITIONS else "psnr_*"
+            console.print(f"{LABELS.get(name, name)}: {DEFINITIONS[key]}", markup=False, highlight=False)
+
+    @property
+    def _horizon(self) -> int:
+        """Frames that were predicted."""
+        return max((len(curve) for curve in self.curves.values()), default=0)
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write horizon.json, and a plot over the horizon for each figure beside its baseline.
+
+        Raises:
+            UserError: no space left, or a folder that cannot be written.
+        """
+        with video.replacing(folder / "horizon.json") as part:
+            part.write_text(self.to_json() + "\n")
+        names = [name for name in self.curves if not name.startswith(COPY)]
+        return [
+            folder / "horizon.json",
+            *(self._draw(name, folder / f"horizon_{name}.png") for name in names),
+        ]
+
+    def _draw(self, name: str, path: Path) -> Path:
+        steps = list(range(1, len(self.curves[name]) + 1))
+        series = {
+            "model": (steps, self.curves[name]),
+            "last frame repeated": (steps, self.curves[COPY + name]),
+        }
+        with video.replacing(path) as part:
+            label = LABELS.get(name, name)
+            pictures.curves(
+                series, part, title=f"{label} without input", x_label="frames ahead", y_label=label
+            )
+        return path
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.2f} dB" if "psnr_" in name else f"{100 * value:.1f} %"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class StepMean(Metric):
+    """Mean over videos of a number for each frame; frames that are padding are left out."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, num_frames: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros(num_frames, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(num_frames, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, values: Float[Tensor, "B T"], real: Bool[Tensor, "B T"]) -> None:
+        """Add videos."""
+        self.total += torch.where(real, values, 0.0).sum(0)
+        self.count += real.sum(0)
+
+    def compute(self) -> tuple[Float[Tensor, "T"], Float[Tensor, ""]]:
+        """The mean of each frame, and over all; NaN for a frame that no video has."""
+        return self.total / self.count, self.total.sum() / self.count.sum()
+
+
+@torch.no_grad()
+def evaluate_rollout(
+    model: ObjectCentricModel,
+    batches: Iterable[Batch],
+    observe: int,
+    horizon: int | None = None,
+    *,
+    slice_size: int = 6,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> HorizonReport:
+    """Show a model the first frames of each video and judge what it predicts for those that follow.
+
+    FG-ARI where the data have masks; PSNR of each target of three channels (`video`, `flow`) that the model draws and
+    the data have. Beside each figure, what repeating the last observed frame scores. One process judges all videos.
+
+    Args:
+        batches: from `eval_batches`: whole videos.
+        observe: frames that the model sees, at least 1.
+        horizon: frames to predict; None: all that follow.
+        slice_size: frames that go through the model at once.
+        seed: of slots that are drawn at random; a video's draws depend on it and on the video's name alone.
+
+    Raises:
+        UserError: no videos, or none longer than `observe`.
+    """
+    run = _HorizonEvaluation(model, observe, horizon, slice_size, torch.device(device))
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            run.judge(seeded(batch, seed, run.num_videos))
+    finally:
+        model.train(was_training)
+    return run.report()
+
+
+class _HorizonEvaluation:
+    """The sums of one evaluation in progress. Figures are made when the first batch shows which there are."""
+
+    def __init__(
+        self,
+        model: ObjectCentricModel,
+        observe: int,
+        horizon: int | None,
+        slice_size: int,
+        device: torch.device,
+    ) -> None:
+        self._model, self._observe, self._horizon = model, observe, horizon
+        self._slice_size, self._device = slice_size, device
+        self._frames: dict[str, FrameMean] = {}
+        self._videos: dict[str, VideoMean] = {}
+        self._errors: dict[str, StepMean] = {}
+        self.num_videos = 0
+
+    def judge(self, batch: Batch) -> None:
+        """Take one batch of whole videos through the model."""
+        batch = {
+            key: value.to(self._device) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+        horizon = self._length(batch)
+        seen = self._look(batch)
+        ahead = slice(self._observe, self._observe + horizon)
+        truth = {
+            key: value[:, ahead]
+            for key, value in batch.items()
+            if isinstance(value, Tensor) and value.ndim > 3
+        }
+        imagined = list(self._imagine(seen.state, horizon))
+        if "segmentations" in truth:
+            self._judge_masks(truth, seen, imagined)
+        for name in (
+            name for name, picture in imagined[0].recon.items() if picture.shape[2] == 3 and name in truth
+        ):
+            drawn = torch.cat([part.recon[name] for part in imagined], 1)
+            self._judge_picture(name, drawn, batch[name][:, self._observe - 1, None], truth)
+        self.num_videos += len(batch["video"])
+
+    def _length(self, batch: Batch) -> int:
+        """Frames to predict of this batch, the same for all batches."""
+        found = batch["video"].shape[1] - self._observe
+        if self._observe < 1 or found < (self._horizon or 1):
+            raise UserError(
+                f"Cannot observe {self._observe} frames and judge {self._horizon or 'some'} more of videos of "
+                f"{batch['video'].shape[1]} frames. Observe at least 1 and leave enough to predict."
+            )
+        self._horizon = self._horizon or found
+        return self._horizon
+
+    def _look(self, batch: Batch) -> Prediction:
+        """The last slice of the observed frames."""
+        state, found = None, None
+        for start in range(0, self._observe, self._slice_size):
+            end = min(start + self._slice_size, self._observe)
+            part = {**batch, "video": batch["video"][:, start:end]}
+            found = self._model.predict(part, state, recon=False, attn=False)
+            state = found.state
+        assert found is not None
+        return found
+
+    def _imagine(self, state: State, horizon: int) -> Iterator[Prediction]:
+        for start in range(0, horizon, self._slice_size):
+            found = rollout(self._model, {}, 0, min(self._slice_size, horizon - start), state)
+            state = found.state
+            yield found
+
+    def _judge_masks(self, truth: Batch, seen: Prediction, imagined: list[Prediction]) -> None:
+        found = torch.cat([part.segmentation for part in imagined], 1)
+        copied = seen.segmentation[:, -1:].expand_as(found)
+        num_slots, num_objects = seen.masks.shape[2], int(truth["segmentations"].max()) + 1
+        for name, ids in (("fg_ari", found), (f"{COPY}fg_ari", copied)):
+            tables = contingency(
+                truth["segmentations"], ids, num_slots, num_objects, truth.get("padding_mask")
+            )
+            frames = self._frames.setdefault(name, FrameMean(fg_ari, found.shape[1]).to(self._device))
+            frames.update(tables)
+            whole = tables.sum(1)
+            videos = self._videos.setdefault(name, VideoMean(fg_ari).to(self._device))
+            videos.update(whole[whole.sum((-2, -1)) > 0])
+
+    def _judge_picture(
+        self,
+        name: str,
+        drawn: Float[Tensor, "B T 3 H W"],
+        last: Float[Tensor, "B 1 3 H W"],
+        truth: Batch,
+    ) -> None:
+        """Predicted pictures are clipped to [0, 1]."""
+        target: Tensor = truth[name]
+        mask: Tensor | None = truth.get("padding_mask")
+        real = torch.ones(target.shape[:2], dtype=torch.bool, device=target.device)
+        real = real if mask is None else mask.flatten(2).any(2)
+        for prefix, picture in (("", drawn.clamp(0, 1)), (COPY, last.expand_as(target))):
+            error = squared_error(picture, target) / target[0, 0].numel()
+            mean = self._errors.setdefault(f"{prefix}psnr_{name}", StepMean(target.shape[1]).to(self._device))
+            mean.update(error, real)
+
+    def report(self) -> HorizonReport:
+        """All that was found."""
+        if not self.num_videos:
+            raise UserError(
+                "There is no video to evaluate. Check the data folder, the split and the number of videos."
+            )
+        metrics = {name: float(mean.compute()) for name, mean in self._videos.items()}
+        curves = {name: mean.compute().tolist() for name, mean in self._frames.items()}
+        for name, mean in self._errors.items():
+            steps, whole = mean.compute()
+            metrics[name] = float(-10 * torch.log10(whole))
+            curves[name] = (-10 * torch.log10(steps)).tolist()
+        return HorizonReport(self._observe, metrics, curves, self.num_videos)

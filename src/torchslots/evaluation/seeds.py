@@ -1,0 +1,234 @@
+"""Runs side by side: mean and standard error over seeds, and how they learned."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from json import JSONDecodeError, dumps, loads
+from pathlib import Path
+from typing import Any
+
+from torchslots.evaluation.report import format_figure
+from torchslots.io.draw import Series, curves
+from torchslots.io.errors import UserError
+from torchslots.io.run_log import METRICS_NAME, read_log
+from torchslots.io.video import replacing
+
+_SEED = "train.seed"
+_AGAIN = "Run `torchslots evaluate` on the run again."
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure over the runs of a recipe."""
+
+    name: str
+    n: int
+    """Runs that have it."""
+    mean: float
+    standard_error: float | None
+    """Sample standard deviation over the square root of n; None for one run."""
+    best: float
+    """Highest over the runs; lowest for a loss."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one recipe."""
+
+    recipe: str
+    runs: list[str]
+    figures: list[Figure]
+    notes: list[str]
+    """Where the runs are not repetitions that differ in their seed alone."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    folder: Path
+    recipe: dict[str, Any]
+    metrics: dict[str, float]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SeedTable:
+    """Mean, standard error and best over seeds, one group for each recipe."""
+
+    groups: list[Group]
+
+    def to_json(self) -> str:
+        """All of it as JSON text."""
+        return dumps([asdict(group) for group in self.groups], indent=2)
+
+    def print_table(self) -> None:
+        """Print a table for each recipe."""
+        from rich.console import Console
+
+        console = Console()
+        for group in self.groups:
+            console.print(_table(group))
+            for note in group.notes:
+                console.print(f"Note: {note}", markup=False)
+
+
+def report(runs: Sequence[Path]) -> SeedTable:
+    """Group run folders by recipe name, in order of first appearance, and average over each group.
+
+    A run's figures are those of its eval/eval.json or eval.json (`torchslots evaluate` writes them); without
+    one, the last that the training logged. An evaluation's own folder inside a run stands for the run.
+
+    Raises:
+        UserError: no folders; a folder without recipe.json or without any evaluation; a file that cannot be
+            read.
+    """
+    if not runs:
+        raise UserError(
+            "No run folders were given. Name at least one folder that `torchslots train --run` wrote."
+        )
+    by_recipe: dict[str, list[_Run]] = {}
+    for folder in dict.fromkeys(_run_folder(Path(run)) for run in runs):
+        run = _read_run(folder)
+        by_recipe.setdefault(str(run.recipe["name"]), []).append(run)
+    return SeedTable([_group(name, members) for name, members in by_recipe.items()])
+
+
+def _run_folder(folder: Path) -> Path:
+    inside = (folder / "eval.json").exists() and not (folder / "recipe.json").exists()
+    return folder.parent if inside and (folder.parent / "recipe.json").exists() else folder
+
+
+def _read_run(folder: Path) -> _Run:
+    recipe = _read_object(folder / "recipe.json", "Give a folder that `torchslots train --run` wrote.")
+    if "name" not in recipe:
+        raise UserError(f"{folder / 'recipe.json'} has no `name`, so it is no recipe of a run.")
+    places = (folder / "eval" / "eval.json", folder / "eval.json")
+    file = next((place for place in places if place.exists()), None)
+    if file is None:
+        return _Run(folder, recipe, _last_logged(folder), {})
+    found = _read_object(file, _AGAIN)
+    if not isinstance(found.get("metrics"), dict):
+        raise UserError(f"{file} has no `metrics`. {_AGAIN}")
+    return _Run(folder, recipe, _numbers(found["metrics"]), dict(found.get("settings") or {}))
+
+
+def _read_object(file: Path, remedy: str) -> dict[str, Any]:
+    try:
+        value = loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error}). {remedy}") from error
+    except (JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is damaged: it is no JSON text ({error}). {remedy}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} should hold a JSON object, got {type(value).__name__}. {remedy}")
+    return value
+
+
+def _last_logged(folder: Path) -> dict[str, float]:
+    """The last record of metrics.jsonl with an evaluation in it."""
+    for record in reversed(_log(folder)):
+        figures = {key[5:]: value for key, value in record.items() if key.startswith("eval/")}
+        if figures:
+            return _numbers(figures)
+    raise UserError(
+        f"{folder} has no eval.json, and no evaluation in {METRICS_NAME}. Run `torchslots evaluate {folder}`."
+    )
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    try:
+        return read_log(folder)
+    except (OSError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / METRICS_NAME} cannot be read ({error}).") from error
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Finite numbers only; true and false are none."""
+    numbers = {key: value for key, value in values.items() if type(value) in (int, float)}
+    return {key: float(value) for key, value in numbers.items() if math.isfinite(value)}
+
+
+def _group(name: str, runs: list[_Run]) -> Group:
+    names = dict.fromkeys(key for run in runs for key in run.metrics)
+    figures = [_figure(key, [run.metrics[key] for run in runs if key in run.metrics]) for key in names]
+    return Group(name, [str(run.folder) for run in runs], figures, _differences(runs))
+
+
+def _figure(name: str, values: list[float]) -> Figure:
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    best = min(values) if name.startswith("loss") else max(values)
+    return Figure(name, len(values), statistics.fmean(values), error, best)
+
+
+def _differences(runs: list[_Run]) -> list[str]:
+    """What makes the runs something else than repetitions with other seeds."""
+    recipes, settings = [_flatten(run.recipe) for run in runs], [_flatten(run.settings) for run in runs]
+    notes = []
+    seeds = [recipe.get(_SEED) for recipe in recipes]
+    if len({*seeds}) < len(seeds):
+        notes.append(
+            "Some runs have the same seed: they are not independent, and the standard error is too small."
+        )
+    for what, tables in (("recipe", recipes), ("evaluation", [table for table in settings if table])):
+        differing = [
+            key for key in _keys(tables) if key != _SEED and len({str(t.get(key)) for t in tables}) > 1
+        ]
+        if differing:
+            notes.append(f"The runs differ in their {what}: {', '.join(differing)}.")
+    return notes
+
+
+def _keys(tables: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for table in tables for key in table))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _table(group: Group) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"{group.recipe}: {len(group.runs)} run{'s' if len(group.runs) > 1 else ''}")
+    for column in ("figure", "n", "mean", "± standard error", "best"):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+    for figure in group.figures:
+        table.add_row(*_cells(figure))
+    return table
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    error = "" if figure.standard_error is None else format_figure(figure.name, figure.standard_error)
+    values = (format_figure(figure.name, value) for value in (figure.mean, figure.best))
+    mean, best = values
+    return figure.name, str(figure.n), mean, error, best
+
+
+def learning_curves(run: Path, keys: Sequence[str]) -> Series:
+    """What a run logged under each key that it has, as (steps, values)."""
+    records = _log(run)
+    series = {}
+    for key in keys:
+        points = [(record["step"], record[key]) for record in records if _numbers({key: record.get(key)})]
+        if points:
+            series[key] = tuple(map(list, zip(*points)))
+    return series
+
+
+def plot_runs(runs: Sequence[Path], out: Path, key: str) -> Path:
+    """Draw `key` over the steps of each run as a PNG.
+
+    Raises:
+        UserError: no run has logged it, with the keys that there are; a folder that cannot be written.
+    """
+    series = {Path(run).name: learning_curves(run, [key]).get(key) for run in runs}
+    known = {name: points for name, points in series.items() if points is not None}
+    if not known:
+        logged = sorted({name for run in runs for record in _log(run) for name in record if "/" in name})
+        raise UserError(f"No run has logged `{key}`. They have: {', '.join(logged) or 'nothing'}.")
+    with replacing(out) as part:
+        curves(known, part, title=key, y_label=key)
+    return out

@@ -1,1 +1,0 @@
-"""Pictures and videos that no camera saw: how models draw, compositions of slots, libraries of concepts."""

@@ -1,0 +1,167 @@
+"""A library of concepts: the slots of many frames in clusters, to draw new sets of slots from.
+
+SlotDiffusion (Wu et al., NeurIPS 2023, section 3.3): the slots of a data set are clustered by k-means; one slot of each
+cluster makes a new picture.
+"""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy.cluster.vq import kmeans2, vq
+from torch import Tensor
+
+from torchslots.io.errors import UserError
+from torchslots.io.video import replacing
+from torchslots.models.clips import plain_clip
+from torchslots.models.types import Clip, Pose
+
+_ROUNDS, _STARTS = 50, 4
+_WEIGHTS, _NUMBERS = "library.safetensors", "library.json"
+
+
+class Clusters(NamedTuple):
+    """Centres, the centre of each point, and the distance to it."""
+
+    centers: Float[ndarray, "C D"]
+    labels: Int[ndarray, "M"]
+    distances: Float[ndarray, "M"]
+
+
+def cluster(points: Float[ndarray, "M D"], num_clusters: int, seed: int) -> Clusters:
+    """k-means, the best of a few starts that spread far from each other (k-means++); no cluster is empty.
+
+    Raises:
+        UserError: fewer different points than clusters.
+    """
+    different = len(np.unique(points, axis=0)) if len(points) <= 100_000 else len(points)
+    if not 1 <= num_clusters <= different:
+        raise UserError(
+            f"{different} different slots cannot make {num_clusters} concepts. Take fewer concepts, or more frames."
+        )
+    rng = np.random.default_rng(seed)
+    found = [_settled(points, _spread(points, num_clusters, rng)) for _ in range(_STARTS)]
+    return min(found, key=lambda clusters: float(np.square(clusters.distances).sum()))
+
+
+def _spread(points: Float[ndarray, "M D"], count: int, rng: np.random.Generator) -> Float[ndarray, "C D"]:
+    """Points to start from, each drawn by its squared distance from those before."""
+    chosen = [points[rng.integers(len(points))]]
+    squared = np.square(points - chosen[0]).sum(1, dtype=np.float64)
+    for _ in range(count - 1):
+        chosen.append(points[rng.choice(len(points), p=squared / squared.sum())])
+        squared = np.minimum(squared, np.square(points - chosen[-1]).sum(1, dtype=np.float64))
+    return np.stack(chosen)
+
+
+def _settled(points: Float[ndarray, "M D"], start: Float[ndarray, "C D"]) -> Clusters:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # an empty cluster: it keeps its centre, and is left out
+        centers, _ = kmeans2(points, start, iter=_ROUNDS, minit="matrix")
+    labels, _ = vq(points, centers)
+    centers = centers[np.unique(labels)]
+    labels, distances = vq(points, centers)
+    return Clusters(centers, labels.astype(np.int64), distances)
+
+
+@dataclass(frozen=True)
+class Library:
+    """Slots by concept. `origin` says which slot of which frame of which video each is; `about` how it was made."""
+
+    slots: Float[Tensor, "M D"]
+    labels: Int[Tensor, "M"]
+    distances: Float[Tensor, "M"]
+    """From the centre of the concept."""
+    centers: Float[Tensor, "C D"]
+    origin: Int[Tensor, "M 3"]
+    names: tuple[str, ...]
+    """Of the videos."""
+    about: dict[str, Any]
+    pose: Pose | None = None
+    """Frames of reference of the slots, where they have some."""
+
+    @property
+    def num_concepts(self) -> int:
+        """Concepts, none of them empty."""
+        return len(self.centers)
+
+    def nearest(self, concept: int, count: int) -> list[int]:
+        """The members nearest to a concept's centre, each from another frame where there are so many."""
+        members = torch.nonzero(self.labels == concept)[:, 0]
+        members = members[self.distances[members].argsort(stable=True)].tolist()
+        frames: dict[tuple[int, int], int] = {}
+        for member in members:
+            frames.setdefault((int(self.origin[member, 0]), int(self.origin[member, 1])), member)
+        first = list(frames.values())[:count]
+        return first + [member for member in members if member not in first][: count - len(first)]
+
+    def sample(self, count: int, seed: int) -> Int[Tensor, "S C"]:
+        """Members, one of each concept, so many times; all of a concept's members are equally likely."""
+        rng = np.random.default_rng(seed)
+        columns = [
+            rng.choice(np.flatnonzero(self.labels.numpy() == concept), count)
+            for concept in range(self.num_concepts)
+        ]
+        return torch.from_numpy(np.stack(columns, 1))
+
+    def clip(self, members: Int[Tensor, "S C"]) -> Clip:
+        """Pictures, as clips of one frame, from members."""
+        pose = None if self.pose is None else self.pose.map(lambda values: values[members][:, None])
+        return plain_clip(self.slots[members][:, None], pose)
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write library.safetensors and library.json.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        tensors = {
+            name: getattr(self, name) for name in ("slots", "labels", "distances", "centers", "origin")
+        }
+        parts = {} if self.pose is None else self.pose._asdict()
+        tensors |= {f"pose.{name}": part for name, part in parts.items() if part is not None}
+        with replacing(folder / _WEIGHTS) as part:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+        sizes = torch.bincount(self.labels, minlength=self.num_concepts).tolist()
+        numbers = {
+            "num_concepts": self.num_concepts,
+            "sizes": sizes,
+            "names": self.names,
+            "about": self.about,
+        }
+        with replacing(folder / _NUMBERS) as part:
+            part.write_text(json.dumps(numbers, indent=2) + "\n")
+        return [folder / _WEIGHTS, folder / _NUMBERS]
+
+
+def load_library(folder: Path) -> Library:
+    """What `Library.save` wrote.
+
+    Raises:
+        UserError: no library, or a damaged one.
+    """
+    try:
+        tensors, numbers = load_file(folder / _WEIGHTS), json.loads((folder / _NUMBERS).read_text())
+        parts = {name: tensors[f"pose.{name}"] for name in Pose._fields if f"pose.{name}" in tensors}
+        return Library(
+            tensors["slots"],
+            tensors["labels"],
+            tensors["distances"],
+            tensors["centers"],
+            tensors["origin"],
+            tuple(numbers["names"]),
+            dict(numbers["about"]),
+            Pose(**parts) if parts else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} holds no library of concepts: {error}. Give a folder that `torchslots concepts` wrote."
+        ) from error

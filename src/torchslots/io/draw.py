@@ -1,0 +1,386 @@
+"""Pictures of slots: arrays in, arrays out.
+
+Pictures are uint8 with colour last, [..., H, W, 3]; ids are integers [..., H, W], 0 for background. One
+colour means one object in every tile of a picture: `match_colors` gives each slot the colour of its object.
+"""
+
+import colorsys
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+
+Pixels = NDArray[np.uint8]
+Ids = NDArray[Any]
+Numbers = Sequence[int | float] | NDArray[Any]
+Series = Mapping[str, tuple[Numbers, Numbers]]
+
+_INK = (231, 233, 238)
+_GROUND = (23, 25, 31)
+_GAP = 4
+_LABEL = 18
+# The first eight are told apart with the common forms of colour blindness (Okabe and Ito, 2008).
+_FIRST_COLORS = (
+    *(
+        (44, 47, 54),
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+    ),
+    *(
+        (204, 121, 167),
+        (120, 40, 160),
+        (150, 220, 60),
+        (165, 95, 50),
+        (110, 235, 215),
+        (255, 60, 120),
+        (130, 125, 250),
+    ),
+    *(
+        (190, 190, 190),
+        (0, 95, 60),
+        (255, 190, 160),
+        (110, 20, 45),
+        (110, 110, 40),
+        (235, 110, 255),
+        (60, 65, 140),
+    ),
+)
+
+
+def _make_palette() -> Pixels:
+    colors = list(_FIRST_COLORS)
+    for i in range(len(colors), 256):
+        hue, light, full = i * 0.61803398875 % 1, 0.95 - 0.4 * (i * 0.3819 % 1), 0.45 + 0.5 * (i * 0.7548 % 1)
+        red, green, blue = colorsys.hsv_to_rgb(hue, full, light)
+        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return np.array(colors, dtype=np.uint8)
+
+
+PALETTE: Pixels = _make_palette()
+"""[256, 3]; row 0 is the dark grey of background."""
+
+
+def colorize(ids: Ids) -> Pixels:
+    """Ids [..., H, W] as colours [..., H, W, 3]; ids past 255 take the colours of 1 to 255 again."""
+    ids = np.asarray(ids).astype(np.int64)
+    return PALETTE[np.where(ids > 255, (ids - 1) % 255 + 1, ids)]
+
+
+def boundaries(ids: Ids) -> NDArray[np.bool_]:
+    """Pixels [..., H, W] whose right or lower neighbour belongs to another region."""
+    ids = np.asarray(ids)
+    edge = np.zeros(ids.shape, dtype=bool)
+    edge[..., :-1, :] |= ids[..., :-1, :] != ids[..., 1:, :]
+    edge[..., :, :-1] |= ids[..., :, :-1] != ids[..., :, 1:]
+    return edge
+
+
+def overlay(video: Pixels, ids: Ids, *, opacity: float = 0.55, outline: bool = True) -> Pixels:
+    """Tint each region of `video` [..., H, W, 3] with its colour and draw its outline; id 0 stays as it is.
+
+    Args:
+        opacity: of the tint, in [0, 1].
+    """
+    tint = colorize(ids)
+    weight = np.where(np.asarray(ids) > 0, np.float32(opacity), np.float32(0))[..., None]
+    picture = video * (1 - weight) + tint * weight
+    if outline:
+        picture = np.where(boundaries(ids)[..., None], np.uint8(255), picture)
+    return np.rint(picture).astype(np.uint8)
+
+
+def scale_up(video: Pixels, size: int) -> Pixels:
+    """Enlarge [..., H, W, 3] by the whole factor that brings its height nearest to `size`; never shrinks."""
+    factor = max(1, round(size / video.shape[-3]))
+    return video.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def match_colors(truth: Ids | None, prediction: Ids, num_slots: int) -> NDArray[np.int64]:
+    """Palette index of each slot [K], so that a slot has the colour of the object that it covers best.
+
+    One slot to one object by Hungarian matching on intersection over union; slots left over get colours that
+    no object has. Without `truth`, the slot with the most pixels counts as background.
+    """
+    if truth is None:
+        return _background_is_largest(prediction, num_slots)
+    truth, prediction = (
+        np.asarray(truth).astype(np.int64).ravel(),
+        np.asarray(prediction).astype(np.int64).ravel(),
+    )
+    num_true = int(truth.max()) + 1
+    table = np.bincount(truth * num_slots + prediction, minlength=num_true * num_slots).reshape(
+        num_true, num_slots
+    )
+    union = table.sum(0, keepdims=True) + table.sum(1, keepdims=True) - table
+    objects, slots = linear_sum_assignment(table / np.maximum(union, 1), maximize=True)
+    overlap = table[objects, slots] > 0
+    return _fill_colors(dict(zip(slots[overlap].tolist(), objects[overlap].tolist())), num_slots, num_true)
+
+
+def _background_is_largest(prediction: Ids, num_slots: int) -> NDArray[np.int64]:
+    area = np.bincount(np.asarray(prediction).astype(np.int64).ravel(), minlength=num_slots)
+    return _fill_colors({int(area.argmax()): 0}, num_slots, 1)
+
+
+def _fill_colors(matched: dict[int, int], num_slots: int, first_free: int) -> NDArray[np.int64]:
+    colors = np.zeros(num_slots, dtype=np.int64)
+    for slot in range(num_slots):
+        if slot in matched:
+            colors[slot] = matched[slot]
+        else:
+            colors[slot] = first_free
+            first_free += 1
+    return colors
+
+
+def slot_views(pictures: Pixels, masks: NDArray[np.floating]) -> Pixels:
+    """Each slot alone over white, [..., K, H, W, 3].
+
+    Args:
+        pictures: one for all slots [..., H, W, 3], or each slot's own [..., K, H, W, 3].
+        masks: [..., K, H, W] in [0, 1].
+    """
+    if pictures.ndim == masks.ndim:
+        pictures = np.expand_dims(pictures, -4)
+    weight = masks[..., None].astype(np.float32)
+    return np.rint(pictures * weight + 255.0 * (1 - weight)).astype(np.uint8)
+
+
+def slot_strip(pictures: Pixels, masks: NDArray[np.floating], *, tile: int = 128) -> Pixels:
+    """The slots of one frame, or of each frame, labelled and beside each other [..., H', W', 3]."""
+    views = slot_views(pictures, masks)
+    lead, num_slots = views.shape[:-4], views.shape[-4]
+    frames = views.reshape(-1, *views.shape[-4:])
+    colors = list(range(num_slots))
+    strip = _arrange([_slot_tiles(frames, colors, tile)])
+    return strip.reshape(*lead, *strip.shape[1:])
+
+
+Tile = tuple[str, Pixels, "int | None"]
+"""A label, its frames [T, H, W, 3], and the palette index of the swatch before the label, if any."""
+
+
+def _slot_tiles(views: Pixels, colors: Sequence[int], tile: int) -> list[Tile]:
+    return [(f"slot {k}", scale_up(views[:, k], tile), int(colors[k])) for k in range(views.shape[1])]
+
+
+def clip_panel(
+    video: Pixels,
+    prediction: Ids,
+    *,
+    truth: Ids | None = None,
+    recon: Mapping[str, Pixels] | None = None,
+    masks: NDArray[np.floating] | None = None,
+    slot_pictures: Pixels | None = None,
+    tile: int = 128,
+    columns: int = 6,
+) -> Pixels:
+    """A clip and all that a model says of it [T, H', W', 3], with even sides as video files need them.
+
+    First input, ground truth, prediction and reconstructions; then one labelled tile for each slot.
+
+    Args:
+        video: [T, H, W, 3].
+        prediction: slot ids [T, H, W].
+        truth: object ids [T, H, W]; None: no such tile, and colours follow the slots' own order.
+        recon: pictures by name [T, H, W, 3], for example the flow that the model predicts.
+        masks: soft masks [T, K, H, W]; None: no slot tiles.
+        slot_pictures: each slot's own picture [T, K, H, W, 3]; None: the input seen through the masks.
+        tile: height in pixels that small videos are enlarged to.
+        columns: tiles in a row.
+    """
+    num_slots = int(prediction.max()) + 1 if masks is None else masks.shape[1]
+    colors = match_colors(truth, prediction, num_slots)
+    tiles: list[Tile] = [("input", scale_up(video, tile), None)]
+    if truth is not None:
+        tiles.append(("ground truth", _scaled_overlay(video, truth, tile), None))
+    tiles.append(
+        ("prediction", _scaled_overlay(video, colors[np.asarray(prediction).astype(np.int64)], tile), None)
+    )
+    tiles += [(name, scale_up(picture, tile), None) for name, picture in (recon or {}).items()]
+    slots: list[Tile] = []
+    if masks is not None:
+        seen = video if slot_pictures is None else slot_pictures
+        slots = _slot_tiles(slot_views(seen, masks), colors.tolist(), tile)
+    return _arrange(_rows(tiles, columns) + _rows(slots, columns))
+
+
+def _rows(tiles: Sequence[Tile], columns: int) -> list[Sequence[Tile]]:
+    return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+
+
+def _scaled_overlay(video: Pixels, ids: Ids, tile: int) -> Pixels:
+    factor = max(1, round(tile / video.shape[-3]))
+    large = np.asarray(ids).repeat(factor, axis=-2).repeat(factor, axis=-1)
+    return overlay(scale_up(video, tile), large)
+
+
+def _arrange(rows: Sequence[Sequence[Tile]]) -> Pixels:
+    """Rows of labelled tiles on one dark sheet; tiles of one call share their size."""
+    frames, height, width = rows[0][0][1].shape[:3]
+    width_cell, height_cell = max(width, 72) + _GAP, height + _LABEL + _GAP
+    sheet_height = _even(len(rows) * height_cell + _GAP)
+    sheet_width = _even(max(len(row) for row in rows) * width_cell + _GAP)
+    sheet = np.empty((frames, sheet_height, sheet_width, 3), dtype=np.uint8)
+    sheet[:] = _labels(rows, (sheet_height, sheet_width), (height_cell, width_cell))
+    for i, row in enumerate(rows):
+        for j, (_, picture, _) in enumerate(row):
+            top, left = _GAP + i * height_cell + _LABEL, _GAP + j * width_cell
+            sheet[:, top : top + height, left : left + width] = picture
+    return sheet
+
+
+def _labels(rows: Sequence[Sequence[Tile]], sheet: tuple[int, int], cell: tuple[int, int]) -> Pixels:
+    image = Image.new("RGB", (sheet[1], sheet[0]), _GROUND)
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=12)
+    for i, row in enumerate(rows):
+        for j, (label, _, color) in enumerate(row):
+            left, top = _GAP + j * cell[1], _GAP + i * cell[0]
+            if color is not None:
+                pen.rectangle((left, top + 3, left + 9, top + 12), tuple(PALETTE[color].tolist()), _INK)
+                left += 14
+            pen.text((left, top), label, _INK, font)
+    return np.asarray(image)
+
+
+def _even(size: int) -> int:
+    return size + size % 2
+
+
+def contact_sheet(
+    pictures: Sequence[Pixels], labels: Sequence[str] | None = None, *, columns: int = 6, tile: int = 128
+) -> Pixels:
+    """Pictures [H, W, 3] of one size on one labelled sheet [H', W', 3]."""
+    names = labels if labels is not None else [str(i) for i in range(len(pictures))]
+    tiles: list[Tile] = [
+        (name, scale_up(picture, tile)[None], None) for name, picture in zip(names, pictures)
+    ]
+    return _arrange(_rows(tiles, columns))[0]
+
+
+def curves(
+    series: Series,
+    out: Path,
+    *,
+    title: str = "",
+    x_label: str = "step",
+    y_label: str = "",
+    log_y: bool = False,
+) -> Path:
+    """Lines through (x, y) points, one for each name, as a PNG."""
+    figure, axes = _figure(title, x_label, y_label)
+    for (name, (x, y)), color in zip(series.items(), _line_colors(len(series))):
+        axes.plot(x, y, label=name, color=color, linewidth=2, marker="o" if len(x) < 30 else "", markersize=4)
+    if log_y:
+        axes.set_yscale("log")
+    if len(series) > 1:
+        axes.legend(frameon=False)
+    return _save(figure, out)
+
+
+def bars(
+    values: Mapping[str, float],
+    out: Path,
+    *,
+    errors: Mapping[str, float] | None = None,
+    title: str = "",
+    label: str = "",
+) -> Path:
+    """One labelled horizontal bar for each value, with its standard error where there is one, as a PNG."""
+    figure, axes = _figure(title, label, "")
+    names = list(values)
+    spread = [(errors or {}).get(name, 0.0) for name in names]
+    positions = np.arange(len(names))
+    axes.barh(
+        positions, [values[name] for name in names], xerr=spread, color=_line_colors(len(names)), height=0.6
+    )
+    for position, name, error in zip(positions, names, spread):
+        axes.text(values[name] + error, position, f" {values[name]:.3g}", va="center")
+    axes.set_yticks(positions, names)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    return _save(figure, out)
+
+
+def _line_colors(count: int) -> list[tuple[float, float, float]]:
+    order = (5, 6, 3, 1, 7, 2, 8, 10)
+    return [tuple((PALETTE[order[i % len(order)]] / 255).tolist()) for i in range(count)]
+
+
+def _figure(title: str, x_label: str, y_label: str) -> tuple[Any, Any]:
+    """A figure of its own, outside pyplot's registry: nothing to close, no backend to choose."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, out: Path) -> Path:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    out.write_bytes(buffer.getvalue())
+    return out
+
+
+_PREDICTED = (255, 140, 0)
+
+
+def number_slots(picture: Pixels, ids: Ids) -> Pixels:
+    """Write each slot's number into the middle of its region.
+
+    Args:
+        picture: [H, W, 3]
+        ids: slot of each pixel [H, W].
+    """
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=max(9, picture.shape[0] // 16))
+    for slot in np.unique(ids).tolist():
+        row, column = _middle(np.asarray(ids) == slot)
+        pen.text(
+            (column, row),
+            str(slot),
+            (255, 255, 255),
+            font,
+            anchor="mm",
+            stroke_width=2,
+            stroke_fill=(0, 0, 0),
+        )
+    return np.asarray(image)
+
+
+def _middle(region: NDArray[np.bool_]) -> tuple[int, int]:
+    """Of the pixels farthest from the region's edge, and so inside it whatever its shape, the most central one."""
+    depth = np.asarray(ndimage.distance_transform_edt(np.pad(region, 1)))[1:-1, 1:-1]
+    deepest = np.argwhere(depth == depth.max())
+    row, column = deepest[np.square(deepest - deepest.mean(0)).sum(1).argmin()].tolist()
+    return row, column
+
+
+def mark_predicted(frame: Pixels) -> Pixels:
+    """Frame in orange, with the word `predicted`: what a model expects and was not shown [H, W, 3]."""
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    pen = ImageDraw.Draw(image)
+    height, width = frame.shape[:2]
+    pen.rectangle((0, 0, width - 1, height - 1), outline=_PREDICTED, width=max(1, height // 64))
+    font = ImageFont.load_default(size=max(8, height // 16))
+    place = width - 3 - height // 64, 1 + height // 64
+    pen.text(place, "predicted", _PREDICTED, font, anchor="ra", stroke_width=1, stroke_fill=(0, 0, 0))
+    return np.asarray(image)

@@ -1,0 +1,25 @@
+"""The one exception that a user is meant to read."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something outside the program is wrong: a file, an argument, a full disk.
+
+    The message is one sentence or two: what was found, what was expected, what to do. The command line prints it
+    without a traceback and exits with code 2.
+    """
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A sentence with the names most like `name`, or with all where none is."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(names)}."
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says of an error, in one line without its full stop."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

@@ -1,0 +1,30 @@
+"""TODO."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+METRICS_NAME = "metrics.jsonl"
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """A run's records, one for each step that logged anything, in order; [] where there is no log."""
+    records: dict[int, dict[str, Any]] = {}
+    for record in _lines(run / METRICS_NAME):
+        records.setdefault(record["step"], {}).update(record)
+    return [records[step] for step in sorted(records)]
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """Whole records; a line that a killed process left half-written is none."""
+    if not file.exists():
+        return []
+    records = []
+    for line in file.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records

@@ -1,0 +1,113 @@
+"""Reading and writing pictures and videos: files in, uint8 RGB arrays out, and back (Pillow, PyAV).
+
+A video is a film (mp4, mov, avi, mkv, webm, ...), an animated picture (GIF, WebP, APNG), one picture (a video
+of one frame) or a folder of pictures in natural order (2 before 10). Colours: transparency is dropped, not
+blended, as the readers of CLEVR and CLEVRTex do; 16-bit pictures are scaled to 8 bits; pictures and films are
+turned upright where the camera noted how it was held. Everything is written to a temporary file beside the
+target and then renamed, so that a file under its final name is always whole.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import ImageSequence
+
+from torchslots.io import films
+from torchslots.io import images as pictures
+from torchslots.io.encode import write_gif, write_palette_png, write_png, write_video
+from torchslots.io.errors import UserError
+from torchslots.io.files import replacing
+from torchslots.io.films import FILM_SUFFIXES
+from torchslots.io.images import PICTURE_SUFFIXES, natural_key, picture_files, read_image
+
+__all__ = [
+    "FILM_SUFFIXES",
+    "PICTURE_SUFFIXES",
+    "fps",
+    "frame_count",
+    "iter_frames",
+    "natural_key",
+    "picture_files",
+    "read_frames",
+    "read_image",
+    "replacing",
+    "write_gif",
+    "write_palette_png",
+    "write_png",
+    "write_video",
+]
+
+
+def read_frames(path: Path | str, start: int = 0, count: int | None = None) -> UInt8[ndarray, "T H W 3"]:
+    """Frames `start` to `start + count` (None: to the end) of a video; fewer where it ends before.
+
+    Raises:
+        UserError: the file is missing, empty, truncated, no picture and no video, or ends before `start`.
+    """
+    if start < 0 or (count is not None and count < 1):
+        raise UserError(
+            f"{path}: cannot read {count} frames from frame {start}; start at 0 or later and read 1 or more."
+        )
+    frames = list(_frames(Path(path), start, None if count is None else start + count))
+    if not frames:
+        raise UserError(f"{path} has {frame_count(path)} frames, none from number {start} on. Start earlier.")
+    return np.stack(frames)
+
+
+def iter_frames(path: Path | str, chunk: int) -> Iterator[UInt8[ndarray, "T H W 3"]]:
+    """All frames in order, `chunk` at once (the last may be fewer), in constant memory.
+
+    Raises:
+        UserError: as `read_frames`, at the frame where the fault is met.
+    """
+    frames = _frames(Path(path), 0, None)
+    while some := list(islice(frames, chunk)):
+        yield np.stack(some)
+
+
+def frame_count(path: Path | str) -> int:
+    """Number of frames; a film's packets are counted, not decoded, where that is exact.
+
+    Raises:
+        UserError: as `read_frames`.
+    """
+    path = pictures.existing(Path(path))
+    if path.is_dir():
+        return len(picture_files(path))
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        with pictures.opened(path) as image:
+            return pictures.num_pictures(path, image)
+    times = films.time_stamps(path)
+    return sum(1 for _ in _frames(path, 0, None)) if times is None else len(times)
+
+
+def fps(path: Path | str) -> float | None:
+    """Frames in a second (the mean, where it varies); None for a picture or a folder, which have no clock."""
+    path = pictures.existing(Path(path))
+    if path.is_dir():
+        return None
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        with pictures.opened(path) as image:
+            spans = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image)]
+        return 1000 * len(spans) / sum(spans) if len(spans) > 1 and sum(spans) > 0 else None
+    with films.opened(path) as (_, stream):
+        rate = stream.average_rate or stream.guessed_rate
+        return float(rate) if rate else None
+
+
+def _frames(path: Path, start: int, stop: int | None) -> Iterator[UInt8[ndarray, "H W 3"]]:
+    """Frames one by one, whatever kind of video it is; all have the size of the first."""
+    pictures.existing(path)
+    if path.is_dir():
+        yield from pictures.folder_frames(path, start, stop)
+    elif path.suffix.lower() in PICTURE_SUFFIXES:
+        yield from pictures.picture_frames(path, start, stop)
+    elif path.suffix.lower() in FILM_SUFFIXES:
+        yield from films.film_frames(path, start, stop)
+    else:
+        kinds = pictures.known((*PICTURE_SUFFIXES, *FILM_SUFFIXES))
+        raise UserError(f"{path} is neither a picture nor a video by its name. Known endings: {kinds}.")

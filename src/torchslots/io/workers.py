@@ -1,0 +1,94 @@
+"""Work shared among processes, its results handed back in order."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from torchslots.io.errors import UserError
+
+Result = TypeVar("Result")
+_AHEAD = 8
+"""Results for each worker that may wait to be fetched."""
+_THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@contextmanager
+def in_order(
+    make: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[Iterator[Result]]:
+    """`make(*task)` of the tasks in order, made by other processes when there is more than one worker.
+
+    Args:
+        make: a function that another process can import.
+
+    Raises:
+        UserError: a worker process died.
+    """
+    if workers <= 1:
+        yield (make(*task) for task in tasks)
+        return
+    with _single_threaded():
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_become_worker)
+        try:
+            yield _fetched(pool, make, tasks, workers * _AHEAD)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A worker process died, perhaps for want of memory: run again with fewer workers. A script that calls "
+                'this has to do so below `if __name__ == "__main__":`, or with workers=1.'
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def count_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _fetched(
+    pool: ProcessPoolExecutor,
+    make: Callable[..., Result],
+    tasks: Sequence[tuple[Any, ...]],
+    ahead: int,
+) -> Iterator[Result]:
+    """Results in order; few are under way at once, so that they do not fill the memory."""
+    waiting: deque[Future[Result]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(make, *task))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _become_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent) -> None:
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes started inside use one thread each: they are as many as the cores."""
+    before = {name: os.environ.get(name) for name in _THREAD_LIMITS}
+    os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,1 +1,0 @@
-"""Codes of images, and noise: knows nothing of slots."""

@@ -1,0 +1,90 @@
+"""How many slots a model has and how often they look: numbers that evaluation may choose where no weight fixes them."""
+
+import copy
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from torchslots.io.errors import UserError
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slots.attention import SlotAttention
+from torchslots.models.slots.initializers import FromBoxes, FromMasks, Gaussian
+from torchslots.models.slots.temporal import Remember
+
+
+def with_counts(
+    model: ObjectCentricModel, *, num_slots: int | None = None, num_iterations: int | None = None
+) -> ObjectCentricModel:
+    """The same weights with another number of slots or of rounds of slot attention.
+
+    Rounds share their weights, so every model may make more or fewer of them. Slots that are drawn from one normal
+    distribution may be more or fewer; those that were learned one by one, or that start from hints, may not. The model
+    handed in stays as it is; the two share their weights.
+
+    Args:
+        num_slots, num_iterations: None: as in the model.
+
+    Raises:
+        UserError: less than one, or a model that fixes its slots.
+    """
+    wanted = {"num_slots": num_slots, "num_iterations": num_iterations}
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    for name, value in changes.items():
+        if value < 1:
+            raise UserError(f"{name} should be at least 1, got {value}.")
+    if not changes:
+        return model
+    other = sharing_weights(model)
+    if num_slots is not None:
+        _drawn(other.slot_encoder.initializer).num_slots = num_slots
+    if num_iterations is not None:
+        for part in other.slot_encoder.corrector.modules():
+            if isinstance(part, SlotAttention):
+                part.num_iterations = num_iterations
+    other.config = _replaced(model.config, changes)
+    return other
+
+
+def sharing_weights(model: ObjectCentricModel) -> ObjectCentricModel:
+    """A copy whose parameters and buffers are those of `model`."""
+    kept = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in kept})
+
+
+def _drawn(initializer: nn.Module) -> Gaussian:
+    """What draws the slots.
+
+    Raises:
+        UserError: slots that are not drawn.
+    """
+    if isinstance(initializer, Gaussian):
+        return initializer
+    if isinstance(initializer, FromBoxes | FromMasks):
+        raise UserError(
+            "The hints of the first frame decide how many slots this model has, one for each object and one more: "
+            "leave num_slots out."
+        )
+    raise UserError(
+        "This model has learned a vector for each of its slots, so its weights fix their number: leave num_slots out. "
+        "It can change where slots are drawn: slot_attention_*, and SAVi trained with `gaussian` or `learned_gaussian`."
+    )
+
+
+def _replaced(config: Any, changes: dict[str, int]) -> Any:
+    """The numbers with `changes`, wherever those of the slot encoder stand."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return config
+    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return dataclasses.replace(
+        config,
+        **{name: changes.get(name, _replaced(value, changes)) for name, value in found.items()},
+    )
+
+
+def bound_memory(model: nn.Module, max_frames: int | None) -> int:
+    """Bound every memory of a model that was built or loaded, to run it over a stream; returns how many it has."""
+    found = [module for module in model.modules() if isinstance(module, Remember)]
+    for predictor in found:
+        predictor.bound(max_frames)
+    return len(found)

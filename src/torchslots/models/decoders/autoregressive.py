@@ -1,0 +1,198 @@
+"""Slots must explain the codes of their picture, one after the other (Singh et al. 2022, STEVE, section 3)."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from torchslots.io.errors import UserError
+from torchslots.io.progress import progress
+from torchslots.models.decoders.base import Decoder, attention_masks
+from torchslots.models.decoders.code_transformer import Advance, Choose, CodeWriter, most_likely
+from torchslots.models.layers.ranges import from_signed, to_signed
+from torchslots.models.losses import mean_cross_entropy, mean_squared_error, sum_squared_error
+from torchslots.models.tokenizers.dvae import DVAE, gumbel_softmax
+from torchslots.models.types import Batch, Clip, Decoded
+
+LONG = 16_384
+"""Codes from which on writing them shows a progress bar."""
+Pictures = Float[Tensor, "n 3 H W"]
+
+
+class Target(NamedTuple):
+    """What is to be written, and what the tokenizer that is trained along says of itself."""
+
+    codes: Int[Tensor, "n l"]
+    losses: dict[str, Tensor]
+
+
+Targets = Callable[[DVAE, Pictures, Batch], Target]
+
+
+@torch.no_grad()
+def likeliest(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
+    """The codes of a tokenizer that is finished, without a draw: SlotDiffusion's STEVE."""
+    return Target(tokenizer.codes(pictures), {})
+
+
+def trained_along(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
+    """Drawn codes of a tokenizer that learns in the same steps, and its own loss: STEVE's original.
+
+    The loss is squared error summed over a picture behind a soft draw, whose temperature follows `batch["step"]`; the
+    codes are a second, hard draw that no gradient goes through. `batch["exponential"]`, E draws like the scores for the
+    one and for the other, replaces what is drawn from torch's generator.
+    """
+    scores, temperature = tokenizer.logits(pictures), tokenizer.temperature(batch.get("step"))
+    soft, hard = batch.get("exponential", (None, None))
+    painted = tokenizer.decode(gumbel_softmax(scores, temperature, soft, hard=tokenizer.hard))
+    drawn = gumbel_softmax(scores.detach(), temperature, hard).argmax(1).flatten(1)
+    return Target(drawn, {"tokenizer": sum_squared_error(painted, pictures)})
+
+
+class Tokens(Decoder):
+    """A tokenizer of pictures, and a transformer that writes its codes from slots.
+
+    It cannot paint one slot by itself. Where each slot looked stands in for masks.
+
+    Args:
+        tokenizer: pictures to codes and back.
+        writer: slots to codes.
+        code_grid: rows and columns of a picture's codes.
+        grid: height and width of the slot encoder's token map.
+        resolution: height and width of the frames.
+        targets: which codes a picture has: `likeliest` or `trained_along`.
+        frozen: the tokenizer is not trained and stays as in evaluation.
+        error: of the scores of all codes, given the true ones.
+        image_temperature: also ask for the picture behind a soft draw of this temperature; None: codes alone.
+        image_weight: of that picture's error beside the codes'.
+        to_native, from_native: from [0, 1] to the tokenizer's range of pictures, and back.
+        chunk: pictures written at once; fewer need less memory.
+        choose: which of a place's codes is written: `writer.most_likely`, or `writer.drawn(...)` for other pictures
+            each time.
+
+    Raises:
+        UserError: tokenizer and writer have other codes, or another number of them.
+    """
+
+    def __init__(
+        self,
+        tokenizer: DVAE,
+        writer: CodeWriter,
+        *,
+        code_grid: tuple[int, int],
+        grid: tuple[int, int],
+        resolution: tuple[int, int],
+        targets: Targets = likeliest,
+        frozen: bool = True,
+        error: Callable[[Tensor, Tensor], Tensor] = mean_cross_entropy,
+        image_temperature: float | None = None,
+        image_weight: float = 1.0,
+        to_native: Callable[[Tensor], Tensor] = to_signed,
+        from_native: Callable[[Tensor], Tensor] = from_signed,
+        chunk: int = 24,
+        choose: Choose = most_likely,
+    ):
+        super().__init__()
+        _check(tokenizer, writer, code_grid)
+        self.tokenizer, self.writer = tokenizer.requires_grad_(not frozen), writer
+        self.code_grid, self.grid, self.resolution = code_grid, grid, resolution
+        self.targets, self.frozen, self.error = targets, frozen, error
+        self.image_temperature, self.image_weight = image_temperature, image_weight
+        self.chunk, self.choose = chunk, choose
+        self.to_native, self.from_native = to_native, from_native
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Tokens":
+        """A frozen tokenizer never is in training."""
+        super().train(mode)
+        self.tokenizer.train(mode and not self.frozen)
+        return self
+
+    def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
+        """`tokens`: cross entropy of the frames' codes; `image` and `tokenizer` where they are asked for.
+
+        `batch["exponential"]`, E draws like the scores, replaces the soft draw of `image`.
+        """
+        pictures = self.to_native(batch["video"].flatten(0, 1))
+        target = self.targets(self.tokenizer, pictures, batch)
+        scores = self.writer(target.codes, clip.slots.flatten(0, 1))
+        return {
+            "tokens": self.error(scores, target.codes),
+            **self._image(scores, pictures, batch),
+            **target.losses,
+        }
+
+    def _image(self, scores: Float[Tensor, "n l V"], pictures: Pictures, batch: Batch) -> dict[str, Tensor]:
+        if self.image_temperature is None:
+            return {}
+        painted = self.softly_painted(scores, self.image_temperature, batch)
+        return {"image": self.image_weight * mean_squared_error(painted, pictures)}
+
+    def softly_painted(
+        self, scores: Float[Tensor, "n l V"], temperature: float, batch: Batch
+    ) -> Float[Tensor, "n 3 H W"]:
+        """Pictures behind a soft draw of scored codes, in the tokenizer's range.
+
+        `batch["exponential"]`, E draws like the scores, replaces what is drawn from torch's generator.
+        """
+        maps = scores.transpose(1, 2).unflatten(2, self.code_grid)
+        return self.tokenizer.decode(gumbel_softmax(maps, temperature, batch.get("exponential")))
+
+    @torch.no_grad()
+    def write(self, slots: Float[Tensor, "n K D"], choose: Choose | None = None) -> Int[Tensor, "n l"]:
+        """Codes of pictures from their slots, so many pictures at once as memory allows."""
+        choose, parts = choose or self.choose, slots.split(self.chunk)
+        with _bar(len(slots) * self.writer.length, len(parts) * self.writer.length) as advance:
+            return torch.cat([self.writer.write(part, choose, advance) for part in parts])
+
+    @torch.no_grad()
+    def paint(self, codes: Int[Tensor, "n l"]) -> Float[Tensor, "n 3 H W"]:
+        """Pictures of codes, in the tokenizer's range."""
+        parts = [self.tokenizer.decode_codes(part, self.code_grid) for part in codes.split(self.chunk)]
+        return torch.cat(parts)
+
+    def generate(
+        self, slots: Float[Tensor, "n K D"], choose: Choose | None = None
+    ) -> Float[Tensor, "n 3 H W"]:
+        """Pictures from their slots, in the tokenizer's range.
+
+        Args:
+            choose: in place of the decoder's own.
+        """
+        return self.paint(self.write(slots, choose))
+
+    def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
+        """Pictures, not clamped, and each slot's attention as a mask; there are no pictures of single
+        slots."""
+        masks, logits = attention_masks(clip.attn, self.grid, self.resolution)
+        if not recon:
+            return Decoded(recon={}, masks=masks, logits=logits)
+        pictures = self.from_native(self.generate(clip.slots.flatten(0, 1)))
+        return Decoded({"video": pictures.unflatten(0, clip.slots.shape[:2])}, masks, logits)
+
+
+@contextmanager
+def _bar(num_codes: int, num_steps: int) -> Iterator[Advance | None]:
+    """A progress bar for more than `LONG` codes; None for fewer."""
+    if num_codes <= LONG:
+        yield None
+        return
+    with progress("Writing codes", num_steps, "steps") as advance:
+        yield advance
+
+
+def _check(tokenizer: DVAE, writer: CodeWriter, code_grid: tuple[int, int]) -> None:
+    if tokenizer.vocabulary != writer.num_codes:
+        raise UserError(
+            f"The tokenizer has {tokenizer.vocabulary} codes, the transformer writes {writer.num_codes}. Give the "
+            "tokenizer that the model was trained with, or train the model with this one."
+        )
+    if math.prod(code_grid) != writer.length:
+        raise UserError(
+            f"The transformer writes {writer.length} codes, a picture has {code_grid[0]} rows of {code_grid[1]}. Build "
+            "both for the same resolution."
+        )

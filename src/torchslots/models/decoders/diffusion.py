@@ -1,0 +1,145 @@
+"""Slots as what a latent diffusion model is asked to draw (SlotDiffusion, Wu et al., NeurIPS 2023, section 3.2)."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchslots.models.decoders.base import Decoder, attention_masks
+from torchslots.models.diffusion.samplers import Estimator, Sampler, estimator, sample
+from torchslots.models.diffusion.schedule import Diffusion, Parametrization
+from torchslots.models.layers.ranges import from_signed, to_signed
+from torchslots.models.tokenizers.vqvae import VQVAE
+from torchslots.models.types import Batch, Clip, Decoded
+
+
+class Denoise(Decoder):
+    """A U-Net learns to remove noise from the latents of a frame, told by attention to the frame's slots.
+
+    Where each slot looked stands in for masks: the last round's attention, enlarged to the frame.
+
+    Args:
+        unet: (noised latents [n, C, h, w], timesteps [n], slots [n, K, D]) to what `parametrization` says.
+        tokenizer: pictures to latents and back; frozen here, and never in training mode.
+        diffusion: the schedule of noise.
+        parametrization: what the U-Net predicts.
+        sampler: from noise to a latent, see `models/diffusion/samplers.py`.
+        grid: height and width of the encoder's token map.
+        resolution: height and width of the frames.
+        latent_shape: channels, height and width of a latent.
+        latent_scale: latents are divided by it before noise is added.
+        snap: move every estimate of the sampler to the codebook's nearest vectors.
+        seed: of the noise that pictures start from: the same slots make the same pictures.
+        one_noise: start all frames from the same noise, so that what stays the same in a video looks the same, and
+            however a video is cut its pictures are the same; False: from noise of their own.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        tokenizer: VQVAE,
+        diffusion: Diffusion,
+        parametrization: Parametrization,
+        sampler: Sampler,
+        *,
+        grid: tuple[int, int],
+        resolution: tuple[int, int],
+        latent_shape: tuple[int, int, int],
+        latent_scale: float = 1.0,
+        snap: bool = True,
+        seed: int = 0,
+        one_noise: bool = True,
+    ):
+        super().__init__()
+        self.unet, self.diffusion, self.parametrization = unet, diffusion, parametrization
+        self.tokenizer = tokenizer.requires_grad_(False).eval()
+        self.sampler, self.snap, self.latent_scale = sampler, snap, latent_scale
+        self.grid, self.resolution, self.latent_shape = grid, resolution, latent_shape
+        self.seed, self.one_noise = seed, one_noise
+
+    def train(self, mode: bool = True) -> "Denoise":
+        """The image code stays as it is at evaluation."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    @torch.no_grad()
+    def latents(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "n C h w"]:
+        """What the diffusion ends at: codes of all frames of a video in [0, 1], before they are quantised."""
+        return self.tokenizer.encode(to_signed(video.flatten(0, 1))) / self.latent_scale
+
+    def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
+        """Squared error of the prediction at one random step of every frame (Ho et al. 2020, equation 14).
+
+        The steps are `batch["timesteps"]` [B*T] and the noise `batch["latent_noise"]` [B*T, C, h, w] where they are
+        given.
+        """
+        latents = self.latents(batch["video"])
+        timesteps, noise = self._draws(latents, batch)
+        noised = self.diffusion.noised(latents, noise, timesteps)
+        predicted = self.unet(noised, timesteps, clip.slots.flatten(0, 1))
+        target = self.parametrization.target(latents, noise, *self.diffusion.shares(timesteps))
+        return {"denoise": F.mse_loss(predicted.float(), target.float())}
+
+    def _draws(self, latents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Steps first, then noise, the same whatever the latents' layout in memory."""
+        timesteps, noise = batch.get("timesteps"), batch.get("latent_noise")
+        if timesteps is None:
+            timesteps = torch.randint(0, self.diffusion.num_steps, (len(latents),), device=latents.device)
+        if noise is None:
+            noise = torch.randn(latents.shape, device=latents.device, dtype=latents.dtype)
+        return timesteps, noise
+
+    def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
+        """Masks, and pictures unless `recon` is False; a slot by itself has no picture."""
+        masks, logits = attention_masks(clip.attn, self.grid, self.resolution)
+        return Decoded(recon={"video": self._video(clip.slots)} if recon else {}, masks=masks, logits=logits)
+
+    def _video(self, slots: Float[Tensor, "B T K D"]) -> Float[Tensor, "B T 3 H W"]:
+        pictures = self.generate(slots.flatten(0, 1))
+        return from_signed(pictures).unflatten(0, slots.shape[:2])
+
+    @torch.no_grad()
+    def generate(
+        self,
+        slots: Float[Tensor, "n K D"],
+        noise: Float[Tensor, "n C h w"] | None = None,
+        sampler: Sampler | None = None,
+    ) -> Float[Tensor, "n 3 H W"]:
+        """Pictures in [-1, 1] of sets of slots.
+
+        Args:
+            noise: where to start; None: drawn from the decoder's seed.
+            sampler: in place of the decoder's own.
+        """
+        draw = self._seeded(slots)
+        start = draw(slots.new_zeros(len(slots), *self.latent_shape)) if noise is None else noise
+        steps = (sampler or self.sampler)(self.estimator(slots), start, self.diffusion, draw)
+        return self.tokenizer.decode(sample(steps, start) * self.latent_scale)
+
+    def estimator(self, slots: Float[Tensor, "n K D"]) -> Estimator:
+        """What the U-Net, told `slots`, makes of noised latents."""
+        network = partial(_told, self.unet, slots)
+        return estimator(network, self.parametrization, self._nearest if self.snap else None)
+
+    def _nearest(self, latents: Float[Tensor, "n C h w"]) -> Float[Tensor, "n C h w"]:
+        """Latents of codes alone."""
+        return self.tokenizer.quantize(latents * self.latent_scale).latent / self.latent_scale
+
+    def _seeded(self, slots: Tensor) -> Callable[[Tensor], Tensor]:
+        """Noise like a given tensor, the same on every device."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def draw(like: Tensor) -> Tensor:
+            count = 1 if self.one_noise else len(like)
+            noise = torch.randn(count, *like.shape[1:], generator=generator)
+            return noise.to(slots).expand_as(like)
+
+        return draw
+
+
+def _told(unet: nn.Module, slots: Tensor, noised: Tensor, timesteps: Tensor) -> Tensor:
+    return unet(noised, timesteps, slots)

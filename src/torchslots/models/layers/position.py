@@ -1,0 +1,69 @@
+"""Where a token is: a coordinate grid, projected and added."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchslots.io.errors import UserError
+from torchslots.models.layers.init import dense
+
+
+def coordinate_grid(height: int, width: int) -> Float[Tensor, "H W 2"]:
+    """(y, x) of each cell from -1 to 1, both ends included."""
+    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+
+
+def soft_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
+    """(y, x, 1 - y, 1 - x) of each cell, from 0 to 1 (Locatello et al. 2020, appendix E)."""
+    near = (coordinate_grid(height, width) + 1) / 2
+    return torch.cat([near, 1 - near], dim=-1)
+
+
+def cell_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
+    """(y, x, 1 - y, 1 - x) of each cell's centre, the picture's edges at 0 and 1: STEVE's original."""
+    rows, columns = (torch.arange(0.5, size) / size for size in (height, width))
+    near = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+    return torch.cat([near, 1 - near], dim=-1)
+
+
+def require_size(x: Float[Tensor, "*b C H W"], grid: Tensor) -> None:
+    """Raises UserError where a feature map has another size than the grid [H, W, ...]."""
+    if x.shape[-2:] != grid.shape[:2]:
+        raise UserError(
+            f"This model was built for feature maps of {tuple(grid.shape[:2])}, got {tuple(x.shape[-2:])}. "
+            "Resize the frames to the resolution in the model's config, or build it for this one."
+        )
+
+
+class PositionEmbedding(nn.Module):
+    """Add a linear map of the (y, x) grid to features (SAVi, appendix A).
+
+    The grid is a buffer that checkpoints carry: SAVi's originals store it beside the weights, and a stored grid is used
+    as it is. It pins the resolution.
+
+    Args:
+        grid: positions of the cells of a map of given height and width.
+        stored: whether checkpoints carry the grid.
+    """
+
+    grid: Tensor
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        channels: int,
+        *,
+        grid: Callable[[int, int], Float[Tensor, "H W p"]] = coordinate_grid,
+        stored: bool = True,
+    ):
+        super().__init__()
+        self.register_buffer("grid", grid(*size), persistent=stored)
+        self.project = dense(self.grid.shape[-1], channels)
+
+    def forward(self, x: Float[Tensor, "*b C H W"]) -> Float[Tensor, "*b C H W"]:
+        """Raises UserError where the feature map has another size than the grid."""
+        require_size(x, self.grid)
+        return x + self.project(self.grid).permute(2, 0, 1)

@@ -1,0 +1,164 @@
+"""A transformer that reads its own past and a context: all positions at once to learn, one after the other to write."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchslots.models.layers.attention import Context, MultiHeadAttention
+from torchslots.models.layers.blocks import TORCH_NORM_EPS, layer_norm, mlp
+
+
+class Written(NamedTuple):
+    """What one block remembers of the positions so far, with room for all that may come; filled in place."""
+
+    keys: Float[Tensor, "b h L d"]
+    values: Float[Tensor, "b h L d"]
+
+    def add(self, new: Context, position: int) -> Context:
+        """Keep one more position and hand out all up to it."""
+        self.keys[:, :, position : position + 1] = new.keys
+        self.values[:, :, position : position + 1] = new.values
+        return Context(self.keys[:, :, : position + 1], self.values[:, :, : position + 1])
+
+
+class Past(NamedTuple):
+    """What writing goes on from: each block's view of the context, and its own positions so far."""
+
+    contexts: Sequence[Context]
+    written: Sequence[Written]
+
+
+class CausalBlock(nn.Module):
+    """Look back, look at the context, think: three residual branches, each normalised on its way in.
+
+    Args:
+        size, mlp_size: widths of positions and of the perceptron's hidden layer.
+        dropout: probability, in training, to drop an attention weight or an output of a branch.
+        residual_from_norm: the first branch adds to what it normalised and not to its input. STEVE's first block does.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        num_heads: int,
+        mlp_size: int,
+        dropout: float = 0.0,
+        norm_eps: float = TORCH_NORM_EPS,
+        residual_from_norm: bool = False,
+    ):
+        super().__init__()
+        self.residual_from_norm = residual_from_norm
+        self.norm_self = layer_norm(size, norm_eps)
+        self.self_attention = _attention(size, num_heads, dropout)
+        self.norm_cross = layer_norm(size, norm_eps)
+        self.cross_attention = _attention(size, num_heads, dropout)
+        self.norm_mlp = layer_norm(size, norm_eps)
+        self.mlp = mlp(size, [mlp_size], size)
+        self.dropout = nn.Dropout(dropout)
+
+    def look_at(self, context: Float[Tensor, "b K D"]) -> Context:
+        """The context's keys and values; they are the same for all positions."""
+        return self.cross_attention.project(context)
+
+    def forward(self, x: Float[Tensor, "b n D"], context: Context) -> Float[Tensor, "b n D"]:
+        """All positions at once; each sees itself and those before it."""
+        normed = self.norm_self(x)
+        return self._branches(x, normed, self.self_attention.project(normed), context, causal=True)
+
+    def step(
+        self, x: Float[Tensor, "b 1 D"], context: Context, written: Written, position: int
+    ) -> Float[Tensor, "b 1 D"]:
+        """One position alone; it sees those that were written, and is written itself."""
+        normed = self.norm_self(x)
+        seen = written.add(self.self_attention.project(normed), position)
+        return self._branches(x, normed, seen, context, causal=False)
+
+    def _branches(
+        self,
+        x: Float[Tensor, "b n D"],
+        normed: Float[Tensor, "b n D"],
+        seen: Context,
+        context: Context,
+        causal: bool,
+    ) -> Float[Tensor, "b n D"]:
+        start = normed if self.residual_from_norm else x
+        x = start + self.dropout(self.self_attention.attend(normed, seen, causal))
+        x = x + self.dropout(self.cross_attention.attend(self.norm_cross(x), context))
+        return x + self.dropout(self.mlp(self.norm_mlp(x)))
+
+
+def _attention(size: int, num_heads: int, dropout: float) -> MultiHeadAttention:
+    return MultiHeadAttention(size, qkv_size=size, num_heads=num_heads, bias=False, dropout=dropout)
+
+
+class CausalDecoder(nn.Module):
+    """Blocks one after the other, and a last layer norm (Singh et al. 2022, appendix; Vaswani et al. 2017).
+
+    The causal mask is no weight: training looks back by the kernel's own rule, writing has nothing else to see.
+
+    Args:
+        num_layers: blocks; the first takes its residual from its layer norm.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        num_layers: int,
+        num_heads: int,
+        mlp_size: int,
+        dropout: float = 0.0,
+        norm_eps: float = TORCH_NORM_EPS,
+    ):
+        super().__init__()
+        numbers = {"num_heads": num_heads, "mlp_size": mlp_size, "dropout": dropout, "norm_eps": norm_eps}
+        self.blocks = nn.ModuleList(
+            CausalBlock(size, residual_from_norm=index == 0, **numbers) for index in range(num_layers)
+        )
+        self.norm = layer_norm(size, norm_eps)
+        self.num_heads = num_heads
+        start_small(self._blocks())
+
+    def _blocks(self) -> list[CausalBlock]:
+        return [block for block in self.blocks if isinstance(block, CausalBlock)]
+
+    def forward(self, x: Float[Tensor, "b n D"], context: Float[Tensor, "b K D"]) -> Float[Tensor, "b n D"]:
+        """All positions at once; each sees itself, those before it and the whole context."""
+        for block in self._blocks():
+            x = block(x, block.look_at(context))
+        return self.norm(x)
+
+    def start(self, context: Float[Tensor, "b K D"], length: int) -> Past:
+        """Nothing written yet, and room for `length` positions."""
+        contexts = [block.look_at(context) for block in self._blocks()]
+        return Past(contexts, [self._room(seen, length) for seen in contexts])
+
+    def _room(self, like: Context, length: int) -> Written:
+        batch, heads, _, width = like.keys.shape
+        keys, values = (like.keys.new_empty(batch, heads, length, width) for _ in "kv")
+        return Written(keys, values)
+
+    def step(self, x: Float[Tensor, "b 1 D"], past: Past, position: int) -> Float[Tensor, "b 1 D"]:
+        """The same as `forward` at one position, from what `past` remembers of the others; `past` then has this one."""
+        for block, context, written in zip(self._blocks(), *past):
+            x = block.step(x, context, written, position)
+        return self.norm(x)
+
+
+@torch.no_grad()
+def start_small(blocks: Sequence[CausalBlock]) -> None:
+    """Weights that keep the sum of all residual branches at the size of one, as STEVE's original starts: Xavier, what
+    closes a branch divided by the root of the number of branches; Kaiming before the ReLU."""
+    gain = (3 * max(len(blocks), 1)) ** -0.5
+    for block in blocks:
+        for attention in (block.self_attention, block.cross_attention):
+            for part in (attention.query, attention.key, attention.value):
+                nn.init.xavier_uniform_(part.weight)
+            nn.init.xavier_uniform_(attention.out.weight, gain)
+        inner, outer = (layer for layer in block.mlp if isinstance(layer, nn.Linear))
+        nn.init.kaiming_uniform_(inner.weight, nonlinearity="relu")
+        nn.init.xavier_uniform_(outer.weight, gain)

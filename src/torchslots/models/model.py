@@ -1,0 +1,200 @@
+"""The one model: a slot encoder that finds objects, and a decoder that its slots must satisfy."""
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from torchslots.io.errors import UserError
+from torchslots.models.decoders.base import Decoder
+from torchslots.models.decoders.broadcast import lowest_argmax, padded_size
+from torchslots.models.slots.encoder import SlotEncoder, merge_poses
+from torchslots.models.slots.initializers import FromBoxes, FromMasks
+from torchslots.models.types import Batch, Clip, Conditioning, Prediction, State
+from torchslots.models.weights import push_to_hub, save_pretrained
+
+DRAWS = ("noise", "pose", "num_slots", "generator")
+"""What a batch may say of random starts, besides data: about slots, never about frames (`shapes.Conditioning`)."""
+
+
+class ObjectCentricModel(nn.Module):
+    """Slots from frames, and whatever the decoder draws from slots.
+
+    Args:
+        slot_encoder: frames to slots.
+        decoder: owns `loss(clip, batch)` and `decode(clip)`.
+        config: the numbers it was built from, for saving.
+    """
+
+    load_function: ClassVar[str] = "load_model"
+
+    def __init__(self, slot_encoder: SlotEncoder, decoder: Decoder, config: Any = None):
+        super().__init__()
+        self.slot_encoder, self.decoder, self.config = slot_encoder, decoder, config
+
+    def encode(self, batch: Batch, state: State | None = None, attn: bool = True) -> Clip:
+        """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`.
+
+        Without `attn` the clip's attention is [B, T, K, 0]: the maps are large, and few are looked at.
+        """
+        video = batch["video"]
+        if video.ndim != 5 or video.shape[2] != 3:
+            raise UserError(f"`video` should be [B, T, 3, H, W], got {list(video.shape)}.")
+        return self.slot_encoder(video, conditioning(batch), state, attn)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Named, unweighted scalars: means over the clips of the batch."""
+        return self.decoder.loss(self.encode(batch, attn=False), batch)
+
+    def fixed_shapes(self, batch: Batch) -> Batch:
+        """The batch with what shapes depend on as plain numbers, read while it is still in the host's memory.
+
+        Without it, training decodes exactly the distinct slots of a batch: on a GPU the host waits to learn how many,
+        and compiled code must fit another count in every step. With it there are few counts, and nobody waits.
+        """
+        initializer, hint = self.slot_encoder.initializer, conditioning(batch)
+        if not isinstance(initializer, FromBoxes | FromMasks) or (
+            hint.boxes is None and hint.segmentation is None
+        ):
+            return batch
+        slots = initializer.num_slots if isinstance(initializer, FromMasks) else batch["boxes"].shape[2] + 1
+        pairs = hint.batch_size * slots
+        return {**batch, "num_painted": padded_size(min(initializer.most_distinct(hint), pairs), pairs)}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`, under the name that wrappers for many processes call."""
+        return self.loss(batch)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        batch: Batch,
+        state: State | None = None,
+        slot_recon: bool = False,
+        recon: bool = True,
+        attn: bool = True,
+    ) -> Prediction:
+        """Segment a clip, or the next slice of one.
+
+        Args:
+            batch: `video` [B, T, 3, H, W] in [0, 1]; for the first slice of a conditional model also its hint, `boxes`
+                or `segmentations`, of which frame 0 is used.
+            state: what the slice before returned; None at the start.
+            slot_recon: also return each slot's own pictures.
+            recon: also return the pictures; masks alone are cheaper, most of all where a decoder generates.
+            attn: also return the attention; without it, it may be [B, T, K, 0].
+        """
+        clip = self.encode(batch, state, attn or self.decoder.draws_attn)
+        return self.explain(clip, slot_recon, recon)
+
+    def explain(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Prediction:
+        """What the decoder draws of a clip's slots, and who wins each pixel."""
+        decoded = self.decoder.decode(clip, slot_recon, recon)
+        return Prediction(
+            segmentation=lowest_argmax(decoded.logits),
+            masks=decoded.masks,
+            slots=clip.slots,
+            attn=clip.attn,
+            recon=decoded.recon,
+            slot_recon=decoded.slot_recon,
+            state=clip.state,
+            properties=decoded.properties,
+        )
+
+    def save_pretrained(self, folder: Any) -> None:
+        """Write config.json and model.safetensors into a folder that `torchslots.load_model` reads."""
+        save_pretrained(self, self.config, folder)
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Publish the model on the Hugging Face hub under `owner/name`."""
+        return push_to_hub(self, self.config, repo_id, private=private)
+
+
+def conditioning(batch: Batch) -> Conditioning:
+    """The first frame's hints of a batch, and the `DRAWS` it carries."""
+    video, boxes, masks = batch["video"], batch.get("boxes"), batch.get("segmentations")
+    return Conditioning(
+        batch_size=len(video),
+        device=video.device,
+        boxes=None if boxes is None else boxes[:, 0],
+        segmentation=None if masks is None else masks[:, 0],
+        noise=batch.get("noise"),
+        num_slots=batch.get("num_slots"),
+        generator=batch.get("generator"),
+        pose=batch.get("pose"),
+    )
+
+
+@torch.no_grad()
+def rollout(
+    model: ObjectCentricModel,
+    batch: Batch,
+    observe: int,
+    horizon: int,
+    state: State | None = None,
+    slot_recon: bool = False,
+) -> Prediction:
+    """Segment `observe` frames, then predict and decode `horizon` more that the model is not shown.
+
+    A predicted frame's slots take the place of corrected ones: the predictor goes on from them, and one with a memory
+    remembers them. The attention of predicted frames is zero.
+
+    Args:
+        batch: as for `model.predict`; of `video` the first `observe` frames are used. May be empty where `observe` is
+            0.
+        observe: frames to look at; 0: none, go on from `state`.
+        horizon: frames to predict.
+        state: what a slice before returned, from `predict` or from here: long clips can be observed, and rolled on, in
+            parts.
+        slot_recon: also return each slot's own pictures.
+
+    Returns:
+        All frames, the observed ones first.
+
+    Raises:
+        UserError: more frames to observe than there are, nothing to go on from, or nothing to predict.
+    """
+    _check(batch, observe, horizon, state)
+    parts: list[Clip] = []
+    if observe:
+        seen = {**batch, "video": batch["video"][:, :observe]}
+        parts.append(model.encode(seen, state))
+        state = parts[0].state
+    assert state is not None
+    parts.append(model.slot_encoder.roll_on(state, horizon))
+    return model.explain(_joined(parts), slot_recon)
+
+
+def _check(batch: Batch, observe: int, horizon: int, state: State | None) -> None:
+    if horizon < 1 or observe < 0:
+        raise UserError(
+            f"Cannot observe {observe} frames and predict {horizon}: give 0 or more, and 1 or more."
+        )
+    if observe == 0 and state is None:
+        raise UserError(
+            "There is nothing to predict from: observe at least 1 frame, or go on from a state that "
+            "another slice left."
+        )
+    if observe and batch["video"].shape[1] < observe:
+        raise UserError(
+            f"Cannot observe {observe} frames of a clip of {batch['video'].shape[1]}: observe fewer."
+        )
+
+
+def _joined(parts: list[Clip]) -> Clip:
+    """Clips one after the other; frames without attention get zeros."""
+    num_tokens = max(part.attn.shape[-1] for part in parts)
+    attn = [
+        part.attn
+        if part.attn.shape[-1] == num_tokens
+        else part.attn.new_zeros(*part.attn.shape[:-1], num_tokens)
+        for part in parts
+    ]
+    return Clip(
+        torch.cat([part.slots for part in parts], 1),
+        torch.cat([part.predicted for part in parts], 1),
+        torch.cat(attn, 1),
+        merge_poses([part.pose for part in parts], partial(torch.cat, dim=1)),
+        parts[-1].state,
+    )

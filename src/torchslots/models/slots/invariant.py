@@ -1,0 +1,248 @@
+"""Invariant Slot Attention: each slot sees tokens in its own frame of reference, which it fits to what it attends to.
+
+Biza et al., Invariant Slot Attention (ICML 2023).
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchslots.models.layers.reference_frames import GridEncoder, Laid, at_least_single, seen_from, turn
+from torchslots.models.slots.attention import Corrector, SlotAttention
+from torchslots.models.types import Grouping, Pose, State
+
+Fit = Callable[[Float[Tensor, "B K N"], Float[Tensor, "B N 2"]], Pose]
+"""Weights over tokens and the tokens' places to each slot's frame."""
+Part = Literal["position", "scale", "rotation"]
+
+MIN_SCALE, MAX_SCALE = 1e-3, 2.0
+"""Range of a scale; the picture is 2 wide."""
+_EPS = 1e-8
+
+
+def fit_position(weights: Float[Tensor, "B K N"], grid: Float[Tensor, "B N 2"]) -> Float[Tensor, "B K 2"]:
+    """Centre of mass of what a slot attends to."""
+    return weights @ grid
+
+
+def fit_scale(weights: Float[Tensor, "B K N"], offsets: Float[Tensor, "B K N 2"]) -> Float[Tensor, "B K 2"]:
+    """Standard deviation of what a slot attends to, along each of its axes."""
+    variance = (weights + _EPS)[..., None, :] @ offsets.square()
+    return variance.squeeze(-2).sqrt().clamp(MIN_SCALE, MAX_SCALE)
+
+
+def fit_rotation(
+    weights: Float[Tensor, "B K N"], offsets: Float[Tensor, "B K N 2"], *, limit: Literal[45, 90] = 45
+) -> Float[Tensor, "B K 2 2"]:
+    """Principal axes of what a slot attends to.
+
+    Axes have no sign and no order, so rules choose them: within 45 degrees of the picture's axes (a door is upright
+    and a car is flat), or within 90 with the longer one first. They jump where two choices meet.
+    """
+    xy = offsets.flip(-1)
+    covariance = (xy * weights[..., None]).transpose(-1, -2) @ xy
+    longer, shorter = _principal_axes(covariance, long_first=limit == 90)
+    if limit == 45:
+        upright = (longer[..., :1].abs() < 0.707).expand_as(longer)
+        longer, shorter = torch.where(upright, shorter, longer), torch.where(upright, longer, shorter)
+    first = torch.where(longer[..., :1] < 0, -longer, longer)
+    return torch.stack([first, shorter], -1)
+
+
+def _principal_axes(
+    covariance: Float[Tensor, "*b 2 2"], *, long_first: bool
+) -> tuple[Float[Tensor, "*b 2"], Float[Tensor, "*b 2"]]:
+    """Unit eigenvectors (x, y), that of the larger eigenvalue first.
+
+    Where the covariance of x and y vanishes they are the picture's axes; with `long_first` the larger one leads there
+    too.
+    """
+    xx, xy, yy = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
+    spread = (4 * xy.square() + (xx - yy).square() + 1e-16).sqrt()
+    slope = xy + 1e-16
+    aligned = (slope.abs() < 1e-6)[..., None]
+    swapped = (xx <= yy)[..., None] & long_first
+    across, down = covariance.new_tensor([1.0, 0.0]), covariance.new_tensor([0.0, 1.0])
+    plain = torch.where(swapped, -down, across), torch.where(swapped, across, down)
+    axes = []
+    for sign, default in zip((1, -1), plain):
+        x = ((xx + yy + sign * spread) / 2 - yy) / slope
+        axis = torch.where(aligned, default, torch.stack([x, torch.ones_like(x)], -1))
+        axes.append(axis / axis.square().sum(-1, keepdim=True).sqrt())
+    return axes[0], axes[1]
+
+
+def fit_translation(weights: Float[Tensor, "B K N"], grid: Float[Tensor, "B N 2"]) -> Pose:
+    """Frames that move."""
+    return Pose(fit_position(weights, grid))
+
+
+def fit_translation_scale(weights: Float[Tensor, "B K N"], grid: Float[Tensor, "B N 2"]) -> Pose:
+    """Frames that move and stretch."""
+    moved = fit_translation(weights, grid)
+    return moved._replace(scale=fit_scale(weights, seen_from(grid, moved)))
+
+
+def fit_translation_rotation_scale(
+    weights: Float[Tensor, "B K N"], grid: Float[Tensor, "B N 2"], *, limit: Literal[45, 90] = 45
+) -> Pose:
+    """Frames that move, turn, and stretch along their own axes."""
+    moved = fit_translation(weights, grid)
+    offsets = seen_from(grid, moved)
+    rotation = fit_rotation(weights, offsets, limit=limit)
+    return Pose(moved.position, fit_scale(weights, turn(offsets, rotation)), rotation)
+
+
+def detached(fit: Fit, parts: tuple[Part, ...]) -> Fit:
+    """The same frames without gradients through `parts`."""
+    return partial(_detached, fit=fit, parts=parts)
+
+
+def _detached(weights: Tensor, grid: Tensor, *, fit: Fit, parts: tuple[Part, ...]) -> Pose:
+    pose = fit(weights, grid)
+    return pose._replace(
+        **{name: part.detach() for name, part in pose._asdict().items() if part is not None and name in parts}
+    )
+
+
+def first_frame(pose: Pose, *, centered: bool = False, fixed_scale: float | None = None) -> Pose:
+    """What an initializer gives, brought into range.
+
+    Args:
+        centered: start in the middle of the picture, whatever the initializer says.
+        fixed_scale: start with this scale; None: the initializer's.
+    """
+    position = pose.position * 0 if centered else pose.position.clamp(-1, 1)
+    if pose.scale is None:
+        return pose._replace(position=position)
+    scale = pose.scale if fixed_scale is None else torch.full_like(pose.scale, fixed_scale)
+    return pose._replace(position=position, scale=scale.clamp(MIN_SCALE, MAX_SCALE))
+
+
+def statistics(pose: Pose, *, angle: bool = False) -> Float[Tensor, "*b K s"]:
+    """All numbers of a frame in the original's order: position, scale, rotation by rows.
+
+    Args:
+        angle: also the rotation's angle, which the original appends where slots are told their frame.
+    """
+    parts = [pose.position]
+    if pose.scale is not None:
+        parts.append(pose.scale)
+    if pose.rotation is not None:
+        parts.append(pose.rotation.flatten(-2))
+        if angle:
+            parts.append(torch.atan2(pose.rotation[..., 0, 0], pose.rotation[..., 1, 0])[..., None])
+    return torch.cat(parts, -1)
+
+
+class Placed(NamedTuple):
+    """Keys, values and places of one frame's tokens, or of all frames' with T behind B."""
+
+    keys: Laid
+    values: Laid | Float[Tensor, "*b N d"]
+    grid: Float[Tensor, "*b N 2"]
+
+    def frames(self) -> "list[Placed]":
+        """Those of each frame."""
+        return [Placed(*parts) for parts in zip(*map(_unbound, self))]
+
+
+def _unbound(part: Laid | Tensor) -> Sequence[Laid | Tensor]:
+    """A part's frames."""
+    return (
+        part.unbind(1)
+        if isinstance(part, Tensor)
+        else [Laid(*each) for each in zip(*(x.unbind(1) for x in part))]
+    )
+
+
+class InvariantSlotAttention(Corrector):
+    """Slot attention whose slots carry frames of reference (Biza et al. 2023).
+
+    The last two channels of a token are where it is; the features before them go through the core's projections. There
+    is one round more than the core has: the last one fits the frames to the attention and leaves the slots.
+
+    Args:
+        core: projections, normalizer and update of slot attention with one head, built for tokens without their last
+            two channels.
+        grid_encoder: mixes places as a slot sees them into keys, and into values.
+        fit: which frames; `fit_translation`, `fit_translation_scale`, `fit_translation_rotation_scale`.
+        start: brings the initializer's frames into range.
+        scale_factor: as in `seen_from`; the decoder's must be the same.
+        values_in_frame: whether values, too, hold places as the slot sees them (the paper); otherwise only keys do.
+        temperature: divides attention logits.
+        tell: maps slots with the statistics of their frames appended to slots, before each update; None: slots never
+            learn where they are, which is what makes them invariant.
+    """
+
+    def __init__(
+        self,
+        core: SlotAttention,
+        grid_encoder: GridEncoder,
+        fit: Fit,
+        *,
+        start: Callable[[Pose], Pose] = first_frame,
+        scale_factor: float = 5.0,
+        values_in_frame: bool = True,
+        temperature: float = 1.0,
+        tell: nn.Module | None = None,
+    ):
+        super().__init__()
+        if core.num_heads != 1:
+            raise ValueError(f"Invariant slot attention has one head, got a core with {core.num_heads}.")
+        self.core, self.grid_encoder, self.fit, self.start, self.tell = core, grid_encoder, fit, start, tell
+        self.scale_factor, self.values_in_frame, self.temperature = scale_factor, values_in_frame, temperature
+
+    def project(self, tokens: Float[Tensor, "*b N C"]) -> Placed:
+        """What does not depend on the slots, for all frames at once."""
+        projected = self.core.project(tokens[..., :-2])
+        keys, values = projected.keys.squeeze(-3), projected.values.squeeze(-3)
+        lay = self.grid_encoder.lay
+        return Placed(lay(keys), lay(values) if self.values_in_frame else values, tokens[..., -2:])
+
+    def rounds(self, state: State, inputs: Placed) -> Iterator[Grouping]:
+        """Slots, attention and frames after each round; the last round leaves the slots."""
+        if state.pose is None:
+            raise ValueError(
+                "Invariant slot attention needs frames of reference: give its initializer WithFrames."
+            )
+        slots, pose = state.slots, self.start(state.pose)
+        for i in range(self.core.num_iterations + 1):
+            seen = seen_from(inputs.grid, pose, self.scale_factor)
+            attn, weights = self._attend(slots, inputs.keys, seen)
+            with torch.autocast(slots.device.type, enabled=False):
+                pose = self.fit(at_least_single(weights), at_least_single(inputs.grid))
+            if i < self.core.num_iterations:
+                slots = self.core.update(self._told(slots, pose), self._gather(weights, inputs.values, seen))
+            yield Grouping(slots, attn, pose)
+
+    def _attend(
+        self, slots: Float[Tensor, "B K D"], keys: Laid, seen: Float[Tensor, "B K N 2"]
+    ) -> tuple[Float[Tensor, "B K N"], Float[Tensor, "B K N"]]:
+        """Softmax over slots, and weights over tokens."""
+        queries = self.core.queries(slots).squeeze(1)
+        logits = self.grid_encoder.score(self.grid_encoder.hidden(keys, seen), queries)
+        attn = (logits / self.temperature).softmax(-2)
+        return attn, self.core.normalizer(attn)
+
+    def _gather(
+        self,
+        weights: Float[Tensor, "B K N"],
+        values: Laid | Float[Tensor, "B N d"],
+        seen: Float[Tensor, "B K N 2"],
+    ) -> Float[Tensor, "B K d"]:
+        if isinstance(values, Tensor):
+            return weights @ values
+        return self.grid_encoder.gather(self.grid_encoder.hidden(values, seen), weights)
+
+    def _told(self, slots: Float[Tensor, "B K D"], pose: Pose) -> Float[Tensor, "B K D"]:
+        return slots if self.tell is None else self.tell(torch.cat([slots, statistics(pose, angle=True)], -1))
+
+    def forward(self, state: State, inputs: Placed) -> Grouping:
+        """All rounds on one frame; what the last one leaves."""
+        return deque(self.rounds(state, inputs), maxlen=1).pop()

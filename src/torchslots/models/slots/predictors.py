@@ -1,0 +1,86 @@
+"""What slots do between two frames. A predictor maps a frame's grouping and the state before it to the state that
+starts the next frame."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchslots.models.layers.blocks import PostNormBlock
+from torchslots.models.types import Grouping, State
+
+
+class Stay(nn.Module):
+    """Slots stay what they are: images, and video without dynamics."""
+
+    def forward(self, group: Grouping, state: State) -> State:
+        return State(group.slots, group.pose, source=state.source)
+
+
+class Interact(nn.Module):
+    """Slots of one frame attend to each other (SAVi, section 3.2)."""
+
+    def __init__(
+        self, slot_size: int, *, num_heads: int = 4, qkv_size: int | None = None, mlp_size: int = 256
+    ):
+        super().__init__()
+        self.block = PostNormBlock(
+            slot_size, num_heads=num_heads, qkv_size=qkv_size or slot_size, mlp_size=mlp_size
+        )
+
+    def forward(self, group: Grouping, state: State) -> State:
+        return State(self.block(group.slots), group.pose, source=state.source)
+
+
+class Apply(nn.Module):
+    """Any module that maps a frame's slots [B, K, D] to the next frame's."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+
+    def forward(self, group: Grouping, state: State) -> State:
+        return State(self.block(group.slots), group.pose, source=state.source)
+
+
+class Recurrence(NamedTuple):
+    """What `Recur` remembers of each slot, and of how many frames."""
+
+    hidden: Float[Tensor, "B K M"]
+    cell: Float[Tensor, "B K M"]
+    num_frames: int
+
+
+class Recur(nn.Module):
+    """Slots attend to each other, then each goes through a recurrent unit of its own (LSTM) over time.
+
+    Args:
+        block: maps a frame's slots [B, K, D] to [B, K, D].
+        hidden_size: width of the recurrent unit.
+        truncate_every: no gradient flows back through more than so many frames: at every such frame, slots and memory
+            are cut off from what made them. None: it flows through the whole clip.
+    """
+
+    def __init__(
+        self, block: nn.Module, slot_size: int, hidden_size: int, *, truncate_every: int | None = None
+    ):
+        super().__init__()
+        self.block = block
+        self.cell = nn.LSTMCell(slot_size, hidden_size)
+        self.out = nn.Linear(hidden_size, slot_size)
+        self.truncate_every = truncate_every
+
+    def _remembered(self, slots: Float[Tensor, "B K D"], memory: Recurrence | None) -> Recurrence:
+        if memory is not None:
+            return memory
+        empty = slots.new_zeros(*slots.shape[:2], self.cell.hidden_size)
+        return Recurrence(empty, empty, 0)
+
+    def forward(self, group: Grouping, state: State) -> State:
+        slots = group.slots
+        hidden, cell, done = self._remembered(slots, state.memory)
+        if self.truncate_every and done and done % self.truncate_every == 0:
+            slots, hidden, cell = slots.detach(), hidden.detach(), cell.detach()
+        found = self.cell(self.block(slots).flatten(0, 1), (hidden.flatten(0, 1), cell.flatten(0, 1)))
+        hidden, cell = (part.unflatten(0, slots.shape[:2]) for part in found)
+        return State(self.out(hidden), group.pose, Recurrence(hidden, cell, done + 1), state.source)

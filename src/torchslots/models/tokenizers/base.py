@@ -1,0 +1,44 @@
+"""What every image code offers: a loss to train it by itself, and the way there and back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchslots.models.types import Batch
+from torchslots.models.weights import save_pretrained
+
+PictureError = Callable[[Tensor, Tensor], Tensor]
+"""Painted and true pictures [n, 3, H, W] to one number to be made small."""
+
+
+class Tokenizer(nn.Module, ABC):
+    """An image to a smaller code and back, trained before the slots and frozen under a decoder of slots.
+
+    Pictures are in [-1, 1]. `config` holds the numbers that it was built from, for saving.
+    """
+
+    config: Any = None
+    load_function: ClassVar[str] = "load_tokenizer"
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Named, unweighted scalars over the frames of `batch["video"]` [B, T, 3, H, W] in [0, 1].
+
+        `batch["step"]`, where it is given, is the number of finished updates, for what changes over a training.
+        """
+
+    @abstractmethod
+    def reconstruct(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
+        """There and back, as at evaluation: no draw, nothing soft."""
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`, under the name that wrappers for many processes call."""
+        return self.loss(batch)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors into a folder that `torchslots.load_tokenizer` reads."""
+        save_pretrained(self, self.config, folder)

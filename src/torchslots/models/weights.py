@@ -1,0 +1,163 @@
+"""Models in folders: config.json + model.safetensors, written together, and read back only where they fit.
+
+`config.json` is `{"torchslots": version, "family": ModelConfig.family, "model": its numbers}`.
+"""
+
+import dataclasses
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from torchslots._version import __version__
+from torchslots.io.errors import UserError, first_line
+from torchslots.io.files import replaced_together
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "README.md"
+_CARD_MARK = "<!-- written by torchslots: edit freely below and remove this line to keep the text -->"
+
+
+_KINDS = {"load_model": "a slot model", "load_tokenizer": "an image code"}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class Numbers(Protocol):
+    """A frozen dataclass of a model's numbers (`recipes.config.ModelConfig`)."""
+
+    family: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class Saved(Protocol):
+    """A model that can be written."""
+
+    load_function: ClassVar[str]
+    """The function of `torchslots` that reads it."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+def save_pretrained(
+    model: Saved, config: Numbers, folder: str | Path, *, card: dict[str, Any] | None = None
+) -> Path:
+    """Write `folder`/config.json, model.safetensors and a short README.md, each whole or not at all.
+
+    Args:
+        card: what else the README should say, one line for each entry, such as the data set and the scores.
+            A README.md that somebody else wrote is left alone.
+    Raises:
+        UserError: the folder cannot be written or the disk is full; a model that was there stays as it was.
+    """
+    folder, family = Path(folder), config.family
+    settings = {"torchslots": __version__, "family": family, "model": dataclasses.asdict(config)}
+    tensors = {name: _own_copy(tensor) for name, tensor in model.state_dict().items()}
+    with replaced_together(folder, (WEIGHTS_NAME, CONFIG_NAME)) as (weights_file, config_file):
+        save_file(tensors, weights_file, metadata={"format": "pt"})
+        config_file.write_text(json.dumps(settings, indent=2) + "\n")
+    _write_card(folder / CARD_NAME, family, model.load_function, tensors, card or {})
+    return folder
+
+
+def push_to_hub(
+    model: Saved,
+    config: Numbers,
+    repo_id: str,
+    *,
+    private: bool = False,
+    card: dict[str, Any] | None = None,
+) -> str:
+    """Publish a model as `owner/name` on the Hugging Face hub and return its address.
+
+    Raises:
+        UserError: not logged in, no such owner, no network.
+    """
+    from huggingface_hub import HfApi
+
+    if not HUB_ID.fullmatch(repo_id):
+        raise UserError(f"A hub id is written owner/name, got {repo_id!r}.")
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, config, folder, card=card)
+        try:
+            api = HfApi()
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload model")
+        except Exception as error:  # the client's exceptions differ between its versions and its transports
+            raise UserError(
+                f"{repo_id} could not be published: {first_line(error)}. Log in with `hf auth login`, check "
+                "the owner's name and the network."
+            ) from error
+    return str(address)
+
+
+def _own_copy(tensor: Tensor) -> Tensor:
+    """safetensors wants contiguous tensors that share no memory."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def load_weights(model: nn.Module, file: Path, device: torch.device) -> None:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+        _check_fit(shapes, model.state_dict(), file)
+        model.load_state_dict(load_file(file), strict=True)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{file} is truncated or not a safetensors file: {first_line(error)}. Copy or convert it again."
+        ) from error
+    model.to(device)
+
+
+def _check_fit(stored: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], file: Path) -> None:
+    """Strict both ways: all tensors of the model are in the file, and no other."""
+    missing = [name for name in wanted if name not in stored]
+    unexpected = [name for name in stored if name not in wanted]
+    reshaped = [
+        f"{name}: {list(stored[name])} in the file, {list(tensor.shape)} in the model"
+        for name, tensor in wanted.items()
+        if name in stored and stored[name] != tuple(tensor.shape)
+    ]
+    problems = [
+        f"{len(names)} {what} ({'; '.join(names[:3])}{'; ...' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"{file} does not fit the model in {CONFIG_NAME}. Tensors: {', '.join(problems)}. "
+            "Keep the two files together as they were written."
+        )
+
+
+def _write_card(
+    file: Path, family: str, load_function: str, tensors: dict[str, Tensor], card: dict[str, Any]
+) -> None:
+    if file.is_file() and _CARD_MARK not in file.read_text(errors="replace"):
+        return
+    weights = sum(tensor.numel() for tensor in tensors.values())
+    what = _KINDS[load_function]
+    lines = [f"- {key.replace('_', ' ')}: {value}" for key, value in card.items()]
+    text = f"""---
+library_name: torchslots
+tags: [object-centric, slots, {family}]
+---
+{_CARD_MARK}
+# {family}: {what} for torchslots
+
+{weights:,} weights. The model's numbers are in `{CONFIG_NAME}`, its weights in `{WEIGHTS_NAME}`.
+
+```python
+import torchslots
+
+model = torchslots.{load_function}("this folder or hub id")
+```
+"""
+    with replaced_together(file.parent, (file.name,)) as (draft,):
+        draft.write_text(text + "".join(f"\n{line}" for line in lines) + ("\n" if lines else ""))

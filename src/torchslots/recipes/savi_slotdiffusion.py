@@ -1,0 +1,169 @@
+"""SAVi as SlotDiffusion's authors wrote it in PyTorch and compared it with theirs (Wu et al., NeurIPS 2023).
+
+It is another model than the one of `recipes/savi.py`, which is SAVi's authors' own: learned slots without hints, two
+rounds of slot attention with a perceptron, a transformer of two layers between frames, pictures in place of flow, and
+an error that is averaged, not summed.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torchslots.io.errors import UserError
+from torchslots.models.decoders.broadcast import Broadcast
+from torchslots.models.layers.position import PositionEmbedding, soft_grid
+from torchslots.models.layers.ranges import from_signed, to_signed
+from torchslots.models.layers.weight_init import start_as_torch
+from torchslots.models.losses import mean_squared_error
+from torchslots.models.model import ObjectCentricModel
+from torchslots.recipes.config import ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.recipes.slotdiffusion_encoder import (
+    SLOTS,
+    NormName,
+    SlotsConfig,
+    build_slot_encoder,
+    data,
+    evaluation,
+    steps,
+    torch_cnn,
+)
+
+
+@dataclass(frozen=True)
+class PaintConfig:
+    """The decoder: slots tiled over a grid, transposed convolutions with ReLU behind each that double it until it is as
+    large as the frame, and a linear map to colours and mask score."""
+
+    grid: tuple[int, int] = (8, 8)
+    """Cells over which a slot is tiled."""
+    channels: tuple[int, ...] = (64, 64, 64, 64)
+    kernel: int = 5
+    """Odd."""
+    norm: NormName = "none"
+    chunk: int | None = None
+    """Pictures, one for each slot and frame, painted at once; fewer need less memory. None: all."""
+    recompute: bool = False
+    """Recompute activations in the backward pass: less memory, slower."""
+
+
+@dataclass(frozen=True)
+class SaviPytorchConfig(ModelConfig):
+    """The numbers of the model."""
+
+    family: ClassVar[str] = "savi_pytorch"
+    slots: SlotsConfig = field(default_factory=SlotsConfig)
+    decoder: PaintConfig = field(default_factory=PaintConfig)
+
+    def __post_init__(self) -> None:
+        strides = self.strides()
+        drawn = tuple(cells * 2 ** strides.count(2) for cells in self.decoder.grid)
+        if drawn != tuple(self.resolution):
+            raise UserError(
+                f"A decoder of grid {self.decoder.grid} and {len(strides)} layers that double it draws {drawn}, but "
+                f"the frames are {tuple(self.resolution)}. Change decoder.grid or decoder.channels."
+            )
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        return self.slots.resolution
+
+    def strides(self) -> tuple[int, ...]:
+        """Of the decoder's layers: 2 until the picture has the frame's size, then 1."""
+        size, found = tuple(self.decoder.grid), []
+        for _ in self.decoder.channels:
+            found.append(1 if size == tuple(self.resolution) else 2)
+            size = tuple(cells * found[-1] for cells in size)
+        return tuple(found)
+
+
+def build(config: SaviPytorchConfig) -> ObjectCentricModel:
+    """The slot encoder that SlotDiffusion has too, and a decoder that paints each slot."""
+    return ObjectCentricModel(build_slot_encoder(config.slots), _decoder(config), config)
+
+
+def _decoder(config: SaviPytorchConfig) -> Broadcast:
+    numbers = config.decoder
+    decoder = Broadcast(
+        PositionEmbedding(numbers.grid, config.slots.slot_size, grid=soft_grid),
+        torch_cnn(
+            config.slots.slot_size,
+            numbers.channels,
+            config.strides(),
+            kernel=numbers.kernel,
+            norm=numbers.norm,
+            transposed=[True] * len(numbers.channels),
+        ),
+        grid=numbers.grid,
+        features=numbers.channels[-1],
+        targets={"video": 3},
+        error=mean_squared_error,
+        to_native=to_signed,
+        from_native=from_signed,
+        chunk=numbers.chunk,
+        recompute=numbers.recompute,
+    )
+    start_as_torch(decoder)
+    return decoder
+
+
+def _video(dataset: str) -> Recipe:
+    """Clips of 3 frames, batches of 32, 30 epochs."""
+    num_steps = steps(dataset, 30, 32, num_frames=3)
+    return Recipe(
+        f"savi_pytorch_{dataset}",
+        SaviPytorchConfig(SLOTS[dataset]),
+        data(dataset, num_frames=3),
+        _optim(1e-4, num_steps, max_grad_norm=0.05),
+        _train(32, num_steps // 30),
+        evaluation(dataset, batch_size=8),
+    )
+
+
+def _optim(learning_rate: float, num_steps: int, max_grad_norm: float | None) -> OptimConfig:
+    return OptimConfig(
+        learning_rate=learning_rate,
+        min_learning_rate=learning_rate / 100,
+        warmup_steps=0.025 * num_steps,
+        num_steps=num_steps,
+        max_grad_norm=max_grad_norm,
+    )
+
+
+def _train(batch_size: int, epoch: int) -> TrainConfig:
+    return TrainConfig(batch_size=batch_size, log_every=100, eval_every=epoch, checkpoint_every=epoch // 4)
+
+
+def savi_pytorch_movi_d() -> Recipe:
+    """SlotDiffusion's SAVi on MOVi-D: ResNet-18, 15 learned slots, clips of 3 frames at 128x128, batches of 32,
+    learning rate 1e-4 for 30 of the authors' epochs (4,853,892 weights)."""
+    return _video("movi_d")
+
+
+def savi_pytorch_movi_e() -> Recipe:
+    """SlotDiffusion's SAVi on MOVi-E: as on MOVi-D."""
+    return _video("movi_e")
+
+
+def savi_pytorch_movi_solid() -> Recipe:
+    """SlotDiffusion's SAVi on MOVi-Solid: four plain convolutions, 12 learned slots, otherwise as on MOVi-D (2,352,260
+    weights). It validates on the test videos, since those for validation have no masks."""
+    return _video("movi_solid")
+
+
+def savi_pytorch_movi_tex() -> Recipe:
+    """SlotDiffusion's SAVi on MOVi-Tex: as on MOVi-Solid."""
+    return _video("movi_tex")
+
+
+def savi_pytorch_clevrtex() -> Recipe:
+    """SlotDiffusion's SAVi for images, a Slot Attention with learned slots, on CLEVRTex: ResNet-18, 11 slots, 3 rounds,
+    128 channels in the decoder, batches of 64, learning rate 4e-4 without clipping for 200 of the authors' epochs."""
+    num_steps = steps("clevrtex", 200, 64)
+    return Recipe(
+        "savi_pytorch_clevrtex",
+        SaviPytorchConfig(SLOTS["clevrtex"], PaintConfig(channels=(128, 128, 128, 128))),
+        data("clevrtex", num_frames=1),
+        _optim(4e-4, num_steps, max_grad_norm=None),
+        _train(64, 5 * num_steps // 200),
+        evaluation("clevrtex", batch_size=64),
+    )

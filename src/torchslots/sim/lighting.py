@@ -1,0 +1,213 @@
+"""Soft shadows of convex bodies in closed form: no random light samples, so no speckles.
+
+A point lies in a body's shadow where it is inside every plane through the light and an edge of the body's
+outline (a sphere: inside a cone). How far outside, in half widths of the penumbra at that place, is turned into
+light by a smooth step. The half width follows from the lamp's radius and the distances lamp - outline - point.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+from torchslots.sim.raycast import PlacedBody, RayGrid, RaySet, rays_in, screen_boxes
+from torchslots.sim.scene import Light
+from torchslots.sim.solids import Hull
+
+Vectors = Float32[np.ndarray, "3 n"]
+PerPoint = Float32[np.ndarray, "n"]
+_NEVER = -1e6
+_SHARPEST = 0.012
+"""The narrowest penumbra in metres."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A polyhedron seen from the lamp: a plane (origin: the body's centre) and a distance for each outer edge."""
+
+    normals: Float[np.ndarray, "T E 3"]
+    offsets: Float[np.ndarray, "T E"]
+    edge_distance: Float[np.ndarray, "T E"]
+
+
+class Shadow:
+    """The shadow of one body by one lamp."""
+
+    def __init__(self, placed: PlacedBody, light: Light) -> None:
+        self.placed = placed
+        self.light = light
+        self.lamp = np.array(light.position) - placed.centers
+        self.lamp_distance = np.linalg.norm(self.lamp, axis=-1)
+        self.axis = -self.lamp / self.lamp_distance[:, None]
+        self.radius = placed.body.radius
+        self.outside = self.lamp_distance > 1.3 * self.radius + light.radius * (not light.is_sun)
+        hull = placed.body.solid.hull
+        self.outline = (
+            None if hull is None else _outline(placed, hull, self.lamp, self.axis, self.lamp_distance)
+        )
+
+    def reaches(self, centers: Float[np.ndarray, "T 3"], radius: float) -> Bool[np.ndarray, "T"]:
+        """In which frames the shadow may touch a ball."""
+        offset = centers - self.placed.centers
+        along = (offset * self.axis).sum(-1)
+        across = np.linalg.norm(offset - along[:, None] * self.axis, axis=-1)
+        growth = np.maximum(along, 0) * self.radius / np.maximum(self.lamp_distance, 1e-3)
+        spread = self.radius + radius + growth + self._widening(along + radius, self.lamp_distance)
+        return self.outside & (along > -(self.radius + radius)) & (across < spread)
+
+    def floor_polygon(self) -> tuple[Float[np.ndarray, "T P 3"], Bool[np.ndarray, "T"]]:
+        """Points on the floor around the shadow, and in which frames they bound it (else it has no end)."""
+        corners = self.placed.box_corners
+        lamp = self.lamp[:, None] + self.placed.centers[:, None]
+        drop = lamp[..., 2] - corners[..., 2]
+        bounded = (drop > 0.05).all(1) & self.outside
+        way = corners - lamp
+        reach = lamp[..., 2] / np.maximum(drop, 0.05)
+        spots = lamp + way * reach[..., None]
+        length = np.linalg.norm(way, axis=-1) * (reach - 1)
+        grow = self.light.radius * length / np.linalg.norm(way, axis=-1) + _SHARPEST
+        grow = grow * 1.5 / np.maximum(np.abs(way[..., 2]) / np.linalg.norm(way, axis=-1), 0.2)
+        shifts = np.array([[-1, -1, 0], [-1, 1, 0], [1, -1, 0], [1, 1, 0]], np.float64)
+        polygon = spots[:, :, None] + grow[..., None, None] * shifts
+        polygon[..., 2] = 0
+        return polygon.reshape(len(polygon), -1, 3), bounded
+
+    def occlusion(self, frame: int, points: Vectors, in_front: bool) -> PerPoint:
+        """How much of the lamp is hidden from `points` (world metres), 0..1.
+
+        `in_front`: also points between lamp and body may be asked for; the floor has none.
+        """
+        offset = points - self.placed.centers[frame].astype(np.float32)[:, None]
+        axis = self.axis[frame].astype(np.float32)
+        along = offset[0] * axis[0] + offset[1] * axis[1] + offset[2] * axis[2]
+        if self.outline is None:
+            outside = self._cone(frame, offset, along, axis)
+        else:
+            outside = self._planes(frame, self.outline, offset, along)
+        inside = np.clip(0.5 - 0.5 * outside, 0, 1)
+        hidden = inside * inside * (3 - 2 * inside)
+        wide = self._widening(along, float(self.lamp_distance[frame])) / np.float32(0.8 * self.radius)
+        hidden /= np.sqrt(1 + wide**4)
+        return np.where(along > 0, hidden, 0) if in_front else hidden
+
+    def _widening(self, along, lamp_distance):
+        """Half width of the penumbra that the body's middle throws, `along` metres behind it."""
+        return np.maximum(along, 0) * np.float32(self.light.radius) / lamp_distance + np.float32(_SHARPEST)
+
+    def _cone(self, frame: int, offset: Vectors, along: PerPoint, axis: Float32[np.ndarray, "3"]) -> PerPoint:
+        distance = self.lamp_distance[frame]
+        sine = min(self.radius / distance, 0.99)
+        cosine = np.sqrt(1 - sine * sine)
+        across = offset - along * axis[:, None]
+        across = np.sqrt(across[0] ** 2 + across[1] ** 2 + across[2] ** 2)
+        signed = across * np.float32(cosine) - (along + np.float32(distance)) * np.float32(sine)
+        behind = along + np.float32(distance * sine * sine)
+        width = np.maximum(behind, 0) * np.float32(self.light.radius / (distance * cosine**2)) + np.float32(
+            _SHARPEST
+        )
+        return signed / width
+
+    def _planes(self, frame: int, outline: Outline, offset: Vectors, along: PerPoint) -> PerPoint:
+        normals, offsets = (
+            outline.normals[frame].astype(np.float32),
+            outline.offsets[frame].astype(np.float32),
+        )
+        edge = outline.edge_distance[frame].astype(np.float32)
+        worst = np.full_like(along, np.float32(_NEVER))
+        from_lamp = along + np.float32(self.lamp_distance[frame])
+        slope = np.float32(self.light.radius) / edge
+        for (x, y, z), shift, near, rate in zip(
+            normals.tolist(), offsets.tolist(), edge.tolist(), slope.tolist()
+        ):
+            if shift <= _NEVER:
+                break
+            signed = offset[0] * x + offset[1] * y + offset[2] * z + shift
+            width = np.maximum((from_lamp - near) * rate, np.float32(_SHARPEST))
+            np.maximum(worst, signed / width, out=worst)
+        return worst
+
+
+def _outline(
+    placed: PlacedBody, hull: Hull, lamp: np.ndarray, axis: np.ndarray, distance: np.ndarray
+) -> Outline:
+    """Edges between a face that the lamp sees and one that it does not, and their planes through the lamp."""
+    half = np.array(placed.body.half)
+    corners = np.einsum("tij,cj->tci", placed.rotations, hull.corners * half)
+    scaled = hull.normals / half
+    normals = np.einsum(
+        "tij,fj->tfi", placed.rotations, scaled / np.linalg.norm(scaled, axis=-1, keepdims=True)
+    )
+    facing = (normals * (lamp[:, None] - corners[:, hull.face_corner])).sum(-1) > 0
+    rim = facing[:, hull.edges[:, 2]] != facing[:, hull.edges[:, 3]]
+    first = np.argsort(~rim, axis=1, kind="stable")[:, : max(1, rim.sum(1).max())]
+    chosen = np.take_along_axis(rim, first, 1)
+    one = np.take_along_axis(corners, hull.edges[first][..., 0, None], 1)
+    two = np.take_along_axis(corners, hull.edges[first][..., 1, None], 1)
+    planes = np.cross(one - lamp[:, None], two - lamp[:, None])
+    planes /= np.maximum(np.linalg.norm(planes, axis=-1, keepdims=True), 1e-9)
+    offsets = -(planes * one).sum(-1)
+    planes = np.where(offsets[..., None] > 0, -planes, planes)
+    middle = ((one + two) / 2 * axis[:, None]).sum(-1) + distance[:, None]
+    return Outline(planes, np.where(chosen, -np.abs(offsets), _NEVER), np.maximum(middle, 1e-3))
+
+
+def dot(a: Vectors, b: Vectors) -> PerPoint:
+    """Row-wise inner product of components [3, n]."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def toward(light: Light, points: Vectors) -> tuple[Vectors, PerPoint]:
+    """Unit directions to the lamp, and its strength at the points on a surface that faces it."""
+    place = np.array(light.position, np.float32)
+    if light.is_sun:
+        way = place / np.float32(np.linalg.norm(place))
+        return np.broadcast_to(way[:, None], points.shape), np.full_like(points[0], light.power)
+    way = place[:, None] - points
+    squared = dot(way, way)
+    way *= 1 / np.sqrt(squared)
+    aim = place / np.float32(np.linalg.norm(place))
+    emitted = np.maximum(way[0] * aim[0] + way[1] * aim[1] + way[2] * aim[2], 0)
+    return way, np.float32(light.power) * emitted / np.maximum(squared, 1.0)
+
+
+class Shadows:
+    """The shadows of all bodies by all lamps of a scene."""
+
+    def __init__(self, bodies: tuple[PlacedBody, ...], lights: tuple[Light, ...]) -> None:
+        self.lights = lights
+        self.bodies = bodies
+        self.of = [[Shadow(placed, light) for placed in bodies] for light in lights]
+
+    def on_floor(
+        self, light: int, grid: RayGrid, points, is_floor: np.ndarray
+    ) -> Float32[np.ndarray, "rays"]:
+        """Share of the lamp that reaches the floor at every ray (1 where the ray is not on the floor).
+
+        `points(frame)` gives the floor points [3, n] of a frame's rays; `is_floor` marks the rays that end there.
+        """
+        open_share = np.ones(is_floor.shape, np.float32)
+        for shadow in self.of[light]:
+            polygon, bounded = shadow.floor_polygon()
+            boxes = screen_boxes(polygon, grid)
+            boxes = np.where(bounded[:, None], boxes, [0, grid.size, 0, grid.size])
+            boxes[~shadow.outside] = 0
+            rays = rays_in(boxes, grid)
+            rays = rays.where(is_floor[rays.rays])
+            for frame, part in rays.slices:
+                chosen = rays.rays[part]
+                spot = points(frame)[:, chosen - frame * grid.per_frame]
+                open_share[chosen] *= 1 - shadow.occlusion(frame, spot, in_front=False)
+        return open_share
+
+    def on_body(self, light: int, number: int, rays: RaySet, points: Vectors) -> PerPoint:
+        """Share of the lamp that other bodies let through to points on body `number`."""
+        open_share = np.ones_like(points[0])
+        receiver = self.bodies[number]
+        for other, shadow in enumerate(self.of[light]):
+            if other == number:
+                continue
+            touched = shadow.reaches(receiver.centers, receiver.body.radius)
+            for frame, part in rays.slices:
+                if touched[frame]:
+                    open_share[part] *= 1 - shadow.occlusion(frame, points[:, part], in_front=True)
+        return open_share

@@ -1,0 +1,87 @@
+"""accelerate, started for one run: device, precision, processes; and the seeds of a step."""
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.distributed
+
+from torchslots.io.errors import UserError
+from torchslots.recipes.config import TrainConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def start_accelerator(train: TrainConfig, device: str | None) -> "Accelerator":
+    """accelerate's handle on device, precision and processes (`torchrun` and `accelerate launch` set the
+    latter).
+
+    Raises:
+        UserError: the device or its precision is not there.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if device not in (None, "cpu"):
+        _choose_card(device)
+    cpu = device == "cpu" or not torch.accelerator.is_available()
+    if cpu and train.precision == "fp16":
+        raise UserError("fp16 needs a GPU: its loss scaling does not exist on the CPU. Use fp32 or bf16.")
+    # The state is one for the whole process; a second run in it may differ in device and precision.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    return Accelerator(
+        mixed_precision=_PRECISIONS[train.precision], cpu=cpu, gradient_accumulation_steps=train.accumulation
+    )
+
+
+def _choose_card(device: str) -> None:
+    """Make `cuda` or `cuda:N` the card of this process."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise UserError(f"device should be cpu, cuda or cuda:N, got {device!r}.")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "No CUDA device is visible to this torch. Use --device cpu, or install a CUDA build of torch."
+        )
+    if not index:
+        return
+    if "LOCAL_RANK" in os.environ:
+        raise UserError(f"Each of several processes gets a card of its own: say cuda, not {device}.")
+    if int(index) >= torch.cuda.device_count():
+        raise UserError(
+            f"There is no {device}: {torch.cuda.device_count()} CUDA devices are visible, from 0."
+        )
+    torch.cuda.set_device(int(index))
+
+
+def check_split(train: TrainConfig, processes: int) -> None:
+    """A mean over the global batch is exact only when its parts are of one size.
+
+    Raises:
+        UserError: it does not divide, or a count is not positive.
+    """
+    parts = processes * train.accumulation
+    if min(train.batch_size, train.accumulation, train.keep, train.log_every, train.checkpoint_every) < 1:
+        raise UserError(
+            "batch_size, accumulation, keep, log_every and checkpoint_every should be at least 1."
+        )
+    if train.batch_size % parts:
+        raise UserError(
+            f"A batch of {train.batch_size} clips cannot be split evenly over {processes} processes x "
+            f"{train.accumulation} accumulation steps. Choose a batch size divisible by {parts}."
+        )
+    if train.seed < 0:
+        raise UserError(f"train.seed should be 0 or more, got {train.seed}.")
+
+
+def seed_step(*numbers: int) -> None:
+    """Seed python, numpy and torch (all devices) from a tuple of numbers such as (seed, step, process)."""
+    words = np.random.SeedSequence(numbers).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))

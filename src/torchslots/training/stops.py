@@ -1,0 +1,93 @@
+"""Ctrl-C and SIGTERM as a request that training answers between two steps."""
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from torchslots.io.errors import UserError
+from torchslots.io.files import write_file
+from torchslots.recipes.config import TrainConfig
+from torchslots.training.checkpoint import to_bytes
+from torchslots.training.step import NonFinite
+
+
+class Interrupted(UserError):
+    """A run stopped on request, saved. The command line exits with `exit_code`: 130, Ctrl-C; 143, SIGTERM."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """Set by the first signal; a second one acts at once, as it would without us."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        """Number of the signal that came; 0: none has."""
+
+    def __bool__(self) -> bool:
+        return self.signal != 0
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Watch for SIGINT and SIGTERM while the block runs. Outside the main thread nothing is watched."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        request.signal = number
+        restore()
+
+    for number in earlier:
+        signal.signal(number, ask)
+    try:
+        yield request
+    finally:
+        restore()
+
+
+@contextmanager
+def explained(run: Path, train: TrainConfig, rank: int) -> Iterator[None]:
+    """Turn what can go wrong in a step into a message with a remedy."""
+    try:
+        yield
+    except NonFinite as error:
+        raise UserError(_keep_evidence(run, error, rank)) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The device has no memory for {train.batch_size} clips in {train.accumulation} "
+            f"parts. Raise train.accumulation, lower train.batch_size or the resolution, or use bf16 (in a "
+            f"new run folder)."
+        ) from error
+
+
+def _keep_evidence(run: Path, error: NonFinite, rank: int) -> str:
+    step = error.step + 1
+    file = run / f"nonfinite_batch_step_{step}{f'_process_{rank}' if rank else ''}.safetensors"
+    tensors = {key: value for key, value in error.batch.items() if isinstance(value, Tensor)}
+    write_file(file, to_bytes(tensors, {"names": json.dumps(error.batch.get("name", []))}))
+    what = (
+        ", ".join(f"`{name}` is {value}" for name, value in error.culprits.items())
+        or "another process's loss is bad"
+    )
+    return (
+        f"Step {step} stopped before the update: {what}, at learning rate {error.learning_rate:.3g}. The "
+        f"batch is in {file}. Look at it for bad values; else lower optim.learning_rate or "
+        f"optim.max_grad_norm, or use fp32."
+    )

@@ -1,0 +1,112 @@
+"""The evaluation in the middle of a run: it gives way to a stop request, and leaves a picture."""
+
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from torchslots.data.loader import ClipDataset, CorruptRecord, eval_batches
+from torchslots.evaluation.dispatch import Evaluate
+from torchslots.evaluation.report import EvalReport
+from torchslots.io.files import write_file
+from torchslots.models.types import Batch
+from torchslots.recipes.config import Recipe
+from torchslots.training.accelerator import seed_step
+from torchslots.training.log import RunLog
+from torchslots.training.step import TrainStep
+from torchslots.training.stops import StopRequest
+
+_EVALUATION = 1  # sets the random draws of an evaluation apart from those of the step before
+
+
+class StopNow(Exception):
+    """An evaluation gave way to a stop request."""
+
+
+@dataclass
+class SkippedRecords:
+    """Counts and reports the damaged records that this process left out, if leaving them out is allowed."""
+
+    allowed: bool
+    count: int = 0
+
+    def __call__(self, error: CorruptRecord) -> None:
+        """One more."""
+        self.count += 1
+        print(f"Left out ({self.count} so far): {error}", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges a run's model on `eval_set`, whole videos, by `evaluate`, and draws `draw` of them."""
+
+    recipe: Recipe
+    evaluate: Evaluate
+    stepper: TrainStep
+    eval_set: ClipDataset
+    skipped: SkippedRecords
+    run: Path
+    log: RunLog
+    stop: StopRequest
+    draw: int
+
+    def __call__(self, step: int) -> EvalReport:
+        """Judge the model after `step` updates.
+
+        Raises:
+            StopNow: a stop was asked for meanwhile.
+        """
+        config, accelerator = self.recipe.evaluation, self.stepper.accelerator
+        rank = accelerator.process_index
+        seed_step(self.recipe.train.seed, step, rank, _EVALUATION)
+        batches = eval_batches(
+            self.eval_set,
+            batch_size=config.batch_size,
+            rank=rank,
+            world_size=accelerator.num_processes,
+            num_workers=self.recipe.train.num_workers,
+            limit=config.num_videos,
+            skip_corrupt=self.skipped.allowed,
+            on_skip=self.skipped,
+        )
+        with closing(self._unless_stopped(batches)) as watched:
+            report = self.evaluate(
+                self.stepper.evaluated_model(),
+                watched,
+                config,
+                device=accelerator.device,
+                precision=self.recipe.train.precision,
+                draw=self.draw,
+            )
+        self._draw(step, report)
+        return report
+
+    def _draw(self, step: int, report: EvalReport) -> None:
+        """The middle frame of each drawn video, one above the other."""
+        panels = [drawn.panel() for drawn in report.panels]
+        if not panels:
+            return
+        sheet = _stack([panel[len(panel) // 2] for panel in panels])
+        picture = BytesIO()
+        Image.fromarray(sheet).save(picture, format="png")
+        write_file(self.run / "pictures" / f"step_{step}.png", picture.getvalue())
+        self.log.picture(step, "eval/slots", sheet)
+
+    def _unless_stopped(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+        """Alone, a process may leave an evaluation at once; among others it would keep them waiting."""
+        for batch in batches:
+            if self.stop and self.stepper.accelerator.num_processes == 1:
+                raise StopNow
+            yield batch
+
+
+def _stack(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures [H, W, 3] one above the other, narrower ones filled up with black."""
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0))) for picture in pictures]
+    return np.concatenate(padded)

@@ -1,0 +1,217 @@
+"""Trained parts that a new model takes over: the image code that its decoder needs, another model's slot encoder.
+
+In Python the parts of a model are simply handed to its constructor: any `SlotEncoder` goes under any decoder of the
+same slot size, `ObjectCentricModel(trained.slot_encoder, decoder)`. Here is what the command line does, which also
+keeps the numbers in the recipe true to the parts.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchslots.hub import load_model, load_tokenizer
+from torchslots.io.errors import UserError
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.tokenizers.base import Tokenizer
+from torchslots.recipes import catalog
+from torchslots.recipes.config import ModelConfig, Recipe
+from torchslots.training import checkpoint
+
+_TOKENIZER = "decoder.tokenizer."
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a new model takes over; None: it starts with its own."""
+
+    tokenizer: Tokenizer | None = None
+    """An image code; `config` says of what numbers."""
+    slots_from: ObjectCentricModel | None = None
+    """A model whose slot encoder is to be copied."""
+
+
+def assemble(
+    recipe: Recipe, run: Path, tokenizer: str | Path | None = None, slot_encoder: str | Path | None = None
+) -> tuple[Recipe, catalog.Built]:
+    """The recipe with the numbers of the given parts, and its model with their weights, ready for `loop.train`.
+
+    A run that has begun holds its image code in its checkpoints: there `tokenizer` may be left out.
+
+    Args:
+        run: the run's folder, which need not exist.
+        tokenizer: run folder, model folder or hub id of an image code.
+        slot_encoder: the same of a model of slots.
+
+    Raises:
+        UserError: no image code for a model that needs one, with the command that trains one; a part of another kind;
+            another image code than the run began with.
+    """
+    begun = bool(checkpoint.list_steps(run))
+    parts = Parts(
+        None if tokenizer is None else load_tokenizer(tokenizer),
+        None if slot_encoder is None else load_model(slot_encoder),
+    )
+    _check_tokenizer(recipe, parts.tokenizer, tokenizer, begun)
+    config = adopt_numbers(recipe.model, parts)
+    if begun and parts.tokenizer is None:
+        config = _as_begun(config, run)
+    recipe = replace(recipe, model=config)
+    model = catalog.build_seeded(config, recipe.train.seed)
+    if parts.tokenizer is None and not begun and frozen_tokenizer(model) is not None:
+        raise _missing(recipe)
+    take_weights(model, parts)
+    if begun and parts.tokenizer is not None:
+        _check_same(run, parts.tokenizer, tokenizer)
+    return recipe, model
+
+
+def adopt_numbers(config: ModelConfig, parts: Parts) -> ModelConfig:
+    """A model's numbers with those of the parts in their places.
+
+    Raises:
+        UserError: the parts do not go together, or not with this model.
+    """
+    changes: dict[str, Any] = {}
+    if parts.tokenizer is not None:
+        changes["tokenizer"] = parts.tokenizer.config
+    if parts.slots_from is not None:
+        changes |= _slot_numbers(config, parts.slots_from)
+    return replace(config, **changes)
+
+
+def take_weights(model: nn.Module, parts: Parts) -> None:
+    """Copy the weights of the parts into a model that was built from their numbers; an image code stays frozen.
+
+    Raises:
+        UserError: they do not fit, naming the first tensor that does not.
+    """
+    if parts.tokenizer is not None:
+        own = frozen_tokenizer(model)
+        if own is None:
+            raise UserError(f"{type(model).__name__} has no place for a trained tokenizer.")
+        _copy(parts.tokenizer, own, "tokenizer")
+    if parts.slots_from is not None:
+        if not isinstance(model, ObjectCentricModel):
+            raise UserError(f"{type(model).__name__} has no slots: it cannot take over a slot encoder.")
+        _copy(parts.slots_from.slot_encoder, model.slot_encoder, "slot encoder")
+
+
+def frozen_tokenizer(model: nn.Module) -> Tokenizer | None:
+    """The image code below a model's decoder; None: it has none, or trains it along with the slots."""
+    if not isinstance(model, ObjectCentricModel):
+        return None
+    part = dict(model.decoder.named_children()).get("tokenizer")
+    if not isinstance(part, Tokenizer) or any(weight.requires_grad for weight in part.parameters()):
+        return None
+    return part
+
+
+def next_recipe(recipe: Recipe) -> str | None:
+    """Name of a recipe, on the same data, that needs what this one trains; None: it trains no image code."""
+    for name, make in catalog.RECIPES.items():
+        other = make()
+        if _wants(other) is type(recipe.model) and other.data.dataset == _published_data(recipe):
+            return name
+    return None
+
+
+def _published_data(recipe: Recipe) -> str:
+    """The data set that a recipe was made for, whatever it is trained on now."""
+    make = catalog.RECIPES.get(recipe.name)
+    return (recipe if make is None else make()).data.dataset
+
+
+def _wants(recipe: Recipe) -> type | None:
+    """Type of the numbers of the trained image code that a recipe needs; None: it needs none."""
+    numbers = vars(recipe.model).get("tokenizer")
+    trains_it = recipe.optim.tokenizer_learning_rate is not None
+    return type(numbers) if isinstance(numbers, ModelConfig) and not trains_it else None
+
+
+def _check_tokenizer(
+    recipe: Recipe, tokenizer: Tokenizer | None, where: str | Path | None, begun: bool
+) -> None:
+    """Before a model is built: what is given is what is wanted, and nothing is missing."""
+    wanted = _wants(recipe)
+    if tokenizer is None:
+        if wanted is not None and not begun:
+            raise _missing(recipe)
+        return
+    if wanted is None:
+        raise UserError(f"{recipe.name} takes no trained tokenizer. Leave out --tokenizer {where}.")
+    if type(tokenizer.config) is not wanted:
+        found, right = tokenizer.config.family, vars(recipe.model)["tokenizer"].family
+        raise UserError(
+            f"{where} is a tokenizer of the family {found}; {recipe.name} needs one of the family {right}. "
+            f"{_how_to_train(recipe)}"
+        )
+
+
+def _missing(recipe: Recipe) -> UserError:
+    return UserError(
+        f"{recipe.name} draws in the code of a trained tokenizer: give its run with --tokenizer RUN. "
+        f"{_how_to_train(recipe)}"
+    )
+
+
+def _how_to_train(recipe: Recipe) -> str:
+    """The command that trains the image code a recipe needs."""
+    wanted, names = _wants(recipe), []
+    for name, make in catalog.RECIPES.items():
+        other = make()
+        if type(other.model) is wanted:
+            names = [name, *names] if other.data.dataset == _published_data(recipe) else [*names, name]
+    return f"Train one: torchslots train {names[0]} --root DIR --run RUN." if names else ""
+
+
+def _slot_numbers(config: ModelConfig, source: ObjectCentricModel) -> dict[str, Any]:
+    """What changes in a model's numbers when it takes over the slot encoder of another."""
+    own, theirs = (vars(numbers).get("slots") for numbers in (config, source.config))
+    if own is not None and type(own) is type(theirs):
+        return {"slots": theirs}
+    if type(config) is type(source.config):
+        return {}
+    families = [numbers.family for numbers in (source.config, config)]
+    raise UserError(
+        f"The slot encoder of a {families[0]} model cannot start a {families[1]} model: they are of different kinds. "
+        f"Give a run of a system with the same slot encoder, or put the parts together in Python."
+    )
+
+
+def _as_begun(config: ModelConfig, run: Path) -> ModelConfig:
+    """The numbers of the image code that a run began with."""
+    found = vars(catalog.read_recipe(run / "recipe.json").model).get("tokenizer")
+    same = found is not None and type(found) is type(vars(config).get("tokenizer"))
+    return replace(config, tokenizer=found) if same else config
+
+
+def _check_same(run: Path, tokenizer: Tokenizer, where: str | Path | None) -> None:
+    """A run goes on with the image code it began with."""
+    found = checkpoint.latest(run, tell=lambda message: None)
+    stored = {} if found is None else found.model
+    for name, weight in tokenizer.state_dict().items():
+        kept = stored.get(_TOKENIZER + name)
+        if kept is None or not torch.equal(kept, weight):
+            raise UserError(
+                f"{run} was begun with another tokenizer than {where}: `{name}` differs. Leave out --tokenizer, which "
+                f"a run that has begun does not need, or choose another run folder."
+            )
+
+
+def _copy(source: nn.Module, target: nn.Module, what: str) -> None:
+    theirs, own = source.state_dict(), target.state_dict()
+    wrong = sorted(set(theirs) ^ set(own)) or [name for name in own if own[name].shape != theirs[name].shape]
+    if wrong:
+        shapes = [_shape(tensors.get(wrong[0])) for tensors in (theirs, own)]
+        raise UserError(
+            f"The trained {what} does not fit: {len(wrong)} tensors differ, first `{wrong[0]}`, {shapes[0]} in it and "
+            f"{shapes[1]} in the new model. Give the new model the same numbers."
+        )
+    target.load_state_dict(theirs)
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else str(list(tensor.shape))

@@ -1,0 +1,95 @@
+"""`torchslots bench`: figures of a step, and curves of growth."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchslots.cli import main
+from torchslots.cli.bench.growth import GrowthOptions, exponent, grow, save
+from torchslots.cli.bench.sizes import random_batch, scale
+from torchslots.cli.bench.step import AllDistinct, BenchOptions, bench
+from torchslots.io.errors import UserError
+from torchslots.recipes import catalog
+
+_SMALL = [
+    "--batch",
+    "1",
+    "--frames",
+    "2",
+    "--slots",
+    "3",
+    "--resolution",
+    "16",
+    "--steps",
+    "1",
+    "--threads",
+    "1",
+]
+
+
+@pytest.fixture(autouse=True)
+def _keep_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "savi_small", "--json", "--tensors", *_SMALL]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["seconds_per_step"]["min"] > 0 and report["inference_seconds"]["min"] > 0
+    assert 0 < report["tensor_bytes"] < report["peak_memory_bytes"]
+    assert report["settings"]["slots"] == 3 and report["settings"]["resolution"] == 16
+
+
+def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "savi_small", "--no-inference", *_SMALL]) == 0
+    assert "training step" in capsys.readouterr().out
+
+
+def test_copies_are_counted_as_asked() -> None:
+    options = BenchOptions(batch=2, frames=1, slots=6, resolution=16, objects=(2, 3), steps=1, flops=True)
+    found = {
+        on: bench("savi_small", BenchOptions(**{**options.__dict__, "distinct": on})) for on in (True, False)
+    }
+    assert found[True]["flops_per_step"] < 0.8 * found[False]["flops_per_step"]
+
+
+def test_painting_all_gives_the_same_loss() -> None:
+    recipe = scale(catalog.recipe("savi_small"), 2, 2, 6, 16, False)
+    model, batch = catalog.build(recipe.model), random_batch(recipe, 2, 2, [2, 3])
+    one, other = model.loss(batch)["recon_flow"], AllDistinct(model).loss(batch)["recon_flow"]
+    assert torch.allclose(one, other, rtol=1e-5)
+
+
+def fake(settings: dict[str, int]) -> dict[str, object]:
+    cost = (
+        settings["batch"] * settings["frames"] ** 2 * settings["slots"] ** 0.5 * settings["resolution"] ** 2
+    )
+    seconds = {"min": float(cost)}
+    memory = {"tensor_bytes": cost, "machine": {"device": "cpu"}}
+    return {"seconds_per_step": seconds, "cpu_seconds_per_step": seconds, **memory}
+
+
+def test_growth_is_judged(tmp_path: Path) -> None:
+    curves = {curve.axis: curve for curve in grow(GrowthOptions(), fake)}
+    powers = {axis: round(curve.time_exponent, 3) for axis, curve in curves.items()}
+    assert powers == {"batch": 1, "frames": 2, "slots": 0.5, "resolution": 1}
+    assert (
+        "more than linear" in curves["frames"].verdict() and "linear or better" in curves["slots"].verdict()
+    )
+    written = save(list(curves.values()), "fake", tmp_path)
+    assert all(file.stat().st_size for file in written)
+    assert json.loads((tmp_path / "growth.json").read_text())["curves"][1]["axis"] == "frames"
+
+
+def test_pictures_have_no_curve_over_frames() -> None:
+    assert [curve.axis for curve in grow(GrowthOptions(), fake, True)] == ["batch", "slots", "resolution"]
+
+
+def test_a_curve_needs_two_points() -> None:
+    with pytest.raises(UserError, match="two different"):
+        grow(GrowthOptions(grow_slots=(4, 4)), fake)
+    assert exponent([1, 2, 4], [3, 6, 12]) == pytest.approx(1)

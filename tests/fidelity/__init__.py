@@ -1,0 +1,1 @@
+"""Comparisons of the library with recordings of the original programs."""

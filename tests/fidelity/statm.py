@@ -1,0 +1,89 @@
+"""STATM's recorded cases: SAVi's checks, with a memory that the original's evaluation drops between slices."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fidelity import savi as savi_golden
+from fidelity.cases import OUTPUT_TOLERANCE, Case, Check, compare
+from torchslots.convert.layouts import Arrays
+from torchslots.convert.originals import statm as statm_flax
+from torchslots.models.layers.attention import MultiHeadAttention
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slots.temporal import Fusion, History, Memory, Remember, forget
+from torchslots.models.types import Clip, Grouping, State
+from torchslots.recipes.savi import SaviConfig
+from torchslots.recipes.statm import StatmConfig, build
+
+
+def checks(case: Case) -> Iterator[Check]:
+    """Every recorded tensor, and that slices which hand the memory on are the whole clip."""
+    yield from savi_golden.system_checks(case, STATM)
+    if "sliced/slice_size" in case.outputs:
+        yield from _carried_checks(case)
+
+
+def _carried_checks(case: Case) -> Iterator[Check]:
+    _, model = savi_golden.load(case, STATM)
+    batch, size = savi_golden.to_batch(case.inputs), int(case.outputs["sliced/slice_size"])
+    state, slots = None, []
+    for start in range(0, batch["video"].shape[1], size):
+        part = {key: value[:, start : start + size] for key, value in batch.items()}
+        prediction = model.predict(part, state)
+        state = prediction.state
+        slots.append(prediction.slots)
+    yield compare(
+        "carried/states", torch.cat(slots, 1).numpy(), case.outputs["states"], OUTPUT_TOLERANCE, "in slices"
+    )
+
+
+def predictor_attention(model: ObjectCentricModel, clip: Clip, start: State) -> Arrays:
+    """Attention maps in the order of the original's calls: two for each frame, over slots and over time."""
+    predictor = cast(Remember, model.slot_encoder.predictor)
+    state = start
+    with recorded_attention(predictor.fusion) as maps:
+        for t in range(clip.slots.shape[1]):
+            state = predictor(Grouping(clip.slots[:, t], clip.attn[:, t]), state)
+    return {f"predictor_attn/{i}": found for i, found in enumerate(maps)}
+
+
+@contextmanager
+def recorded_attention(fusion: Fusion) -> Iterator[list[np.ndarray]]:
+    """The maps of all attention that `fusion` pays meanwhile, in the order of its calls."""
+    maps: list[np.ndarray] = []
+
+    def in_space(module: nn.Module, args: tuple[Tensor]) -> None:
+        attention = cast(MultiHeadAttention, module)
+        maps.append(attention.weights(args[0], attention.project(args[0])).numpy())
+
+    def in_time(module: nn.Module, args: tuple[Tensor], kwargs: dict[str, Memory]) -> None:
+        history = cast(History, module)
+        maps.append(history.attention.weights(*history.arrange(args[0], kwargs["memory"])).numpy())
+
+    hooks = (
+        fusion.space.register_forward_pre_hook(in_space),
+        fusion.time.register_forward_pre_hook(in_time, with_kwargs=True),
+    )
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _savi(config: StatmConfig) -> SaviConfig:
+    return config.savi
+
+
+STATM = savi_golden.System(
+    statm_flax.config_from_reference,
+    build,
+    statm_flax.leaves,
+    savi=_savi,
+    predictor_attention=predictor_attention,
+    between_slices=forget,
+)

@@ -1,0 +1,5 @@
+"""Where the recorded values lie."""
+
+from pathlib import Path
+
+GOLDEN = Path(__file__).parent / "golden"
