@@ -23,7 +23,7 @@ import tyro
 from torch import Tensor, nn
 
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.diffusion import Denoise
+from torchslots.models.decoders.diffusion import DiffusionDecoder
 from torchslots.models.layers.unet import ConditionedUNet
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Batch
@@ -145,13 +145,13 @@ def draw(model: ObjectCentricModel, batch: Batch, precision: Precision) -> None:
 
 def plain(model: ObjectCentricModel) -> None:
     """The U-Net as it is usually written."""
-    decoder = cast(Denoise, model.decoder)
+    decoder = cast(DiffusionDecoder, model.decoder)
     decoder.unet = PlainUNet(cast(ConditionedUNet, decoder.unet))
 
 
 def compiled(model: ObjectCentricModel) -> None:
     """The U-Net compiled."""
-    cast(Denoise, model.decoder).unet.compile()
+    cast(DiffusionDecoder, model.decoder).unet.compile()
 
 
 def ratios(plain: dict[str, Any], ours: dict[str, Any]) -> dict[str, float]:

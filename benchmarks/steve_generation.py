@@ -15,7 +15,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from torchslots.models.decoders.code_transformer import CodeWriter
+from torchslots.models.decoders.code_transformer import CodeTransformer
 from torchslots.recipes import catalog
 from torchslots.recipes.steve import SteveConfig, build_writer
 from torchslots.training.accelerator import seed_step
@@ -49,7 +49,7 @@ def main(
     print(json.dumps({**compare(writer, slots, samples), "machine": machine(place)}, indent=2))
 
 
-def compare(writer: CodeWriter, slots: Tensor, samples: int) -> dict[str, Any]:
+def compare(writer: CodeTransformer, slots: Tensor, samples: int) -> dict[str, Any]:
     """Seconds of both ways, and whether they wrote the same."""
     codes: dict[str, Tensor] = {}
 
@@ -75,7 +75,7 @@ def compare(writer: CodeWriter, slots: Tensor, samples: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def write_plain(writer: CodeWriter, slots: Tensor) -> Tensor:
+def write_plain(writer: CodeTransformer, slots: Tensor) -> Tensor:
     """The likeliest codes, each from a pass over all before it."""
     codes = slots.new_zeros(len(slots), 0, dtype=torch.long)
     for _ in range(writer.length):

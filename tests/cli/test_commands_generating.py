@@ -157,8 +157,10 @@ def test_several_processes_count_each_video_once(movi, tmp_path, no_cache):
 
     def lines(folder: Path) -> list[list[str]]:
         more = ["--batch-size", 1, "--write-videos"]
-        judged = line("evaluate", model, movi, folder / "a", "--recon", "--draw", 0, *more, folder / "recon")
-        return [judged, line("compose", model, movi, folder / "b", *more, folder / "composed")]
+        run_pass = line(
+            "evaluate", model, movi, folder / "a", "--recon", "--draw", 0, *more, folder / "recon"
+        )
+        return [run_pass, line("compose", model, movi, folder / "b", *more, folder / "composed")]
 
     for words in lines(tmp_path / "one"):
         assert main(words) == 0

@@ -34,9 +34,9 @@ def movi(tmp_path: Path) -> Path:
 
 def train(recipe: str, movi: Path, run: Path, *more: object, steps: int = 2) -> int:
     data = f"--root {movi} --run {run} --data movi_a --data.resolution {SIDE} --device cpu --draw 1".split()
-    judged = "--evaluation.split train --evaluation.num-frames 2 --evaluation.num-videos 500".split()
+    run_pass = "--evaluation.split train --evaluation.num-frames 2 --evaluation.num-videos 500".split()
     how = f"--train.batch-size 2 --train.num-workers 0 --train.log-every 1 --optim.num-steps {steps}".split()
-    return main(["train", recipe, *data, *judged, *how, *map(str, more)])
+    return main(["train", recipe, *data, *run_pass, *how, *map(str, more)])
 
 
 def test_two_steps_and_both_judged(movi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from torchslots.io.errors import UserError
 from torchslots.metrics.scores import DEFINITIONS, LABELS
 from torchslots.metrics.segmentation import contingency, fg_ari, miou
 from torchslots.models.model import conditioning
-from torchslots.models.slots.seeding import draw
+from torchslots.models.slots.seeding import sample_noise
 from torchslots.models.types import Batch, Pose, Prediction, State
 from torchslots.recipes.config import EvalConfig
 
@@ -304,7 +304,7 @@ class Starts(Oracle):
     def predict(self, batch, state=None, slot_recon=False, recon=True, attn=True) -> Prediction:
         self.given.append(batch)
         if state is None:
-            drawn = draw(conditioning(batch), (len(batch["video"]), 4, 3))
+            drawn = sample_noise(conditioning(batch), (len(batch["video"]), 4, 3))
             self.starts |= dict(zip(batch["name"], drawn.tolist()))
         return super().predict(batch, state, slot_recon)
 

@@ -13,7 +13,7 @@ from tiny_models import tiny
 from torchslots.data.loader import eval_batches
 from torchslots.evaluation import tokenizer as reconstruction
 from torchslots.evaluation.evaluate import evaluate
-from torchslots.evaluation.observers import Ceiling, FrameFolders, PaintedFigures, own_code
+from torchslots.evaluation.observers import Ceiling, FrameFolders, ReconstructionFigures, own_code
 from torchslots.evaluation.report import LABELS, compare, format_figure
 from torchslots.evaluation.tokenizer import evaluate_tokenizer
 from torchslots.io import video
@@ -60,7 +60,7 @@ def test_figures_and_the_ceiling_of_the_image_code(name):
     code = own_code(model.decoder)
     assert code is not None
     networks = {"lpips_vgg": Apart(), "fid": Means()}
-    onlookers = [PaintedFigures(PictureScores(networks)), Ceiling(code, networks)]
+    onlookers = [ReconstructionFigures(PictureScores(networks)), Ceiling(code, networks)]
     report = evaluate(model, eval_batches(VIDEOS, batch_size=2), CONFIG, draw=0, onlookers=onlookers)
     true, made = painted(model)
     assert len(true) == 7
@@ -92,7 +92,7 @@ def test_models_that_paint_pixels_have_no_ceiling():
 
 
 def test_models_that_paint_no_frames_are_told():
-    onlooker = PaintedFigures(PictureScores())
+    onlooker = ReconstructionFigures(PictureScores())
     with pytest.raises(UserError, match="paints flow and no frames"):
         evaluate(tiny(), [tiny_batch(3)], CONFIG, draw=0, onlookers=[onlooker])
 
@@ -153,6 +153,6 @@ def test_image_codes_are_written_and_judged_too(tmp_path):
     code = frozen_tokenizer(painter("slotdiffusion"))
     assert code is not None
     scores = PictureScores({"lpips_vgg": Apart()})
-    onlookers = [PaintedFigures(scores), FrameFolders(tmp_path)]
+    onlookers = [ReconstructionFigures(scores), FrameFolders(tmp_path)]
     report = evaluate_tokenizer(code, eval_batches(VIDEOS, batch_size=2), CONFIG, draw=0, onlookers=onlookers)
     assert report.metrics["lpips_vgg"] > 0 and len(list((tmp_path / "recon_vids").rglob("*.png"))) == 7

@@ -16,7 +16,7 @@ from torchslots.evaluation.rollout import evaluate_rollout
 from torchslots.io.errors import UserError
 from torchslots.metrics.segmentation import contingency, fg_ari
 from torchslots.models.model import ObjectCentricModel, rollout
-from torchslots.models.slots.predictors import Stay
+from torchslots.models.slots.predictors import IdentityPredictor
 from torchslots.recipes.config import EvalConfig
 from torchslots.recipes.savi import build as build_savi
 from torchslots.recipes.statm import StatmConfig, build
@@ -58,7 +58,7 @@ def test_the_baseline_repeats_the_last_observed_frame() -> None:
     last = clip["flow"][:, observe - 1]
     error = [(clip["flow"][:, observe + t] - last).square().mean().double() for t in range(2)]
     assert report.curves["copy_psnr_flow"] == pytest.approx([float(-10 * e.log10()) for e in error], abs=1e-4)
-    model.slot_encoder.predictor = Stay()
+    model.slot_encoder.predictor = IdentityPredictor()
     still = evaluate_rollout(model, [clip], observe, horizon=2)
     assert still.curves["fg_ari"] == pytest.approx(still.curves["copy_fg_ari"])
 

@@ -13,7 +13,7 @@ from torchslots.evaluation.report import format_figure
 from torchslots.evaluation.tokenizer import evaluate_tokenizer
 from torchslots.io.errors import UserError
 from torchslots.metrics.image import psnr, squared_error, ssim
-from torchslots.models.decoders.set_prediction import Properties
+from torchslots.models.decoders.set_prediction import SetPredictionDecoder
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch
@@ -118,7 +118,7 @@ def test_kinds_are_told_apart() -> None:
     assert kind_of(model) is SLOTS and SLOTS.monitor == "fg_ari"
     assert isinstance(model, ObjectCentricModel)
     sets = catalog.build_seeded(catalog.recipe("set_prediction_demo").model, 0)
-    assert isinstance(sets, ObjectCentricModel) and isinstance(sets.decoder, Properties)
+    assert isinstance(sets, ObjectCentricModel) and isinstance(sets.decoder, SetPredictionDecoder)
     assert kind_of(sets) is SETS and SETS.monitor == "ap_inf"
 
 

@@ -23,7 +23,7 @@ from fidelity.cases import (
     compare_zero,
 )
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.convert.layouts import Arrays, WeightMap
 from torchslots.convert.originals import savi as savi_flax
 from torchslots.convert.readers import flax as flax_checkpoint
 from torchslots.metrics.segmentation import ari, contingency, fg_ari
@@ -31,7 +31,7 @@ from torchslots.models.decoders.broadcast import lowest_argmax
 from torchslots.models.model import ObjectCentricModel, conditioning
 from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.encoder import FrameEncoder
-from torchslots.models.slots.predictors import Interact
+from torchslots.models.slots.predictors import TransformerPredictor
 from torchslots.models.types import Batch, Clip, Prediction, State
 from torchslots.recipes.config import OptimConfig
 from torchslots.recipes.savi import ResNetConfig, SaviConfig, build
@@ -43,7 +43,7 @@ class System(NamedTuple):
 
     read_config: Callable[[dict[str, Any], Arrays], Any]
     build: Callable[[Any], ObjectCentricModel]
-    leaves: Callable[[Any], list[Leaf]]
+    leaves: Callable[[Any], list[WeightMap]]
     savi: Callable[[Any], SaviConfig]
     """SAVi's numbers of the system's."""
     predictor_attention: Callable[[ObjectCentricModel, Clip, State], Arrays]
@@ -187,7 +187,7 @@ def _attention(model: ObjectCentricModel, clip: Clip, start: State, tokens: Tens
 
 
 def _interaction(model: ObjectCentricModel, clip: Clip, start: State) -> Arrays:
-    attention = cast(Interact, model.slot_encoder.predictor).block.attention
+    attention = cast(TransformerPredictor, model.slot_encoder.predictor).block.attention
     return {"predictor_attn/0": _array(attention.weights(clip.slots, attention.project(clip.slots)))}
 
 
@@ -230,7 +230,7 @@ def _metric_checks(case: Case, batch: Batch) -> Iterator[Check]:
             yield compare_absolute(name, _array(score(tables)), case.outputs[name], LOSS_TOLERANCE)
 
 
-def _losses_and_gradients(model: ObjectCentricModel, batch: Batch, leaves: list[Leaf]) -> Arrays:
+def _losses_and_gradients(model: ObjectCentricModel, batch: Batch, leaves: list[WeightMap]) -> Arrays:
     """Losses, and gradients under the original's names."""
     losses = model.loss(batch)
     total = torch.stack(list(losses.values())).sum()

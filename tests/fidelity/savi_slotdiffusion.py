@@ -10,7 +10,7 @@ from torch import Tensor
 from fidelity import training as torch_training
 from fidelity.cases import LOSS_TOLERANCE, OUTPUT_TOLERANCE, Case, Check, compare
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.convert.layouts import Arrays, WeightMap
 from torchslots.convert.originals import savi_slotdiffusion as savi_pytorch_torch
 from torchslots.convert.readers import torch as torch_checkpoint
 from torchslots.models.layers.ranges import from_signed, to_signed
@@ -39,12 +39,12 @@ def checks(case: Case) -> Iterator[Check]:
     )
 
 
-def _last_bias(leaves: list[Leaf]) -> str:
+def _last_bias(leaves: list[WeightMap]) -> str:
     """Bias of colours and mask score: a shift of all slots' scores changes nothing."""
     return next(leaf.path for leaf in leaves if leaf.name == "decoder.mask_head.bias")
 
 
-def load(case: Case) -> tuple[ObjectCentricModel, list[Leaf]]:
+def load(case: Case) -> tuple[ObjectCentricModel, list[WeightMap]]:
     """The case's model with its weights, without dropout, and the names of its weights."""
     config = savi_pytorch_torch.from_reference(case.config["config"])
     model, leaves = build(config).eval(), savi_pytorch_torch.leaves(config)

@@ -24,8 +24,8 @@ from torchslots.convert.originals import slot_attention as slot_attention_tf
 from torchslots.convert.originals import slot_attention_layout
 from torchslots.convert.originals.slot_attention import NETWORK, SlotAttentionCheckpoint
 from torchslots.metrics.set_prediction import average_precision
-from torchslots.models.decoders.broadcast import Broadcast
-from torchslots.models.decoders.set_prediction import Properties, assign, pairwise_cost
+from torchslots.models.decoders.broadcast import BroadcastDecoder
+from torchslots.models.decoders.set_prediction import SetPredictionDecoder, assign, pairwise_cost
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.model import ObjectCentricModel, conditioning
 from torchslots.models.slots.attention import SlotAttention
@@ -106,7 +106,7 @@ def _forward(model: ObjectCentricModel, batch: Batch) -> Arrays:
         "encoder_cnn_mean_std": np.array([_array(features).mean(), _array(features).std()]),
         "encoder_out": _array(tokens),
         **_rounds(model, start, tokens),
-        **(_pictures if isinstance(model.decoder, Broadcast) else _sets)(model, batch),
+        **(_pictures if isinstance(model.decoder, BroadcastDecoder) else _sets)(model, batch),
     }
 
 
@@ -138,7 +138,7 @@ def _pictures(model: ObjectCentricModel, batch: Batch) -> Arrays:
 
 def _sets(model: ObjectCentricModel, batch: Batch) -> Arrays:
     clip = model.encode(batch)
-    assert isinstance(model.decoder, Properties)
+    assert isinstance(model.decoder, SetPredictionDecoder)
     predicted, true = model.decoder(clip.slots)[:, 0], batch["properties"][:, 0]
     cost = pairwise_cost(predicted, true)
     return {
@@ -250,7 +250,7 @@ def _final_checks(
         if not name.startswith("final/") or path.endswith(_ZERO_GRADIENTS):
             continue
         mine = ours[path]
-        if isinstance(model.decoder, Broadcast) and path == _last_bias(config):
+        if isinstance(model.decoder, BroadcastDecoder) and path == _last_bias(config):
             mine, value = mine[:-1], value[:-1]
         yield compare(f"{mode}/{name}", mine, value, OUTPUT_TOLERANCE)
 

@@ -21,7 +21,7 @@ from fidelity.vqvae import code_margins
 from torchslots.convert.layouts import Arrays, to_ours, to_theirs
 from torchslots.convert.originals import slotdiffusion as slotdiffusion_torch
 from torchslots.convert.readers import torch as torch_checkpoint
-from torchslots.models.decoders.diffusion import Denoise
+from torchslots.models.decoders.diffusion import DiffusionDecoder
 from torchslots.models.diffusion.samplers import (
     Draw,
     Estimate,
@@ -74,7 +74,7 @@ def _known_checks(case: Case) -> Iterator[Check]:
         clip = model.encode(to_batch(case.inputs))
         yield from _clip_checks(case, model, clip)
         yield from _denoise_checks(case, config, model, clip)
-        yield from sampler_checks(case, cast(Denoise, model.decoder), clip)
+        yield from sampler_checks(case, cast(DiffusionDecoder, model.decoder), clip)
     yield from _training_checks(case, config, model)
 
 
@@ -110,7 +110,7 @@ def _weight_checks(params: Arrays, config: SlotDiffusionConfig, model: ObjectCen
 
 
 def _clip_checks(case: Case, model: ObjectCentricModel, clip: Clip) -> Iterator[Check]:
-    decoder, batch = cast(Denoise, model.decoder), to_batch(case.inputs)
+    decoder, batch = cast(DiffusionDecoder, model.decoder), to_batch(case.inputs)
     latent = decoder.latents(batch["video"])
     snapped = decoder.tokenizer.quantize(latent * decoder.latent_scale).latent / decoder.latent_scale
     ours = {
@@ -134,7 +134,7 @@ def _clip_checks(case: Case, model: ObjectCentricModel, clip: Clip) -> Iterator[
 def _denoise_checks(
     case: Case, config: SlotDiffusionConfig, model: ObjectCentricModel, clip: Clip
 ) -> Iterator[Check]:
-    decoder, batch = cast(Denoise, model.decoder), to_batch(case.inputs)
+    decoder, batch = cast(DiffusionDecoder, model.decoder), to_batch(case.inputs)
     latent = decoder.latents(batch["video"])
     noised = decoder.diffusion.noised(latent, batch["latent_noise"], batch["timesteps"])
     ours, context = {"x_noisy": noised}, clip.slots.flatten(0, 1)
@@ -163,7 +163,7 @@ def _predicting(
 # ------------------------------------------------------------------------------------------------ samplers
 
 
-def sampler_checks(case: Case, decoder: Denoise, clip: Clip) -> Iterator[Check]:
+def sampler_checks(case: Case, decoder: DiffusionDecoder, clip: Clip) -> Iterator[Check]:
     """Every sampler that was recorded, from the recorded noise."""
     slots, start = clip.slots.flatten(0, 1), torch.from_numpy(case.inputs["xT"])
     for name in case.outputs:
@@ -180,7 +180,7 @@ def sampler_checks(case: Case, decoder: Denoise, clip: Clip) -> Iterator[Check]:
 
 
 def _sampled_checks(
-    case: Case, decoder: Denoise, slots: Tensor, start: Tensor, kind: str, sampler: Sampler
+    case: Case, decoder: DiffusionDecoder, slots: Tensor, start: Tensor, kind: str, sampler: Sampler
 ) -> Iterator[Check]:
     """The last latent, its picture, and the norm of every latent on the way."""
     with _watched_margins(decoder) as margins:
@@ -190,11 +190,15 @@ def _sampled_checks(
         name = f"{kind}_{what}"
         if name in case.outputs:
             check = compare(name, ours, case.outputs[name], OUTPUT_TOLERANCE)
-            judged = _judged(_recorded_margin(case, kind, margins), check)
-            yield judged if judged.passed else _explained(judged, ours, [again[what] for again in shaken()])
+            run_pass = _judged(_recorded_margin(case, kind, margins), check)
+            yield (
+                run_pass
+                if run_pass.passed
+                else _explained(run_pass, ours, [again[what] for again in shaken()])
+            )
 
 
-def _sampled(decoder: Denoise, estimate: Estimator, start: Tensor, sampler: Sampler) -> Arrays:
+def _sampled(decoder: DiffusionDecoder, estimate: Estimator, start: Tensor, sampler: Sampler) -> Arrays:
     steps = list(sampler(estimate, start, decoder.diffusion, torch.randn_like))
     pictures = decoder.tokenizer.decode(steps[-1] * decoder.latent_scale)
     norms = np.stack([step.double().flatten(1).norm(dim=1).numpy() for step in steps])
@@ -223,12 +227,12 @@ def _ddim(
     return ddim(estimate, noise, rounded, draw, num_steps=num_steps)
 
 
-def _shaken(decoder: Denoise, slots: Tensor, start: Tensor, sampler: Sampler) -> list[Arrays]:
+def _shaken(decoder: DiffusionDecoder, slots: Tensor, start: Tensor, sampler: Sampler) -> list[Arrays]:
     """What other float32 programs might come to from the same noise."""
     return [_sampled(decoder, _rounding(decoder, slots, seed), start, sampler) for seed in range(_PROGRAMS)]
 
 
-def _rounding(decoder: Denoise, slots: Tensor, seed: int) -> Estimator:
+def _rounding(decoder: DiffusionDecoder, slots: Tensor, seed: int) -> Estimator:
     """Ours with outputs rounded otherwise, and latents found by the noise that is predicted, as the original's
     DPM-Solver does whatever the network predicts."""
     generator = torch.Generator().manual_seed(seed)
@@ -237,7 +241,7 @@ def _rounding(decoder: Denoise, slots: Tensor, seed: int) -> Estimator:
         output = decoder.unet(noised, timesteps, slots)
         return output * (1 + _ROUNDING * torch.randn(output.shape, generator=generator))
 
-    plain, scale = estimator(network, decoder.parametrization), decoder.latent_scale
+    plain, scale = estimator(network, decoder.prediction_type), decoder.latent_scale
 
     def estimate(noised: Tensor, point: Point) -> Estimate:
         noise = plain(noised, point).noise
@@ -267,7 +271,7 @@ def _judged(margin: float, check: Check) -> Check:
     return replace(check, passed=True, note=f"codes {margin:.1e} from a tie: not judged")
 
 
-def _logged_checks(case: Case, decoder: Denoise, slots: Tensor) -> Iterator[Check]:
+def _logged_checks(case: Case, decoder: DiffusionDecoder, slots: Tensor) -> Iterator[Check]:
     """What the original draws for its log: one noise for all frames."""
     if "log_images_samples" not in case.outputs:
         return
@@ -286,7 +290,7 @@ def _logged_checks(case: Case, decoder: Denoise, slots: Tensor) -> Iterator[Chec
 
 
 @contextmanager
-def _watched_margins(decoder: Denoise) -> Iterator[list[float]]:
+def _watched_margins(decoder: DiffusionDecoder) -> Iterator[list[float]]:
     """The smallest margin of each look into the codebook meanwhile, for where the recording has none."""
     found: list[float] = []
 
@@ -300,7 +304,7 @@ def _watched_margins(decoder: Denoise) -> Iterator[list[float]]:
         handle.remove()
 
 
-def _ancestral_checks(case: Case, decoder: Denoise, slots: Tensor) -> Iterator[Check]:
+def _ancestral_checks(case: Case, decoder: DiffusionDecoder, slots: Tensor) -> Iterator[Check]:
     """The first steps of ancestral sampling from noise, and the last from the pictures' own latents, with the recorded
     noise of each step."""
     total = decoder.diffusion.num_steps

@@ -14,7 +14,7 @@ from torchslots.convert.layouts import Arrays
 from torchslots.convert.originals import statm as statm_flax
 from torchslots.models.layers.attention import MultiHeadAttention
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.slots.temporal import Fusion, History, Memory, Remember, forget
+from torchslots.models.slots.temporal import Fusion, History, Memory, MemoryPredictor, forget
 from torchslots.models.types import Clip, Grouping, State
 from torchslots.recipes.savi import SaviConfig
 from torchslots.recipes.statm import StatmConfig, build
@@ -43,7 +43,7 @@ def _carried_checks(case: Case) -> Iterator[Check]:
 
 def predictor_attention(model: ObjectCentricModel, clip: Clip, start: State) -> Arrays:
     """Attention maps in the order of the original's calls: two for each frame, over slots and over time."""
-    predictor = cast(Remember, model.slot_encoder.predictor)
+    predictor = cast(MemoryPredictor, model.slot_encoder.predictor)
     state = start
     with recorded_attention(predictor.fusion) as maps:
         for t in range(clip.slots.shape[1]):

@@ -18,7 +18,7 @@ from fidelity.cases import LOSS_TOLERANCE, MARGIN, OUTPUT_TOLERANCE, Case, Check
 from torchslots.convert.layouts import Arrays, to_ours, to_theirs
 from torchslots.convert.originals import steve as steve_torch
 from torchslots.convert.readers import torch as torch_checkpoint
-from torchslots.models.decoders.autoregressive import Tokens
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
 from torchslots.models.decoders.code_transformer import most_likely
 from torchslots.models.layers.ranges import from_signed
 from torchslots.models.model import ObjectCentricModel
@@ -83,7 +83,7 @@ def _weight_check(params: Arrays, config: SteveConfig, model: ObjectCentricModel
 
 def forward(case: Case, model: ObjectCentricModel, batch: Batch) -> Arrays:
     """Every output that the recordings name."""
-    decoder, clip = cast(Tokens, model.decoder), model.encode(batch)
+    decoder, clip = cast(AutoregressiveDecoder, model.decoder), model.encode(batch)
     slots = clip.slots.flatten(0, 1)
     target = decoder.targets(decoder.tokenizer, decoder.to_native(batch["video"].flatten(0, 1)), batch)
     losses = decoder.loss(clip, batch)
@@ -100,7 +100,7 @@ def forward(case: Case, model: ObjectCentricModel, batch: Batch) -> Arrays:
     return {name: value.numpy() for name, value in found.items()}
 
 
-def _painted(decoder: Tokens, codes: Tensor, slots: Tensor, batch: Batch) -> dict[str, Tensor]:
+def _painted(decoder: AutoregressiveDecoder, codes: Tensor, slots: Tensor, batch: Batch) -> dict[str, Tensor]:
     """The picture behind a soft draw beside the true one, where there is a loss of it."""
     if decoder.image_temperature is None:
         return {}
@@ -108,7 +108,7 @@ def _painted(decoder: Tokens, codes: Tensor, slots: Tensor, batch: Batch) -> dic
     return {"recon_img": painted, "gt_img": decoder.to_native(batch["video"].flatten(0, 1))}
 
 
-def _given(case: Case, decoder: Tokens, slots: Tensor) -> dict[str, Tensor]:
+def _given(case: Case, decoder: AutoregressiveDecoder, slots: Tensor) -> dict[str, Tensor]:
     """The loss of codes that are not those of the pictures."""
     if "given_token_id" not in case.inputs:
         return {}
@@ -117,7 +117,7 @@ def _given(case: Case, decoder: Tokens, slots: Tensor) -> dict[str, Tensor]:
 
 
 def _written(
-    decoder: Tokens, slots: Tensor, shape: torch.Size, recorded: Int[np.ndarray, "n l"]
+    decoder: AutoregressiveDecoder, slots: Tensor, shape: torch.Size, recorded: Int[np.ndarray, "n l"]
 ) -> dict[str, Tensor]:
     """Codes written step by step, the scores that each was chosen by, and their pictures.
 

@@ -20,7 +20,7 @@ from fidelity.hash_weights import draw
 from torchslots.convert import layouts
 from torchslots.convert.originals import slotdiffusion as slotdiffusion_torch
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.diffusion import Denoise
+from torchslots.models.decoders.diffusion import DiffusionDecoder
 from torchslots.recipes import catalog
 from torchslots.recipes.slotdiffusion import SlotDiffusionConfig, UNetConfig, build
 
@@ -48,7 +48,7 @@ def sampled(case: Case) -> dict[str, Any]:
     _, _, model = slotdiffusion_golden.load(case)
     with torch.no_grad():
         clip = model.encode(slotdiffusion_golden.to_batch(case.inputs))
-        found = slotdiffusion_golden.sampler_checks(case, cast(Denoise, model.decoder), clip)
+        found = slotdiffusion_golden.sampler_checks(case, cast(DiffusionDecoder, model.decoder), clip)
         return {check.name: check for check in found}
 
 
@@ -192,7 +192,7 @@ def test_full_models_compute_what_was_recorded(golden, model) -> None:
     noise = draw(int(recorded["noise_salt"]), tuple(recorded["eps_pred/shape"]))
     video = full_size.video(golden, "SAViDiffusion", num_frames=1).numpy()
     batch = slotdiffusion_golden.to_batch({"img": video, "t": recorded["t"], "noise": noise})
-    decoder = cast(Denoise, ours.decoder)
+    decoder = cast(DiffusionDecoder, ours.decoder)
     with torch.no_grad():
         clip = ours.encode(batch)
         latent = decoder.latents(batch["video"])

@@ -17,7 +17,7 @@ from torchslots.convert.convert import convert
 from torchslots.convert.originals import steve as steve_torch
 from torchslots.hub import load_model
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.autoregressive import Tokens
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
 from torchslots.recipes import catalog
 from torchslots.recipes.steve import SteveConfig, build
 
@@ -186,7 +186,7 @@ def test_a_full_model_computes_what_was_recorded(golden):
     ours.load_state_dict(layouts.to_ours(leaves, buffers | hashed, "steve_movie"))
     num_frames = int(recorded["masks/shape"][1])
     batch = steve_golden.to_batch({"img": full_size.video(golden, "STEVE", num_frames).numpy()})
-    decoder = cast(Tokens, ours.decoder)
+    decoder = cast(AutoregressiveDecoder, ours.decoder)
     with torch.no_grad():
         clip = ours.encode(batch)
         slots = clip.slots.flatten(0, 1)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchslots.models.decoders.autoregressive import Tokens
-from torchslots.models.decoders.diffusion import Denoise
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
+from torchslots.models.decoders.diffusion import DiffusionDecoder
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Batch
 from torchslots.recipes import catalog
@@ -54,13 +54,13 @@ def painter(system: str) -> ObjectCentricModel:
     assert isinstance(model, ObjectCentricModel)
     torch.manual_seed(0)
     parts = [model.slot_encoder.named_parameters()]
-    if isinstance(model.decoder, Denoise):
+    if isinstance(model.decoder, DiffusionDecoder):
         for name, weight in model.decoder.unet.named_parameters():
             if not weight.any():
                 nn.init.normal_(weight, std=0.1)
             if "attn2.to_" in name:
                 weight.data.mul_(10.0)
-    if isinstance(model.decoder, Tokens):
+    if isinstance(model.decoder, AutoregressiveDecoder):
         parts.append(model.decoder.writer.named_parameters())
     for _, weight in chain(*parts):
         weight.data.mul_(2.0)

@@ -13,7 +13,7 @@ from torchslots.inference.edit import Edited, EditOptions, changes_of, edit
 from torchslots.io import video
 from torchslots.io.draw import number_slots
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.broadcast import Broadcast
+from torchslots.models.decoders.broadcast import BroadcastDecoder
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.weights import save_pretrained
 from torchslots.recipes import isa, savi, slot_attention
@@ -42,7 +42,7 @@ def isa_model(invariance: isa.Literal["translation", "rotation"] = "rotation") -
 def in_range(model: ObjectCentricModel) -> ObjectCentricModel:
     """The model with its colours brought to 0.5 and a deviation of 0.15, so that pictures show differences."""
     batch = {"video": torch.rand(4, 1, 3, SIDE, SIDE), "generator": torch.Generator().manual_seed(0)}
-    assert isinstance(model.decoder, Broadcast)
+    assert isinstance(model.decoder, BroadcastDecoder)
     colours, head = model.predict(batch, slot_recon=True).slot_recon, model.decoder.heads["video"]
     assert colours is not None and isinstance(head, torch.nn.Linear)
     mean, spread = colours["video"].mean(), colours["video"].std()

@@ -7,10 +7,10 @@ import torch
 
 from inference.small_sets import Videos, painter
 from tiny_models import tiny
-from torchslots.inference.generation import PaintOptions, paint, paint_as, require_frames
+from torchslots.inference.generation import SamplingOptions, paint, require_frames, with_sampling
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.autoregressive import Tokens
-from torchslots.models.decoders.diffusion import Denoise
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
+from torchslots.models.decoders.diffusion import DiffusionDecoder
 from torchslots.models.diffusion.samplers import ddim
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Clip
@@ -24,13 +24,13 @@ def clip(model: ObjectCentricModel, videos: int = 2, frames: int = 3) -> Clip:
     return model.encode({"video": torch.rand(videos, frames, 3, SIDE, SIDE, generator=draw)})
 
 
-def diffusion(options: PaintOptions) -> Denoise:
-    decoder = paint_as(painter("slotdiffusion"), options).decoder
-    assert isinstance(decoder, Denoise)
+def diffusion(options: SamplingOptions) -> DiffusionDecoder:
+    decoder = with_sampling(painter("slotdiffusion"), options).decoder
+    assert isinstance(decoder, DiffusionDecoder)
     return decoder
 
 
-def steps_of(decoder: Denoise, slots: torch.Tensor) -> int:
+def steps_of(decoder: DiffusionDecoder, slots: torch.Tensor) -> int:
     """Evaluations of the U-Net in one picture."""
     calls = []
     decoder.unet.register_forward_hook(lambda *_: calls.append(1))
@@ -41,10 +41,10 @@ def steps_of(decoder: Denoise, slots: torch.Tensor) -> int:
 @pytest.mark.parametrize(
     ("options", "evaluations"),
     [
-        (PaintOptions(), 2),
-        (PaintOptions(steps=5), 5),
-        (PaintOptions(sampler="dpm_solver"), 2),
-        (PaintOptions(sampler="ddim", steps=4), 4),
+        (SamplingOptions(), 2),
+        (SamplingOptions(steps=5), 5),
+        (SamplingOptions(sampler="dpm_solver"), 2),
+        (SamplingOptions(sampler="ddim", steps=4), 4),
     ],
     ids=["built", "steps", "same", "ddim"],
 )
@@ -54,17 +54,17 @@ def test_samplers_and_steps(options, evaluations):
 
 
 def test_another_sampler_makes_its_own_number_of_steps():
-    sampler = diffusion(PaintOptions(sampler="ddim")).sampler
+    sampler = diffusion(SamplingOptions(sampler="ddim")).sampler
     assert isinstance(sampler, partial) and sampler.func is ddim and sampler.keywords["num_steps"] == 200
 
 
 def test_noise_and_codebook_are_chosen():
-    decoder = diffusion(PaintOptions(snap=False, one_noise=False, seed=7))
+    decoder = diffusion(SamplingOptions(snap=False, one_noise=False, seed=7))
     assert not decoder.snap and not decoder.one_noise and decoder.seed == 7
     slots = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(1)).expand(2, -1, -1)
     apart = decoder.generate(slots)
     assert not torch.equal(apart[0], apart[1])
-    together = diffusion(PaintOptions()).generate(slots)
+    together = diffusion(SamplingOptions()).generate(slots)
     assert torch.equal(together[0], together[1])
 
 
@@ -72,21 +72,21 @@ def test_codes_are_drawn_from_a_seed():
     model = painter("steve")
     given = clip(model)
     first, again, other = (
-        paint(paint_as(model, PaintOptions(temperature=5.0, seed=seed)), given) for seed in (0, 0, 1)
+        paint(with_sampling(model, SamplingOptions(temperature=5.0, seed=seed)), given) for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
-    sharp = paint(paint_as(model, PaintOptions(temperature=1.0, top_k=1)), given)
+    sharp = paint(with_sampling(model, SamplingOptions(temperature=1.0, top_k=1)), given)
     assert torch.equal(sharp, paint(model, given))
 
 
 def test_the_model_handed_in_stays_as_it_is():
     model = painter("steve")
-    assert isinstance(model.decoder, Tokens)
+    assert isinstance(model.decoder, AutoregressiveDecoder)
     before = model.decoder.choose
-    other = paint_as(model, PaintOptions(temperature=1.0))
+    other = with_sampling(model, SamplingOptions(temperature=1.0))
     assert model.decoder.choose is before and other is not model
     assert next(iter(other.parameters())) is next(iter(model.parameters()))
-    assert paint_as(model, PaintOptions()) is model
+    assert with_sampling(model, SamplingOptions()) is model
 
 
 @pytest.mark.parametrize("name", ["slotdiffusion", "steve"])
@@ -102,26 +102,30 @@ def test_chunks_do_not_change_pictures(name):
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("slotdiffusion", PaintOptions(temperature=1.0), "draws by diffusion: `temperature` means nothing"),
-        ("steve", PaintOptions(steps=3), "writes codes one by one: `steps` means nothing"),
-        ("steve", PaintOptions(top_k=3), "give a temperature too"),
+        (
+            "slotdiffusion",
+            SamplingOptions(temperature=1.0),
+            "draws by diffusion: `temperature` means nothing",
+        ),
+        ("steve", SamplingOptions(steps=3), "writes codes one by one: `steps` means nothing"),
+        ("steve", SamplingOptions(top_k=3), "give a temperature too"),
     ],
     ids=["temperature", "steps", "top_k"],
 )
 def test_what_means_nothing_is_refused(name, options, says):
     with pytest.raises(UserError, match=says):
-        paint_as(painter(name), options)
+        with_sampling(painter(name), options)
 
 
 def test_models_that_paint_slots_have_no_choice():
     with pytest.raises(UserError, match="paints each slot at once"):
-        paint_as(tiny(), PaintOptions(seed=1))
+        with_sampling(tiny(), SamplingOptions(seed=1))
 
 
 @pytest.mark.parametrize("name", ["steps", "temperature", "top_k"])
 def test_numbers_are_positive(name):
     with pytest.raises(UserError, match=f"{name} should be more than 0"):
-        PaintOptions(**{name: 0})  # pyright: ignore[reportArgumentType]
+        SamplingOptions(**{name: 0})  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("name", ["slotdiffusion", "steve"])
@@ -135,8 +139,8 @@ def test_other_slots_make_other_pictures(name):
 
 def test_ancestral_sampling_takes_every_step():
     with pytest.raises(UserError, match="makes all steps of the schedule"):
-        PaintOptions(sampler="ddpm", steps=10)
-    assert diffusion(PaintOptions(sampler="ddpm")).sampler is not diffusion(PaintOptions()).sampler
+        SamplingOptions(sampler="ddpm", steps=10)
+    assert diffusion(SamplingOptions(sampler="ddpm")).sampler is not diffusion(SamplingOptions()).sampler
 
 
 def test_who_paints_frames():

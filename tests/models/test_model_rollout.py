@@ -7,7 +7,7 @@ from tiny_models import TINY, batch
 from tiny_models import tiny as tiny_savi
 from torchslots.io.errors import UserError
 from torchslots.models.model import ObjectCentricModel, rollout
-from torchslots.models.slots.predictors import Stay
+from torchslots.models.slots.predictors import IdentityPredictor
 from torchslots.models.types import Grouping
 from torchslots.recipes.statm import StatmConfig, build
 
@@ -75,7 +75,7 @@ def test_memory_takes_in_predicted_frames() -> None:
 
 def test_without_dynamics_nothing_moves() -> None:
     model = tiny_savi()
-    model.slot_encoder.predictor = Stay()
+    model.slot_encoder.predictor = IdentityPredictor()
     found = rollout(model, batch(), 2, 3)
     for t in range(3):
         assert torch.equal(found.slots[:, 1], found.slots[:, 2 + t])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchslots.models.decoders.diffusion import Denoise
+from torchslots.models.decoders.diffusion import DiffusionDecoder
 from torchslots.models.diffusion.samplers import ddim, ddpm, dpm_solver
 from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes import catalog
@@ -88,7 +88,7 @@ def test_samplers_are_chosen_by_name(name, function) -> None:
 def test_a_progress_bar_changes_nothing() -> None:
     torch.manual_seed(0)
     decoder = build_decoder(demo()).eval()
-    assert isinstance(decoder, Denoise)
+    assert isinstance(decoder, DiffusionDecoder)
     slots = torch.randn(1, 8, 64)
     quiet, shown = (SamplingConfig(num_steps=2, show=show).build() for show in (False, True))
     assert torch.equal(decoder.generate(slots, sampler=quiet), decoder.generate(slots, sampler=shown))

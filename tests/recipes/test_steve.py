@@ -8,11 +8,11 @@ import torch
 
 from torchslots.hub import load_model
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.autoregressive import Tokens, trained_along
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, trained_along
 from torchslots.models.layers.position import cell_grid
 from torchslots.models.model import ObjectCentricModel, conditioning
 from torchslots.models.slots.attention import SlotAttention
-from torchslots.models.slots.predictors import Apply
+from torchslots.models.slots.predictors import ModulePredictor
 from torchslots.models.tokenizers.dvae import gumbel_softmax
 from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog, steve, steve_joint
@@ -193,7 +193,9 @@ def test_learning_one_batch(kind: str) -> None:
 def test_the_tokenizer_learns_in_the_same_steps() -> None:
     model = built(TINY_JOINT)
     decoder = model.decoder
-    assert isinstance(decoder, Tokens) and decoder.targets is trained_along and not decoder.frozen
+    assert (
+        isinstance(decoder, AutoregressiveDecoder) and decoder.targets is trained_along and not decoder.frozen
+    )
     assert set(model.loss({**batch(), "step": 0})) == {"tokens", "tokenizer"}
 
 
@@ -201,7 +203,7 @@ def test_sums_over_a_picture_in_its_own_range() -> None:
     """Both losses of the original are sums: of codes, and of squared errors in [0, 1]."""
     model = built(TINY_JOINT).eval()
     decoder = model.decoder
-    assert isinstance(decoder, Tokens)
+    assert isinstance(decoder, AutoregressiveDecoder)
     given = {**batch(), "noise": torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(1))}
     torch.manual_seed(0)
     losses = model.loss(given)
@@ -236,7 +238,7 @@ def test_other_draws_start_other_slots() -> None:
 
 def test_the_predictor_adds_to_what_it_normalised() -> None:
     predictor = built(TINY_JOINT).eval().slot_encoder.predictor
-    assert isinstance(predictor, Apply) and isinstance(predictor.block, torch.nn.Sequential)
+    assert isinstance(predictor, ModulePredictor) and isinstance(predictor.block, torch.nn.Sequential)
     block, norm = predictor.block
     for layer in (block.attention.out, block.mlp[-1]):
         torch.nn.init.zeros_(layer.weight)

@@ -124,10 +124,10 @@ def test_accumulation_and_the_whole_batch_agree(tmp_path: Path) -> None:
 def test_best_is_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.1, 0.7, 0.3, float("nan"), 0.5, 0.6])
 
-    def judged(*arguments: Any, **keywords: Any) -> TinyReport:
+    def run_pass(*arguments: Any, **keywords: Any) -> TinyReport:
         return replace(tiny_evaluate(*arguments, **keywords), metrics={"fg_ari": next(values)})
 
-    monkeypatch.setattr(kinds, "SLOTS", Kind(judged, "fg_ari"))
+    monkeypatch.setattr(kinds, "SLOTS", Kind(run_pass, "fg_ari"))
     recipe = tiny_recipe(12, eval_every=2, checkpoint_every=3, keep=2)
     result = train(recipe, tmp_path, eval_set=TinyClips(5), draw=3)
     assert (result.best, result.best_step, result.metrics["fg_ari"]) == (0.7, 4, 0.6)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from torchslots.cli.options import (
-    PictureLine,
-    VideosLine,
+    NetworkOptions,
+    VideosOptions,
     Words,
     networks_of,
     numbers_of,
@@ -14,14 +14,14 @@ from torchslots.cli.options import (
     parse,
     whole_videos,
 )
-from torchslots.inference.generation import PaintOptions
+from torchslots.inference.generation import SamplingOptions
 from torchslots.io.processes import processes
 
 _KEYS = ("video", "boxes", "segmentations")
 
 
 @dataclass(frozen=True)
-class ComposeLine(PictureLine, VideosLine):
+class ComposeCommand(NetworkOptions, VideosOptions):
     """Exchange slots across the videos of a data set at random, paint the new videos, and measure how real they look
     (FVD, FID). Works under `torchrun` too."""
 
@@ -39,12 +39,12 @@ class ComposeLine(PictureLine, VideosLine):
     write_videos: Path | None = None
     """Folder for `comp_vids` and `gt_vids`, in each a folder for every video with a PNG for every frame; None: not
     written."""
-    paint: PaintOptions = field(default_factory=PaintOptions)
+    paint: SamplingOptions = field(default_factory=SamplingOptions)
 
 
 def compose(words: Words) -> int:
     """`torchslots compose MODEL ...`."""
-    line: ComposeLine = parse(ComposeLine, words, "compose")
+    line: ComposeCommand = parse(ComposeCommand, words, "compose")
     from torchslots.inference.compose import ComposeOptions, compose_videos, save
     from torchslots.metrics.reconstruction import SET_METRICS
 
@@ -75,9 +75,9 @@ def compose(words: Words) -> int:
     return 0
 
 
-def _painter(line: VideosLine, paint: PaintOptions) -> Any:
+def _painter(line: VideosOptions, paint: SamplingOptions) -> Any:
     """The model, drawing as the line says."""
     from torchslots.hub import load_model
-    from torchslots.inference.generation import paint_as
+    from torchslots.inference.generation import with_sampling
 
-    return paint_as(load_model(line.model, device=line.device), paint)
+    return with_sampling(load_model(line.model, device=line.device), paint)

@@ -5,19 +5,19 @@ from pathlib import Path
 
 from torchslots.cli.compose import _KEYS, _painter
 from torchslots.cli.options import (
-    VideosLine,
+    VideosOptions,
     Words,
     numbers_of,
     out_folder,
     parse,
     whole_videos,
 )
-from torchslots.inference.generation import PaintOptions
+from torchslots.inference.generation import SamplingOptions
 from torchslots.io.processes import demand_one_process
 
 
 @dataclass(frozen=True)
-class ConceptsLine(VideosLine):
+class ConceptsCommand(VideosOptions):
     """Cluster the slots of a data set into concepts, show them, and paint new pictures from one slot of each."""
 
     num_concepts: int | None = None
@@ -34,12 +34,12 @@ class ConceptsLine(VideosLine):
     """Pictures painted at once; fewer need less memory."""
     out: Path | None = None
     """Folder for the library and pictures; None: `concepts` in the run or model folder."""
-    paint: PaintOptions = field(default_factory=PaintOptions)
+    paint: SamplingOptions = field(default_factory=SamplingOptions)
 
 
 def concepts(words: Words) -> int:
     """`torchslots concepts MODEL ...`."""
-    line: ConceptsLine = parse(ConceptsLine, words, "concepts")
+    line: ConceptsCommand = parse(ConceptsCommand, words, "concepts")
     from torchslots.inference.concepts import ConceptOptions
     from torchslots.inference.concepts import concepts as cluster
 

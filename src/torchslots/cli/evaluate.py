@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torchslots.cli.options import (
-    PictureLine,
-    VideosLine,
+    NetworkOptions,
+    VideosOptions,
     Words,
     networks_of,
     numbers_of,
@@ -17,17 +17,17 @@ from torchslots.cli.options import (
     parse,
     whole_videos,
 )
-from torchslots.inference.generation import PaintOptions
+from torchslots.inference.generation import SamplingOptions
 from torchslots.io.errors import UserError
 from torchslots.io.processes import demand_one_process, processes
 from torchslots.recipes.config import DataConfig, EvalConfig
 
 if TYPE_CHECKING:
-    from torchslots.evaluation.observers import Onlooker
+    from torchslots.evaluation.observers import Observer
 
 
 @dataclass(frozen=True)
-class EvaluateLine(PictureLine, VideosLine):
+class EvaluateOptions(NetworkOptions, VideosOptions):
     """Judge a model on whole videos, and draw some. Under `torchrun` each video is still counted once."""
 
     baseline: bool = True
@@ -59,17 +59,17 @@ class EvaluateLine(PictureLine, VideosLine):
     write_videos: Path | None = None
     """Folder for `gt_vids` and `recon_vids`, in each a folder for every video with a PNG for every frame. None: not
     written."""
-    paint: PaintOptions = field(default_factory=PaintOptions)
+    paint: SamplingOptions = field(default_factory=SamplingOptions)
 
     @property
-    def judges_frames(self) -> bool:
+    def reconstructs(self) -> bool:
         """Whether all frames are to be painted."""
         return self.recon or self.write_videos is not None or bool(self.weights) or self.download
 
 
 def evaluate(words: Words) -> int:
     """`torchslots evaluate MODEL ...`."""
-    line: EvaluateLine = parse(EvaluateLine, words, "evaluate")
+    line: EvaluateOptions = parse(EvaluateOptions, words, "evaluate")
     from torchslots.evaluation import evaluate as judge
     from torchslots.evaluation.dispatch import kind_of
     from torchslots.hub import load_trained
@@ -112,7 +112,7 @@ def evaluate(words: Words) -> int:
     return 0
 
 
-def _numbers(line: EvaluateLine, model: Any) -> tuple[DataConfig, EvalConfig]:
+def _numbers(line: EvaluateOptions, model: Any) -> tuple[DataConfig, EvalConfig]:
     flow = ("flow",) if line.observe else ()
     data, settings = numbers_of(line, model, ("video", "segmentations", "boxes", "properties", *flow))
     seed = settings.seed if line.seed is None else line.seed
@@ -121,7 +121,7 @@ def _numbers(line: EvaluateLine, model: Any) -> tuple[DataConfig, EvalConfig]:
 
 
 def _stream(
-    dataset: Any, settings: EvalConfig, line: EvaluateLine, rank: int, world_size: int, what: str
+    dataset: Any, settings: EvalConfig, line: EvaluateOptions, rank: int, world_size: int, what: str
 ) -> Any:
     from torchslots.evaluation.evaluate import shown_batches
 
@@ -129,18 +129,18 @@ def _stream(
     return shown_batches(dataset, settings, what, skip_corrupt=line.skip_corrupt, **ours)
 
 
-def _as_told(model: Any, line: EvaluateLine) -> Any:
+def _as_told(model: Any, line: EvaluateOptions) -> Any:
     """The model with as many slots and rounds as the line says, drawing as it says."""
-    from torchslots.inference.generation import paint_as, require_frames
+    from torchslots.inference.generation import require_frames, with_sampling
     from torchslots.models.adjust import with_counts
     from torchslots.models.model import ObjectCentricModel
 
     if isinstance(model, ObjectCentricModel):
-        if line.judges_frames:
+        if line.reconstructs:
             require_frames(model)
         if line.num_slots is not None or line.num_iterations is not None:
             model = with_counts(model, num_slots=line.num_slots, num_iterations=line.num_iterations)
-        return paint_as(model, line.paint)
+        return with_sampling(model, line.paint)
     if line.num_slots is not None or line.num_iterations is not None:
         raise UserError(
             f"{line.model} is an image code, without slots: leave --num-slots and --num-iterations out."
@@ -151,18 +151,18 @@ def _as_told(model: Any, line: EvaluateLine) -> Any:
 
 
 def _onlookers(
-    model: Any, line: EvaluateLine, rank: int, world_size: int
-) -> tuple[Sequence["Onlooker"], list[str]]:
+    model: Any, line: EvaluateOptions, rank: int, world_size: int
+) -> tuple[Sequence["Observer"], list[str]]:
     """Who is told of painted frames, and a sentence for each figure that is left out."""
-    if not line.judges_frames:
+    if not line.reconstructs:
         return (), []
-    from torchslots.evaluation.observers import Ceiling, FrameFolders, PaintedFigures, own_code
+    from torchslots.evaluation.observers import Ceiling, FrameFolders, ReconstructionFigures, own_code
     from torchslots.metrics.reconstruction import NETWORK_METRICS, PictureScores
     from torchslots.models.model import ObjectCentricModel
 
     networks, notes = networks_of(line, NETWORK_METRICS)
     scores = PictureScores(networks, published_order=line.published_order, device=line.device)
-    told: list[Onlooker] = [PaintedFigures(scores)]
+    told: list[Observer] = [ReconstructionFigures(scores)]
     code = own_code(model.decoder) if isinstance(model, ObjectCentricModel) else None
     if code is not None:
         told.append(Ceiling(code, networks, line.device))
@@ -172,7 +172,7 @@ def _onlookers(
 
 
 def _evaluate_horizon(
-    model: Any, data: DataConfig, settings: EvalConfig, line: EvaluateLine, out: Path
+    model: Any, data: DataConfig, settings: EvalConfig, line: EvaluateOptions, out: Path
 ) -> int:
     """Judge what is predicted without being seen."""
     from torchslots.evaluation.rollout import evaluate_rollout

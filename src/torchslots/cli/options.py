@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class VideosLine:
+class VideosOptions:
     """Which model, which videos, where to run."""
 
     model: tyro.conf.Positional[str]
@@ -51,7 +51,7 @@ def whole_videos(data: DataConfig, evaluation: EvalConfig, root: Path) -> "ClipD
     return open_dataset(data.dataset, root, evaluation.split, whole, False)
 
 
-def numbers_of(line: VideosLine, model: Any, wanted: tuple[str, ...]) -> tuple[DataConfig, EvalConfig]:
+def numbers_of(line: VideosOptions, model: Any, wanted: tuple[str, ...]) -> tuple[DataConfig, EvalConfig]:
     """The run's own numbers, or what the model's say, changed by the line.
 
     Args:
@@ -85,7 +85,7 @@ def numbers_of(line: VideosLine, model: Any, wanted: tuple[str, ...]) -> tuple[D
     )
 
 
-def out_folder(line: VideosLine, name: str) -> Path:
+def out_folder(line: VideosOptions, name: str) -> Path:
     """Where results go that nobody named a folder for: in the run or model folder, else here."""
     return Path(line.model) / name if Path(line.model).is_dir() else Path(name)
 
@@ -104,7 +104,7 @@ _HOW = "Files elsewhere are named with --weights NAME=FILE; --download brings th
 
 
 @dataclass(frozen=True)
-class PictureLine:
+class NetworkOptions:
     """Networks of LPIPS, FID and FVD, and the order of frames."""
 
     weights: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ class PictureLine:
     figures; otherwise 00000.png, ..., in the order of time."""
 
 
-def networks_of(line: PictureLine, metrics: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def networks_of(line: NetworkOptions, metrics: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The networks whose weights are here, and a sentence for each figure that is left out."""
     from torchslots.metrics.reconstruction import load_networks
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainLine:
+class TrainOptions:
     """Train a recipe. The same command again goes on where it stopped; Ctrl-C saves first."""
 
     root: Path
@@ -56,8 +56,8 @@ def train(words: Words) -> int:
         recipes([])
         return 0 if {"-h", "--help"} & set(words) else 2
     chosen = catalog.recipe(words[0])
-    blank = TrainLine(root=tyro.MISSING, run=tyro.MISSING, recipe=chosen)
-    line: TrainLine = parse(TrainLine, words[1:], f"train {words[0]}", default=blank)
+    blank = TrainOptions(root=tyro.MISSING, run=tyro.MISSING, recipe=chosen)
+    line: TrainOptions = parse(TrainOptions, words[1:], f"train {words[0]}", default=blank)
     recipe, model = assemble(
         _with_dataset(line.recipe, line.dataset), line.run, line.tokenizer, line.slot_encoder
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.convert.layouts import Arrays, WeightMap
 from torchslots.convert.originals import isa as isa_flax
 from torchslots.convert.originals import savi as savi_flax
 from torchslots.convert.originals import statm as statm_flax
@@ -37,7 +37,7 @@ class FlaxSystem:
     recognize: Callable[[Arrays, str], ModelConfig]
     like: Callable[[Any, Arrays], ModelConfig]
     from_reference: Callable[[dict[str, Any], Arrays], ModelConfig]
-    leaves: Callable[[Any], list[Leaf]]
+    leaves: Callable[[Any], list[WeightMap]]
 
     def recipes(self) -> list[str]:
         """Names of its recipes."""

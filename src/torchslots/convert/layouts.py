@@ -1,4 +1,4 @@
-"""How the originals lay out weights, and the way back: one `Leaf` for each of their arrays."""
+"""How the originals lay out weights, and the way back: one `WeightMap` for each of their arrays."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Leaf:
+class WeightMap:
     """One array of the original and the place of its numbers in our state dict.
 
     Several leaves of one path read parts of the same array; written, they are joined along its first axis in the order
@@ -45,58 +45,60 @@ def _transpose(array: np.ndarray) -> np.ndarray:
     return array.T
 
 
-def dense(path: str, name: str, *, bias: bool = True) -> list[Leaf]:
+def dense(path: str, name: str, *, bias: bool = True) -> list[WeightMap]:
     """Kernel (in, out) to weight (out, in)."""
-    leaves = [Leaf(f"{path}/kernel", f"{name}.weight", _transpose, _transpose)]
-    return [*leaves, Leaf(f"{path}/bias", f"{name}.bias", _same, _same)] if bias else leaves
+    leaves = [WeightMap(f"{path}/kernel", f"{name}.weight", _transpose, _transpose)]
+    return [*leaves, WeightMap(f"{path}/bias", f"{name}.bias", _same, _same)] if bias else leaves
 
 
-def norm(path: str, name: str) -> list[Leaf]:
+def norm(path: str, name: str) -> list[WeightMap]:
     """Scale and bias, whatever axes of length one the original keeps: flax 0.3 stores group norms as (1, 1, 1, C)."""
     return [
-        Leaf(f"{path}/scale", f"{name}.weight", _flat, _flat),
-        Leaf(f"{path}/bias", f"{name}.bias", _flat, _flat),
+        WeightMap(f"{path}/scale", f"{name}.weight", _flat, _flat),
+        WeightMap(f"{path}/bias", f"{name}.bias", _flat, _flat),
     ]
 
 
-def conv(path: str, name: str, *, bias: bool = True) -> list[Leaf]:
+def conv(path: str, name: str, *, bias: bool = True) -> list[WeightMap]:
     """Kernel (h, w, in, out) to weight (out, in, h, w)."""
     leaves = [
-        Leaf(
+        WeightMap(
             f"{path}/kernel",
             f"{name}.weight",
             lambda a: a.transpose(3, 2, 0, 1),
             lambda a: a.transpose(2, 3, 1, 0),
         )
     ]
-    return [*leaves, Leaf(f"{path}/bias", f"{name}.bias", _same, _same)] if bias else leaves
+    return [*leaves, WeightMap(f"{path}/bias", f"{name}.bias", _same, _same)] if bias else leaves
 
 
-def pixelwise(path: str, name: str) -> list[Leaf]:
+def pixelwise(path: str, name: str) -> list[WeightMap]:
     """A linear layer on each pixel as a 1x1 convolution: kernel (in, out) to weight (out, in, 1, 1)."""
     return [
-        Leaf(f"{path}/kernel", f"{name}.weight", lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T),
-        Leaf(f"{path}/bias", f"{name}.bias", _same, _same),
+        WeightMap(
+            f"{path}/kernel", f"{name}.weight", lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T
+        ),
+        WeightMap(f"{path}/bias", f"{name}.bias", _same, _same),
     ]
 
 
-def conv_transpose(path: str, name: str) -> list[Leaf]:
+def conv_transpose(path: str, name: str) -> list[WeightMap]:
     """(h, w, in, out), flipped, to (in, out, h, w): JAX correlates with the kernel, torch with its mirror image."""
     return [
-        Leaf(
+        WeightMap(
             f"{path}/kernel",
             f"{name}.weight",
             lambda a: a[::-1, ::-1].transpose(2, 3, 0, 1),
             lambda a: a.transpose(2, 3, 0, 1)[::-1, ::-1],
         ),
-        Leaf(f"{path}/bias", f"{name}.bias", _same, _same),
+        WeightMap(f"{path}/bias", f"{name}.bias", _same, _same),
     ]
 
 
-def heads_in(path: str, name: str, num_heads: int, *, bias: bool = True) -> list[Leaf]:
+def heads_in(path: str, name: str, num_heads: int, *, bias: bool = True) -> list[WeightMap]:
     """Projection to heads: kernel (in, heads, width) to weight (heads * width, in)."""
     leaves = [
-        Leaf(
+        WeightMap(
             f"{path}/kernel",
             f"{name}.weight",
             lambda a: a.reshape(a.shape[0], -1).T,
@@ -104,36 +106,36 @@ def heads_in(path: str, name: str, num_heads: int, *, bias: bool = True) -> list
         )
     ]
     if bias:
-        leaves.append(Leaf(f"{path}/bias", f"{name}.bias", _flat, lambda a: a.reshape(num_heads, -1)))
+        leaves.append(WeightMap(f"{path}/bias", f"{name}.bias", _flat, lambda a: a.reshape(num_heads, -1)))
     return leaves
 
 
-def heads_out(path: str, name: str, num_heads: int) -> list[Leaf]:
+def heads_out(path: str, name: str, num_heads: int) -> list[WeightMap]:
     """Projection from heads: kernel (heads, width, out) to weight (out, heads * width)."""
     return [
-        Leaf(
+        WeightMap(
             f"{path}/kernel",
             f"{name}.weight",
             lambda a: a.reshape(-1, a.shape[-1]).T,
             lambda a: a.T.reshape(num_heads, -1, a.shape[0]),
         ),
-        Leaf(f"{path}/bias", f"{name}.bias", _same, _same),
+        WeightMap(f"{path}/bias", f"{name}.bias", _same, _same),
     ]
 
 
-def gru(path: str, name: str) -> list[Leaf]:
+def gru(path: str, name: str) -> list[WeightMap]:
     """flax's six gate matrices to torch's two stacks in the order reset, update, candidate."""
-    leaves = [Leaf(f"{path}/hn/bias", f"{name}.bias_hh", _same, _same)]
+    leaves = [WeightMap(f"{path}/hn/bias", f"{name}.bias_hh", _same, _same)]
     for i, gate in enumerate("rzn"):
         leaves += [
-            Leaf(f"{path}/i{gate}/kernel", f"{name}.weight_ih", _transpose, _transpose, (i, 3)),
-            Leaf(f"{path}/i{gate}/bias", f"{name}.bias_ih", _same, _same, (i, 3)),
-            Leaf(f"{path}/h{gate}/kernel", f"{name}.weight_hh", _transpose, _transpose, (i, 3)),
+            WeightMap(f"{path}/i{gate}/kernel", f"{name}.weight_ih", _transpose, _transpose, (i, 3)),
+            WeightMap(f"{path}/i{gate}/bias", f"{name}.bias_ih", _same, _same, (i, 3)),
+            WeightMap(f"{path}/h{gate}/kernel", f"{name}.weight_hh", _transpose, _transpose, (i, 3)),
         ]
     return leaves
 
 
-def attention(path: str, name: str, num_heads: int) -> list[Leaf]:
+def attention(path: str, name: str, num_heads: int) -> list[WeightMap]:
     """flax's multi-head attention."""
     projections = [
         leaf
@@ -143,7 +145,7 @@ def attention(path: str, name: str, num_heads: int) -> list[Leaf]:
     return [*projections, *heads_out(f"{path}/out", f"{name}.out", num_heads)]
 
 
-def perceptron(path: str, name: str, *, num_layers: int = 2, pre_norm: bool = False) -> list[Leaf]:
+def perceptron(path: str, name: str, *, num_layers: int = 2, pre_norm: bool = False) -> list[WeightMap]:
     """SAVi's MLP: `dense_mlp_0..`, and `LayerNorm_0` where it comes first."""
     leaves = norm(f"{path}/LayerNorm_0", f"{name}.0") if pre_norm else []
     for i in range(num_layers):
@@ -151,22 +153,22 @@ def perceptron(path: str, name: str, *, num_layers: int = 2, pre_norm: bool = Fa
     return leaves
 
 
-def bare(path: str, name: str) -> Leaf:
+def bare(path: str, name: str) -> WeightMap:
     """A parameter that both sides keep as it is."""
-    return Leaf(path, name, _same, _same)
+    return WeightMap(path, name, _same, _same)
 
 
-def grid(path: str, name: str) -> Leaf:
+def grid(path: str, name: str) -> WeightMap:
     """The stored (1, H, W, 2) grid."""
-    return Leaf(f"{path}/pos_embedding", f"{name}.grid", lambda a: a[0], lambda a: a[None])
+    return WeightMap(f"{path}/pos_embedding", f"{name}.grid", lambda a: a[0], lambda a: a[None])
 
 
-def position(path: str, name: str) -> list[Leaf]:
+def position(path: str, name: str) -> list[WeightMap]:
     """The stored grid and its projection."""
     return [grid(path, name), *dense(f"{path}/dense_pe_0", f"{name}.project")]
 
 
-def to_ours(leaves: Iterable[Leaf], theirs: Arrays, where: str) -> dict[str, Tensor]:
+def to_ours(leaves: Iterable[WeightMap], theirs: Arrays, where: str) -> dict[str, Tensor]:
     """Our state dict from the original's arrays; every array must be used and none may lack.
 
     Raises:
@@ -185,7 +187,7 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def to_theirs(leaves: Iterable[Leaf], ours: dict[str, Tensor]) -> Arrays:
+def to_theirs(leaves: Iterable[WeightMap], ours: dict[str, Tensor]) -> Arrays:
     """The original's arrays from our tensors (weights, gradients or moments); absent tensors are left out."""
     arrays: dict[str, list[np.ndarray]] = {}
     for leaf in leaves:

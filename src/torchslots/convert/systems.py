@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torchslots.convert.layouts import Arrays, Leaf, to_ours
+from torchslots.convert.layouts import Arrays, WeightMap, to_ours
 from torchslots.convert.originals import dvae as dvae_torch
 from torchslots.convert.originals import savi_slotdiffusion as savi_pytorch_torch
 from torchslots.convert.originals import slotdiffusion as slotdiffusion_torch
@@ -48,7 +48,7 @@ class TorchSystem:
     config: type[ModelConfig]
     from_shapes: Callable[[Mapping[str, tuple[int, ...]]], ModelConfig]
     from_reference: Callable[[Mapping[str, Any]], ModelConfig]
-    leaves: Callable[[Any], list[Leaf]]
+    leaves: Callable[[Any], list[WeightMap]]
     kept: Callable[[Arrays, Any, str], Arrays]
     decoder: str | None = None
     frozen: str | None = None

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from torchslots.evaluation.evaluate import evaluate
-from torchslots.evaluation.observers import Onlooker
+from torchslots.evaluation.observers import Observer
 from torchslots.evaluation.report import EvalReport
 from torchslots.evaluation.tokenizer import evaluate_tokenizer
-from torchslots.models.decoders.set_prediction import Properties
+from torchslots.models.decoders.set_prediction import SetPredictionDecoder
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch
@@ -30,7 +30,7 @@ class Evaluate(Protocol):
         device: torch.device | str = "cpu",
         precision: str = "fp32",
         draw: int = 4,
-        onlookers: Sequence[Onlooker] = (),
+        onlookers: Sequence[Observer] = (),
     ) -> EvalReport:
         """See `torchslots.evaluation.evaluate.evaluate`."""
         ...
@@ -54,5 +54,7 @@ def kind_of(model: nn.Module) -> Kind:
     """The kind of a model: an image code, or slots that paint or that name properties."""
     if isinstance(model, Tokenizer):
         return TOKENIZER
-    names_properties = isinstance(model, ObjectCentricModel) and isinstance(model.decoder, Properties)
+    names_properties = isinstance(model, ObjectCentricModel) and isinstance(
+        model.decoder, SetPredictionDecoder
+    )
     return SETS if names_properties else SLOTS

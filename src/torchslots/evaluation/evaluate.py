@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchslots.data.loader import ClipDataset, eval_batches, number_read
 from torchslots.evaluation.baselines import BoxCopy
-from torchslots.evaluation.observers import DRAWN_FRAMES, Drawing, DrawnVideo, Onlooker, merged
+from torchslots.evaluation.observers import DRAWN_FRAMES, Observer, PlottedVideo, VideoPanel, merged
 from torchslots.evaluation.report import DEFINITIONS, EvalReport
 from torchslots.io.errors import UserError
 from torchslots.io.processes import gather, is_first_process
@@ -55,7 +55,7 @@ def evaluate(
     precision: str = "fp32",
     draw: int = 4,
     with_loss: bool = False,
-    onlookers: Sequence[Onlooker] = (),
+    onlookers: Sequence[Observer] = (),
 ) -> EvalReport:
     """Judge `model` on whole videos; `torchslots.metrics.scores` defines every figure.
 
@@ -77,10 +77,10 @@ def evaluate(
         UserError: no videos; onlookers of a model that paints no frames.
     """
     run = _Evaluation(model, config, torch.device(device), precision, draw, with_loss, onlookers)
-    return judged(run, model, batches)
+    return run_pass(run, model, batches)
 
 
-class Judging(Protocol):
+class Pass(Protocol):
     """An evaluation in progress."""
 
     def judge(self, batch: Batch) -> None:
@@ -92,7 +92,7 @@ class Judging(Protocol):
         ...
 
 
-def judged(run: Judging, model: nn.Module, batches: Iterable[Batch]) -> EvalReport:
+def run_pass(run: Pass, model: nn.Module, batches: Iterable[Batch]) -> EvalReport:
     """Every batch through a model that is in eval mode meanwhile."""
     was_training = model.training
     model.eval()
@@ -134,14 +134,14 @@ class _Evaluation:
         precision: str,
         draw: int,
         with_loss: bool,
-        onlookers: Sequence[Onlooker],
+        onlookers: Sequence[Observer],
     ) -> None:
         self._model, self._config, self._device, self._precision = model, config, device, precision
         self._draw, self._with_loss = draw if is_first_process() else 0, with_loss
         self._onlookers = onlookers
         self._scores = SegmentationScores(config.num_frames, device, config.num_background)
         self._sets = AveragePrecision(sync_on_compute=False)
-        self._panels: list[DrawnVideo] = []
+        self._panels: list[PlottedVideo] = []
         self._losses: dict[str, float] = {}
         self._videos, self._num_slots = 0, 0
 
@@ -150,7 +150,7 @@ class _Evaluation:
         state, num_videos = None, len(batch["video"])
         ids: Tensor | None = batch.get("segmentations")
         num_objects = 0 if ids is None else int(ids.max()) + 1
-        drawings = [Drawing(row) for row in range(min(self._draw - len(self._panels), num_videos))]
+        drawings = [VideoPanel(row) for row in range(min(self._draw - len(self._panels), num_videos))]
         batch = seeded(batch, self._config.seed, self._videos)
         for start, part in frame_slices(batch, self._config, self._device):
             drawn = drawings if start < DRAWN_FRAMES else []

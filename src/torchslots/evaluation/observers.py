@@ -15,9 +15,9 @@ from torchslots.evaluation.draw_objects import draw_properties, properties_markd
 from torchslots.io.draw import clip_panel
 from torchslots.io.video import write_png
 from torchslots.metrics.reconstruction import DEFINITIONS, LABELS, PictureScores
-from torchslots.models.decoders.autoregressive import Tokens
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
 from torchslots.models.decoders.base import Decoder
-from torchslots.models.decoders.diffusion import Denoise
+from torchslots.models.decoders.diffusion import DiffusionDecoder
 from torchslots.models.layers.ranges import from_signed, to_bytes, to_signed
 from torchslots.models.types import Batch, Prediction
 
@@ -36,7 +36,7 @@ class Found(NamedTuple):
     notes: list[str]
 
 
-class Onlooker(Protocol):
+class Observer(Protocol):
     """Told of every frame that a model paints while it is judged."""
 
     def add(self, made: Float[Tensor, "B t 3 H W"], part: Batch) -> None:
@@ -52,22 +52,22 @@ class Onlooker(Protocol):
         ...
 
 
-class PaintedFigures:
+class ReconstructionFigures:
     """How near the painted frames are to the true ones."""
 
     def __init__(self, scores: PictureScores) -> None:
         self._scores = scores
 
     def add(self, made: Float[Tensor, "B t 3 H W"], part: Batch) -> None:
-        """See `Onlooker`."""
+        """See `Observer`."""
         self._scores.add(made, part["video"], part.get("padding_mask"))
 
     def finish(self, batch: Batch) -> None:
-        """See `Onlooker`."""
+        """See `Observer`."""
         self._scores.finish(batch.get("name", [""] * len(batch["video"])))
 
     def report(self) -> Found:
-        """See `Onlooker`."""
+        """See `Observer`."""
         figures, notes = self._scores.compute()
         return Found(figures, {name: DEFINITIONS[name] for name in figures}, notes)
 
@@ -85,16 +85,16 @@ class Ceiling:
         self._back, self._scores = back, PictureScores(paired, device=device)
 
     def add(self, made: Float[Tensor, "B t 3 H W"], part: Batch) -> None:
-        """See `Onlooker`; what was painted is of no concern."""
+        """See `Observer`; what was painted is of no concern."""
         video: Tensor = part["video"]
         back = self._back(video.flatten(0, 1)).unflatten(0, video.shape[:2])
         self._scores.add(back, video, part.get("padding_mask"))
 
     def finish(self, batch: Batch) -> None:
-        """See `Onlooker`."""
+        """See `Observer`."""
 
     def report(self) -> Found:
-        """See `Onlooker`."""
+        """See `Observer`."""
         figures, _ = self._scores.compute()
         definitions = {
             f"{name}{_CEILING}": f"As {name}, of what the model's image code alone gives back of each frame, without "
@@ -106,9 +106,9 @@ class Ceiling:
 
 def own_code(decoder: Decoder) -> Back | None:
     """A decoder's image code, there and back; None: it paints pixels."""
-    if isinstance(decoder, Denoise):
+    if isinstance(decoder, DiffusionDecoder):
         return lambda pictures: from_signed(decoder.tokenizer.reconstruct(to_signed(pictures)))
-    if isinstance(decoder, Tokens):
+    if isinstance(decoder, AutoregressiveDecoder):
         return lambda pictures: decoder.from_native(
             decoder.tokenizer.reconstruct(decoder.to_native(pictures))
         )
@@ -139,7 +139,7 @@ class FrameFolders:
         self._videos, self._frames = 0, 0
 
     def add(self, made: Float[Tensor, "B t 3 H W"], part: Batch) -> None:
-        """See `Onlooker`."""
+        """See `Observer`."""
         shown = real_frames(part)
         for name, pictures in (("recon_vids", made), ("gt_vids", part["video"])):
             for row, frames in enumerate(to_bytes(pictures).cpu()):
@@ -149,11 +149,11 @@ class FrameFolders:
         self._frames += made.shape[1]
 
     def finish(self, batch: Batch) -> None:
-        """See `Onlooker`."""
+        """See `Observer`."""
         self._videos, self._frames = self._videos + len(batch["video"]), 0
 
     def report(self) -> Found:
-        """See `Onlooker`."""
+        """See `Observer`."""
         return Found({}, {}, [])
 
 
@@ -187,7 +187,7 @@ def _clear(folder: Path) -> None:
             file.unlink()
 
 
-def merged(onlookers: Sequence[Onlooker]) -> Found:
+def merged(onlookers: Sequence[Observer]) -> Found:
     """What all of them found."""
     figures: dict[str, float] = {}
     definitions: dict[str, str] = {}
@@ -205,7 +205,7 @@ _RECON_LABELS = {"video": "reconstruction", "flow": "predicted flow", "depth": "
 
 
 @dataclass(frozen=True)
-class DrawnVideo:
+class PlottedVideo:
     """One video and what a model made of it, in bytes, to be drawn later; at most 48 frames."""
 
     name: str
@@ -240,7 +240,7 @@ class DrawnVideo:
         return clip_panel(self.video, self.prediction, truth=self.truth, **more)
 
 
-class Drawing:
+class VideoPanel:
     """Collects one video of a batch slice by slice."""
 
     def __init__(self, row: int) -> None:
@@ -268,11 +268,11 @@ class Drawing:
     def _keep(self, name: str, values: NDArray[Any]) -> None:
         self._parts.setdefault(name, []).append(values)
 
-    def finish(self, name: str) -> DrawnVideo:
+    def finish(self, name: str) -> PlottedVideo:
         """The video, cut to the longest that is kept."""
         parts = {key: np.concatenate(values)[:DRAWN_FRAMES] for key, values in self._parts.items()}
         recon = {key: np.concatenate(values)[:DRAWN_FRAMES] for key, values in self._recon.items()}
-        return DrawnVideo(name, **cast(Any, parts), recon=recon)
+        return PlottedVideo(name, **cast(Any, parts), recon=recon)
 
 
 def _pixels(pictures: Float[Tensor, "*batch C H W"]) -> NDArray[np.uint8]:

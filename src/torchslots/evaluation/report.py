@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from torchslots.evaluation.observers import CEILING_LABELS, DrawnVideo
+from torchslots.evaluation.observers import CEILING_LABELS, PlottedVideo
 from torchslots.io import draw as pictures
 from torchslots.io import video
 from torchslots.metrics import reconstruction as painted
@@ -87,7 +87,7 @@ class EvalReport:
 
     def _save_properties(self, folder: Path) -> list[Path]:
         written = []
-        sets = [drawn for drawn in self.panels if isinstance(drawn, DrawnVideo)]
+        sets = [drawn for drawn in self.panels if isinstance(drawn, PlottedVideo)]
         for index, drawn in enumerate(sets):
             picture = drawn.properties_picture()
             if picture is not None:

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from torchslots.evaluation.evaluate import autocast, judged, require_videos
-from torchslots.evaluation.observers import DRAWN_FRAMES, Onlooker, merged
+from torchslots.evaluation.evaluate import autocast, require_videos, run_pass
+from torchslots.evaluation.observers import DRAWN_FRAMES, Observer, merged
 from torchslots.evaluation.report import EvalReport
 from torchslots.io.draw import contact_sheet
 from torchslots.io.processes import gather, is_first_process
@@ -24,7 +24,7 @@ from torchslots.recipes.config import EvalConfig
 
 
 @dataclass(frozen=True)
-class DrawnPair:
+class PlottedPair:
     """A video [T, H, W, 3] and what an image code gave back, in bytes, to be drawn later; at most 48 frames."""
 
     name: str
@@ -47,7 +47,7 @@ def evaluate_tokenizer(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     draw: int = 4,
-    onlookers: Sequence[Onlooker] = (),
+    onlookers: Sequence[Observer] = (),
 ) -> EvalReport:
     """Judge a `Tokenizer` on whole videos; figures and arguments as `torchslots.evaluation.evaluate.evaluate`.
 
@@ -57,7 +57,7 @@ def evaluate_tokenizer(
         UserError: no videos.
     """
     run = _Reconstruction(cast(Tokenizer, model), config, torch.device(device), precision, draw, onlookers)
-    return judged(run, model, batches)
+    return run_pass(run, model, batches)
 
 
 class _Reconstruction:
@@ -70,13 +70,13 @@ class _Reconstruction:
         device: torch.device,
         precision: str,
         draw: int,
-        onlookers: Sequence[Onlooker],
+        onlookers: Sequence[Observer],
     ) -> None:
         self._model, self._config, self._device, self._precision = model, config, device, precision
         self._draw, self._onlookers = draw if is_first_process() else 0, onlookers
         networks, self._notes = perceptual_network()
         self._scores = PictureScores(networks, device=device)
-        self._panels: list[DrawnPair] = []
+        self._panels: list[PlottedPair] = []
         self._videos = 0
 
     def judge(self, batch: Batch) -> None:
@@ -101,7 +101,7 @@ class _Reconstruction:
         for row, parts in zip(rows, kept):
             real = slice(None) if mask is None else mask[row, : video.shape[1]].flatten(1).any(1)
             self._panels.append(
-                DrawnPair(names[row], _bytes(video[row][real]), _bytes(torch.cat(parts)[real]))
+                PlottedPair(names[row], _bytes(video[row][real]), _bytes(torch.cat(parts)[real]))
             )
         self._videos += len(video)
 

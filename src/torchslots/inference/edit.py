@@ -21,7 +21,7 @@ from torch import Tensor
 
 from torchslots.hub import load_model
 from torchslots.inference.draw_poses import draw_poses
-from torchslots.inference.generation import PaintOptions, paint_as
+from torchslots.inference.generation import SamplingOptions, with_sampling
 from torchslots.inference.inputs import hint_of, result_folders, slot_order, sources, start_batch
 from torchslots.inference.outputs import film_writer, make_folder, still_writer
 from torchslots.inference.view import Hint, View
@@ -75,7 +75,7 @@ class EditOptions:
     """Frames in a second of the written videos; None: as the input."""
     device: str = "cpu"
     """Where to run: cpu, cuda, cuda:1, mps."""
-    paint: PaintOptions = field(default_factory=PaintOptions)
+    paint: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
         if self.remove and self.keep:
@@ -116,7 +116,7 @@ def edit(
             two inputs that cannot be exchanged, a model that paints nothing.
     """
     ready = load_model(model, device=options.device) if isinstance(model, (str, Path)) else model
-    ready = paint_as(with_counts(ready, num_iterations=options.num_iterations), options.paint)
+    ready = with_sampling(with_counts(ready, num_iterations=options.num_iterations), options.paint)
     pairs = result_folders(sources([Path(path) for path in inputs]), Path(out))
     if options.swap and len(pairs) != 2:
         raise UserError(f"Slots are exchanged between two inputs, got {len(pairs)}. Give two.")

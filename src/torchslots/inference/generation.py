@@ -10,10 +10,10 @@ from torch import Tensor
 from torchslots.io.errors import UserError
 from torchslots.models.adjust import sharing_weights
 from torchslots.models.clips import frames_of, moved_to
-from torchslots.models.decoders.autoregressive import Tokens
-from torchslots.models.decoders.broadcast import Broadcast
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
+from torchslots.models.decoders.broadcast import BroadcastDecoder
 from torchslots.models.decoders.code_transformer import drawn
-from torchslots.models.decoders.diffusion import Denoise
+from torchslots.models.decoders.diffusion import DiffusionDecoder
 from torchslots.models.layers.ranges import to_bytes
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Clip
@@ -25,7 +25,7 @@ _PUBLISHED_STEPS = {"dpm_solver": 20, "ddim": 200, "ddpm": 1000}
 
 
 @dataclass(frozen=True)
-class PaintOptions:
+class SamplingOptions:
     """How models that generate draw; None: as the model was built."""
 
     sampler: Literal["dpm_solver", "ddim", "ddpm"] | None = None
@@ -60,7 +60,7 @@ class PaintOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def paint_as(model: ObjectCentricModel, options: PaintOptions) -> ObjectCentricModel:
+def with_sampling(model: ObjectCentricModel, options: SamplingOptions) -> ObjectCentricModel:
     """The same weights in a model that draws as the options say; the model handed in stays as it is.
 
     Raises:
@@ -70,10 +70,10 @@ def paint_as(model: ObjectCentricModel, options: PaintOptions) -> ObjectCentricM
         return model
     model = sharing_weights(model)
     decoder = model.decoder
-    if isinstance(decoder, Denoise):
+    if isinstance(decoder, DiffusionDecoder):
         _check(options, _DIFFUSION, "draws by diffusion")
         _set_sampler(decoder, _sampling(model), options)
-    elif isinstance(decoder, Tokens):
+    elif isinstance(decoder, AutoregressiveDecoder):
         _check(options, _CODES, "writes codes one by one")
         _set_choice(decoder, options)
     else:
@@ -81,7 +81,7 @@ def paint_as(model: ObjectCentricModel, options: PaintOptions) -> ObjectCentricM
     return model
 
 
-def _check(options: PaintOptions, known: set[str], what: str) -> None:
+def _check(options: SamplingOptions, known: set[str], what: str) -> None:
     wrong = [name for name in options.given() if name not in known]
     if wrong:
         choices = f"It takes {', '.join(sorted(known))}." if known else "It takes none of these."
@@ -93,7 +93,7 @@ def _sampling(model: ObjectCentricModel) -> SamplingConfig:
     return model.config.sampling if isinstance(model.config, SlotDiffusionConfig) else SamplingConfig()
 
 
-def _set_sampler(decoder: Denoise, built: SamplingConfig, options: PaintOptions) -> None:
+def _set_sampler(decoder: DiffusionDecoder, built: SamplingConfig, options: SamplingOptions) -> None:
     sampler = options.sampler or built.sampler
     steps = built.num_steps if sampler == built.sampler else _PUBLISHED_STEPS[sampler]
     if options.sampler is not None or options.steps is not None:
@@ -103,7 +103,7 @@ def _set_sampler(decoder: Denoise, built: SamplingConfig, options: PaintOptions)
     decoder.seed = decoder.seed if options.seed is None else options.seed
 
 
-def _set_choice(decoder: Tokens, options: PaintOptions) -> None:
+def _set_choice(decoder: AutoregressiveDecoder, options: SamplingOptions) -> None:
     if options.temperature is None:
         if options.given():
             raise UserError(
@@ -120,9 +120,9 @@ def _set_choice(decoder: Tokens, options: PaintOptions) -> None:
 def require_frames(model: ObjectCentricModel) -> None:
     """Raises UserError where a model paints no frames."""
     decoder = model.decoder
-    if isinstance(decoder, Denoise | Tokens):
+    if isinstance(decoder, DiffusionDecoder | AutoregressiveDecoder):
         return
-    paints = list(decoder.targets) if isinstance(decoder, Broadcast) else []
+    paints = list(decoder.targets) if isinstance(decoder, BroadcastDecoder) else []
     if "video" not in paints:
         raise UserError(
             f"This model paints {' and '.join(paints) or 'no pictures'}, not frames. Give one that was trained to "

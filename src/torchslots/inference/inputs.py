@@ -12,11 +12,11 @@ from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.initializers import Gaussian, Learned
-from torchslots.models.slots.poses import WithFrames
+from torchslots.models.slots.poses import WithPoses
 from torchslots.models.types import Prediction
 
 BOTH = "Give either boxes or masks: both say where the objects are."
-_HINTLESS = (Learned, Gaussian, WithFrames)
+_HINTLESS = (Learned, Gaussian, WithPoses)
 
 
 class Start(Protocol):

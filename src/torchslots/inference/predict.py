@@ -20,7 +20,7 @@ from torch import Tensor
 
 from torchslots.hub import load_model
 from torchslots.inference import view as hints
-from torchslots.inference.generation import PaintOptions, paint_as
+from torchslots.inference.generation import SamplingOptions, with_sampling
 from torchslots.inference.inputs import (
     BOTH,
     hint_of,
@@ -37,8 +37,8 @@ from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 from torchslots.models.adjust import bound_memory, with_counts
 from torchslots.models.model import ObjectCentricModel, rollout
-from torchslots.models.slots.predictors import Stay
-from torchslots.models.slots.temporal import Remember
+from torchslots.models.slots.predictors import IdentityPredictor
+from torchslots.models.slots.temporal import MemoryPredictor
 from torchslots.models.types import Prediction, State
 
 _TILE = 192
@@ -86,7 +86,7 @@ class PredictOptions:
     None: what it was built for."""
     recon: bool = False
     """Also write what the model paints beside what it saw (recon.mp4, recon.png); models that generate take long."""
-    paint: PaintOptions = field(default_factory=PaintOptions)
+    paint: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
         unknown = set(self.save) - set(OUTPUTS)
@@ -205,7 +205,7 @@ def _bounded(model: ObjectCentricModel, max_frames: int | None) -> Iterator[None
     Raises:
         UserError: a bound for a model that remembers nothing.
     """
-    memories = [module for module in model.modules() if isinstance(module, Remember)]
+    memories = [module for module in model.modules() if isinstance(module, MemoryPredictor)]
     if max_frames is None:
         yield
         return
@@ -286,7 +286,7 @@ def _plan(total: int, options: PredictOptions) -> tuple[int, int]:
 def _check_rollout(model: ObjectCentricModel, options: PredictOptions) -> None:
     """Raises UserError where frames are to be predicted by a model that has nothing to predict them with."""
     ahead = options.observe is not None or options.rollout is not None
-    if ahead and isinstance(model.slot_encoder.predictor, Stay):
+    if ahead and isinstance(model.slot_encoder.predictor, IdentityPredictor):
         raise UserError(
             "This model sees single pictures and predicts no frames: leave --observe and --rollout out. SAVi and "
             "STATM predict."
@@ -322,7 +322,7 @@ def predict(
             written, a full disk. What was finished before is kept.
     """
     ready = load_model(model, device=options.device) if isinstance(model, (str, Path)) else model
-    ready = paint_as(with_counts(ready, num_iterations=options.num_iterations), options.paint)
+    ready = with_sampling(with_counts(ready, num_iterations=options.num_iterations), options.paint)
     jobs = result_folders(sources([Path(path) for path in inputs], options.each), Path(out))
     given = {target.name: hint_of(target.name, options, len(jobs)) for _, target in jobs}
     done: list[Path] = []

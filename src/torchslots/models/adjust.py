@@ -10,7 +10,7 @@ from torchslots.io.errors import UserError
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.initializers import FromBoxes, FromMasks, Gaussian
-from torchslots.models.slots.temporal import Remember
+from torchslots.models.slots.temporal import MemoryPredictor
 
 
 def with_counts(
@@ -84,7 +84,7 @@ def _replaced(config: Any, changes: dict[str, int]) -> Any:
 
 def bound_memory(model: nn.Module, max_frames: int | None) -> int:
     """Bound every memory of a model that was built or loaded, to run it over a stream; returns how many it has."""
-    found = [module for module in model.modules() if isinstance(module, Remember)]
+    found = [module for module in model.modules() if isinstance(module, MemoryPredictor)]
     for predictor in found:
         predictor.bound(max_frames)
     return len(found)

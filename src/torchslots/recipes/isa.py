@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.broadcast import Broadcast
+from torchslots.models.decoders.broadcast import BroadcastDecoder
 from torchslots.models.layers.blocks import mlp
 from torchslots.models.layers.conv import cnn
 from torchslots.models.layers.init import dense
@@ -26,8 +26,8 @@ from torchslots.models.slots.attention import Corrector, SlotAttention
 from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.models.slots.initializers import Learned
 from torchslots.models.slots.invariant import InvariantSlotAttention
-from torchslots.models.slots.poses import DrawnFrames, LearnedFrames, WithFrames
-from torchslots.models.slots.predictors import Stay
+from torchslots.models.slots.poses import LearnedFrames, SampledPoses, WithPoses
+from torchslots.models.slots.predictors import IdentityPredictor
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 from torchslots.recipes.savi import CnnConfig, ResNetConfig
 
@@ -138,7 +138,7 @@ def build(config: IsaConfig) -> ObjectCentricModel:
         encoder=encoder,
         initializer=_initializer(config),
         corrector=_corrector(config, tokens),
-        predictor=Stay(),
+        predictor=IdentityPredictor(),
         recompute=config.recompute,
     )
     return ObjectCentricModel(slot_encoder, _decoder(config), config)
@@ -169,8 +169,8 @@ def _initializer(config: IsaConfig) -> nn.Module:
     if config.invariance == "none":
         return slots
     if config.frames == "learned":
-        return WithFrames(slots, LearnedFrames(config.num_slots, config.invariance))
-    return WithFrames(slots, DrawnFrames(config.invariance, draws=config.draws))
+        return WithPoses(slots, LearnedFrames(config.num_slots, config.invariance))
+    return WithPoses(slots, SampledPoses(config.invariance, draws=config.draws))
 
 
 def _core(config: IsaConfig, input_size: int) -> SlotAttention:
@@ -204,7 +204,7 @@ def _corrector(config: IsaConfig, tokens: int) -> Corrector:
     )
 
 
-def _decoder(config: IsaConfig) -> Broadcast:
+def _decoder(config: IsaConfig) -> BroadcastDecoder:
     numbers = config.decoder
     if isinstance(numbers, PixelDecoderConfig):
         backbone = cnn(config.slot_size, numbers.channels, [1] * len(numbers.channels), kernel=1)
@@ -215,7 +215,7 @@ def _decoder(config: IsaConfig) -> Broadcast:
         position: nn.Module = PositionEmbedding(numbers.grid, config.slot_size)
     else:
         position = RelativePosition(numbers.grid, config.slot_size, scale_factor=config.scale_factor)
-    return Broadcast(
+    return BroadcastDecoder(
         position,
         backbone,
         grid=numbers.grid,

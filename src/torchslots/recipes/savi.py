@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.broadcast import Broadcast
+from torchslots.models.decoders.broadcast import BroadcastDecoder
 from torchslots.models.layers.blocks import PreNormBlock, mlp
 from torchslots.models.layers.conv import cnn
 from torchslots.models.layers.init import dense
@@ -32,7 +32,7 @@ from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.models.slots.initializers import FromBoxes, FromMasks, Gaussian, Learned
-from torchslots.models.slots.predictors import Interact
+from torchslots.models.slots.predictors import TransformerPredictor
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
 TARGET_CHANNELS = {"video": 3, "flow": 3, "depth": 1}
@@ -138,9 +138,9 @@ def build(config: SaviConfig) -> ObjectCentricModel:
     return build_with(interact, config, config)
 
 
-def interact(config: SaviConfig) -> Interact:
+def interact(config: SaviConfig) -> TransformerPredictor:
     """SAVi's predictor."""
-    return Interact(
+    return TransformerPredictor(
         config.slot_size,
         num_heads=config.predictor_heads,
         qkv_size=config.predictor_qkv,
@@ -227,7 +227,7 @@ _INITIALIZERS: dict[str, Callable[[SaviConfig], nn.Module]] = {
 }
 
 
-def _decoder(config: SaviConfig) -> Broadcast:
+def _decoder(config: SaviConfig) -> BroadcastDecoder:
     numbers = config.decoder
     backbone = cnn(
         config.slot_size,
@@ -235,7 +235,7 @@ def _decoder(config: SaviConfig) -> Broadcast:
         numbers.strides,
         transposed=[stride > 1 for stride in numbers.strides],
     )
-    return Broadcast(
+    return BroadcastDecoder(
         PositionEmbedding(numbers.grid, config.slot_size),
         backbone,
         grid=numbers.grid,

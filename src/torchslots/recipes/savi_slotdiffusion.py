@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.broadcast import Broadcast
+from torchslots.models.decoders.broadcast import BroadcastDecoder
 from torchslots.models.layers.position import PositionEmbedding, soft_grid
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.layers.weight_init import start_as_torch
@@ -81,9 +81,9 @@ def build(config: SaviPytorchConfig) -> ObjectCentricModel:
     return ObjectCentricModel(build_slot_encoder(config.slots), _decoder(config), config)
 
 
-def _decoder(config: SaviPytorchConfig) -> Broadcast:
+def _decoder(config: SaviPytorchConfig) -> BroadcastDecoder:
     numbers = config.decoder
-    decoder = Broadcast(
+    decoder = BroadcastDecoder(
         PositionEmbedding(numbers.grid, config.slots.slot_size, grid=soft_grid),
         torch_cnn(
             config.slots.slot_size,

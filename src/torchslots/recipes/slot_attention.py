@@ -13,8 +13,8 @@ from typing import ClassVar
 from torch import nn
 
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.broadcast import Broadcast
-from torchslots.models.decoders.set_prediction import Properties
+from torchslots.models.decoders.broadcast import BroadcastDecoder
+from torchslots.models.decoders.set_prediction import SetPredictionDecoder
 from torchslots.models.layers.blocks import KERAS_NORM_EPS, mlp
 from torchslots.models.layers.conv import Conv, cnn
 from torchslots.models.layers.position import PositionEmbedding, soft_grid
@@ -25,7 +25,7 @@ from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.attention import SlotAttention, eps_on_weights
 from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.models.slots.initializers import Gaussian
-from torchslots.models.slots.predictors import Stay
+from torchslots.models.slots.predictors import IdentityPredictor
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
 
@@ -105,12 +105,12 @@ def build(config: SlotAttentionConfig) -> ObjectCentricModel:
             norm_eps=KERAS_NORM_EPS,
             full_bias=True,
         ),
-        predictor=Stay(),
+        predictor=IdentityPredictor(),
         recompute=config.recompute,
     )
     model = ObjectCentricModel(slot_encoder, _decoder(config), config)
     start_as_keras(model)
-    if isinstance(model.decoder, Broadcast):
+    if isinstance(model.decoder, BroadcastDecoder):
         start_together([model.decoder.mask_head, *model.decoder.heads.values()])
     return model
 
@@ -124,14 +124,14 @@ def _encoder(config: SlotAttentionConfig) -> FrameEncoder:
     )
 
 
-def _decoder(config: SlotAttentionConfig) -> Broadcast | Properties:
+def _decoder(config: SlotAttentionConfig) -> BroadcastDecoder | SetPredictionDecoder:
     numbers = config.decoder
     return _properties(config, numbers) if isinstance(numbers, PropertyHead) else _broadcast(config, numbers)
 
 
-def _broadcast(config: SlotAttentionConfig, numbers: PictureDecoder) -> Broadcast:
+def _broadcast(config: SlotAttentionConfig, numbers: PictureDecoder) -> BroadcastDecoder:
     transposed = [stride > 1 for stride in numbers.strides]
-    return Broadcast(
+    return BroadcastDecoder(
         PositionEmbedding(numbers.grid, config.slot_size, grid=soft_grid, stored=False),
         cnn(config.slot_size, numbers.channels, numbers.strides, transposed=transposed),
         grid=numbers.grid,
@@ -146,8 +146,8 @@ def _broadcast(config: SlotAttentionConfig, numbers: PictureDecoder) -> Broadcas
     )
 
 
-def _properties(config: SlotAttentionConfig, numbers: PropertyHead) -> Properties:
-    return Properties(
+def _properties(config: SlotAttentionConfig, numbers: PropertyHead) -> SetPredictionDecoder:
+    return SetPredictionDecoder(
         config.slot_size,
         numbers.hidden,
         numbers.num_properties,

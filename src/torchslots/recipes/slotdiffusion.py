@@ -10,7 +10,7 @@ from functools import partial
 from typing import ClassVar, Literal, cast
 
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.diffusion import Denoise
+from torchslots.models.decoders.diffusion import DiffusionDecoder
 from torchslots.models.diffusion.samplers import Sampler, ddim, ddpm, dpm_solver
 from torchslots.models.diffusion.schedule import (
     PREDICT_LATENT,
@@ -149,13 +149,13 @@ def build(config: SlotDiffusionConfig) -> ObjectCentricModel:
     return ObjectCentricModel(build_slot_encoder(config.slots), build_decoder(config), config)
 
 
-def build_decoder(config: SlotDiffusionConfig) -> Denoise:
+def build_decoder(config: SlotDiffusionConfig) -> DiffusionDecoder:
     """The decoder alone, for slots of any encoder of the same width."""
     numbers, sampling = config.diffusion, config.sampling
     betas = beta_schedule(
         numbers.schedule, numbers.num_steps, numbers.start, numbers.end, numbers.cosine_shift
     )
-    return Denoise(
+    return DiffusionDecoder(
         build_unet(config),
         build_vqvae(replace(config.tokenizer, perceptual=False)),
         Diffusion(betas),
@@ -201,8 +201,8 @@ def _recipe(dataset: str, num_steps: int, num_frames: int, batch_size: int, max_
         max_grad_norm=max_grad_norm,
     )
     train = TrainConfig(batch_size=batch_size, log_every=100, eval_every=5000, checkpoint_every=1000)
-    judged = evaluation(dataset, batch_size=4 if num_frames > 1 else 64)
-    return Recipe(f"slotdiffusion_{dataset}", config, data(dataset, num_frames), optim, train, judged)
+    run_pass = evaluation(dataset, batch_size=4 if num_frames > 1 else 64)
+    return Recipe(f"slotdiffusion_{dataset}", config, data(dataset, num_frames), optim, train, run_pass)
 
 
 def _video(dataset: str) -> Recipe:

@@ -22,7 +22,7 @@ from torchslots.models.layers.weight_init import start_as_torch, start_residual,
 from torchslots.models.slots.attention import SlotAttention, eps_on_weights
 from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.models.slots.initializers import Learned
-from torchslots.models.slots.predictors import Apply, Recur, Stay
+from torchslots.models.slots.predictors import IdentityPredictor, LSTMPredictor, ModulePredictor
 from torchslots.recipes.config import DataConfig, EvalConfig, OptimConfig, TrainConfig
 
 NormName = Literal["none", "batch", "instance", "group"]
@@ -218,11 +218,11 @@ _NORMS = {
 
 def _predictor(config: SlotsConfig) -> nn.Module:
     if config.predictor is None:
-        return Stay()
+        return IdentityPredictor()
     block = _block(config.slot_size, config.predictor)
     if config.recurrent_size is None:
-        return Apply(block)
-    return Recur(block, config.slot_size, config.recurrent_size, truncate_every=config.truncate_every)
+        return ModulePredictor(block)
+    return LSTMPredictor(block, config.slot_size, config.recurrent_size, truncate_every=config.truncate_every)
 
 
 def _block(slot_size: int, numbers: TransformerPredictor | MlpPredictor) -> nn.Module:

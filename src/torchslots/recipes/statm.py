@@ -14,10 +14,10 @@ from torchslots.io.errors import UserError
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.temporal import (
     Fusion,
-    Remember,
+    MemoryPredictor,
+    ParallelFusion,
     SharedResidual,
     SpaceThenTime,
-    Sum,
     TimeThenSpace,
     all_slots,
 )
@@ -63,7 +63,7 @@ class StatmConfig(ModelConfig):
 
 _FUSIONS: dict[FusionName, Callable[..., Fusion]] = {
     "space_then_time": SpaceThenTime,
-    "sum": Sum,
+    "sum": ParallelFusion,
     "time_then_space": TimeThenSpace,
     "shared_residual": SharedResidual,
     "all_slots": all_slots,
@@ -73,7 +73,7 @@ _FUSIONS: dict[FusionName, Callable[..., Fusion]] = {
 def fusion_class(config: StatmConfig) -> Callable[..., Fusion]:
     """What builds the fusion that `config` names."""
     if config.fusion == "all_slots_as_released":
-        return Sum if config.pre_norm else all_slots
+        return ParallelFusion if config.pre_norm else all_slots
     return _FUSIONS[config.fusion]
 
 
@@ -82,7 +82,7 @@ def build(config: StatmConfig) -> ObjectCentricModel:
     return build_with(partial(_remember, statm=config), config.savi, config)
 
 
-def _remember(savi: SaviConfig, statm: StatmConfig) -> Remember:
+def _remember(savi: SaviConfig, statm: StatmConfig) -> MemoryPredictor:
     fusion = fusion_class(statm)(
         savi.slot_size,
         num_heads=savi.predictor_heads,
@@ -90,7 +90,7 @@ def _remember(savi: SaviConfig, statm: StatmConfig) -> Remember:
         mlp_size=savi.predictor_mlp,
         pre_norm=statm.pre_norm,
     )
-    return Remember(fusion, max_frames=statm.max_frames)
+    return MemoryPredictor(fusion, max_frames=statm.max_frames)
 
 
 def statm_savi_small() -> Recipe:

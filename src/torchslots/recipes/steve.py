@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.autoregressive import Tokens
-from torchslots.models.decoders.code_transformer import CodeWriter
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
+from torchslots.models.decoders.code_transformer import CodeTransformer
 from torchslots.models.layers.transformer import CausalDecoder
 from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes.config import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
@@ -86,7 +86,7 @@ def require_same_size(slots: tuple[int, int], tokenizer: tuple[int, int]) -> Non
 def build(config: SteveConfig) -> ObjectCentricModel:
     """The slot encoder that SlotDiffusion has too, and a decoder that writes codes; the tokenizer's weights are fresh
     until they are loaded."""
-    decoder = Tokens(
+    decoder = AutoregressiveDecoder(
         build_dvae(config.tokenizer),
         build_writer(config.writer, config.slots.slot_size, config.tokenizer),
         code_grid=config.tokenizer.grid,
@@ -101,10 +101,10 @@ def build(config: SteveConfig) -> ObjectCentricModel:
 
 def build_writer(
     config: WriterConfig, slot_size: int, tokenizer: DvaeConfig, slot_bias: bool = True
-) -> CodeWriter:
+) -> CodeTransformer:
     """The transformer for a tokenizer's codes, with fresh weights."""
     rows, columns = tokenizer.grid
-    return CodeWriter(
+    return CodeTransformer(
         CausalDecoder(
             config.size,
             num_layers=config.num_layers,

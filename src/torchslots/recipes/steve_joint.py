@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from torchslots.models.decoders.autoregressive import Tokens, trained_along
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, trained_along
 from torchslots.models.layers.blocks import TORCH_NORM_EPS, PreNormBlock, layer_norm, mlp
 from torchslots.models.layers.position import PositionEmbedding, cell_grid
 from torchslots.models.losses import sum_cross_entropy
@@ -20,7 +20,7 @@ from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.attention import SlotAttention, eps_on_weights
 from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.models.slots.initializers import Gaussian
-from torchslots.models.slots.predictors import Apply
+from torchslots.models.slots.predictors import ModulePredictor
 from torchslots.models.tokenizers.dvae import ConvBlock
 from torchslots.recipes.config import ModelConfig, OptimConfig, Recipe, TrainConfig
 from torchslots.recipes.slotdiffusion_encoder import data, evaluation, require_heads
@@ -75,7 +75,7 @@ class SteveJointConfig(ModelConfig):
 
 def build(config: SteveJointConfig) -> ObjectCentricModel:
     """A model with fresh weights, all of which learn."""
-    decoder = Tokens(
+    decoder = AutoregressiveDecoder(
         build_dvae(config.tokenizer),
         build_writer(config.writer, config.slot_size, config.tokenizer, slot_bias=False),
         code_grid=config.tokenizer.grid,
@@ -105,7 +105,7 @@ def _slot_encoder(config: SteveJointConfig) -> SlotEncoder:
             full_bias=True,
             mlp_in_last=False,
         ),
-        predictor=Apply(_predictor(config)),
+        predictor=ModulePredictor(_predictor(config)),
         recompute=config.recompute,
     )
 

@@ -27,7 +27,7 @@ from torchslots.training.compilation import settle
 from torchslots.training.log import Clock, RunLog
 from torchslots.training.step import StepReport, TrainStep
 from torchslots.training.stops import Interrupted, StopRequest, explained, stop_request
-from torchslots.training.validation import Judge, SkippedRecords, StopNow
+from torchslots.training.validation import SkippedRecords, StopNow, Validation
 
 MODEL_FOLDER = "model"
 """Under the run: the newest weights, in the end the final ones; averaged where an average is kept."""
@@ -106,7 +106,7 @@ def train(
             judge = (
                 None
                 if eval_set is None
-                else Judge(recipe, kind.evaluate, stepper, eval_set, skipped, run, log, stop, draw)
+                else Validation(recipe, kind.evaluate, stepper, eval_set, skipped, run, log, stop, draw)
             )
             loop = _Loop(recipe, stepper, judge, skipped, run, log, stop, state, monitor or kind.monitor)
             return loop.run_to_end(train_set)
@@ -118,7 +118,7 @@ class _Loop:
 
     recipe: Recipe
     stepper: TrainStep
-    judge: Judge | None
+    judge: Validation | None
     skipped: SkippedRecords
     run: Path
     log: RunLog
@@ -220,7 +220,7 @@ class _Loop:
         skipped = {"train/skipped_records": float(self.skipped.count)} if self.skipped.count else {}
         return {**record, "train/loss": sum(values), **rates, **clock.read(), **skipped}
 
-    def _judge_and_save(self, judge: Judge, record: dict[str, float]) -> None:
+    def _judge_and_save(self, judge: Validation, record: dict[str, float]) -> None:
         """Judge the model; a new best one is saved at once, others when a checkpoint is due."""
         try:
             report = judge(self.state.step)

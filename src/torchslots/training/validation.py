@@ -42,7 +42,7 @@ class SkippedRecords:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Validation:
     """Judges a run's model on `eval_set`, whole videos, by `evaluate`, and draws `draw` of them."""
 
     recipe: Recipe

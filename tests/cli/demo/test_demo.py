@@ -17,7 +17,7 @@ from torchslots.cli.demo import SYSTEMS, SystemName, demo, generative
 from torchslots.cli.demo.plan import UNTRAINED
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
-from torchslots.models.decoders.autoregressive import Tokens
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
 from torchslots.models.tokenizers.dvae import DVAE
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe
@@ -68,7 +68,7 @@ def test_pictures_from_nothing_to_a_page(system: SystemName, pictures: set[str],
     assert metrics["examples"] == PICTURES[system] and metrics["steps"] == 2
     assert metrics["reports"][kind.name]["num_videos"] == 2
     assert kind.monitor in metrics["reports"][UNTRAINED]["metrics"]
-    assert list(metrics["seconds"]) == ["Generating pictures", "Training", "Evaluating", "Drawing"]
+    assert list(metrics["seconds"]) == ["Generating pictures", "Training", "Evaluating", "VideoPanel"]
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_both_trainings_go_on_where_they_were_stopped(
 ) -> None:
     """Stopped in the first and then in the second training, the same command ends as one that nobody stopped."""
     carry_out("steve", tmp_path / "whole", 8, steps=10)
-    for part in (DVAE, Tokens):
+    for part in (DVAE, AutoregressiveDecoder):
         with monkeypatch.context() as patched, pytest.raises(Interrupted, match=r"after step [12] of"):
             patched.setattr(part, "loss", _stopping(part.loss))
             carry_out("steve", tmp_path / "stopped", 8, steps=10)

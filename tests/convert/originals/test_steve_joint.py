@@ -18,7 +18,7 @@ from torchslots.convert.originals import steve_joint as steve_joint_torch
 from torchslots.convert.readers import torch as torch_checkpoint
 from torchslots.hub import load_model
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.autoregressive import Tokens
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
 from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes.steve_joint import SteveJointConfig, build
 
@@ -99,7 +99,7 @@ def test_slots_losses_and_pictures(model: ObjectCentricModel) -> None:
     assert slots.double().norm().item() == pytest.approx(7.080530115941091, rel=1e-5)
     assert losses["tokens"].item() == pytest.approx(181.411376953125, rel=1e-5)
     assert losses["tokenizer"].item() == pytest.approx(1386.77294921875, rel=1e-5)
-    assert isinstance(model.decoder, Tokens)
+    assert isinstance(model.decoder, AutoregressiveDecoder)
     pictures = model.decoder.generate(slots.flatten(0, 1)).clamp(0, 1)
     assert pictures.double().norm().item() == pytest.approx(9.559480665316839, rel=1e-5)
 

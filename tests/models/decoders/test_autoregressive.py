@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.autoregressive import Tokens, likeliest, trained_along
-from torchslots.models.decoders.code_transformer import CodeWriter, drawn, most_likely
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, likeliest, trained_along
+from torchslots.models.decoders.code_transformer import CodeTransformer, drawn, most_likely
 from torchslots.models.layers.transformer import CausalDecoder
 from torchslots.models.losses import mean_cross_entropy, sum_cross_entropy
 from torchslots.models.tokenizers.dvae import DVAE, cosine_temperature, one_hot, patch_decoder, patch_encoder
@@ -16,11 +16,11 @@ CODES, LENGTH = 11, 24
 
 def writer(
     length: int = LENGTH, dropout: float = 0.0, num_codes: int = CODES, forget: float = 0.0
-) -> CodeWriter:
+) -> CodeTransformer:
     torch.manual_seed(0)
     decoder = CausalDecoder(16, num_layers=3, num_heads=4, mlp_size=24, dropout=dropout)
     sizes = {"slot_size": 8, "size": 16, "num_codes": num_codes, "length": length}
-    return CodeWriter(decoder, **sizes, dropout=dropout, forget=forget)
+    return CodeTransformer(decoder, **sizes, dropout=dropout, forget=forget)
 
 
 def tokenizer() -> DVAE:
@@ -33,9 +33,9 @@ def tokenizer() -> DVAE:
     )
 
 
-def tokens(**arguments) -> Tokens:
+def tokens(**arguments) -> AutoregressiveDecoder:
     numbers = {"code_grid": (4, 6), "grid": (8, 12), "resolution": (16, 24), **arguments}
-    return Tokens(tokenizer(), writer(), **numbers)
+    return AutoregressiveDecoder(tokenizer(), writer(), **numbers)
 
 
 def slots(n: int = 5, k: int = 3) -> torch.Tensor:
@@ -76,7 +76,7 @@ def test_the_last_code_is_not_looked_at():
     assert torch.equal(model(before, slots()), model(after, slots()))
 
 
-def plainly(model: CodeWriter, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def plainly(model: CodeTransformer, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes, each from a pass over all before it, and the scores that it was chosen by."""
     written, scores = torch.zeros(len(given), 0, dtype=torch.long), []
     for _ in range(model.length):
@@ -230,7 +230,7 @@ def test_pictures_behind_a_soft_draw():
     torch.testing.assert_close(weighed, 7 * losses["image"])
 
 
-def joint() -> Tokens:
+def joint() -> AutoregressiveDecoder:
     ranges = {"to_native": torch.nn.Identity(), "from_native": torch.nn.Identity()}
     return tokens(targets=trained_along, frozen=False, error=sum_cross_entropy, **ranges)
 
@@ -283,7 +283,7 @@ def test_decoding_paints_what_is_written():
 def test_masks_alone_write_nothing(monkeypatch):
     model = tokens().eval()
     whole = model.decode(clip())
-    monkeypatch.setattr(CodeWriter, "write", None)
+    monkeypatch.setattr(CodeTransformer, "write", None)
     alone = model.decode(clip(), recon=False)
     assert alone.recon == {} and torch.equal(alone.masks, whole.masks)
 
@@ -312,7 +312,9 @@ def test_a_long_work_shows_a_bar(monkeypatch):
 
 def test_another_vocabulary_is_refused():
     with pytest.raises(UserError, match="tokenizer has 11 codes, the transformer writes 12"):
-        Tokens(tokenizer(), writer(num_codes=12), code_grid=(4, 6), grid=(8, 12), resolution=(16, 24))
+        AutoregressiveDecoder(
+            tokenizer(), writer(num_codes=12), code_grid=(4, 6), grid=(8, 12), resolution=(16, 24)
+        )
 
 
 def test_another_number_of_codes_is_refused():

@@ -9,7 +9,7 @@ import torch
 from torchslots import load_model
 from torchslots.io.errors import UserError
 from torchslots.models import edits as editing
-from torchslots.models.decoders.diffusion import Denoise
+from torchslots.models.decoders.diffusion import DiffusionDecoder
 from torchslots.models.layers.unet import ConditionedUNet
 from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes.slotdiffusion import (
@@ -50,8 +50,8 @@ def tiny(config: SlotDiffusionConfig = TINY) -> ObjectCentricModel:
     return model
 
 
-def decoder_of(model: ObjectCentricModel) -> Denoise:
-    assert isinstance(model.decoder, Denoise)
+def decoder_of(model: ObjectCentricModel) -> DiffusionDecoder:
+    assert isinstance(model.decoder, DiffusionDecoder)
     return model.decoder
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.set_prediction import Properties, assign, pairwise_cost, set_loss
+from torchslots.models.decoders.set_prediction import SetPredictionDecoder, assign, pairwise_cost, set_loss
 from torchslots.models.types import Clip, State
 
 
@@ -20,9 +20,9 @@ def clip_of(slots: torch.Tensor, num_tokens: int) -> Clip:
 
 
 @pytest.fixture
-def decoder() -> Properties:
+def decoder() -> SetPredictionDecoder:
     torch.manual_seed(0)
-    return Properties(8, 12, 19, grid=(4, 6), resolution=(16, 24))
+    return SetPredictionDecoder(8, 12, 19, grid=(4, 6), resolution=(16, 24))
 
 
 def test_cost_is_huber_averaged_over_properties():

@@ -95,17 +95,17 @@ def test_the_steps_of_ddim_are_the_originals(num_steps) -> None:
 
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
 def test_latent_and_noise_follow_from_what_is_predicted(name) -> None:
-    parametrization, diffusion = PARAMETRIZATIONS[name], published()
+    prediction_type, diffusion = PARAMETRIZATIONS[name], published()
     latent, noise = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     timesteps = torch.tensor([1, 90, 300, 600, 900])
     alpha, sigma = diffusion.shares(timesteps)
     noised = diffusion.noised(latent, noise, timesteps)
-    predicted = parametrization.target(latent, noise, alpha, sigma)
+    predicted = prediction_type.target(latent, noise, alpha, sigma)
     torch.testing.assert_close(
-        parametrization.latent(predicted, noised, alpha, sigma), latent, rtol=1e-3, atol=1e-4
+        prediction_type.latent(predicted, noised, alpha, sigma), latent, rtol=1e-3, atol=1e-4
     )
     torch.testing.assert_close(
-        parametrization.noise(predicted, noised, alpha, sigma), noise, rtol=1e-3, atol=1e-4
+        prediction_type.noise(predicted, noised, alpha, sigma), noise, rtol=1e-3, atol=1e-4
     )
 
 
@@ -117,17 +117,17 @@ def test_the_last_step_of_the_reverse_process_adds_no_noise() -> None:
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
 @pytest.mark.parametrize("sampler", [dpm_solver, ddim, ddpm], ids=lambda sampler: sampler.__name__)
 def test_a_network_that_knows_the_latent_leads_every_sampler_to_it(sampler, name) -> None:
-    diffusion, parametrization = published(), PARAMETRIZATIONS[name]
+    diffusion, prediction_type = published(), PARAMETRIZATIONS[name]
     generator = torch.Generator().manual_seed(0)
     latent, start = torch.randn(2, 1, 3, 2, 2, generator=generator)
 
     def network(noised, timesteps):
         point = diffusion.at((timesteps[0].item() + 1) / 1000)
         noise = (noised - point.alpha * latent) / point.sigma
-        return parametrization.target(latent, noise, point.alpha, point.sigma)
+        return prediction_type.target(latent, noise, point.alpha, point.sigma)
 
     draw = torch.randn_like
-    found = sample(sampler(estimator(network, parametrization), start, diffusion, draw), start)
+    found = sample(sampler(estimator(network, prediction_type), start, diffusion, draw), start)
     torch.testing.assert_close(found, latent, rtol=0.1, atol=0.1)
 
 

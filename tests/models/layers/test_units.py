@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.convert.layouts import Arrays, WeightMap
 from torchslots.models.layers.blocks import GRUCell, PostNormBlock, PreNormBlock, mlp
 from torchslots.models.layers.conv import Conv, ConvTranspose, cnn, same_padding
 from torchslots.models.layers.position import PositionEmbedding
@@ -41,7 +41,12 @@ def read(golden: Path, name: str) -> Unit:
 
 
 def check(
-    module: nn.Module, leaves: list[Leaf], unit: Unit, out: Tensor, source: Tensor, zero: tuple[str, ...] = ()
+    module: nn.Module,
+    leaves: list[WeightMap],
+    unit: Unit,
+    out: Tensor,
+    source: Tensor,
+    zero: tuple[str, ...] = (),
 ) -> None:
     """Output, the gradient of its product with the recorded projection, for the input and every weight."""
     assert relative(out, unit.out) < 1e-5
@@ -64,7 +69,7 @@ def relative(ours: Tensor | np.ndarray, recorded: np.ndarray) -> float:
     return float(np.linalg.norm(array - recorded) / np.linalg.norm(recorded))
 
 
-def load(module: nn.Module, leaves: list[Leaf], unit: Unit) -> None:
+def load(module: nn.Module, leaves: list[WeightMap], unit: Unit) -> None:
     module.load_state_dict(layouts.to_ours(leaves, unit.weights, "unit"))
 
 
@@ -98,7 +103,8 @@ def test_gru(golden: Path) -> None:
     unit = read(golden, "GRU")
     module, leaves = GRUCell(24, 16), layouts.gru("GRUCell_0", "cell")
     leaves = [
-        Leaf(leaf.path, leaf.name.removeprefix("cell."), leaf.read, leaf.write, leaf.part) for leaf in leaves
+        WeightMap(leaf.path, leaf.name.removeprefix("cell."), leaf.read, leaf.write, leaf.part)
+        for leaf in leaves
     ]
     load(module, leaves, unit)
     state, inputs = unit.inputs
@@ -138,7 +144,7 @@ def test_perceptrons(golden: Path, name: str, pre_norm: bool) -> None:
     unit = read(golden, name)
     module = mlp(16, [20], 16, pre_norm=pre_norm)
     leaves = [
-        Leaf(leaf.path.removeprefix("m/"), leaf.name.removeprefix("m."), leaf.read, leaf.write)
+        WeightMap(leaf.path.removeprefix("m/"), leaf.name.removeprefix("m."), leaf.read, leaf.write)
         for leaf in layouts.perceptron("m", "m", pre_norm=pre_norm)
     ]
     load(module, leaves, unit)
@@ -150,7 +156,7 @@ def test_position_embedding(golden: Path) -> None:
     module = PositionEmbedding((5, 7), 6)
     grid = module.grid.clone()
     leaves = [
-        Leaf(leaf.path.removeprefix("p/"), leaf.name.removeprefix("p."), leaf.read, leaf.write)
+        WeightMap(leaf.path.removeprefix("p/"), leaf.name.removeprefix("p."), leaf.read, leaf.write)
         for leaf in layouts.position("p", "p")
     ]
     load(module, leaves, unit)

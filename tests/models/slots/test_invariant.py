@@ -20,7 +20,7 @@ from torchslots.models.slots import poses as frames
 from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.initializers import Learned
 from torchslots.models.slots.invariant import InvariantSlotAttention
-from torchslots.models.slots.poses import DrawnFrames, LearnedFrames, WithFrames, rotation_from_angle
+from torchslots.models.slots.poses import LearnedFrames, SampledPoses, WithPoses, rotation_from_angle
 from torchslots.models.types import Conditioning, Grouping, Pose, State
 from torchslots.recipes import isa
 from torchslots.recipes.savi import CnnConfig
@@ -316,12 +316,12 @@ def replace_hint(hint: Conditioning, values: dict) -> Conditioning:
 
 
 def test_correlated_draws_are_one_number_through_two_distributions() -> None:
-    pose = DrawnFrames("scale", draws="correlated")(_hint(batch_size=500), 3)
+    pose = SampledPoses("scale", draws="correlated")(_hint(batch_size=500), 3)
     assert pose.scale is not None and pose.rotation is None
     assert torch.allclose(pose.scale, 0.1 + 0.1 * math.sqrt(2) * torch.erfinv(pose.position))
     assert float(pose.scale.std()) == pytest.approx(0.1, rel=0.05)
     assert (
-        DrawnFrames("scale", draws="correlated")
+        SampledPoses("scale", draws="correlated")
         .draw_scale(_hint(), torch.full((1, 1, 2), -1.0))
         .isfinite()
         .all()
@@ -329,7 +329,7 @@ def test_correlated_draws_are_one_number_through_two_distributions() -> None:
 
 
 def test_independent_draws_are_independent() -> None:
-    pose = DrawnFrames("rotation")(_hint(batch_size=2000), 3)
+    pose = SampledPoses("rotation")(_hint(batch_size=2000), 3)
     assert pose.scale is not None and pose.rotation is not None
     together = torch.stack([pose.position.flatten(), pose.scale.flatten()])
     assert abs(float(torch.corrcoef(together)[0, 1])) < 0.05
@@ -339,7 +339,7 @@ def test_independent_draws_are_independent() -> None:
 
 
 def test_draws_follow_the_generator_and_given_frames_replace_them() -> None:
-    initializer = WithFrames(Learned(3, 5), DrawnFrames("rotation"))
+    initializer = WithPoses(Learned(3, 5), SampledPoses("rotation"))
     one, other = (initializer(_hint()) for _ in range(2))
     assert one.pose is not None and all(torch.equal(a, b) for a, b in zip(one.pose, other.pose))
     given = Pose(torch.zeros(4, 3, 2))

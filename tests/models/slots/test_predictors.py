@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchslots.models.slots.predictors import Apply, Recur, Recurrence
+from torchslots.models.slots.predictors import LSTMPredictor, ModulePredictor, Recurrence
 from torchslots.models.types import Grouping, Pose, State
 
 NUM_FRAMES, SIZE, HIDDEN = 6, 5, 7
@@ -14,9 +14,9 @@ def frames() -> Tensor:
     return torch.randn(NUM_FRAMES, 2, 3, SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def recur(truncate_every: int | None = None) -> Recur:
+def recur(truncate_every: int | None = None) -> LSTMPredictor:
     torch.manual_seed(0)
-    return Recur(nn.Linear(SIZE, SIZE), SIZE, HIDDEN, truncate_every=truncate_every)
+    return LSTMPredictor(nn.Linear(SIZE, SIZE), SIZE, HIDDEN, truncate_every=truncate_every)
 
 
 def run(predictor: nn.Module, slots: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -75,13 +75,13 @@ def test_cuts_leave_values_as_they_are():
 def test_frames_of_reference_and_copies_are_handed_on():
     pose, source = Pose(torch.zeros(2, 3, 2)), torch.zeros(2, 3, dtype=torch.int64)
     slots = frames()[0]
-    for predictor in (Apply(nn.Linear(SIZE, SIZE)), recur()):
+    for predictor in (ModulePredictor(nn.Linear(SIZE, SIZE)), recur()):
         found = predictor(Grouping(slots, slots.new_zeros(2, 3, 0), pose), State(slots, source=source))
         assert found.pose is pose and found.source is source
 
 
 def test_apply_is_its_block():
     block, slots = nn.Linear(SIZE, SIZE), frames()
-    found, state = run(Apply(block), slots)
+    found, state = run(ModulePredictor(block), slots)
     torch.testing.assert_close(found, block(slots))
     assert state.memory is None

@@ -4,8 +4,8 @@ import torch
 
 from torchslots.models.model import conditioning
 from torchslots.models.slots.initializers import Gaussian
-from torchslots.models.slots.poses import DrawnFrames
-from torchslots.models.slots.seeding import draw, seeded
+from torchslots.models.slots.poses import SampledPoses
+from torchslots.models.slots.seeding import sample_noise, seeded
 from torchslots.models.types import Conditioning
 from torchslots.recipes import isa
 from torchslots.recipes.savi import CnnConfig
@@ -20,16 +20,16 @@ def named(*names: str, seed: int = 0) -> dict:
 
 
 def test_one_generator_draws_for_all_clips_as_torch_does():
-    drawn = draw(hint(2, generator=torch.Generator().manual_seed(3)), (2, 4, 5))
+    drawn = sample_noise(hint(2, generator=torch.Generator().manual_seed(3)), (2, 4, 5))
     assert torch.equal(drawn, torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(3)))
     torch.manual_seed(1)
-    free = draw(hint(2), (2, 4, 5), torch.rand)
+    free = sample_noise(hint(2), (2, 4, 5), torch.rand)
     torch.manual_seed(1)
     assert torch.equal(free, torch.rand(2, 4, 5))
 
 
 def test_a_clip_draws_the_same_in_any_company():
-    initializers = [Gaussian(3, 6), DrawnFrames("rotation"), DrawnFrames("scale", draws="correlated")]
+    initializers = [Gaussian(3, 6), SampledPoses("rotation"), SampledPoses("scale", draws="correlated")]
     for initializer in initializers:
         found = []
         for names in (("a", "b"), ("b", "c", "a"), ("a",)):
@@ -43,11 +43,11 @@ def test_a_clip_draws_the_same_in_any_company():
 
 def test_seeds_and_names_tell_clips_apart():
     def first(**given) -> torch.Tensor:
-        return draw(conditioning(named("a", "b", **given)), (2, 3))
+        return sample_noise(conditioning(named("a", "b", **given)), (2, 3))
 
     assert not torch.equal(first()[0], first()[1]) and not torch.equal(first(), first(seed=1))
     unnamed = seeded({"video": torch.zeros(2, 1, 3, 4, 4)}, 0, first=7)
-    assert not torch.equal(*draw(conditioning(unnamed), (2, 3)))
+    assert not torch.equal(*sample_noise(conditioning(unnamed), (2, 3)))
 
 
 def test_a_source_that_the_batch_brings_is_kept():

@@ -15,10 +15,10 @@ from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.temporal import (
     Fusion,
     Memory,
-    Remember,
+    MemoryPredictor,
+    ParallelFusion,
     SharedResidual,
     SpaceThenTime,
-    Sum,
     TimeThenSpace,
     all_slots,
     forget,
@@ -27,7 +27,13 @@ from torchslots.models.slots.temporal import (
 from torchslots.models.types import Grouping, State
 from torchslots.recipes.statm import FusionName, StatmConfig, build
 
-FUSIONS: list[Callable[..., Fusion]] = [SpaceThenTime, Sum, TimeThenSpace, SharedResidual, all_slots]
+FUSIONS: list[Callable[..., Fusion]] = [
+    SpaceThenTime,
+    ParallelFusion,
+    TimeThenSpace,
+    SharedResidual,
+    all_slots,
+]
 NAMES: list[FusionName] = ["space_then_time", "sum", "time_then_space", "shared_residual", "all_slots"]
 NUM_FRAMES = 5
 
@@ -48,7 +54,7 @@ def frames(num_frames: int = NUM_FRAMES) -> Tensor:
     return torch.randn(num_frames, 2, 4, 12, generator=torch.Generator().manual_seed(1))
 
 
-def run(predictor: Remember, slots: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+def run(predictor: MemoryPredictor, slots: Tensor, state: State | None = None) -> tuple[Tensor, State]:
     """Predictions for all frames, and the state after them."""
     current = state or State(slots[0])
     found = []
@@ -63,7 +69,7 @@ def run(predictor: Remember, slots: Tensor, state: State | None = None) -> tuple
 def test_a_kept_memory_equals_one_made_anew(make: Callable[..., Fusion], pre_norm: bool) -> None:
     fusion, slots = fusion_of(make, pre_norm), frames()
     with torch.no_grad():
-        kept, _ = run(Remember(fusion), slots)
+        kept, _ = run(MemoryPredictor(fusion), slots)
         for t in range(NUM_FRAMES):
             anew = attention_anew(fusion, slots[: t + 1])
             assert torch.allclose(kept[t], anew, atol=1e-5)
@@ -98,14 +104,14 @@ def test_forgetting_changes_what_follows_but_not_the_next_frame() -> None:
 
 
 def test_max_frames_bounds_the_memory() -> None:
-    predictor, slots = Remember(fusion_of(Sum), max_frames=3), frames(8)
+    predictor, slots = MemoryPredictor(fusion_of(ParallelFusion), max_frames=3), frames(8)
     state: State | None = None
     with torch.no_grad():
         for frame in slots:
             state = run(predictor, frame[None], state)[1]
             assert state.memory.keys.untyped_storage().nbytes() <= 3 * frame.numel() * 8 // 12 * 4
         assert state is not None and state.memory.num_frames == 3
-        recent, _ = run(Remember(fusion_of(Sum)), slots[-3:])
+        recent, _ = run(MemoryPredictor(fusion_of(ParallelFusion)), slots[-3:])
         assert torch.allclose(state.slots, recent[-1], atol=1e-6)
 
 
@@ -132,7 +138,7 @@ def test_a_memory_without_the_current_frame_is_refused(max_frames: int) -> None:
     with pytest.raises(UserError, match="max_frames"):
         StatmConfig(max_frames=max_frames)
     with pytest.raises(ValueError, match="max_frames"):
-        Remember(fusion_of(Sum), max_frames=max_frames)
+        MemoryPredictor(fusion_of(ParallelFusion), max_frames=max_frames)
 
 
 @pytest.mark.parametrize("fusion", NAMES)
@@ -158,14 +164,14 @@ def test_every_weight_has_a_gradient(fusion: FusionName, pre_norm: bool) -> None
 
 def test_gradients_reach_every_remembered_frame() -> None:
     slots = frames().requires_grad_()
-    found, _ = run(Remember(fusion_of(Sum)), slots)
+    found, _ = run(MemoryPredictor(fusion_of(ParallelFusion)), slots)
     found[-1].square().sum().backward()
     assert slots.grad is not None and (slots.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
 @pytest.mark.parametrize("make", FUSIONS)
 def test_slots_follow_their_order(make: Callable[..., Fusion]) -> None:
-    predictor, slots, order = Remember(fusion_of(make)), frames(), torch.tensor([2, 0, 3, 1])
+    predictor, slots, order = MemoryPredictor(fusion_of(make)), frames(), torch.tensor([2, 0, 3, 1])
     with torch.no_grad():
         one, other = run(predictor, slots)[0], run(predictor, slots[:, :, order])[0]
     assert torch.allclose(one[:, :, order], other, atol=1e-5)
@@ -173,7 +179,7 @@ def test_slots_follow_their_order(make: Callable[..., Fusion]) -> None:
 
 def test_a_slot_sees_its_own_past_or_everyones() -> None:
     """A past frame of slot 0 changes slot 1's prediction over time only where all slots are in view."""
-    for make, seen in ((Sum, False), (all_slots, True)):
+    for make, seen in ((ParallelFusion, False), (all_slots, True)):
         fusion, slots = fusion_of(make), frames(2)
         changed = slots.clone()
         changed[0, :, 0] += 1

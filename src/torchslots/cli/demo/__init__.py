@@ -81,7 +81,7 @@ def _carry_out(plan: Plan, kind: System) -> Path:
         train_model(plan, sets, kind.monitor)
     with clock.part("Evaluating"):
         result = judge(plan, sets, kind)
-    with clock.part("Drawing"):
+    with clock.part("VideoPanel"):
         plan.pictures.mkdir(parents=True, exist_ok=True)
         shown = kind.show(result)
     write_metrics(result, shown, clock.seconds)

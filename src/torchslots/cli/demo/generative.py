@@ -19,7 +19,7 @@ from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Clip, Decoded
 
 if TYPE_CHECKING:
-    from torchslots.evaluation.observers import Onlooker
+    from torchslots.evaluation.observers import Observer
     from torchslots.evaluation.page import Section
     from torchslots.evaluation.report import EvalReport
 
@@ -48,14 +48,14 @@ def make_sets(plan: Plan) -> Sets:
     return sets._replace(frames=frames)
 
 
-def onlookers(model: ObjectCentricModel, device: str) -> "Sequence[Onlooker]":
+def onlookers(model: ObjectCentricModel, device: str) -> "Sequence[Observer]":
     """How near painted frames come to the true ones, and how near the image code alone does."""
-    from torchslots.evaluation.observers import Ceiling, PaintedFigures, own_code
+    from torchslots.evaluation.observers import Ceiling, ReconstructionFigures, own_code
     from torchslots.metrics.reconstruction import PictureScores
 
     back = own_code(model.decoder)
     assert back is not None
-    return [PaintedFigures(PictureScores(device=device)), Ceiling(back, {}, device)]
+    return [ReconstructionFigures(PictureScores(device=device)), Ceiling(back, {}, device)]
 
 
 def mean_picture(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":

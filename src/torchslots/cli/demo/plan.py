@@ -12,7 +12,7 @@ from torchslots.recipes.config import Recipe
 
 if TYPE_CHECKING:
     from torchslots.data.loader import ClipDataset
-    from torchslots.evaluation.observers import Onlooker
+    from torchslots.evaluation.observers import Observer
     from torchslots.evaluation.page import Section
     from torchslots.evaluation.report import EvalReport
     from torchslots.models.model import ObjectCentricModel
@@ -101,7 +101,7 @@ class Shown(NamedTuple):
     """More than the reports hold."""
 
 
-def nobody(model: "ObjectCentricModel", device: str) -> "Sequence[Onlooker]":
+def nobody(model: "ObjectCentricModel", device: str) -> "Sequence[Observer]":
     """Painted frames are not judged."""
     return ()
 
@@ -132,7 +132,7 @@ class System:
     show: Callable[[Result], Shown]
     tokenizer: str | None = None
     """Recipe of the image code that is trained first; None: the model needs none."""
-    onlookers: "Callable[[ObjectCentricModel, str], Sequence[Onlooker]]" = nobody
+    onlookers: "Callable[[ObjectCentricModel, str], Sequence[Observer]]" = nobody
     """Who judges what the trained model paints, besides its masks; the second argument is the device."""
 
 

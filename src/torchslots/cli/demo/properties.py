@@ -50,12 +50,12 @@ def introduce(result: Result) -> str:
 
 def show(result: Result) -> Shown:
     """Predicted beside true properties of held-out pictures, and precision at each distance."""
-    from torchslots.evaluation.observers import DrawnVideo
+    from torchslots.evaluation.observers import PlottedVideo
     from torchslots.evaluation.page import Image, Text
 
     sections: list[Section] = [Text(_HOW_TO_READ)]
     for index, drawn in enumerate(next(iter(result.reports.values())).panels):
-        picture = drawn.properties_picture() if isinstance(drawn, DrawnVideo) else None
+        picture = drawn.properties_picture() if isinstance(drawn, PlottedVideo) else None
         if picture is not None:
             path = result.plan.pictures / f"properties_{index}.png"
             video.write_png(path, picture)

@@ -11,7 +11,7 @@ import torch
 
 from torchslots.cli.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, batches_of, percent
 from torchslots.io import draw
-from torchslots.models.decoders.broadcast import Broadcast
+from torchslots.models.decoders.broadcast import BroadcastDecoder
 
 if TYPE_CHECKING:
     from torchslots.evaluation.page import Section
@@ -47,14 +47,14 @@ def make_sets(plan: Plan, resolution: int = _SIZE, **scenes: Any) -> Sets:
     generate(
         plan.data, train=plan.count, validation=plan.held_out, resolution=resolution, seed=plan.seed, **scenes
     )
-    wanted, judged = plan.recipe.data, plan.recipe.evaluation
+    wanted, run_pass = plan.recipe.data, plan.recipe.evaluation
     cache = plan.data / "prepared"
-    for split in (wanted.train_split, judged.split):
+    for split in (wanted.train_split, run_pass.split):
         prepare(open_dataset(wanted.dataset, plan.data, split, wanted, True), cache, num_workers=2)
-    whole = replace(wanted, num_frames=judged.num_frames)
+    whole = replace(wanted, num_frames=run_pass.num_frames)
     return Sets(
         open_dataset("prepared", cache, wanted.train_split, wanted, True),
-        open_dataset("prepared", cache, judged.split, whole, False),
+        open_dataset("prepared", cache, run_pass.split, whole, False),
     )
 
 
@@ -84,7 +84,7 @@ def introduce(what: str, result: Result) -> str:
 
 def _targets(result: Result) -> str:
     """What the slots must paint, in words."""
-    return " and ".join(_PAINTED[name] for name in cast(Broadcast, result.model.decoder).targets)
+    return " and ".join(_PAINTED[name] for name in cast(BroadcastDecoder, result.model.decoder).targets)
 
 
 def show(result: Result) -> Shown:
@@ -157,7 +157,7 @@ def _say_horizon(found: "HorizonReport", horizon: int) -> str:
 def _film_ahead(result: Result, observe: int) -> Path:
     """The first held-out video: observed frames, then expected ones."""
     from torchslots.data.loader import eval_batches
-    from torchslots.evaluation.observers import Drawing
+    from torchslots.evaluation.observers import VideoPanel
     from torchslots.evaluation.report import write_panel
     from torchslots.io.draw import mark_predicted
     from torchslots.models.model import rollout
@@ -167,7 +167,7 @@ def _film_ahead(result: Result, observe: int) -> Path:
         key: value.to(result.plan.device) for key, value in batch.items() if isinstance(value, torch.Tensor)
     }
     frames = batch["video"].shape[1]
-    drawing = Drawing(0)
+    drawing = VideoPanel(0)
     drawing.add(batch, rollout(result.model, batch, observe, frames - observe, slot_recon=True))
     panel = np.pad(drawing.finish("").panel(128), ((0, 0), (_EDGE, _EDGE), (_EDGE, _EDGE), (0, 0)))
     for index in range(observe, len(panel)):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from torchslots.convert.layouts import Leaf, bare
+from torchslots.convert.layouts import WeightMap, bare
 from torchslots.io.errors import UserError
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae
 
@@ -14,7 +14,7 @@ _PARTS = {"0.weight": "m.weight", "0.bias": "m.bias", "1.weight": "weight", "1.b
 """Our block's convolution and norm, and what the original calls them: the norm's weights are the block's own."""
 
 
-def leaves(config: DvaeConfig, path: str = "", name: str = "") -> list[Leaf]:
+def leaves(config: DvaeConfig, path: str = "", name: str = "") -> list[WeightMap]:
     """Every tensor of the original's state dict.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.convert.layouts import Arrays, WeightMap
 from torchslots.convert.originals.savi import backbone_config, resnet
 from torchslots.io.errors import UserError
 from torchslots.models.slots.invariant import Part
@@ -33,12 +33,12 @@ _DECODER = "SiameseSpatialBroadcastDecoder_0"
 _FRAMES = {"translation": "Positions", "scale": "PositionsScales", "rotation": "PositionsRotationsScales"}
 
 
-def leaves(config: IsaConfig) -> list[Leaf]:
+def leaves(config: IsaConfig) -> list[WeightMap]:
     """Every array of the original's parameter tree."""
     return [*_encoder(config), *_initializer(config), *_corrector(config), *_decoder(config)]
 
 
-def _encoder(config: IsaConfig) -> list[Leaf]:
+def _encoder(config: IsaConfig) -> list[WeightMap]:
     theirs, ours = "FrameEncoder_0", "slot_encoder.encoder"
     if isinstance(config.encoder, ResNetConfig):
         found = resnet(f"{theirs}/ResNet_0", f"{ours}.backbone", config.encoder)
@@ -66,7 +66,7 @@ def initializer_path(config: IsaConfig) -> str:
     return f"ParamStateInit{kind}{_FRAMES[config.invariance]}_0"
 
 
-def _initializer(config: IsaConfig) -> list[Leaf]:
+def _initializer(config: IsaConfig) -> list[WeightMap]:
     theirs, ours = f"{initializer_path(config)}/state_init", "slot_encoder.initializer"
     if config.invariance == "none":
         return [layouts.bare(theirs, f"{ours}.slots")]
@@ -81,7 +81,7 @@ def _initializer(config: IsaConfig) -> list[Leaf]:
     return found
 
 
-def _corrector(config: IsaConfig) -> list[Leaf]:
+def _corrector(config: IsaConfig) -> list[WeightMap]:
     """The norms and perceptrons are numbered in the order in which the original makes them, which differs."""
     theirs, ours = CORRECTORS[config.invariance], "slot_encoder.corrector"
     if config.invariance == "none":
@@ -98,7 +98,7 @@ def _corrector(config: IsaConfig) -> list[Leaf]:
     )
 
 
-def _core(theirs: str, ours: str, *, norms: tuple[str, str], mlp: int, heads: bool) -> list[Leaf]:
+def _core(theirs: str, ours: str, *, norms: tuple[str, str], mlp: int, heads: bool) -> list[WeightMap]:
     found = [
         *layouts.gru(f"{theirs}/GRU_0/GRUCell_0", f"{ours}.gru"),
         *layouts.perceptron(f"{theirs}/MLP_{mlp}", f"{ours}.mlp", pre_norm=True),
@@ -113,7 +113,7 @@ def _core(theirs: str, ours: str, *, norms: tuple[str, str], mlp: int, heads: bo
     return found
 
 
-def _decoder(config: IsaConfig) -> list[Leaf]:
+def _decoder(config: IsaConfig) -> list[WeightMap]:
     relative = "Relative" if config.invariance != "none" else ""
     return [
         *_backbone(config.decoder),
@@ -123,7 +123,7 @@ def _decoder(config: IsaConfig) -> list[Leaf]:
     ]
 
 
-def _backbone(config: PixelDecoderConfig | CnnDecoderConfig) -> list[Leaf]:
+def _backbone(config: PixelDecoderConfig | CnnDecoderConfig) -> list[WeightMap]:
     found = []
     if isinstance(config, PixelDecoderConfig):
         for i in range(len(config.channels)):

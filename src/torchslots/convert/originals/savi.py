@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.convert.layouts import Arrays, WeightMap
 from torchslots.io.errors import UserError
 from torchslots.recipes.savi import (
     CnnConfig,
@@ -25,17 +25,17 @@ from torchslots.recipes.savi import (
 )
 
 
-def leaves(config: SaviConfig) -> list[Leaf]:
+def leaves(config: SaviConfig) -> list[WeightMap]:
     """Every array of the original's parameter tree."""
     return [*leaves_but_predictor(config), *_predictor(config)]
 
 
-def leaves_but_predictor(config: SaviConfig) -> list[Leaf]:
+def leaves_but_predictor(config: SaviConfig) -> list[WeightMap]:
     """Those that systems with another predictor share."""
     return [*_encoder(config), *_initializer(config), *_corrector(config), *_decoder(config)]
 
 
-def _cnn(path: str, name: str, config: CnnConfig | DecoderConfig) -> list[Leaf]:
+def _cnn(path: str, name: str, config: CnnConfig | DecoderConfig) -> list[WeightMap]:
     found = []
     for i, stride in enumerate(config.strides):
         transposed = isinstance(config, DecoderConfig) and stride > 1
@@ -44,7 +44,7 @@ def _cnn(path: str, name: str, config: CnnConfig | DecoderConfig) -> list[Leaf]:
     return found
 
 
-def resnet(path: str, name: str, config: ResNetConfig) -> list[Leaf]:
+def resnet(path: str, name: str, config: ResNetConfig) -> list[WeightMap]:
     """The ResNet that SAVi and its successors share."""
     found = [
         *layouts.conv(f"{path}/init_conv", f"{name}.stem.0", bias=False),
@@ -62,7 +62,7 @@ def resnet(path: str, name: str, config: ResNetConfig) -> list[Leaf]:
     return found
 
 
-def _block(path: str, name: str, num_heads: int) -> list[Leaf]:
+def _block(path: str, name: str, num_heads: int) -> list[WeightMap]:
     return [
         *layouts.attention(f"{path}/MultiHeadDotProductAttention_0", f"{name}.attention", num_heads),
         *layouts.norm(f"{path}/LayerNorm_0", f"{name}.norm_attention"),
@@ -71,7 +71,7 @@ def _block(path: str, name: str, num_heads: int) -> list[Leaf]:
     ]
 
 
-def _encoder(config: SaviConfig) -> list[Leaf]:
+def _encoder(config: SaviConfig) -> list[WeightMap]:
     theirs, ours = "FrameEncoder_0", "slot_encoder.encoder"
     if isinstance(config.encoder, ResNetConfig):
         found = resnet(f"{theirs}/ResNet_0", f"{ours}.backbone", config.encoder)
@@ -87,12 +87,12 @@ def _encoder(config: SaviConfig) -> list[Leaf]:
     return found
 
 
-def _initializer(config: SaviConfig) -> list[Leaf]:
+def _initializer(config: SaviConfig) -> list[WeightMap]:
     ours = "slot_encoder.initializer"
     if config.conditioning in ("boxes", "centers"):
         return layouts.perceptron("CoordinateEncoderStateInit_0/MLP_0", f"{ours}.mlp")
     if config.conditioning == "learned":
-        return [Leaf("ParamStateInit_0/state_init", f"{ours}.slots", lambda a: a, lambda a: a)]
+        return [WeightMap("ParamStateInit_0/state_init", f"{ours}.slots", lambda a: a, lambda a: a)]
     if config.conditioning == "masks":
         theirs = "SegmentationEncoderStateInit_0/FrameEncoder_0"
         return [
@@ -105,7 +105,7 @@ def _initializer(config: SaviConfig) -> list[Leaf]:
         ]
     if config.conditioning == "learned_gaussian":
         return [
-            Leaf(
+            WeightMap(
                 f"NoHintsEncoderStateInit_0/{part}",
                 f"{ours}.{name}",
                 lambda a: a.reshape(-1),
@@ -116,7 +116,7 @@ def _initializer(config: SaviConfig) -> list[Leaf]:
     return []
 
 
-def _corrector(config: SaviConfig) -> list[Leaf]:
+def _corrector(config: SaviConfig) -> list[WeightMap]:
     theirs, ours, heads = "SlotAttention_0", "slot_encoder.corrector", config.num_heads
     found = [
         *layouts.norm(f"{theirs}/LayerNorm_0", f"{ours}.norm_slots"),
@@ -135,11 +135,11 @@ def _corrector(config: SaviConfig) -> list[Leaf]:
     return found
 
 
-def _predictor(config: SaviConfig) -> list[Leaf]:
+def _predictor(config: SaviConfig) -> list[WeightMap]:
     return _block("TransformerBlock_0", "slot_encoder.predictor.block", config.predictor_heads)
 
 
-def _decoder(config: SaviConfig) -> list[Leaf]:
+def _decoder(config: SaviConfig) -> list[WeightMap]:
     """The readouts are numbered by their targets' names in alphabetical order."""
     theirs = "SpatialBroadcastDecoder_0"
     found = [
@@ -182,7 +182,7 @@ def like(config: Any, theirs: Arrays) -> SaviConfig:
     return replace(config, conditioning="boxes" if len(boxes) == 4 else "centers")
 
 
-def fits(found: list[Leaf], make: Callable[[], nn.Module], theirs: Arrays) -> bool:
+def fits(found: list[WeightMap], make: Callable[[], nn.Module], theirs: Arrays) -> bool:
     """Whether the arrays have exactly the names and shapes of the model that `make` builds."""
     if {leaf.path for leaf in found} != set(theirs):
         return False

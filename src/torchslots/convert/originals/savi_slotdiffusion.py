@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torchslots.convert.layouts import Leaf
+from torchslots.convert.layouts import WeightMap
 from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder_torch
 from torchslots.io.errors import UserError
 from torchslots.recipes.savi_slotdiffusion import PaintConfig, SaviPytorchConfig
 
 
-def leaves(config: SaviPytorchConfig) -> list[Leaf]:
+def leaves(config: SaviPytorchConfig) -> list[WeightMap]:
     """Every tensor of the original's state dict."""
     decoder = config.decoder
     return [
@@ -20,23 +20,23 @@ def leaves(config: SaviPytorchConfig) -> list[Leaf]:
     ]
 
 
-def _head(path: str) -> list[Leaf]:
+def _head(path: str) -> list[WeightMap]:
     """One 1x1 convolution to colours and, last, mask score: two linear maps here."""
     return [
-        Leaf(
+        WeightMap(
             f"{path}.weight",
             "decoder.heads.video.weight",
             lambda a: a[:3, :, 0, 0],
             lambda a: a[..., None, None],
         ),
-        Leaf(
+        WeightMap(
             f"{path}.weight",
             "decoder.mask_head.weight",
             lambda a: a[3:, :, 0, 0],
             lambda a: a[..., None, None],
         ),
-        Leaf(f"{path}.bias", "decoder.heads.video.bias", lambda a: a[:3], lambda a: a),
-        Leaf(f"{path}.bias", "decoder.mask_head.bias", lambda a: a[3:], lambda a: a),
+        WeightMap(f"{path}.bias", "decoder.heads.video.bias", lambda a: a[:3], lambda a: a),
+        WeightMap(f"{path}.bias", "decoder.mask_head.bias", lambda a: a[3:], lambda a: a),
     ]
 
 

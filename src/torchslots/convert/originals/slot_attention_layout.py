@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.convert.layouts import Arrays, WeightMap
 from torchslots.recipes.slot_attention import PropertyHead, SlotAttentionConfig
 
 
@@ -61,7 +61,7 @@ def params_of(params: Arrays, path: str) -> list[str]:
     return [f"{path}/layer_with_weights-{i}/kernel" for i in range(count_layers(params, path))]
 
 
-def leaves(config: SlotAttentionConfig) -> list[Leaf]:
+def leaves(config: SlotAttentionConfig) -> list[WeightMap]:
     """Every array, after `apart`."""
     encoder, corrector = "slot_encoder.encoder", "slot_encoder.corrector"
     theirs = "slot_attention"
@@ -96,7 +96,7 @@ _Rule = Callable[[np.ndarray], np.ndarray]
 _SLOTS = (("mu", "mean"), ("log_sigma", "log_sigma"))
 
 
-def _convolutions(path: str, name: str, transposed: list[bool], first: int = 0) -> list[Leaf]:
+def _convolutions(path: str, name: str, transposed: list[bool], first: int = 0) -> list[WeightMap]:
     """A stack with ReLU behind each layer. Keras' decoder is transposed throughout; at stride 1 that is a convolution
     with the mirrored kernel."""
     found = []
@@ -107,12 +107,12 @@ def _convolutions(path: str, name: str, transposed: list[bool], first: int = 0) 
     return found
 
 
-def _transposed(path: str, name: str) -> list[Leaf]:
+def _transposed(path: str, name: str) -> list[WeightMap]:
     """Kernel (h, w, out, in), which both sides read as the gradient of a convolution, to weight (in, out, h, w)."""
     return _kernel(path, name, lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))
 
 
-def _mirrored(path: str, name: str) -> list[Leaf]:
+def _mirrored(path: str, name: str) -> list[WeightMap]:
     """Transposed kernel (h, w, out, in) at stride 1 to the weight (out, in, h, w) of the same plain convolution."""
     return _kernel(
         path,
@@ -122,25 +122,25 @@ def _mirrored(path: str, name: str) -> list[Leaf]:
     )
 
 
-def _kernel(path: str, name: str, read: _Rule, write: _Rule) -> list[Leaf]:
+def _kernel(path: str, name: str, read: _Rule, write: _Rule) -> list[WeightMap]:
     return [
-        Leaf(f"{path}/kernel", f"{name}.weight", read, write),
-        Leaf(f"{path}/bias", f"{name}.bias", np.array, np.array),
+        WeightMap(f"{path}/kernel", f"{name}.weight", read, write),
+        WeightMap(f"{path}/bias", f"{name}.bias", np.array, np.array),
     ]
 
 
-def _layer_norm(path: str, name: str) -> list[Leaf]:
+def _layer_norm(path: str, name: str) -> list[WeightMap]:
     return [
-        Leaf(f"{path}/gamma", f"{name}.weight", np.array, np.array),
-        Leaf(f"{path}/beta", f"{name}.bias", np.array, np.array),
+        WeightMap(f"{path}/gamma", f"{name}.weight", np.array, np.array),
+        WeightMap(f"{path}/beta", f"{name}.bias", np.array, np.array),
     ]
 
 
-def _vector(path: str, name: str) -> Leaf:
-    return Leaf(path, name, lambda a: a.reshape(-1), lambda a: a.reshape(1, 1, -1))
+def _vector(path: str, name: str) -> WeightMap:
+    return WeightMap(path, name, lambda a: a.reshape(-1), lambda a: a.reshape(1, 1, -1))
 
 
-def _perceptron(path: str, name: str, first: int) -> list[Leaf]:
+def _perceptron(path: str, name: str, first: int) -> list[WeightMap]:
     return [
         leaf
         for i in range(2)
@@ -148,7 +148,7 @@ def _perceptron(path: str, name: str, first: int) -> list[Leaf]:
     ]
 
 
-def _gru(path: str, name: str) -> list[Leaf]:
+def _gru(path: str, name: str) -> list[WeightMap]:
     """Gates in Keras' order update, reset, candidate to torch's reset, update, candidate; `apart` split the bias."""
     parts = {
         "kernel": "weight_ih",
@@ -157,7 +157,9 @@ def _gru(path: str, name: str) -> list[Leaf]:
         "bias/hidden": "bias_hh",
     }
     return [
-        Leaf(f"{path}/{theirs}", f"{name}.{ours}", lambda a: _swap_gates(a.T), lambda a: _swap_gates(a).T)
+        WeightMap(
+            f"{path}/{theirs}", f"{name}.{ours}", lambda a: _swap_gates(a.T), lambda a: _swap_gates(a).T
+        )
         for theirs, ours in parts.items()
     ]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from torchslots.convert.layouts import Arrays, Leaf, bare
+from torchslots.convert.layouts import Arrays, WeightMap, bare
 from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder_torch
 from torchslots.convert.originals import vqvae as vqvae_torch
 from torchslots.io.errors import UserError
@@ -43,13 +43,13 @@ _RESIDUAL = {
 # ---------------------------------------------------------------------------------------------------- names
 
 
-def leaves(config: SlotDiffusionConfig) -> list[Leaf]:
+def leaves(config: SlotDiffusionConfig) -> list[WeightMap]:
     """Every tensor of the original's state dict but those of the schedule, which `schedule` computes."""
     tokenizer = vqvae_torch.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer.")
     return [*slot_encoder_torch.leaves(config.slots), *_unet(config), *tokenizer]
 
 
-def _unet(config: SlotDiffusionConfig) -> list[Leaf]:
+def _unet(config: SlotDiffusionConfig) -> list[WeightMap]:
     """Both sides keep every array as it is; only the modules' names differ."""
     with torch.device("meta"):
         names = list(build_unet(config).network.state_dict())

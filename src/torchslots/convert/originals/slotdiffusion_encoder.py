@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torchslots.convert.layouts import Leaf, bare
+from torchslots.convert.layouts import WeightMap, bare
 from torchslots.io.errors import UserError
 from torchslots.recipes.slotdiffusion_encoder import (
     CnnEncoder,
@@ -24,10 +24,10 @@ _CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 # ---------------------------------------------------------------------------------------------------- names
 
 
-def leaves(config: SlotsConfig, name: str = "slot_encoder") -> list[Leaf]:
+def leaves(config: SlotsConfig, name: str = "slot_encoder") -> list[WeightMap]:
     """Every tensor of the slot encoder in the original's state dict, buffers among them."""
     return [
-        Leaf("init_latents", f"{name}.initializer.slots", lambda a: a[0], lambda a: a[None]),
+        WeightMap("init_latents", f"{name}.initializer.slots", lambda a: a[0], lambda a: a[None]),
         *_corrector("slot_attention", f"{name}.corrector"),
         *_backbone(config, f"{name}.encoder.backbone.1"),
         *position("encoder_pos_embedding", f"{name}.encoder.position"),
@@ -40,20 +40,20 @@ def leaves(config: SlotsConfig, name: str = "slot_encoder") -> list[Leaf]:
     ]
 
 
-def pair(path: str, name: str) -> list[Leaf]:
+def pair(path: str, name: str) -> list[WeightMap]:
     """Weight and bias of a layer that both sides keep as it is."""
     return [bare(f"{path}.{part}", f"{name}.{part}") for part in ("weight", "bias")]
 
 
-def position(path: str, name: str) -> list[Leaf]:
+def position(path: str, name: str) -> list[WeightMap]:
     """The stored grid (1, H, W, 4) and its projection."""
-    grid = Leaf(f"{path}.grid", f"{name}.grid", lambda a: a[0], lambda a: a[None])
+    grid = WeightMap(f"{path}.grid", f"{name}.grid", lambda a: a[0], lambda a: a[None])
     return [grid, *pair(f"{path}.dense", f"{name}.project")]
 
 
-def convolutions(path: str, name: str, num_layers: int, norm: NormName) -> list[Leaf]:
+def convolutions(path: str, name: str, num_layers: int, norm: NormName) -> list[WeightMap]:
     """A stack of plain or transposed convolutions, each with its norm."""
-    found: list[Leaf] = []
+    found: list[WeightMap] = []
     for i in range(num_layers):
         theirs, ours = f"{path}.{i}", f"{name}.{i * (2 if norm == 'none' else 3)}"
         found.append(bare(f"{theirs}.0.weight", f"{ours}.weight"))
@@ -62,7 +62,7 @@ def convolutions(path: str, name: str, num_layers: int, norm: NormName) -> list[
     return found
 
 
-def _norm(path: str, name: str, norm: NormName) -> list[Leaf]:
+def _norm(path: str, name: str, norm: NormName) -> list[WeightMap]:
     """Weights and, of a batch norm, its running statistics; an instance norm has neither."""
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     parts = {
@@ -74,7 +74,7 @@ def _norm(path: str, name: str, norm: NormName) -> list[Leaf]:
     return [bare(f"{path}.{part}", f"{name}.{part}") for part in parts[norm]]
 
 
-def _corrector(path: str, name: str) -> list[Leaf]:
+def _corrector(path: str, name: str) -> list[WeightMap]:
     projections = {"project_q.1": "query", "project_k": "key", "project_v": "value"}
     return [
         *pair(f"{path}.norm_inputs", f"{name}.norm_inputs"),
@@ -85,7 +85,7 @@ def _corrector(path: str, name: str) -> list[Leaf]:
     ]
 
 
-def _backbone(config: SlotsConfig, name: str) -> list[Leaf]:
+def _backbone(config: SlotsConfig, name: str) -> list[WeightMap]:
     if isinstance(config.encoder, CnnEncoder):
         return convolutions("encoder", name, len(config.encoder.channels), config.encoder.norm)
     stem = [bare("encoder.conv1.weight", f"{name}.stem.0.weight"), *pair("encoder.bn1", f"{name}.stem.1")]
@@ -96,17 +96,17 @@ def _backbone(config: SlotsConfig, name: str) -> list[Leaf]:
     return stem
 
 
-def _block(path: str, name: str, projected: bool) -> list[Leaf]:
+def _block(path: str, name: str, projected: bool) -> list[WeightMap]:
     parts = [("conv1", "bn1", "conv1", "norm1"), ("conv2", "bn2", "conv2", "norm2")]
     parts += [("downsample.0", "downsample.1", "shortcut.0", "shortcut.1")] if projected else []
-    found: list[Leaf] = []
+    found: list[WeightMap] = []
     for conv, norm, ours, our_norm in parts:
         found += [bare(f"{path}.{conv}.weight", f"{name}.{ours}.weight")]
         found += pair(f"{path}.{norm}", f"{name}.{our_norm}")
     return found
 
 
-def _predictor(config: SlotsConfig, name: str) -> list[Leaf]:
+def _predictor(config: SlotsConfig, name: str) -> list[WeightMap]:
     if config.predictor is None:
         return []
     if config.recurrent_size is None:
@@ -118,7 +118,7 @@ def _predictor(config: SlotsConfig, name: str) -> list[Leaf]:
     ]
 
 
-def _between(path: str, name: str, numbers: TransformerPredictor | MlpPredictor) -> list[Leaf]:
+def _between(path: str, name: str, numbers: TransformerPredictor | MlpPredictor) -> list[WeightMap]:
     """What slots do between frames."""
     if isinstance(numbers, MlpPredictor):
         return [

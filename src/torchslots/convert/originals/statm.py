@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, Leaf
+from torchslots.convert.layouts import Arrays, WeightMap
 from torchslots.convert.originals import savi as savi_flax
 from torchslots.io.errors import UserError
 from torchslots.recipes.statm import (
@@ -54,7 +54,7 @@ _POST_NORMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def leaves(config: StatmConfig) -> list[Leaf]:
+def leaves(config: StatmConfig) -> list[WeightMap]:
     """Every array of the original's parameter tree."""
     module = f"{_MODULES[config.fusion]}_0"
     return [
@@ -63,7 +63,7 @@ def leaves(config: StatmConfig) -> list[Leaf]:
     ]
 
 
-def fusion_leaves(config: StatmConfig, theirs: str, ours: str) -> list[Leaf]:
+def fusion_leaves(config: StatmConfig, theirs: str, ours: str) -> list[WeightMap]:
     """The predictor's arrays. Norms and attentions are numbered in the order in which the original calls them."""
     module = _MODULES[config.fusion]
     attentions = [f"{ours}.space", f"{ours}.time.attention"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from torchslots.convert.layouts import Arrays, Leaf, bare
+from torchslots.convert.layouts import Arrays, WeightMap, bare
 from torchslots.convert.originals import dvae as dvae_torch
 from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder_torch
 from torchslots.convert.originals.slotdiffusion_encoder import pair
@@ -33,7 +33,7 @@ _NORMS = {
 # ---------------------------------------------------------------------------------------------------- names
 
 
-def leaves(config: SteveConfig) -> list[Leaf]:
+def leaves(config: SteveConfig) -> list[WeightMap]:
     """Every tensor of the original's state dict but the masks, which `masks` makes."""
     return [
         *slot_encoder_torch.leaves(config.slots),
@@ -42,17 +42,17 @@ def leaves(config: SteveConfig) -> list[Leaf]:
     ]
 
 
-def _writer(config: WriterConfig, name: str) -> Iterator[Leaf]:
+def _writer(config: WriterConfig, name: str) -> Iterator[WeightMap]:
     yield from pair(f"{WRITER}in_proj", f"{name}.project")
     yield bare(f"{WRITER}tok_emb.weight", f"{name}.embedding.weight")
-    yield Leaf(f"{WRITER}pos_emb.pe", f"{name}.position", lambda a: a[0], lambda a: a[None])
+    yield WeightMap(f"{WRITER}pos_emb.pe", f"{name}.position", lambda a: a[0], lambda a: a[None])
     for i in range(config.num_layers):
         yield from block(f"{WRITER}tf_dec.blocks.{i}", f"{name}.decoder.blocks.{i}")
     yield from pair(f"{WRITER}tf_dec.layer_norm", f"{name}.decoder.norm")
     yield bare(f"{WRITER}head.weight", f"{name}.head.weight")
 
 
-def block(path: str, name: str) -> Iterator[Leaf]:
+def block(path: str, name: str) -> Iterator[WeightMap]:
     """One layer of the transformer but its mask, the same in the authors' own program."""
     for theirs, ours in _NORMS.items():
         yield from pair(f"{path}.{theirs}", f"{name}.{ours}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from torchslots.convert.layouts import Arrays, Leaf, bare
+from torchslots.convert.layouts import Arrays, WeightMap, bare
 from torchslots.convert.originals import dvae as dvae_torch
 from torchslots.convert.originals.slotdiffusion_encoder import count, pair
 from torchslots.convert.originals.steve import block
@@ -34,7 +34,7 @@ _GRID = [1, 0, 3, 2]
 # ---------------------------------------------------------------------------------------------------- names
 
 
-def leaves(config: SteveJointConfig) -> list[Leaf]:
+def leaves(config: SteveJointConfig) -> list[WeightMap]:
     """Every array that `joined` leaves."""
     return [
         *_frames(len(config.channels), "slot_encoder.encoder"),
@@ -44,12 +44,12 @@ def leaves(config: SteveJointConfig) -> list[Leaf]:
     ]
 
 
-def _frames(num_layers: int, name: str) -> Iterator[Leaf]:
+def _frames(num_layers: int, name: str) -> Iterator[WeightMap]:
     for i in range(num_layers):
         yield from pair(f"{_CNN}.{i}.m", f"{name}.backbone.{i}.0")
     yield from pair(f"{_CNN}.{num_layers}", f"{name}.backbone.{num_layers}")
     projection = f"{ENCODER}pos.projection"
-    yield Leaf(
+    yield WeightMap(
         f"{projection}.weight",
         f"{name}.position.project.weight",
         lambda a: a[:, _GRID, 0, 0],
@@ -61,9 +61,9 @@ def _frames(num_layers: int, name: str) -> Iterator[Leaf]:
         yield from pair(f"{ENCODER}mlp.{theirs}", f"{name}.transform.{ours}")
 
 
-def _slots(config: SteveJointConfig, name: str) -> Iterator[Leaf]:
+def _slots(config: SteveJointConfig, name: str) -> Iterator[WeightMap]:
     for theirs, ours in {"slot_mu": "mean", "slot_log_sigma": "log_sigma"}.items():
-        yield Leaf(
+        yield WeightMap(
             f"{_SAVI}.{theirs}", f"{name}.initializer.{ours}", lambda a: a[0, 0], lambda a: a[None, None]
         )
     corrector = f"{name}.corrector"
@@ -79,7 +79,7 @@ def _slots(config: SteveJointConfig, name: str) -> Iterator[Leaf]:
     yield from _predictor(config.predictor_layers, f"{name}.predictor.block")
 
 
-def _predictor(num_layers: int, name: str) -> Iterator[Leaf]:
+def _predictor(num_layers: int, name: str) -> Iterator[WeightMap]:
     path = f"{_SAVI}.predictor"
     for i in range(num_layers):
         theirs, ours = f"{path}.blocks.{i}", f"{name}.{i}"
@@ -92,10 +92,10 @@ def _predictor(num_layers: int, name: str) -> Iterator[Leaf]:
     yield from pair(f"{path}.layer_norm", f"{name}.{num_layers}")
 
 
-def _writer(config: SteveJointConfig, name: str) -> Iterator[Leaf]:
+def _writer(config: SteveJointConfig, name: str) -> Iterator[WeightMap]:
     yield bare(f"{ENCODER}slot_proj.weight", f"{name}.project.weight")
     yield bare(_TABLE, f"{name}.embedding.weight")
-    yield Leaf(_WRITTEN, f"{name}.position", lambda a: a[0], lambda a: a[None])
+    yield WeightMap(_WRITTEN, f"{name}.position", lambda a: a[0], lambda a: a[None])
     for i in range(config.writer.num_layers):
         yield from block(f"{DECODER}tf.blocks.{i}", f"{name}.decoder.blocks.{i}")
     yield from pair(f"{DECODER}tf.layer_norm", f"{name}.decoder.norm")

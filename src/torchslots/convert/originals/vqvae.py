@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchslots.convert.layouts import Arrays, Leaf, bare
+from torchslots.convert.layouts import Arrays, WeightMap, bare
 from torchslots.io.errors import UserError
 from torchslots.recipes.tokenizers import VqvaeConfig, build_vqvae
 
@@ -32,7 +32,7 @@ _PIXELWISE = re.compile(r"attentions\.\d+\.to_(q|k|v|out\.0)\.weight$")
 """1x1 convolutions there, linear layers here."""
 
 
-def leaves(config: VqvaeConfig, path: str = "", name: str = "") -> list[Leaf]:
+def leaves(config: VqvaeConfig, path: str = "", name: str = "") -> list[WeightMap]:
     """Every tensor of the original's state dict.
 
     Args:
@@ -43,10 +43,10 @@ def leaves(config: VqvaeConfig, path: str = "", name: str = "") -> list[Leaf]:
     return [_leaf(path, name, own) for own in ours]
 
 
-def _leaf(path: str, name: str, ours: str) -> Leaf:
+def _leaf(path: str, name: str, ours: str) -> WeightMap:
     theirs = f"{path}{_their_name(ours)}"
     if _PIXELWISE.search(ours):
-        return Leaf(theirs, f"{name}{ours}", _without_pixels, _with_pixels)
+        return WeightMap(theirs, f"{name}{ours}", _without_pixels, _with_pixels)
     return bare(theirs, f"{name}{ours}")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 from torchslots.models.decoders.base import Decoder, attention_masks
-from torchslots.models.decoders.code_transformer import Advance, Choose, CodeWriter, most_likely
+from torchslots.models.decoders.code_transformer import Advance, Choose, CodeTransformer, most_likely
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.losses import mean_cross_entropy, mean_squared_error, sum_squared_error
 from torchslots.models.tokenizers.dvae import DVAE, gumbel_softmax
@@ -53,7 +53,7 @@ def trained_along(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
     return Target(drawn, {"tokenizer": sum_squared_error(painted, pictures)})
 
 
-class Tokens(Decoder):
+class AutoregressiveDecoder(Decoder):
     """A tokenizer of pictures, and a transformer that writes its codes from slots.
 
     It cannot paint one slot by itself. Where each slot looked stands in for masks.
@@ -81,7 +81,7 @@ class Tokens(Decoder):
     def __init__(
         self,
         tokenizer: DVAE,
-        writer: CodeWriter,
+        writer: CodeTransformer,
         *,
         code_grid: tuple[int, int],
         grid: tuple[int, int],
@@ -106,7 +106,7 @@ class Tokens(Decoder):
         self.to_native, self.from_native = to_native, from_native
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "Tokens":
+    def train(self, mode: bool = True) -> "AutoregressiveDecoder":
         """A frozen tokenizer never is in training."""
         super().train(mode)
         self.tokenizer.train(mode and not self.frozen)
@@ -185,7 +185,7 @@ def _bar(num_codes: int, num_steps: int) -> Iterator[Advance | None]:
         yield advance
 
 
-def _check(tokenizer: DVAE, writer: CodeWriter, code_grid: tuple[int, int]) -> None:
+def _check(tokenizer: DVAE, writer: CodeTransformer, code_grid: tuple[int, int]) -> None:
     if tokenizer.vocabulary != writer.num_codes:
         raise UserError(
             f"The tokenizer has {tokenizer.vocabulary} codes, the transformer writes {writer.num_codes}. Give the "

@@ -76,7 +76,7 @@ class Painted(NamedTuple):
     pictures: Float[Tensor, "P T H W R"]
 
 
-class Broadcast(Decoder):
+class BroadcastDecoder(Decoder):
     """Decode slots into pictures and masks.
 
     Readouts are linear and masks sum to one, so reading out each slot and blending the pictures (SAVi, late fusion) and

@@ -50,7 +50,7 @@ def _draw(
     return codes.gather(-1, place)[:, 0]
 
 
-class CodeWriter(nn.Module):
+class CodeTransformer(nn.Module):
     """A transformer that writes the codes of a picture row by row, looking at the picture's slots.
 
     Slots carry no position: in whatever order they come, the same is written.

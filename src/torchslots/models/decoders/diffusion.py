@@ -10,19 +10,19 @@ from torch.nn import functional as F
 
 from torchslots.models.decoders.base import Decoder, attention_masks
 from torchslots.models.diffusion.samplers import Estimator, Sampler, estimator, sample
-from torchslots.models.diffusion.schedule import Diffusion, Parametrization
+from torchslots.models.diffusion.schedule import Diffusion, PredictionType
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.tokenizers.vqvae import VQVAE
 from torchslots.models.types import Batch, Clip, Decoded
 
 
-class Denoise(Decoder):
+class DiffusionDecoder(Decoder):
     """A U-Net learns to remove noise from the latents of a frame, told by attention to the frame's slots.
 
     Where each slot looked stands in for masks: the last round's attention, enlarged to the frame.
 
     Args:
-        unet: (noised latents [n, C, h, w], timesteps [n], slots [n, K, D]) to what `parametrization` says.
+        unet: (noised latents [n, C, h, w], timesteps [n], slots [n, K, D]) to what `prediction_type` says.
         tokenizer: pictures to latents and back; frozen here, and never in training mode.
         diffusion: the schedule of noise.
         parametrization: what the U-Net predicts.
@@ -42,7 +42,7 @@ class Denoise(Decoder):
         unet: nn.Module,
         tokenizer: VQVAE,
         diffusion: Diffusion,
-        parametrization: Parametrization,
+        prediction_type: PredictionType,
         sampler: Sampler,
         *,
         grid: tuple[int, int],
@@ -54,13 +54,13 @@ class Denoise(Decoder):
         one_noise: bool = True,
     ):
         super().__init__()
-        self.unet, self.diffusion, self.parametrization = unet, diffusion, parametrization
+        self.unet, self.diffusion, self.prediction_type = unet, diffusion, prediction_type
         self.tokenizer = tokenizer.requires_grad_(False).eval()
         self.sampler, self.snap, self.latent_scale = sampler, snap, latent_scale
         self.grid, self.resolution, self.latent_shape = grid, resolution, latent_shape
         self.seed, self.one_noise = seed, one_noise
 
-    def train(self, mode: bool = True) -> "Denoise":
+    def train(self, mode: bool = True) -> "DiffusionDecoder":
         """The image code stays as it is at evaluation."""
         super().train(mode)
         self.tokenizer.eval()
@@ -81,7 +81,7 @@ class Denoise(Decoder):
         timesteps, noise = self._draws(latents, batch)
         noised = self.diffusion.noised(latents, noise, timesteps)
         predicted = self.unet(noised, timesteps, clip.slots.flatten(0, 1))
-        target = self.parametrization.target(latents, noise, *self.diffusion.shares(timesteps))
+        target = self.prediction_type.target(latents, noise, *self.diffusion.shares(timesteps))
         return {"denoise": F.mse_loss(predicted.float(), target.float())}
 
     def _draws(self, latents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ class Denoise(Decoder):
     def estimator(self, slots: Float[Tensor, "n K D"]) -> Estimator:
         """What the U-Net, told `slots`, makes of noised latents."""
         network = partial(_told, self.unet, slots)
-        return estimator(network, self.parametrization, self._nearest if self.snap else None)
+        return estimator(network, self.prediction_type, self._nearest if self.snap else None)
 
     def _nearest(self, latents: Float[Tensor, "n C h w"]) -> Float[Tensor, "n C h w"]:
         """Latents of codes alone."""

@@ -41,7 +41,7 @@ def set_loss(predicted: Float[Tensor, "M K P"], true: Float[Tensor, "M n P"]) ->
     return cost[sets, rows, columns].sum(-1).mean()
 
 
-class Properties(Decoder):
+class SetPredictionDecoder(Decoder):
     """Two-layer perceptron on every slot, all of its outputs in (0, 1).
 
     Where each slot looked stands in for masks: the last round's attention, enlarged to the frame.

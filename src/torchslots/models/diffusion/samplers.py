@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
-from torchslots.models.diffusion.schedule import Diffusion, Parametrization, Point
+from torchslots.models.diffusion.schedule import Diffusion, Point, PredictionType
 
 Item = TypeVar("Item")
 
@@ -34,13 +34,13 @@ Sampler = Callable[[Estimator, Tensor, Diffusion, Draw], Iterator[Tensor]]
 
 def estimator(
     network: Callable[[Tensor, Tensor], Tensor],
-    parametrization: Parametrization,
+    prediction_type: PredictionType,
     snap: Callable[[Tensor], Tensor] | None = None,
 ) -> Estimator:
     """Read a network's output as latent and noise.
 
     Args:
-        network: (noised latents, timestep of each) to what `parametrization` says.
+        network: (noised latents, timestep of each) to what `prediction_type` says.
         snap: moves an estimated latent to the nearest one that can be decoded, as SlotDiffusion's samplers do with its
             codebook; the noise is that of the estimate before. None: left as it is.
     """
@@ -48,8 +48,8 @@ def estimator(
     def estimate(noised: Tensor, point: Point) -> Estimate:
         timesteps = torch.full((len(noised),), point.timestep, device=noised.device)
         output = network(noised, timesteps)
-        latent = parametrization.latent(output, noised, point.alpha, point.sigma)
-        noise = parametrization.noise(output, noised, point.alpha, point.sigma)
+        latent = prediction_type.latent(output, noised, point.alpha, point.sigma)
+        noise = prediction_type.noise(output, noised, point.alpha, point.sigma)
         return Estimate(latent if snap is None else snap(latent), noise)
 
     return estimate

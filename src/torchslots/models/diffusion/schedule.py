@@ -43,7 +43,7 @@ def _cosine(num_steps: int, shift: float) -> Float64[np.ndarray, "N"]:
     return np.clip(1 - kept[1:] / kept[:-1], 0, 0.999)
 
 
-class Parametrization(NamedTuple):
+class PredictionType(NamedTuple):
     """What the network predicts, and how latent and noise follow from it; alpha and sigma broadcast.
 
     Args:
@@ -57,20 +57,20 @@ class Parametrization(NamedTuple):
     noise: Callable[..., Tensor]
 
 
-PREDICT_NOISE = Parametrization(
+PREDICT_NOISE = PredictionType(
     target=lambda latent, noise, alpha, sigma: noise,
     latent=lambda output, noised, alpha, sigma: (noised - sigma * output) / alpha,
     noise=lambda output, noised, alpha, sigma: output,
 )
 """Ho et al. 2020, equation 14; SlotDiffusion's published models."""
 
-PREDICT_LATENT = Parametrization(
+PREDICT_LATENT = PredictionType(
     target=lambda latent, noise, alpha, sigma: latent,
     latent=lambda output, noised, alpha, sigma: output,
     noise=lambda output, noised, alpha, sigma: (noised - alpha * output) / sigma,
 )
 
-PREDICT_VELOCITY = Parametrization(
+PREDICT_VELOCITY = PredictionType(
     target=lambda latent, noise, alpha, sigma: alpha * noise - sigma * latent,
     latent=lambda output, noised, alpha, sigma: alpha * noised - sigma * output,
     noise=lambda output, noised, alpha, sigma: sigma * noised + alpha * output,

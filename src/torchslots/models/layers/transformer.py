@@ -11,7 +11,7 @@ from torchslots.models.layers.attention import Context, MultiHeadAttention
 from torchslots.models.layers.blocks import TORCH_NORM_EPS, layer_norm, mlp
 
 
-class Written(NamedTuple):
+class LayerCache(NamedTuple):
     """What one block remembers of the positions so far, with room for all that may come; filled in place."""
 
     keys: Float[Tensor, "b h L d"]
@@ -24,11 +24,11 @@ class Written(NamedTuple):
         return Context(self.keys[:, :, : position + 1], self.values[:, :, : position + 1])
 
 
-class Past(NamedTuple):
+class KVCache(NamedTuple):
     """What writing goes on from: each block's view of the context, and its own positions so far."""
 
     contexts: Sequence[Context]
-    written: Sequence[Written]
+    written: Sequence[LayerCache]
 
 
 class CausalBlock(nn.Module):
@@ -70,7 +70,7 @@ class CausalBlock(nn.Module):
         return self._branches(x, normed, self.self_attention.project(normed), context, causal=True)
 
     def step(
-        self, x: Float[Tensor, "b 1 D"], context: Context, written: Written, position: int
+        self, x: Float[Tensor, "b 1 D"], context: Context, written: LayerCache, position: int
     ) -> Float[Tensor, "b 1 D"]:
         """One position alone; it sees those that were written, and is written itself."""
         normed = self.norm_self(x)
@@ -132,17 +132,17 @@ class CausalDecoder(nn.Module):
             x = block(x, block.look_at(context))
         return self.norm(x)
 
-    def start(self, context: Float[Tensor, "b K D"], length: int) -> Past:
+    def start(self, context: Float[Tensor, "b K D"], length: int) -> KVCache:
         """Nothing written yet, and room for `length` positions."""
         contexts = [block.look_at(context) for block in self._blocks()]
-        return Past(contexts, [self._room(seen, length) for seen in contexts])
+        return KVCache(contexts, [self._room(seen, length) for seen in contexts])
 
-    def _room(self, like: Context, length: int) -> Written:
+    def _room(self, like: Context, length: int) -> LayerCache:
         batch, heads, _, width = like.keys.shape
         keys, values = (like.keys.new_empty(batch, heads, length, width) for _ in "kv")
-        return Written(keys, values)
+        return LayerCache(keys, values)
 
-    def step(self, x: Float[Tensor, "b 1 D"], past: Past, position: int) -> Float[Tensor, "b 1 D"]:
+    def step(self, x: Float[Tensor, "b 1 D"], past: KVCache, position: int) -> Float[Tensor, "b 1 D"]:
         """The same as `forward` at one position, from what `past` remembers of the others; `past` then has this one."""
         for block, context, written in zip(self._blocks(), *past):
             x = block.step(x, context, written, position)

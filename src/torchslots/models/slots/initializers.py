@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from torchslots.io.errors import UserError
 from torchslots.models.layers.blocks import mlp
-from torchslots.models.slots.seeding import draw
+from torchslots.models.slots.seeding import sample_noise
 from torchslots.models.types import Conditioning, State
 
 
@@ -124,7 +124,7 @@ class Gaussian(nn.Module):
 
     def forward(self, hint: Conditioning) -> State:
         shape = (hint.batch_size, hint.num_slots or self.num_slots, self.mean.shape[0])
-        return State(self._place(draw(hint, shape) if hint.noise is None else hint.noise))
+        return State(self._place(sample_noise(hint, shape) if hint.noise is None else hint.noise))
 
     def _place(self, noise: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
         return self.mean + self.log_sigma.exp() * noise

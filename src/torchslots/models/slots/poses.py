@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchslots.models.slots.seeding import draw
+from torchslots.models.slots.seeding import sample_noise
 from torchslots.models.types import Conditioning, Pose, State
 
 Invariance = Literal["translation", "scale", "rotation"]
 """What a frame of reference holds: positions; positions and scales; positions, scales and rotations."""
 
 
-class WithFrames(nn.Module):
+class WithPoses(nn.Module):
     """Slots from one initializer, their frames of reference from another part.
 
     Args:
@@ -38,7 +38,7 @@ def rotation_from_angle(angle: Float[Tensor, "*b"]) -> Float[Tensor, "*b 2 2"]:
     return torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2))
 
 
-class DrawnFrames(nn.Module):
+class SampledPoses(nn.Module):
     """Positions uniform over the picture, scales normal around 0.1, rotations uniform within 45 degrees.
 
     Args:
@@ -68,11 +68,11 @@ class DrawnFrames(nn.Module):
 
 def _uniform(hint: Conditioning, shape: tuple[int, ...]) -> Tensor:
     """In [-1, 1)."""
-    return draw(hint, shape, torch.rand) * 2 - 1
+    return sample_noise(hint, shape, torch.rand) * 2 - 1
 
 
 def _independent_scale(hint: Conditioning, position: Float[Tensor, "B K 2"]) -> Float[Tensor, "B K 2"]:
-    return 0.1 + 0.1 * draw(hint, tuple(position.shape))
+    return 0.1 + 0.1 * sample_noise(hint, tuple(position.shape))
 
 
 def _correlated_scale(hint: Conditioning, position: Float[Tensor, "B K 2"]) -> Float[Tensor, "B K 2"]:

@@ -10,14 +10,14 @@ from torchslots.models.layers.blocks import PostNormBlock
 from torchslots.models.types import Grouping, State
 
 
-class Stay(nn.Module):
+class IdentityPredictor(nn.Module):
     """Slots stay what they are: images, and video without dynamics."""
 
     def forward(self, group: Grouping, state: State) -> State:
         return State(group.slots, group.pose, source=state.source)
 
 
-class Interact(nn.Module):
+class TransformerPredictor(nn.Module):
     """Slots of one frame attend to each other (SAVi, section 3.2)."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Interact(nn.Module):
         return State(self.block(group.slots), group.pose, source=state.source)
 
 
-class Apply(nn.Module):
+class ModulePredictor(nn.Module):
     """Any module that maps a frame's slots [B, K, D] to the next frame's."""
 
     def __init__(self, block: nn.Module):
@@ -44,14 +44,14 @@ class Apply(nn.Module):
 
 
 class Recurrence(NamedTuple):
-    """What `Recur` remembers of each slot, and of how many frames."""
+    """What `LSTMPredictor` remembers of each slot, and of how many frames."""
 
     hidden: Float[Tensor, "B K M"]
     cell: Float[Tensor, "B K M"]
     num_frames: int
 
 
-class Recur(nn.Module):
+class LSTMPredictor(nn.Module):
     """Slots attend to each other, then each goes through a recurrent unit of its own (LSTM) over time.
 
     Args:

@@ -5,10 +5,10 @@ How the originals call the fusions of space and time, of which every released co
 | here | original | space and time |
 |---|---|---|
 | `SpaceThenTime` | TimeSpaceTransformerBlock | slots attend to each other, then each to its own past |
-| `Sum` | TimeSpaceTransformerBlock2 | side by side, each with its residual, and added |
+| `ParallelFusion` | TimeSpaceTransformerBlock2 | side by side, each with its residual, and added |
 | `TimeThenSpace` | TimeSpaceTransformerBlock3 | each slot attends to its own past, then to the others |
 | `SharedResidual` | TimeSpaceTransformerBlock4 | side by side, with one residual for both |
-| `all_slots` | TimeSpaceTransformerBlock5 | as `Sum`, but each slot attends to all slots of the past |
+| `all_slots` | TimeSpaceTransformerBlock5 | as `ParallelFusion`, but each slot attends to all slots of the past |
 """
 
 from abc import ABC, abstractmethod
@@ -152,7 +152,7 @@ class SpaceThenTime(Fusion):
         return self.around_mlp(x, self.mlp)
 
 
-class Sum(Fusion):
+class ParallelFusion(Fusion):
     """Space and time side by side; both keep the slots' residual, so that their sum holds it twice."""
 
     def __init__(
@@ -211,11 +211,11 @@ class SharedResidual(Fusion):
         return self.around_mlp(x, self.mlp)
 
 
-all_slots = partial(Sum, history=EveryHistory)
-"""`Sum`, with all slots of the past in view of each. The original's does so only without `pre_norm`."""
+all_slots = partial(ParallelFusion, history=EveryHistory)
+"""`ParallelFusion`, with all slots of the past in view of each. The original's does so only without `pre_norm`."""
 
 
-class Remember(nn.Module):
+class MemoryPredictor(nn.Module):
     """Predict from all frames so far (STATM): the state's memory takes in each frame, then slots look back.
 
     Args:
