@@ -45,7 +45,7 @@ INSIDE = {
         "clips array_cache",
         "sets",
         "catalog",
-        "prepare inspect download",
+        "prepare inspect download dataset",
     ),
 }
 """The same within the two largest rooms."""

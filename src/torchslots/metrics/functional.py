@@ -24,7 +24,7 @@ IntegerMap = np.ndarray | Tensor
 def fg_ari(true: IntegerMap, predicted: IntegerMap, ignore: int | None = None) -> float:
     """Adjusted Rand index over the pixels whose id in `true` is not 0 (FG-ARI): 1 is perfect, 0 is chance.
 
-    A clip without foreground pixels, or with one object that has one slot, counts as 1, as in the published evaluations.
+    A clip without foreground pixels, or with one object in one slot, counts as 1, as in the published evaluations.
 
     Args:
         true: Ids of objects, 0 for background.
@@ -61,8 +61,8 @@ def miou(true: IntegerMap, predicted: IntegerMap, ignore: int | None = None) -> 
     """Mean intersection over union in [0, 1]: each object and the background with the slot that one-to-one matching
     (Hungarian) gives it.
 
-    The mean runs over the ids that a clip has; one for which no slot is left counts as 0. Arguments and errors are those
-    of `fg_ari`. Clips without pixels are left out; NaN without any clip.
+    The mean runs over the ids that a clip has; one for which no slot is left counts as 0. Arguments and errors are
+    those of `fg_ari`. Clips without pixels are left out; NaN without any clip.
 
     Example:
         >>> import numpy as np, torchslots
@@ -75,7 +75,7 @@ def miou(true: IntegerMap, predicted: IntegerMap, ignore: int | None = None) -> 
 def fg_miou(true: IntegerMap, predicted: IntegerMap, ignore: int | None = None) -> float:
     """As `miou`, over objects alone: the background wants no slot, but slots still pay for the background they cover.
 
-    Clips without foreground are left out; NaN without any other.
+    Arguments and errors are those of `fg_ari`. Clips without foreground are left out; NaN without any other.
 
     Example:
         >>> import numpy as np, torchslots

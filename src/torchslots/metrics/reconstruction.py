@@ -134,8 +134,9 @@ class PictureScores:
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def _mean(self) -> MeanMetric:
-        """Mean over all frames of all processes, in float64, with an update of no frame: a process may be given none."""
-        mean = MeanMetric(nan_strategy="disable").to(self._device).set_dtype(torch.float64)
+        """Over all frames of all processes, in float64; updated without a frame, for a process may be given none."""
+        mean = MeanMetric(nan_strategy="disable").to(self._device)
+        mean.set_dtype(torch.float64)
         mean.update(torch.zeros(0, device=self._device))
         return mean
 
