@@ -84,7 +84,7 @@ def test_models_that_paint_pixels_are_judged_where_they_paint_frames(
     words = line("evaluate", model, movi, tmp_path / "out", "--recon", "--draw", 0, "--no-baseline")
     if "video" not in targets:
         assert main(words) == 2
-        assert "paints flow, not frames" in capsys.readouterr().err
+        assert "decodes flow, not frames" in capsys.readouterr().err
         return
     assert main(words) == 0
     metrics = told(tmp_path / "out" / "eval.json")["metrics"]
@@ -268,7 +268,7 @@ def test_ways_to_draw_reach_edits_and_predictions(films, tmp_path, capsys):
         words = [command[0], str(model), films[0], "--out", str(tmp_path / "out"), *command[1:]]
         assert main([*words, "--paint.temperature", "1"]) == 0
         assert main([*words, "--paint.steps", "3"]) == 2
-        assert "writes codes one by one" in capsys.readouterr().err
+        assert "decodes codes one by one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["predict", "edit", "compose", "concepts"])

@@ -18,7 +18,7 @@ from torchslots.data.loader import ClipDataset, number_read
 from torchslots.evaluation.observers import DRAWN_FRAMES, write_frames
 from torchslots.evaluation.report import EvalReport, write_panel
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
-from torchslots.inference.generation import paint, require_frames
+from torchslots.inference.generation import decode_frames, require_frames
 from torchslots.io import video
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
@@ -205,7 +205,7 @@ def _paint(
     panels: dict[int, Composed] = {}
     with progress("Painting", len(numbers), "videos") as advance:
         for number in numbers:
-            frames = paint(model, sources.composition(number), options.chunk)[0]
+            frames = decode_frames(model, sources.composition(number), options.chunk)[0]
             distances.add(frames, f"composition {number}", real=False)
             _write(options, "comp_vids", number, frames)
             if number < options.draw:

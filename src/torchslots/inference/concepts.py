@@ -15,7 +15,7 @@ from torchslots.data.loader import ClipDataset
 from torchslots.evaluation.observers import write_frames
 from torchslots.inference.concept_library import Library, cluster
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
-from torchslots.inference.generation import paint, require_frames
+from torchslots.inference.generation import decode_frames, require_frames
 from torchslots.io import video
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
@@ -176,7 +176,7 @@ def _samples(
         return []
     members = library.sample(options.samples, options.seed)
     parts: Iterable[Tensor] = members.split(options.chunk)
-    frames = torch.cat([paint(model, library.clip(part), options.chunk)[:, 0] for part in parts])
+    frames = torch.cat([decode_frames(model, library.clip(part), options.chunk)[:, 0] for part in parts])
     write_frames(out / "samples", frames)
     pictures, labels = [], []
     for number, frame in enumerate(frames):
