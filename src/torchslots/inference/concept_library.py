@@ -147,8 +147,12 @@ def load_library(folder: Path) -> Library:
     try:
         tensors, about = load_file(folder / _TENSORS), json.loads((folder / _ABOUT).read_text())
         parts = {name: tensors[f"pose.{name}"] for name in Pose._fields if f"pose.{name}" in tensors}
-        pose = Pose(**parts) if parts else None
-        return Library(*(tensors[name] for name in _NAMES), tuple(about["names"]), dict(about["about"]), pose)
+        return Library(
+            **{name: tensors[name] for name in _NAMES},
+            names=tuple(about["names"]),
+            about=dict(about["about"]),
+            pose=Pose(**parts) if parts else None,
+        )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{folder} holds no library of concepts: {error}. Give a folder that `torchslots concepts` wrote."
