@@ -35,6 +35,7 @@ INSIDE = {
         "slots diffusion tokenizers",
         "decoders",
         "model",
+        "slices",
         "clips edits adjust",
     ),
     "data": (

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,8 @@ from torchslots.models.adjust import with_counts
 from torchslots.models.clips import frames_of
 from torchslots.models.layers.ranges import to_bytes
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.types import Clip, Decoded, State
+from torchslots.models.slices import carry_state
+from torchslots.models.types import Clip, Decoded
 
 _TILE = 192
 _SLICE = 6
@@ -164,20 +166,18 @@ class Seen(NamedTuple):
 
 def _slices(model: ObjectCentricModel, source: Path, hint: Hint, options: EditOptions) -> Iterator[Seen]:
     """Slice after slice, never edited, so that an edit of one frame does not carry on into the next."""
-    state: State | None = None
+    chunks = video.iter_frames(source, _SLICE)
+    first = next(chunks)
+    view = View(*first.shape[1:3], resolution=tuple(model.config.resolution))
+    batch = start_batch(model, view, hint, options)
+    device = batch["generator"].device
+    parts = (batch | {"video": view.shrink(frames).to(device)} for frames in chain([first], chunks))
     order: list[int] = []
-    batch: dict[str, Any] = {}
-    view: View | None = None
-    for frames in video.iter_frames(source, _SLICE):
-        if view is None:
-            view = View(*frames.shape[1:3], resolution=tuple(model.config.resolution))
-            batch = start_batch(model, view, hint, options)
-        small = view.shrink(frames)
+    for part, clip in carry_state(torch.no_grad()(model.encode), parts):
         with torch.no_grad():
-            clip = model.encode(batch | {"video": small.to(batch["generator"].device)}, state)
-            state, order = clip.state, order or slot_order(model.explain(clip, recon=False), hint)
+            order = order or slot_order(model.explain(clip, recon=False), hint)
             clip = editing.keep(clip, order)
-            seen = Seen(_bytes(small[0]), clip, _decoded(model, clip, options.changes))
+            seen = Seen(_bytes(part["video"][0].cpu()), clip, _decoded(model, clip, options.changes))
         yield seen  # outside: a generator must not suspend with gradients switched off
 
 
