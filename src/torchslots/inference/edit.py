@@ -77,7 +77,7 @@ class EditOptions:
     """Frames in a second of the written videos; None: as the input."""
     device: str = "cpu"
     """Where to run: cpu, cuda, cuda:1, mps."""
-    paint: SamplingOptions = field(default_factory=SamplingOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
         if self.remove and self.keep:
@@ -118,7 +118,7 @@ def edit(
             two inputs that cannot be exchanged, a model that paints nothing.
     """
     ready = load_model(model, device=options.device) if isinstance(model, (str, Path)) else model
-    ready = with_sampling(with_counts(ready, num_iterations=options.num_iterations), options.paint)
+    ready = with_sampling(with_counts(ready, num_iterations=options.num_iterations), options.sampling)
     pairs = result_folders(sources([Path(path) for path in inputs]), Path(out))
     if options.swap and len(pairs) != 2:
         raise UserError(f"Slots are exchanged between two inputs, got {len(pairs)}. Give two.")

@@ -87,7 +87,7 @@ class PredictOptions:
     None: what it was built for."""
     recon: bool = False
     """Also write what the model paints beside what it saw (recon.mp4, recon.png); models that generate take long."""
-    paint: SamplingOptions = field(default_factory=SamplingOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
         unknown = set(self.save) - set(OUTPUTS)
@@ -323,7 +323,7 @@ def predict(
             written, a full disk. What was finished before is kept.
     """
     ready = load_model(model, device=options.device) if isinstance(model, (str, Path)) else model
-    ready = with_sampling(with_counts(ready, num_iterations=options.num_iterations), options.paint)
+    ready = with_sampling(with_counts(ready, num_iterations=options.num_iterations), options.sampling)
     jobs = result_folders(sources([Path(path) for path in inputs], options.each), Path(out))
     given = {target.name: hint_of(target.name, options, len(jobs)) for _, target in jobs}
     done: list[Path] = []
