@@ -19,9 +19,9 @@ from torchslots.evaluation.observers import DRAWN_FRAMES, write_frames
 from torchslots.evaluation.report import EvalReport, write_panel
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
 from torchslots.inference.generation import paint, require_frames
-from torchslots.io import video
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
+from torchslots.io.files import write_file
 from torchslots.io.processes import gather
 from torchslots.io.progress import progress
 from torchslots.metrics.reconstruction import SetDistances
@@ -174,8 +174,7 @@ def save(report: EvalReport, folder: Path, fps: float = 12.0) -> list[Path]:
     Raises:
         UserError: no space left, or a folder that cannot be written.
     """
-    with video.replacing(folder / "compose.json") as part:
-        part.write_text(report.to_json() + "\n")
+    write_file(folder / "compose.json", report.to_json() + "\n")
     written = [folder / "compose.json"]
     for index, drawn in enumerate(report.panels):
         written += write_panel(drawn.panel(), folder / f"composed_{index}", fps, gif=True)

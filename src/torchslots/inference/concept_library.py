@@ -20,7 +20,7 @@ from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 
 from torchslots.io.errors import UserError
-from torchslots.io.video import replacing
+from torchslots.io.files import atomic_files
 from torchslots.models.clips import plain_clip
 from torchslots.models.types import Clip, Pose
 
@@ -128,8 +128,6 @@ class Library:
         }
         parts = {} if self.pose is None else self.pose._asdict()
         tensors |= {f"pose.{name}": part for name, part in parts.items() if part is not None}
-        with replacing(folder / _WEIGHTS) as part:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
         sizes = torch.bincount(self.labels, minlength=self.num_concepts).tolist()
         numbers = {
             "num_concepts": self.num_concepts,
@@ -137,9 +135,11 @@ class Library:
             "names": self.names,
             "about": self.about,
         }
-        with replacing(folder / _NUMBERS) as part:
-            part.write_text(json.dumps(numbers, indent=2) + "\n")
-        return [folder / _WEIGHTS, folder / _NUMBERS]
+        files = [folder / _WEIGHTS, folder / _NUMBERS]
+        with atomic_files(*files) as (weights, described):
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, weights)
+            described.write_text(json.dumps(numbers, indent=2) + "\n")
+        return files
 
 
 def load_library(folder: Path) -> Library:
