@@ -73,7 +73,7 @@ def evaluate(words: Words) -> int:
     from torchslots.evaluation import evaluate as judge
     from torchslots.evaluation.dispatch import kind_of
     from torchslots.hub import load_trained
-    from torchslots.io.video import replacing
+    from torchslots.io.files import write_file
 
     model = _as_told(load_trained(line.model, device=line.device), line)
     data, settings = _numbers(line, model)
@@ -105,8 +105,7 @@ def evaluate(words: Words) -> int:
         report.save(out, gif=True)
         report.print_table()
         if copied is not None:
-            with replacing(out / "box_copy.json") as part:
-                part.write_text(copied.to_json() + "\n")
+            write_file(out / "box_copy.json", copied.to_json() + "\n")
             _print_comparison({"model": report, "boxes copied": copied})
         print(f"Written to {out}")
     return 0
