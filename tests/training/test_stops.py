@@ -96,7 +96,7 @@ def test_a_full_disk_stops_with_the_earlier_checkpoint_whole(
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(UserError, match=r"step_0000008: No space left on device"),
+        pytest.raises(UserError, match=r"step_0000008 cannot be written: No space left on device"),
     ):
         patch.setattr(checkpoint, "_fill", full)
         train(tiny_recipe(), tmp_path / "run")

@@ -11,14 +11,8 @@ out/train/00000/video.npy    all their frames, one after the other
 ```
 """
 
-import itertools
 import json
-import signal
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -34,8 +28,9 @@ from torchslots.data.loader import ClipDataset
 from torchslots.data.sets.prepared import _RANGES, _TARGETS, _fingerprint, _read_json, _shard, _unpack
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
-from torchslots.io.files import atomic_file
+from torchslots.io.files import atomic_file, write_file
 from torchslots.io.progress import progress
+from torchslots.io.workers import in_order
 
 _VIDEOS_PER_SHARD = 64
 _DEFAULT = DataConfig()
@@ -79,7 +74,7 @@ def data_prepare(
         out: Folder to write; the same command goes on where it was interrupted.
         splits: Splits to prepare.
         config: The recipe's data settings.
-        num_workers: Processes that write; 0: this one.
+        num_workers: Processes that write; 0 or 1: this one.
         skip_corrupt: Leave out records that cannot be read; without, the first one ends the work.
     """
     for split in splits:
@@ -95,7 +90,7 @@ def prepare(dataset: ClipDataset, out: Path, *, num_workers: int = 0, skip_corru
 
     Args:
         dataset: Opened with the `DataConfig` of the recipe that will train on the result.
-        num_workers: Processes that write shards; 0: this one.
+        num_workers: Processes that write shards; 0 or 1: this one.
         skip_corrupt: Leave out records that cannot be read; without, the first one ends the work.
 
     Raises:
@@ -112,29 +107,13 @@ def prepare(dataset: ClipDataset, out: Path, *, num_workers: int = 0, skip_corru
     parts = [range(start, min(start + _VIDEOS_PER_SHARD, len(dataset))) for start in starts]
     missing = {_shard(folder, number): part for number, part in enumerate(parts)}
     missing = {place: part for place, part in missing.items() if not (place / "index.json").exists()}
+    tasks = [(dataset, skip_corrupt, place, part) for place, part in missing.items()]
     with progress("Preparing", len(dataset), "videos") as advance:
         advance(len(dataset) - sum(map(len, missing.values())))
-        for count in _each(partial(_write_shard, dataset, skip_corrupt), missing, num_workers):
-            advance(count)
+        with in_order(_write_shard, tasks, num_workers) as counts:
+            for count in counts:
+                advance(count)
     return _end(folder, wanted, len(parts))
-
-
-def _each(write: partial[int], parts: dict[Path, range], num_workers: int) -> Iterator[int]:
-    """Write the shards, here or in processes; yields the number of examples behind each as it is done."""
-    if not num_workers:
-        yield from itertools.starmap(write, parts.items())
-        return
-    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker)
-    try:
-        for done in as_completed([pool.submit(write, *part) for part in parts.items()]):
-            yield done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
 
 
 def _begin(folder: Path, wanted: dict[str, Any]) -> None:
@@ -217,5 +196,4 @@ def _write_array(file: Path, parts: list[Tensor]) -> None:
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
-    with atomic_file(file) as partial_file:
-        partial_file.write_text(json.dumps(values, indent=1))
+    write_file(file, json.dumps(values, indent=1))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torchslots.evaluation.observers import CEILING_LABELS, PlottedVideo
 from torchslots.io import draw as pictures
 from torchslots.io import video
+from torchslots.io.files import write_file
 from torchslots.metrics import reconstruction as painted
 from torchslots.metrics import scores
 from torchslots.metrics import set_prediction as properties
@@ -75,8 +76,7 @@ class EvalReport:
         Raises:
             UserError: no space left, or a folder that cannot be written.
         """
-        with video.replacing(folder / "eval.json") as part:
-            part.write_text(self.to_json() + "\n")
+        write_file(folder / "eval.json", self.to_json() + "\n")
         written = [folder / "eval.json"]
         curve = self.curves.get("fg_ari", [])
         if len(curve) > 1:
@@ -96,15 +96,12 @@ class EvalReport:
         tables = [table for drawn in sets if (table := drawn.properties_table()) is not None]
         if tables:
             written.append(folder / "properties.md")
-            with video.replacing(written[-1]) as part:
-                part.write_text("\n".join(tables))
+            write_file(written[-1], "\n".join(tables))
         return written
 
     def _draw_curve(self, curve: list[float], path: Path) -> Path:
         series = {"FG-ARI": (list(range(len(curve))), curve)}
-        with video.replacing(path) as part:
-            pictures.curves(series, part, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
-        return path
+        return pictures.curves(series, path, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
 
 
 def write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) -> list[Path]:

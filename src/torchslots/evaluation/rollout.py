@@ -14,8 +14,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from torchslots.io import draw as pictures
-from torchslots.io import video
 from torchslots.io.errors import UserError
+from torchslots.io.files import write_file
 from torchslots.metrics import scores
 from torchslots.metrics.image import squared_error
 from torchslots.metrics.segmentation import FrameMean, VideoMean, contingency, fg_ari
@@ -97,8 +97,7 @@ class HorizonReport:
         Raises:
             UserError: no space left, or a folder that cannot be written.
         """
-        with video.replacing(folder / "horizon.json") as part:
-            part.write_text(self.to_json() + "\n")
+        write_file(folder / "horizon.json", self.to_json() + "\n")
         names = [name for name in self.curves if not name.startswith(COPY)]
         return [
             folder / "horizon.json",
@@ -111,12 +110,10 @@ class HorizonReport:
             "model": (steps, self.curves[name]),
             "last frame repeated": (steps, self.curves[COPY + name]),
         }
-        with video.replacing(path) as part:
-            label = LABELS.get(name, name)
-            pictures.curves(
-                series, part, title=f"{label} without input", x_label="frames ahead", y_label=label
-            )
-        return path
+        label = LABELS.get(name, name)
+        return pictures.curves(
+            series, path, title=f"{label} without input", x_label="frames ahead", y_label=label
+        )
 
 
 def _shown(name: str, value: float) -> str:

@@ -22,7 +22,7 @@ from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_
 from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
-from torchslots.io.files import replacing
+from torchslots.io.files import write_file
 from torchslots.io.processes import gather
 from torchslots.io.progress import progress
 from torchslots.metrics.reconstruction import SetDistances
@@ -180,8 +180,7 @@ def save(report: EvalReport, folder: Path | str, fps: float = 12.0) -> list[Path
     """
     folder = Path(folder)
     written = [folder / "compose.json"]
-    with replacing(written[0]) as part:
-        part.write_text(report.to_json() + "\n")
+    write_file(written[0], report.to_json() + "\n")
     for index, composition in enumerate(report.panels):
         written += write_panel(composition.panel(), folder / f"composed_{index}", fps, gif=True)
     return written

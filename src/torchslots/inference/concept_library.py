@@ -20,7 +20,7 @@ from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 
 from torchslots.io.errors import UserError
-from torchslots.io.files import replacing
+from torchslots.io.files import atomic_files
 from torchslots.models.clips import plain_clip
 from torchslots.models.types import Clip, Pose
 
@@ -129,13 +129,13 @@ class Library:
         tensors = {name: getattr(self, name) for name in _NAMES}
         parts = {} if self.pose is None else self.pose._asdict()
         tensors |= {f"pose.{name}": part for name, part in parts.items() if part is not None}
-        with replacing(folder / _TENSORS) as part:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
         sizes = torch.bincount(self.labels, minlength=self.num_concepts).tolist()
         about = {"num_concepts": self.num_concepts, "sizes": sizes, "names": self.names, "about": self.about}
-        with replacing(folder / _ABOUT) as part:
-            part.write_text(json.dumps(about, indent=2) + "\n")
-        return [folder / _TENSORS, folder / _ABOUT]
+        files = [folder / _TENSORS, folder / _ABOUT]
+        with atomic_files(*files) as (stored, described):
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, stored)
+            described.write_text(json.dumps(about, indent=2) + "\n")
+        return files
 
 
 def load_library(folder: Path) -> Library:

@@ -21,7 +21,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from torchslots.hub import load_model
-from torchslots.inference.draw_poses import draw_poses
+from torchslots.inference.plot_poses import plot_poses
 from torchslots.inference.generation import SamplingOptions, with_sampling
 from torchslots.inference.inputs import hint_of, result_folders, slot_order, sources, start_batch
 from torchslots.inference.outputs import film_writer, make_folder, still_writer
@@ -302,7 +302,7 @@ def _numbered(part: Seen) -> Iterator[UInt8[ndarray, "H W 3"]]:
             tinted = overlay(large, ids, opacity=0.4)
         else:
             pose = part.clip.pose.map(lambda values, t=t: values[0, t])
-            tinted = draw_poses(small, pose, masks[t], hidden=(0,))
+            tinted = plot_poses(small, pose, masks[t], hidden=(0,))
         unseen = sorted({*range(masks.shape[1])} - {*np.unique(ids).tolist()})
         label = "slots" + (f" (no pixels: {', '.join(map(str, unseen))})" if unseen else "")
         yield contact_sheet([large, number_slots(tinted, ids)], ["input", label], columns=2, tile=_TILE)

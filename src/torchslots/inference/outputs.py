@@ -25,7 +25,8 @@ from torch import Tensor
 from torchslots.inference.view import View, box_of, resized
 from torchslots.io.draw import PALETTE, mark_predicted, overlay, slot_strip
 from torchslots.io.errors import UserError
-from torchslots.io.video import replacing, write_palette_png, write_png, write_video
+from torchslots.io.files import atomic_file
+from torchslots.io.video import write_palette_png, write_png, write_video
 
 OUTPUTS = ("overlay", "masks", "strip", "slots", "tracks")
 
@@ -155,7 +156,7 @@ def _track_writer(
     """
     seen: dict[int, dict[str, int]] = {}
     number = 0
-    with replacing(file) as part, part.open("w") as out:
+    with atomic_file(file) as part, part.open("w") as out:
         out.write(json.dumps(about)[:-1] + ', "frames": [')
 
         def write(item: tuple[Int[ndarray, "H W"], bool]) -> None:
@@ -206,7 +207,7 @@ def _mask_writer(folder: Path) -> Iterator[Callable[[Int[ndarray, "H W"]], None]
 def _slot_writer(file: Path) -> Iterator[Callable[[Float[ndarray, "K D"]], None]]:
     """Collect slots on the disk, then write `slots` [T, K, D] float32 of an .npz; yields write(frame)."""
     shape: tuple[int, ...] = (0,)
-    with replacing(file) as part, tempfile.TemporaryFile(dir=file.parent) as raw:
+    with atomic_file(file) as part, tempfile.TemporaryFile(dir=file.parent) as raw:
 
         def write(slots: Float[ndarray, "K D"]) -> None:
             nonlocal shape
@@ -216,7 +217,8 @@ def _slot_writer(file: Path) -> Iterator[Callable[[Float[ndarray, "K D"]], None]
         yield write
         raw.flush()
         every = np.memmap(raw, dtype="<f4", mode="r").reshape(-1, *shape)
-        np.savez(part, slots=every)
+        with part.open("wb") as out:
+            np.savez(out, slots=every)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchslots.data.loader import ClipDataset, train_batches
 from torchslots.evaluation import dispatch as kinds
 from torchslots.io.errors import UserError
-from torchslots.io.files import alone_in
+from torchslots.io.files import locked
 from torchslots.io.progress import progress
 from torchslots.models.types import Batch
 from torchslots.recipes.config import Recipe
@@ -94,7 +94,8 @@ def train(
     if first:
         checkpoint.claim(run, recipe)
     stepper.accelerator.wait_for_everyone()
-    with alone_in(run) if first else nullcontext():
+    busy = f"Another process is training in {run}. Wait for it, or choose another run folder."
+    with locked(run / ".lock", busy) if first else nullcontext():
         state = _resume(stepper, run, first)
         if state.finished:
             again = "Choose another run folder to train again."

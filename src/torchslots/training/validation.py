@@ -94,7 +94,7 @@ class Validation:
         sheet = _stack([panel[len(panel) // 2] for panel in panels])
         picture = BytesIO()
         Image.fromarray(sheet).save(picture, format="png")
-        write_file(self.run / "pictures" / f"step_{step}.png", picture.getvalue())
+        write_file(self.run / "pictures" / f"step_{step}.png", picture.getvalue(), durable=True)
         self.log.picture(step, "eval/slots", sheet)
 
     def _unless_stopped(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:

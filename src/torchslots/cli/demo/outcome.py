@@ -9,7 +9,8 @@ from torchslots.cli.demo.plan import Result, Shown, System
 from torchslots.evaluation.page import Heading, Image, Row, Section, Table, Text, write_page
 from torchslots.evaluation.report import LABELS, EvalReport, compare
 from torchslots.evaluation.seeds import learning_curves
-from torchslots.io import draw, video
+from torchslots.io import draw
+from torchslots.io.files import write_file
 
 
 def write_metrics(result: Result, shown: Shown, seconds: dict[str, float]) -> None:
@@ -22,8 +23,7 @@ def write_metrics(result: Result, shown: Shown, seconds: dict[str, float]) -> No
         **shown.metrics,
         "seconds": seconds,
     }
-    with video.replacing(result.plan.out / "metrics.json") as part:
-        part.write_text(json.dumps(values, indent=2) + "\n")
+    write_file(result.plan.out / "metrics.json", json.dumps(values, indent=2) + "\n")
 
 
 def print_figures(result: Result, kind: System) -> None:
