@@ -9,7 +9,7 @@ import tyro
 
 from torchslots.cli.options import Words, parse, whole_videos
 from torchslots.cli.recipes import recipes
-from torchslots.recipes.config import Recipe
+from torchslots.recipes.config import Recipe, current_flags
 
 if TYPE_CHECKING:
     from torchslots.data.loader import ClipDataset
@@ -57,7 +57,9 @@ def train(words: Words) -> int:
         return 0 if {"-h", "--help"} & set(words) else 2
     chosen = catalog.recipe(words[0])
     blank = TrainOptions(root=tyro.MISSING, run=tyro.MISSING, recipe=chosen)
-    line: TrainOptions = parse(TrainOptions, words[1:], f"train {words[0]}", default=blank)
+    line: TrainOptions = parse(
+        TrainOptions, current_flags(chosen, words[1:]), f"train {words[0]}", default=blank
+    )
     recipe, model = assemble(
         _with_dataset(line.recipe, line.dataset), line.run, line.tokenizer, line.slot_encoder
     )
