@@ -136,9 +136,20 @@ class Recipe:
     evaluation: EvalConfig = EvalConfig()
 
 
-OLD_NAMES: dict[str, dict[str, str]] = {}
+OLD_NAMES: dict[str, dict[str, str]] = {
+    "CodeTransformerConfig": {"forget": "token_dropout"},
+    "DiffusionConfig": {"prediction": "prediction_type"},
+    "IsaConfig": {
+        "frames": "initial_pose",
+        "draws": "scale_sampling",
+        "values_in_frame": "relative_values",
+        "tell_frames": "append_pose",
+    },
+    "SteveConfig": {"writer": "transformer"},
+    "SteveJointConfig": {"writer": "transformer"},
+}
 """Fields that had another name in models and runs saved before: by class, old name to new."""
-OLD_VALUES: dict[str, dict[str, dict[Any, Any]]] = {}
+OLD_VALUES: dict[str, dict[str, dict[str, str]]] = {"IsaConfig": {"initial_pose": {"drawn": "sampled"}}}
 """Values that were written otherwise before: by class and (new) field, old value to new."""
 
 
