@@ -48,12 +48,12 @@ def make_sets(plan: Plan) -> Sets:
     return sets._replace(frames=frames)
 
 
-def onlookers(model: ObjectCentricModel, device: str) -> "Sequence[Observer]":
+def observers(model: ObjectCentricModel, device: str) -> "Sequence[Observer]":
     """How near painted frames come to the true ones, and how near the image code alone does."""
-    from torchslots.evaluation.observers import Ceiling, ReconstructionFigures, own_code
+    from torchslots.evaluation.observers import Ceiling, ReconstructionFigures
     from torchslots.metrics.reconstruction import PictureScores
 
-    back = own_code(model.decoder)
+    back = model.decoder.round_trip()
     assert back is not None
     return [ReconstructionFigures(PictureScores(device=device)), Ceiling(back, {}, device)]
 
@@ -181,12 +181,11 @@ _EDITED = (
 @torch.no_grad()
 def _look(result: Result, index: int) -> _Seen:
     from torchslots.data.batch import collate
-    from torchslots.evaluation.observers import own_code
 
     batch = collate([result.sets.held_out.sample(index, None)])
     frames = batch["video"].to(result.plan.device)
     clip = result.model.encode({"video": frames})
-    decoded, back = result.model.decoder.decode(clip), own_code(result.model.decoder)
+    decoded, back = result.model.decoder.decode(clip), result.model.decoder.round_trip()
     assert back is not None
     return _Seen(
         batch["name"][0],
@@ -274,7 +273,7 @@ STEVE = System(
     held_out=32,
     monitor="fg_ari",
     make_sets=make_sets,
-    onlookers=onlookers,
+    observers=observers,
     baselines=mean_picture,
     introduce=partial(introduce, "STEVE", "a transformer that writes codes one after the other"),
     show=show,

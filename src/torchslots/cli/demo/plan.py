@@ -132,7 +132,7 @@ class System:
     show: Callable[[Result], Shown]
     tokenizer: str | None = None
     """Recipe of the image code that is trained first; None: the model needs none."""
-    onlookers: "Callable[[ObjectCentricModel, str], Sequence[Observer]]" = nobody
+    observers: "Callable[[ObjectCentricModel, str], Sequence[Observer]]" = nobody
     """Who judges what the trained model paints, besides its masks; the second argument is the device."""
 
 
@@ -170,10 +170,15 @@ def judge(plan: Plan, sets: Sets, system: System) -> Result:
     trained = load_model(plan.run, device=plan.device)
     untrained = catalog.build_seeded(plan.recipe.model, plan.recipe.train.seed).to(plan.device)
     settings, reports = plan.recipe.evaluation, {}
-    onlookers = system.onlookers(trained, plan.device)
-    for name, model, draw, looking in ((system.name, trained, 4, onlookers), (UNTRAINED, untrained, 0, ())):
+    observers = system.observers(trained, plan.device)
+    for name, model, num_plots, looking in (
+        (system.name, trained, 4, observers),
+        (UNTRAINED, untrained, 0, ()),
+    ):
         batches = batches_of(plan, sets.held_out, f"Judging: {name}")
-        reports[name] = evaluate(model, batches, settings, device=plan.device, draw=draw, onlookers=looking)
+        reports[name] = evaluate(
+            model, batches, settings, device=plan.device, num_plots=num_plots, observers=looking
+        )
     ordered = {
         system.name: reports[system.name],
         **system.baselines(plan, sets),
