@@ -95,7 +95,7 @@ def train(
 ) -> loop.RunResult:
     """What `torchslots train NAME --run RUN --tokenizer TOKENIZER` does."""
     chosen, model = parts.assemble(recipe(name, **optim), run, tokenizer)
-    return loop.train(chosen, model, clips or Clips(), Clips(), run, device="cpu", draw=0)
+    return loop.train(chosen, model, clips or Clips(), Clips(), run, device="cpu", num_plots=0)
 
 
 def stored(run: Path) -> dict[str, Tensor]:

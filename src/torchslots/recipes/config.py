@@ -6,7 +6,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar
 
 from torchslots.data.config import DataConfig
 from torchslots.io.errors import UserError, nearest
@@ -154,42 +154,6 @@ OLD_VALUES: dict[str, dict[str, dict[str, str]]] = {"IsaConfig": {"initial_pose"
 """Values that were written otherwise before: by class and (new) field, old value to new."""
 
 
-_Config = TypeVar("_Config")
-
-
-def with_changes(config: _Config, **changes: Any) -> _Config:
-    """A frozen dataclass with some fields replaced, those of dataclasses within it by dotted names.
-
-    `with_changes(config, num_slots=8, **{"decoder.grid": (4, 4)})`
-
-    Raises:
-        UserError: an unknown field, or a value of another type.
-    """
-    whole, within = {}, {}
-    for name, value in changes.items():
-        head, dot, rest = name.partition(".")
-        if dot:
-            within.setdefault(head, {})[rest] = value
-        else:
-            whole[head] = value
-    kind = type(config).__name__
-    known: dict[str, Any] = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(cast(Any, config))
-    }
-    for name in (*whole, *within):
-        if name not in known:
-            raise UserError(f"{kind} has no field `{name}`. {nearest(name, known)}")
-    hints = typing.get_type_hints(type(config))
-    for name, inner in within.items():
-        if not dataclasses.is_dataclass(known[name]):
-            raise UserError(
-                f"`{name}` of {kind} is {known[name]!r}, without fields. Give `{name}` as a whole."
-            )
-        whole[name] = with_changes(whole.get(name, known[name]), **inner)
-    values = {name: _revive(hints[name], value, f"{kind}: {name}") for name, value in whole.items()}
-    return dataclasses.replace(cast(Any, config), **values)
-
-
 def to_json(config: Any) -> str:
     """A frozen dataclass as JSON text; a recipe's tells its model's family, too."""
     family = {"family": config.model.family} if isinstance(config, Recipe) else {}
@@ -215,7 +179,10 @@ def from_dict(kind: type, values: dict[str, Any], where: str) -> Any:
         raise UserError(f"{where}: {error}. Write the file again with this version of torchslots.") from error
 
 
-def with_changes(config: Any, **changes: Any) -> Any:
+_Config = TypeVar("_Config")
+
+
+def with_changes(config: _Config, **changes: Any) -> _Config:
     """A frozen dataclass with some fields changed; nested ones by dotted name, `**{"decoder.grid": (4, 4)}`.
 
     Raises:

@@ -382,7 +382,7 @@ def test_a_batch_goes_through_each_recipe_s_kind_of_model(root, name):
     loss.backward()
     assert torch.isfinite(loss) and loss > 0
     report = evaluate(
-        model, eval_batches(found, batch_size=2), replace(chosen.evaluation, num_videos=None), draw=0
+        model, eval_batches(found, batch_size=2), replace(chosen.evaluation, num_videos=None), num_plots=0
     )
     assert ("fg_ari_objects_only" in report.metrics) == ("objects_room" in name)
 
