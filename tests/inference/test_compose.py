@@ -11,7 +11,7 @@ import torch
 from inference.small_sets import Means, Videos, painter
 from tiny_models import TINY, tiny
 from torchslots.inference.compose import ComposeOptions, Composition, compose_videos, save
-from torchslots.inference.generation import paint
+from torchslots.inference.generation import decode_frames
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.metrics.reconstruction import SetDistances
@@ -47,7 +47,7 @@ def test_all_slots_are_exchanged_and_painted(name, tmp_path):
     assert len(files) == 2 * 5 * 3 and report.num_videos == 5 and report.metrics == {}
     for number in range(5):
         mixed = torch.stack([own[plan[number, slot], :, slot] for slot in range(3)], 1)[None]
-        expected = paint(model, plain_clip(mixed))[0]
+        expected = decode_frames(model, plain_clip(mixed))[0]
         real = to_bytes(videos.sample(number, None)["video"])
         for time in range(3):
             made = files[f"comp_vids/{number}/{time:05d}.png"].astype(int)
@@ -73,7 +73,9 @@ def test_batches_change_nothing_but_the_published_shift(tmp_path):
     assert one.keys() == five.keys() and all(np.array_equal(one[file], five[file]) for file in one)
     one, five = written(tmp_path / "shift1"), written(tmp_path / "shift5")
     assert not all(np.array_equal(one[file], five[file]) for file in one)
-    plain = paint(model, plain_clip(slots(model, Videos())))  # with batches of one nothing is exchanged
+    plain = decode_frames(
+        model, plain_clip(slots(model, Videos()))
+    )  # with batches of one nothing is exchanged
     for number in range(5):
         made = np.stack([one[f"comp_vids/{number}/{time:05d}.png"] for time in range(3)])
         assert np.array_equal(made, plain[number].permute(0, 2, 3, 1).numpy())

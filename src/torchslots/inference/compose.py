@@ -7,10 +7,9 @@ set of them with the set of real videos. Plots show a composition beside the vid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from jaxtyping import Int, UInt8
 from numpy import ndarray
 from torch import Tensor
@@ -19,7 +18,7 @@ from torchslots.data.loader import ClipDataset, number_read
 from torchslots.evaluation.observers import DRAWN_FRAMES, write_frames
 from torchslots.evaluation.report import EvalReport, write_panel
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
-from torchslots.inference.generation import SamplingOptions, paint, require_frames, with_sampling
+from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
@@ -44,7 +43,7 @@ class ComposeOptions:
     batches of one video it exchanges nothing."""
     seed: int = 0
     """Seed of the random exchange."""
-    num_plots: Annotated[int, tyro.conf.arg(aliases=["--draw"])] = 4
+    num_plots: int = 4
     """Compositions to plot beside the videos that their slots come from."""
     chunk: int = 24
     """Frames decoded at once; fewer need less memory."""
@@ -209,7 +208,7 @@ def _decode(
     panels: dict[int, Composition] = {}
     with progress("Decoding", len(numbers), "videos") as advance:
         for number in numbers:
-            frames = paint(model, sources.composition(number), options.chunk)[0]
+            frames = decode_frames(model, sources.composition(number), options.chunk)[0]
             distances.add(frames, f"composition {number}", real=False)
             _write(options, "comp_vids", number, frames)
             if number < options.num_plots:

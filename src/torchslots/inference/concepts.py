@@ -15,7 +15,7 @@ from torchslots.data.loader import ClipDataset
 from torchslots.evaluation.observers import write_frames
 from torchslots.inference.concept_library import Library, cluster
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
-from torchslots.inference.generation import SamplingOptions, paint, require_frames, with_sampling
+from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
 from torchslots.io.video import write_png
@@ -170,7 +170,7 @@ def _samples(
         return []
     members = library.sample(options.samples, options.seed)
     parts = members.split(options.chunk)
-    frames = torch.cat([paint(model, library.clip(part), options.chunk)[:, 0] for part in parts])
+    frames = torch.cat([decode_frames(model, library.clip(part), options.chunk)[:, 0] for part in parts])
     write_frames(out / "samples", frames)
     images, labels = [], []
     for number, frame in enumerate(frames):
