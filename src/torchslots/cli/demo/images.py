@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from torchslots.cli.demo.plan import UNTRAINED, Kind, Plan, Result, Sets, Shown, percent
-from torchslots.inference.plot_poses import plot_poses
+from torchslots.inference.plots import plot_poses
 from torchslots.io import video
 from torchslots.io.draw import contact_sheet, scale_up
 from torchslots.models import edits as editing
