@@ -12,11 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from torchslots.data.loader import CorruptRecord
-from torchslots.evaluation import dispatch as kinds
-from torchslots.evaluation.dispatch import Kind
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
-from torchslots.training import checkpoint, loop
+from torchslots.training import checkpoint, loop, validation
 from torchslots.training.stops import Interrupted
 from training.tiny_run import (
     TinyClips,
@@ -34,7 +32,7 @@ from training.tiny_run import (
 
 @pytest.fixture(autouse=True)
 def _quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "SLOTS", Kind(tiny_evaluate, "fg_ari"))
+    monkeypatch.setattr(validation, "evaluate", tiny_evaluate)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

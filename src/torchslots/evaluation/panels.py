@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchslots.evaluation.observers import Findings, Needs, Slice, real_frames
+from torchslots.evaluation.observers import Findings, Needs, Plotted, Slice, real_frames
 from torchslots.evaluation.plot_objects import plot_properties, properties_markdown
 from torchslots.io.draw import clip_panel, contact_sheet
 from torchslots.io.processes import is_first_process
@@ -29,8 +29,8 @@ class Collector(Protocol):
         """Add a slice of frames."""
         ...
 
-    def finish(self, name: str) -> Any:
-        """The video, ready to plot: a `report.Plotted`."""
+    def finish(self, name: str) -> Plotted:
+        """The video, ready to plot."""
         ...
 
 
@@ -44,11 +44,13 @@ class Panels:
     def __init__(self, num_plots: int, collector: Callable[[int], Collector]) -> None:
         self._num_plots, self._collector = num_plots if is_first_process() else 0, collector
         self._rows: list[Collector] = []
-        self._panels: list[Any] = []
+        self._panels: list[Plotted] = []
+        self._frames = 0
 
-    def needs(self, start: int) -> Needs:
+    @property
+    def needs(self) -> Needs:
         """See `Observer`."""
-        wanted = len(self._panels) < self._num_plots and start < PLOTTED_FRAMES
+        wanted = len(self._panels) < self._num_plots and self._frames < PLOTTED_FRAMES
         return Needs(recon=wanted, slot_recon=wanted)
 
     def add(self, seen: Slice, found: Any) -> None:
@@ -58,12 +60,13 @@ class Panels:
             self._rows = [self._collector(row) for row in range(count)]
         for row in self._rows if seen.start < PLOTTED_FRAMES else []:
             row.add(seen.part, found)
+        self._frames = seen.start + seen.part["video"].shape[1]
 
     def finish(self, batch: Batch) -> None:
         """See `Observer`."""
         names: Sequence[str] = batch.get("name", [""] * len(batch["video"]))
         self._panels += [row.finish(name) for row, name in zip(self._rows, names)]
-        self._rows = []
+        self._rows, self._frames = [], 0
 
     def report(self) -> Findings:
         """See `Observer`."""

@@ -5,34 +5,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torchslots.evaluation.observers import CEILING_LABELS, PlottedVideo
+from torchslots.evaluation.observers import CEILING_LABELS, Plotted
+from torchslots.evaluation.panels import PlottedVideo
 from torchslots.io import draw as pictures
 from torchslots.io import video
 from torchslots.io.files import write_file
-from torchslots.metrics import reconstruction as painted
-from torchslots.metrics import scores
-from torchslots.metrics import set_prediction as properties
+from torchslots.metrics import reconstruction, scores, set_prediction
 
-DEFINITIONS = scores.DEFINITIONS | properties.DEFINITIONS
-LABELS = scores.LABELS | properties.LABELS | painted.LABELS | CEILING_LABELS
-
-
-class Drawn(Protocol):
-    """A video that was kept to be drawn."""
-
-    @property
-    def name(self) -> str:
-        """Where it comes from."""
-        ...
-
-    def panel(self, tile: int = 128) -> NDArray[np.uint8]:
-        """All that is to be seen, labelled [T, H, W, 3]."""
-        ...
+DEFINITIONS = scores.DEFINITIONS | set_prediction.DEFINITIONS
+LABELS = scores.LABELS | set_prediction.LABELS | reconstruction.LABELS | CEILING_LABELS
 
 
 @dataclass(frozen=True)
@@ -46,7 +32,7 @@ class EvalReport:
     definitions: dict[str, str]
     notes: list[str]
     settings: dict[str, Any]
-    panels: Sequence[Drawn] = field(default_factory=list, repr=False, compare=False)
+    panels: Sequence[Plotted] = field(default_factory=list, repr=False, compare=False)
 
     def to_json(self) -> str:
         """All but the pictures, as JSON text; what is not a number becomes null."""

@@ -83,7 +83,7 @@ def train(
         Path(run),
         device=options.device,
         monitor=options.monitor,
-        draw=options.num_plots,
+        num_plots=options.num_plots,
         wandb=options.wandb,
         skip_corrupt=options.skip_corrupt,
     )

@@ -48,10 +48,10 @@ def make_sets(plan: Plan) -> Sets:
 
 def observers(model: ObjectCentricModel, device: str) -> "Sequence[Observer]":
     """How near decoded frames come to the true ones, and how near the tokenizer alone does."""
-    from torchslots.evaluation.observers import Ceiling, ReconstructionFigures, own_code
+    from torchslots.evaluation.observers import Ceiling, ReconstructionFigures
     from torchslots.metrics.reconstruction import PictureScores
 
-    back = own_code(model.decoder)
+    back = model.decoder.round_trip()
     assert back is not None
     return [ReconstructionFigures(PictureScores(device=device)), Ceiling(back, {}, device)]
 
@@ -179,12 +179,11 @@ _EDITED = (
 @torch.no_grad()
 def _look(result: Result, index: int) -> _Seen:
     from torchslots.data.batch import collate
-    from torchslots.evaluation.observers import own_code
 
     batch = collate([result.sets.held_out.sample(index, None)])
     frames = batch["video"].to(result.plan.device)
     clip = result.model.encode({"video": frames})
-    decoded, back = result.model.decoder.decode(clip), own_code(result.model.decoder)
+    decoded, back = result.model.decoder.decode(clip), result.model.decoder.round_trip()
     assert back is not None
     return _Seen(
         batch["name"][0],

@@ -174,7 +174,7 @@ def evaluate_model(plan: Plan, sets: Sets, kind: Kind) -> Result:
     for name, model, num_plots, looking in ((own, trained, 4, observers), (UNTRAINED, untrained, 0, ())):
         batches = batches_of(plan, sets.held_out, f"Evaluating: {name}")
         reports[name] = evaluate(
-            model, batches, settings, device=plan.device, draw=num_plots, onlookers=looking
+            model, batches, settings, device=plan.device, num_plots=num_plots, observers=looking
         )
     ordered = {
         own: reports[own],

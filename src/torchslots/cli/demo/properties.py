@@ -49,8 +49,8 @@ def introduce(result: Result) -> str:
 
 def show(result: Result) -> Shown:
     """Predicted beside true properties of held-out images, and precision at each distance."""
-    from torchslots.evaluation.observers import PlottedVideo
     from torchslots.evaluation.page import Image, Text
+    from torchslots.evaluation.panels import PlottedVideo
 
     sections: list[Section] = [Text(_HOW_TO_READ)]
     for index, drawn in enumerate(next(iter(result.reports.values())).panels):

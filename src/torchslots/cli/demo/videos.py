@@ -156,7 +156,7 @@ def _say_horizon(found: "HorizonReport", horizon: int) -> str:
 def _film_ahead(result: Result, observe: int) -> Path:
     """The first held-out video: observed frames, then expected ones."""
     from torchslots.data.loader import eval_batches
-    from torchslots.evaluation.observers import VideoPanel
+    from torchslots.evaluation.panels import VideoPanel
     from torchslots.evaluation.report import write_panel
     from torchslots.io.draw import mark_predicted
     from torchslots.models.model import rollout
