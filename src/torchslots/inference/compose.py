@@ -7,10 +7,9 @@ set of them with the set of real videos. Plots show a composition beside the vid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from jaxtyping import Int, UInt8
 from numpy import ndarray
 from torch import Tensor
@@ -45,7 +44,7 @@ class ComposeOptions:
     batches of one video it exchanges nothing."""
     seed: int = 0
     """Seed of the random exchange."""
-    num_plots: Annotated[int, tyro.conf.arg(aliases=["--draw"])] = 4
+    num_plots: int = 4
     """Compositions to plot beside the videos that their slots come from."""
     chunk: int = 24
     """Frames decoded at once; fewer need less memory."""

@@ -14,11 +14,12 @@ def bench(words: Words) -> int:
     from torchslots.cli.bench import growth
     from torchslots.cli.bench import step as measured
     from torchslots.cli.bench.timing import table
+    from torchslots.recipes.demos import DEFAULT_RECIPE
 
     defaults, axes = measured.BenchOptions(), growth.GrowthOptions()
 
     def bench(
-        recipe: tyro.conf.Positional[str] = "savi_small",
+        recipe: tyro.conf.Positional[str] = DEFAULT_RECIPE,
         options: tyro.conf.OmitArgPrefixes[measured.BenchOptions] = defaults,
         curves: tyro.conf.OmitArgPrefixes[growth.GrowthOptions] = axes,
         plot: bool = False,
