@@ -10,7 +10,7 @@ from torchslots.evaluation.evaluate import evaluate
 from torchslots.evaluation.report import format_figure
 from torchslots.metrics.set_prediction import average_precision
 from torchslots.recipes.config import EvalConfig
-from torchslots.recipes.slot_attention import PropertyHead, SlotAttentionConfig, build
+from torchslots.recipes.slot_attention import SetPredictionConfig, SlotAttentionConfig, build
 
 CONFIG = EvalConfig(num_frames=1, slice_size=1, batch_size=3)
 
@@ -28,7 +28,7 @@ def model():
             slot_size=8,
             mlp_size=12,
             num_slots=4,
-            decoder=PropertyHead(hidden=8),
+            decoder=SetPredictionConfig(hidden=8),
         )
     )
 

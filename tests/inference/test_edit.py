@@ -209,7 +209,7 @@ def test_systems_whose_slots_cannot_move_name_one_whose_can(one, tmp_path):
 
 def test_a_model_of_properties_paints_nothing(one, tmp_path):
     numbers = slot_attention.SlotAttentionConfig(
-        resolution=(SIDE, SIDE), channels=(8,), strides=(2,), decoder=slot_attention.PropertyHead()
+        resolution=(SIDE, SIDE), channels=(8,), strides=(2,), decoder=slot_attention.SetPredictionConfig()
     )
     with pytest.raises(UserError, match="reconstructs nothing"):
         edit(slot_attention.build(numbers).eval(), [one], tmp_path / "out", EditOptions(remove=(0,)))

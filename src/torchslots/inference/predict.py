@@ -28,6 +28,7 @@ from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slices import carry_state, predict_ahead
 from torchslots.models.slots.predictors import IdentityPredictor
 from torchslots.models.types import Prediction, State
+from torchslots.recipes.config import with_changes
 
 _NO_MEMORY = "The device's memory is full. Give a smaller --slice-size, or --device cpu."
 
@@ -98,6 +99,7 @@ def predict_frames(
     boxes: Any = None,
     masks: ndarray | None = None,
     options: PredictOptions = PredictOptions(),
+    **changes: Any,
 ) -> FramesPrediction:
     """Segment a video in memory.
 
@@ -109,6 +111,7 @@ def predict_frames(
             boxes or masks need one of the two; each object becomes one slot, after slot 0. None: no hint.
         options: `resolution`, `num_slots`, `num_iterations`, `slice_size`, `seed`, `observe`, `rollout` and
             `max_frames` matter here.
+        changes: these fields of `PredictOptions` by name, in place of those of `options`, such as `num_slots=7`.
 
     Returns:
         All frames; with `observe` and `rollout` the observed ones, then the predicted ones.
@@ -122,7 +125,7 @@ def predict_frames(
         >>> found.segmentation.shape == frames.shape[:3]
         True
     """
-    frames = np.asarray(frames)
+    options, frames = with_changes(options, **changes), np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise UserError(f"Frames should be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}.")
     if boxes is not None and masks is not None:
@@ -142,6 +145,7 @@ def predict(
     inputs: Sequence[Path | str],
     out: Path | str,
     options: PredictOptions = PredictOptions(),
+    **changes: Any,
 ) -> list[Path]:
     """Segment images, videos, GIFs and folders of any length; returns a folder below `out` for each.
 
@@ -150,6 +154,10 @@ def predict(
 
     Args:
         model: a model, a run or model folder, or owner/name on the Hugging Face hub.
+        inputs: files and folders.
+        out: folder for the results.
+        options: how to read, segment and write.
+        changes: fields of `PredictOptions` by name, in place of those of `options`, such as `fps=12`.
 
     Raises:
         UserError: an input that cannot be read, hints that are missing or wrong, a folder that cannot be written, a
@@ -159,6 +167,7 @@ def predict(
         >>> torchslots.predict(model, [film], out)
         [PosixPath('out/film')]
     """
+    options = with_changes(options, **changes)
     model = _ready(model, options)
     jobs = jobs_of(inputs, out, options, options.each)
     done: list[Path] = []

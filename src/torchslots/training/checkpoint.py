@@ -23,7 +23,7 @@ from torch import Tensor
 
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_folder, disk_errors, remove_partial, write_file
-from torchslots.recipes.config import Recipe, from_dict, to_json
+from torchslots.recipes.config import Recipe, current_item, from_dict, to_json
 
 _FORMAT = 1
 _PREFIX = "step_"
@@ -86,7 +86,8 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
     file = run / "recipe.json"
     wanted = _flatten(json.loads(to_json(recipe)))
     if file.exists():
-        found = _flatten(defaults(recipe)) | _flatten(_read_json(file))
+        written = (current_item(recipe, *item) for item in _flatten(_read_json(file)).items())
+        found = _flatten(defaults(recipe)) | {"family": recipe.model.family} | dict(written)
         differing = [key for key in sorted({*found, *wanted} - {*_FREE}) if found.get(key) != wanted.get(key)]
         if differing:
             changes = "; ".join(f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}" for key in differing)

@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
-from torchslots.cli.options import Words, parse
+from torchslots.cli.options import Json, Words, parse
 
 
 def bench(words: Words) -> int:
@@ -24,7 +24,7 @@ def bench(words: Words) -> int:
         curves: tyro.conf.OmitArgPrefixes[growth.GrowthOptions] = axes,
         plot: bool = False,
         out: Path = Path("growth"),
-        as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+        as_json: Json = False,
     ) -> int:
         """Time a recipe's training step and inference on random data, at its own size or another.
 
