@@ -12,42 +12,23 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from torchslots.data.batch import check_sample, collate
+from torchslots.data.batch import ClipDataset, check_sample, collate
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
 from torchslots.models.types import Batch
 
-__all__ = ["ClipDataset", "CorruptRecord", "eval_batches", "number_read", "train_batches"]
+__all__ = ["CorruptRecord", "eval_batches", "number_read", "train_batches"]
 
 _LOG = logging.getLogger("torchslots.data")
 _ORDER, _DRAWS, _REPLACEMENT = 0, 1, 2
 _MOST_REPLACEMENTS = 100
-
-
-@runtime_checkable
-class ClipDataset(Protocol):
-    """What a data set must offer; see `torchslots.data.batch` for what a sample holds."""
-
-    def __len__(self) -> int:
-        """Number of videos (or images)."""
-        ...
-
-    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One training clip, all random choices drawn from `rng`; the whole video, always the same, without
-        it.
-        """
-        ...
-
-    def name(self, index: int) -> str:
-        """Where the example comes from, without reading it."""
-        ...
 
 
 class Item(NamedTuple):

@@ -50,11 +50,21 @@ def window_start(num_frames: int, length: int, rng: np.random.Generator) -> int:
     return int(rng.integers(max(1, num_frames - length + 1)))
 
 
+def fit_length(values: Tensor, dim: int, length: int) -> Tensor:
+    """Cut or fill with zeros at the end of one dimension."""
+    present = values.shape[dim]
+    if present >= length:
+        return values.narrow(dim, 0, length)
+    shape = list(values.shape)
+    shape[dim] = length - present
+    return torch.cat([values, values.new_zeros(shape)], dim)
+
+
 def take_window(sample: Sample, start: int, length: int) -> Sample:
     """`length` frames from `start`; where the video ends earlier the rest is zero and its `padding_mask`
     False.
     """
-    return _map(sample, _IN_TIME, lambda value: _fit(value[start:], 0, length))
+    return _map(sample, _IN_TIME, lambda value: fit_length(value[start:], 0, length))
 
 
 def crop_or_pad_frames(sample: Sample, length: int) -> Sample:
@@ -94,7 +104,7 @@ def central_crop(sample: Sample, height: int, width: int) -> Sample:
 def crop_or_pad(sample: Sample, height: int, width: int) -> Sample:
     """Keep the top left corner; what is missing below and to the right is zero, `padding_mask` False."""
     full = frame_size(sample)
-    fitted = _map(sample, _SPATIAL, lambda value: _fit(_fit(value, -2, height), -1, width))
+    fitted = _map(sample, _SPATIAL, lambda value: fit_length(fit_length(value, -2, height), -1, width))
     area = Crop(0, 0, height, width)
     return _map(fitted, ("boxes",), lambda boxes: crop_boxes(boxes, area, *full))
 
@@ -308,16 +318,6 @@ def _map(sample: Sample, keys: tuple[str, ...], change: Callable[[Tensor], Tenso
 
 def _area(boxes: Float[Tensor, "*lead 4"]) -> Float[Tensor, "*lead"]:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-
-
-def _fit(values: Tensor, dim: int, length: int) -> Tensor:
-    """Cut or fill with zeros at the end of one dimension."""
-    present = values.shape[dim]
-    if present >= length:
-        return values.narrow(dim, 0, length)
-    shape = list(values.shape)
-    shape[dim] = length - present
-    return torch.cat([values, values.new_zeros(shape)], dim)
 
 
 def mask_boxes(ids: Int[Tensor, "T H W"], max_instances: int) -> Float[Tensor, "T n 4"]:

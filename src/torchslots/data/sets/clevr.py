@@ -13,7 +13,7 @@ which have 320 x 480: `REFERENCE_CROP` gives a region left of the centre. `SAME_
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from torchslots.data.array_cache import kept
-from torchslots.data.clips import Picture
+from torchslots.data.clips import Example, image_example
+from torchslots.data.find import folders, not_found
 from torchslots.data.formats.example import (
     MalformedExample,
     RawFeature,
@@ -55,7 +56,6 @@ _SPLITS = {
     "test": ("test", 0, None),
 }
 _ORIGINAL = {"train": "train", "validation": "val", "test": "test"}
-_DEPTH = 4
 
 
 class Objects(NamedTuple):
@@ -68,7 +68,7 @@ class Objects(NamedTuple):
 
 
 class _Scenes(Protocol):
-    """Where pictures come from."""
+    """Where images come from."""
 
     def __len__(self) -> int: ...
 
@@ -80,9 +80,9 @@ class _Scenes(Protocol):
 
 
 class ClevrImages:
-    """Pictures of one split; `torchslots.data.clips.Stills` makes samples of them."""
+    """Images of one split."""
 
-    title = "CLEVR"
+    title, files = "CLEVR", "single images"
     keys = ("video", "properties")
 
     def __init__(self, root: Path, split: str) -> None:
@@ -110,7 +110,7 @@ class ClevrImages:
         """File of the picture, or file and number of its record."""
         return self._scenes.name(self._window[index])
 
-    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Colours, and a row of numbers for each object.
 
         Raises:
@@ -118,7 +118,7 @@ class ClevrImages:
         """
         image, objects = self.example(index)
         rows = encode_objects(objects.positions, objects.labels, len(objects.positions))
-        return Picture(image, properties=rows)
+        return image_example(video=image, properties=rows)
 
     @cached_property
     def _counts(self) -> Int64[np.ndarray, "N"]:
@@ -139,18 +139,18 @@ def find_scenes(root: Path, split: str) -> _Scenes:
     Raises:
         UserError: none is there.
     """
-    if _is_original(root):
-        return _OriginalScenes(root, split)
-    if any(next(root.glob("*/" * depth + "clevr-*.tfrecord*"), None) for depth in range(_DEPTH + 1)):
-        return _TfdsScenes(root, split)
-    for depth in range(1, _DEPTH):
-        for folder in sorted(root.glob("*/" * depth)):
-            if _is_original(folder):
-                return _OriginalScenes(folder, split)
-    raise UserError(
-        f"{root} holds neither TFDS' files of CLEVR (clevr-train.tfrecord-00000-of-<n>) nor the original's folders "
-        "(images/train and scenes). Get them with `torchslots data download clevr`, or give another --root."
+    what = (
+        "CLEVR, neither TFDS' files (clevr-train.tfrecord-00000-of-<n>) nor the original's folders (images/train and "
+        "scenes)"
     )
+    below = list(folders(root, what))
+    if not _is_original(root) and any(next(folder.glob("clevr-*.tfrecord*"), None) for folder in below):
+        return _TfdsScenes(root, split)
+    original = next(filter(_is_original, below), None)
+    if original is None:
+        remedy = "Get them with `torchslots data download clevr`, or give another --root."
+        raise not_found(root, what, remedy)
+    return _OriginalScenes(original, split)
 
 
 def _is_original(folder: Path) -> bool:

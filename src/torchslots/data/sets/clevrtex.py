@@ -15,14 +15,15 @@ by their numbers: of the whole set the published ranges from 10,000, 5,000 and 0
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torchslots.data.array_cache import PackedShards, decode_plane, find_shards
-from torchslots.data.clips import Picture
+from torchslots.data.array_cache import PackedShards, decode_plane
+from torchslots.data.clips import Example, image_example
+from torchslots.data.find import find_shards, folders
 from torchslots.data.formats.example import (
     MalformedExample,
     RawFeature,
@@ -39,8 +40,8 @@ PARTS = ("train", "validation", "test")
 SPLITS = (*PARTS, *VARIANTS, *(f"{variant}_{part}" for variant in VARIANTS for part in PARTS))
 RESOLUTION = (240, 320)
 """Height and width as published."""
-_KEYS = ("video", "segmentations", "boxes")
-_TITLE = "CLEVRTex"
+_KEYS = ("video", "segmentations")
+_TITLE, _FILES = "CLEVRTex", "single images"
 _REMEDY = "Download the variant's archives, extract them all, and give the folder they lie in with --root."
 _LAYOUT = "CLEVRTex, as version 1 reads it"
 
@@ -82,7 +83,7 @@ def part_of(numbers: Sequence[int], part: str | None) -> Sequence[int]:
 class ClevrTexFolder:
     """A variant as its archives extract."""
 
-    title, keys = _TITLE, _KEYS
+    title, files, keys = _TITLE, _FILES, _KEYS
 
     def __init__(self, folder: Path, variant: str, part: str | None = None) -> None:
         """List the images.
@@ -105,29 +106,29 @@ class ClevrTexFolder:
                 f"{folder} holds image {max(found)} of {_TITLE} {variant} but not image {gap}. Splits go by number: "
                 "extract all archives up to it."
             )
-        self.files = [found[number] for number in part_of(range(len(found)), part)]
+        self.images = [found[number] for number in part_of(range(len(found)), part)]
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.images)
 
     def name(self, index: int) -> str:
         """The picture's file name."""
-        return self.files[index].name
+        return self.images[index].name
 
-    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Colours without alpha, and the palette's indices.
 
         Raises:
             CorruptRecord: a file is missing or broken.
         """
-        path = self.files[index]
+        path = self.images[index]
         ids = read_image(_beside(path, "_flat.png"), index, ("P", "L"))
-        image = np.zeros((*ids.shape, 3), np.uint8)
-        if "video" in keys:
-            image = read_image(path, index, ("RGBA", "RGB"))[..., :3]
+        if keys is not None and "video" not in keys:
+            return image_example(segmentations=ids)
+        image = read_image(path, index, ("RGBA", "RGB"))[..., :3]
         if image.shape[:2] != ids.shape:
             raise CorruptRecord(path, index, f"is {image.shape[:2]} pixels, its _flat.png {ids.shape}")
-        return Picture(image, ids)
+        return image_example(video=image, segmentations=ids)
 
     def num_objects(self, index: int) -> int:
         """Objects in the scene, as its description tells."""
@@ -139,7 +140,7 @@ class ClevrTexFolder:
         Raises:
             CorruptRecord: it is missing or broken.
         """
-        path = _beside(self.files[index], ".json")
+        path = _beside(self.images[index], ".json")
         try:
             scene = json.loads(path.read_text())
             if not isinstance(scene["objects"], list):
@@ -150,9 +151,10 @@ class ClevrTexFolder:
 
 
 def find_images(root: Path, variant: str) -> Path | None:
-    """The folder of a variant's numbered folders, in `root`, in its folder below, or `root` itself."""
-    for folder in (root, root / f"clevrtex_{variant}", root / "clevrtex" / f"clevrtex_{variant}"):
-        if next(folder.glob(f"*/CLEVRTEX_{variant}_*.png"), None) is not None:
+    """The folder of a variant's numbered folders: `root`, or one of the variant's name below it."""
+    for folder in folders(root, _TITLE):
+        named = folder == root or folder.name == f"clevrtex_{variant}"
+        if named and next(folder.glob(f"*/CLEVRTEX_{variant}_*.png"), None) is not None:
             return folder
     return None
 
@@ -164,7 +166,7 @@ def _beside(path: Path, ending: str) -> Path:
 class ClevrTexRecords:
     """A variant as Invariant Slot Attention's script packs it. Unpacked once: 0.3 MB for each image."""
 
-    title, keys = _TITLE, _KEYS
+    title, files, keys = _TITLE, _FILES, _KEYS
 
     def __init__(self, shards: list[Path], part: str | None = None, limit: int | None = None) -> None:
         self.records = PackedShards(shards, _row, _LAYOUT, limit)
@@ -178,14 +180,16 @@ class ClevrTexRecords:
         """File and number of the record."""
         return self.records.name(self.rows[index])
 
-    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Colours and ids.
 
         Raises:
             CorruptRecord: the record could not be read.
         """
         row = self.rows[index]
-        return Picture(self.records.read(row, "image"), self.records.read(row, "segmentations"))
+        return image_example(
+            video=self.records.read(row, "image"), segmentations=self.records.read(row, "segmentations")
+        )
 
     def num_objects(self, index: int) -> int:
         """Objects in the scene, as the record tells."""

@@ -8,12 +8,13 @@ Splits: `train`, and the published `val`, which answers to `validation` too.
 """
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Integer, UInt8
+from jaxtyping import Float32, Int32, Integer, UInt8
 
-from torchslots.data.clips import Picture
+from torchslots.data.clips import Example, image_example
 from torchslots.data.formats.example import MalformedExample, RawFeature, decode_bytes, scan_example
 from torchslots.data.formats.png import decode_png
 from torchslots.data.formats.tfds import TfdsSplit, find_folder
@@ -29,8 +30,8 @@ _OTHER_NAMES = {"validation": "val", "val": "validation"}
 class MultiShapeNetImages:
     """Every camera of every frame of a split: record by record, cameras in the order of their names."""
 
-    title = "MultiShapeNet-Easy"
-    keys = ("video", "segmentations", "boxes", "depth")
+    title, files = "MultiShapeNet-Easy", "single images"
+    keys = ("video", "segmentations", "depth")
 
     def __init__(self, root: Path, split: str) -> None:
         """Find the files; the first record tells the cameras of all.
@@ -54,23 +55,25 @@ class MultiShapeNetImages:
         file, record = self.records.place(number)
         return f"{file.name}__{record}/{self.cameras[camera]}"
 
-    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
-        """One camera's picture; ids 0 for the background, depth in the scene's unit.
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
+        """One camera's image; ids 0 for the background, depth in the scene's unit.
 
         Raises:
             CorruptRecord: the record cannot be read.
         """
-        wanted = {"color_image": not {"video"}.isdisjoint(keys), "depth_image": "depth" in keys}
-        names = ("instance_image", *(name for name, needed in wanted.items() if needed))
-        arrays = self.example(index, names)
-        ids = arrays["instance_image"][..., 0].astype(np.int32) - 1
-        image = arrays.get("color_image", np.zeros((*ids.shape, 3), np.uint8))
-        depth = arrays["depth_image"][..., 0] if "depth_image" in arrays else None
-        return Picture(image, np.maximum(ids, 0), depth)
+        wanted = self.keys if keys is None else keys
+        names = {"video": "color_image", "segmentations": "instance_image", "depth": "depth_image"}
+        arrays = self.example(index, tuple(name for key, name in names.items() if key in wanted))
+        return image_example(
+            video=arrays.get("color_image"),
+            segmentations=_from_zero(arrays["instance_image"]) if "instance_image" in arrays else None,
+            depth=arrays.get("depth_image"),
+        )
 
     def num_objects(self, index: int) -> int:
         """Objects that the camera sees."""
-        return len(np.setdiff1d(np.asarray(self.picture(index, ()).ids), [0]))
+        ids = _from_zero(self.example(index, ("instance_image",))["instance_image"])
+        return len(np.setdiff1d(ids, [0]))
 
     def example(
         self, index: int, names: tuple[str, ...] = ("color_image", "instance_image", "depth_image")
@@ -88,6 +91,10 @@ class MultiShapeNetImages:
             return {name: _decode(raw, f"{prefix}/{name}") for name in names}
         except MalformedExample as error:
             raise CorruptRecord(*place, f"cannot be read: {error}") from error
+
+
+def _from_zero(stored: UInt8[np.ndarray, "H W 1"]) -> Int32[np.ndarray, "H W"]:
+    return np.maximum(stored[..., 0].astype(np.int32) - 1, 0)
 
 
 def _cameras(records: TfdsSplit) -> tuple[str, ...]:
