@@ -3,7 +3,6 @@
 It asks the `Source` of each split, as training does, so every row of the catalog can be inspected.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,25 +17,15 @@ from PIL import Image
 from torchslots.data.catalog import DATASETS, DatasetEntry, entry
 from torchslots.data.clips import Source
 from torchslots.data.config import DataConfig
-from torchslots.data.find import folders
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.data.sets.frame_folders import recognise
-from torchslots.data.sets.multi_object import LAYOUTS
+from torchslots.data.sets.recognise import recognise
 from torchslots.io.draw import colorize, contact_sheet
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 from torchslots.io.video import write_png
 
-_SHARDS = re.compile(r"(.+)-[^-]+\.tfrecord(-\d{5,}-of-\d{5,})?")
-_OTHER_NAMES = {
-    "msn_easy_frames": "multishapenet_easy",
-    "multi_dsprites_colored_on_grayscale": "multi_dsprites",
-}
-"""Names in files, and those in the catalog."""
 Read = TypeVar("Read")
 _NOTHING_ASKED = DataConfig(keys=(), resolution=1, num_frames=1, max_instances=255)
-
-
 _SHEET_VIDEOS, _SHEET_FRAMES, _TILE = 6, 6, 160
 _COUNTED_VIDEOS = 200
 _FRAMES_AT_ONCE = 24
@@ -138,7 +127,7 @@ def find_dataset(source: str, root: Path | None) -> tuple[str, Path]:
     if source in DATASETS and not (root is None and place.is_dir()):
         return source, root or Path("data")
     if place.is_dir():
-        return _recognise(place), place
+        return recognise(place), place
     try:
         entry(source)
     except UserError as error:
@@ -174,10 +163,8 @@ def print_survey(survey: Survey) -> None:
 
 def _wanted(name: str, place: Path, split: str | None) -> Sequence[str]:
     row = _row(name)
-    if row.find_splits is not None:
-        splits = row.find_splits(place, name)
-    else:
-        splits = [split for split in row.splits if split != "all" and not split.endswith("_full")]
+    own = [split for split in row.splits if split != "all" and not split.endswith("_full")]
+    splits = own if row.find_splits is None else row.find_splits(place, name)
     if split is not None and split not in splits:
         raise UserError(f"{place} has no split `{split}`. It has: {', '.join(splits) or 'none'}.")
     return splits if split is None else [split]
@@ -225,10 +212,8 @@ def _seen(place: _Place) -> _Seen:
 def _num_objects(place: _Place) -> int | None:
     """By the source; where it does not tell, by the ids of the masks."""
     count = place.source.num_objects(place.index)
-    if count is not None:
-        return count
-    ids = _seen(place).ids
-    return None if ids is None else len(np.unique(ids[ids > 0]))
+    ids = _seen(place).ids if count is None else None
+    return count if ids is None else len(np.unique(ids[ids > 0]))
 
 
 def _readable(read: Callable[[_Place], Read], places: list[_Place]) -> Iterator[Read]:
@@ -277,21 +262,6 @@ def _check(place: _Place) -> None:
     example = place.source.open(place.index, None)
     for start in range(0, example.num_frames, _FRAMES_AT_ONCE):
         example.read(start, min(start + _FRAMES_AT_ONCE, example.num_frames))
-
-
-def _recognise(place: Path) -> str:
-    """The name of the data set that lies in a folder, by its files."""
-    files = (file.name for folder in folders(place, "a data set") for file in folder.glob("*.tfrecord*"))
-    names = sorted({match[1] for name in files if (match := _SHARDS.fullmatch(name))})
-    if len(names) > 1:
-        raise UserError(
-            f"{place} holds several data sets: {', '.join(names)}. Give one of these names with --root."
-        )
-    parts = [(name, part.file) for name, layout in LAYOUTS.items() for part in layout.splits.values()]
-    names += [name for name, file in parts if (place / file).is_file()]
-    if names:
-        return _OTHER_NAMES.get(names[0], names[0])
-    return recognise(place) or ("prepared" if any(place.glob("*/meta.json")) else "folder")
 
 
 def _evenly(places: list[_Place], most: int) -> list[_Place]:

@@ -220,6 +220,17 @@ def find_file(root: Path, file: str, name: str) -> Path:
     return find(root, lambda folder: folder / file if (folder / file).is_file() else None, file, remedy)
 
 
+def recognise(folder: Path) -> str | None:
+    """The set one of whose files lies in a folder; None: none of these."""
+    holding = (
+        name
+        for name, layout in LAYOUTS.items()
+        for part in layout.splits.values()
+        if (folder / part.file).is_file()
+    )
+    return next(holding, None)
+
+
 # One record
 
 
