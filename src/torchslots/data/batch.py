@@ -5,7 +5,7 @@
 | `video` | [B, T, 3, H, W] | float32 | [0, 1] |
 | `segmentations` | [B, T, H, W] | int32 | 0 = background, i + 1 = row i of `boxes` |
 | `boxes` | [B, T, n, 4] | float32 | (ymin, xmin, ymax, xmax) in [0, 1], zeros where absent |
-| `flow` | [B, T, 3, H, W] | float32 | optical flow as an RGB picture, [0, 1] |
+| `flow` | [B, T, 3, H, W] | float32 | optical flow as an RGB image, [0, 1] |
 | `depth` | [B, T, 1, H, W] | float32 | transformed distance to the camera |
 | `properties` | [B, T, n, P] | float32 | numbers of each object, zeros for none (`torchslots.data.objects`), [0, 1] |
 | `padding_mask` | [B, T, H, W] | bool | False on frames or pixels that are padding |

@@ -54,7 +54,7 @@ def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.
     """
     sample = _crop(transforms.take_window(_decode_codes(sample), 0, length), config.crop)
     if rng is not None and config.min_object_covered is not None:
-        area = transforms.draw_crop(*transforms.frame_size(sample), config.min_object_covered, rng)
+        area = transforms.sample_crop(*transforms.frame_size(sample), config.min_object_covered, rng)
         sample = transforms.random_resized_crop(sample, area, config.resolution, config.resolution)
     elif config.square:
         sample = transforms.resize(sample, config.resolution, config.resolution)

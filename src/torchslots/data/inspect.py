@@ -273,17 +273,17 @@ def _evenly(places: list[_Place], most: int) -> list[_Place]:
 
 def _sheet(videos: list[_Seen]) -> UInt8[ndarray, "H W 3"]:
     """For each video one row of frames and, where there are masks, one of coloured ids; images side by side."""
-    pictures, labels = [], []
+    images, labels = [], []
     columns = 1 if all(len(video.frames) == 1 for video in videos) else _SHEET_FRAMES
     size = _tile_size(videos[0])
     for video in videos:
         times = np.linspace(0, len(video.frames) - 1, columns).round().astype(int)
-        pictures += [_tile(video.frames[t], size, Image.Resampling.BOX) for t in times]
+        images += [_tile(video.frames[t], size, Image.Resampling.BOX) for t in times]
         labels += [video.name[-20:], *[""] * (columns - 1)]
         if video.ids is not None:
-            pictures += [_tile(colorize(video.ids[t]), size, Image.Resampling.NEAREST) for t in times]
+            images += [_tile(colorize(video.ids[t]), size, Image.Resampling.NEAREST) for t in times]
             labels += [f"{len(np.unique(video.ids[video.ids > 0]))} objects", *[""] * (columns - 1)]
-    return contact_sheet(pictures, labels, columns=_SHEET_FRAMES)
+    return contact_sheet(images, labels, columns=_SHEET_FRAMES)
 
 
 def _tile_size(video: _Seen) -> tuple[int, int]:
@@ -294,6 +294,6 @@ def _tile_size(video: _Seen) -> tuple[int, int]:
 
 
 def _tile(
-    picture: UInt8[ndarray, "H W 3"], size: tuple[int, int], how: Image.Resampling
+    image: UInt8[ndarray, "H W 3"], size: tuple[int, int], how: Image.Resampling
 ) -> UInt8[ndarray, "h w 3"]:
-    return np.array(Image.fromarray(picture).resize(size, how))
+    return np.array(Image.fromarray(image).resize(size, how))

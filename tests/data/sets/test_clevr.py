@@ -177,7 +177,7 @@ def test_the_first_512_pictures_are_held_out(tmp_path, caplog):
 def test_of_few_pictures_none_is_held_out_and_a_warning_says_so(tfds, caplog):
     with caplog.at_level(logging.WARNING, "torchslots.data"):
         assert len(images(tfds, "train", CONFIG)) == 4
-    assert "only 4 pictures" in caplog.text
+    assert "only 4 images" in caplog.text
 
 
 @pytest.mark.parametrize("form", ["tfds", "original"])
@@ -297,7 +297,7 @@ def test_faults_in_the_original_folder(original, tmp_path):
     ):
         found.sample(1, None)
     shutil.rmtree(folder / "images" / "val")
-    with pytest.raises(UserError, match=r"no pictures of `validation`: .*images/val is missing"):
+    with pytest.raises(UserError, match=r"no images of `validation`: .*images/val is missing"):
         images(folder, "validation", CONFIG)
 
 

@@ -140,7 +140,7 @@ def test_a_file_that_was_cut_off(root: Path):
     [
         ({"instance_image": None}, "has no `cameras/default/instance_image`"),
         ({"color_image": b"no picture"}, "no PNG"),
-        ({"depth_image": encode_png(np.zeros((12, 16), np.uint8))}, "depth picture of 1 channels"),
+        ({"depth_image": encode_png(np.zeros((12, 16), np.uint8))}, "depth image of 1 channels"),
         ({"color_image": encode_png(np.zeros((12, 16), np.uint8))}, r"color_image` is uint8 \[12, 16, 1\]"),
     ],
 )

@@ -234,7 +234,7 @@ def test_prepared_clips_are_the_same(tmp_path, covered):
 def test_empty_missing_and_unknown(tmp_path):
     with pytest.raises(UserError, match=r"nowhere is not a folder"):
         all_of(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"is empty: no picture, video or folder"):
+    with pytest.raises(UserError, match=r"is empty: no image, video or folder"):
         all_of(tmp_path)
     (tmp_path / "data.xyz").write_bytes(b"?")
     with pytest.raises(UserError, match=r"data.xyz .* are no pictures or videos by their names. Known: png"):

@@ -1,13 +1,13 @@
-"""CLEVR (Johnson et al., 2017): pictures of 3 to 10 solids with their properties; there are no masks.
+"""CLEVR (Johnson et al., 2017): images of 3 to 10 solids with their properties; there are no masks.
 
 Read from the folder that TensorFlow Datasets writes (`clevr` 3.1.0), or from that of the original ZIP file. The two
-hold the same pictures in different orders: TFDS shuffles them, the original is read in the order of its names.
+hold the same images in different orders: TFDS shuffles them, the original is read in the order of its names.
 
-Splits: `train`, without the first 512 pictures, and `train_eval`, those 512, as in Slot Attention (which has them in
+Splits: `train`, without the first 512 images, and `train_eval`, those 512, as in Slot Attention (which has them in
 TFDS' order); `validation`; `test`, whose objects are not published; `train_full`. Where the training file holds no
-more than 512 pictures, `train` is all of them.
+more than 512 images, `train` is all of them.
 
-Slot Attention cuts its pictures by numbers made for CLEVR with masks, 240 x 320 pixels, and applies them to these,
+Slot Attention cuts its images by numbers made for CLEVR with masks, 240 x 320 pixels, and applies them to these,
 which have 320 x 480: `REFERENCE_CROP` gives a region left of the centre. `SAME_REGION_CROP` is what was meant.
 """
 
@@ -59,7 +59,7 @@ _ORIGINAL = {"train": "train", "validation": "val", "test": "test"}
 
 
 class Objects(NamedTuple):
-    """What is in a picture."""
+    """What is in a image."""
 
     positions: Float32[np.ndarray, "n 3"]
     """In the scene's units, -3 to 3."""
@@ -86,7 +86,7 @@ class ClevrImages:
     keys = ("video", "properties")
 
     def __init__(self, root: Path, split: str) -> None:
-        """Find the pictures: TFDS' files or the original's folders, in `root` or below.
+        """Find the images: TFDS' files or the original's folders, in `root` or below.
 
         Raises:
             UserError: neither is there, or no such split.
@@ -97,9 +97,7 @@ class ClevrImages:
         self._scenes = find_scenes(Path(root), stored)
         count = len(self._scenes)
         if 0 < count <= start:
-            _LOG.warning(
-                "CLEVR's training file holds only %d pictures, so none is left out of `train`.", count
-            )
+            _LOG.warning("CLEVR's training file holds only %d images, so none is left out of `train`.", count)
             start = 0
         self._window = range(count)[start:stop]
 
@@ -107,7 +105,7 @@ class ClevrImages:
         return len(self._window)
 
     def name(self, index: int) -> str:
-        """File of the picture, or file and number of its record."""
+        """File of the image, or file and number of its record."""
         return self._scenes.name(self._window[index])
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
@@ -125,16 +123,16 @@ class ClevrImages:
         return self._scenes.counts()
 
     def num_objects(self, index: int) -> int:
-        """Objects in the picture; of a corrupt record 0."""
+        """Objects in the image; of a corrupt record 0."""
         return int(self._counts[self._window[index]])
 
     def example(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Objects]:
-        """A picture as published, without its fourth channel, and what is in it (nothing, in the test split)."""
+        """A image as published, without its fourth channel, and what is in it (nothing, in the test split)."""
         return self._scenes.read(self._window[index])
 
 
 def find_scenes(root: Path, split: str) -> _Scenes:
-    """A split's pictures below `root`; where both forms are there, TFDS'.
+    """A split's images below `root`; where both forms are there, TFDS'.
 
     Raises:
         UserError: none is there.
@@ -198,7 +196,7 @@ class _TfdsScenes:
             raise CorruptRecord(file, number, f"cannot be decoded: {error}") from error
 
     def counts(self) -> Int64[np.ndarray, "N"]:
-        """Objects in each picture, counted once for each file and kept. Corrupt records count as having none."""
+        """Objects in each image, counted once for each file and kept. Corrupt records count as having none."""
         files = self._records.files
         with progress("Counting objects", len(files), "files") as advance:
             found = []
@@ -249,7 +247,7 @@ class _OriginalScenes:
         self._images = folder / "images" / _ORIGINAL[split]
         self._listed = folder / "scenes" / f"CLEVR_{_ORIGINAL[split]}_scenes.json"
         if not self._images.is_dir():
-            raise UserError(f"{folder} has no pictures of `{split}`: {self._images} is missing.")
+            raise UserError(f"{folder} has no images of `{split}`: {self._images} is missing.")
 
     @cached_property
     def _table(self) -> Mapping[str, np.ndarray]:

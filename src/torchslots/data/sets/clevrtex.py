@@ -2,7 +2,7 @@
 that Invariant Slot Attention's scripts write.
 
 ```
-clevrtex_full/0/CLEVRTEX_full_000000.png         picture, RGBA 320 x 240
+clevrtex_full/0/CLEVRTEX_full_000000.png         image, RGBA 320 x 240
 clevrtex_full/0/CLEVRTEX_full_000000_flat.png    ids of objects as the indices of a palette, 0 for background
 clevrtex_full/0/CLEVRTEX_full_000000.json        objects
 clevrtex_full_240x320.tfrecords-zlib-00000-of-00064
@@ -47,7 +47,7 @@ _LAYOUT = "CLEVRTex, as version 1 reads it"
 
 
 def find_clevrtex(root: Path, split: str, limit: int | None = None) -> "ClevrTexFolder | ClevrTexRecords":
-    """A split's pictures: from the extracted folder where it is there, else from records.
+    """A split's images: from the extracted folder where it is there, else from records.
 
     Args:
         limit: Of records, unpack only the first so many of the variant; None: all.
@@ -112,7 +112,7 @@ class ClevrTexFolder:
         return len(self.images)
 
     def name(self, index: int) -> str:
-        """The picture's file name."""
+        """The image's file name."""
         return self.images[index].name
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
@@ -135,7 +135,7 @@ class ClevrTexFolder:
         return len(self.scene(index)["objects"])
 
     def scene(self, index: int) -> dict[str, Any]:
-        """The picture's description: objects with shape, size, material, place.
+        """The image's description: objects with shape, size, material, place.
 
         Raises:
             CorruptRecord: it is missing or broken.
@@ -203,7 +203,7 @@ _COORDS = {"object_3d_coords": 3, "object_pixel_coords": 3, "object_rotations": 
 def decode_record(payload: bytes, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Features of one record as its writer's reader gives them (None: all that are there).
 
-    Pictures are uint8 [H, W, 3] or [H, W], places float32 [objects, 3], turns in degrees [objects], padded with zeros;
+    Images are uint8 [H, W, 3] or [H, W], places float32 [objects, 3], turns in degrees [objects], padded with zeros;
     `num_objects` and `image_index` int64 [1].
 
     Raises:

@@ -37,7 +37,7 @@ _NO_MASKS = (
 
 
 class Video(NamedTuple):
-    """One video's folder, the names of its frames' pictures in order, and of all files that lie there."""
+    """One video's folder, the names of its frames' images in order, and of all files that lie there."""
 
     folder: Path
     frames: list[str]
@@ -54,7 +54,7 @@ class Layout(NamedTuple):
     title: str
     splits: dict[str, str]
     """Our names of the splits, and the folders that hold them."""
-    picture: re.Pattern[str]
+    image: re.Pattern[str]
     """Names of frames, with their number."""
     mask: re.Pattern[str]
     """Names of masks."""
@@ -163,7 +163,7 @@ class FrameFolders:
         """
         folder = self.videos[index]
         names = frozenset(_names(folder))
-        frames = {int(match[1]): name for name in names if (match := self.layout.picture.fullmatch(name))}
+        frames = {int(match[1]): name for name in names if (match := self.layout.image.fullmatch(name))}
         missing = next((number for number in range(max(len(frames), 1)) if number not in frames), None)
         if missing is not None:
             raise CorruptRecord(folder, index, f"has no frame {missing}")
@@ -233,7 +233,7 @@ def recognise(folder: Path) -> str | None:
 def _holds(folder: Path, layout: Layout) -> bool:
     for split in layout.splits.values():
         names = _names(next(iter(sorted((folder / split).glob("*/"))), folder))
-        if any(map(layout.picture.fullmatch, names)) and any(map(layout.mask.fullmatch, names)):
+        if any(map(layout.image.fullmatch, names)) and any(map(layout.mask.fullmatch, names)):
             return True
     return False
 

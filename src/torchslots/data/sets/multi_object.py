@@ -1,6 +1,6 @@
 """Tetrominoes, Objects Room, CLEVR with masks and Multi-dSprites (Kabra et al., Multi-Object Datasets, 2019).
 
-Each is one GZIP file of records, unpacked once (`torchslots.data.array_cache`). A picture has a mask for every
+Each is one GZIP file of records, unpacked once (`torchslots.data.array_cache`). A image has a mask for every
 entity, the background's first; `segmentations` holds the number of the entity whose mask is largest at a pixel, as in
 Invariant Slot Attention. In Objects Room entities 0 to 3 are sky, floor and two walls, and only 0 counts as background
 there as everywhere; evaluation with `num_background` 4 leaves out all four.
@@ -176,7 +176,7 @@ class MultiObjectImages:
         return len(self._window)
 
     def name(self, index: int) -> str:
-        """File and number of the picture's record."""
+        """File and number of the image's record."""
         return f"{self.records.path.name}__{self._window[index]}"
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
@@ -199,7 +199,7 @@ class MultiObjectImages:
         return int(self._counts[self._window[index]])
 
     def example(self, index: int) -> dict[str, np.ndarray]:
-        """Everything of a picture's record: `image`, `segmentations`, `num_objects`, and what describes entities."""
+        """Everything of a image's record: `image`, `segmentations`, `num_objects`, and what describes entities."""
         return {name: self.records.read(self._window[index], name) for name in self.records.names}
 
 
@@ -235,7 +235,7 @@ def recognise(folder: Path) -> str | None:
 
 
 def read_row(layout: Layout, record: bytes) -> dict[str, np.ndarray]:
-    """Picture, ids of entities and all that describes these.
+    """Image, ids of entities and all that describes these.
 
     Raises:
         MalformedExample: the record is not what the layout says.
@@ -259,7 +259,7 @@ def _picture(
     pixels = height * width
     if mask.size % pixels or not 0 < mask.size // pixels < 256:
         raise MalformedExample(
-            f"has {mask.size} bytes of masks, which is no number of {height} x {width} pictures"
+            f"has {mask.size} bytes of masks, which is no number of {height} x {width} images"
         )
     entities = mask.size // pixels
     if layout.entities_last:
@@ -271,7 +271,7 @@ def _picture(
 
 
 def _size(count: int, layout: Layout) -> tuple[int, int]:
-    """Height and width of a picture of so many bytes, of the layout's aspect."""
+    """Height and width of a image of so many bytes, of the layout's aspect."""
     pixels, (height, width) = count / layout.channels, layout.resolution
     scale = np.sqrt(pixels / (height * width))
     size = round(height * scale), round(width * scale)

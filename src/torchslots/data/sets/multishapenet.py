@@ -1,7 +1,7 @@
 """MultiShapeNet-Easy (Stelzer et al., 2021; Sajjadi et al., 2022) from its TFDS folder `msn_easy_frames`.
 
-A record is a frame seen by several cameras, and each camera is one picture. Instance ids are stored from 1, the first
-being the background, so that one is subtracted here. Depth is stored as an RGBA picture whose four bytes are one
+A record is a frame seen by several cameras, and each camera is one image. Instance ids are stored from 1, the first
+being the background, so that one is subtracted here. Depth is stored as an RGBA image whose four bytes are one
 32-bit float.
 
 Splits: `train`, and the published `val`, which answers to `validation` too.
@@ -22,7 +22,7 @@ from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.io.errors import UserError
 
 FRAMES = "msn_easy_frames"
-"""The TFDS data set that holds the pictures."""
+"""The TFDS data set that holds the images."""
 _CAMERA = re.compile(r"cameras/(?P<camera>[^/]+)/color_image")
 _OTHER_NAMES = {"validation": "val", "val": "validation"}
 
@@ -78,7 +78,7 @@ class MultiShapeNetImages:
     def example(
         self, index: int, names: tuple[str, ...] = ("color_image", "instance_image", "depth_image")
     ) -> dict[str, np.ndarray]:
-        """Pictures as TFDS gives them: uint8 [H, W, 3] colours, uint8 [H, W, 1] ids from 1, float32 [H, W, 1] depth.
+        """Images as TFDS gives them: uint8 [H, W, 3] colours, uint8 [H, W, 1] ids from 1, float32 [H, W, 1] depth.
 
         Raises:
             CorruptRecord: the record cannot be read, or lacks one of them.
@@ -123,7 +123,7 @@ def _decode(raw: dict[str, RawFeature], name: str) -> np.ndarray:
         raise MalformedExample(f"it has no `{name}`")
     items = decode_bytes(raw[name])
     if len(items) != 1:
-        raise MalformedExample(f"`{name}` is {len(items)} pictures, not one")
+        raise MalformedExample(f"`{name}` is {len(items)} images, not one")
     image = decode_png(items[0])
     if name.endswith("depth_image"):
         return _depth(image)
@@ -136,6 +136,6 @@ def _decode(raw: dict[str, RawFeature], name: str) -> np.ndarray:
 def _depth(image: Integer[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W 1"]:
     """Four bytes of a pixel are one little-endian float."""
     if image.shape[2] != 4 or image.dtype != np.uint8:
-        raise MalformedExample(f"a depth picture of {image.shape[2]} channels, where four bytes make a float")
+        raise MalformedExample(f"a depth image of {image.shape[2]} channels, where four bytes make a float")
     pixels: UInt8[np.ndarray, "H W 4"] = np.ascontiguousarray(image)
     return pixels.view("<f4").astype(np.float32)

@@ -1,9 +1,9 @@
-"""`folder`: your own pictures and videos as a data set, with or without masks.
+"""`folder`: your own images and videos as a data set, with or without masks.
 
 ```
 root/train/      optional, with root/validation/ (and root/test/); without them every tenth is for validation
-    dog.mp4      a film, an animated GIF, or one picture (a clip of one frame)
-    street/      a folder of pictures: one clip, in natural order
+    dog.mp4      a film, an animated GIF, or one image (a clip of one frame)
+    street/      a folder of images: one clip, in natural order
 root/masks/      optional; where there are splits root/masks/train/ or root/train/masks/
     dog/         a folder of PNG, one for each frame;  or dog.npy, dog.npz [T, H, W];  or dog.gif (colours)
     street.npz
@@ -173,9 +173,9 @@ def split_clips(root: Path, split: str) -> list[Path]:
             f"Make the folder {root / split} for it."
         )
     clips = _clips(root)
-    drawn = sorted(clips, key=lambda clip: hashlib.sha256(clip.name.encode()).digest())
+    shuffled = sorted(clips, key=lambda clip: hashlib.sha256(clip.name.encode()).digest())
     cut = max(1, round(_VALIDATION_PART * len(clips)))
-    held_out = set(drawn[:cut])
+    held_out = set(shuffled[:cut])
     return (
         clips
         if len(clips) == 1
@@ -190,7 +190,7 @@ def existing_splits(root: Path) -> tuple[str, ...]:
         UserError: no such folder.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder. Give the folder that holds your pictures or videos.")
+        raise UserError(f"{root} is not a folder. Give the folder that holds your images or videos.")
     return tuple(split for split in SPLITS if (root / split).is_dir())
 
 
@@ -200,12 +200,12 @@ def _clips(folder: Path) -> list[Path]:
     unknown = [e for e in entries if e.is_file() and e.suffix.lower() not in (*kinds, *_BESIDE)]
     if unknown:
         raise UserError(
-            f"{unknown[0]} and {len(unknown) - 1} other files are no pictures or videos by their names. "
+            f"{unknown[0]} and {len(unknown) - 1} other files are no images or videos by their names. "
             f"Known: {', '.join(kind[1:] for kind in kinds)}. Convert them or move them away."
         )
     clips = [entry for entry in entries if entry.is_dir() or entry.suffix.lower() in kinds]
     if not clips:
-        raise UserError(f"{folder} is empty: no picture, video or folder of pictures. Put your clips there.")
+        raise UserError(f"{folder} is empty: no image, video or folder of images. Put your clips there.")
     return sorted(clips, key=lambda clip: natural_key(clip.name))
 
 

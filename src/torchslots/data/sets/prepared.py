@@ -51,7 +51,7 @@ def fingerprint(config: DataConfig) -> dict[str, Any]:
 
 
 def unpack(key: str, packed: Tensor) -> Tensor:
-    """Pictures from 255ths, or from quarters of them: what halving the size of 8-bit frames gives."""
+    """Images from 255ths, or from quarters of them: what halving the size of 8-bit frames gives."""
     if key == "segmentations":
         return packed.to(torch.int32)
     if packed.dtype == torch.uint8:

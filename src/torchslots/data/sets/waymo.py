@@ -1,13 +1,13 @@
-"""Waymo Open camera pictures, as the ZLIB records that Invariant Slot Attention's script makes of them.
+"""Waymo Open camera images, as the ZLIB records that Invariant Slot Attention's script makes of them.
 
-`tfrecords/{training,validation}/camera_1/waymo_open_128x192.tfrecords-zlib-00000-of-00016`: a picture, ids of objects,
-`num_objects`, `has_mask`, `camera`, and `depth` where another script has added it. Training pictures have no masks.
+`tfrecords/{training,validation}/camera_1/waymo_open_128x192.tfrecords-zlib-00000-of-00016`: a image, ids of objects,
+`num_objects`, `has_mask`, `camera`, and `depth` where another script has added it. Training images have no masks.
 `torchslots.data.sets.waymo_prepare` makes these records from the original frames.
 
-Ids are numbered anew by size, as in the paper: objects of less than a hundredth of the picture, and all beyond the ten
+Ids are numbered anew by size, as in the paper: objects of less than a hundredth of the image, and all beyond the ten
 largest, become background.
 
-Splits: `train`; `validation`, without the pictures in which nothing is marked (1,872 are left); `validation_full`, with
+Splits: `train`; `validation`, without the images in which nothing is marked (1,872 are left); `validation_full`, with
 them.
 """
 
@@ -24,11 +24,11 @@ from torchslots.data.formats.example import MalformedExample, decode_floats, dec
 from torchslots.io.errors import UserError
 
 RESOLUTION = (128, 192)
-"""Height and width of the records' pictures."""
+"""Height and width of the records' images."""
 FOLDERS = {"train": "training", "validation": "validation", "validation_full": "validation"}
 """Where each split's records lie."""
 SMALLEST, MOST = 0.01, 11
-"""Part of the picture that an object must fill; ids that are kept, the background's among them."""
+"""Part of the image that an object must fill; ids that remain, the background's among them."""
 _KNOWN_IDS = 50
 _LAYOUT = "Waymo Open, as version 1 reads it"
 _NUMBERS = ("num_objects", "has_mask", "camera")
@@ -36,7 +36,7 @@ _REMEDY = "Make them with `torchslots data prepare-waymo`, and give the folder t
 
 
 class WaymoImages:
-    """Front camera pictures of one split."""
+    """Front camera images of one split."""
 
     title, files = "Waymo Open", "single images"
 
@@ -113,8 +113,8 @@ def number_by_size(
     """Ids 1, 2, ... from the largest object on, ties by their old ids; 0 stays 0 whatever its size.
 
     Args:
-        smallest: Part of the picture; what fills less becomes 0, as do ids from 50 on.
-        most: Ids that are kept, 0 among them.
+        smallest: Part of the image; what fills less becomes 0, as do ids from 50 on.
+        most: Ids that remain, 0 among them.
     """
     counts = np.bincount(ids.reshape(-1), minlength=_KNOWN_IDS)[:_KNOWN_IDS]
     order = 1 + np.argsort(-counts[1:], kind="stable")[: most - 1]
@@ -150,7 +150,7 @@ def decode_record(payload: bytes) -> dict[str, np.ndarray]:
 
 def _depth(values: Float32[np.ndarray, "n"], shape: tuple[int, ...]) -> Float32[np.ndarray, "H W"]:
     if values.size != np.prod(shape):
-        raise MalformedExample(f"has {values.size} numbers as `depth` for a picture of {shape} pixels")
+        raise MalformedExample(f"has {values.size} numbers as `depth` for a image of {shape} pixels")
     return values.reshape(shape)
 
 
