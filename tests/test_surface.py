@@ -74,12 +74,12 @@ def test_examples_run(function, tmp_path, monkeypatch):
     copy_movi("a", tmp_path / "data")
     frames = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
     video.write_video(tmp_path / "film.mp4", frames, 10)
-    conditioning = "boxes" if function is torchslots.predict_frames else "learned"
-    config = replace(TINY, resolution=(16, 16), decoder=replace(TINY.decoder, grid=(4, 4)))
+    decoder = replace(TINY.decoder, grid=(4, 4))
+    config = replace(TINY, resolution=(16, 16), decoder=decoder, conditioning="learned")
     given = {
         "torchslots": torchslots,
         "torch": torch,
-        "model": savi.build(replace(config, conditioning=conditioning)).eval(),
+        "model": savi.build(config).eval(),
         "frames": frames,
         "film": "film.mp4",
         "out": "out",
