@@ -142,7 +142,7 @@ def test_slots_that_start_from_boxes_are_exchanged_too(tmp_path):
 
 
 def test_models_that_paint_no_frames_are_refused():
-    with pytest.raises(UserError, match="paints flow, not frames"):
+    with pytest.raises(UserError, match="decodes flow, not frames"):
         compose_videos(tiny("learned"), Videos(), SETTINGS)
     with pytest.raises(UserError, match="no examples"):
         compose_videos(painter("steve"), Videos(0), SETTINGS)

@@ -154,6 +154,8 @@ def predict(
 
     Args:
         model: a model, a run or model folder, or owner/name on the Hugging Face hub.
+        inputs: files and folders.
+        out: folder for the results.
         options: how to read, segment and write.
         changes: fields of `PredictOptions` by name, in place of those of `options`: `boxes="boxes.json"`, `observe=6`;
             `device="cuda"` for a model that is loaded, others stay where they are.
