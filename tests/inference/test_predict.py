@@ -174,7 +174,7 @@ def test_background_comes_first_without_a_hint_and_slots_keep_their_place_with_o
     assert (hinted.segmentation == ids).mean() > 0.99
 
 
-def test_random_slots_are_drawn_from_the_seed():
+def test_random_slots_are_sampled_from_the_seed():
     model = tiny_savi(conditioning="gaussian", num_slots=4)
     frames = scene(num_frames=2)[0]
     first, again, other = (

@@ -121,7 +121,7 @@ def predict_frames(
             are, an unknown option.
 
     Example:
-        >>> found = torchslots.predict_frames(model, frames)  # of a conditional model also boxes=[[0.1, 0.2, 0.4, 0.5]]
+        >>> found = torchslots.predict_frames(model, frames, boxes=[[0.1, 0.2, 0.4, 0.5]])
         >>> found.segmentation.shape == frames.shape[:3]
         True
     """
