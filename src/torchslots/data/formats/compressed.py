@@ -204,3 +204,23 @@ def _pattern(size: int) -> tuple[UInt8[np.ndarray, "n"], UInt8[np.ndarray, "n"]]
     return np.tile(np.array([255, 255, 0], np.uint8), repeat), np.tile(
         np.array([*_STRING, 0], np.uint8), repeat
     )
+
+
+def decode_plane(
+    raw: RawFeature, name: str, channels: int, resolution: tuple[int, int]
+) -> UInt8[np.ndarray, "H W *C"]:
+    """A picture of one-byte strings: [H, W] for one channel, else [H, W, C].
+
+    Its size follows from its bytes and the aspect of the published `resolution` (height, width).
+
+    Raises:
+        MalformedExample: it has no such aspect.
+    """
+    values = decode_one_byte_strings(raw)
+    scale = (values.size / channels / (resolution[0] * resolution[1])) ** 0.5
+    height, width = round(resolution[0] * scale), round(resolution[1] * scale)
+    if not values.size or height * width * channels != values.size:
+        raise MalformedExample(
+            f"has {values.size} bytes as `{name}`, no picture of the aspect {resolution[0]} to {resolution[1]}"
+        )
+    return values.reshape(height, width, channels) if channels > 1 else values.reshape(height, width)

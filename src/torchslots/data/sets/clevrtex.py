@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from torchslots.data.array_cache import PackedShards, decode_plane, find_shards
+from torchslots.data.array_cache import PackedShards, find_shards
 from torchslots.data.clips import Picture
+from torchslots.data.formats.compressed import decode_plane
 from torchslots.data.formats.example import (
     MalformedExample,
     RawFeature,

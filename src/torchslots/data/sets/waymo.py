@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int32, Integer
 
-from torchslots.data.array_cache import PackedShards, decode_plane, find_shards
+from torchslots.data.array_cache import PackedShards, find_shards
 from torchslots.data.clips import Picture
+from torchslots.data.formats.compressed import decode_plane
 from torchslots.data.formats.example import MalformedExample, decode_floats, decode_ints, scan_example
 from torchslots.io.errors import UserError
 
