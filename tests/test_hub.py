@@ -155,7 +155,7 @@ def test_tensors_that_do_not_fit_are_counted_and_named(folder):
     said = str(failure.value)
     assert "1 missing (convolution.bias)" in said
     assert "4 unexpected (extra.a; extra.b; extra.c; ...)" in said
-    assert "layer.weight: [2, 4] in the file, [4, 4] in the model" in said
+    assert "layer.weight: [2, 4] stored, [4, 4] wanted" in said
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])

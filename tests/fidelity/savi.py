@@ -29,10 +29,11 @@ from torchslots.convert.readers import flax as flax_checkpoint
 from torchslots.metrics.segmentation import ari, contingency, fg_ari
 from torchslots.models.decoders.broadcast import lowest_argmax
 from torchslots.models.model import ObjectCentricModel, conditioning
+from torchslots.models.slices import carry_state, cut
 from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.encoder import FrameEncoder
 from torchslots.models.slots.predictors import TransformerPredictor
-from torchslots.models.types import Batch, Clip, Prediction, State
+from torchslots.models.types import Batch, Clip, State
 from torchslots.recipes.config import OptimConfig
 from torchslots.recipes.savi import ResNetConfig, SaviConfig, build
 from torchslots.training import optim
@@ -204,13 +205,11 @@ def _slices(
     """The clip again in slices, each from the state that the one before left."""
     if "sliced/slice_size" not in recorded:
         return {}
-    size, state, parts = int(recorded["sliced/slice_size"]), None, []
-    for start in range(0, batch["video"].shape[1], size):
-        piece = {key: value[:, start : start + size] for key, value in batch.items()}
-        clip = model.encode(piece, state)
-        prediction: Prediction = model.predict(piece, state)
-        state = between(prediction.state)
-        parts.append((clip.slots, clip.predicted, prediction.segmentation[..., None]))
+    pieces = cut(batch, int(recorded["sliced/slice_size"]))
+    parts = [
+        (clip.slots, clip.predicted, model.explain(clip).segmentation[..., None])
+        for _, clip in carry_state(model.encode, pieces, between=between)
+    ]
     names = ("sliced/states", "sliced/states_pred", "sliced/outputs/segmentations")
     return {name: _array(torch.cat(values, 1)) for name, values in zip(names, zip(*parts))}
 

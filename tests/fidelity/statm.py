@@ -14,6 +14,7 @@ from torchslots.convert.layouts import Arrays
 from torchslots.convert.originals import statm as statm_flax
 from torchslots.models.layers.attention import MultiHeadAttention
 from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slices import carry_state, cut
 from torchslots.models.slots.temporal import Fusion, History, Memory, MemoryPredictor, forget
 from torchslots.models.types import Clip, Grouping, State
 from torchslots.recipes.savi import SaviConfig
@@ -30,12 +31,7 @@ def checks(case: Case) -> Iterator[Check]:
 def _carried_checks(case: Case) -> Iterator[Check]:
     _, model = savi_golden.load(case, STATM)
     batch, size = savi_golden.to_batch(case.inputs), int(case.outputs["sliced/slice_size"])
-    state, slots = None, []
-    for start in range(0, batch["video"].shape[1], size):
-        part = {key: value[:, start : start + size] for key, value in batch.items()}
-        prediction = model.predict(part, state)
-        state = prediction.state
-        slots.append(prediction.slots)
+    slots = [found.slots for _, found in carry_state(model.predict, cut(batch, size))]
     yield compare(
         "carried/states", torch.cat(slots, 1).numpy(), case.outputs["states"], OUTPUT_TOLERANCE, "in slices"
     )

@@ -8,7 +8,7 @@ import torch
 
 from torchslots.hub import load_model
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, trained_along
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, sampled_codes
 from torchslots.models.layers.position import cell_grid
 from torchslots.models.model import ObjectCentricModel, conditioning
 from torchslots.models.slots.attention import SlotAttention
@@ -194,7 +194,9 @@ def test_the_tokenizer_learns_in_the_same_steps() -> None:
     model = built(TINY_JOINT)
     decoder = model.decoder
     assert (
-        isinstance(decoder, AutoregressiveDecoder) and decoder.targets is trained_along and not decoder.frozen
+        isinstance(decoder, AutoregressiveDecoder)
+        and decoder.target_codes is sampled_codes
+        and not decoder.frozen
     )
     assert set(model.loss({**batch(), "step": 0})) == {"tokens", "tokenizer"}
 

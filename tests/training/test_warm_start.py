@@ -121,7 +121,7 @@ def test_slots_of_another_kind_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="slot encoder of a savi model cannot start a slotdiffusion model"):
         assemble(recipe("slotdiffusion"), tmp_path / "run", vqvae, folder)
-    with pytest.raises(UserError, match="holds a code of images without slots"):
+    with pytest.raises(UserError, match="holds a tokenizer, without slots"):
         assemble(recipe("slotdiffusion"), tmp_path / "run", vqvae, vqvae)
     with pytest.raises(UserError, match="has no slots"):
         take_weights(catalog.build(VQVAE), Parts(slots_from=slots_model(SLOTDIFFUSION)))

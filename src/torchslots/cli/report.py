@@ -1,4 +1,4 @@
-"""TODO."""
+"""`torchslots report`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -47,6 +47,9 @@ class Remote:
         """Where a browser finds it, for people."""
         return f"https://storage.googleapis.com/{self.bucket}/{self.prefix}"
 
+    def __str__(self) -> str:
+        return f"{self.address}  (resolution: {', '.join(map(str, self.resolutions))})"
+
 
 @dataclass(frozen=True)
 class RemoteFiles:
@@ -58,6 +61,9 @@ class RemoteFiles:
     """Their names."""
     splits: tuple[str, ...] = ()
     """What to ask for to have only the file at the same place of `files`; none: all come together."""
+
+    def __str__(self) -> str:
+        return f"{self.address}: {', '.join(self.files)}"
 
 
 @dataclass(frozen=True)
@@ -352,19 +358,15 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
-def data_list() -> None:
-    """Show every data set: what it is, its splits, size, licence and public address."""
-    for name, found in DATASETS.items():
-        print(f"{name:9} {found.description}")
-        print(f"          {', '.join(found.splits)}; {found.size}")
-        print(f"          licence: {found.licence}")
-        if found.remote is not None:
-            print(f"          {_whereabouts(found.remote)}")
-        if found.get:
-            print(f"          {found.get}")
+def list_datasets(word: str | None = None) -> list[str]:
+    """Names of data sets for `open_dataset`, in the order of `torchslots data list`.
 
+    Args:
+        word: Only those that have it in their name or description; None: all.
 
-def _whereabouts(remote: Remote | RemoteFiles) -> str:
-    if isinstance(remote, RemoteFiles):
-        return f"{remote.address}: {', '.join(remote.files)}"
-    return f"{remote.address}  (resolution: {', '.join(map(str, remote.resolutions))})"
+    Example:
+        >>> torchslots.list_datasets("clevrtex")
+        ['clevrtex']
+    """
+    word = (word or "").lower()
+    return [name for name, found in DATASETS.items() if word in f"{name} {found.description}".lower()]

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -19,10 +18,10 @@ from torchslots.io.processes import gather, is_first_process
 from torchslots.io.progress import progress
 from torchslots.metrics.scores import SegmentationScores
 from torchslots.metrics.set_prediction import AveragePrecision
-from torchslots.models.model import DRAWS
+from torchslots.models.slices import carry_state, cut, to_device
 from torchslots.models.slots.seeding import seeded
 from torchslots.models.slots.temporal import forget
-from torchslots.models.types import Batch, Pose, Prediction, State
+from torchslots.models.types import Batch, Prediction, State
 from torchslots.recipes.config import EvalConfig
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -147,19 +146,25 @@ class _Evaluation:
 
     def judge(self, batch: Batch) -> None:
         """Take one batch of whole videos through the model."""
-        state, num_videos = None, len(batch["video"])
+        start, num_videos = 0, len(batch["video"])
         ids: Tensor | None = batch.get("segmentations")
         num_objects = 0 if ids is None else int(ids.max()) + 1
         drawings = [VideoPanel(row) for row in range(min(self._draw - len(self._panels), num_videos))]
         batch = seeded(batch, self._config.seed, self._videos)
-        for start, part in frame_slices(batch, self._config, self._device):
-            drawn = drawings if start < DRAWN_FRAMES else []
-            paints = bool(drawn or self._onlookers)
+
+        def step(part: Batch, state: State | None) -> Prediction:
+            drawn = bool(drawings) and start < DRAWN_FRAMES
             with self._autocast():
-                found = cast(Predictor, self._model).predict(
-                    part, state, slot_recon=bool(drawn), recon=paints, attn=False
+                return cast(Predictor, self._model).predict(
+                    part, state, slot_recon=drawn, recon=drawn or bool(self._onlookers), attn=False
                 )
-            state = forget(found.state) if self._config.restart_memory else found.state
+
+        cuts = cut(batch, self._config.slice_size, self._config.num_frames)
+        parts = (to_device(part, self._device) for part in cuts)
+        for part, found in carry_state(
+            step, parts, between=forget if self._config.restart_memory else _as_it_is
+        ):
+            drawn = drawings if start < DRAWN_FRAMES else []
             self._num_slots = found.masks.shape[2]
             if ids is not None:
                 truth, mask = part["segmentations"], part.get("padding_mask")
@@ -170,6 +175,7 @@ class _Evaluation:
                 drawing.add(part, found)
             for onlooker in self._onlookers:
                 onlooker.add(_frames_of(found), part)
+            start += part["video"].shape[1]
         for onlooker in self._onlookers:
             onlooker.finish(batch)
         if ids is not None:
@@ -184,7 +190,7 @@ class _Evaluation:
         return autocast(self._device, self._precision)
 
     def _add_losses(self, batch: Batch) -> None:
-        moved = {key: _to(value, self._device) for key, value in batch.items() if key != "name"}
+        moved = to_device({key: value for key, value in batch.items() if key != "name"}, self._device)
         with self._autocast():
             losses: dict[str, Tensor] = cast(Any, self._model).loss(moved)
         for name, value in losses.items():
@@ -215,6 +221,10 @@ class _Evaluation:
             parts[0].merge_state(sets)
         found = parts[0].compute() if parts else {}
         return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _as_it_is(state: State) -> State:
+    return state
 
 
 def _notes(census: Mapping[str, int], videos: int, num_slots: int) -> list[str]:
@@ -248,34 +258,6 @@ def _frames_of(found: Prediction) -> Tensor:
         paints = ", ".join(found.recon) or "nothing"
         raise UserError(f"This model paints {paints} and no frames, so no frames can be judged or written.")
     return found.recon["video"].float()
-
-
-def frame_slices(batch: Batch, config: EvalConfig, device: torch.device) -> Iterator[tuple[int, Batch]]:
-    """The batch's frames in order, `slice_size` at once, on the device, with each slice's first index.
-
-    What the batch says of random starts has no frames and goes along whole.
-    """
-    num_frames = min(batch["video"].shape[1], config.num_frames)
-    for start in range(0, num_frames, config.slice_size):
-        frames = slice(start, min(start + config.slice_size, num_frames))
-        yield (
-            start,
-            {
-                key: _to(value[:, frames] if _has_frames(key, value) else value, device)
-                for key, value in batch.items()
-            },
-        )
-
-
-def _has_frames(key: str, value: Any) -> bool:
-    return isinstance(value, Tensor) and key not in DRAWS
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    """Tensors and frames of reference on the device, anything else as it is."""
-    if isinstance(value, Pose):
-        return value.map(partial(_to, device=device))
-    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
 
 def shown_batches(

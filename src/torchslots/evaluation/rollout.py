@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from torchslots.io.files import write_file
 from torchslots.metrics import scores
 from torchslots.metrics.image import squared_error
 from torchslots.metrics.segmentation import FrameMean, VideoMean, contingency, fg_ari
-from torchslots.models.model import ObjectCentricModel, rollout
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slices import carry_state, cut, predict_ahead
 from torchslots.models.slots.seeding import seeded
-from torchslots.models.types import Batch, Prediction, State
+from torchslots.models.types import Batch, Prediction
 
 COPY = "copy_"
 """Beginning of the names of what repeating the last observed frame scores."""
@@ -213,7 +215,7 @@ class _HorizonEvaluation:
             for key, value in batch.items()
             if isinstance(value, Tensor) and value.ndim > 3
         }
-        imagined = list(self._imagine(seen.state, horizon))
+        imagined = list(predict_ahead(self._model, seen.state, horizon, self._slice_size))
         if "segmentations" in truth:
             self._judge_masks(truth, seen, imagined)
         for name in (
@@ -236,20 +238,9 @@ class _HorizonEvaluation:
 
     def _look(self, batch: Batch) -> Prediction:
         """The last slice of the observed frames."""
-        state, found = None, None
-        for start in range(0, self._observe, self._slice_size):
-            end = min(start + self._slice_size, self._observe)
-            part = {**batch, "video": batch["video"][:, start:end]}
-            found = self._model.predict(part, state, recon=False, attn=False)
-            state = found.state
-        assert found is not None
+        step = partial(self._model.predict, recon=False, attn=False)
+        *_, (_, found) = carry_state(step, cut(batch, self._slice_size, self._observe))
         return found
-
-    def _imagine(self, state: State, horizon: int) -> Iterator[Prediction]:
-        for start in range(0, horizon, self._slice_size):
-            found = rollout(self._model, {}, 0, min(self._slice_size, horizon - start), state)
-            state = found.state
-            yield found
 
     def _judge_masks(self, truth: Batch, seen: Prediction, imagined: list[Prediction]) -> None:
         found = torch.cat([part.segmentation for part in imagined], 1)

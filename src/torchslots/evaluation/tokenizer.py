@@ -18,6 +18,7 @@ from torchslots.io.draw import contact_sheet
 from torchslots.io.processes import gather, is_first_process
 from torchslots.metrics.reconstruction import DEFINITIONS, PictureScores, load_networks
 from torchslots.models.layers.ranges import from_signed, to_bytes, to_signed
+from torchslots.models.slices import cut
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch
 from torchslots.recipes.config import EvalConfig
@@ -86,13 +87,11 @@ class _Reconstruction:
         names = batch.get("name", [""] * len(video))
         rows = range(min(self._draw - len(self._panels), len(video)))
         kept: list[list[Tensor]] = [[] for _ in rows]
-        for start in range(0, video.shape[1], self._config.slice_size):
-            frames = slice(start, start + self._config.slice_size)
-            found = self._back(video[:, frames])
-            shown = {} if mask is None else {"padding_mask": mask[:, frames]}
-            self._scores.add(found, video[:, frames], shown.get("padding_mask"))
+        for part in cut(batch, self._config.slice_size, self._config.num_frames):
+            found = self._back(part["video"])
+            self._scores.add(found, part["video"], part.get("padding_mask"))
             for onlooker in self._onlookers:
-                onlooker.add(found, {"video": video[:, frames], **shown})
+                onlooker.add(found, part)
             for row in rows:
                 kept[row].append(found[row].cpu())
         self._scores.finish(names)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from torchslots.hub import load_model
-from torchslots.inference.draw_poses import draw_poses
+from torchslots.inference.plot_poses import plot_poses
 from torchslots.inference.generation import SamplingOptions, with_sampling
 from torchslots.inference.inputs import hint_of, result_folders, slot_order, sources, start_batch
 from torchslots.inference.outputs import film_writer, make_folder, still_writer
@@ -34,7 +35,8 @@ from torchslots.models.adjust import with_counts
 from torchslots.models.clips import frames_of
 from torchslots.models.layers.ranges import to_bytes
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.types import Clip, Decoded, State
+from torchslots.models.slices import carry_state
+from torchslots.models.types import Clip, Decoded
 
 _TILE = 192
 _SLICE = 6
@@ -75,7 +77,7 @@ class EditOptions:
     """Frames in a second of the written videos; None: as the input."""
     device: str = "cpu"
     """Where to run: cpu, cuda, cuda:1, mps."""
-    paint: SamplingOptions = field(default_factory=SamplingOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
         if self.remove and self.keep:
@@ -116,7 +118,7 @@ def edit(
             two inputs that cannot be exchanged, a model that paints nothing.
     """
     ready = load_model(model, device=options.device) if isinstance(model, (str, Path)) else model
-    ready = with_sampling(with_counts(ready, num_iterations=options.num_iterations), options.paint)
+    ready = with_sampling(with_counts(ready, num_iterations=options.num_iterations), options.sampling)
     pairs = result_folders(sources([Path(path) for path in inputs]), Path(out))
     if options.swap and len(pairs) != 2:
         raise UserError(f"Slots are exchanged between two inputs, got {len(pairs)}. Give two.")
@@ -164,20 +166,18 @@ class Seen(NamedTuple):
 
 def _slices(model: ObjectCentricModel, source: Path, hint: Hint, options: EditOptions) -> Iterator[Seen]:
     """Slice after slice, never edited, so that an edit of one frame does not carry on into the next."""
-    state: State | None = None
+    chunks = video.iter_frames(source, _SLICE)
+    first = next(chunks)
+    view = View(*first.shape[1:3], resolution=tuple(model.config.resolution))
+    batch = start_batch(model, view, hint, options)
+    device = batch["generator"].device
+    parts = (batch | {"video": view.shrink(frames).to(device)} for frames in chain([first], chunks))
     order: list[int] = []
-    batch: dict[str, Any] = {}
-    view: View | None = None
-    for frames in video.iter_frames(source, _SLICE):
-        if view is None:
-            view = View(*frames.shape[1:3], resolution=tuple(model.config.resolution))
-            batch = start_batch(model, view, hint, options)
-        small = view.shrink(frames)
+    for part, clip in carry_state(torch.no_grad()(model.encode), parts):
         with torch.no_grad():
-            clip = model.encode(batch | {"video": small.to(batch["generator"].device)}, state)
-            state, order = clip.state, order or slot_order(model.explain(clip, recon=False), hint)
+            order = order or slot_order(model.explain(clip, recon=False), hint)
             clip = editing.keep(clip, order)
-            seen = Seen(_bytes(small[0]), clip, _decoded(model, clip, options.changes))
+            seen = Seen(_bytes(part["video"][0].cpu()), clip, _decoded(model, clip, options.changes))
         yield seen  # outside: a generator must not suspend with gradients switched off
 
 
@@ -302,7 +302,7 @@ def _numbered(part: Seen) -> Iterator[UInt8[ndarray, "H W 3"]]:
             tinted = overlay(large, ids, opacity=0.4)
         else:
             pose = part.clip.pose.map(lambda values, t=t: values[0, t])
-            tinted = draw_poses(small, pose, masks[t], hidden=(0,))
+            tinted = plot_poses(small, pose, masks[t], hidden=(0,))
         unseen = sorted({*range(masks.shape[1])} - {*np.unique(ids).tolist()})
         label = "slots" + (f" (no pixels: {', '.join(map(str, unseen))})" if unseen else "")
         yield contact_sheet([large, number_slots(tinted, ids)], ["input", label], columns=2, tile=_TILE)

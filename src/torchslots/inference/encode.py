@@ -1,7 +1,6 @@
 """The slots of a whole data set, video by video, for what is made of many: compositions, concepts."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -9,14 +8,15 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from torchslots.data.loader import ClipDataset, eval_batches
-from torchslots.evaluation.evaluate import frame_slices, shown_batches
+from torchslots.evaluation.evaluate import shown_batches
 from torchslots.evaluation.observers import real_frames
 from torchslots.io.errors import UserError
 from torchslots.models.clips import frames_of, joined, moved_to, plain_clip
 from torchslots.models.layers.ranges import to_bytes
 from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slices import carry_state, cut, to_device
 from torchslots.models.slots.seeding import seeded
-from torchslots.models.types import Batch, Clip
+from torchslots.models.types import Batch, Clip, State
 from torchslots.recipes.config import EvalConfig
 
 
@@ -68,14 +68,14 @@ def number_of_slots(
 ) -> int:
     """How many slots the model has on these data, seen from the first frame of the first video."""
     batch = next(eval_batches(dataset, batch_size=1, limit=1))
-    first = replace(settings, num_frames=1, slice_size=1)
-    for _, part in frame_slices(seeded(batch, settings.seed), first, torch.device(device)):
-        return model.encode(part, attn=False).slots.shape[2]
+    for part in cut(seeded(batch, settings.seed), 1, 1):
+        return model.encode(to_device(part, device), attn=False).slots.shape[2]
     raise UserError(
         "The first video of the data set has no frame. Look at it with `torchslots data inspect`."
     )
 
 
+@torch.no_grad()
 def _encoded(
     model: ObjectCentricModel,
     batch: Batch,
@@ -85,14 +85,16 @@ def _encoded(
     device: torch.device,
 ) -> list[EncodedVideo]:
     """The videos of a batch."""
-    state, clips, masks = None, [], []
+    clips, masks = [], []
     asked = any(with_masks(number) for number in numbers)
-    for _, part in frame_slices(seeded(batch, settings.seed, numbers[0]), settings, device):
-        with torch.no_grad():
-            clip = model.encode(part, state, attn=asked)
-            state = clip.state
-            clips.append(moved_to(clip, "cpu"))
-            masks += [_bytes(model.explain(clip, recon=False).masks)] if asked else []
+    parts = cut(seeded(batch, settings.seed, numbers[0]), settings.slice_size, settings.num_frames)
+
+    def step(part: Batch, state: State | None) -> Clip:
+        return model.encode(to_device(part, device), state, attn=asked)
+
+    for _, clip in carry_state(step, parts):
+        clips.append(moved_to(clip, "cpu"))
+        masks += [_bytes(model.explain(clip, recon=False).masks)] if asked else []
     clip, video = joined(clips, 1), to_bytes(batch["video"][:, : settings.num_frames])
     shown = real_frames(batch)[:, : settings.num_frames]
     names = batch.get("name") or [f"video {number}" for number in numbers]

@@ -36,7 +36,8 @@ from torchslots.io.draw import contact_sheet
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 from torchslots.models.adjust import bound_memory, with_counts
-from torchslots.models.model import ObjectCentricModel, rollout
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slices import carry_state, predict_ahead
 from torchslots.models.slots.predictors import IdentityPredictor
 from torchslots.models.slots.temporal import MemoryPredictor
 from torchslots.models.types import Prediction, State
@@ -86,7 +87,7 @@ class PredictOptions:
     None: what it was built for."""
     recon: bool = False
     """Also write what the model paints beside what it saw (recon.mp4, recon.png); models that generate take long."""
-    paint: SamplingOptions = field(default_factory=SamplingOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
         unknown = set(self.save) - set(OUTPUTS)
@@ -178,21 +179,21 @@ def _slices(
 ) -> Iterator[Slice]:
     """Slice after slice, the state handed on; then `ahead` frames that nobody shows. Nothing of a slice is kept."""
     batch = start_batch(model, view, hint, options)
-    state: State | None = None
-    order: list[int] = []
+    device = batch["generator"].device
+
+    def step(part: tuple[ndarray, Tensor], state: State | None) -> Prediction:
+        shown = batch | {"video": part[1].to(device)}
+        return model.predict(shown, state, slot_recon=options.slot_views, recon=options.recon, attn=False)
+
+    seen, order = None, []
     with _bounded(model, options.max_frames):
-        for frames in chunks:
-            small = view.shrink(frames)
-            shown = batch | {"video": small.to(batch["generator"].device)}
-            found = model.predict(
-                shown, state, slot_recon=options.slot_views, recon=options.recon, attn=False
-            )
-            state, order = found.state, order or slot_order(found, hint)
-            yield _slice(frames, small[0], found, order)._replace(recon=_beside(small[0], found, options))
-        for start in range(0, ahead, options.slice_size):
-            count = min(options.slice_size, ahead - start)
-            found = rollout(model, {}, 0, count, state, slot_recon=options.slot_views)
-            state = found.state
+        parts = ((frames, view.shrink(frames)) for frames in chunks)
+        for (frames, small), seen in carry_state(step, parts):
+            order = order or slot_order(seen, hint)
+            yield _slice(frames, small[0], seen, order)._replace(recon=_beside(small[0], seen, options))
+        if seen is None:
+            return
+        for found in predict_ahead(model, seen.state, ahead, options.slice_size, options.slot_views):
             small = _imagined(found)
             part = _slice(view.paste(_colour(small)), small, found, order)
             yield part._replace(predicted=True, recon=_beside(torch.zeros_like(small), found, options))
@@ -322,7 +323,7 @@ def predict(
             written, a full disk. What was finished before is kept.
     """
     ready = load_model(model, device=options.device) if isinstance(model, (str, Path)) else model
-    ready = with_sampling(with_counts(ready, num_iterations=options.num_iterations), options.paint)
+    ready = with_sampling(with_counts(ready, num_iterations=options.num_iterations), options.sampling)
     jobs = result_folders(sources([Path(path) for path in inputs], options.each), Path(out))
     given = {target.name: hint_of(target.name, options, len(jobs)) for _, target in jobs}
     done: list[Path] = []

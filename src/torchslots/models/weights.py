@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -106,10 +107,18 @@ def _own_copy(tensor: Tensor) -> Tensor:
 
 
 def load_weights(model: nn.Module, file: Path, device: torch.device) -> None:
+    """Fill a model from a safetensors file, all of it and nothing else, and move it to `device`.
+
+    Raises:
+        UserError: the file is truncated or foreign, or its tensors are not the model's.
+    """
     try:
         with safe_open(file, framework="pt") as stored:
-            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
-        _check_fit(shapes, model.state_dict(), file)
+            found = {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
+        remedy = f"Keep {CONFIG_NAME} and {WEIGHTS_NAME} together as they were written."
+        check_fit(
+            found, shapes(model.state_dict()), f"{file} does not fit the model in {CONFIG_NAME}", remedy
+        )
         model.load_state_dict(load_file(file), strict=True)
     except (SafetensorError, OSError) as error:
         raise UserError(
@@ -118,14 +127,37 @@ def load_weights(model: nn.Module, file: Path, device: torch.device) -> None:
     model.to(device)
 
 
-def _check_fit(stored: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], file: Path) -> None:
-    """Strict both ways: all tensors of the model are in the file, and no other."""
+class Shaped(Protocol):
+    """A tensor or an array."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+def shapes(arrays: Mapping[str, Shaped]) -> dict[str, tuple[int, ...]]:
+    """The shape of each array, by name: what `check_fit` compares."""
+    return {name: tuple(array.shape) for name, array in arrays.items()}
+
+
+def check_fit(
+    stored: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], where: str, remedy: str
+) -> None:
+    """Strict fit of weights, both ways: every wanted array is stored in the wanted shape, and no other is.
+
+    Args:
+        stored, wanted: shapes by name, what there is and what there should be (`shapes`).
+        where: beginning of the error, such as "RUN/model.safetensors does not fit the model".
+        remedy: end of the error, a sentence that says what to do.
+
+    Raises:
+        UserError: arrays are missing, left over or of another shape; three of each are named.
+    """
     missing = [name for name in wanted if name not in stored]
     unexpected = [name for name in stored if name not in wanted]
     reshaped = [
-        f"{name}: {list(stored[name])} in the file, {list(tensor.shape)} in the model"
-        for name, tensor in wanted.items()
-        if name in stored and stored[name] != tuple(tensor.shape)
+        f"{name}: {list(stored[name])} stored, {list(shape)} wanted"
+        for name, shape in wanted.items()
+        if name in stored and tuple(stored[name]) != tuple(shape)
     ]
     problems = [
         f"{len(names)} {what} ({'; '.join(names[:3])}{'; ...' if len(names) > 3 else ''})"
@@ -133,10 +165,7 @@ def _check_fit(stored: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], fi
         if names
     ]
     if problems:
-        raise UserError(
-            f"{file} does not fit the model in {CONFIG_NAME}. Tensors: {', '.join(problems)}. "
-            "Keep the two files together as they were written."
-        )
+        raise UserError(f"{where}. Tensors: {', '.join(problems)}. {remedy}")
 
 
 def _write_card(

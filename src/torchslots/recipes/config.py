@@ -5,10 +5,11 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from torchslots.data.config import DataConfig
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, nearest
 
 __all__ = [
     "DataConfig",
@@ -19,6 +20,7 @@ __all__ = [
     "TrainConfig",
     "from_dict",
     "to_json",
+    "with_changes",
 ]
 
 
@@ -132,6 +134,42 @@ class Recipe:
     evaluation: EvalConfig = EvalConfig()
 
 
+_Config = TypeVar("_Config")
+
+
+def with_changes(config: _Config, **changes: Any) -> _Config:
+    """A frozen dataclass with some fields replaced, those of dataclasses within it by dotted names.
+
+    `with_changes(config, num_slots=8, **{"decoder.grid": (4, 4)})`
+
+    Raises:
+        UserError: an unknown field, or a value of another type.
+    """
+    whole, within = {}, {}
+    for name, value in changes.items():
+        head, dot, rest = name.partition(".")
+        if dot:
+            within.setdefault(head, {})[rest] = value
+        else:
+            whole[head] = value
+    kind = type(config).__name__
+    known: dict[str, Any] = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(cast(Any, config))
+    }
+    for name in (*whole, *within):
+        if name not in known:
+            raise UserError(f"{kind} has no field `{name}`. {nearest(name, known)}")
+    hints = typing.get_type_hints(type(config))
+    for name, inner in within.items():
+        if not dataclasses.is_dataclass(known[name]):
+            raise UserError(
+                f"`{name}` of {kind} is {known[name]!r}, without fields. Give `{name}` as a whole."
+            )
+        whole[name] = with_changes(whole.get(name, known[name]), **inner)
+    values = {name: _revive(hints[name], value, f"{kind}: {name}") for name, value in whole.items()}
+    return dataclasses.replace(cast(Any, config), **values)
+
+
 def to_json(config: Any) -> str:
     """A frozen dataclass as JSON text."""
     return json.dumps(dataclasses.asdict(config), indent=2)
@@ -159,6 +197,12 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
         return from_dict(hint, value, where)
     origin = typing.get_origin(hint)
+    if origin is Literal and value not in typing.get_args(hint):
+        raise UserError(
+            f"{where} should be one of {', '.join(map(str, typing.get_args(hint)))}, got {value!r}."
+        )
+    if hint is Path:
+        return Path(value)
     if origin is tuple and isinstance(value, list):
         inner = typing.get_args(hint)[0]
         return tuple(_revive(inner, item, where) for item in value)

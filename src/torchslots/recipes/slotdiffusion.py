@@ -6,12 +6,11 @@ the authors' configurations (`savi_ldm_*_params-res128`). It is trained in two s
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import ClassVar, Literal, cast
 
 from torchslots.io.errors import UserError
 from torchslots.models.decoders.diffusion import DiffusionDecoder
-from torchslots.models.diffusion.samplers import Sampler, ddim, ddpm, dpm_solver
+from torchslots.models.diffusion.samplers import NamedSampler, SamplerName
 from torchslots.models.diffusion.schedule import (
     PREDICT_LATENT,
     PREDICT_NOISE,
@@ -39,7 +38,6 @@ from torchslots.recipes.tokenizers import VqvaeConfig, build_vqvae, vqvae_demo
 
 _PARAMETRIZATIONS = {"noise": PREDICT_NOISE, "latent": PREDICT_LATENT, "velocity": PREDICT_VELOCITY}
 _SCHEDULES = ("linear", "sqrt_linear", "cosine", "sqrt")
-_SAMPLERS = ("dpm_solver", "ddim", "ddpm")
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,9 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How pictures are drawn."""
+    """How frames are sampled."""
 
-    sampler: Literal["dpm_solver", "ddim", "ddpm"] = "dpm_solver"
+    sampler: SamplerName = "dpm_solver"
     num_steps: int = 20
     """Evaluations of the U-Net; `ddpm` makes all steps of the schedule whatever is said here."""
     snap: bool = True
@@ -103,15 +101,11 @@ class SamplingConfig:
     """Draw a progress bar."""
 
     def __post_init__(self) -> None:
-        if self.sampler not in _SAMPLERS:
-            raise UserError(f"sampler should be one of {', '.join(_SAMPLERS)}, got {self.sampler!r}.")
+        self.build()
 
-    def build(self) -> Sampler:
-        """The sampler with its numbers bound."""
-        if self.sampler == "ddpm":
-            return partial(ddpm, show=self.show)
-        function = dpm_solver if self.sampler == "dpm_solver" else ddim
-        return partial(function, num_steps=self.num_steps, show=self.show)
+    def build(self) -> NamedSampler:
+        """The sampler with its number of steps."""
+        return NamedSampler(self.sampler, self.num_steps, self.show)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, trained_along
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, sampled_codes
 from torchslots.models.layers.blocks import TORCH_NORM_EPS, PreNormBlock, layer_norm, mlp
 from torchslots.models.layers.position import PositionEmbedding, cell_grid
 from torchslots.models.losses import sum_cross_entropy
@@ -81,7 +81,7 @@ def build(config: SteveJointConfig) -> ObjectCentricModel:
         code_grid=config.tokenizer.grid,
         grid=config.token_grid(),
         resolution=config.resolution,
-        targets=trained_along,
+        target_codes=sampled_codes,
         frozen=False,
         error=sum_cross_entropy,
         to_native=nn.Identity(),

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from torchslots.data.batch import cut_clips
 from torchslots.io.errors import UserError
 from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slices import to_device
 from torchslots.models.types import Batch
 from torchslots.recipes.config import OptimConfig, TrainConfig
 from torchslots.training import optim
@@ -218,7 +219,7 @@ class TrainStep:
             else _as_it_is
         )
         for part in _split(batch, self._train.accumulation):
-            yield _to(fix(part), self.accelerator.device)
+            yield to_device(fix(part), self.accelerator.device)
 
     def _clip(self) -> Tensor:
         if self.accelerator.scaler is not None:
@@ -289,13 +290,6 @@ def _split(batch: Batch, parts: int) -> Iterator[Batch]:
 
 def _as_it_is(batch: Batch) -> Batch:
     return batch
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }
 
 
 def _mark(device: torch.device) -> "torch.cuda.Event | None":

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, likeliest, trained_along
-from torchslots.models.decoders.code_transformer import CodeTransformer, drawn, most_likely
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, most_likely_codes, sampled_codes
+from torchslots.models.decoders.code_transformer import CodeTransformer, most_likely, sampled
 from torchslots.models.layers.transformer import CausalDecoder
 from torchslots.models.losses import mean_cross_entropy, sum_cross_entropy
 from torchslots.models.tokenizers.dvae import DVAE, cosine_temperature, one_hot, patch_decoder, patch_encoder
@@ -155,24 +155,24 @@ def test_small_steps_are_not_shared_among_threads():
 
 def test_draws_follow_their_generator_and_their_chances():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20_000, -1)
-    choose = drawn(0.5, generator=torch.Generator().manual_seed(0))
+    choose = sampled(0.5, generator=torch.Generator().manual_seed(0))
     found = choose(logits).bincount(minlength=4) / 20_000
     torch.testing.assert_close(found, (logits[0] / 0.5).softmax(0), rtol=0, atol=0.015)
-    again = drawn(0.5, generator=torch.Generator().manual_seed(0))
+    again = sampled(0.5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(again(logits).bincount(minlength=4) / 20_000, found)
 
 
 def test_draws_among_the_few_likeliest():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(2000, -1)
-    found = drawn(5.0, 2, generator=torch.Generator().manual_seed(0))(logits)
+    found = sampled(5.0, 2, generator=torch.Generator().manual_seed(0))(logits)
     assert set(found.tolist()) == {1, 2}
-    assert set(drawn(5.0, 1, generator=torch.Generator())(logits).tolist()) == {2}
+    assert set(sampled(5.0, 1, generator=torch.Generator())(logits).tolist()) == {2}
 
 
 def test_drawn_pictures_differ_by_seed_alone():
     model = writer().eval()
     first, second, other = (
-        model.write(slots(), drawn(generator=torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)
+        model.write(slots(), sampled(generator=torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)
     )
     assert torch.equal(first, second) and not torch.equal(first, other)
 
@@ -180,7 +180,7 @@ def test_drawn_pictures_differ_by_seed_alone():
 @pytest.mark.parametrize(("temperature", "top_k"), [(0.0, None), (1.0, 0)])
 def test_draws_that_make_no_sense(temperature, top_k):
     with pytest.raises(ValueError, match="temperature over 0"):
-        drawn(temperature, top_k, generator=torch.Generator())
+        sampled(temperature, top_k, generator=torch.Generator())
 
 
 # --------------------------------------------------------------------------------------------------- losses
@@ -232,7 +232,7 @@ def test_pictures_behind_a_soft_draw():
 
 def joint() -> AutoregressiveDecoder:
     ranges = {"to_native": torch.nn.Identity(), "from_native": torch.nn.Identity()}
-    return tokens(targets=trained_along, frozen=False, error=sum_cross_entropy, **ranges)
+    return tokens(target_codes=sampled_codes, frozen=False, error=sum_cross_entropy, **ranges)
 
 
 def test_a_tokenizer_that_is_trained_along_learns_from_its_own_loss():
@@ -250,10 +250,10 @@ def test_codes_are_drawn_by_their_chances():
     pictures = batch()["video"].flatten(0, 1)
     chances = model.tokenizer.logits(pictures).softmax(1).flatten(2).transpose(1, 2).detach()
     torch.manual_seed(0)
-    found = torch.stack([trained_along(model.tokenizer, pictures, {"step": 0}).codes for _ in range(400)])
+    found = torch.stack([sampled_codes(model.tokenizer, pictures, {"step": 0}).codes for _ in range(400)])
     often = one_hot(found.flatten()[:, None], CODES).reshape(400, 4, LENGTH, CODES).mean(0)
     assert (often - chances).abs().mean() < 0.02
-    assert torch.equal(likeliest(model.tokenizer, pictures, {}).codes, chances.argmax(-1))
+    assert torch.equal(most_likely_codes(model.tokenizer, pictures, {}).codes, chances.argmax(-1))
 
 
 def test_the_temperature_follows_the_training():
@@ -261,9 +261,9 @@ def test_the_temperature_follows_the_training():
     errors = []
     for step in (0, 10):
         torch.manual_seed(0)
-        errors.append(trained_along(model.tokenizer, batch()["video"].flatten(0, 1), {"step": step}).losses)
+        errors.append(sampled_codes(model.tokenizer, batch()["video"].flatten(0, 1), {"step": step}).losses)
     torch.manual_seed(0)
-    last = trained_along(model.tokenizer, batch()["video"].flatten(0, 1), {})
+    last = sampled_codes(model.tokenizer, batch()["video"].flatten(0, 1), {})
     assert errors[0] != errors[1] and last.losses == errors[1]
 
 

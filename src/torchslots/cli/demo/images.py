@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from torchslots.cli.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, percent
-from torchslots.inference.draw_poses import draw_poses
+from torchslots.inference.plot_poses import plot_poses
 from torchslots.io import video
 from torchslots.io.draw import contact_sheet, scale_up
 from torchslots.models import edits as editing
@@ -149,9 +149,9 @@ def _row(result: Result, seen: _Seen) -> NDArray[np.uint8]:
     there = tuple(other for other in range(len(seen.areas)) if other != slot)
     pictures = {
         "input": scale_up(seen.image, _TILE),
-        "positions": draw_poses(seen.image, seen.pose, seen.decoded.masks[0, 0].cpu().numpy(), hidden=hidden),
+        "positions": plot_poses(seen.image, seen.pose, seen.decoded.masks[0, 0].cpu().numpy(), hidden=hidden),
         "painted": scale_up(_bytes(seen.decoded.recon["video"][0, 0]), _TILE),
-        f"slot {slot} moved": draw_poses(
+        f"slot {slot} moved": plot_poses(
             _bytes(painted[0, 0]), moved.pose.map(lambda part: part[0, 0]), hidden=there
         ),
     }

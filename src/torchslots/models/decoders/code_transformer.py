@@ -22,8 +22,8 @@ def most_likely(logits: Float[Tensor, "n V"]) -> Int[Tensor, "n"]:
     return logits.argmax(-1)
 
 
-def drawn(temperature: float = 1.0, top_k: int | None = None, *, generator: torch.Generator) -> Choose:
-    """Codes drawn by their probability.
+def sampled(temperature: float = 1.0, top_k: int | None = None, *, generator: torch.Generator) -> Choose:
+    """Sample codes by their probability.
 
     Args:
         temperature: divides the scores; below 1 the likely become likelier.
@@ -35,13 +35,13 @@ def drawn(temperature: float = 1.0, top_k: int | None = None, *, generator: torc
     """
     if temperature <= 0 or (top_k is not None and top_k < 1):
         raise ValueError(
-            f"A draw needs a temperature over 0 and a top_k of at least 1, got {temperature} and {top_k}. "
+            f"Sampling needs a temperature over 0 and a top_k of at least 1, got {temperature} and {top_k}. "
             "Leave it out for the most likely codes."
         )
-    return partial(_draw, temperature=temperature, top_k=top_k, generator=generator)
+    return partial(_sample, temperature=temperature, top_k=top_k, generator=generator)
 
 
-def _draw(
+def _sample(
     logits: Float[Tensor, "n V"], temperature: float, top_k: int | None, generator: torch.Generator
 ) -> Int[Tensor, "n"]:
     scores, codes = logits.float().topk(min(top_k or logits.shape[-1], logits.shape[-1]))

@@ -14,7 +14,7 @@ _STEPS = 48
 _MIN_HEIGHT = 192
 
 
-def draw_poses(
+def plot_poses(
     image: Pixels, pose: Pose, masks: NDArray[Any] | None = None, *, hidden: tuple[int, ...] = ()
 ) -> Pixels:
     """Draw each slot's frame in the slot's colour over a picture.

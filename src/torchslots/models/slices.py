@@ -1,0 +1,89 @@
+"""A long video slice by slice: cut it, hand the state on, predict further slices without observations."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from torchslots.models.model import DRAWS, ObjectCentricModel, rollout
+from torchslots.models.types import Batch, Pose, Prediction, State
+
+
+class Carries(Protocol):
+    """What a model says of a slice: a `Clip`, a `Prediction`."""
+
+    @property
+    def state(self) -> State:
+        """What the next slice goes on from."""
+        ...
+
+
+Part = TypeVar("Part")
+Found = TypeVar("Found", bound=Carries)
+
+
+def cut(batch: Batch, slice_size: int, num_frames: int | None = None) -> Iterator[Batch]:
+    """The batch's frames in order, `slice_size` at once; the last slice is shorter where they do not divide.
+
+    What has no frames, as the source of random starts or a hint of one frame, goes along whole.
+
+    Args:
+        num_frames: frames to go through; None or more than there are: all.
+    """
+    total = batch["video"].shape[1]
+    end = total if num_frames is None else min(total, num_frames)
+    framed = {key for key, value in batch.items() if key not in DRAWS and _has_frames(value, total)}
+    for start in range(0, end, slice_size):
+        frames = slice(start, min(start + slice_size, end))
+        yield {key: value[:, frames] if key in framed else value for key, value in batch.items()}
+
+
+def _has_frames(value: object, total: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == total
+
+
+def to_device(batch: Batch, device: torch.device | str) -> Batch:
+    """Tensors and poses on the device, anything else as it is."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Pose):
+            return value.map(move)
+        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+    return {key: move(value) for key, value in batch.items()}
+
+
+def carry_state(
+    step: Callable[[Part, State | None], Found],
+    parts: Iterable[Part],
+    state: State | None = None,
+    between: Callable[[State], State] = lambda state: state,
+) -> Iterator[tuple[Part, Found]]:
+    """Each part with what `step` finds in it, going on from the state that the part before left.
+
+    Args:
+        state: where the first part begins; None: at the start of a video.
+        between: what becomes of a state before the next part gets it.
+    """
+    for part in parts:
+        found = step(part, state)
+        yield part, found
+        state = between(found.state)
+
+
+def predict_ahead(
+    model: ObjectCentricModel, state: State, num_frames: int, slice_size: int, slot_recon: bool = False
+) -> Iterator[Prediction]:
+    """Predict `num_frames` frames without observations, `slice_size` at once.
+
+    Args:
+        state: what the last observed slice left.
+        slot_recon: also return each slot's own reconstruction.
+    """
+    counts = [min(slice_size, num_frames - start) for start in range(0, num_frames, slice_size)]
+
+    def step(count: int, state: State | None) -> Prediction:
+        return rollout(model, {}, 0, count, state, slot_recon)
+
+    return (found for _, found in carry_state(step, counts, state))
