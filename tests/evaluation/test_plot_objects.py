@@ -3,7 +3,7 @@
 import numpy as np
 
 from torchslots.data.objects import encode_objects
-from torchslots.evaluation.plot_objects import plot_properties, match_objects, properties_table
+from torchslots.evaluation.plot_objects import match_objects, plot_properties, properties_table
 
 
 def scene() -> np.ndarray:

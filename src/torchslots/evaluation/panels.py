@@ -191,7 +191,5 @@ class PairPanel:
 
     def finish(self, name: str) -> PlottedPair:
         """The video, cut to the longest that is stored."""
-        video, recon = (
-            np.concatenate(stored)[:PLOTTED_FRAMES] for stored in (self._video, self._recon)
-        )
+        video, recon = (np.concatenate(stored)[:PLOTTED_FRAMES] for stored in (self._video, self._recon))
         return PlottedPair(name, video, recon)

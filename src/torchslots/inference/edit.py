@@ -21,10 +21,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from torchslots.hub import load_model
-from torchslots.inference.plot_poses import plot_poses
 from torchslots.inference.generation import SamplingOptions, with_sampling
 from torchslots.inference.inputs import hint_of, result_folders, slot_order, sources, start_batch
 from torchslots.inference.outputs import film_writer, make_folder, still_writer
+from torchslots.inference.plot_poses import plot_poses
 from torchslots.inference.view import Hint, View
 from torchslots.io import video
 from torchslots.io.draw import contact_sheet, number_slots, overlay, scale_up

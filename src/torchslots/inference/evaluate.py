@@ -16,8 +16,8 @@ from torchslots.hub import load_trained
 from torchslots.inference.generation import SamplingOptions, require_frames, with_sampling
 from torchslots.inference.videos import NetworkOptions, VideosOptions, networks_of, settings_of, whole_videos
 from torchslots.io.errors import UserError
+from torchslots.io.files import write_file
 from torchslots.io.processes import demand_one_process, processes
-from torchslots.io.video import replacing
 from torchslots.metrics.reconstruction import NETWORK_METRICS, PictureScores
 from torchslots.models.adjust import with_counts
 from torchslots.models.model import ObjectCentricModel
@@ -162,8 +162,7 @@ def evaluate_with_baseline(
 def _save(report: EvalReport, copied: EvalReport | None, folder: Path) -> None:
     report.save(folder, gif=True)
     if copied is not None:
-        with replacing(folder / "box_copy.json") as part:
-            part.write_text(copied.to_json() + "\n")
+        write_file(folder / "box_copy.json", copied.to_json() + "\n")
 
 
 def _settings(
