@@ -61,7 +61,7 @@ def sources(inputs: list[Path], each: bool = False) -> list[Path]:
             sorted(path.iterdir(), key=lambda file: video.natural_key(file.name)) if path.is_dir() else []
         )
         many = each or any(file.suffix.lower() in films for file in inside)
-        known = (*video.PICTURE_SUFFIXES, *video.FILM_SUFFIXES)
+        known = (*video.IMAGE_SUFFIXES, *video.FILM_SUFFIXES)
         found += [file for file in inside if file.suffix.lower() in known] if inside and many else [path]
     if not found:
         raise UserError("There is no input. Give pictures, videos or folders of them.")

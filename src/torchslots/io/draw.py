@@ -129,22 +129,22 @@ def _fill_colors(matched: dict[int, int], num_slots: int, first_free: int) -> ND
     return colors
 
 
-def slot_views(pictures: Pixels, masks: NDArray[np.floating]) -> Pixels:
+def slot_views(images: Pixels, masks: NDArray[np.floating]) -> Pixels:
     """Each slot alone over white, [..., K, H, W, 3].
 
     Args:
-        pictures: one for all slots [..., H, W, 3], or each slot's own [..., K, H, W, 3].
+        images: one for all slots [..., H, W, 3], or each slot's own [..., K, H, W, 3].
         masks: [..., K, H, W] in [0, 1].
     """
-    if pictures.ndim == masks.ndim:
-        pictures = np.expand_dims(pictures, -4)
+    if images.ndim == masks.ndim:
+        images = np.expand_dims(images, -4)
     weight = masks[..., None].astype(np.float32)
-    return np.rint(pictures * weight + 255.0 * (1 - weight)).astype(np.uint8)
+    return np.rint(images * weight + 255.0 * (1 - weight)).astype(np.uint8)
 
 
-def slot_strip(pictures: Pixels, masks: NDArray[np.floating], *, tile: int = 128) -> Pixels:
+def slot_strip(images: Pixels, masks: NDArray[np.floating], *, tile: int = 128) -> Pixels:
     """The slots of one frame, or of each frame, labelled and beside each other [..., H', W', 3]."""
-    views = slot_views(pictures, masks)
+    views = slot_views(images, masks)
     lead, num_slots = views.shape[:-4], views.shape[-4]
     frames = views.reshape(-1, *views.shape[-4:])
     colors = list(range(num_slots))
@@ -167,7 +167,7 @@ def clip_panel(
     truth: Ids | None = None,
     recon: Mapping[str, Pixels] | None = None,
     masks: NDArray[np.floating] | None = None,
-    slot_pictures: Pixels | None = None,
+    slot_images: Pixels | None = None,
     tile: int = 128,
     columns: int = 6,
 ) -> Pixels:
@@ -181,7 +181,7 @@ def clip_panel(
         truth: object ids [T, H, W]; None: no such tile, and colours follow the slots' own order.
         recon: videos by name [T, H, W, 3], for example the flow that the model predicts.
         masks: soft masks [T, K, H, W]; None: no slot tiles.
-        slot_pictures: each slot's own reconstruction [T, K, H, W, 3]; None: the input through the masks.
+        slot_images: each slot's own reconstruction [T, K, H, W, 3]; None: the input through the masks.
         tile: height in pixels that small videos are enlarged to.
         columns: tiles in a row.
     """
@@ -192,10 +192,10 @@ def clip_panel(
         tiles.append(("ground truth", overlay(video, truth, size=tile), None))
     colored = colors[np.asarray(prediction).astype(np.int64)]
     tiles.append(("prediction", overlay(video, colored, size=tile), None))
-    tiles += [(name, scale_up(picture, tile), None) for name, picture in (recon or {}).items()]
+    tiles += [(name, scale_up(image, tile), None) for name, image in (recon or {}).items()]
     slots: list[Tile] = []
     if masks is not None:
-        seen = video if slot_pictures is None else slot_pictures
+        seen = video if slot_images is None else slot_images
         slots = _slot_tiles(slot_views(seen, masks), colors.tolist(), tile)
     return _arrange(_rows(tiles, columns) + _rows(slots, columns))
 
@@ -213,9 +213,9 @@ def _arrange(rows: Sequence[Sequence[Tile]]) -> Pixels:
     sheet = np.empty((frames, sheet_height, sheet_width, 3), dtype=np.uint8)
     sheet[:] = _labels(rows, (sheet_height, sheet_width), (height_cell, width_cell))
     for i, row in enumerate(rows):
-        for j, (_, picture, _) in enumerate(row):
+        for j, (_, image, _) in enumerate(row):
             top, left = _GAP + i * height_cell + _LABEL, _GAP + j * width_cell
-            sheet[:, top : top + height, left : left + width] = picture
+            sheet[:, top : top + height, left : left + width] = image
     return sheet
 
 
@@ -237,13 +237,11 @@ def _even(size: int) -> int:
 
 
 def contact_sheet(
-    pictures: Sequence[Pixels], labels: Sequence[str] | None = None, *, columns: int = 6, tile: int = 128
+    images: Sequence[Pixels], labels: Sequence[str] | None = None, *, columns: int = 6, tile: int = 128
 ) -> Pixels:
-    """Pictures [H, W, 3] of one size on one labelled sheet [H', W', 3]."""
-    names = labels if labels is not None else [str(i) for i in range(len(pictures))]
-    tiles: list[Tile] = [
-        (name, scale_up(picture, tile)[None], None) for name, picture in zip(names, pictures)
-    ]
+    """Images [H, W, 3] of one size on one labelled sheet [H', W', 3]."""
+    names = labels if labels is not None else [str(i) for i in range(len(images))]
+    tiles: list[Tile] = [(name, scale_up(image, tile)[None], None) for name, image in zip(names, images)]
     return _arrange(_rows(tiles, columns))[0]
 
 

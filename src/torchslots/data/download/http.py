@@ -269,7 +269,7 @@ def _copy(response: Any, sink: Any, advance: Callable[[int], None], stop: thread
 
 
 @contextmanager
-def told(host: str) -> Iterator[None]:
+def server_errors(host: str) -> Iterator[None]:
     """Failures before the first file, as one sentence each."""
     try:
         yield

@@ -29,8 +29,8 @@ from torchslots.data.download.http import (
     open_at,
     pause,
     present,
+    server_errors,
     shard_names,
-    told,
 )
 from torchslots.io.errors import UserError
 from torchslots.io.files import check_space, size_text, write_file
@@ -70,7 +70,7 @@ def download(
     prefix = remote.prefix.format(resolution=size)
     folder = Path(root) / prefix.removeprefix("tfds/")
     host = (base_url or os.environ.get("TORCHSLOTS_MIRROR") or STORAGE).rstrip("/")
-    with told(host):
+    with server_errors(host):
         info = checked_info(json.loads(fetch(f"{host}/{remote.bucket}/{prefix}/dataset_info.json")))
         offered = offered_files(host, remote.bucket, prefix, info)
     chosen = _choose(offered, info, splits, shards, f"{name} at {size} pixels")
@@ -214,7 +214,7 @@ def download_single(
         file for file, split in zip_longest(remote.files, remote.splits) if not splits or split in splits
     ]
     folder = root / PurePosixPath(place.path).name
-    with told(mirror or place.netloc):
+    with server_errors(mirror or place.netloc):
         files = [_probe(f"{address}/{file}", file) for file in wanted]
     _check_room(folder, {file.name: file.size or 0 for file in files})
     download_all(files, folder, name, max(1, connections))
