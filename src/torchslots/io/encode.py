@@ -92,10 +92,15 @@ def write_palette_png(
         raise UserError(
             f"{path}: ids run from {ids.min()} to {ids.max()}, an indexed image holds 0 to 255. Use .npy."
         )
+    with atomic_file(path) as part:
+        palette_image(ids, palette).save(part, format="PNG")
+
+
+def palette_image(ids: Integer[ndarray, "H W"], palette: UInt8[ndarray, "colours 3"]) -> Image.Image:
+    """Ids 0 to 255 as an indexed image that shows `palette`."""
     image = Image.fromarray(np.ascontiguousarray(ids.astype(np.uint8)))
     image.putpalette(np.ascontiguousarray(palette[:256]).tobytes())
-    with atomic_file(path) as part:
-        image.save(part, format="PNG")
+    return image
 
 
 def _peek(path: Path | str, frames: Iterable[ndarray]) -> tuple[ndarray, Iterator[ndarray]]:
