@@ -400,7 +400,7 @@ def test_ctrl_c_keeps_what_has_come(bucket, tmp_path, monkeypatch):
 
     bucket.on_request = on_request
     bucket.break_after = {shard("train", 1, 4): [2500] + [0] * 99}
-    monkeypatch.setattr(module, "MOST_FAILURES", 10_000)
+    monkeypatch.setattr(module, "_MOST_FAILURES", 10_000)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "wait", interrupted)
         download("movi_a", tmp_path, connections=2)
