@@ -14,18 +14,14 @@ from typing import Any
 
 from torchslots.data.catalog import Remote, RemoteFiles, entry
 from torchslots.data.download.archives import ENDINGS, extract
+from torchslots.data.download.bucket import SHARD, STORAGE, checked_info, offered_files, shard_names
 from torchslots.data.download.http import (
-    SHARD,
-    STORAGE,
     RemoteFile,
-    checked_info,
     download_all,
     fetch,
-    offered_files,
     present,
     probe,
     server_errors,
-    shard_names,
 )
 from torchslots.io.errors import UserError
 from torchslots.io.files import check_space, size_text, write_file
