@@ -392,7 +392,7 @@ def test_missing_and_empty_inputs_are_named(tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist"):
         predict(Painter(), [tmp_path / "nowhere"], tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty holds no pictures"):
+    with pytest.raises(UserError, match="empty holds no images"):
         predict(Painter(), [tmp_path / "empty"], tmp_path / "out")
     with pytest.raises(UserError, match="no input"):
         predict(Painter(), [], tmp_path / "out")

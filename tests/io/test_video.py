@@ -212,7 +212,7 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path):
         with pytest.raises(UserError, match=name):
             video.read_frames(tmp_path / name)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no pictures"):
+    with pytest.raises(UserError, match="holds no images"):
         video.read_frames(tmp_path / "empty")
 
 

@@ -233,7 +233,7 @@ def test_a_downloaded_set_is_never_written_over(tmp_path: Path):
     ("wanted", "message"),
     [
         ({"kind": "tetromino"}, "Did you mean tetrominoes"),
-        ({"count": 0}, "at least one picture"),
+        ({"count": 0}, "at least one image"),
         ({"seed": -1}, "seed"),
         ({"resolution": (64, 64)}, "35 x 35"),
         ({"kind": "clevr", "resolution": (64, 48)}, "no higher than wide"),

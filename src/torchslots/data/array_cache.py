@@ -1,42 +1,38 @@
-"""Compressed record files made into arrays of fixed rows, once, so that any record can be read at any time.
+"""Compressed record files unpacked once into arrays of fixed rows, so that any record can be read at any time.
 
-The arrays lie beside the data in `.torchslots/<file>.arrays`, or in the user's cache folder where that cannot be
-written: one raw file for each field and `index.json`, which tells how many rows are there. Rows are only ever added
-and the index is replaced as a whole after them, so that an interrupted conversion goes on where it was, and the first
-N records alone can be made and the rest later. A data file of another size or time makes all of it void.
+The arrays lie in `.torchslots/<file>.arrays` beside the data, or in the user's cache where that cannot be written: one
+raw file for each field and `index.json`, which counts the rows. Rows are only added, and the index is replaced as a
+whole after them. So an interrupted conversion goes on where it was, and the first N records can be unpacked alone and
+the rest later. A data file of another size or time makes all of it void.
 """
 
-import contextlib
-import fcntl
 import json
 import os
-import shutil
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
-from torchslots.data.formats.compressed import PackedRecords, decode_one_byte_strings
-from torchslots.data.formats.example import MalformedExample, RawFeature
-from torchslots.data.formats.tfrecord import CorruptRecord, index_places
+from torchslots.data.formats.compressed import PackedRecords
+from torchslots.data.formats.example import MalformedExample
+from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.io.cache import cache_places, file_stamp
 from torchslots.io.errors import UserError
-from torchslots.io.files import atomic_file
+from torchslots.io.files import check_space, disk_errors, locked, write_file
 from torchslots.io.progress import progress
 
 _VERSION = 1
 _FIRST_LOOK = 64
-"""Records after which the room they will need is first estimated."""
+"""Records after which the space that all need is first estimated."""
 _SECONDS = 10.0
 """Between two entries in the index: the most work that an interruption loses."""
-_MARGIN = 64 << 20
-"""Bytes of disk that are left free."""
+_ADVICE = "Free some space, or take only the first records with `data.num_records`; what is done stays."
 
 Rows = Callable[[bytes], Mapping[str, np.ndarray]]
 """From a record's payload to its fields, each of the same type and shape in all records.
@@ -47,10 +43,10 @@ Raises MalformedExample where the payload is not what it should be.
 
 @dataclass
 class _Index:
-    """What is there: `count` rows of each of `fields` (type and shape), and which of them stand for broken records."""
+    """What is there: `count` rows of each of `fields` (type and shape), and why broken records could not be read."""
 
     source: list[int]
-    """Size in bytes and time of change in nanoseconds of the data file."""
+    """Stamp of the data file."""
     layout: str
     fields: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
     count: int = 0
@@ -63,8 +59,9 @@ class _Index:
         dtype, shape = np.dtype(self.fields[name][0]), tuple(self.fields[name][1])
         return dtype, shape, dtype.itemsize * int(np.prod(shape, dtype=np.int64))
 
-    def row_bytes(self) -> int:
-        return sum(self.row(name)[2] for name in self.fields)
+    def has(self, count: int | None) -> bool:
+        """Whether the first `count` rows are there; None: all."""
+        return self.complete or (count is not None and self.count >= count)
 
 
 class RecordArrays:
@@ -89,6 +86,11 @@ class RecordArrays:
         """Whether the rows are all records of the file."""
         return self._index.complete
 
+    @property
+    def names(self) -> list[str]:
+        """The fields of a row."""
+        return list(self._index.fields)
+
     def ensure(self, count: int | None = None) -> None:
         """Have the first `count` records as rows (None: all), converting what is missing.
 
@@ -96,14 +98,14 @@ class RecordArrays:
             UserError: no such file, another kind of file, no place for the rows.
             CutOff: the file ends before that.
         """
-        source = _stamp(self.path)
+        source = file_stamp(self.path)
         self._folder = self._choose_folder()
         self._index = self._load(source)
-        if self._has(count):
+        if self._index.has(count):
             return
-        with _alone(self._folder):
+        with locked(self._folder / "lock", advice=_ADVICE):
             self._index = self._load(source)
-            if not self._has(count):
+            if not self._index.has(count):
                 _Conversion(self.path, self._folder, self._index, self._rows, self.what).run(count)
 
     def read(self, row: int, name: str) -> np.ndarray:
@@ -113,46 +115,34 @@ class RecordArrays:
             CorruptRecord: the record could not be read when the rows were made.
             UserError: the rows cannot be read.
         """
-        if reason := self._index.damaged.get(str(row)):
+        if reason := self.damage(row):
             raise CorruptRecord(self.path, row, reason)
-        dtype, shape, size = self._index.row(name)
-        file, number = _file(self._folder, name), int(np.prod(shape, dtype=np.int64))
-        try:
-            return np.fromfile(file, dtype, number, offset=row * size).reshape(shape)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read: {error}. {_remove(self._folder)}") from error
+        return self._read(name, row, 1)[0]
 
     def column(self, name: str) -> np.ndarray:
         """One field of all rows; of a broken record zeros."""
-        dtype, shape, _ = self._index.row(name)
-        try:
-            values = np.fromfile(
-                _file(self._folder, name), dtype, len(self) * int(np.prod(shape, dtype=np.int64))
-            )
-            return values.reshape(len(self), *shape)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{_file(self._folder, name)} cannot be read: {error}. {_remove(self._folder)}"
-            ) from error
-
-    @property
-    def names(self) -> list[str]:
-        """The fields of a row."""
-        return list(self._index.fields)
+        return self._read(name, 0, len(self))
 
     def damage(self, row: int) -> str | None:
         """Why a record could not be read; None: it could."""
         return self._index.damaged.get(str(row))
 
-    def _has(self, count: int | None) -> bool:
-        return self._index.complete or (count is not None and self._index.count >= count)
+    def _read(self, name: str, start: int, count: int) -> np.ndarray:
+        dtype, shape, size = self._index.row(name)
+        file, number = _file(self._folder, name), int(np.prod(shape, dtype=np.int64))
+        try:
+            return np.fromfile(file, dtype, count * number, offset=start * size).reshape(count, *shape)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{file} cannot be read: {error}. Remove {self._folder}; it is made again from the data."
+            ) from error
 
     def _choose_folder(self) -> Path:
         """Where rows already are, else the first place that can be written."""
-        places = [place.with_suffix(".arrays") for place in index_places(self.path)]
+        places = cache_places(self.path, ".arrays")
         made = [place for place in places if (place / "index.json").exists()]
         for place in made or places:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 place.mkdir(parents=True, exist_ok=True)
                 if made or os.access(place, os.W_OK):
                     return place
@@ -162,18 +152,18 @@ class RecordArrays:
         )
 
     def _load(self, source: list[int]) -> _Index:
-        """The index as it lies on the disk; an empty one where there is none, or it is of something else."""
+        """The stored index; an empty one where there is none, or it is of something else."""
+        empty = _Index(source, self.layout)
         try:
-            values = json.loads((self._folder / "index.json").read_text())
-            index = _Index(**values)
+            index = _Index(**json.loads((self._folder / "index.json").read_text()))
             whole = all(
                 _file(self._folder, name).stat().st_size >= index.count * index.row(name)[2]
                 for name in index.fields
             )
         except (OSError, ValueError, TypeError, KeyError):
-            return _Index(source, self.layout)
+            return empty
         known = (index.source, index.layout, index.version) == (source, self.layout, _VERSION)
-        return index if known and whole else _Index(source, self.layout)
+        return index if known and whole else empty
 
 
 class _Conversion:
@@ -187,7 +177,7 @@ class _Conversion:
         """Convert records up to `count`, or to the end of the file."""
         total, unit = (count, self.what) if count is not None else (self.path.stat().st_size // 10**6, "MB")
         with (
-            _told(self.folder),
+            disk_errors(self.folder, _ADVICE),
             ExitStack() as self._open,
             progress(f"Unpacking {self.path.name}", total, unit) as advance,
         ):
@@ -201,7 +191,7 @@ class _Conversion:
                     advance(done - shown)
                     shown = done
             finally:
-                self._keep()
+                self._store()
 
     def _converted(self, records: PackedRecords, count: int | None) -> Iterator[None]:
         """Yields now and then; the index is complete where the file was read to its end."""
@@ -209,8 +199,8 @@ class _Conversion:
         for number, record in enumerate(records, 1):
             self._add(record, records.position)
             if number == _FIRST_LOOK or time.monotonic() - last > _SECONDS:
-                self._keep()
-                self._check_room(records, count)
+                self._store()
+                self._check_space(records, count)
                 last = time.monotonic()
             if number % _FIRST_LOOK == 0:
                 yield
@@ -243,10 +233,10 @@ class _Conversion:
         if not self.index.fields:
             self.index.fields = {name: (value.dtype.str, list(value.shape)) for name, value in row.items()}
             self._open_files()
-        self._demand_alike(row)
+        self._check_alike(row)
         return row
 
-    def _demand_alike(self, row: Mapping[str, np.ndarray]) -> None:
+    def _check_alike(self, row: Mapping[str, np.ndarray]) -> None:
         for name, (dtype, shape) in self.index.fields.items():
             if name not in row or row[name].dtype.str != dtype or list(row[name].shape) != shape:
                 found = f"{row[name].dtype} {list(row[name].shape)}" if name in row else "nothing"
@@ -264,105 +254,24 @@ class _Conversion:
             file.seek(end)
             self._files[name] = file
 
-    def _keep(self) -> None:
+    def _store(self) -> None:
         """All rows so far reach the disk, then the index that counts them."""
-        with _told(self.folder):
+        with disk_errors(self.folder, _ADVICE):
             for file in self._files.values():
                 file.flush()
                 os.fsync(file.fileno())
-            with atomic_file(self.folder / "index.json") as part:
-                part.write_text(json.dumps(vars(self.index)))
+        write_file(self.folder / "index.json", json.dumps(vars(self.index)), advice=_ADVICE)
 
-    def _check_room(self, records: PackedRecords, count: int | None) -> None:
+    def _check_space(self, records: PackedRecords, count: int | None) -> None:
         """Refuse early what the disk cannot hold: rows to come, by the compressed bytes that the others took."""
         rows = self.index.count * (records.size / max(records.consumed, 1) - 1)
         rows = rows if count is None else min(rows, count - self.index.count)
-        needed, free = rows * self.index.row_bytes(), shutil.disk_usage(self.folder).free
-        if needed + _MARGIN > free:
-            raise UserError(
-                f"{self.path.name}, unpacked, needs about {needed / 1e9:.1f} GB more in {self.folder}, but only "
-                f"{free / 1e9:.1f} GB are free. Free space, or take only the first N {self.what} with "
-                "`data.num_records`. What is done is kept."
-            )
-
-
-def _stamp(path: Path) -> list[int]:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise UserError(f"{path} cannot be opened: {error.strerror}. Check the data folder.") from error
-    return [stat.st_size, stat.st_mtime_ns]
+        row_bytes = sum(self.index.row(name)[2] for name in self.index.fields)
+        check_space(self.folder, rows * row_bytes, _ADVICE, f"{self.path.name}, unpacked,")
 
 
 def _file(folder: Path, name: str) -> Path:
     return folder / f"{name}.bin"
-
-
-def _remove(folder: Path) -> str:
-    return f"Remove {folder}; it is made again from the data."
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the others wait, and find the work done. The lock ends with its process."""
-    with _told(folder), (folder / "lock").open("w") as file:
-        with contextlib.suppress(OSError):
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def _told(folder: Path) -> Iterator[Any]:
-    """What a disk refuses, as a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written: {error.strerror or error}. Free some space, or take only the first records "
-            "with `data.num_records`; what is done is kept."
-        ) from error
-
-
-_VERSION = 1
-
-
-def kept(path: Path, kind: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-    """Arrays by name: those kept of a file under the word `kind`, or what `make` gives, which is kept from now on.
-
-    Raises:
-        UserError: the file is not there. Where nothing can be written, `make` is called each time.
-    """
-    stamp = _stamp_array(path)
-    places = [place.with_suffix(f".{kind}.npz") for place in index_places(path)]
-    for place in places:
-        found = _load(place, stamp)
-        if found is not None:
-            return found
-    made = make()
-    arrays: dict[str, Any] = {"stamp": stamp, **made}
-    for place in places:
-        with contextlib.suppress(UserError):
-            with atomic_file(place) as partial, partial.open("wb") as file:
-                np.savez(file, **arrays)
-            break
-    return made
-
-
-def _load(place: Path, stamp: np.ndarray) -> Mapping[str, np.ndarray] | None:
-    try:
-        with np.load(place, allow_pickle=False) as table:
-            arrays = {name: table[name] for name in table.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
-    return arrays if np.array_equal(arrays.pop("stamp", None), stamp) else None
-
-
-def _stamp_array(path: Path) -> np.ndarray:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise UserError(f"{path} cannot be opened: {error.strerror}. Check the data folder.") from error
-    return np.array([_VERSION, stat.st_size, stat.st_mtime_ns], np.int64)
 
 
 class PackedShards:
@@ -423,23 +332,3 @@ class PackedShards:
         return np.array(
             [self.shards[shard].damage(int(number)) is None for shard, number in self._places], bool
         )
-
-
-def decode_plane(
-    raw: RawFeature, name: str, channels: int, resolution: tuple[int, int]
-) -> UInt8[np.ndarray, "H W *C"]:
-    """A picture of one-byte strings: [H, W] for one channel, else [H, W, C].
-
-    Its size follows from its bytes and the aspect of the published `resolution` (height, width).
-
-    Raises:
-        MalformedExample: it has no such aspect.
-    """
-    values = decode_one_byte_strings(raw)
-    scale = (values.size / channels / (resolution[0] * resolution[1])) ** 0.5
-    height, width = round(resolution[0] * scale), round(resolution[1] * scale)
-    if not values.size or height * width * channels != values.size:
-        raise MalformedExample(
-            f"has {values.size} bytes as `{name}`, no picture of the aspect {resolution[0]} to {resolution[1]}"
-        )
-    return values.reshape(height, width, channels) if channels > 1 else values.reshape(height, width)

@@ -108,7 +108,7 @@ class PlottedVideo:
     def panel(self, tile: int = 128) -> NDArray[np.uint8]:
         """Input, ground truth, prediction, reconstructions and slots, labelled [T, H, W, 3]."""
         masks = self.masks.astype(np.float32) / 255
-        more = {"masks": masks, "recon": self.recon, "slot_pictures": self.slot_pictures, "tile": tile}
+        more = {"masks": masks, "recon": self.recon, "slot_images": self.slot_pictures, "tile": tile}
         return clip_panel(self.video, self.prediction, truth=self.truth, **more)
 
 

@@ -87,7 +87,9 @@ class EvalReport:
 
     def _draw_curve(self, curve: list[float], path: Path) -> Path:
         series = {"FG-ARI": (list(range(len(curve))), curve)}
-        return pictures.curves(series, path, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
+        return pictures.plot_curves(
+            series, path, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI"
+        )
 
 
 def write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) -> list[Path]:

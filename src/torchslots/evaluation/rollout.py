@@ -113,7 +113,7 @@ class HorizonReport:
             "last frame repeated": (steps, self.curves[COPY + name]),
         }
         label = LABELS.get(name, name)
-        return pictures.curves(
+        return pictures.plot_curves(
             series, path, title=f"{label} without input", x_label="frames ahead", y_label=label
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchslots.evaluation.report import format_figure
-from torchslots.io.draw import Series, curves
+from torchslots.io.draw import Series, plot_curves
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import METRICS_NAME, read_log
 
@@ -228,4 +228,4 @@ def plot_runs(runs: Sequence[Path], out: Path, key: str) -> Path:
     if not known:
         logged = sorted({name for run in runs for record in _log(run) for name in record if "/" in name})
         raise UserError(f"No run has logged `{key}`. They have: {', '.join(logged) or 'nothing'}.")
-    return curves(known, out, title=key, y_label=key)
+    return plot_curves(known, out, title=key, y_label=key)

@@ -1,7 +1,7 @@
-"""Pictures of slots: arrays in, arrays out.
+"""Figures of frames, masks and slots, and plots of numbers.
 
-Pictures are uint8 with colour last, [..., H, W, 3]; ids are integers [..., H, W], 0 for background. One
-colour means one object in every tile of a picture: `match_colors` gives each slot the colour of its object.
+Images are uint8 with colour last, [..., H, W, 3]; ids are integers [..., H, W], 0 for background. One colour means one
+object in every tile of a figure: `match_colors` gives each slot the colour of its object.
 """
 
 import colorsys
@@ -29,42 +29,16 @@ _GAP = 4
 _LABEL = 18
 # The first eight are told apart with the common forms of colour blindness (Okabe and Ito, 2008).
 _FIRST_COLORS = (
-    *(
-        (44, 47, 54),
-        (230, 159, 0),
-        (86, 180, 233),
-        (0, 158, 115),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-    ),
-    *(
-        (204, 121, 167),
-        (120, 40, 160),
-        (150, 220, 60),
-        (165, 95, 50),
-        (110, 235, 215),
-        (255, 60, 120),
-        (130, 125, 250),
-    ),
-    *(
-        (190, 190, 190),
-        (0, 95, 60),
-        (255, 190, 160),
-        (110, 20, 45),
-        (110, 110, 40),
-        (235, 110, 255),
-        (60, 65, 140),
-    ),
+    "2c2f36 e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7 7828a0 96dc3c a55f32 "
+    "6eebd7 ff3c78 827dfa bebebe 005f3c ffbea0 6e142d 6e6e28 eb6eff 3c418c"
 )
 
 
 def _make_palette() -> Pixels:
-    colors = list(_FIRST_COLORS)
+    colors = [tuple(bytes.fromhex(color)) for color in _FIRST_COLORS.split()]
     for i in range(len(colors), 256):
         hue, light, full = i * 0.61803398875 % 1, 0.95 - 0.4 * (i * 0.3819 % 1), 0.45 + 0.5 * (i * 0.7548 % 1)
-        red, green, blue = colorsys.hsv_to_rgb(hue, full, light)
-        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
+        colors.append(tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, full, light)))
     return np.array(colors, dtype=np.uint8)
 
 
@@ -87,24 +61,34 @@ def boundaries(ids: Ids) -> NDArray[np.bool_]:
     return edge
 
 
-def overlay(video: Pixels, ids: Ids, *, opacity: float = 0.55, outline: bool = True) -> Pixels:
-    """Tint each region of `video` [..., H, W, 3] with its colour and draw its outline; id 0 stays as it is.
+def overlay(
+    video: Pixels, ids: Ids, *, opacity: float = 0.55, outline: bool = True, size: int | None = None
+) -> Pixels:
+    """Tint each region of `video` [..., H, W, 3] with its colour and outline it; id 0 stays as it is.
 
     Args:
         opacity: of the tint, in [0, 1].
+        size: both are enlarged first, as by `scale_up`; None: they are not.
     """
+    if size is not None:
+        factor = _factor(video, size)
+        video, ids = scale_up(video, size), np.asarray(ids).repeat(factor, axis=-2).repeat(factor, axis=-1)
     tint = colorize(ids)
     weight = np.where(np.asarray(ids) > 0, np.float32(opacity), np.float32(0))[..., None]
-    picture = video * (1 - weight) + tint * weight
+    image = video * (1 - weight) + tint * weight
     if outline:
-        picture = np.where(boundaries(ids)[..., None], np.uint8(255), picture)
-    return np.rint(picture).astype(np.uint8)
+        image = np.where(boundaries(ids)[..., None], np.uint8(255), image)
+    return np.rint(image).astype(np.uint8)
 
 
 def scale_up(video: Pixels, size: int) -> Pixels:
     """Enlarge [..., H, W, 3] by the whole factor that brings its height nearest to `size`; never shrinks."""
-    factor = max(1, round(size / video.shape[-3]))
+    factor = _factor(video, size)
     return video.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def _factor(video: Pixels, size: int) -> int:
+    return max(1, round(size / video.shape[-3]))
 
 
 def match_colors(truth: Ids | None, prediction: Ids, num_slots: int) -> NDArray[np.int64]:
@@ -145,22 +129,22 @@ def _fill_colors(matched: dict[int, int], num_slots: int, first_free: int) -> ND
     return colors
 
 
-def slot_views(pictures: Pixels, masks: NDArray[np.floating]) -> Pixels:
+def slot_views(images: Pixels, masks: NDArray[np.floating]) -> Pixels:
     """Each slot alone over white, [..., K, H, W, 3].
 
     Args:
-        pictures: one for all slots [..., H, W, 3], or each slot's own [..., K, H, W, 3].
+        images: one for all slots [..., H, W, 3], or each slot's own [..., K, H, W, 3].
         masks: [..., K, H, W] in [0, 1].
     """
-    if pictures.ndim == masks.ndim:
-        pictures = np.expand_dims(pictures, -4)
+    if images.ndim == masks.ndim:
+        images = np.expand_dims(images, -4)
     weight = masks[..., None].astype(np.float32)
-    return np.rint(pictures * weight + 255.0 * (1 - weight)).astype(np.uint8)
+    return np.rint(images * weight + 255.0 * (1 - weight)).astype(np.uint8)
 
 
-def slot_strip(pictures: Pixels, masks: NDArray[np.floating], *, tile: int = 128) -> Pixels:
+def slot_strip(images: Pixels, masks: NDArray[np.floating], *, tile: int = 128) -> Pixels:
     """The slots of one frame, or of each frame, labelled and beside each other [..., H', W', 3]."""
-    views = slot_views(pictures, masks)
+    views = slot_views(images, masks)
     lead, num_slots = views.shape[:-4], views.shape[-4]
     frames = views.reshape(-1, *views.shape[-4:])
     colors = list(range(num_slots))
@@ -183,11 +167,11 @@ def clip_panel(
     truth: Ids | None = None,
     recon: Mapping[str, Pixels] | None = None,
     masks: NDArray[np.floating] | None = None,
-    slot_pictures: Pixels | None = None,
+    slot_images: Pixels | None = None,
     tile: int = 128,
     columns: int = 6,
 ) -> Pixels:
-    """A clip and all that a model says of it [T, H', W', 3], with even sides as video files need them.
+    """A clip and a model's output for it [T, H', W', 3], with even sides as video files need them.
 
     First input, ground truth, prediction and reconstructions; then one labelled tile for each slot.
 
@@ -195,9 +179,9 @@ def clip_panel(
         video: [T, H, W, 3].
         prediction: slot ids [T, H, W].
         truth: object ids [T, H, W]; None: no such tile, and colours follow the slots' own order.
-        recon: pictures by name [T, H, W, 3], for example the flow that the model predicts.
+        recon: videos by name [T, H, W, 3], for example the flow that the model predicts.
         masks: soft masks [T, K, H, W]; None: no slot tiles.
-        slot_pictures: each slot's own picture [T, K, H, W, 3]; None: the input seen through the masks.
+        slot_images: each slot's own reconstruction [T, K, H, W, 3]; None: the input through the masks.
         tile: height in pixels that small videos are enlarged to.
         columns: tiles in a row.
     """
@@ -205,26 +189,19 @@ def clip_panel(
     colors = match_colors(truth, prediction, num_slots)
     tiles: list[Tile] = [("input", scale_up(video, tile), None)]
     if truth is not None:
-        tiles.append(("ground truth", _scaled_overlay(video, truth, tile), None))
-    tiles.append(
-        ("prediction", _scaled_overlay(video, colors[np.asarray(prediction).astype(np.int64)], tile), None)
-    )
-    tiles += [(name, scale_up(picture, tile), None) for name, picture in (recon or {}).items()]
+        tiles.append(("ground truth", overlay(video, truth, size=tile), None))
+    colored = colors[np.asarray(prediction).astype(np.int64)]
+    tiles.append(("prediction", overlay(video, colored, size=tile), None))
+    tiles += [(name, scale_up(image, tile), None) for name, image in (recon or {}).items()]
     slots: list[Tile] = []
     if masks is not None:
-        seen = video if slot_pictures is None else slot_pictures
+        seen = video if slot_images is None else slot_images
         slots = _slot_tiles(slot_views(seen, masks), colors.tolist(), tile)
     return _arrange(_rows(tiles, columns) + _rows(slots, columns))
 
 
 def _rows(tiles: Sequence[Tile], columns: int) -> list[Sequence[Tile]]:
     return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-
-
-def _scaled_overlay(video: Pixels, ids: Ids, tile: int) -> Pixels:
-    factor = max(1, round(tile / video.shape[-3]))
-    large = np.asarray(ids).repeat(factor, axis=-2).repeat(factor, axis=-1)
-    return overlay(scale_up(video, tile), large)
 
 
 def _arrange(rows: Sequence[Sequence[Tile]]) -> Pixels:
@@ -236,16 +213,15 @@ def _arrange(rows: Sequence[Sequence[Tile]]) -> Pixels:
     sheet = np.empty((frames, sheet_height, sheet_width, 3), dtype=np.uint8)
     sheet[:] = _labels(rows, (sheet_height, sheet_width), (height_cell, width_cell))
     for i, row in enumerate(rows):
-        for j, (_, picture, _) in enumerate(row):
+        for j, (_, image, _) in enumerate(row):
             top, left = _GAP + i * height_cell + _LABEL, _GAP + j * width_cell
-            sheet[:, top : top + height, left : left + width] = picture
+            sheet[:, top : top + height, left : left + width] = image
     return sheet
 
 
 def _labels(rows: Sequence[Sequence[Tile]], sheet: tuple[int, int], cell: tuple[int, int]) -> Pixels:
     image = Image.new("RGB", (sheet[1], sheet[0]), _GROUND)
-    pen = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=12)
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=12)
     for i, row in enumerate(rows):
         for j, (label, _, color) in enumerate(row):
             left, top = _GAP + j * cell[1], _GAP + i * cell[0]
@@ -261,17 +237,15 @@ def _even(size: int) -> int:
 
 
 def contact_sheet(
-    pictures: Sequence[Pixels], labels: Sequence[str] | None = None, *, columns: int = 6, tile: int = 128
+    images: Sequence[Pixels], labels: Sequence[str] | None = None, *, columns: int = 6, tile: int = 128
 ) -> Pixels:
-    """Pictures [H, W, 3] of one size on one labelled sheet [H', W', 3]."""
-    names = labels if labels is not None else [str(i) for i in range(len(pictures))]
-    tiles: list[Tile] = [
-        (name, scale_up(picture, tile)[None], None) for name, picture in zip(names, pictures)
-    ]
+    """Images [H, W, 3] of one size on one labelled sheet [H', W', 3]."""
+    names = labels if labels is not None else [str(i) for i in range(len(images))]
+    tiles: list[Tile] = [(name, scale_up(image, tile)[None], None) for name, image in zip(names, images)]
     return _arrange(_rows(tiles, columns))[0]
 
 
-def curves(
+def plot_curves(
     series: Series,
     out: Path,
     *,
@@ -288,30 +262,6 @@ def curves(
         axes.set_yscale("log")
     if len(series) > 1:
         axes.legend(frameon=False)
-    return _save(figure, out)
-
-
-def bars(
-    values: Mapping[str, float],
-    out: Path,
-    *,
-    errors: Mapping[str, float] | None = None,
-    title: str = "",
-    label: str = "",
-) -> Path:
-    """One labelled horizontal bar for each value, with its standard error where there is one, as a PNG."""
-    figure, axes = _figure(title, label, "")
-    names = list(values)
-    spread = [(errors or {}).get(name, 0.0) for name in names]
-    positions = np.arange(len(names))
-    axes.barh(
-        positions, [values[name] for name in names], xerr=spread, color=_line_colors(len(names)), height=0.6
-    )
-    for position, name, error in zip(positions, names, spread):
-        axes.text(values[name] + error, position, f" {values[name]:.3g}", va="center")
-    axes.set_yticks(positions, names)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
     return _save(figure, out)
 
 
@@ -344,28 +294,25 @@ def _save(figure: Any, out: Path) -> Path:
 _PREDICTED = (255, 140, 0)
 
 
-def number_slots(picture: Pixels, ids: Ids) -> Pixels:
+def number_slots(image: Pixels, ids: Ids) -> Pixels:
     """Write each slot's number into the middle of its region.
 
     Args:
-        picture: [H, W, 3]
+        image: [H, W, 3]
         ids: slot of each pixel [H, W].
     """
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    pen = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=max(9, picture.shape[0] // 16))
+    canvas, pen, font = _canvas(image, smallest=9)
     for slot in np.unique(ids).tolist():
         row, column = _middle(np.asarray(ids) == slot)
-        pen.text(
-            (column, row),
-            str(slot),
-            (255, 255, 255),
-            font,
-            anchor="mm",
-            stroke_width=2,
-            stroke_fill=(0, 0, 0),
-        )
-    return np.asarray(image)
+        place, white = (column, row), (255, 255, 255)
+        pen.text(place, str(slot), white, font, anchor="mm", stroke_width=2, stroke_fill=(0, 0, 0))
+    return np.asarray(canvas)
+
+
+def _canvas(image: Pixels, smallest: int) -> tuple[Image.Image, ImageDraw.ImageDraw, Any]:
+    """A copy to write on, its pen, and a font of a sixteenth of its height, at least `smallest` pixels."""
+    canvas = Image.fromarray(np.ascontiguousarray(image))
+    return canvas, ImageDraw.Draw(canvas), ImageFont.load_default(size=max(smallest, image.shape[0] // 16))
 
 
 def _middle(region: NDArray[np.bool_]) -> tuple[int, int]:
@@ -377,12 +324,11 @@ def _middle(region: NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def mark_predicted(frame: Pixels) -> Pixels:
-    """Frame in orange, with the word `predicted`: what a model expects and was not shown [H, W, 3]."""
-    image = Image.fromarray(np.ascontiguousarray(frame))
-    pen = ImageDraw.Draw(image)
+    """Mark a frame [H, W, 3] as predicted without input: an orange border and the word `predicted`."""
+    canvas, pen, font = _canvas(frame, smallest=8)
     height, width = frame.shape[:2]
-    pen.rectangle((0, 0, width - 1, height - 1), outline=_PREDICTED, width=max(1, height // 64))
-    font = ImageFont.load_default(size=max(8, height // 16))
-    place = width - 3 - height // 64, 1 + height // 64
+    border = height // 64
+    pen.rectangle((0, 0, width - 1, height - 1), outline=_PREDICTED, width=max(1, border))
+    place = width - 3 - border, 1 + border
     pen.text(place, "predicted", _PREDICTED, font, anchor="ra", stroke_width=1, stroke_fill=(0, 0, 0))
-    return np.asarray(image)
+    return np.asarray(canvas)

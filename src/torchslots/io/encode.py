@@ -1,4 +1,4 @@
-"""Pictures and videos to files, whole or not at all (Pillow, PyAV)."""
+"""Images and videos to files, whole or not at all (Pillow, PyAV)."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -68,7 +68,7 @@ def write_gif(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps: 
 
 
 def write_png(path: Path | str, image: UInt8[ndarray, "H W *C"]) -> None:
-    """Write a grey, RGB or RGBA picture.
+    """Write a grey, RGB or RGBA image.
 
     Raises:
         UserError: no space left, or a folder that cannot be written.
@@ -80,7 +80,7 @@ def write_png(path: Path | str, image: UInt8[ndarray, "H W *C"]) -> None:
 def write_palette_png(
     path: Path | str, ids: Integer[ndarray, "H W"], palette: UInt8[ndarray, "colours 3"]
 ) -> None:
-    """Write integer ids as an indexed picture: viewers show `palette`, `numpy.asarray` gives the ids.
+    """Write integer ids as an indexed image: viewers show `palette`, `numpy.asarray` gives the ids.
 
     Args:
         palette: colour of each id, at most 256: `torchslots.io.draw.PALETTE` for those used everywhere else.
@@ -90,12 +90,17 @@ def write_palette_png(
     """
     if ids.size and (ids.min() < 0 or ids.max() > 255):
         raise UserError(
-            f"{path}: ids run from {ids.min()} to {ids.max()}, an indexed picture holds 0 to 255. Use .npy."
+            f"{path}: ids run from {ids.min()} to {ids.max()}, an indexed image holds 0 to 255. Use .npy."
         )
+    with atomic_file(path) as part:
+        palette_image(ids, palette).save(part, format="PNG")
+
+
+def palette_image(ids: Integer[ndarray, "H W"], palette: UInt8[ndarray, "colours 3"]) -> Image.Image:
+    """Ids 0 to 255 as an indexed image that shows `palette`."""
     image = Image.fromarray(np.ascontiguousarray(ids.astype(np.uint8)))
     image.putpalette(np.ascontiguousarray(palette[:256]).tobytes())
-    with atomic_file(path) as part:
-        image.save(part, format="PNG")
+    return image
 
 
 def _peek(path: Path | str, frames: Iterable[ndarray]) -> tuple[ndarray, Iterator[ndarray]]:

@@ -1,4 +1,4 @@
-"""Pictures, still and animated, and folders of them (Pillow)."""
+"""Images, still and animated, and folders of them (Pillow)."""
 
 import re
 import struct
@@ -14,33 +14,33 @@ from PIL import Image, ImageOps, ImageSequence
 
 from torchslots.io.errors import UserError
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".apng")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".apng")
 """File names that Pillow reads."""
 _ANIMATED = (".gif", ".webp", ".png", ".apng")
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
 def read_image(path: Path | str) -> UInt8[ndarray, "H W 3"]:
-    """One picture (the first frame, if it moves).
+    """One image (the first frame, if it moves).
 
     Raises:
-        UserError: the file is missing, empty, truncated or no picture.
+        UserError: the file is missing, empty, truncated or no image.
     """
     path = existing(Path(path))
     with opened(path) as image:
         return _rgb(image)
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order.
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder in natural order.
 
     Raises:
         UserError: there is none.
     """
-    files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and _visible(file)]
+    files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and _visible(file)]
     if not files:
         raise UserError(
-            f"{folder} holds no pictures. A folder is read as one video: its {known(PICTURE_SUFFIXES)}."
+            f"{folder} holds no images. A folder is read as one video: its {known(IMAGE_SUFFIXES)}."
         )
     return sorted(files, key=lambda file: natural_key(file.name))
 
@@ -51,38 +51,38 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def folder_frames(folder: Path, start: int, stop: int | None) -> Iterator[UInt8[ndarray, "H W 3"]]:
-    """The pictures of a folder as one video. Raises UserError where one has another size than those before."""
+    """The images of a folder as one video. Raises UserError where one has another size than those before."""
     shape = None
-    for file in picture_files(folder)[start:stop]:
+    for file in image_files(folder)[start:stop]:
         frame = read_image(file)
         shape = shape or frame.shape
         if frame.shape != shape:
             (h, w, _), (height, width, _) = frame.shape, shape
             raise UserError(
                 f"{file} is {w}x{h} pixels, the frames before it {width}x{height}. A folder is one video: "
-                "bring its pictures to one size, or move the others to a folder of their own."
+                "bring its images to one size, or move the others to a folder of their own."
             )
         yield frame
 
 
-def picture_frames(path: Path, start: int, stop: int | None) -> Iterator[UInt8[ndarray, "H W 3"]]:
-    """Frames of a picture file; a still one is a video of one frame."""
+def image_frames(path: Path, start: int, stop: int | None) -> Iterator[UInt8[ndarray, "H W 3"]]:
+    """Frames of an image file; a still one is a video of one frame."""
     with opened(path) as image:
-        if num_pictures(path, image) == 1:
+        if num_frames(path, image) == 1:
             yield from [_rgb(image)][start:stop]
             return
         for frame in islice(ImageSequence.Iterator(image), start, stop):
             yield _rgb(frame)
 
 
-def num_pictures(path: Path, image: Image.Image) -> int:
-    """Frames of a picture that moves, else 1: a phone's .jpg or a scanner's .tif may hold several that are no video."""
+def num_frames(path: Path, image: Image.Image) -> int:
+    """Frames of an image that moves, else 1: a phone's .jpg or a scanner's .tif may hold several that are no video."""
     return getattr(image, "n_frames", 1) if path.suffix.lower() in _ANIMATED else 1
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The opened picture; Pillow's errors in the block become a `UserError`."""
+    """The opened image; Pillow's errors in the block become a `UserError`."""
     try:
         if path.suffix.lower() == ".gif":
             _check_trailer(path)
@@ -90,11 +90,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except Image.UnidentifiedImageError as error:
         raise UserError(
-            f"{path} is not a picture, whatever its name says. Remove it or write it again."
+            f"{path} is not an image, whatever its name says. Remove it or write it again."
         ) from error
     except (*_PILLOW_ERRORS, Image.DecompressionBombError) as error:
         raise UserError(
-            f"{path} cannot be read as a picture ({error}). Remove it or write it again."
+            f"{path} cannot be read as an image ({error}). Remove it or write it again."
         ) from error
 
 

@@ -1,18 +1,17 @@
-"""What the processes of an evaluation tell each other; alone, a process tells itself."""
+"""Processes that share one job: their ranks, and values exchanged among them; alone, a process is rank 0 of 1."""
 
-from typing import TYPE_CHECKING, Any
-
-from torchslots.io.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed
 
+from torchslots.io.errors import UserError
+
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all."""
+    """Whether this process is of rank 0."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
@@ -25,35 +24,29 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-class processes:
-    """This process' rank among those that `torchrun` or `accelerate launch` started; alone, 0 of 1."""
-
-    def __init__(self, device: str):
-        self.device, self.joined = device, False
-
-    def __enter__(self) -> tuple[int, int]:
-        import os
-
-        import torch
-
-        if torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return 0, 1
-        torch.distributed.init_process_group("nccl" if self.device.startswith("cuda") else "gloo")
-        self.joined = True
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-    def __exit__(self, *error: object) -> None:
-        import torch
-
-        if self.joined:
+@contextmanager
+def processes(device: str) -> Iterator[tuple[int, int]]:
+    """Rank and number of the processes that `torchrun` or `accelerate launch` started, joined while the block runs."""
+    join = not torch.distributed.is_initialized() and _started() > 1
+    if join:
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        joined = torch.distributed.is_initialized()
+        yield (torch.distributed.get_rank(), torch.distributed.get_world_size()) if joined else (0, 1)
+    finally:
+        if join:
             torch.distributed.destroy_process_group()
 
 
 def demand_one_process(what: str) -> None:
-    """Raises UserError under `torchrun` with several processes."""
-    import os
+    """Refuse to run under `torchrun` with several processes.
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    Raises:
+        UserError: there are several; the message begins with `what`.
+    """
+    if _started() > 1:
         raise UserError(f"{what} by one process: run it without torchrun.")
+
+
+def _started() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

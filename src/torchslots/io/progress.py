@@ -1,8 +1,11 @@
 """One progress bar for all long work: what, how much is done, speed, time left."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 @contextmanager
@@ -41,3 +44,10 @@ def progress(what: str, total: int | None, unit: str = "") -> Iterator[Callable[
             bar.update(task, advance=n, note=note, rate=f"{speed:.2f}/s" if speed else "")
 
         yield advance
+
+
+def counted(items: Iterable[Item], advance: Callable[..., None]) -> Iterator[Item]:
+    """Hand on the items; after each, one unit more is done."""
+    for item in items:
+        yield item
+        advance()

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The file of a run that its metrics are logged to, read."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ METRICS_NAME = "metrics.jsonl"
 def read_log(run: Path) -> list[dict[str, Any]]:
     """A run's records, one for each step that logged anything, in order; [] where there is no log."""
     records: dict[int, dict[str, Any]] = {}
-    for record in _lines(run / METRICS_NAME):
+    for record in read_records(run / METRICS_NAME):
         records.setdefault(record["step"], {}).update(record)
     return [records[step] for step in sorted(records)]
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
-    """Whole records; a line that a killed process left half-written is none."""
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """The whole records of a log as they were written; a line that a killed process left half-written is none."""
     if not file.exists():
         return []
     records = []

@@ -1,8 +1,8 @@
-"""Reading and writing pictures and videos: files in, uint8 RGB arrays out, and back (Pillow, PyAV).
+"""Reading and writing images and videos: files in, uint8 RGB arrays out, and back (Pillow, PyAV).
 
-A video is a film (mp4, mov, avi, mkv, webm, ...), an animated picture (GIF, WebP, APNG), one picture (a video
-of one frame) or a folder of pictures in natural order (2 before 10). Colours: transparency is dropped, not
-blended, as the readers of CLEVR and CLEVRTex do; 16-bit pictures are scaled to 8 bits; pictures and films are
+A video is a film (mp4, mov, avi, mkv, webm, ...), an animated image (GIF, WebP, APNG), one image (a video
+of one frame) or a folder of images in natural order (2 before 10). Colours: transparency is dropped, not
+blended, as the readers of CLEVR and CLEVRTex do; 16-bit images are scaled to 8 bits; images and films are
 turned upright where the camera noted how it was held. Everything is written to a temporary file beside the
 target and then renamed, so that a file under its final name is always whole.
 """
@@ -16,21 +16,20 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import ImageSequence
 
-from torchslots.io import films
-from torchslots.io import images as pictures
+from torchslots.io import films, images
 from torchslots.io.encode import write_gif, write_palette_png, write_png, write_video
 from torchslots.io.errors import UserError
 from torchslots.io.films import FILM_SUFFIXES
-from torchslots.io.images import PICTURE_SUFFIXES, natural_key, picture_files, read_image
+from torchslots.io.images import IMAGE_SUFFIXES, image_files, natural_key, read_image
 
 __all__ = [
     "FILM_SUFFIXES",
-    "PICTURE_SUFFIXES",
+    "IMAGE_SUFFIXES",
     "fps",
     "frame_count",
+    "image_files",
     "iter_frames",
     "natural_key",
-    "picture_files",
     "read_frames",
     "read_image",
     "write_gif",
@@ -44,7 +43,7 @@ def read_frames(path: Path | str, start: int = 0, count: int | None = None) -> U
     """Frames `start` to `start + count` (None: to the end) of a video; fewer where it ends before.
 
     Raises:
-        UserError: the file is missing, empty, truncated, no picture and no video, or ends before `start`.
+        UserError: the file is missing, empty, truncated, no image and no video, or ends before `start`.
     """
     if start < 0 or (count is not None and count < 1):
         raise UserError(
@@ -73,23 +72,23 @@ def frame_count(path: Path | str) -> int:
     Raises:
         UserError: as `read_frames`.
     """
-    path = pictures.existing(Path(path))
+    path = images.existing(Path(path))
     if path.is_dir():
-        return len(picture_files(path))
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        with pictures.opened(path) as image:
-            return pictures.num_pictures(path, image)
+        return len(image_files(path))
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        with images.opened(path) as image:
+            return images.num_frames(path, image)
     times = films.time_stamps(path)
     return sum(1 for _ in _frames(path, 0, None)) if times is None else len(times)
 
 
 def fps(path: Path | str) -> float | None:
-    """Frames in a second (the mean, where it varies); None for a picture or a folder, which have no clock."""
-    path = pictures.existing(Path(path))
+    """Frames in a second (the mean, where it varies); None for an image or a folder, which have no clock."""
+    path = images.existing(Path(path))
     if path.is_dir():
         return None
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        with pictures.opened(path) as image:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        with images.opened(path) as image:
             spans = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image)]
         return 1000 * len(spans) / sum(spans) if len(spans) > 1 and sum(spans) > 0 else None
     with films.opened(path) as (_, stream):
@@ -99,13 +98,13 @@ def fps(path: Path | str) -> float | None:
 
 def _frames(path: Path, start: int, stop: int | None) -> Iterator[UInt8[ndarray, "H W 3"]]:
     """Frames one by one, whatever kind of video it is; all have the size of the first."""
-    pictures.existing(path)
+    images.existing(path)
     if path.is_dir():
-        yield from pictures.folder_frames(path, start, stop)
-    elif path.suffix.lower() in PICTURE_SUFFIXES:
-        yield from pictures.picture_frames(path, start, stop)
+        yield from images.folder_frames(path, start, stop)
+    elif path.suffix.lower() in IMAGE_SUFFIXES:
+        yield from images.image_frames(path, start, stop)
     elif path.suffix.lower() in FILM_SUFFIXES:
         yield from films.film_frames(path, start, stop)
     else:
-        kinds = pictures.known((*PICTURE_SUFFIXES, *FILM_SUFFIXES))
-        raise UserError(f"{path} is neither a picture nor a video by its name. Known endings: {kinds}.")
+        kinds = images.known((*IMAGE_SUFFIXES, *FILM_SUFFIXES))
+        raise UserError(f"{path} is neither an image nor a video by its name. Known endings: {kinds}.")

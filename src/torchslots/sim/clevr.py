@@ -1,7 +1,7 @@
-"""CLEVR-like pictures: 3 to 10 resting solids, their masks and properties; plain, or textured as in CLEVRTex.
+"""CLEVR-like images: 3 to 10 resting solids, their masks and properties; plain, or textured as in CLEVRTex.
 
 Sizes, spacing, camera and its jitter are CLEVR's (Johnson et al., 2017); light and textures are those of the generated
-videos. A picture is the middle of a square one as wide, so its height may not exceed its width.
+videos. An image is the middle of a square one as wide, so its height may not exceed its width.
 """
 
 import io
@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 
-from torchslots.data.formats.example import encode_example, encode_one_byte_strings
+from torchslots.data.formats.example import encode_example
 from torchslots.data.formats.png import encode_png
 from torchslots.data.objects import LABELS
 from torchslots.io.draw import PALETTE
+from torchslots.io.encode import palette_image
 from torchslots.sim.camera import Camera, looking_at_origin, rotation_matrices
 from torchslots.sim.raycast import PlacedBody, RayGrid, cast
 from torchslots.sim.render import render_video
@@ -25,7 +25,7 @@ from torchslots.sim.solids import SOLIDS
 from torchslots.sim.texture import sample_solid_texture
 
 OBJECTS = (3, 10)
-"""Fewest and most of a picture."""
+"""Fewest and most of an image."""
 NUM_ENTITIES = 1 + OBJECTS[1]
 _CAMERA = np.array([7.48113, -6.50764, 5.34367])
 _JITTER = 0.5
@@ -35,7 +35,7 @@ _REACH, _GAP, _MARGIN = 3.0, 0.25, 0.4
 """Objects lie within REACH of the middle along both axes, GAP apart, and MARGIN apart as the camera's ground axes see
 them."""
 _LEAST_SEEN = 200 / (320 * 480)
-"""Part of the picture that an object must fill, or the scene is drawn again."""
+"""Part of the image that an object must fill, or the scene is sampled again."""
 _ATTEMPTS = 50
 _SAMPLES = 2
 
@@ -76,8 +76,8 @@ class ClevrObject:
 
 
 @dataclass(frozen=True)
-class ClevrPicture:
-    """A picture and what is in it."""
+class ClevrExample:
+    """An image and what is in it."""
 
     image: UInt8[np.ndarray, "H W 3"]
     masks: Bool[np.ndarray, "n H W"]
@@ -88,12 +88,12 @@ class ClevrPicture:
     """What the floor is made of."""
 
 
-def sample_clevr(rng: Rng, size: Size, textured: bool = False, most: int = OBJECTS[1]) -> ClevrPicture:
-    """Draw, render and measure one picture of `size` = (height, width) pixels.
+def sample_clevr(rng: Rng, size: Size, textured: bool = False, most: int = OBJECTS[1]) -> ClevrExample:
+    """Sample, render and measure one image of `size` = (height, width) pixels.
 
     Args:
         textured: objects and floor have patterns, the light is outdoors, and an object's material names its pattern.
-        most: objects of a picture at most; `OBJECTS` has the fewest.
+        most: objects of an image at most; `OBJECTS` has the fewest.
     """
     while True:
         objects, camera = _sample_objects(rng, most)
@@ -110,34 +110,34 @@ def sample_clevr(rng: Rng, size: Size, textured: bool = False, most: int = OBJEC
     scene = Scene(bodies, kind.lights(rng), camera, kind.backdrop(rng), kind.ambient, kind.develop)
     image = _middle(render_video(scene, placed, size[1], _SAMPLES), size)[0]
     coords = _pixel_coords(objects, camera, size)
-    return ClevrPicture(image, masks, tuple(objects), coords, scene.backdrop.name)
+    return ClevrExample(image, masks, tuple(objects), coords, scene.backdrop.name)
 
 
-def masked_record(picture: ClevrPicture) -> bytes:
+def masked_record(example: ClevrExample) -> bytes:
     """A record of CLEVR with masks; entity 0 is the background.
 
     The published set does not document its codes: here they count from 1 in the order of `properties.LABELS`.
     """
-    objects = picture.objects
-    masks = np.zeros((NUM_ENTITIES, *picture.masks.shape[1:], 1), np.uint8)
-    masks[0, ..., 0] = ~picture.masks.any(0)
-    masks[1 : len(objects) + 1, ..., 0] = picture.masks
+    objects = example.objects
+    masks = np.zeros((NUM_ENTITIES, *example.masks.shape[1:], 1), np.uint8)
+    masks[0, ..., 0] = ~example.masks.any(0)
+    masks[1 : len(objects) + 1, ..., 0] = example.masks
     features: dict[str, Any] = {
-        "image": encode_one_byte_strings(picture.image),
-        "mask": encode_one_byte_strings(masks * np.uint8(255)),
+        "image": example.image,
+        "mask": masks * np.uint8(255),
         "visibility": (np.arange(NUM_ENTITIES) <= len(objects)).astype(np.float32),
         "rotation": _rows([thing.rotation for thing in objects]),
-        "pixel_coords": _rows(picture.pixel_coords),
+        "pixel_coords": _rows(example.pixel_coords),
     }
     for axis, name in enumerate("xyz"):
         features[name] = _rows([thing.position[axis] for thing in objects])
     for name, labels in LABELS.items():
         codes = [1 + labels.index(getattr(thing, name)) for thing in objects]
-        features[name] = encode_one_byte_strings(_rows(codes).astype(np.uint8))
-    return encode_example(features)
+        features[name] = _rows(codes).astype(np.uint8)
+    return encode_example(features, one_byte=("image", "mask", *LABELS))
 
 
-def scene_entry(picture: ClevrPicture) -> list[dict[str, Any]]:
+def scene_entry(example: ClevrExample) -> list[dict[str, Any]]:
     """The objects as CLEVR's scene lists write them."""
     return [
         {
@@ -149,23 +149,21 @@ def scene_entry(picture: ClevrPicture) -> list[dict[str, Any]]:
             "material": thing.material,
             "shape": thing.shape,
         }
-        for thing, coords in zip(picture.objects, picture.pixel_coords)
+        for thing, coords in zip(example.objects, example.pixel_coords)
     ]
 
 
-def encode_ids(picture: ClevrPicture) -> bytes:
+def encode_ids(example: ClevrExample) -> bytes:
     """A palette PNG whose indices are the objects' numbers from 1, as CLEVRTex' own are."""
-    ids = (picture.masks * np.arange(1, len(picture.masks) + 1)[:, None, None]).sum(0).astype(np.uint8)
-    image = Image.frombytes("P", ids.shape[::-1], ids.tobytes())
-    image.putpalette(PALETTE.tobytes())
+    ids = (example.masks * np.arange(1, len(example.masks) + 1)[:, None, None]).sum(0).astype(np.uint8)
     stream = io.BytesIO()
-    image.save(stream, "PNG")
+    palette_image(ids, PALETTE).save(stream, "PNG")
     return stream.getvalue()
 
 
-def encode_picture(picture: ClevrPicture) -> bytes:
+def encode_image(example: ClevrExample) -> bytes:
     """A PNG file with an alpha channel, as CLEVR's own are."""
-    return encode_png(np.dstack([picture.image, np.full(picture.image.shape[:2], 255, np.uint8)]))
+    return encode_png(np.dstack([example.image, np.full(example.image.shape[:2], 255, np.uint8)]))
 
 
 def _sample_objects(rng: Rng, most: int) -> tuple[list[ClevrObject], Camera]:

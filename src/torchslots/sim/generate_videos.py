@@ -1,4 +1,4 @@
-"""Generates MOVi data sets: `<out>/sim_a/64x64/1.0.0/` with shards and the files that TFDS wants beside them.
+"""Generate MOVi data sets: `<out>/sim_a/64x64/1.0.0/` with shards and the files that TFDS wants beside them.
 
 Video i of a split depends on nothing but the settings and i, so any number of workers, and any division over
 machines of one kind with the same NumPy and MuJoCo, writes the same bytes. A shard appears under its name only when
@@ -6,7 +6,6 @@ it is complete; the same call again makes the rest.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from torchslots.data.formats.tfrecord import write_records
 from torchslots.io.errors import UserError
 from torchslots.io.files import remove_partial, write_file
-from torchslots.io.progress import progress
+from torchslots.io.progress import counted, progress
 from torchslots.io.workers import count_cores, in_order
 from torchslots.sim import tfds_info
 from torchslots.sim.record import make_record
@@ -203,13 +202,7 @@ def _write_missing(shards: list[Shard], settings: Settings, workers: int) -> Non
     ):
         for entry in shards:
             remove_partial(entry.path.parent, entry.path.name)
-            write_records(entry.path, _counted(islice(records, entry.count), advance))
-
-
-def _counted(records: Iterator[bytes], advance) -> Iterator[bytes]:
-    for record in records:
-        yield record
-        advance()
+            write_records(entry.path, counted(islice(records, entry.count), advance))
 
 
 def _write_descriptions(folder: Path, settings: Settings, shards: list[Shard]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
-from torchslots.sim.camera import Camera
+from torchslots.sim.camera import FOCAL_LENGTH, SENSOR_WIDTH, Camera
 from torchslots.sim.raycast import Cast, PlacedBody, RayGrid, Seen, apply, cast, rotate
 from torchslots.sim.render import ground
 
@@ -65,7 +65,7 @@ def boxes(
 ) -> list[tuple[Int64[np.ndarray, "n"], Float[np.ndarray, "n 4"]]]:
     """For each body the frames in which it is visible and its boxes there: (ymin, xmin, ymax, xmax) in 0..1.
 
-    The far edges are those of the last pixel, so a box that fills the picture is (0, 0, 1, 1).
+    The far edges are those of the last pixel, so a box that fills the image is (0, 0, 1, 1).
     """
     numbers = np.arange(1, count + 1)
     rows = (segmentation[..., None] == numbers).any(2)
@@ -133,5 +133,5 @@ def _pixels(grid: RayGrid, points: np.ndarray, frame: int) -> np.ndarray:
     """(row, column) in pixels of world points [3, n] in a frame."""
     camera = grid.camera
     local = apply(camera.rotations[frame].T, points - camera.positions[frame].astype(np.float32)[:, None])
-    scale = np.float32(35.0 / 32.0 * grid.size) / -local[2]
+    scale = np.float32(FOCAL_LENGTH / SENSOR_WIDTH * grid.size) / -local[2]
     return np.stack([-local[1] * scale, local[0] * scale]) + np.float32(grid.size / 2)

@@ -1,4 +1,4 @@
-"""Rigid-body motion of a scene with MuJoCo (simulation only, nothing is drawn).
+"""Rigid-body motion of a scene with MuJoCo (simulation only).
 
 Friction and restitution of a pair are the products of the two bodies', as in the engine behind the published
 sets.

@@ -36,7 +36,7 @@ def make_record(
     frames: int,
     samples: int,
 ) -> bytes:
-    """Draw, simulate, render and serialize one video.
+    """Sample, simulate, render and serialize one video.
 
     Raises:
         UserError: so many objects do not fit into the view.

@@ -1,4 +1,4 @@
-"""Pictures: what each ray sees, from the floor's and bodies' materials, lamps, shadows and reflections."""
+"""Render videos: what each ray sees, from the materials of floor and bodies, lamps, shadows and reflections."""
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -49,13 +49,13 @@ def render_video(
 def _render(scene: Scene, bodies: tuple[PlacedBody, ...], grid: RayGrid) -> Float32[np.ndarray, "T H W 3"]:
     hits = cast(bodies, grid)
     shadows = Shadows(bodies, scene.lights)
-    picture = _surroundings(scene, shadows, grid, hits.ids == 0)
+    image = _surroundings(scene, shadows, grid, hits.ids == 0)
     for number, seen in enumerate(hits.seen):
         if len(seen.rays.rays):
-            picture[:, seen.rays.rays] = _body_colors(scene, shadows, grid, number, seen)
-    np.minimum(picture, _BRIGHTEST, out=picture)
+            image[:, seen.rays.rays] = _body_colors(scene, shadows, grid, number, seen)
+    np.minimum(image, _BRIGHTEST, out=image)
     size, samples = grid.size // grid.samples, grid.samples
-    pixels = picture.reshape(3, grid.num_frames, size, samples, size, samples).mean((3, 5))
+    pixels = image.reshape(3, grid.num_frames, size, samples, size, samples).mean((3, 5))
     return pixels.transpose(1, 2, 3, 0)
 
 
@@ -86,15 +86,15 @@ def _surroundings(
     ]
     albedo = [_floor_colors(scene, grid, t, *places[t]) for t in range(count)]
     sky = [np.where(floor, 0, scene.backdrop.sky_color(points)) for points, floor in places]
-    picture = np.empty((3, grid.num_frames * grid.per_frame), np.float32)
+    image = np.empty((3, grid.num_frames * grid.per_frame), np.float32)
     for frame in range(grid.num_frames):
         part, k = slice(frame * grid.per_frame, (frame + 1) * grid.per_frame), at(frame)
         for channel in range(3):
             received = np.full(grid.per_frame, scene.ambient, np.float32)
             for number, lamp in enumerate(scene.lights):
                 received += light[number][k] * np.float32(lamp.color[channel]) * shares[number][part]
-            picture[channel, part] = albedo[k][channel] * received + sky[k][channel]
-    return picture
+            image[channel, part] = albedo[k][channel] * received + sky[k][channel]
+    return image
 
 
 def _floor_colors(scene: Scene, grid: RayGrid, frame: int, points: Vectors, is_floor: np.ndarray) -> Colors:

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
-from torchslots.data.formats.example import encode_example, encode_one_byte_strings
+from torchslots.data.formats.example import encode_example
 from torchslots.sim.solids import SOLIDS, Solid
 
 SIZE = 64
-"""Height and width of a picture in pixels."""
+"""Height and width of an image in pixels."""
 SKY, FLOOR, LEFT_WALL, RIGHT_WALL = range(4)
 NUM_BACKGROUND = 4
 MOST_OBJECTS = 3
@@ -27,7 +27,7 @@ _LEAST_SEEN = 12
 _WALL, _HEIGHT = 3.0, 1.7
 """Half the width of the room, and how high its walls are, in metres."""
 _CAMERA_HEIGHT, _CAMERA_DISTANCE, _FOCUS = 1.35, 2.7, 0.95
-"""Metres above the floor and from the middle of the room, and focal length in picture widths."""
+"""Metres above the floor and from the middle of the room, and focal length in image widths."""
 _TOWARD_LIGHT = np.array([0.35, -0.25, 0.9], np.float32) / np.float32(math.sqrt(0.995))
 _AMBIENT, _SHADOW = 0.45, 0.55
 _SKY_COLOR = (0.55, 0.75, 0.95)
@@ -88,15 +88,15 @@ class _Hit(NamedTuple):
 def room_record(rng: Rng, most_objects: int = MOST_OBJECTS) -> bytes:
     """One record of the published schema; where there are fewer objects, the last masks are empty."""
     image, mask = sample_room(rng, most_objects)
-    return encode_example({"image": encode_one_byte_strings(image), "mask": encode_one_byte_strings(mask)})
+    return encode_example({"image": image, "mask": mask}, one_byte=("image", "mask"))
 
 
 def sample_room(
     rng: Rng, most_objects: int = MOST_OBJECTS
 ) -> tuple[UInt8[np.ndarray, "64 64 3"], UInt8[np.ndarray, "E 64 64 1"]]:
-    """Draw a room with 1 to `most_objects` objects: picture, and masks of 0 or 255 that make it up.
+    """Sample a room with 1 to `most_objects` objects: its image, and masks of 0 or 255 that make it up.
 
-    Rooms are drawn again until each object is seen.
+    Rooms are sampled again until each object is seen.
     """
     while True:
         room = _sample(rng, int(rng.integers(1, most_objects + 1)))

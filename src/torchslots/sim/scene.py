@@ -42,28 +42,9 @@ COLORS = {
 """CLEVR's colours, sRGB 0..255, in the order of the published labels."""
 SIZES = {"small": 0.7, "large": 1.4}
 """Edge of a cube, diameter of a sphere, in metres."""
-CATEGORIES = (
-    *(
-        "Action Figures",
-        "Bag",
-        "Board Games",
-        "Bottles and Cans and Cups",
-        "Camera",
-        "Car Seat",
-        "Consumer Goods",
-    ),
-    *(
-        "Hat",
-        "Headphones",
-        "Keyboard",
-        "Legos",
-        "Media Cases",
-        "Mouse",
-        "None",
-        "Shoe",
-        "Stuffed Toys",
-        "Toys",
-    ),
+CATEGORIES = tuple(
+    "Action Figures,Bag,Board Games,Bottles and Cans and Cups,Camera,Car Seat,Consumer Goods,Hat,Headphones,Keyboard,"
+    "Legos,Media Cases,Mouse,None,Shoe,Stuffed Toys,Toys".split(",")
 )
 """The published category labels of MOVi-C and E; ours are boxes, cans and balls."""
 _CATEGORY_OF = {"cube": "Media Cases", "cylinder": "Bottles and Cans and Cups", "sphere": "Toys"}
@@ -159,7 +140,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Kind:
-    """What makes a published set: how its camera, objects, lights and surroundings are drawn.
+    """What makes a published set: how its camera, objects, lights and surroundings are sampled.
 
     `objects` = fewest and most; `thrown` = how many of them move at most (the rest stand on the floor).
     """
@@ -175,7 +156,7 @@ class Kind:
 
 
 def sample_scene(variant: Variant, counts: tuple[int, int], num_frames: int, rng: Rng) -> Scene:
-    """Draw a scene with `counts` = (fewest, most) objects.
+    """Sample a scene with `counts` = (fewest, most) objects.
 
     Raises:
         UserError: so many objects do not fit into the view.

@@ -1,4 +1,4 @@
-"""Coloured squares, ellipses and hearts on grey, 64 x 64 pixels, many pictures at once.
+"""Coloured squares, ellipses and hearts on grey, 64 x 64 pixels, many images at once.
 
 In the manner of Multi-dSprites, coloured on grayscale (Kabra et al., Multi-Object Datasets, 2019), with its names; the
 ranges of sizes and colours are chosen here. Later sprites hide earlier ones.
@@ -9,22 +9,20 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 
-from torchslots.data.formats.example import encode_example, encode_one_byte_strings
-
 SIZE = 64
-"""Height and width of a picture in pixels."""
+"""Height and width of an image in pixels."""
 SPRITES = (2, 5)
-"""Fewest and most of a picture."""
+"""Fewest and most of an image."""
 NUM_ENTITIES = 1 + SPRITES[1]
 SQUARE, ELLIPSE, HEART = 1.0, 2.0, 3.0
 _REACH = 0.17
-"""Half the extent of a sprite of scale 1, in picture widths."""
+"""Half the extent of a sprite of scale 1, in image widths."""
 _LEAST_SEEN = 16
-"""Pixels of a sprite that are not hidden, or the picture is drawn again."""
+"""Pixels of a sprite that are not hidden, or the image is sampled again."""
 
 
 class Sprites(NamedTuple):
-    """Some pictures and what is in them; entity 0 is the background, entities that are not there are zeros."""
+    """A batch of images and what is in them; entity 0 is the background, entities that are not there are zeros."""
 
     image: UInt8[np.ndarray, "B 64 64 3"]
     mask: UInt8[np.ndarray, "B 64 64 6 1"]
@@ -44,38 +42,30 @@ class Sprites(NamedTuple):
 
 
 def sample_sprites(count: int, rng: np.random.Generator) -> Sprites:
-    """Draw pictures; those with a sprite that is hidden are drawn again."""
-    draws, ids = _draw(count, rng)
-    while len(bad := np.flatnonzero(_hidden(draws, ids))):
-        fresh, ids[bad] = _draw(len(bad), rng)
-        for name, values in fresh.items():
-            draws[name][bad] = values
+    """Sample images; those with a sprite that is hidden are sampled again."""
+    values, ids = _sample(count, rng)
+    while len(bad := np.flatnonzero(_hidden(values, ids))):
+        fresh, ids[bad] = _sample(len(bad), rng)
+        for name, some in fresh.items():
+            values[name][bad] = some
     mask = ids[..., None] == np.arange(NUM_ENTITIES)
-    image = np.take_along_axis(draws["color"], ids.reshape(count, -1, 1), 1).reshape(count, SIZE, SIZE, 3)
-    draws["visibility"][:, 0] = 1
+    image = np.take_along_axis(values["color"], ids.reshape(count, -1, 1), 1).reshape(count, SIZE, SIZE, 3)
+    values["visibility"][:, 0] = 1
     return Sprites(
         image=(image * 255 + 0.5).astype(np.uint8),
         mask=mask[..., None].astype(np.uint8) * np.uint8(255),
-        **{name: values.astype(np.float32) for name, values in draws.items()},
+        **{name: each.astype(np.float32) for name, each in values.items()},
     )
 
 
-def encode_sprites(pictures: Sprites) -> list[bytes]:
-    """One record of the published schema for each picture."""
-    records = []
-    for picture in (Sprites(*parts) for parts in zip(*pictures)):
-        features = picture._asdict()
-        features |= {name: encode_one_byte_strings(features[name]) for name in ("image", "mask")}
-        records.append(encode_example(features))
-    return records
-
-
-def _draw(count: int, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], Int64[np.ndarray, "B 64 64"]]:
+def _sample(
+    count: int, rng: np.random.Generator
+) -> tuple[dict[str, np.ndarray], Int64[np.ndarray, "B 64 64"]]:
     """Properties by name, and the entity of each pixel."""
     present = np.arange(NUM_ENTITIES) <= rng.integers(SPRITES[0], SPRITES[1] + 1, count)[:, None]
     present[:, 0] = False
     shape = (count, NUM_ENTITIES)
-    draws = {
+    values = {
         "x": rng.uniform(0.1, 0.9, shape),
         "y": rng.uniform(0.1, 0.9, shape),
         "shape": rng.integers(1, 4, shape).astype(np.float64),
@@ -83,28 +73,28 @@ def _draw(count: int, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], 
         "orientation": rng.uniform(0, 2 * np.pi, shape),
         "scale": rng.uniform(0.5, 1.0, shape),
     }
-    draws = {name: values * present for name, values in draws.items()}
-    draws["color"] = rng.uniform(0.1, 1.0, (*shape, 3)) * present[..., None]
-    draws["color"][:, 0] = rng.uniform(0, 0.9, (count, 1))
-    inside = _inside(draws) & present[..., None, None]
+    values = {name: each * present for name, each in values.items()}
+    values["color"] = rng.uniform(0.1, 1.0, (*shape, 3)) * present[..., None]
+    values["color"][:, 0] = rng.uniform(0, 0.9, (count, 1))
+    inside = _inside(values) & present[..., None, None]
     ids = np.where(inside, np.arange(NUM_ENTITIES)[:, None, None], 0).max(1)
-    return draws, ids
+    return values, ids
 
 
-def _hidden(draws: dict[str, np.ndarray], ids: Int64[np.ndarray, "B 64 64"]) -> Bool[np.ndarray, "B"]:
+def _hidden(values: dict[str, np.ndarray], ids: Int64[np.ndarray, "B 64 64"]) -> Bool[np.ndarray, "B"]:
     seen = (ids[:, None] == np.arange(NUM_ENTITIES)[:, None, None]).sum((2, 3))
-    return ((seen < _LEAST_SEEN) & (draws["visibility"] > 0))[:, 1:].any(1)
+    return ((seen < _LEAST_SEEN) & (values["visibility"] > 0))[:, 1:].any(1)
 
 
-def _inside(draws: dict[str, np.ndarray]) -> Bool[np.ndarray, "B E 64 64"]:
+def _inside(values: dict[str, np.ndarray]) -> Bool[np.ndarray, "B E 64 64"]:
     """Which pixel middles lie within each sprite, hidden or not."""
     at = (np.arange(SIZE) + 0.5) / SIZE
-    across = at - draws["x"][..., None, None]
-    down = at[:, None] - draws["y"][..., None, None]
-    reach = _REACH * np.maximum(draws["scale"], 0.1)[..., None, None]
-    cosine, sine = (wave(draws["orientation"])[..., None, None] for wave in (np.cos, np.sin))
+    across = at - values["x"][..., None, None]
+    down = at[:, None] - values["y"][..., None, None]
+    reach = _REACH * np.maximum(values["scale"], 0.1)[..., None, None]
+    cosine, sine = (wave(values["orientation"])[..., None, None] for wave in (np.cos, np.sin))
     u, v = (cosine * across + sine * down) / reach, (cosine * down - sine * across) / reach
-    kind = draws["shape"][..., None, None]
+    kind = values["shape"][..., None, None]
     square = np.maximum(np.abs(u), np.abs(v)) < 0.75
     return np.where(kind == SQUARE, square, np.where(kind == ELLIPSE, _ellipse(u, v), _heart(u, v)))
 

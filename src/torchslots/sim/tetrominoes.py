@@ -1,4 +1,4 @@
-"""Tetrominoes: three pieces of four cells on black, 35 x 35 pixels, many pictures at once.
+"""Tetrominoes: three pieces of four cells on black, 35 x 35 pixels, many images at once.
 
 The 19 shapes, 6 colours and names are those of the published set (Kabra et al., Multi-Object Datasets, 2019). Chosen
 here: cells of 4 pixels, any place where the pieces do not touch the same pixel, and the order of shapes.
@@ -9,10 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from torchslots.data.formats.example import encode_example, encode_one_byte_strings
-
 SIZE = 35
-"""Height and width of a picture in pixels."""
+"""Height and width of an image in pixels."""
 CELL = 4
 """Edge of one of a piece's four cells in pixels."""
 NUM_PIECES = 3
@@ -54,7 +52,7 @@ _SPRITES = np.stack(
 
 
 class Tetrominoes(NamedTuple):
-    """Some pictures and what is in them; entity 0 is the background."""
+    """A batch of images and what is in them; entity 0 is the background."""
 
     image: UInt8[np.ndarray, "B 35 35 3"]
     mask: UInt8[np.ndarray, "B 4 35 35 1"]
@@ -70,7 +68,7 @@ class Tetrominoes(NamedTuple):
 
 
 def sample_tetrominoes(count: int, rng: np.random.Generator) -> Tetrominoes:
-    """Draw pictures; pieces that overlap are drawn again, all three."""
+    """Sample images; pieces that overlap are sampled again, all three."""
     shapes = rng.integers(len(SHAPES), size=(count, NUM_PIECES))
     corners = _corners(shapes, rng)
     masks = _masks(shapes, corners)
@@ -92,19 +90,8 @@ def sample_tetrominoes(count: int, rng: np.random.Generator) -> Tetrominoes:
     )
 
 
-def encode_tetrominoes(pictures: Tetrominoes) -> list[bytes]:
-    """One record of the published schema for each picture."""
-    records = []
-    for picture in (Tetrominoes(*parts) for parts in zip(*pictures)):
-        features = {name: getattr(picture, name) for name in ("x", "y", "shape", "color", "visibility")}
-        for name in ("image", "mask"):
-            features[name] = encode_one_byte_strings(getattr(picture, name))
-        records.append(encode_example(features))
-    return records
-
-
 def _corners(shapes: Int64[np.ndarray, "B P"], rng: np.random.Generator) -> Int64[np.ndarray, "B P 2"]:
-    """Upper and left edges that keep the pieces within the picture."""
+    """Upper and left edges that keep the pieces within the image."""
     return rng.integers(SIZE - _EXTENTS[shapes] + 1)
 
 
@@ -115,8 +102,8 @@ def _masks(
     offsets = np.arange(_SPRITE)
     rows = corners[..., 0, None, None] + offsets[:, None]
     columns = corners[..., 1, None, None] + offsets
-    picture, piece = np.ogrid[: shapes.shape[0], : shapes.shape[1]]
-    canvas[picture[..., None, None], piece[..., None, None], rows, columns] = _SPRITES[shapes]
+    index, piece = np.ogrid[: shapes.shape[0], : shapes.shape[1]]
+    canvas[index[..., None, None], piece[..., None, None], rows, columns] = _SPRITES[shapes]
     return canvas[..., :SIZE, :SIZE]
 
 

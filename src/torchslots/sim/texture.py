@@ -56,12 +56,12 @@ class SolidTexture:
 
 
 class Relief:
-    """A square picture that repeats over the floor, kept at several sizes so that far away it does not flicker."""
+    """A square image that repeats over the floor, kept at several sizes so that far away it does not flicker."""
 
-    def __init__(self, picture: Float32[np.ndarray, "3 N N"], metres: float) -> None:
-        self.size = picture.shape[1]
+    def __init__(self, image: Float32[np.ndarray, "3 N N"], metres: float) -> None:
+        self.size = image.shape[1]
         self.texel = metres / self.size
-        levels = [picture]
+        levels = [image]
         while levels[-1].shape[1] > 1:
             half = levels[-1].shape[1] // 2
             levels.append(levels[-1].reshape(3, half, 2, half, 2).mean((2, 4)))
@@ -101,7 +101,7 @@ class Sky:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """Floor and sky; without pictures the floor is plain and the sky goes from `horizon` quickly to `zenith`."""
+    """Floor and sky; without images the floor is plain and the sky goes from `horizon` quickly to `zenith`."""
 
     name: str
     floor: Vector
@@ -153,7 +153,7 @@ def _palette(rng: Rng) -> Float32[np.ndarray, "3 3"]:
 
 
 def plain_backdrop(rng: Rng) -> Backdrop:
-    """MOVi-A's gray floor; nothing is drawn from `rng`."""
+    """MOVi-A's gray floor; `rng` is not used."""
     return Backdrop("clevr", (FLOOR_GRAY, FLOOR_GRAY, FLOOR_GRAY))
 
 
@@ -163,9 +163,9 @@ def sample_backdrop(rng: Rng) -> Backdrop:
     low, high, exponent = _GROUNDS[kind]
     height = 0.5 + 0.25 * _noise(_TILE, _TILE, exponent, rng)
     tint = _channels(rng.uniform(0.8, 1.2, 3))
-    picture = (_channels(low) + (_channels(high) - _channels(low)) * height) * tint
-    relief = Relief(np.clip(picture, 0.01, 0.9).astype(np.float32), metres=float(rng.uniform(7, 14)))
-    r, g, b = (float(value) for value in picture.mean((1, 2)))
+    image = (_channels(low) + (_channels(high) - _channels(low)) * height) * tint
+    relief = Relief(np.clip(image, 0.01, 0.9).astype(np.float32), metres=float(rng.uniform(7, 14)))
+    r, g, b = (float(value) for value in image.mean((1, 2)))
     name = f"{kind}_{int(rng.integers(1 << 24)):06x}"
     return Backdrop(name, (r, g, b), relief=relief, sky=_sample_sky(np.array(low), rng))
 

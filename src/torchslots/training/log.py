@@ -16,7 +16,7 @@ import numpy as np
 
 from torchslots.io.errors import UserError
 from torchslots.io.files import disk_errors, write_file
-from torchslots.io.run_log import METRICS_NAME, _lines
+from torchslots.io.run_log import METRICS_NAME, read_records
 
 _T = TypeVar("_T")
 
@@ -127,7 +127,7 @@ class Clock:
 def _truncate(file: Path, step: int) -> None:
     """Keep the records up to `step`; rewritten as a whole, so that a cut last line never joins the next."""
     if file.exists():
-        kept = [json.dumps(record) + "\n" for record in _lines(file) if record["step"] <= step]
+        kept = [json.dumps(record) + "\n" for record in read_records(file) if record["step"] <= step]
         write_file(file, "".join(kept), durable=True)
 
 

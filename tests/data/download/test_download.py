@@ -24,8 +24,7 @@ from data.movi_files import movi_contents
 from recorded import GOLDEN
 from torchslots.data.catalog import open_dataset
 from torchslots.data.config import DataConfig
-from torchslots.data.download import http as module
-from torchslots.data.download import http as remote
+from torchslots.data.download import http
 from torchslots.data.download.sets import download
 from torchslots.data.sets.movi import MoviReader
 from torchslots.io import files
@@ -158,7 +157,7 @@ def bucket(monkeypatch):
     thread.start()
     monkeypatch.setenv("TORCHSLOTS_MIRROR", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(http, "_FIRST_PAUSE", 0.001)
     yield bucket
     server.shutdown()
     server.server_close()
@@ -362,7 +361,7 @@ def test_a_disk_that_fills_up_keeps_what_has_come(bucket, tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_copy", full)
+        patch.setattr(http, "_copy", full)
         with pytest.raises(UserError, match=r"cannot be written: No space left.*What has come is kept"):
             download("movi_a", tmp_path)
     folder = tmp_path / "movi_a" / "128x128" / "1.0.0"
@@ -400,9 +399,9 @@ def test_ctrl_c_keeps_what_has_come(bucket, tmp_path, monkeypatch):
 
     bucket.on_request = on_request
     bucket.break_after = {shard("train", 1, 4): [2500] + [0] * 99}
-    monkeypatch.setattr(module, "MOST_FAILURES", 10_000)
+    monkeypatch.setattr(http, "_MOST_FAILURES", 10_000)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "wait", interrupted)
+        patch.setattr(http, "wait", interrupted)
         download("movi_a", tmp_path, connections=2)
     assert part.stat().st_size == 2500
     for name in record_files(folder):

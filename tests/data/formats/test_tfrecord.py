@@ -21,10 +21,10 @@ from torchslots.data.formats.example import (
 from torchslots.data.formats.tfrecord import (
     CorruptRecord,
     RecordFile,
-    index_places,
     masked_crc,
     write_records,
 )
+from torchslots.io.cache import cache_places
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_file
 
@@ -52,11 +52,11 @@ def test_recorded_shard_survives_parsing_and_writing(tmp_path: Path):
         np.testing.assert_array_equal(again[name], value, strict=isinstance(value, np.ndarray))
 
 
-def test_index_is_kept_beside_the_data_and_made_anew_when_the_file_changes(tmp_path: Path, monkeypatch):
+def test_index_is_stored_beside_the_data_and_made_anew_when_the_file_changes(tmp_path: Path, monkeypatch):
     path = tmp_path / "a.tfrecord"
     write_records(path, [b"x" * 10] * 3)
     assert len(RecordFile(path)) == 3
-    assert index_places(path)[0].exists()
+    assert cache_places(path, ".index.npz")[0].exists()
     monkeypatch.setattr(tfrecord, "_scan", lambda *_: pytest.fail("the index should have been used"))
     assert RecordFile(path).read(2) == b"x" * 10
     monkeypatch.undo()
@@ -68,7 +68,7 @@ def test_broken_index_is_ignored(tmp_path: Path):
     path = tmp_path / "a.tfrecord"
     write_records(path, [b"x"] * 3)
     assert len(RecordFile(path)) == 3
-    index_places(path)[0].write_bytes(b"\x93NUMPY nonsense")
+    cache_places(path, ".index.npz")[0].write_bytes(b"\x93NUMPY nonsense")
     assert len(RecordFile(path)) == 3
 
 
@@ -80,7 +80,7 @@ def test_index_goes_to_the_cache_when_the_folder_cannot_be_written(tmp_path: Pat
         "a file where the folder should be: writing fails, as on read-only disks"
     )
     assert len(RecordFile(data / "a.tfrecord")) == 3
-    beside, cached = index_places(data / "a.tfrecord")
+    beside, cached = cache_places(data / "a.tfrecord", ".index.npz")
     assert (
         cached.is_relative_to(tmp_path / "cache" / "torchslots") and cached.exists() and not beside.exists()
     )

@@ -243,7 +243,7 @@ def test_a_shard_that_was_cut_off(records: Path):
         ({"image_index": None}, "has no `image_index`"),
         (
             {"image": np.zeros((7, 1, 3), np.uint8)},
-            "21 bytes as `image`, no picture of the aspect 240 to 320",
+            "21 bytes as `image`, no image of the aspect 240 to 320",
         ),
         ({"image": np.zeros((6, 8, 3), np.uint8)}, "ids of another size"),
         ({"num_objects": np.zeros(0, np.int64)}, "an empty `num_objects`"),

@@ -181,7 +181,7 @@ def test_videos_and_frames_are_in_the_order_of_their_numbers(tmp_path: Path):
         ("00000003_mask_04.png", "gone", r"00000003_mask_04.png: record 0 cannot be read"),
         ("00000003_mask_04.png", "cut", r"00000003_mask_04.png: record 0 cannot be read"),
         ("00000003_mask_04.png", "small", r"00000003_mask_04.png: record 0 is \(2, 2\)"),
-        ("00000003_mask_04.png", "colour", r"00000003_mask_04.png: record 0 is a picture of mode RGB, not L"),
+        ("00000003_mask_04.png", "colour", r"00000003_mask_04.png: record 0 is an image of mode RGB, not L"),
         ("00000004_image.png", "small", r"00000004_image.png: record 0 or its mask is \(2, 2\)"),
     ],
 )

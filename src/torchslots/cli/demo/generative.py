@@ -133,9 +133,7 @@ class _Seen(NamedTuple):
 
     def overlay(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Ids in colours over enlarged frames."""
-        factor = max(1, round(_TILE / self.frames.shape[1]))
-        large = ids.repeat(factor, axis=1).repeat(factor, axis=2)
-        return draw.overlay(draw.scale_up(self.frames, _TILE), large)
+        return draw.overlay(self.frames, ids, size=_TILE)
 
 
 def show(result: Result) -> Shown:

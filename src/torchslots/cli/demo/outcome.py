@@ -68,14 +68,14 @@ _CLOCK = (
 def _learning(result: Result, kind: Kind) -> list[Image]:
     """Curves of the training."""
     folder, run, label = result.plan.pictures, result.plan.run, LABELS[kind.monitor]
-    loss = draw.curves(
+    loss = draw.plot_curves(
         learning_curves(run, ["train/loss"]),
         folder / "loss.png",
         title="Training loss",
         y_label=f"loss, mean over {kind.unit}",
         log_y=True,
     )
-    score = draw.curves(
+    score = draw.plot_curves(
         learning_curves(run, [f"eval/{kind.monitor}"]),
         folder / f"{kind.monitor}.png",
         title=f"{label} on held-out {kind.unit}",

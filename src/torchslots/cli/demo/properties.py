@@ -71,7 +71,7 @@ def _plot_precision(result: Result) -> Path:
         name: (distances, [100 * report.metrics.get(f"ap_{threshold:g}", 0.0) for threshold in THRESHOLDS])
         for name, report in result.reports.items()
     }
-    return draw.curves(
+    return draw.plot_curves(
         series,
         result.plan.pictures / "average_precision.png",
         title="Average precision on held-out images",

@@ -108,7 +108,7 @@ def _plot_frames(result: Result) -> Path:
         for name, report in result.reports.items()
     }
     path = result.plan.pictures / "fg_ari_per_frame.png"
-    return draw.curves(per_frame, path, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
+    return draw.plot_curves(per_frame, path, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
 
 
 def show_memory(result: Result) -> Shown:

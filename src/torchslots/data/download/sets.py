@@ -1,4 +1,4 @@
-"""Published data sets over HTTPS: resumed, checked, in parallel, with nothing but urllib.
+"""Published data sets over HTTPS: resumed, checked, in parallel.
 
 The same command goes on where an interrupted one stopped. With fewer shards than were published, dataset_info.json is
 written to list those that are there, in a form for TFDS too.
@@ -6,7 +6,6 @@ written to list those that are there, in a form for TFDS too.
 
 import json
 import os
-import time
 import urllib.parse
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -15,22 +14,14 @@ from typing import Any
 
 from torchslots.data.catalog import Remote, RemoteFiles, entry
 from torchslots.data.download.archives import ENDINGS, extract
+from torchslots.data.download.bucket import SHARD, STORAGE, checked_info, offered_files, shard_names
 from torchslots.data.download.http import (
-    MOST_FAILURES,
-    SHARD,
-    STORAGE,
-    Broken,
     RemoteFile,
-    checked_info,
     download_all,
     fetch,
-    header_md5,
-    offered_files,
-    open_at,
-    pause,
     present,
-    shard_names,
-    told,
+    probe,
+    server_errors,
 )
 from torchslots.io.errors import UserError
 from torchslots.io.files import check_space, size_text, write_file
@@ -70,7 +61,7 @@ def download(
     prefix = remote.prefix.format(resolution=size)
     folder = Path(root) / prefix.removeprefix("tfds/")
     host = (base_url or os.environ.get("TORCHSLOTS_MIRROR") or STORAGE).rstrip("/")
-    with told(host):
+    with server_errors(host):
         info = checked_info(json.loads(fetch(f"{host}/{remote.bucket}/{prefix}/dataset_info.json")))
         offered = offered_files(host, remote.bucket, prefix, info)
     chosen = _choose(offered, info, splits, shards, f"{name} at {size} pixels")
@@ -214,25 +205,11 @@ def download_single(
         file for file, split in zip_longest(remote.files, remote.splits) if not splits or split in splits
     ]
     folder = root / PurePosixPath(place.path).name
-    with told(mirror or place.netloc):
-        files = [_probe(f"{address}/{file}", file) for file in wanted]
+    with server_errors(mirror or place.netloc):
+        files = [probe(f"{address}/{file}", file) for file in wanted]
     _check_room(folder, {file.name: file.size or 0 for file in files})
     download_all(files, folder, name, max(1, connections))
     for file in files:
         if file.name.endswith(ENDINGS):
             extract(folder / file.name)
     return folder
-
-
-def _probe(url: str, name: str) -> RemoteFile:
-    """Size and checksum by the head of the answer, asked for with patience; the file itself is not read."""
-    for failures in range(1, MOST_FAILURES + 1):
-        try:
-            with open_at(url) as response:
-                size = response.headers.get("Content-Length")
-                return RemoteFile(url, name, int(size) if size else None, header_md5(response))
-        except Broken:
-            if failures == MOST_FAILURES:
-                raise
-            time.sleep(pause(failures))
-    raise AssertionError("unreachable")

@@ -1,6 +1,6 @@
 """TFRecord files that are compressed as a whole (GZIP or ZLIB): read from the front, in bounded memory.
 
-Such files cannot be entered in the middle; `torchslots.data.array_cache` makes something of them that can. Pictures
+Such files cannot be entered in the middle; `torchslots.data.array_cache` makes something of them that can. Images
 in them are stored as one string for every byte, which are read here by slicing.
 """
 
@@ -188,7 +188,7 @@ def decode_one_byte_strings(raw: RawFeature) -> UInt8[np.ndarray, "n"]:
         return data[2::3]
     items = decode_bytes(raw)
     if len(items) != 1 and any(len(item) != 1 for item in items):
-        raise MalformedExample("strings of several bytes where each should be one byte of a picture")
+        raise MalformedExample("strings of several bytes where each should be one byte of an image")
     return np.frombuffer(b"".join(items), np.uint8)
 
 
@@ -199,8 +199,28 @@ def _is_pattern(data: UInt8[np.ndarray, "n"]) -> bool:
 
 @lru_cache(maxsize=8)
 def _pattern(size: int) -> tuple[UInt8[np.ndarray, "n"], UInt8[np.ndarray, "n"]]:
-    """Which bytes of so many are not pictures', and what they should be."""
+    """Which bytes of so many are not images', and what they should be."""
     repeat = size // 3
     return np.tile(np.array([255, 255, 0], np.uint8), repeat), np.tile(
         np.array([*_STRING, 0], np.uint8), repeat
     )
+
+
+def decode_plane(
+    raw: RawFeature, name: str, channels: int, resolution: tuple[int, int]
+) -> UInt8[np.ndarray, "H W *C"]:
+    """An image of one-byte strings: [H, W] for one channel, else [H, W, C].
+
+    Its size follows from its bytes and the aspect of the published `resolution` (height, width).
+
+    Raises:
+        MalformedExample: it has no such aspect.
+    """
+    values = decode_one_byte_strings(raw)
+    scale = (values.size / channels / (resolution[0] * resolution[1])) ** 0.5
+    height, width = round(resolution[0] * scale), round(resolution[1] * scale)
+    if not values.size or height * width * channels != values.size:
+        raise MalformedExample(
+            f"has {values.size} bytes as `{name}`, no image of the aspect {resolution[0]} to {resolution[1]}"
+        )
+    return values.reshape(height, width, channels) if channels > 1 else values.reshape(height, width)

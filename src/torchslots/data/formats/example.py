@@ -161,21 +161,26 @@ Value = bytes | Sequence[bytes] | np.ndarray | RawFeature
 """What a feature can be written from; a RawFeature is written as it is."""
 
 
-def encode_example(features: Mapping[str, Value]) -> bytes:
+def encode_example(features: Mapping[str, Value], one_byte: Collection[str] = ()) -> bytes:
     """Serialize an Example: bytes as bytes lists, float arrays as float lists, integers as int64 lists.
 
     Bool arrays count as integers; arrays are flattened in C order. Names are written in sorted order, so
     equal features give equal bytes.
 
+    Args:
+        one_byte: names of uint8 arrays that are written as lists of strings of one byte each.
+
     Raises:
         TypeError: a value of another kind.
     """
-    entries = (_encode_entry(name, features[name]) for name in sorted(features))
+    packed = {name: encode_one_byte_strings(np.asarray(features[name])) for name in one_byte}
+    whole = {**features, **packed}
+    entries = (_encode_entry(name, whole[name]) for name in sorted(whole))
     return _delimited(1, b"".join(_delimited(1, entry) for entry in entries))
 
 
 def encode_one_byte_strings(values: UInt8[np.ndarray, "*any"]) -> RawFeature:
-    """An array as a list of strings of one byte each, the way some published sets store pictures."""
+    """An array as a list of strings of one byte each, the way some published sets store images."""
     strings = np.empty((values.size, 3), np.uint8)
     strings[:, 0], strings[:, 1] = 1 << 3 | _BYTES, 1
     strings[:, 2] = values.reshape(-1)

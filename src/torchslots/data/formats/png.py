@@ -1,4 +1,4 @@
-"""PNG images of 8 and 16 bits as arrays, and files of pictures of a known kind."""
+"""PNG images of 8 and 16 bits as arrays, and files of images of a known kind."""
 
 import io
 from pathlib import Path
@@ -50,7 +50,7 @@ def _decode_deep_color(data: bytes) -> UInt[np.ndarray, "H W 3"]:
 def read_image(
     path: Path, record: int, modes: tuple[str, ...], formats: tuple[str, ...] = ("PNG",)
 ) -> UInt8[np.ndarray, "H W *C"]:
-    """A picture file's pixels as they are stored; of a palette its indices.
+    """An image file's pixels as they are stored; of a palette its indices.
 
     Args:
         record: Number of the example that it belongs to, for the message.
@@ -63,7 +63,7 @@ def read_image(
         with Image.open(path, formats=formats) as image:
             if image.mode not in modes:
                 kinds = " or ".join(modes)
-                raise CorruptRecord(path, record, f"is a picture of mode {image.mode}, not {kinds}")
+                raise CorruptRecord(path, record, f"is an image of mode {image.mode}, not {kinds}")
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise CorruptRecord(path, record, f"cannot be read: {error}") from error

@@ -1,12 +1,10 @@
 """TFRecord files: random access to uncompressed ones, with every checksum tested, and a writer.
 
 A record is its length (8 bytes), the length's checksum (4), the payload, and the payload's checksum (4). One
-walk over the lengths gives every record's place; a small index file keeps it, so that it happens once per
-file.
+walk over the lengths gives every record's place, which is stored so that it happens once for each file.
 """
 
 import contextlib
-import hashlib
 import os
 import struct
 import zlib
@@ -19,11 +17,11 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from torchslots.io.cache import cached
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_file
 
 _HEADER, _FOOTER = 12, 4
-_INDEX_VERSION = 1
 _LEVEL = 1
 """Of compression: the fastest."""
 
@@ -125,15 +123,13 @@ class RecordFile:
 
     @cached_property
     def _places(self) -> _Places:
+        index = cached(self.path, "index", self._scanned)
+        return _Places(index["starts"], str(index["damage"]) or None)
+
+    def _scanned(self) -> dict[str, np.ndarray]:
         with _opened(self.path) as descriptor:
-            stat = os.fstat(descriptor)
-            kept = _load_index(self.path, stat)
-            if kept is not None:
-                return _Places(kept)
-            places = _scan(descriptor, stat.st_size)
-        if places.damage is None:
-            _save_index(self.path, stat, places.starts)
-        return places
+            places = _scan(descriptor, os.fstat(descriptor).st_size)
+        return {"starts": places.starts, "damage": np.array(places.damage or "")}
 
 
 @contextlib.contextmanager
@@ -177,39 +173,3 @@ def _scan(descriptor: int, size: int) -> _Places:
             return _Places(np.array(starts), f"is cut off: it needs {position} bytes, the file has {size}")
         starts.append(position)
     return _Places(np.array(starts))
-
-
-def index_places(path: Path) -> tuple[Path, Path]:
-    """Where a file's index may lie: beside the data, or in the user's cache where that cannot be written."""
-    path = path.resolve()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchslots" / "index"
-    folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:16]
-    name = f"{path.name}.npy"
-    return path.parent / ".torchslots" / name, cache / folder / name
-
-
-def _load_index(path: Path, stat: os.stat_result) -> np.ndarray | None:
-    for place in index_places(path):
-        try:
-            table = np.load(place, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            continue
-        whole = table.dtype == np.int64 and table.ndim == 1 and len(table) > 3
-        if whole and (table[:3] == _stamp(stat)).all() and table[-1] == stat.st_size:
-            return table[3:]
-    return None
-
-
-def _save_index(path: Path, stat: os.stat_result, starts: np.ndarray) -> None:
-    """Keep the index in the first place that takes it; without any, it is made anew each time."""
-    for place in index_places(path):
-        try:
-            with atomic_file(place) as partial, partial.open("wb") as file:
-                np.save(file, np.concatenate([_stamp(stat), starts]))
-        except UserError:
-            continue
-        return
-
-
-def _stamp(stat: os.stat_result) -> np.ndarray:
-    return np.array([_INDEX_VERSION, stat.st_size, stat.st_mtime_ns], np.int64)

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from torchslots.data.array_cache import kept
 from torchslots.data.clips import Example, image_example
 from torchslots.data.find import folders, not_found
 from torchslots.data.formats.example import (
@@ -36,6 +35,7 @@ from torchslots.data.formats.png import decode_png
 from torchslots.data.formats.tfds import TfdsSplit, find_folder
 from torchslots.data.formats.tfrecord import CorruptRecord, RecordFile
 from torchslots.data.objects import LABELS, encode_objects
+from torchslots.io.cache import cached
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 
@@ -196,12 +196,12 @@ class _TfdsScenes:
             raise CorruptRecord(file, number, f"cannot be decoded: {error}") from error
 
     def counts(self) -> Int64[np.ndarray, "N"]:
-        """Objects in each image, counted once for each file and kept. Corrupt records count as having none."""
+        """Objects in each image, counted once for each file and stored. Corrupt records count as having none."""
         files = self._records.files
         with progress("Counting objects", len(files), "files") as advance:
             found = []
             for file in files:
-                found.append(kept(file.path, "objects", partial(_count_objects, file))["counts"])
+                found.append(cached(file.path, "objects", partial(_count_objects, file))["counts"])
                 advance(1)
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
@@ -255,7 +255,7 @@ class _OriginalScenes:
         if not self._listed.exists() and self._images.name == "test":
             names = np.array(sorted(path.name for path in self._images.glob("*.png")), np.str_)
             return _scene_table(names, [], [])
-        return kept(self._listed, "scenes", partial(_read_scenes, self._listed))
+        return cached(self._listed, "scenes", partial(_read_scenes, self._listed))
 
     @cached_property
     def _ends(self) -> Int64[np.ndarray, "N"]:

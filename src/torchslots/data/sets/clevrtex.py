@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from torchslots.data.array_cache import PackedShards, decode_plane
+from torchslots.data.array_cache import PackedShards
 from torchslots.data.clips import Example, image_example
 from torchslots.data.find import find_shards, folders
+from torchslots.data.formats.compressed import decode_plane
 from torchslots.data.formats.example import (
     MalformedExample,
     RawFeature,

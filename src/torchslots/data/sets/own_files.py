@@ -38,10 +38,10 @@ from torchslots.data.transforms import Crop, Sample, crop, limit_instances, mask
 from torchslots.io.errors import UserError
 from torchslots.io.video import (
     FILM_SUFFIXES,
-    PICTURE_SUFFIXES,
+    IMAGE_SUFFIXES,
     frame_count,
+    image_files,
     natural_key,
-    picture_files,
     read_frames,
 )
 
@@ -196,7 +196,7 @@ def existing_splits(root: Path) -> tuple[str, ...]:
 
 def _clips(folder: Path) -> list[Path]:
     entries = [entry for entry in folder.iterdir() if entry.name[0] != "." and entry.name != "masks"]
-    kinds = (*PICTURE_SUFFIXES, *FILM_SUFFIXES)
+    kinds = (*IMAGE_SUFFIXES, *FILM_SUFFIXES)
     unknown = [e for e in entries if e.is_file() and e.suffix.lower() not in (*kinds, *_BESIDE)]
     if unknown:
         raise UserError(
@@ -274,7 +274,7 @@ def read_masks(masks: Path, count: int, start: int = 0, stop: int | None = None)
         UserError: unreadable, in colour, negative or fractional, or not `count` of them.
     """
     if masks.is_dir():
-        files = picture_files(masks)
+        files = image_files(masks)
         _check_count(masks, len(files), count)
         planes = [_picture_ids(file) for file in files[start:stop]]
         _check_alike(masks, planes)

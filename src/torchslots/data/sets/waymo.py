@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int32, Integer
 
-from torchslots.data.array_cache import PackedShards, decode_plane
+from torchslots.data.array_cache import PackedShards
 from torchslots.data.clips import Example, image_example
 from torchslots.data.find import find, find_shards, folders
+from torchslots.data.formats.compressed import decode_plane
 from torchslots.data.formats.example import MalformedExample, decode_floats, decode_ints, scan_example
 from torchslots.io.errors import UserError
 

@@ -1,0 +1,73 @@
+"""Arrays computed once from a file and stored beside it, or in the user's cache where that cannot be written."""
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchslots.io.errors import UserError
+from torchslots.io.files import atomic_file
+
+_VERSION = 1
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def cache_places(path: Path, ending: str) -> tuple[Path, Path]:
+    """Where what is computed from a file may lie, by choice: `.torchslots` beside the file, or the user's cache."""
+    path = path.resolve()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchslots" / "index"
+    folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:16]
+    name = path.name + ending
+    return path.parent / ".torchslots" / name, cache / folder / name
+
+
+def file_stamp(path: Path) -> list[int]:
+    """Size in bytes and time of change in nanoseconds: of another stamp, what was computed is void.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened: {error.strerror}. Check the data folder.") from error
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def cached(path: Path, kind: str, make: Callable[[], Arrays]) -> Arrays:
+    """Arrays by name: those stored for a file under the word `kind`, or what `make` gives, which is stored.
+
+    Where nothing can be written they are computed each time.
+
+    Raises:
+        UserError: the file is not there.
+    """
+    stamp = np.array([_VERSION, *file_stamp(path)], np.int64)
+    places = cache_places(path, f".{kind}.npz")
+    for place in places:
+        with contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile):
+            arrays = _load(place)
+            if np.array_equal(arrays.pop("stamp", None), stamp):
+                return arrays
+    made = make()
+    for place in places:
+        with contextlib.suppress(UserError):
+            _store(place, {"stamp": stamp, **made})
+            break
+    return made
+
+
+def _load(place: Path) -> dict[str, Any]:
+    with np.load(place, allow_pickle=False) as table:
+        return {name: table[name] for name in table.files}
+
+
+def _store(place: Path, arrays: dict[str, Any]) -> None:
+    with atomic_file(place) as part, part.open("wb") as file:
+        np.savez(file, **arrays)
