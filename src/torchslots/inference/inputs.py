@@ -102,7 +102,7 @@ def _files(path: Path, each: bool) -> list[Path]:
     inside = sorted(path.iterdir(), key=lambda file: video.natural_key(file.name)) if path.is_dir() else []
     if not inside or not (each or any(file.suffix.lower() in _FILMS for file in inside)):
         return [path]
-    known = (*video.PICTURE_SUFFIXES, *video.FILM_SUFFIXES)
+    known = (*video.IMAGE_SUFFIXES, *video.FILM_SUFFIXES)
     return [file for file in inside if file.suffix.lower() in known]
 
 
