@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fidelity.__main__ import main
-from fidelity.cases import verify
 from fidelity.float64 import beside_float64
+from fidelity.systems import verify
 from torchslots.io.errors import UserError
 
 CASES = (
