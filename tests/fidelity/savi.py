@@ -39,7 +39,8 @@ from torchslots.models.types import Batch, Clip, State
 from torchslots.recipes.config import OptimConfig
 from torchslots.recipes.savi import ResNetConfig, SaviConfig
 
-_NOT_COMPARED = ("outputs/segmentations_margin", "sliced/slice_size")
+_NOT_COMPARED = ("outputs/segmentations_margin", "sliced/slice_size", "grad_sum/")
+"""Margins and sizes; sums of gradients, which cancel, so that no part of them is a tolerance."""
 _FINAL = "final_param_norm/"
 
 
@@ -60,7 +61,7 @@ class Kind(NamedTuple):
 def rows(case: Case) -> Rows:
     """How near ours must be to each recorded tensor."""
     found = {name: _row(case, name, recorded) for name, recorded in case.outputs.items()}
-    known = {name: row for name, row in found.items() if name not in _NOT_COMPARED}
+    known = {name: row for name, row in found.items() if not name.startswith(_NOT_COMPARED)}
     for folder in _trajectories(case):
         for name, recorded in read_arrays(folder / "trajectory.npz").items():
             if not is_zero_gradient(name) and (name.startswith(_FINAL) or name in ("loss", "learning_rate")):
