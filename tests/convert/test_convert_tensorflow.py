@@ -21,7 +21,7 @@ def test_a_converted_model_predicts_as_the_original(golden, tmp_path, name, step
     done = convert(golden / name / "checkpoint", tmp_path / "out", config=golden / name / "config.json")
     assert done.step == step
     assert f"of the family slot_attention after {step} updates" in str(done)
-    assert done.num_weights == sum(p.numel() for p in load(case)[2].parameters())
+    assert done.num_weights == sum(p.numel() for p in load(case).model.parameters())
     found = hub.load_model(tmp_path / "out").predict(to_batch(case.inputs))
     slots = torch.from_numpy(case.outputs["slots_iter"][-1])
     torch.testing.assert_close(found.slots[:, 0], slots, rtol=1e-4, atol=1e-5)

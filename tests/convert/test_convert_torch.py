@@ -9,8 +9,9 @@ import torchslots
 from fidelity.cases import read_case
 from fidelity.hash_init import state_dict, with_model
 from fidelity.vqvae import load, to_batch
-from torchslots.convert import systems as torch_systems
+from torchslots.convert import systems
 from torchslots.convert.convert import convert
+from torchslots.convert.originals import vqvae
 from torchslots.convert.readers import torch as torch_checkpoint
 from torchslots.io.errors import UserError
 from torchslots.training import checkpoint, optim
@@ -71,7 +72,7 @@ def test_other_systems_files_and_recipes_are_refused(golden, tmp_path):
     folder = with_model(golden / "dvae_mini", tmp_path)
     with pytest.raises(UserError, match=r"is a checkpoint of STEVE's discrete VAE.*dvae_movi_d"):
         convert(folder / "model.pth", tmp_path / "out", recipe="vqvae_movi_e")
-    with pytest.raises(UserError, match="other sizes than the recipe"):
+    with pytest.raises(UserError, match="of another shape"):
         convert(folder / "model.pth", tmp_path / "out", recipe="dvae_movi_e")
     with pytest.raises(UserError, match=r"discrete VAE, .* configures VQ-VAE"):
         convert(folder / "model.pth", tmp_path / "out", config=golden / "vqvae_mini" / "config.json")
@@ -83,7 +84,7 @@ def test_training_goes_on_with_the_original_s_moments(golden, tmp_path):
     case = read_case(with_model(golden / "vqvae_mini", tmp_path))
     rates = [step[0] for step in case.config["train"]["train_lrs"]]
     losses = case.config["train"]["train_losses"]
-    _, model = load(case)
+    model = load(case).model
     theirs = _train(model, torch.optim.Adam(_in_their_order(model, case)), case, rates[:3])
     file = _save_as_they_do(theirs, model, case, tmp_path / "model_3.pth")
     done = convert(
@@ -111,7 +112,7 @@ def test_training_goes_on_with_the_original_s_moments(golden, tmp_path):
 
 
 def _in_their_order(model, case):
-    names = {leaf.path: leaf.name for leaf in torch_systems.SYSTEMS[3].leaves(model.config)}
+    names = {leaf.path: leaf.name for leaf in vqvae.leaves(model.config)}
     return [model.get_parameter(names[name]) for name in state_dict(case.folder)]
 
 
@@ -125,7 +126,7 @@ def _train(model, optimizer, case, rates):
 
 
 def _save_as_they_do(optimizer, model, case, path):
-    leaves = {leaf.path: leaf for leaf in torch_systems.SYSTEMS[3].leaves(model.config)}
+    leaves = {leaf.path: leaf for leaf in vqvae.leaves(model.config)}
     shapes = state_dict(case.folder)
     weights = {
         name: model.get_parameter(leaves[name].name).detach().view(shapes[name].shape) for name in shapes
@@ -144,9 +145,9 @@ def test_the_optimiser_s_groups_are_the_original_s(golden):
         name: list(state_dict(golden / name)) for name in ("steve_mini", "savi_ldm_mini", "savi_torch_mini")
     }
     groups = {
-        name: torch_systems.system_of(torch_checkpoint.TorchCheckpoint(golden, dict.fromkeys(found))).trained(
-            found
-        )
+        name: systems.program_of(
+            torch_checkpoint.TorchCheckpoint(golden, dict.fromkeys(found)), systems.TORCH
+        ).groups(found)
         for name, found in names.items()
     }
     rest, decoder = groups["steve_mini"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fidelity.cases import read_case
-from fidelity.slot_attention import load, moments, to_batch
+from fidelity.slot_attention import load, to_batch
 from torchslots.convert.convert import write_run
 from torchslots.io.errors import UserError
 from torchslots.recipes.config import OptimConfig, TrainConfig
@@ -41,9 +41,10 @@ def recipe(golden):
 
 def test_training_goes_on_along_the_recorded_trajectory(golden, recipe, tmp_path):
     case = read_case(golden / CASE)
-    read, config, model = load(case)
+    loaded = load(case)
+    config, read = loaded.config, loaded.read
     recipe = replace(recipe, model=config)
-    write_run(tmp_path, recipe, model, moments(read, config, model), read.step)
+    write_run(tmp_path, recipe, loaded.model, loaded.adam(), read.step)
     saved = checkpoint.latest(tmp_path, print)
     assert saved is not None and saved.state.step == read.step == 2
     step = TrainStep(build(config), recipe.optim, recipe.train, "cpu")
@@ -59,8 +60,8 @@ def test_training_goes_on_along_the_recorded_trajectory(golden, recipe, tmp_path
 
 
 def test_what_cannot_go_on_is_refused(golden, recipe, tmp_path):
-    read, config, model = load(read_case(golden / CASE))
-    memory = moments(read, config, model)
+    loaded = load(read_case(golden / CASE))
+    model, memory = loaded.model, loaded.adam()
     with pytest.raises(UserError, match="weights alone"):
         write_run(tmp_path, recipe, model, {}, 3)
     write_run(tmp_path, recipe, model, memory, 3)

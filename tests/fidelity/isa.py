@@ -1,122 +1,119 @@
-"""Invariant Slot Attention's recorded cases: our rounds, pictures, gradients and steps beside the original's."""
+"""Invariant Slot Attention's recordings: rounds, images, gradients and steps."""
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fidelity.cases import OUTPUT_TOLERANCE, Case, Check, compare, compare_integers, compare_zero
-from torchslots.convert import layouts
-from torchslots.convert.convert import adam_state
+from fidelity.cases import Case, Row, Rows, System, constant, integers, read_arrays, zero_gradient
+from fidelity.loading import Loaded, check_digests, load_made, streamed_weights
+from fidelity.loading import load as load_checkpoint
+from fidelity.training import gradients, train
 from torchslots.convert.layouts import Arrays
-from torchslots.convert.originals import isa as isa_flax
-from torchslots.convert.readers import flax as flax_checkpoint
-from torchslots.io.errors import UserError
 from torchslots.models.decoders.broadcast import lowest_argmax
-from torchslots.models.model import ObjectCentricModel
+from torchslots.models.model import ObjectCentricModel, conditioning
 from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.invariant import InvariantSlotAttention, statistics
-from torchslots.models.types import Batch, Clip, Conditioning, Pose, State
+from torchslots.models.types import Batch, Pose, State
 from torchslots.recipes.config import OptimConfig
-from torchslots.recipes.isa import IsaConfig, build
-from torchslots.training import optim
+from torchslots.recipes.isa import IsaConfig
 
 GRADIENT_TOLERANCE = 1e-2
 """Relative, of each weight's gradient norm; the eigenvectors behind rotations amplify rounding."""
 GRADIENT_FLOOR = 1e-4
 """Of the whole gradient's norm, on top."""
-
 FINAL_TOLERANCE = 1e-2
 """Of weights after a few steps of Adam, which makes full steps of gradients that are rounding noise: starting from
 weights changed by 3e-7, the recorded five steps end up to 5e-3 apart."""
+_FIGURES = {"loss": Row.tolerance, "lr": Row.tolerance, "grad_global_norm": GRADIENT_TOLERANCE}
 
 
-def checks(case: Case) -> Iterator[Check]:
-    """Every recorded tensor of the case."""
-    config, model = load(case)
-    batch, pose = to_batch(case.inputs), recorded_pose(config, case.inputs["init_state"])
-    with torch.no_grad():
-        ours = _forward(model, batch, pose) | _rounds(model, batch, pose)
-    ours |= _loss_and_gradients(model, config, batch, pose)
-    for name, recorded in case.outputs.items():
-        if name.startswith("grad_norm/"):
-            yield _gradient_check(name, recorded, ours)
-        elif name == "segmentations":
-            yield compare_integers(name, ours[name], recorded, _margin(case.outputs))
-        elif name in ours:
-            yield compare(name, ours[name], recorded, OUTPUT_TOLERANCE)
-        elif name == "grad_global_norm":
-            yield compare(name, ours["norm"], recorded, GRADIENT_TOLERANCE)
-        else:
-            yield Check(name, recorded.shape, 0.0, 0.0, 0.0, False, "recorded, but not computed here")
-    yield from _initial_check(case, model, config)
-    if (case.folder / "trajectory.npz").is_file() and not case.double:
-        yield from trajectory_checks(case)
+# -------------------------------------------------------------------------------------------------- recorded
 
 
-def load(case: Case) -> tuple[IsaConfig, ObjectCentricModel]:
-    """The case's model with the case's weights."""
-    weights = case_weights(case)
-    config = isa_flax.config_from_reference(case.config["config"], weights)
-    model = build(config)
-    model.load_state_dict(layouts.to_ours(isa_flax.leaves(config), weights, str(case.folder)))
-    return config, (model.double() if case.double else model).eval()
+def rows(case: Case) -> Rows:
+    """How near ours must be to each recorded tensor."""
+    found = {name: _row(case, name, recorded) for name, recorded in case.outputs.items()}
+    found["init_state"] = Row(case.inputs["init_state"])
+    return found | trajectory_rows(case)
 
 
-def case_weights(case: Case) -> Arrays:
-    """From the checkpoint, or from the recipe that the recording describes.
+def _row(case: Case, name: str, recorded: np.ndarray) -> Row:
+    if name == "segmentations":
+        return integers(recorded, _margin(case.outputs))
+    if name == "grad_global_norm":
+        return Row(recorded, GRADIENT_TOLERANCE)
+    if not name.startswith("grad_norm/"):
+        return Row(recorded)
+    whole = float(case.outputs["grad_global_norm"])
+    if name.endswith("pos_embedding"):
+        return constant()
+    if is_zero_gradient(name):
+        return zero_gradient(whole)
+    return Row(recorded, GRADIENT_TOLERANCE, GRADIENT_FLOOR * whole)
 
-    Grids are no random numbers and differ from the recorded ones in the last bit.
 
-    Raises:
-        UserError: the recipe gives other numbers than were recorded.
-    """
+def _margin(outputs: Arrays) -> np.ndarray:
+    """By how much the original's winner leads: in mask scores, or in logarithms of masks where those are recorded."""
+    scores = outputs["mask_logits"] if "mask_logits" in outputs else np.log(outputs["masks"] + 1e-30)
+    best = np.sort(scores, axis=2)
+    return best[:, :, -1] - best[:, :, -2]
+
+
+def is_zero_gradient(path: str) -> bool:
+    """Weights whose gradient vanishes in exact arithmetic: shifts that a softmax cancels."""
+    return path.endswith(("alphas/bias", "/SlotAttention_0/LayerNorm_0/bias"))
+
+
+def trajectory_rows(case: Case) -> dict[str, Row]:
+    """Figures of each step, and weights after the last."""
+    found = {}
+    for name, recorded in _trajectory(case).items():
+        _, _, what = name.partition("/")
+        if what in _FIGURES:
+            found[f"trajectory/{name}"] = Row(recorded, _FIGURES[what])
+        elif what.startswith("final/") and not is_zero_gradient(what):
+            found[f"trajectory/{name}"] = Row(recorded, FINAL_TOLERANCE)
+    return found
+
+
+def _trajectory(case: Case) -> Arrays:
+    file = case.folder / "trajectory.npz"
+    return read_arrays(file) if file.is_file() else {}
+
+
+# ------------------------------------------------------------------------------------------------------ ours
+
+
+def load(case: Case) -> Loaded:
+    """The case's model with its weights, from the checkpoint or from the rule that the recording describes."""
     if (case.folder / "checkpoint").is_dir():
-        return flax_checkpoint.read(case.folder / "checkpoint" / "checkpoints-0").params
-    shapes = {path: tuple(shape) for path, shape in case.config["params"].items()}
-    weights = recipe_weights(shapes, case.config["seed"])
-    for path, digest in case.config.get("sha256", {}).items():
-        if (
-            not path.endswith("pos_embedding")
-            and hashlib.sha256(weights[path].tobytes()).hexdigest() != digest
-        ):
-            raise UserError(f"{case.folder}: {path} as the recipe makes it is not what was recorded.")
-    return weights
+        return load_checkpoint(case, "checkpoint")
+    weights = streamed_weights(case.config["params"], case.config["seed"])
+    check_digests(weights, case.config.get("sha256", {}), case.folder)
+    return load_made(case, weights)
 
 
-def recipe_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> Arrays:
-    """Weights too large to ship: one stream of normal numbers over the arrays in the order of their names."""
-    stream = np.random.default_rng(seed)
-    return {path: _recipe_leaf(path, shapes[path], stream) for path in sorted(shapes)}
+def ours(case: Case) -> Arrays:
+    """Every recorded tensor."""
+    loaded = load(case)
+    model, batch = loaded.model, to_batch(loaded.config, case.inputs, case.inputs["init_state"])
+    with torch.no_grad():
+        found = _forward(model, batch) | _rounds(model, batch)
+    constants = {name: np.zeros(()) for name in case.outputs if name.startswith("grad_norm/")}
+    return {**found, **constants, **gradients(loaded, batch), **trajectory(case)}
 
 
-def _recipe_leaf(path: str, shape: tuple[int, ...], stream: np.random.Generator) -> np.ndarray:
-    kind = path.rsplit("/", 1)[-1]
-    if kind == "pos_embedding":
-        axes = (np.linspace(-1, 1, length) for length in shape[1:3])
-        return np.stack(np.meshgrid(*axes, indexing="ij"), -1)[None].astype(np.float32)
-    normal = stream.standard_normal(shape)
-    if kind == "scale":
-        values = 1 + 0.1 * normal
-    elif kind == "bias":
-        values = 0.1 * normal
-    elif kind.startswith("state_init"):
-        values = normal
-    else:
-        values = normal / np.sqrt(np.prod(shape[:-1])) * (3 if "general_dense_q_0" in path else 1)
-    return values.astype(np.float32)
+def to_batch(config: IsaConfig, inputs: Arrays, state: np.ndarray) -> Batch:
+    """Recorded channels-last images as a batch, with the poses of a recorded initial state where they are random."""
+    batch: Batch = {"video": torch.from_numpy(inputs["video"]).movedim(-1, 2).contiguous()}
+    pose = _recorded_pose(config, state)
+    return batch if pose is None else {**batch, "pose": pose}
 
 
-def to_batch(inputs: Arrays) -> Batch:
-    """Recorded channels-last pictures as a batch."""
-    return {"video": torch.from_numpy(inputs["video"]).movedim(-1, 2).contiguous()}
-
-
-def recorded_pose(config: IsaConfig, state: np.ndarray) -> Pose | None:
-    """The drawn frames behind the slots in a recorded initial state; None where none are drawn."""
-    if config.invariance == "none" or config.initial_pose == "learned":
+def _recorded_pose(config: IsaConfig, state: np.ndarray) -> Pose | None:
+    if config.invariance == "none" or config.frames == "learned":
         return None
     drawn = torch.from_numpy(state[..., config.slot_size :].copy())
     return Pose(
@@ -126,29 +123,21 @@ def recorded_pose(config: IsaConfig, state: np.ndarray) -> Pose | None:
     )
 
 
-def _start(model: ObjectCentricModel, batch: Batch, pose: Pose | None) -> State:
-    """The initializer's slots, with recorded draws in place of new ones."""
-    video: Tensor = batch["video"]
-    return model.slot_encoder.initializer(Conditioning(len(video), video.device, pose=pose))
-
-
-def _encode(model: ObjectCentricModel, batch: Batch, pose: Pose | None) -> Clip:
-    return model.encode(batch, _start(model, batch, pose))
-
-
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
 def _state(slots: Tensor, pose: Pose | None) -> np.ndarray:
-    """Slots and frames side by side, as the original keeps them."""
+    """Slots and poses side by side, as in the original."""
     return _array(slots if pose is None else torch.cat([slots, statistics(pose)], -1))
 
 
-def _forward(model: ObjectCentricModel, batch: Batch, pose: Pose | None) -> Arrays:
-    clip = _encode(model, batch, pose)
+def _forward(model: ObjectCentricModel, batch: Batch) -> Arrays:
+    clip, start = model.encode(batch), model.slot_encoder.initializer(conditioning(batch))
     decoded = model.decoder.decode(clip, slot_recon=True)
+    loss = _array(torch.stack(list(model.loss(batch).values())).sum())
     return {
+        "init_state": _state(start.slots, start.pose),
         "states": _state(clip.slots, clip.pose),
         "encoder_out": _array(model.slot_encoder.tokens(batch["video"])),
         "recon": _array(decoded.recon["video"].movedim(2, -1)),
@@ -156,12 +145,15 @@ def _forward(model: ObjectCentricModel, batch: Batch, pose: Pose | None) -> Arra
         "masks": _array(decoded.masks[..., None]),
         "mask_logits": _array(decoded.logits[..., None]),
         "segmentations": _array(lowest_argmax(decoded.logits)[..., None]),
+        "loss": loss,
+        "loss_aux/recon_video_value": loss,
+        "loss_aux/recon_video_weight": np.array(1.0, np.float32),
     }
 
 
-def _rounds(model: ObjectCentricModel, batch: Batch, pose: Pose | None) -> Arrays:
+def _rounds(model: ObjectCentricModel, batch: Batch) -> Arrays:
     """Every round on the first frame."""
-    start, corrector = _start(model, batch, pose), model.slot_encoder.corrector
+    start, corrector = model.slot_encoder.initializer(conditioning(batch)), model.slot_encoder.corrector
     tokens = model.slot_encoder.tokens(batch["video"][:, :1])
     if isinstance(corrector, SlotAttention):
         return _plain_rounds(corrector, start, tokens)
@@ -190,114 +182,34 @@ def _plain_rounds(corrector: SlotAttention, start: State, tokens: Tensor) -> Arr
     return {"attn_rounds": _array(torch.stack(attentions)), "slots_iter": _array(torch.stack(states))}
 
 
-def _loss_and_gradients(
-    model: ObjectCentricModel, config: IsaConfig, batch: Batch, pose: Pose | None
-) -> Arrays:
-    """The loss, and norms of gradients under the original's names."""
-    loss = _loss(model, batch, pose)
-    loss.backward()
-    tensors = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
-    norm = torch.nn.utils.get_total_norm(list(tensors.values()))
-    model.zero_grad()
-    theirs = layouts.to_theirs(isa_flax.leaves(config), tensors)
-    found = {
-        f"grad_norm/{path}": np.asarray(np.linalg.norm(value.astype(np.float64)))
-        for path, value in theirs.items()
+def trajectory(case: Case, *, restore: bool = True) -> Arrays:
+    """Steps of the original's optimiser on the case's images, from the start and going on from the checkpoint.
+
+    Args:
+        restore: whether the second puts back the checkpoint's moments; off only to see that it matters.
+    """
+    starts = {
+        name.partition("/")[0]: value
+        for name, value in case.arrays(_trajectory(case)).items()
+        if name.endswith("/init_state")
     }
-    value = _array(loss)
-    return {
-        **found,
-        "norm": _array(norm),
-        "loss": value,
-        "loss_aux/recon_video_value": value,
-        "loss_aux/recon_video_weight": np.array(1.0, np.float32),
-    }
-
-
-def _loss(model: ObjectCentricModel, batch: Batch, pose: Pose | None) -> Tensor:
-    return torch.stack(list(model.decoder.loss(_encode(model, batch, pose), batch).values())).sum()
-
-
-def _gradient_check(name: str, recorded: np.ndarray, ours: Arrays) -> Check:
-    if name.endswith("pos_embedding"):
-        return Check(name, (), 0.0, float(recorded), 0.0, float(recorded) == 0.0, "the grid is a constant")
-    if is_zero_gradient(name):
-        return compare_zero(name, float(ours.get(name, 0.0)), float(ours["norm"]))
-    if name not in ours:
-        return Check(name, (), 0.0, float(recorded), 0.0, float(recorded) == 0.0, "no gradient here")
-    error, size = abs(float(ours[name]) - float(recorded)), float(recorded)
-    allowed = GRADIENT_TOLERANCE * size + GRADIENT_FLOOR * float(ours["norm"])
-    return Check(
-        name,
-        (),
-        error,
-        error / size if size else error,
-        allowed / size if size else allowed,
-        error <= allowed,
-        ours=np.asarray(ours[name]),
-    )
-
-
-def is_zero_gradient(path: str) -> bool:
-    """Weights whose gradient vanishes in exact arithmetic: shifts that a softmax cancels."""
-    return path.endswith(("alphas/bias", "/SlotAttention_0/LayerNorm_0/bias"))
-
-
-def _margin(outputs: Arrays) -> np.ndarray:
-    """By how much the original's winner leads: in mask scores, or in logarithms of masks where those are recorded."""
-    scores = outputs["mask_logits"] if "mask_logits" in outputs else np.log(outputs["masks"] + 1e-30)
-    best = np.sort(scores, axis=2)
-    return best[:, :, -1] - best[:, :, -2]
-
-
-def _initial_check(case: Case, model: ObjectCentricModel, config: IsaConfig) -> Iterator[Check]:
-    """The initializer's output: all of it where frames are learned, the slots where they are drawn."""
-    with torch.no_grad():
-        start = _start(model, to_batch(case.inputs), recorded_pose(config, case.inputs["init_state"]))
-    yield compare("init_state", _state(start.slots, start.pose), case.inputs["init_state"], OUTPUT_TOLERANCE)
-
-
-def trajectory_checks(case: Case) -> Iterator[Check]:
-    """Steps of the original's optimiser on the case's pictures, from the start and going on from the checkpoint."""
-    recorded = dict(np.load(case.folder / "trajectory.npz"))
-    for run in sorted({name.split("/")[0] for name in recorded}):
-        part = {
-            name.removeprefix(f"{run}/"): value
-            for name, value in recorded.items()
-            if name.startswith(run + "/")
+    found: Arrays = {}
+    for run, states in starts.items():
+        loaded = load(case)
+        batches = _batches(loaded.config, case.inputs, states)
+        steps = train(loaded, _optim_config(case.reference), batches, resume=restore and run == "resume")
+        trained = loaded.to_theirs(dict(loaded.model.state_dict()))
+        found |= {
+            f"trajectory/{run}/loss": steps.losses,
+            f"trajectory/{run}/lr": steps.rates[:, 0],
+            f"trajectory/{run}/grad_global_norm": steps.norms,
+            **{f"trajectory/{run}/final/{path}": value for path, value in trained.items()},
         }
-        for check in _run_checks(case, part, resumed=run == "resume"):
-            yield Check(**{**vars(check), "name": f"trajectory/{run}/{check.name}"})
+    return found
 
 
-def _run_checks(case: Case, recorded: Arrays, *, resumed: bool) -> Iterator[Check]:
-    config, model = load(case)
-    optimizer, done = optim.adam(model), 0
-    if resumed:
-        done = restore_moments(case, config, model, optimizer)
-    numbers, batch = _optim_config(case.config["config"]), to_batch(case.inputs)
-    ours: dict[str, list[float]] = {"loss": [], "lr": [], "grad_global_norm": []}
-    for step, state in enumerate(recorded["init_state"]):
-        rate = optim.prepare_update(optimizer, numbers, done + step)
-        loss = _loss(model, batch, recorded_pose(config, state))
-        loss.backward()
-        norm = optim.clip_gradients(model.parameters(), numbers.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        for name, value in (("loss", loss.item()), ("lr", rate), ("grad_global_norm", norm.item())):
-            ours[name].append(value)
-    tolerances = {"loss": OUTPUT_TOLERANCE, "lr": OUTPUT_TOLERANCE, "grad_global_norm": GRADIENT_TOLERANCE}
-    for name, tolerance in tolerances.items():
-        yield compare(name, np.array(ours[name]), recorded[name], tolerance)
-    yield from _final_checks(model, config, recorded)
-
-
-def _final_checks(model: ObjectCentricModel, config: IsaConfig, recorded: Arrays) -> Iterator[Check]:
-    """Weights after the last step."""
-    ours = layouts.to_theirs(isa_flax.leaves(config), dict(model.state_dict()))
-    for path, value in ours.items():
-        if f"final/{path}" in recorded and not is_zero_gradient(f"/{path}"):
-            yield compare(f"final/{path}", value, recorded[f"final/{path}"], FINAL_TOLERANCE)
+def _batches(config: IsaConfig, inputs: Arrays, states: np.ndarray) -> Iterator[Batch]:
+    return (to_batch(config, inputs, state) for state in states)
 
 
 def _optim_config(reference: dict) -> OptimConfig:
@@ -310,14 +222,4 @@ def _optim_config(reference: dict) -> OptimConfig:
     )
 
 
-def restore_moments(
-    case: Case, config: IsaConfig, model: ObjectCentricModel, optimizer: torch.optim.Optimizer
-) -> int:
-    """Put Adam's state of the case's checkpoint into ours; the number of updates it has seen."""
-    read = flax_checkpoint.read(case.folder / "checkpoint" / "checkpoints-0")
-    leaves, where = isa_flax.leaves(config), str(read.path)
-    first, second = (
-        layouts.to_ours(leaves, part, where) for part in (read.first_moments, read.second_moments)
-    )
-    optim.load_optimizer(model, optimizer, adam_state(model, first, second, read.step), where)
-    return read.step or 0
+SYSTEM = System(rows, ours)

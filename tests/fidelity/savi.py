@@ -1,8 +1,8 @@
-"""SAVi's recorded cases: our forward pass, losses, gradients, slices and training steps beside the original's."""
+"""SAVi's recordings, and those of systems built on it."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,18 +14,20 @@ from fidelity.cases import (
     DEEP_GRADIENT_TOLERANCE,
     GRADIENT_TOLERANCE,
     LOSS_TOLERANCE,
-    OUTPUT_TOLERANCE,
     Case,
-    Check,
-    compare,
-    compare_absolute,
-    compare_integers,
-    compare_zero,
+    Row,
+    Rows,
+    System,
+    absolute,
+    constant,
+    integers,
+    read_arrays,
+    zero_gradient,
 )
-from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, WeightMap
-from torchslots.convert.originals import savi as savi_flax
-from torchslots.convert.readers import flax as flax_checkpoint
+from fidelity.loading import Loaded, load_made, named_weights
+from fidelity.loading import load as load_checkpoint
+from fidelity.training import gradients, norms, train
+from torchslots.convert.layouts import Arrays
 from torchslots.metrics.segmentation import ari, contingency, fg_ari
 from torchslots.models.decoders.broadcast import lowest_argmax
 from torchslots.models.model import ObjectCentricModel, conditioning
@@ -35,96 +37,77 @@ from torchslots.models.slots.encoder import FrameEncoder
 from torchslots.models.slots.predictors import TransformerPredictor
 from torchslots.models.types import Batch, Clip, State
 from torchslots.recipes.config import OptimConfig
-from torchslots.recipes.savi import ResNetConfig, SaviConfig, build
-from torchslots.training import optim
+from torchslots.recipes.savi import ResNetConfig, SaviConfig
+
+_NOT_COMPARED = ("outputs/segmentations_margin", "sliced/slice_size", "grad_sum/")
+"""Margins and sizes; sums of gradients, which cancel, so that no part of them is a tolerance."""
+_FINAL = "final_param_norm/"
 
 
-class System(NamedTuple):
+class Kind(NamedTuple):
     """What differs between SAVi and systems built on it, as far as recordings show."""
 
-    read_config: Callable[[dict[str, Any], Arrays], Any]
-    build: Callable[[Any], ObjectCentricModel]
-    leaves: Callable[[Any], list[WeightMap]]
     savi: Callable[[Any], SaviConfig]
-    """SAVi's numbers of the system's."""
+    """SAVi's configuration in the system's."""
     predictor_attention: Callable[[ObjectCentricModel, Clip, State], Arrays]
     """The predictor's attention maps under the recordings' names, from a clip and the state before it."""
     between_slices: Callable[[State], State]
     """What the original's evaluation hands from one slice to the next."""
 
 
-def checks(case: Case) -> Iterator[Check]:
-    """Every recorded tensor of the case."""
-    yield from system_checks(case, SAVI)
+# -------------------------------------------------------------------------------------------------- recorded
 
 
-def system_checks(case: Case, system: System) -> Iterator[Check]:
-    """Every recorded tensor of a case of SAVi or of a system built on it."""
-    config, model = load(case, system)
-    savi, batch = system.savi(config), to_batch(case.inputs)
-    with torch.no_grad():
-        ours = _forward(model, batch, savi, system)
-        ours |= _slices(model, batch, case.outputs, system.between_slices)
-    gradients = _losses_and_gradients(model, batch, system.leaves(config))
-    for name, recorded in case.outputs.items():
-        if name.startswith("grad"):
-            yield from _gradient_check(name, recorded, gradients, savi)
-        elif name.startswith("loss/"):
-            yield compare(name, gradients[name], recorded, LOSS_TOLERANCE)
-        elif name.endswith("segmentations"):
-            yield compare_integers(name, ours[name], recorded, _margin(case, name))
-        elif name in ours:
-            yield compare(name, ours[name], recorded, OUTPUT_TOLERANCE)
-        elif not name.startswith(_ELSEWHERE):
-            yield Check(name, recorded.shape, 0.0, 0.0, 0.0, False, "recorded, but not computed here")
-    yield from _metric_checks(case, batch)
-    for folder in [] if case.double else sorted(case.folder.glob("trajectory_*")):
-        yield from trajectory_checks(case, folder, system)
+def rows(case: Case) -> Rows:
+    """How near ours must be to each recorded tensor."""
+    found = {name: _row(case, name, recorded) for name, recorded in case.outputs.items()}
+    known = {name: row for name, row in found.items() if not name.startswith(_NOT_COMPARED)}
+    for folder in _trajectories(case):
+        for name, recorded in read_arrays(folder / "trajectory.npz").items():
+            if not is_zero_gradient(name) and (name.startswith(_FINAL) or name in ("loss", "learning_rate")):
+                known[f"{folder.name}/{name}"] = Row(recorded)
+    return known
 
 
-_ELSEWHERE = ("outputs/segmentations_margin", "sliced/slice_size", "metrics/")
+def _row(case: Case, name: str, recorded: np.ndarray) -> Row:
+    if name.startswith("grad"):
+        return _gradient_row(case, name, recorded)
+    if name.startswith("loss/"):
+        return Row(recorded, LOSS_TOLERANCE)
+    if name.startswith("metrics/"):
+        return absolute(recorded)
+    if name.endswith("segmentations"):
+        return integers(recorded, case.outputs.get("outputs/segmentations_margin"))
+    return Row(recorded)
 
 
-def load(case: Case, system: System | None = None) -> tuple[Any, ObjectCentricModel]:
-    """The case's model with the case's weights; None: SAVi's."""
-    system, weights = system or SAVI, case_weights(case)
-    config = system.read_config(case.config["config"], weights)
-    model = system.build(config)
-    model.load_state_dict(layouts.to_ours(system.leaves(config), weights, str(case.folder)))
-    return config, (model.double() if case.double else model).eval()
+def _gradient_row(case: Case, name: str, recorded: np.ndarray) -> Row:
+    if name.startswith("grad_norm/") and name.endswith("pos_embedding"):
+        return constant()
+    vanished = float(recorded) == 0.0  # as of attention over a single frame
+    if name.startswith("grad_norm/") and (is_zero_gradient(name) or vanished):
+        return zero_gradient(float(case.outputs["grad_global_norm"]))
+    deep = any("ResNet_0" in other for other in case.outputs if other.startswith("grad_norm/"))
+    return Row(recorded, DEEP_GRADIENT_TOLERANCE if deep else GRADIENT_TOLERANCE)
 
 
-def case_weights(case: Case) -> Arrays:
-    """From the checkpoint, or from the recipe that the recording names."""
+def is_zero_gradient(name: str) -> bool:
+    """Leaves whose gradient vanishes in exact arithmetic: shifts that a softmax cancels."""
+    return name.endswith(("alpha_logits/bias", "key/bias", "SlotAttention_0/LayerNorm_0/bias"))
+
+
+def _trajectories(case: Case) -> list[Path]:
+    return sorted(case.folder.glob("trajectory_*"))
+
+
+# ------------------------------------------------------------------------------------------------------ ours
+
+
+def load(case: Case) -> Loaded:
+    """The case's model with its weights, from the checkpoint or from the rule that the recording names."""
     if case.config.get("weights") != "recipe":
-        return flax_checkpoint.read(case.folder / str(case.config.get("checkpoint", "."))).params
-    seed = case.config["weights_seed"]
-    return {path: recipe_leaf(path, tuple(shape), seed) for path, shape in case.config["param_tree"].items()}
-
-
-_GAINS = {
-    "SpatialBroadcastDecoder_0/CNN_0": 2.5,
-    "SpatialBroadcastDecoder_0/alpha_logits": 4.0,
-    "FrameEncoder_0/CNN_0": 1.4,
-}
-
-
-def recipe_leaf(path: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Weights too large to ship: normal numbers from a generator seeded by the array's name, scaled by its kind."""
-    digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
-    normal = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "little"))).standard_normal(shape)
-    kind = path.rsplit("/", 1)[-1]
-    if kind == "scale":
-        values = 1.0 + 0.1 * normal
-    elif kind == "bias":
-        values = 0.1 * normal
-    elif kind == "pos_embedding":
-        axes = np.meshgrid(np.linspace(-1, 1, shape[1]), np.linspace(-1, 1, shape[2]), indexing="ij")
-        values = np.stack(axes, -1)[None] + 0.02 * normal
-    else:
-        gain = next((gain for start, gain in _GAINS.items() if path.startswith(start)), 1.0)
-        values = (gain if kind == "kernel" else 1.0) * normal / np.sqrt(np.prod(shape[:-1]))
-    return values.astype(np.float32)
+        return load_checkpoint(case, str(case.config.get("checkpoint", ".")))
+    return load_made(case, named_weights(case.config["param_tree"], case.config["weights_seed"]))
 
 
 def to_batch(inputs: Arrays) -> Batch:
@@ -137,37 +120,53 @@ def to_batch(inputs: Arrays) -> Batch:
     return batch
 
 
+def ours(case: Case, kind: Kind) -> Arrays:
+    """Every recorded tensor of SAVi or of a system built on it."""
+    loaded, batch = load(case), to_batch(case.inputs)
+    with torch.no_grad():
+        found = _forward(loaded.model, batch, kind.savi(loaded.config), kind)
+        found |= _slices(loaded.model, batch, case.outputs, kind.between_slices)
+        found |= _losses(loaded.model, batch)
+    found |= _metrics(case, batch) | gradients(loaded, batch)
+    whole = found["grad_global_norm"]
+    found["grad_global_norm_clipped"] = whole * np.minimum(0.05 / (whole + 1e-6), 1.0)
+    found |= {name: np.zeros(()) for name in case.outputs if name.endswith("pos_embedding")}
+    for folder in _trajectories(case):
+        steps = _trajectory(case, folder)
+        found |= {f"{folder.name}/{name}": value for name, value in steps.items()}
+    return found
+
+
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-def _forward(model: ObjectCentricModel, batch: Batch, savi: SaviConfig, system: System) -> Arrays:
+def _forward(model: ObjectCentricModel, batch: Batch, savi: SaviConfig, kind: Kind) -> Arrays:
     """Every activation that the recordings name, in the original's layout."""
     start: State = model.slot_encoder.initializer(conditioning(batch))
     clip = model.encode(batch)
     tokens = model.slot_encoder.tokens(batch["video"])
-    found = {
+    return {
         "init_slots": _array(start.slots),
         "states": _array(clip.slots),
         "states_pred": _array(clip.predicted),
         "encoder_out": _array(tokens),
         "encoder_out_last_frame": _array(tokens[:, -1:]),
-        **_pictures(model, clip, savi),
+        **_images(model, clip, savi),
         **_attention(model, clip, start, tokens),
-        **system.predictor_attention(model, clip, start),
+        **kind.predictor_attention(model, clip, start),
         **_backbone(model, batch, savi),
     }
-    return found
 
 
-def _pictures(model: ObjectCentricModel, clip: Clip, savi: SaviConfig) -> Arrays:
+def _images(model: ObjectCentricModel, clip: Clip, savi: SaviConfig) -> Arrays:
     decoded = model.decoder.decode(clip, slot_recon=True)
     first = decoded.logits[:, 0].flatten(0, 1)[:, None, ..., None]
     found = {"alphas": _array(decoded.masks[..., None]), "alpha_logits_raw_first_frame": _array(first)}
     late = savi.decoder.fusion == "late"
-    for name, picture in decoded.recon.items():
-        found[f"outputs/{name}"] = _array(picture.movedim(2, -1))
-        slots = (decoded.slot_recon or {})[name][:, :1] if late else picture[:, :1]
+    for name, image in decoded.recon.items():
+        found[f"outputs/{name}"] = _array(image.movedim(2, -1))
+        slots = (decoded.slot_recon or {})[name][:, :1] if late else image[:, :1]
         found[f"decoder/{name}_slots_first_frame"] = _array(slots.movedim(-3, -1))
     found["outputs/segmentations"] = _array(lowest_argmax(decoded.logits)[..., None])
     return found
@@ -214,114 +213,51 @@ def _slices(
     return {name: _array(torch.cat(values, 1)) for name, values in zip(names, zip(*parts))}
 
 
-def _metric_checks(case: Case, batch: Batch) -> Iterator[Check]:
+def _metrics(case: Case, batch: Batch) -> Arrays:
     """Scores of whole videos, computed from the recorded maps: they hang on how the original broke ties.
 
     The reference knows as many object ids as it has rows of boxes, and background.
     """
+    if not any(name.startswith("metrics/") for name in case.outputs):
+        return {}
     predicted = torch.from_numpy(case.outputs["outputs/segmentations"][..., 0].astype(np.int64))
     num_slots, num_objects = case.outputs["states"].shape[2], batch["boxes"].shape[2] + 1
     tables = contingency(
         batch["segmentations"], predicted, num_slots, num_objects, batch["padding_mask"]
     ).sum(1)
-    for name, score in (("metrics/ari", ari), ("metrics/ari_nobg", fg_ari)):
-        if name in case.outputs:
-            yield compare_absolute(name, _array(score(tables)), case.outputs[name], LOSS_TOLERANCE)
+    return {"metrics/ari": _array(ari(tables)), "metrics/ari_nobg": _array(fg_ari(tables))}
 
 
-def _losses_and_gradients(model: ObjectCentricModel, batch: Batch, leaves: list[WeightMap]) -> Arrays:
-    """Losses, and gradients under the original's names."""
+def _losses(model: ObjectCentricModel, batch: Batch) -> Arrays:
     losses = model.loss(batch)
-    total = torch.stack(list(losses.values())).sum()
-    total.backward()
-    tensors = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
-    norm = torch.nn.utils.get_total_norm(list(tensors.values()))
-    model.zero_grad()
-    found = {"loss/total": _array(total), "grad_global_norm": _array(norm)}
-    found["grad_global_norm_clipped"] = _array(norm * (0.05 / (norm + 1e-6)).clamp(max=1.0))
+    found = {"loss/total": _array(torch.stack(list(losses.values())).sum())}
     for name, value in losses.items():
         found[f"loss/{name}_value"], found[f"loss/{name}_weight"] = _array(value), np.ones((), np.float32)
-    for path, gradient in layouts.to_theirs(leaves, tensors).items():
-        found[f"grad_norm/{path}"] = np.asarray(np.linalg.norm(gradient.astype(np.float64)))
     return found
 
 
-def _gradient_check(name: str, recorded: np.ndarray, ours: Arrays, config: SaviConfig) -> Iterator[Check]:
-    tolerance = DEEP_GRADIENT_TOLERANCE if isinstance(config.encoder, ResNetConfig) else GRADIENT_TOLERANCE
-    if name.startswith("grad_global"):
-        yield compare(name, ours[name], recorded, tolerance)
-    elif name.startswith("grad_norm/") and (is_zero_gradient(name) or _vanished(name, recorded)):
-        yield compare_zero(name, float(ours[name]), float(ours["grad_global_norm"]))
-    elif name.startswith("grad_norm/") and not name.endswith("pos_embedding"):
-        yield compare(name, np.asarray(ours[name]), recorded, tolerance)
-    elif name.startswith("grad_norm/"):
-        yield Check(name, (), 0.0, float(recorded), 0.0, float(recorded) == 0.0, "the grid is a constant")
-
-
-def _vanished(name: str, recorded: np.ndarray) -> bool:
-    """A gradient that the original itself found to be exactly zero, as of attention over a single frame."""
-    return float(recorded) == 0.0 and not name.endswith("pos_embedding")
-
-
-def is_zero_gradient(name: str) -> bool:
-    """Leaves whose gradient vanishes in exact arithmetic: shifts that a softmax cancels."""
-    return name.endswith(("alpha_logits/bias", "key/bias", "SlotAttention_0/LayerNorm_0/bias"))
-
-
-def _margin(case: Case, name: str) -> np.ndarray | None:
-    return case.outputs.get("outputs/segmentations_margin")
-
-
-def trajectory_checks(case: Case, folder: Path, system: System | None = None) -> Iterator[Check]:
+def _trajectory(case: Case, folder: Path) -> Arrays:
     """The original trainer's steps on the case's own batch: loss and learning rate of each, weights after the last."""
-    numbers = json.loads((folder / "trajectory.json").read_text())
-    recorded = dict(np.load(folder / "trajectory.npz"))
-    system = system or SAVI
-    config, model = load(case, system)
-    batch, losses, rates = to_batch(case.inputs), [], []
-    optimizer = optim.adam(model)
-    rate = optim.schedule(
-        OptimConfig(
-            learning_rate=numbers["learning_rate"],
-            warmup_steps=numbers["warmup_steps"],
-            num_steps=numbers["num_train_steps"],
-        )
+    numbers, count = json.loads((folder / "trajectory.json").read_text()), _num_steps(folder)
+    config = OptimConfig(
+        learning_rate=numbers["learning_rate"],
+        warmup_steps=numbers["warmup_steps"],
+        num_steps=numbers["num_train_steps"],
+        max_grad_norm=numbers["max_grad_norm"],
     )
-    for step in range(len(recorded["loss"])):
-        rates.append(rate(step))
-        for group in optimizer.param_groups:
-            group["lr"] = rates[-1]
-        loss = torch.stack(list(model.loss(batch).values())).sum()
-        loss.backward()
-        optim.clip_gradients(model.parameters(), numbers["max_grad_norm"])
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    yield compare(f"{folder.name}/loss", np.array(losses), recorded["loss"], OUTPUT_TOLERANCE)
-    yield compare(
-        f"{folder.name}/learning_rate", np.array(rates), recorded["learning_rate"], OUTPUT_TOLERANCE
-    )
-    ours = layouts.to_theirs(system.leaves(config), dict(model.state_dict()))
-    for name, value in recorded.items():
-        path = name.removeprefix("final_param_norm/")
-        if name.startswith("final_param_norm/") and not is_zero_gradient(path):
-            yield compare(
-                f"{folder.name}/{name}",
-                np.asarray(np.linalg.norm(ours[path].astype(np.float64))),
-                value,
-                OUTPUT_TOLERANCE,
-            )
+    loaded = load(case)
+    steps = train(loaded, config, [to_batch(case.inputs)] * count)
+    trained = loaded.to_theirs(dict(loaded.model.state_dict()))
+    return {"loss": steps.losses, "learning_rate": steps.rates[:, 0], **norms(trained, _FINAL)}
+
+
+def _num_steps(folder: Path) -> int:
+    return len(read_arrays(folder / "trajectory.npz")["loss"])
 
 
 def _same(value: Any) -> Any:
     return value
 
 
-SAVI = System(
-    savi_flax.config_from_reference,
-    build,
-    savi_flax.leaves,
-    savi=_same,
-    predictor_attention=_interaction,
-    between_slices=_same,
-)
+SAVI = Kind(savi=_same, predictor_attention=_interaction, between_slices=_same)
+SYSTEM = System(rows, partial(ours, kind=SAVI))

@@ -1,56 +1,39 @@
-"""Recordings of SlotDiffusion's PyTorch SAVi: our outputs, loss, gradients and training steps beside the original's."""
-
-from collections.abc import Iterator
-from functools import partial
+"""Recordings of SlotDiffusion's PyTorch SAVi: outputs, loss, gradients and training steps."""
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fidelity import training as torch_training
-from fidelity.cases import LOSS_TOLERANCE, OUTPUT_TOLERANCE, Case, Check, compare
-from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, WeightMap
-from torchslots.convert.originals import savi_slotdiffusion as savi_pytorch_torch
-from torchslots.convert.readers import torch as torch_checkpoint
+from fidelity.cases import LOSS_TOLERANCE, Case, Row, Rows, System
+from fidelity.loading import Loaded, load
+from fidelity.training import loss_of, num_steps, torch_rows, torch_training
+from torchslots.convert.layouts import Arrays
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Batch
-from torchslots.recipes.savi_slotdiffusion import build
+from torchslots.models.weights import shapes
 
 
-def checks(case: Case) -> Iterator[Check]:
-    """Every recorded tensor of the case, its gradients and its training."""
-    model, leaves = load(case)
-    batch = to_batch(case.inputs)
-    with torch.no_grad():
-        ours = forward(model, batch) | _in_two(model, batch, case.outputs)
-    for name, recorded in case.outputs.items():
-        if name.endswith("_loss"):
-            yield compare(name, ours[name], recorded, LOSS_TOLERANCE)
-        elif name in ours:
-            yield compare(name, ours[name], recorded, OUTPUT_TOLERANCE)
-        else:
-            yield Check(name, recorded.shape, 0.0, 0.0, 0.0, False, "recorded, but not computed here")
-    theirs = partial(layouts.to_theirs, leaves)
-    yield from torch_training.gradient_checks(case, model, batch, theirs)
-    yield from torch_training.training_checks(
-        case, model, lambda _: batch, theirs, drifting=[_last_bias(leaves)]
-    )
+def rows(case: Case) -> Rows:
+    """How near ours must be to each recorded tensor."""
+    loaded = load(case)
+    found = {
+        name: Row(recorded, LOSS_TOLERANCE if name.endswith("_loss") else Row.tolerance)
+        for name, recorded in case.outputs.items()
+    }
+    return {**found, **torch_rows(case, shapes(loaded.read.params), drifting=[_last_bias(loaded)])}
 
 
-def _last_bias(leaves: list[WeightMap]) -> str:
+def _last_bias(loaded: Loaded) -> str:
     """Bias of colours and mask score: a shift of all slots' scores changes nothing."""
-    return next(leaf.path for leaf in leaves if leaf.name == "decoder.mask_head.bias")
+    return next(leaf.path for leaf in loaded.leaves if leaf.name == "decoder.mask_head.bias")
 
 
-def load(case: Case) -> tuple[ObjectCentricModel, list[WeightMap]]:
-    """The case's model with its weights, without dropout, and the names of its weights."""
-    config = savi_pytorch_torch.from_reference(case.config["config"])
-    model, leaves = build(config).eval(), savi_pytorch_torch.leaves(config)
-    read = torch_checkpoint.read(case.folder / "model.pth")
-    model.load_state_dict(layouts.to_ours(leaves, read.params, str(read.path)))
-    return model, leaves
+def ours(case: Case) -> Arrays:
+    """Every recorded tensor."""
+    loaded, batch = load(case), to_batch(case.inputs)
+    with torch.no_grad():
+        found = forward(loaded.model, batch) | _in_two(loaded.model, batch, case.outputs)
+    return found | torch_training(case, loaded, batch, [batch] * num_steps(case))
 
 
 def to_batch(inputs: Arrays) -> Batch:
@@ -71,24 +54,22 @@ def forward(model: ObjectCentricModel, batch: Batch) -> Arrays:
         "recon_img": to_signed(decoded.recon["video"]),
         "recons": each,
         "recons_first": each[:, 0],
-        "img_recon_loss": _loss(model, batch),
+        "img_recon_loss": loss_of(model, batch),
     }
     return {name: value.numpy() for name, value in found.items()}
-
-
-def _loss(model: ObjectCentricModel, batch: Batch) -> Tensor:
-    (loss,) = model.loss(batch).values()
-    return loss
 
 
 def _in_two(model: ObjectCentricModel, batch: Batch, recorded: Arrays) -> Arrays:
     """Slots of a clip that is cut where the recording's was, the state handed on."""
     if "slots_split_at" not in recorded:
         return {}
-    cut, video = int(recorded["slots_split_at"]), batch["video"]
-    first = model.encode({"video": video[:, :cut]})
-    second = model.encode({"video": video[:, cut:]}, first.state)
+    place, video = int(recorded["slots_split_at"]), batch["video"]
+    first = model.encode({"video": video[:, :place]})
+    second = model.encode({"video": video[:, place:]}, first.state)
     return {
         "slots_split": torch.cat([first.slots, second.slots], 1).numpy(),
         "slots_split_at": np.asarray(first.slots.shape[1]),
     }
+
+
+SYSTEM = System(rows, ours)

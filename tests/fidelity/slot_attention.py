@@ -1,7 +1,6 @@
-"""Slot Attention's recorded cases: our forward pass, losses, gradients and training steps beside the original's."""
+"""Slot Attention's recordings: forward pass, losses, gradients and training steps of both tasks."""
 
-from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,19 +9,22 @@ from torch import Tensor
 from fidelity.cases import (
     GRADIENT_TOLERANCE,
     LOSS_TOLERANCE,
-    OUTPUT_TOLERANCE,
     Case,
-    Check,
-    compare,
-    compare_absolute,
-    compare_integers,
-    compare_zero,
+    Row,
+    Rows,
+    System,
+    absolute,
+    holds,
+    integers,
+    read_arrays,
+    zero_gradient,
 )
-from torchslots.convert.convert import adam_state
+from fidelity.loading import Loaded
+from fidelity.loading import load as load_checkpoint
+from fidelity.training import gradients, train
 from torchslots.convert.layouts import Arrays
 from torchslots.convert.originals import slot_attention as slot_attention_tf
-from torchslots.convert.originals import slot_attention_layout
-from torchslots.convert.originals.slot_attention import NETWORK, SlotAttentionCheckpoint
+from torchslots.convert.originals.slot_attention import NETWORK
 from torchslots.metrics.set_prediction import average_precision
 from torchslots.models.decoders.broadcast import BroadcastDecoder
 from torchslots.models.decoders.set_prediction import SetPredictionDecoder, assign, pairwise_cost
@@ -32,58 +34,82 @@ from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.encoder import FrameEncoder
 from torchslots.models.types import Batch, State
 from torchslots.recipes.config import OptimConfig
-from torchslots.recipes.slot_attention import SlotAttentionConfig
-from torchslots.training import optim
 
 _ZERO_GRADIENTS = ("slot_attention/norm_slots/beta",)
 """Shifts that a softmax over slots cancels."""
+_FIGURES = {"loss": Row.tolerance, "lr": LOSS_TOLERANCE, "grad_global_norm": GRADIENT_TOLERANCE}
 
 
-def checks(case: Case) -> Iterator[Check]:
-    """Every recorded tensor of the case."""
-    checkpoint, config, model = load(case)
-    batch = to_batch(case.inputs)
-    with torch.no_grad():
-        ours = _forward(model, batch)
-    gradients = _loss_and_gradients(model, batch, config)
-    for name, recorded in case.outputs.items():
-        if name.startswith("grad_norm/"):
-            yield _gradient_check(name, recorded, gradients)
-        elif name == "loss":
-            yield compare(name, gradients["loss"], recorded, LOSS_TOLERANCE)
-        elif name == "assignment":
-            yield compare_integers(name, ours[name], recorded, None)
-        elif name == "ap":
-            yield compare_absolute(name, ours[name], recorded, LOSS_TOLERANCE)
-        elif name in ours:
-            yield compare(name, ours[name], recorded, OUTPUT_TOLERANCE)
-        else:
-            yield Check(name, recorded.shape, 0.0, 0.0, 0.0, False, "recorded, but not computed here")
-    yield from _other_checkpoints(case, checkpoint)
-    yield from _trajectory_checks(case, checkpoint)
+# -------------------------------------------------------------------------------------------------- recorded
 
 
-def load(case: Case) -> tuple[SlotAttentionCheckpoint, SlotAttentionConfig, ObjectCentricModel]:
+def rows(case: Case) -> Rows:
+    """How near ours must be to each recorded tensor."""
+    found = {name: _row(case, name, recorded) for name, recorded in case.outputs.items()}
+    for folder in _other_checkpoints(case):
+        found[f"{folder}/weights"] = holds("the same in the layout of another version of Keras")
+    last = last_bias(case)
+    for name, recorded in _trajectory(case).items():
+        what = name.partition("/")[2]
+        if what in _FIGURES:
+            found[name] = Row(recorded, _FIGURES[what])
+        elif what.startswith("final/") and not name.endswith(_ZERO_GRADIENTS):
+            # Of colours and mask score; a shift of all scores changes nothing.
+            found[name] = Row(recorded[:-1] if name.endswith(last) else recorded)
+    return found
+
+
+def _row(case: Case, name: str, recorded: np.ndarray) -> Row:
+    if name.startswith("grad_norm/"):
+        if name.endswith(_ZERO_GRADIENTS):
+            squares = [value**2 for key, value in case.outputs.items() if key.startswith("grad_norm/")]
+            return zero_gradient(float(np.sqrt(sum(squares))))
+        return Row(recorded, GRADIENT_TOLERANCE)
+    if name == "assignment":
+        return integers(recorded)
+    if name == "ap":
+        return absolute(recorded)
+    return Row(recorded, LOSS_TOLERANCE if name == "loss" else Row.tolerance)
+
+
+def _other_checkpoints(case: Case) -> list[str]:
+    return sorted(folder.name for folder in case.folder.glob("checkpoint_*"))
+
+
+def last_bias(case: Case) -> tuple[str, ...]:
+    """The end of the name of the decoder's last bias; none where there is no such decoder."""
+    layers = {name.rpartition("/")[0] for name in case.outputs if "/decoder_cnn/" in name}
+    return (f"decoder_cnn/layer_with_weights-{len(layers) - 1}/bias",) if layers else ()
+
+
+def _trajectory(case: Case) -> Arrays:
+    file = case.folder / "trajectory.npz"
+    return read_arrays(file) if file.is_file() else {}
+
+
+# ------------------------------------------------------------------------------------------------------ ours
+
+
+def load(case: Case) -> Loaded:
     """The case's checkpoint, and its model with the case's weights."""
-    checkpoint = slot_attention_tf.read(case.folder / "checkpoint")
-    config = slot_attention_tf.config_from_reference(case.config, checkpoint)
-    model = slot_attention_tf.model_of(checkpoint, config)
-    return checkpoint, config, model.double() if case.double else model
+    return load_checkpoint(case, "checkpoint")
 
 
-def moments(
-    checkpoint: SlotAttentionCheckpoint, config: SlotAttentionConfig, model: ObjectCentricModel
-) -> dict[str, Tensor]:
-    """What the original's Adam remembers, for ours."""
-    parts = [
-        slot_attention_layout.to_ours(config, arrays, str(checkpoint.path)) if arrays else {}
-        for arrays in (checkpoint.first_moments, checkpoint.second_moments)
-    ]
-    return adam_state(model, parts[0], parts[1], checkpoint.step)
+def ours(case: Case) -> Arrays:
+    """Every recorded tensor."""
+    loaded, batch = load(case), to_batch(case.inputs)
+    with torch.no_grad():
+        found = _forward(loaded.model, batch)
+    return {
+        **found,
+        **gradients(loaded, batch, f"grad_norm/{NETWORK}"),
+        **{f"{name}/weights": np.array(_same(case, loaded, name)) for name in _other_checkpoints(case)},
+        **_steps(case),
+    }
 
 
 def to_batch(inputs: Arrays) -> Batch:
-    """Recorded pictures in [-1, 1], channels last, as a batch of clips of one frame."""
+    """Recorded images in [-1, 1], channels last, as a batch of clips of one frame."""
     video = torch.from_numpy(inputs["image"]).movedim(-1, 1)[:, None]
     batch: Batch = {"video": from_signed(video).contiguous(), "noise": torch.from_numpy(inputs["slot_noise"])}
     if "target" in inputs:
@@ -101,12 +127,14 @@ def _forward(model: ObjectCentricModel, batch: Batch) -> Arrays:
     features = cast(FrameEncoder, encoder.encoder).backbone(batch["video"][:, 0])
     tokens = encoder.tokens(batch["video"])[:, 0]
     start: State = encoder.initializer(conditioning(batch))
+    (loss,) = model.loss(batch).values()
     return {
         "slots_init": _array(start.slots),
         "encoder_cnn_mean_std": np.array([_array(features).mean(), _array(features).std()]),
         "encoder_out": _array(tokens),
+        "loss": _array(loss),
         **_rounds(model, start, tokens),
-        **(_pictures if isinstance(model.decoder, BroadcastDecoder) else _sets)(model, batch),
+        **(_images if isinstance(model.decoder, BroadcastDecoder) else _sets)(model, batch),
     }
 
 
@@ -124,7 +152,7 @@ def _rounds(model: ObjectCentricModel, start: State, tokens: Tensor) -> Arrays:
     return {name: np.stack(values) for name, values in found.items()}
 
 
-def _pictures(model: ObjectCentricModel, batch: Batch) -> Arrays:
+def _images(model: ObjectCentricModel, batch: Batch) -> Arrays:
     clip = model.encode(batch)
     decoded = model.decoder.decode(clip, slot_recon=True)
     each = (decoded.slot_recon or {})["video"]
@@ -150,50 +178,36 @@ def _sets(model: ObjectCentricModel, batch: Batch) -> Arrays:
     }
 
 
-def _loss_and_gradients(model: ObjectCentricModel, batch: Batch, config: SlotAttentionConfig) -> Arrays:
-    """The loss, and gradients under the original's names."""
-    (loss,) = model.loss(batch).values()
-    loss.backward()
-    tensors = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
-    norm = torch.nn.utils.get_total_norm(list(tensors.values()))
-    model.zero_grad()
-    theirs = slot_attention_layout.to_theirs(config, tensors)
-    norms = {f"grad_norm/{NETWORK}{path}": _norm(value) for path, value in theirs.items()}
-    return {"loss": _array(loss), "grad_global_norm": _array(norm), **norms}
+def _same(case: Case, loaded: Loaded, folder: str) -> bool:
+    """Whether a further checkpoint of the case holds the same weights."""
+    other, params = slot_attention_tf.read(case.folder / folder).params, loaded.read.params
+    return set(other) == set(params) and all(np.array_equal(params[path], other[path]) for path in params)
 
 
-def _norm(array: np.ndarray) -> np.ndarray:
-    return np.asarray(np.linalg.norm(array.astype(np.float64)))
-
-
-def _gradient_check(name: str, recorded: np.ndarray, ours: Arrays) -> Check:
-    if name not in ours:
-        return Check(name, recorded.shape, 0.0, 0.0, 0.0, False, "the model has no such weight")
-    if name.endswith(_ZERO_GRADIENTS):
-        return compare_zero(name, float(ours[name]), float(ours["grad_global_norm"]))
-    return compare(name, ours[name], recorded, GRADIENT_TOLERANCE)
-
-
-def _other_checkpoints(case: Case, checkpoint: SlotAttentionCheckpoint) -> Iterator[Check]:
-    """Further checkpoints of the case hold the same weights in the layouts of other versions of Keras."""
-    for folder in sorted(case.folder.glob("checkpoint_*")):
-        other = slot_attention_tf.read(folder)
-        same = set(other.params) == set(checkpoint.params)
-        for path, array in checkpoint.params.items() if same else ():
-            same = same and bool(np.array_equal(array, other.params[path]))
-        yield Check(f"{folder.name}/weights", (len(other.params),), 0.0, 0.0, 0.0, same, other.layout)
-
-
-# ------------------------------------------------------------------------------------------ training steps
-
-
-def _trajectory_checks(case: Case, checkpoint: SlotAttentionCheckpoint) -> Iterator[Check]:
+def _steps(case: Case) -> Arrays:
     """The original trainer's steps on the case's own batch, from nothing and from the checkpoint's moments."""
-    file = case.folder / "trajectory.npz"
-    if case.double or not file.is_file():
-        return
-    recorded, numbers = dict(np.load(file)), case.config["trajectory"]
-    schedule = OptimConfig(
+    recorded = case.arrays(_trajectory(case))
+    found: Arrays = {}
+    for mode in case.config["trajectory"]["modes"] if recorded else ():
+        loaded, batch = load(case), to_batch(case.inputs)
+        draws = recorded[f"{mode}/slot_noise"]
+        batches = ({**batch, "noise": torch.from_numpy(noise)} for noise in draws)
+        steps = train(loaded, _schedule(case.config["trajectory"]), batches, resume=mode == "resume")
+        trained = loaded.to_theirs(dict(loaded.model.state_dict()))
+        found |= {
+            f"{mode}/loss": steps.losses,
+            f"{mode}/lr": steps.rates[:, 0],
+            f"{mode}/grad_global_norm": steps.norms,
+            **{
+                f"{mode}/final/{NETWORK}{path}": value[:-1] if path in last_bias(case) else value
+                for path, value in trained.items()
+            },
+        }
+    return found
+
+
+def _schedule(numbers: dict[str, Any]) -> OptimConfig:
+    return OptimConfig(
         learning_rate=numbers["base_learning_rate"],
         warmup_steps=numbers["warmup_steps"],
         max_grad_norm=None,
@@ -202,60 +216,6 @@ def _trajectory_checks(case: Case, checkpoint: SlotAttentionCheckpoint) -> Itera
         decay_steps=numbers["decay_steps"],
         epsilon_hat=True,
     )
-    for mode in numbers["modes"]:
-        part = {
-            name.removeprefix(f"{mode}/"): value
-            for name, value in recorded.items()
-            if name.startswith(f"{mode}/")
-        }
-        yield from _steps(case, schedule, part, mode, checkpoint if mode == "resume" else None)
 
 
-def _steps(
-    case: Case,
-    schedule: OptimConfig,
-    recorded: Arrays,
-    mode: str,
-    resumed: SlotAttentionCheckpoint | None,
-) -> Iterator[Check]:
-    _, config, model = load(case)
-    batch, optimizer = to_batch(case.inputs), optim.adam(model)
-    done = 0
-    if resumed is not None:
-        optim.load_optimizer(model, optimizer, moments(resumed, config, model), str(resumed.path))
-        done = resumed.step or 0
-    found: dict[str, list[float]] = {"loss": [], "lr": [], "grad_global_norm": []}
-    for index, noise in enumerate(recorded["slot_noise"]):
-        found["lr"].append(optim.prepare_update(optimizer, schedule, done + index))
-        (loss,) = model.loss({**batch, "noise": torch.from_numpy(noise)}).values()
-        loss.backward()
-        found["loss"].append(loss.item())
-        norm = optim.clip_gradients(model.parameters(), schedule.max_grad_norm)
-        found["grad_global_norm"].append(norm.item())
-        optimizer.step()
-        optimizer.zero_grad()
-    tolerances = {"loss": OUTPUT_TOLERANCE, "lr": LOSS_TOLERANCE, "grad_global_norm": GRADIENT_TOLERANCE}
-    for name, tolerance in tolerances.items():
-        yield compare(f"{mode}/{name}", np.array(found[name]), recorded[name], tolerance)
-    yield from _final_checks(model, config, recorded, mode)
-
-
-def _final_checks(
-    model: ObjectCentricModel, config: SlotAttentionConfig, recorded: Arrays, mode: str
-) -> Iterator[Check]:
-    """Weights after the last step, but for those whose gradient is rounding alone."""
-    ours = slot_attention_layout.to_theirs(config, dict(model.state_dict()))
-    for name, value in recorded.items():
-        path = name.removeprefix(f"final/{NETWORK}")
-        if not name.startswith("final/") or path.endswith(_ZERO_GRADIENTS):
-            continue
-        mine = ours[path]
-        if isinstance(model.decoder, BroadcastDecoder) and path == _last_bias(config):
-            mine, value = mine[:-1], value[:-1]
-        yield compare(f"{mode}/{name}", mine, value, OUTPUT_TOLERANCE)
-
-
-def _last_bias(config: SlotAttentionConfig) -> str:
-    """Bias of colours and mask score; a shift of all scores changes nothing."""
-    layers = len(getattr(config.decoder, "channels", ()))
-    return f"decoder_cnn/layer_with_weights-{layers}/bias"
+SYSTEM = System(rows, ours)

@@ -1,4 +1,4 @@
-"""STATM's recorded cases: SAVi's checks, with a memory that the original's evaluation drops between slices."""
+"""STATM's recordings: SAVi's, with a memory that the original's evaluation drops between slices."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,33 +8,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fidelity import savi as savi_golden
-from fidelity.cases import OUTPUT_TOLERANCE, Case, Check, compare
+from fidelity import savi
+from fidelity.cases import Case, Row, Rows, System
 from torchslots.convert.layouts import Arrays
-from torchslots.convert.originals import statm as statm_flax
 from torchslots.models.layers.attention import MultiHeadAttention
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slices import carry_state, cut
 from torchslots.models.slots.temporal import Fusion, History, Memory, MemoryPredictor, forget
 from torchslots.models.types import Clip, Grouping, State
 from torchslots.recipes.savi import SaviConfig
-from torchslots.recipes.statm import StatmConfig, build
+from torchslots.recipes.statm import StatmConfig
 
 
-def checks(case: Case) -> Iterator[Check]:
-    """Every recorded tensor, and that slices which hand the memory on are the whole clip."""
-    yield from savi_golden.system_checks(case, STATM)
-    if "sliced/slice_size" in case.outputs:
-        yield from _carried_checks(case)
+def rows(case: Case) -> Rows:
+    """SAVi's, and that slices which hand the memory on are the whole clip."""
+    found = savi.rows(case)
+    carried = {"carried/states": Row(case.outputs["states"], note="in slices")}
+    return {**found, **(carried if "sliced/slice_size" in case.outputs else {})}
 
 
-def _carried_checks(case: Case) -> Iterator[Check]:
-    _, model = savi_golden.load(case, STATM)
-    batch, size = savi_golden.to_batch(case.inputs), int(case.outputs["sliced/slice_size"])
-    slots = [found.slots for _, found in carry_state(model.predict, cut(batch, size))]
-    yield compare(
-        "carried/states", torch.cat(slots, 1).numpy(), case.outputs["states"], OUTPUT_TOLERANCE, "in slices"
-    )
+def ours(case: Case) -> Arrays:
+    """Every recorded tensor."""
+    return savi.ours(case, STATM) | _carried(case)
+
+
+def _carried(case: Case) -> Arrays:
+    if "sliced/slice_size" not in case.outputs:
+        return {}
+    pieces = cut(savi.to_batch(case.inputs), int(case.outputs["sliced/slice_size"]))
+    slots = [found.slots for _, found in carry_state(savi.load(case).model.predict, pieces)]
+    return {"carried/states": torch.cat(slots, 1).numpy()}
 
 
 def predictor_attention(model: ObjectCentricModel, clip: Clip, start: State) -> Arrays:
@@ -75,11 +78,5 @@ def _savi(config: StatmConfig) -> SaviConfig:
     return config.savi
 
 
-STATM = savi_golden.System(
-    statm_flax.config_from_reference,
-    build,
-    statm_flax.leaves,
-    savi=_savi,
-    predictor_attention=predictor_attention,
-    between_slices=forget,
-)
+STATM = savi.Kind(_savi, predictor_attention, between_slices=forget)
+SYSTEM = System(rows, ours)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fidelity import dvae as dvae_golden
 from fidelity import full_size
-from fidelity.cases import read_case, verify
 from fidelity.hash_init import state_dict, with_model
+from fidelity.systems import failed, verify
 from torchslots.convert import layouts
 from torchslots.convert.originals import dvae as dvae_torch
 from torchslots.io.errors import UserError
@@ -22,10 +21,6 @@ CASE = "dvae_mini"
 @pytest.fixture
 def case(golden, tmp_path):
     return with_model(golden / CASE, tmp_path)
-
-
-def failed_of(folder):
-    return [check.name for check in dvae_golden.checks(read_case(folder)) if not check.passed]
 
 
 def test_equal_to_the_original(case):
@@ -42,7 +37,7 @@ def test_a_changed_recording_fails(case, key):
     outputs = dict(np.load(case / "outputs.npz"))
     outputs[key] = outputs[key] + 1 if key == "token_id" else outputs[key] * np.float32(1.001)
     np.savez(case / "outputs.npz", **outputs)
-    assert failed_of(case) == [key]
+    assert failed(case) == [key]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +52,7 @@ def test_the_recorded_draws_decide(case, draws, failing):
     inputs = dict(np.load(case / "inputs.npz"))
     inputs[draws] = np.roll(inputs[draws], 1, axis=-1)
     np.savez(case / "inputs.npz", **inputs)
-    assert failing <= set(failed_of(case))
+    assert failing <= set(failed(case))
 
 
 def test_read_and_written_back(golden):

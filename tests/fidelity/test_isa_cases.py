@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 import torch
 
 from fidelity import isa as isa_golden
-from fidelity.cases import read_case, verify
+from fidelity.cases import System, Verdict, checks, read_case
+from fidelity.loading import streamed_weights
+from fidelity.systems import verify
 from torchslots import hub
 from torchslots.convert import layouts
 from torchslots.convert.convert import convert
 from torchslots.convert.originals import isa as isa_flax
-from torchslots.convert.readers import flax as flax_checkpoint
+from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.io.errors import UserError
+from torchslots.models.weights import shapes
 from torchslots.recipes import isa
 from torchslots.recipes.config import ModelConfig
 from torchslots.recipes.savi import CnnConfig, ResNetConfig
@@ -48,31 +52,33 @@ def test_recorded_case(golden: Path, name: str) -> None:
 
 
 def test_the_recorded_steps_are_followed_from_the_start_and_from_the_checkpoint(golden: Path) -> None:
-    checks = {
-        check.name: check
-        for check in isa_golden.trajectory_checks(read_case(golden / "isa_clevr_transl_scale_mini"))
-    }
+    case = read_case(golden / "isa_clevr_transl_scale_mini")
+    found = checks(case, System(isa_golden.trajectory_rows, isa_golden.trajectory))
+    checked = {check.name: check for check in found}
     for run in ("fresh", "resume"):
-        assert checks[f"trajectory/{run}/loss"].relative < 1e-5
-        assert checks[f"trajectory/{run}/lr"].relative < 1e-6
-    assert sum("/final/" in name for name in checks) > 100
-    assert all(check.passed for check in checks.values())
+        assert checked[f"trajectory/{run}/loss"].relative < 1e-5
+        assert checked[f"trajectory/{run}/lr"].relative < 1e-6
+    assert sum("/final/" in name for name in checked) > 100
+    assert all(check.passed for check in checked.values())
 
 
-def test_without_the_moments_resuming_fails(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isa_golden, "restore_moments", lambda *_: 2)
-    checks = isa_golden.trajectory_checks(read_case(golden / "isa_clevr_transl_scale_mini"))
-    assert any(not check.passed for check in checks if check.name.startswith("trajectory/resume"))
+def test_without_the_moments_resuming_fails(golden: Path) -> None:
+    case = read_case(golden / "isa_clevr_transl_scale_mini")
+    forgetful = partial(isa_golden.trajectory, restore=False)
+    found = checks(case, System(isa_golden.trajectory_rows, forgetful))
+    assert any(check.verdict is Verdict.FAIL for check in found if check.name.startswith("trajectory/resume"))
 
 
 def test_moments_and_updates_are_read(golden: Path) -> None:
     case = read_case(golden / "isa_clevr_transl_scale_mini")
-    config, model = isa_golden.load(case)
-    optimizer = optim.adam(model)
-    assert isa_golden.restore_moments(case, config, model, optimizer) == 2
+    loaded = isa_golden.load(case)
+    model, optimizer = loaded.model, optim.adam(loaded.model)
+    optim.load_optimizer(model, optimizer, loaded.adam(), "here")
+    assert loaded.read.step == 2
     assert len(optimizer.state) == len(optim.trainable(model))
     assert all(float(state["step"]) == 2.0 for state in optimizer.state.values())
-    read = flax_checkpoint.read(case.folder / "checkpoint")
+    read = loaded.read
+    assert isinstance(read, Checkpoint)
     assert set(read.first_moments) == set(read.second_moments) == set(read.params)
 
 
@@ -105,16 +111,15 @@ def test_an_unknown_recording_fails(golden: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_weights_survive_both_ways(golden: Path, name: str) -> None:
     case = read_case(golden / name)
-    config, model = isa_golden.load(case)
-    theirs = isa_golden.case_weights(case)
-    back = layouts.to_theirs(isa_flax.leaves(config), dict(model.state_dict()))
+    loaded = isa_golden.load(case)
+    theirs, back = loaded.read.params, loaded.to_theirs(loaded.model.state_dict())
     assert set(back) == set(theirs)
     assert all(np.array_equal(back[path], theirs[path]) for path in theirs)
 
 
-def test_weights_of_the_recipe() -> None:
-    """Values of numpy's generator, by the recipe in config.json of the recorded full cases."""
-    shapes = {
+def test_weights_of_the_rule() -> None:
+    """Values of numpy's generator, by the rule in config.json of the recorded full cases."""
+    wanted = {
         "B/kernel": (2, 3),
         "A/scale": (3,),
         "A/bias": (2,),
@@ -122,7 +127,7 @@ def test_weights_of_the_recipe() -> None:
         "D/pos_embedding": (1, 2, 3, 2),
         "E/general_dense_q_0/kernel": (4, 2),
     }
-    weights = isa_golden.recipe_weights(shapes, 5)
+    weights = streamed_weights(wanted, 5)
     stream = np.random.default_rng(5)
     bias, scale = stream.standard_normal(2), stream.standard_normal(3)
     assert np.allclose(weights["A/bias"], 0.1 * bias) and np.allclose(weights["A/scale"], 1 + 0.1 * scale)
@@ -134,7 +139,7 @@ def test_weights_of_the_recipe() -> None:
 
 def test_config_is_read_from_the_reference(golden: Path) -> None:
     case = read_case(golden / "isa_extra_options_mini")
-    config = isa_flax.config_from_reference(case.config["config"], isa_golden.case_weights(case))
+    config = isa_golden.load(case).config
     assert config.resolution == tuple(case.config["resolution"])
     assert (config.invariance, config.rotation_limit, config.temperature) == ("rotation", 90, 0.7)
     assert (
@@ -143,14 +148,14 @@ def test_config_is_read_from_the_reference(golden: Path) -> None:
         and config.detach == ("position", "scale", "rotation")
     )
     bug = read_case(golden / "isa_clevrtex_resnet_transl_scale_mini")
-    assert isa_golden.load(bug)[0].grid == "missing_as_released"
+    assert isa_golden.load(bug).config.grid == "missing_as_released"
 
 
 def test_an_option_that_is_not_here_is_refused(golden: Path) -> None:
     case = read_case(golden / "isa_extra_options_mini")
     case.config["config"]["model"]["corrector"]["mix_slots"] = True
     with pytest.raises(UserError, match="mix_slots"):
-        isa_flax.config_from_reference(case.config["config"], isa_golden.case_weights(case))
+        isa_golden.load(case)
 
 
 def _theirs(config: ModelConfig) -> dict[str, np.ndarray]:
@@ -164,12 +169,12 @@ def _theirs(config: ModelConfig) -> dict[str, np.ndarray]:
 def test_recognizes_what_only_one_recipe_has() -> None:
     for name in ("isa_tetrominoes_transl", "isa_tetrominoes_baseline", "isa_waymo_open_transl"):
         config = isa.RECIPES[name]().model
-        assert isa_flax.recognize(_theirs(config), "ckpt") == config
+        assert isa_flax.from_shapes(shapes(_theirs(config))) == config
 
 
 def test_recognizes_a_released_model_without_its_grid() -> None:
     config = replace(isa.IsaConfig(encoder=ResNetConfig(), invariance="rotation"), grid="missing_as_released")
-    assert isa_flax.recognize(_theirs(config), "ckpt") == config
+    assert isa_flax.from_shapes(shapes(_theirs(config))) == config
 
 
 def test_does_not_guess_between_recipes_of_equal_weights() -> None:
@@ -177,12 +182,12 @@ def test_does_not_guess_between_recipes_of_equal_weights() -> None:
     with pytest.raises(
         UserError, match=r"isa_objects_room_transl_scale.*isa_clevr_with_masks_transl_scale_v2"
     ):
-        isa_flax.recognize(theirs, "ckpt")
+        isa_flax.from_shapes(shapes(theirs))
 
 
 def test_a_foreign_checkpoint_is_refused_by_its_parts() -> None:
     with pytest.raises(UserError, match="TransformerBlock_0"):
-        isa_flax.recognize({"TransformerBlock_0/kernel": np.zeros(1)}, "ckpt")
+        isa_flax.from_shapes({"TransformerBlock_0/kernel": (1,)})
 
 
 def test_unreleased_sizes_ask_for_the_numbers() -> None:
@@ -193,7 +198,7 @@ def test_unreleased_sizes_ask_for_the_numbers() -> None:
         decoder=isa.CnnDecoderConfig(grid=(8, 8), channels=(8,), strides=(2,)),
     )
     with pytest.raises(UserError, match="--config"):
-        isa_flax.recognize(_theirs(config), "ckpt")
+        isa_flax.from_shapes(shapes(_theirs(config)))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -201,8 +206,8 @@ def test_a_converted_checkpoint_loads_and_draws_the_same(golden: Path, tmp_path:
     converted = convert(golden / name / "checkpoint", out=tmp_path, config=golden / name / "config.json")
     assert converted.step == (2 if name == "isa_clevr_transl_scale_mini" else None)
     case = read_case(golden / name)
-    _, model = isa_golden.load(case)
-    batch = isa_golden.to_batch(case.inputs)
+    loaded = isa_golden.load(case)
+    batch, model = {"video": torch.from_numpy(case.inputs["video"]).movedim(-1, 2)}, loaded.model
     ours, theirs = (
         one.predict(batch | {"generator": torch.Generator().manual_seed(0)}).masks
         for one in (hub.load_model(tmp_path), model)
@@ -211,7 +216,7 @@ def test_a_converted_checkpoint_loads_and_draws_the_same(golden: Path, tmp_path:
 
 
 def test_a_recipe_of_other_sizes_is_refused_with_the_first_arrays(golden: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"missing|other sizes"):
+    with pytest.raises(UserError, match=r"missing|of another shape"):
         convert(
             golden / "isa_tetrominoes_baseline_mini" / "checkpoint",
             out=tmp_path,

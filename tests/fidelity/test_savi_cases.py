@@ -1,4 +1,4 @@
-"""SAVi against recordings of the original program: tolerances of the specification, see convert/golden.py."""
+"""SAVi against recordings of the original program: tolerances of the specification, see fidelity/savi.py."""
 
 import gzip
 import json
@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from fidelity import savi as savi_golden
-from fidelity.cases import Case, CaseResult, read_case, verify
+from fidelity.cases import Case, CaseResult, read_case
+from fidelity.systems import verify
 from torchslots.convert import layouts
 from torchslots.convert.originals import savi as savi_flax
 from torchslots.convert.readers import flax as flax_checkpoint
 from torchslots.io.errors import UserError
+from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
 
 CASES = ("savi_small_mini", "savi_medium_mini", "savi_large_mini", "savi_plus_plus_mini")
@@ -49,8 +51,8 @@ def golden_copy(case: Path, tmp_path: Path) -> Path:
 
 def test_weights_go_there_and_back(golden: Path) -> None:
     case = golden_case(golden / "savi_plus_plus_mini")
-    weights = savi_golden.case_weights(case)
-    leaves = savi_flax.leaves(savi_flax.config_from_reference(case.config["config"], weights))
+    loaded = savi_golden.load(case)
+    weights, leaves = loaded.read.params, loaded.leaves
     back = layouts.to_theirs(leaves, layouts.to_ours(leaves, weights, "here"))
     assert set(back) == set(weights)
     for path, array in weights.items():
@@ -64,10 +66,10 @@ def golden_case(folder: Path) -> Case:
 def test_group_norms_of_either_flax(golden: Path) -> None:
     """flax 0.3 keeps group norms as (1, 1, 1, C), later versions as (C,)."""
     case = golden_case(golden / "savi_large_mini")
-    weights = savi_golden.case_weights(case)
+    loaded = savi_golden.load(case)
+    weights, leaves = loaded.read.params, loaded.leaves
     name = "FrameEncoder_0/ResNet_0/init_bn/scale"
     assert weights[name].ndim == 4
-    leaves = savi_flax.leaves(savi_flax.config_from_reference(case.config["config"], weights))
     flat = {
         path: array.reshape(-1) if "bn" in path or "proj_bn" in path else array
         for path, array in weights.items()
@@ -105,7 +107,7 @@ def test_published_sizes_are_recognised(name: str) -> None:
         state = catalog.build(config).state_dict()
     zeros = {name: torch.zeros(value.shape) for name, value in state.items()}
     weights = layouts.to_theirs(savi_flax.leaves(config), zeros)
-    assert savi_flax.recognize(weights, "here") == config
+    assert savi_flax.from_shapes(shapes(weights)) == config
     counts = {
         "savi_small": 895_268,
         "savi_medium": 1_140_740,

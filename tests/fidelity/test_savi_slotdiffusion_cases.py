@@ -11,12 +11,14 @@ import torch
 
 from fidelity import full_size
 from fidelity import savi_slotdiffusion as savi_pytorch_golden
-from fidelity.cases import CaseResult, read_case, verify
+from fidelity.cases import read_case
 from fidelity.hash_init import with_model
+from fidelity.systems import verify
 from torchslots.convert import layouts
 from torchslots.convert.originals import savi_slotdiffusion as savi_pytorch_torch
 from torchslots.convert.readers import torch as torch_checkpoint
 from torchslots.io.errors import UserError
+from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
 from torchslots.recipes.savi_slotdiffusion import SaviPytorchConfig, build
 from torchslots.recipes.slotdiffusion_encoder import SlotsConfig
@@ -33,8 +35,7 @@ RECIPES = {
 @pytest.mark.parametrize("name", CASES)
 def test_equal_to_the_original(golden, tmp_path, name):
     (result,) = verify([with_model(golden / name, tmp_path)])
-    failed = [check for check in result.checks if not check.passed]
-    assert not failed, failed
+    assert result.passed, [check for check in result.checks if not check.passed]
     names = {check.name for check in result.checks}
     assert {"slots", "slots_split", "pred_slots_seq", "img_recon_loss", "train_losses", "train_lrs"} <= names
     assert {"grad_norm/init_latents", "param_norm_after_train/init_latents"} <= names
@@ -47,16 +48,14 @@ def test_a_changed_recording_fails(golden, tmp_path, key):
     outputs = dict(np.load(folder / "outputs.npz"))
     outputs[key] = outputs[key] + np.float32(0.01)
     np.savez(folder / "outputs.npz", **outputs)
-    result = CaseResult("case", tuple(savi_pytorch_golden.checks(read_case(folder))))
-    assert [check.name for check in result.checks if not check.passed] == [key]
+    assert failed(folder) == [key]
 
 
 def test_an_output_that_nobody_computes_fails(golden, tmp_path):
     folder = with_model(golden / CASES[1], tmp_path)
     outputs = dict(np.load(folder / "outputs.npz"))
     np.savez(folder / "outputs.npz", **outputs, something=np.zeros(3))
-    failed = [check.name for check in savi_pytorch_golden.checks(read_case(folder)) if not check.passed]
-    assert failed == ["something"]
+    assert failed(folder) == ["something"]
 
 
 @pytest.mark.parametrize("part", ["slot_dict", "enc_dict", "dec_dict", "resolution"])
@@ -66,13 +65,13 @@ def test_a_configuration_without_a_part_is_refused(golden, tmp_path, part):
     del config["config"][part]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=part):
-        list(savi_pytorch_golden.checks(read_case(folder)))
+        failed(folder)
 
 
 def test_a_case_without_weights_is_refused(golden, tmp_path):
     folder = Path(shutil.copytree(golden / CASES[0], tmp_path / "case"))
     with pytest.raises(UserError, match=r"model\.pth"):
-        list(savi_pytorch_golden.checks(read_case(folder)))
+        failed(folder)
 
 
 # -------------------------------------------------------------------------------------------------- full size
@@ -180,6 +179,6 @@ def test_its_slot_attention_for_images_is_the_same_without_a_predictor():
 
 def test_heads_that_no_weight_tells_and_that_cannot_be_the_published_ones(golden, tmp_path):
     case = read_case(with_model(golden / CASES[0], tmp_path))
-    shapes = {**torch_checkpoint.read(case.folder / "model.pth").shapes, "init_latents": (1, 4, 30)}
+    found = {**shapes(torch_checkpoint.read(case.folder / "model.pth").params), "init_latents": (1, 4, 30)}
     with pytest.raises(UserError, match="slot_size 30 cannot be shared out among 4 heads"):
-        savi_pytorch_torch.from_shapes(shapes)
+        savi_pytorch_torch.from_shapes(found)

@@ -5,17 +5,15 @@ import shutil
 import numpy as np
 import pytest
 
-from fidelity.cases import CaseResult, read_case
-from fidelity.slot_attention import checks
+from fidelity.systems import failed, verify
 
 CASES = ("slot_attention_object_discovery_mini", "slot_attention_set_prediction_mini")
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_equal_to_the_original(golden, name):
-    result = CaseResult(name, tuple(checks(read_case(golden / name))))
-    failed = [check for check in result.checks if not check.passed]
-    assert not failed, failed
+    (result,) = verify([golden / name])
+    assert result.passed, [check for check in result.checks if not check.passed]
     names = {check.name for check in result.checks}
     assert {"loss", "attn_iter", "gru_iter", "slots_iter", "fresh/loss", "fresh/lr"} <= names
     assert len(names) > 90
@@ -28,5 +26,4 @@ def test_a_changed_recording_fails(golden, tmp_path, key):
     outputs[key] = outputs[key] + (1 if key == "assignment" else 0.01)
     np.savez(folder / "outputs.npz", **outputs)
     (folder / "trajectory.npz").unlink()
-    failed = [check.name for check in checks(read_case(folder)) if not check.passed]
-    assert failed == [key]
+    assert failed(folder) == [key]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fidelity import savi as savi_golden
 from fidelity import statm as statm_golden
-from fidelity.cases import read_case, verify
+from fidelity.cases import read_case
+from fidelity.systems import verify
 from torchslots.convert import layouts
 from torchslots.convert.convert import convert
 from torchslots.convert.originals import savi as savi_flax
@@ -22,6 +23,7 @@ from torchslots.hub import load_model
 from torchslots.io.errors import UserError
 from torchslots.models.slots.initializers import Gaussian
 from torchslots.models.slots.temporal import Fusion, Memory, remembering
+from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
 from torchslots.recipes.savi import SaviConfig
 from torchslots.recipes.statm import StatmConfig, build, fusion_class
@@ -150,11 +152,11 @@ def test_recorded_draws_with_a_learned_mean(golden: Path) -> None:
 def test_both_generations_of_checkpoints_are_one_model(golden: Path) -> None:
     """flax 0.3.5 keeps group norms as (1, 1, 1, C), 0.5.1 as (C,)."""
     case = read_case(golden / "statm_savi_plus_plus_mini")
-    new = savi_golden.case_weights(case)
+    loaded = savi_golden.load(case)
+    new, leaves = loaded.read.params, loaded.leaves
     norms = [path for path in new if "ResNet_0" in path and path.endswith(("scale", "bias"))]
     assert len(norms) > 10 and all(new[path].ndim == 1 for path in norms)
     old = {path: array[None, None, None] if path in norms else array for path, array in new.items()}
-    leaves = statm_flax.leaves(statm_flax.config_from_reference(case.config["config"], new))
     one, other = (layouts.to_ours(leaves, weights, "here") for weights in (new, old))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert {leaf.path: tuple(leaf.write(leaf.read(new[leaf.path])).shape) for leaf in leaves} == {
@@ -182,15 +184,15 @@ def test_published_sizes(name: str, count: int) -> None:
 
 def test_small_is_recognised_and_rounds_must_be_named() -> None:
     assert (
-        statm_flax.recognize(published("statm_savi_small"), "here")
+        statm_flax.from_shapes(shapes(published("statm_savi_small")))
         == catalog.recipe("statm_savi_small").model
     )
     weights = published("statm_savi")
     with pytest.raises(UserError, match=r"statm_savi \(1\) and statm_savi_plus_plus \(2\).*--recipe"):
-        statm_flax.recognize(weights, "here")
+        statm_flax.from_shapes(shapes(weights))
     for name in ("statm_savi", "statm_savi_plus_plus"):
         config = catalog.recipe(name).model
-        assert statm_flax.like(config, weights) == config
+        assert statm_flax.like(config, shapes(weights)) == config
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
@@ -201,14 +203,14 @@ def test_fusions_are_recognised(fusion: statm_flax.FusionName, pre_norm: bool) -
     wanted = "all_slots_as_released" if fusion == "all_slots" and pre_norm else fusion
     config = StatmConfig(small.savi, fusion=wanted, pre_norm=pre_norm)
     zeros = {name: torch.zeros(value.shape) for name, value in build(config).state_dict().items()}
-    assert statm_flax.like(small, layouts.to_theirs(statm_flax.leaves(config), zeros)) == config
+    assert statm_flax.like(small, shapes(layouts.to_theirs(statm_flax.leaves(config), zeros))) == config
 
 
 def test_convert_by_the_original_configuration(golden: Path, tmp_path: Path) -> None:
     case = golden / "statm_savi_small_mini"
     found = convert(case / "checkpoints-0", out=tmp_path / "model", config=case / "config.json")
     assert "statm" in str(found)
-    _, model = savi_golden.load(read_case(case), statm_golden.STATM)
+    model = savi_golden.load(read_case(case)).model
     loaded = load_model(tmp_path / "model").state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
 
@@ -261,5 +263,5 @@ def test_unknown_flax_trees_are_refused(golden: Path, tmp_path: Path) -> None:
     kernel = next(array for path, array in data.params.items() if path.endswith("kernel"))
     packed = msgpack.ExtType(1, msgpack.packb((kernel.shape, "float32", kernel.tobytes())))
     (tmp_path / "ckpt-1.flax").write_bytes(msgpack.packb({"params": {"Unet_0": {"kernel": packed}}}) or b"")
-    with pytest.raises(UserError, match="Unet_0: not a checkpoint of SAVi, STATM, Invariant Slot Attention"):
+    with pytest.raises(UserError, match="Unet_0: not a checkpoint of STATM, Invariant Slot Attention, SAVi"):
         convert(tmp_path / "ckpt-1.flax", out=tmp_path / "o")

@@ -10,8 +10,10 @@ import torch
 
 from fidelity import full_size
 from fidelity import steve as steve_golden
-from fidelity.cases import read_case, verify
+from fidelity.cases import read_case
 from fidelity.hash_init import state_dict, with_model
+from fidelity.loading import load
+from fidelity.systems import failed, verify
 from torchslots.convert import layouts
 from torchslots.convert.convert import convert
 from torchslots.convert.originals import steve as steve_torch
@@ -31,14 +33,9 @@ RECIPES = {
 }
 
 
-def failed_of(folder):
-    return [check.name for check in steve_golden.checks(read_case(folder)) if not check.passed]
-
-
 def test_equal_to_the_original(golden, tmp_path):
     (result,) = verify([with_model(golden / CASE, tmp_path)])
-    failed = [check for check in result.checks if not check.passed]
-    assert not failed, failed
+    assert result.passed, [check for check in result.checks if not check.passed]
     names = {check.name for check in result.checks}
     assert {"slots", "masks", "ar_ids", "ar_logits", "ar_recon", "token_recon_loss_given"} <= names
     assert {"weights", "train_losses", "train_lrs", "grad_norm/trans_decoder.tok_emb.weight"} <= names
@@ -51,7 +48,7 @@ def test_a_changed_recording_fails(golden, tmp_path, key):
     outputs = dict(np.load(folder / "outputs.npz"))
     outputs[key] = outputs[key] + (1 if key == "target_token_id" else np.float32(0.01))
     np.savez(folder / "outputs.npz", **outputs)
-    assert failed_of(folder) == [key]
+    assert failed(folder) == [key]
 
 
 def test_another_written_code_fails(golden, tmp_path):
@@ -59,14 +56,14 @@ def test_another_written_code_fails(golden, tmp_path):
     outputs = dict(np.load(folder / "outputs.npz"))
     outputs["ar_ids"][2, 10] = (outputs["ar_ids"][2, 10] + 1) % 32
     np.savez(folder / "outputs.npz", **outputs)
-    assert failed_of(folder) == ["ar_ids"]
+    assert failed(folder) == ["ar_ids"]
 
 
 def test_an_output_that_nobody_computes_fails(golden, tmp_path):
     folder = with_model(golden / CASE, tmp_path)
     outputs = dict(np.load(folder / "outputs.npz"))
     np.savez(folder / "outputs.npz", **outputs, something=np.zeros(3))
-    assert failed_of(folder) == ["something"]
+    assert failed(folder) == ["something"]
 
 
 @pytest.mark.parametrize("part", ["slot_dict", "enc_dict", "dec_dict", "dvae_dict", "resolution"])
@@ -89,7 +86,7 @@ def test_the_picture_behind_a_soft_draw_is_compared_where_there_is_a_loss_of_it(
     case = read_case(folder)
     case.config["config"]["loss_dict"]["use_img_recon_loss"] = True
     case.inputs["exponential"] = np.ones((4, 32, 8, 8), np.float32)
-    _, _, model = steve_golden.load(case)
+    model = load(case).model
     with torch.no_grad():
         found = steve_golden.forward(case, model, steve_golden.to_batch(case.inputs))
     error = ((found["recon_img"] - found["gt_img"]) ** 2).mean()
@@ -144,7 +141,7 @@ def test_another_vocabulary_is_refused(golden, tmp_path):
     reference = json.loads((golden / CASE / "config.json").read_text())
     reference["config"]["dvae_dict"]["vocab_size"] = 40
     (tmp_path / "config.json").write_text(json.dumps(reference))
-    with pytest.raises(UserError, match="other sizes"):
+    with pytest.raises(UserError, match="of another shape"):
         convert(write(state_dict(golden / CASE), tmp_path), tmp_path / "out", config=tmp_path / "config.json")
 
 

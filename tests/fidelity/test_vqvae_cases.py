@@ -8,9 +8,10 @@ import torch
 
 from fidelity import full_size
 from fidelity import vqvae as vqvae_golden
-from fidelity.cases import MARGIN, read_case, verify
+from fidelity.cases import MARGIN, read_case
 from fidelity.hash_init import state_dict, with_model
 from fidelity.hash_weights import hash_weights
+from fidelity.systems import failed, verify
 from torchslots.convert import layouts
 from torchslots.convert.originals import vqvae as vqvae_torch
 from torchslots.io.errors import UserError
@@ -23,10 +24,6 @@ CASE = "vqvae_mini"
 @pytest.fixture
 def case(golden, tmp_path):
     return with_model(golden / CASE, tmp_path)
-
-
-def failed_of(folder):
-    return [check.name for check in vqvae_golden.checks(read_case(folder)) if not check.passed]
 
 
 def test_equal_to_the_original(case):
@@ -46,19 +43,19 @@ def test_a_changed_recording_fails(case, key):
     outputs = dict(np.load(case / "outputs.npz"))
     outputs[key] = outputs[key] * np.float32(1.001)
     np.savez(case / "outputs.npz", **outputs)
-    assert failed_of(case) == [key]
+    assert failed(case) == [key]
 
 
 def test_a_code_counts_unless_rounding_decided_it(case):
     recorded = read_case(case)
-    _, model = vqvae_golden.load(recorded)
+    model = vqvae_golden.load(recorded).model
     with torch.no_grad():
         margins = vqvae_golden.code_margins(model, torch.from_numpy(recorded.outputs["latent"]).flatten(0, 1))
     assert margins.min() == pytest.approx(recorded.config["vq_margin"], rel=0.1)
     codes = recorded.outputs["quant_idx"].copy()
     codes.reshape(-1)[int(margins.argmax())] += 1
     np.savez(case / "outputs.npz", **{**recorded.outputs, "quant_idx": codes})
-    assert margins.max() > MARGIN and "quant_idx" in failed_of(case)
+    assert margins.max() > MARGIN and "quant_idx" in failed(case)
 
 
 @pytest.mark.parametrize("what", ["grad_norm", "param_norm_after_train"])
@@ -67,7 +64,7 @@ def test_changed_gradients_and_weights_fail(case, what):
     norms = json.loads((case / "grads.json").read_text())
     norms[what][name] *= 1.01
     (case / "grads.json").write_text(json.dumps(norms))
-    assert failed_of(case) == [f"{what}/{name}"]
+    assert failed(case) == [f"{what}/{name}"]
 
 
 def test_read_and_written_back(golden):
@@ -140,7 +137,7 @@ def test_lpips_of_a_checkpoint_takes_part(case, golden):
     drawn = {name: torch.from_numpy(value) for name, value in hash_weights(lpips, 1).items()}
     torch.save({**state_dict(golden / CASE), **drawn}, case / "model.pth")
     recorded = read_case(case)
-    _, model = vqvae_golden.load(recorded)
+    model = vqvae_golden.load(recorded).model
     assert not any(name.startswith("perceptual") for name in model.state_dict())
     with torch.no_grad():
         found = vqvae_golden.forward(
@@ -181,4 +178,4 @@ def test_damaged_records_of_training_are_refused(case, spoil):
         config["loss_note"] = "some words"
         (case / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"config\.json|grads\.json"):
-        failed_of(case)
+        failed(case)

@@ -1,204 +1,153 @@
-"""What all recordings of the torch originals hold: gradients of the first loss, and five steps of their trainer.
+"""Gradients and training steps: ours for every system, and what the recordings of the torch originals hold of them.
 
-`grads.json` has L2 norms by the original's parameter names, `config.json` losses and rates of the steps, and in a note
-the trainer's settings. Dropout was off throughout.
+There `grads.json` has L2 norms by the original's parameter names, `config.json` losses and rates of the steps, and in a
+note the trainer's settings. Dropout was off throughout.
 """
 
-import copy
 import json
+import math
 import re
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from fidelity.cases import (
-    GRADIENT_TOLERANCE,
-    LOSS_TOLERANCE,
-    OUTPUT_TOLERANCE,
-    Case,
-    Check,
-    compare,
-    compare_zero,
-)
+from fidelity.cases import GRADIENT_TOLERANCE, LOSS_TOLERANCE, Case, Row, Rows, norm, zero_gradient
+from fidelity.loading import Loaded
 from torchslots.convert.layouts import Arrays
 from torchslots.io.errors import UserError
 from torchslots.models.types import Batch
 from torchslots.recipes.config import OptimConfig
 from torchslots.training import optim
 
-ToTheirs = Callable[[dict[str, Tensor]], Arrays]
-"""Our tensors by our names to the original's arrays by its names; tensors that are not there are left out."""
-
 _ROUNDING = 1e-6
 """Part of the whole gradient's norm under which a parameter's gradient is rounding of an exact zero: a bias in front of
 a norm, or of keys, which a softmax cancels."""
-
 _TRAINED = "param_norm_after_train/"
-_DOUBT = 4
-"""Multiples of the rounding of a parameter's gradient under which the sign of an entry is not known."""
 
 
-def gradient_checks(case: Case, model: nn.Module, batch: Batch, to_theirs: ToTheirs) -> Iterator[Check]:
-    """The norm of every recorded parameter's gradient of the summed losses.
-
-    Behind many norms float32 rounds them by more than is allowed. What disagrees is compared in float64 too: that is
-    noted and changes no verdict.
-    """
-    found = list(_gradient_checks(case, _gradients(model, batch, to_theirs)))
-    if not all(check.passed for check in found):
-        exact = _gradient_checks(case, _gradients(copy.deepcopy(model).double(), _doubled(batch), to_theirs))
-        found = [
-            check if check.passed else replace(check, note=f"ours in float64 is {precise.relative:.1e} off")
-            for check, precise in zip(found, exact)
-        ]
-    yield from found
+# ------------------------------------------------------------------------------------------------------ ours
 
 
-def _gradients(model: nn.Module, batch: Batch, to_theirs: ToTheirs) -> Arrays:
-    total: Any = sum(model(batch).values())
-    total.backward()
-    found = to_theirs({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+def loss_of(model: Any, batch: Batch) -> torch.Tensor:
+    """The sum of a model's losses."""
+    return torch.stack(list(model.loss(batch).values())).sum()
+
+
+def norms(arrays: Arrays, prefix: str) -> Arrays:
+    """L2 norms, under names that begin with `prefix`."""
+    return {f"{prefix}{name}": np.asarray(norm(array)) for name, array in arrays.items()}
+
+
+def gradients(loaded: Loaded, batch: Batch, prefix: str = "grad_norm/") -> Arrays:
+    """Norms of the loss's gradients by the original's names, and of all of them as `grad_global_norm`."""
+    model: nn.Module = loaded.model
+    loss_of(model, batch).backward()
+    found = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    whole = torch.nn.utils.get_total_norm(list(found.values()))
     model.zero_grad()
-    return found
+    return {"grad_global_norm": whole.numpy(), **norms(loaded.to_theirs(found), prefix)}
 
 
-def _gradient_checks(case: Case, ours: Arrays) -> Iterator[Check]:
-    recorded = _recorded_norms(case)["grad_norm"]
-    scale = float(np.linalg.norm(list(recorded.values())))
-    for name, norm in recorded.items():
-        mine = _norm(ours[name]) if name in ours else None
-        if mine is None:
-            yield _missing(f"grad_norm/{name}")
-        elif norm < _ROUNDING * scale:
-            yield compare_zero(f"grad_norm/{name}", mine, scale)
-        else:
-            yield compare(f"grad_norm/{name}", np.array(mine), np.array(norm), GRADIENT_TOLERANCE)
-
-
-def training_checks(
-    case: Case,
-    model: nn.Module,
-    batches: Callable[[int], Batch],
-    to_theirs: ToTheirs,
-    drifting: Collection[str] = (),
-) -> Iterator[Check]:
-    """The original trainer's steps from the case's weights: losses, rates, gradient norms, weights behind the last.
-
-    Adam turns a gradient that is rounding into a whole step. Where something disagrees, our model makes the same steps
-    in float64 too, and what float32 leaves open is noted; the verdict stays.
-
-    Args:
-        model: with the case's weights, in eval mode; it is trained on.
-        batches: what step i trains on.
-        drifting: parameters of which a part has no gradient but rounding.
-    """
-    untrained, recorded = copy.deepcopy(model), case.config["train"]
-    ours = _train(case, model, batches, to_theirs)
-    yield compare("train_lrs", ours.rates, np.array(recorded["train_lrs"]), LOSS_TOLERANCE)
-    found = [*_step_checks(case, ours), *_final_checks(case, ours.weights, drifting)]
-    if not all(check.passed for check in found):
-        exact = _train(case, untrained.double(), lambda step: _doubled(batches(step)), to_theirs)
-        found = [check if check.passed else _explained(case, check, ours, exact) for check in found]
-    yield from found
-
-
-class _Training(NamedTuple):
-    """What some steps gave, one entry for each; gradients and weights by the original's names."""
+class Steps(NamedTuple):
+    """What training steps gave, one row for each; rates have one column for each group of parameters."""
 
     losses: np.ndarray
     rates: np.ndarray
     norms: np.ndarray
-    gradients: list[Arrays]
-    weights: Arrays
 
 
-def _train(case: Case, model: nn.Module, batches: Callable[[int], Batch], to_theirs: ToTheirs) -> _Training:
-    config = settings(case)
+def train(loaded: Loaded, config: OptimConfig, batches: Iterable[Batch], *, resume: bool = False) -> Steps:
+    """Steps of our trainer's Adam; the model is trained on.
+
+    Args:
+        resume: go on from the checkpoint's moments and number of updates.
+    """
+    model, losses, rates, sizes = loaded.model, [], [], []
     optimizer = optim.adam(model, config)
-    losses, rates, norms, gradients = [], [], [], []
-    for step in range(len(case.config["train"]["train_losses"])):
-        optim.prepare_update(optimizer, config, step)
+    if resume:
+        optim.load_optimizer(model, optimizer, loaded.adam(), str(loaded.read.path))
+    done = (loaded.read.step or 0) if resume else 0
+    for step, batch in enumerate(batches):
+        optim.prepare_update(optimizer, config, done + step)
         rates.append([group["lr"] for group in optimizer.param_groups])
-        total: Any = sum(model(batches(step)).values())
-        total.backward()
-        given = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        gradients.append(to_theirs(given))
-        norms.append(optim.clip_gradients(model.parameters(), config.max_grad_norm).item())
-        losses.append(total.item())
+        loss = loss_of(model, batch)
+        loss.backward()
+        sizes.append(optim.clip_gradients(model.parameters(), config.max_grad_norm).item())
+        losses.append(loss.item())
         optimizer.step()
         optimizer.zero_grad()
-    weights = to_theirs(dict(model.named_parameters()))
-    return _Training(np.array(losses), np.array(rates), np.array(norms), gradients, weights)
+    return Steps(np.array(losses), np.array(rates), np.array(sizes))
 
 
-def _step_checks(case: Case, ours: _Training) -> Iterator[Check]:
-    recorded = case.config["train"]
-    yield compare("train_losses", ours.losses, np.array(recorded["train_losses"]), OUTPUT_TOLERANCE)
-    if min(recorded["train_grad_norm"]) >= 0:
-        yield compare(
-            "train_grad_norm", ours.norms, np.array(recorded["train_grad_norm"]), GRADIENT_TOLERANCE
-        )
+def torch_training(case: Case, loaded: Loaded, batch: Batch, batches: Iterable[Batch]) -> Arrays:
+    """Gradients and five steps of a torch original's trainer; the model is trained on.
 
-
-def _doubled(batch: Batch) -> Batch:
+    Args:
+        batches: what each step trains on.
+    """
+    found = gradients(loaded, batch)
+    steps = train(loaded, settings(case), batches)
+    trained = loaded.to_theirs(dict(loaded.model.named_parameters()))
     return {
-        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-        for name, value in batch.items()
+        **found,
+        "train_losses": steps.losses,
+        "train_lrs": steps.rates,
+        "train_grad_norm": steps.norms,
+        **norms(trained, _TRAINED),
     }
 
 
-def _explained(case: Case, check: Check, ours: _Training, exact: _Training) -> Check:
-    """A check that failed, with what float32 leaves open.
+def num_steps(case: Case) -> int:
+    """Recorded steps of training."""
+    return len(case.config["train"]["train_losses"])
 
-    Of the figures of the steps that is how far ours in float32 is from ours in float64; of a norm of trained weights,
-    whole steps of those weights alone whose gradient float32 cannot tell from zero in a step.
+
+# -------------------------------------------------------------------------------------------------- recorded
+
+
+def torch_rows(case: Case, shapes: dict[str, tuple[int, ...]], drifting: Collection[str] = ()) -> Rows:
+    """What was recorded of gradients and training of a torch original.
+
+    Where the gradient was rounding, Adam made steps of full length out of it, whose direction nothing determines: there
+    the norm of the trained weights may differ by all of them.
+
+    Args:
+        shapes: of its parameters.
+        drifting: parameters of which a part has no gradient but rounding.
     """
-    if check.name == "train_losses":
-        open_to = compare("", ours.losses, exact.losses, 0.0).relative
-    elif check.name == "train_grad_norm":
-        open_to = compare("", ours.norms, exact.norms, 0.0).relative
-    else:
-        open_to = _left_open(check.name.removeprefix(_TRAINED), ours, exact, _whole_steps(case))
-    return replace(check, note=f"float32 leaves {open_to:.1e} open, as float64 shows")
+    recorded, both = case.config["train"], _recorded_norms(case)
+    scale = norm(np.array(list(both["grad_norm"].values())))
+    vanishing = {name for name, size in both["grad_norm"].items() if size < _ROUNDING * scale}
+    rows = {
+        f"grad_norm/{name}": zero_gradient(scale)
+        if name in vanishing
+        else Row(np.array(size), GRADIENT_TOLERANCE)
+        for name, size in both["grad_norm"].items()
+    }
+    rows["train_lrs"] = Row(np.array(recorded["train_lrs"]), LOSS_TOLERANCE)
+    rows["train_losses"] = Row(np.array(recorded["train_losses"]))
+    if min(recorded["train_grad_norm"]) >= 0:
+        rows["train_grad_norm"] = Row(np.array(recorded["train_grad_norm"]), GRADIENT_TOLERANCE)
+    apart = 2 * sum(max(rates) for rates in recorded["train_lrs"])
+    for name, size in both["param_norm_after_train"].items():
+        row = Row(np.array(size))
+        if name in vanishing or name in drifting:
+            drift = apart * math.sqrt(math.prod(shapes.get(name, ()))) / size
+            row = Row(np.array(size), max(row.tolerance, drift), note="its gradient is rounding")
+        rows[f"{_TRAINED}{name}"] = row
+    return rows
 
 
-def _left_open(name: str, ours: _Training, exact: _Training, steps: float) -> float:
-    """Relative change of a parameter's norm if its doubtful weights went elsewhere, each by `steps` at most."""
-    if name not in exact.weights or name not in exact.gradients[0]:
-        return 0.0
-    doubtful = np.zeros(exact.weights[name].shape, bool)
-    for single, double in zip(ours.gradients, exact.gradients):
-        rounding = np.sqrt(np.mean((single[name] - double[name]) ** 2))
-        doubtful |= np.abs(double[name]) < _DOUBT * rounding
-    size, part = (_norm(values) for values in (exact.weights[name], exact.weights[name][doubtful]))
-    return float(steps * part + steps**2 * doubtful.sum() / 2) / size**2
-
-
-def _whole_steps(case: Case) -> float:
-    """How far apart two weights may come that Adam moves in opposite directions in all recorded steps."""
-    return 2 * sum(max(rates) for rates in case.config["train"]["train_lrs"])
-
-
-def _final_checks(case: Case, ours: Arrays, drifting: Collection[str]) -> Iterator[Check]:
-    """Norms of the trained weights. Where the gradient was rounding, Adam made steps of full length out of it, whose
-    direction nothing determines: there the norm may differ by all of them."""
-    norms = _recorded_norms(case)
-    scale = float(np.linalg.norm(list(norms["grad_norm"].values())))
-    steps = _whole_steps(case)
-    for name, norm in norms["param_norm_after_train"].items():
-        label = f"{_TRAINED}{name}"
-        if name not in ours:
-            yield _missing(label)
-            continue
-        array = ours[name]
-        if name in drifting or norms["grad_norm"].get(name, 0.0) < _ROUNDING * scale:
-            allowed = max(steps * float(np.sqrt(array.size)) / norm, OUTPUT_TOLERANCE)
-            yield compare(label, np.array(_norm(array)), np.array(norm), allowed, "its gradient is rounding")
-        else:
-            yield compare(label, np.array(_norm(array)), np.array(norm), OUTPUT_TOLERANCE)
+def _recorded_norms(case: Case) -> dict[str, dict[str, float]]:
+    file = case.folder / "grads.json"
+    try:
+        found = json.loads(file.read_text())
+        return {what: found[what] for what in ("grad_norm", "param_norm_after_train")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read: {error!r}. Copy the folder again.") from error
 
 
 def settings(case: Case) -> OptimConfig:
@@ -236,20 +185,3 @@ def _from_rates(case: Case) -> tuple[float, float, float, float]:
 def _number(note: str, what: str) -> float | None:
     found = re.search(what + r"\s+([\d.]+(?:e-?\d+)?)", note)
     return None if found is None else float(found[1])
-
-
-def _recorded_norms(case: Case) -> dict[str, dict[str, float]]:
-    file = case.folder / "grads.json"
-    try:
-        norms = json.loads(file.read_text())
-        return {what: norms[what] for what in ("grad_norm", "param_norm_after_train")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read: {error!r}. Copy the folder again.") from error
-
-
-def _norm(array: np.ndarray) -> float:
-    return float(np.linalg.norm(np.asarray(array, np.float64)))
-
-
-def _missing(name: str) -> Check:
-    return Check(name, (), 0.0, 0.0, 0.0, False, "recorded, but not computed here")

@@ -1,23 +1,12 @@
 """`torchslots convert`: an original checkpoint to a folder that `torchslots.load_model` reads."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torchslots.convert import flax_systems, layouts
-from torchslots.convert import systems as torch_systems
-from torchslots.convert.layouts import Arrays
-from torchslots.convert.originals import slot_attention as slot_attention_tf
-from torchslots.convert.originals import slot_attention_layout
-from torchslots.convert.readers import flax as flax_checkpoint
-from torchslots.convert.readers import tensorflow as tensorflow_checkpoint
-from torchslots.convert.readers import torch as torch_checkpoint
-from torchslots.convert.reference import read_reference
+from torchslots.convert import layouts, systems
 from torchslots.io.errors import UserError
 from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog
@@ -72,91 +61,16 @@ def convert(
         raise UserError("give either --recipe or --config: both say what the sizes are.")
     if run is not None and recipe is None:
         raise UserError("--run needs --recipe: data, schedule and batch size of the training come from it.")
-    sizes = None if config is not None else recipe
-    original = _reader(checkpoint)(checkpoint, sizes, config)
-    save_pretrained(original.model, original.numbers, out)
+    program, read = systems.open_original(checkpoint)
+    found = systems.configuration(program, read, None if config is not None else recipe, config)
+    model = catalog.build(found)
+    layouts.fill(model, systems.weights(program, read, found), str(read.path))
+    adam = adam_state(model, *systems.moments(program, read, found), read.step)
+    save_pretrained(model, found, out)
     if run is not None and recipe is not None:
-        chosen = replace(catalog.recipe(recipe), model=original.numbers)
-        write_run(run, chosen, original.model, original.adam, original.step)
-    params = original.params.values()
-    return Converted(
-        original.path, out, original.numbers, len(params), sum(array.size for array in params), original.step
-    )
-
-
-@dataclass(frozen=True)
-class _Original:
-    """A checkpoint as a model of ours, and the memory of its optimiser."""
-
-    path: Path
-    params: Arrays
-    numbers: ModelConfig
-    model: Any
-    adam: dict[str, Tensor]
-    step: int | None
-
-
-def _reader(checkpoint: Path) -> Callable[[Path, str | None, Path | None], _Original]:
-    """What reads the kind of checkpoint that is there."""
-    # Trainers in flax write an empty TensorFlow checkpoint beside their own file.
-    if flax_checkpoint.holds(checkpoint):
-        return _flax
-    if tensorflow_checkpoint.is_checkpoint(checkpoint):
-        return _tensorflow
-    return _torch if torch_checkpoint.holds(checkpoint) else _flax
-
-
-def _flax(checkpoint: Path, recipe: str | None, config: Path | None) -> _Original:
-    read = flax_checkpoint.read(checkpoint)
-    system = flax_systems.system_of(read)
-    reference = None if config is None else read_reference(config, read.path, system.title)
-    numbers = flax_systems.numbers(read, recipe, reference)
-    model, leaves = catalog.build(numbers), system.leaves(numbers)
-    ours = partial(layouts.to_ours, leaves, where=str(read.path))
-    _load(model, ours(read.params), read.path)
-    moments = [ours(part) if part else {} for part in (read.first_moments, read.second_moments)]
-    adam = adam_state(model, moments[0], moments[1], read.step)
-    return _Original(read.path, read.params, numbers, model, adam, read.step)
-
-
-def _tensorflow(checkpoint: Path, recipe: str | None, config: Path | None) -> _Original:
-    read = slot_attention_tf.read(checkpoint)
-    if config is not None:
-        reference = read_reference(config, read.path, slot_attention_tf.TITLE)
-        numbers = slot_attention_tf.config_from_reference(reference, read)
-    else:
-        numbers = slot_attention_tf.numbers(read, None if recipe is None else catalog.recipe(recipe).model)
-    model = slot_attention_tf.model_of(read, numbers)
-    ours = partial(slot_attention_layout.to_ours, numbers, where=str(read.path))
-    moments = [ours(part) if part else {} for part in (read.first_moments, read.second_moments)]
-    adam = adam_state(model, moments[0], moments[1], read.step)
-    return _Original(read.path, read.params, numbers, model, adam, read.step)
-
-
-def _torch(checkpoint: Path, recipe: str | None, config: Path | None) -> _Original:
-    read = torch_checkpoint.read(checkpoint)
-    title = torch_systems.system_of(read).title
-    reference = None if config is None else read_reference(config, read.path, title)
-    numbers = torch_systems.numbers(read, recipe, reference)
-    model = catalog.build(numbers)
-    _load(model, torch_systems.weights(read, numbers), read.path)
-    adam = adam_state(model, *torch_systems.moments(read, numbers), read.step)
-    return _Original(read.path, read.params, numbers, model, adam, read.step)
-
-
-def _load(model: Any, state: dict[str, Any], path: Path) -> None:
-    """Strict, with the first wrong shapes in the message."""
-    wanted = model.state_dict()
-    wrong = [
-        f"{name} {tuple(value.shape)}, not {tuple(wanted[name].shape)}"
-        for name, value in state.items()
-        if value.shape != wanted[name].shape
-    ]
-    if wrong:
-        raise UserError(
-            f"{path}: {len(wrong)} arrays have other sizes than the recipe: {'; '.join(wrong[:3])}."
-        )
-    model.load_state_dict(state)
+        write_run(run, replace(catalog.recipe(recipe), model=found), model, adam, read.step)
+    params = read.params.values()
+    return Converted(read.path, out, found, len(params), sum(array.size for array in params), read.step)
 
 
 def adam_state(

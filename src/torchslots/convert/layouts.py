@@ -1,29 +1,35 @@
 """How the originals lay out weights, and the way back: one `WeightMap` for each of their arrays."""
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchslots.io.errors import UserError
+from torchslots.models.weights import check_fit, shapes
 
 Arrays = dict[str, np.ndarray]
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of the original's arrays by its names."""
 
 
 @dataclass(frozen=True)
 class WeightMap:
     """One array of the original and the place of its numbers in our state dict.
 
-    Several leaves of one path read parts of the same array; written, they are joined along its first axis in the order
-    of the leaves.
+    Several leaves of one path read parts of the same array; written, they are joined along `axis` in the order of the
+    leaves.
 
     Args:
         path: the original's name, `/` between levels.
         name: our tensor's name.
         read: from the original's layout to ours; `write` is its inverse.
         part: rows of our tensor that this leaf fills, as (index, of how many equal parts).
+        axis: of the original's array, along which it is shared out among several leaves.
     """
 
     path: str
@@ -31,6 +37,7 @@ class WeightMap:
     read: Callable[[np.ndarray], np.ndarray]
     write: Callable[[np.ndarray], np.ndarray]
     part: tuple[int, int] = (0, 1)
+    axis: int = 0
 
 
 def _same(array: np.ndarray) -> np.ndarray:
@@ -182,32 +189,82 @@ def to_ours(leaves: Iterable[WeightMap], theirs: Arrays, where: str) -> dict[str
     return {name: torch.from_numpy(np.array(_joined(parts), order="C")) for name, parts in stacks.items()}
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """One array of rows; a scalar is by itself."""
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+def _check_names(wanted: set[str], found: set[str], where: str) -> None:
+    """The same names; shapes are checked once the arrays are ours."""
+    remedy = "Name the right recipe with --recipe."
+    stored, needed = (dict.fromkeys(sorted(names), ()) for names in (found, wanted))
+    check_fit(stored, needed, f"{where}: weights do not fit the model", remedy)
 
 
-def to_theirs(leaves: Iterable[WeightMap], ours: dict[str, Tensor]) -> Arrays:
+def _joined(parts: list[np.ndarray], axis: int = 0) -> np.ndarray:
+    """One array; a scalar is by itself."""
+    return np.concatenate(parts, axis) if len(parts) > 1 else parts[0]
+
+
+def to_theirs(leaves: Iterable[WeightMap], ours: Mapping[str, Tensor]) -> Arrays:
     """The original's arrays from our tensors (weights, gradients or moments); absent tensors are left out."""
     arrays: dict[str, list[np.ndarray]] = {}
+    axes: dict[str, int] = {}
     for leaf in leaves:
         if leaf.name in ours:
             whole = ours[leaf.name].detach().cpu().numpy()
             index, count = leaf.part
             rows = np.split(whole, count)[index] if count > 1 else whole
             arrays.setdefault(leaf.path, []).append(leaf.write(rows))
-    return {path: _joined(parts) for path, parts in arrays.items()}
+            axes[leaf.path] = leaf.axis
+    return {path: _joined(parts, axes[path]) for path, parts in arrays.items()}
 
 
-def _check_names(wanted: set[str], found: set[str], where: str) -> None:
-    if wanted == found:
-        return
-    missing, extra = sorted(wanted - found), sorted(found - wanted)
-    parts = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("left over", extra))
-        if names
-    ]
-    raise UserError(
-        f"{where}: weights do not fit the model: {'; '.join(parts)}. Name the right recipe with --recipe."
-    )
+def fill(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load a model's weights, all of them in their shapes.
+
+    Raises:
+        UserError: names or shapes differ.
+    """
+    remedy = "Name the right recipe with --recipe, or give the original's configuration with --config."
+    check_fit(shapes(state), shapes(model.state_dict()), f"{where}: weights do not fit the model", remedy)
+    model.load_state_dict(state)
+
+
+def fits(leaves: Iterable[WeightMap], make: Callable[[], nn.Module], found: Shapes) -> bool:
+    """Whether arrays of these names and shapes fill exactly the model that `make` builds."""
+    leaves = list(leaves)
+    if {leaf.path for leaf in leaves} != set(found):
+        return False
+    with torch.device("meta"):
+        wanted = shapes(make().state_dict())
+    blank = {path: np.broadcast_to(np.float32(0), shape) for path, shape in found.items()}
+    return shapes(to_ours(leaves, blank, "checkpoint")) == wanted
+
+
+@contextmanager
+def explained(what: str, remedy: str) -> Iterator[None]:
+    """Around reading a configuration, or names and shapes: a user's error for what is missing.
+
+    Args:
+        what: beginning of the message, such as "This is no configuration of STEVE".
+        remedy: its last sentence.
+
+    Raises:
+        UserError: a field or an array is missing, or is of another type or shape.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{what}: {error!r} is missing, ill-typed or of another shape. {remedy}") from error
+
+
+RECONFIGURE = "Give the original's params as JSON."
+"""Remedy for a configuration that lacks something."""
+OTHER_FILE = "Give another checkpoint, or the original's configuration with --config."
+"""Remedy for a checkpoint of other names and shapes."""
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """How many names fit the whole of a regular expression."""
+    return sum(re.fullmatch(pattern, name) is not None for name in shapes)
+
+
+def within(shapes: Shapes, prefix: str) -> Shapes:
+    """The arrays of a part, by what follows `prefix` in their names."""
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}

@@ -1,55 +1,111 @@
-"""THE place to add a system whose originals are checkpoints of torch: how its arrays are known, named and sized."""
+"""THE place to add an original program: one row says how its checkpoints are recognised, sized, named and laid out."""
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from torchslots.convert.layouts import Arrays, WeightMap, to_ours
-from torchslots.convert.originals import dvae as dvae_torch
-from torchslots.convert.originals import savi_slotdiffusion as savi_pytorch_torch
-from torchslots.convert.originals import slotdiffusion as slotdiffusion_torch
-from torchslots.convert.originals import steve as steve_torch
-from torchslots.convert.originals import steve_joint as steve_joint_torch
-from torchslots.convert.originals import vqvae as vqvae_torch
+from torchslots.convert.layouts import Arrays, Shapes, WeightMap, to_ours
+from torchslots.convert.originals import (
+    dvae,
+    isa,
+    savi,
+    savi_slotdiffusion,
+    slot_attention,
+    slot_attention_layout,
+    slotdiffusion,
+    statm,
+    steve,
+    steve_joint,
+    vqvae,
+)
+from torchslots.convert.readers import flax as flax_reader
+from torchslots.convert.readers import tensorflow as tensorflow_reader
+from torchslots.convert.readers import torch as torch_reader
+from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.torch import TorchCheckpoint
 from torchslots.io.errors import UserError
+from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig
+from torchslots.recipes.isa import IsaConfig
+from torchslots.recipes.savi import SaviConfig
 from torchslots.recipes.savi_slotdiffusion import SaviPytorchConfig
+from torchslots.recipes.slot_attention import SlotAttentionConfig
 from torchslots.recipes.slotdiffusion import SlotDiffusionConfig
+from torchslots.recipes.statm import StatmConfig
 from torchslots.recipes.steve import SteveConfig
 from torchslots.recipes.steve_joint import SteveJointConfig
 from torchslots.recipes.tokenizers import DvaeConfig, VqvaeConfig
 
 _BUFFER = re.compile(r".*\.(grid|running_mean|running_var|num_batches_tracked)|dm_decoder\.[^.]+")
-"""Names in a state dict that are no parameters: position grids, statistics, the tables of the noise's schedule."""
+"""Names in a state dict that are no parameters: position grids, statistics, the tables of a noise schedule."""
 
 
 @dataclass(frozen=True)
-class TorchSystem:
-    """One system's way from a state dict to a model.
+class Reader:
+    """A format of checkpoint files.
+
+    Args:
+        holds: whether a file, prefix or folder is of this format.
+        read: its content.
+    """
+
+    holds: Callable[[Path], bool]
+    read: Callable[[Path], Checkpoint | TorchCheckpoint]
+
+
+FLAX = Reader(flax_reader.holds, flax_reader.read)
+TENSORFLOW = Reader(tensorflow_reader.is_checkpoint, slot_attention.read)
+TORCH = Reader(torch_reader.holds, torch_reader.read)
+_READERS = (FLAX, TENSORFLOW, TORCH)
+"""In this order: trainers in flax write an empty TensorFlow checkpoint beside their own file."""
+
+
+def _unchanged(arrays: Arrays, config: ModelConfig, where: str) -> Arrays:
+    return arrays
+
+
+def _as_it_is(config: Any, found: Shapes) -> ModelConfig:
+    return config
+
+
+def _never(model: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Program:
+    """One original program's way from a checkpoint to a model.
 
     Args:
         title: its name in messages.
-        mark: a name, or the beginning of one, that none of the systems after it has.
-        config: the type of its numbers.
-        from_shapes: numbers from names and shapes alone.
-        from_reference: numbers from the original's configuration.
+        reader: the format of its checkpoints.
+        mark: beginning of a name that no checkpoint of the same format further down the table has.
+        config: the type of the model's configuration.
+        from_shapes: the configuration by the names and shapes of the arrays alone.
+        from_reference: the configuration by the original's own, and by names and shapes.
         leaves: which array goes where.
-        kept: the arrays that have a place here, given the numbers and the file's name.
-        decoder: begins the names of the parameters that the original's optimiser keeps in its second group; None: there
-            is one group.
-        frozen: begins names of parameters that its trainer does not train and keeps in no group.
+        like: a recipe's configuration with what names and shapes show.
+        arrays: the arrays that have a place here.
+        configures: whether `model` in an original's configuration says that it is of this program.
+        decoder: begins the names of the parameters in the second group of the original's optimiser; None: one group.
+        frozen: begins the names of parameters in no group, which its trainer does not train.
     """
 
     title: str
+    reader: Reader
     mark: str
     config: type[ModelConfig]
-    from_shapes: Callable[[Mapping[str, tuple[int, ...]]], ModelConfig]
-    from_reference: Callable[[Mapping[str, Any]], ModelConfig]
+    from_shapes: Callable[[Shapes], ModelConfig]
+    from_reference: Callable[[Any, Shapes], ModelConfig]
     leaves: Callable[[Any], list[WeightMap]]
-    kept: Callable[[Arrays, Any, str], Arrays]
+    like: Callable[[Any, Shapes], ModelConfig] = _as_it_is
+    arrays: Callable[[Arrays, Any, str], Arrays] = _unchanged
+    configures: Callable[[Any], bool] = _never
     decoder: str | None = None
     frozen: str | None = None
 
@@ -57,8 +113,8 @@ class TorchSystem:
         """Names of its recipes."""
         return [name for name, make in catalog.RECIPES.items() if isinstance(make().model, self.config)]
 
-    def trained(self, names: list[str]) -> list[list[str]]:
-        """Of a state dict's names those of the original optimiser's parameters, by group and in its order.
+    def groups(self, names: Sequence[str]) -> list[list[str]]:
+        """Names of a torch optimiser's parameters by group, in its order, from all names of a state dict.
 
         What belongs to the decoder is in the second group whether it is trained or not, boolean masks included.
         """
@@ -69,130 +125,262 @@ class TorchSystem:
         return [first] if self.decoder is None else [first, second]
 
 
-def _all(params: Arrays, config: ModelConfig, where: str) -> Arrays:
-    return params
+def _alone(from_reference: Callable[[Any], ModelConfig]) -> Callable[[Any, Shapes], ModelConfig]:
+    """For programs whose configuration says everything."""
+    return lambda reference, _: from_reference(reference)
 
 
-SYSTEMS = (
-    TorchSystem(
+def _named(*names: str) -> Callable[[Any], bool]:
+    """For programs whose configuration names the model."""
+    return lambda model: model in names
+
+
+PROGRAMS = (
+    Program(
+        "STATM",
+        FLAX,
+        "TimeSpaceTransformerBlock",
+        StatmConfig,
+        statm.from_shapes,
+        statm.from_reference,
+        statm.leaves,
+        like=statm.like,
+        configures=statm.configures,
+    ),
+    Program(
+        "Invariant Slot Attention",
+        FLAX,
+        "SiameseSpatialBroadcastDecoder_0",
+        IsaConfig,
+        isa.from_shapes,
+        isa.from_reference,
+        isa.leaves,
+        like=isa.like,
+        configures=isa.configures,
+    ),
+    Program(
+        "SAVi",
+        FLAX,
+        "TransformerBlock_0",
+        SaviConfig,
+        savi.from_shapes,
+        savi.from_reference,
+        savi.leaves,
+        like=savi.like,
+        configures=savi.configures,
+    ),
+    Program(
+        "Slot Attention",
+        TENSORFLOW,
+        "slot_attention/",
+        SlotAttentionConfig,
+        slot_attention.from_shapes,
+        slot_attention.from_reference,
+        slot_attention_layout.leaves,
+        like=slot_attention.like,
+        configures=_named("object_discovery", "set_prediction"),
+    ),
+    Program(
         "SlotDiffusion",
+        TORCH,
         "dm_decoder.",
         SlotDiffusionConfig,
-        slotdiffusion_torch.from_shapes,
-        slotdiffusion_torch.from_reference,
-        slotdiffusion_torch.leaves,
-        lambda params, config, where: slotdiffusion_torch.without_schedule(params, config.diffusion, where),
+        slotdiffusion.from_shapes,
+        _alone(slotdiffusion.from_reference),
+        slotdiffusion.leaves,
+        arrays=lambda params, config, where: slotdiffusion.without_schedule(params, config.diffusion, where),
+        configures=_named("SAViDiffusion"),
         decoder="dm_decoder.",
     ),
-    TorchSystem(
+    Program(
         "STEVE",
+        TORCH,
         "trans_decoder.",
         SteveConfig,
-        steve_torch.from_shapes,
-        steve_torch.from_reference,
-        steve_torch.leaves,
-        steve_torch.without_masks,
+        steve.from_shapes,
+        _alone(steve.from_reference),
+        steve.leaves,
+        arrays=steve.without_masks,
+        configures=_named("STEVE"),
         decoder="trans_decoder.",
         frozen="dvae.",
     ),
-    TorchSystem(
+    Program(
         "SAVi of SlotDiffusion's code",
+        TORCH,
         "slot_attention.",
         SaviPytorchConfig,
-        savi_pytorch_torch.from_shapes,
-        savi_pytorch_torch.from_reference,
-        savi_pytorch_torch.leaves,
-        _all,
+        savi_slotdiffusion.from_shapes,
+        _alone(savi_slotdiffusion.from_reference),
+        savi_slotdiffusion.leaves,
+        configures=_named("SAVi"),
     ),
-    TorchSystem(
+    Program(
         "VQ-VAE",
+        TORCH,
         "quantize.embedding.",
         VqvaeConfig,
-        vqvae_torch.from_shapes,
-        vqvae_torch.from_reference,
-        vqvae_torch.leaves,
-        lambda params, config, where: vqvae_torch.without_loss(params),
+        vqvae.from_shapes,
+        _alone(vqvae.from_reference),
+        vqvae.leaves,
+        arrays=lambda params, config, where: vqvae.without_loss(params),
+        configures=_named("VQVAE"),
         frozen="loss.",
     ),
-    TorchSystem(
+    Program(
         "STEVE's discrete VAE",
+        TORCH,
         "encoder.0.m.",
         DvaeConfig,
-        dvae_torch.from_shapes,
-        dvae_torch.from_reference,
-        dvae_torch.leaves,
-        _all,
+        dvae.from_shapes,
+        _alone(dvae.from_reference),
+        dvae.leaves,
+        configures=_named("dVAE"),
     ),
-    TorchSystem(
+    Program(
         "STEVE of its authors",
+        TORCH,
         "steve_encoder.",
         SteveJointConfig,
-        steve_joint_torch.from_shapes,
-        steve_joint_torch.from_reference,
-        steve_joint_torch.leaves,
-        steve_joint_torch.joined,
+        steve_joint.from_shapes,
+        _alone(steve_joint.from_reference),
+        steve_joint.leaves,
+        arrays=steve_joint.joined,
     ),
 )
 
 
-def system_of(read: TorchCheckpoint) -> TorchSystem:
-    """The system whose names the state dict has.
+def open_original(source: Path) -> tuple[Program, Checkpoint | TorchCheckpoint]:
+    """The program that wrote a checkpoint, and what the checkpoint holds.
 
     Raises:
-        UserError: none of ours.
+        UserError: a file that is damaged, or of no program in the table.
     """
-    for system in SYSTEMS:
-        if any(name.startswith(system.mark) for name in read.params):
-            return system
+    reader = next((reader for reader in _READERS if reader.holds(source)), FLAX)
+    read = reader.read(source)
+    return program_of(read, reader), read
+
+
+def program_of(read: Checkpoint | TorchCheckpoint, reader: Reader) -> Program:
+    """The program whose names a checkpoint of a format has.
+
+    Raises:
+        UserError: none in the table.
+    """
+    known = [program for program in PROGRAMS if program.reader is reader]
+    for program in known:
+        if any(name.startswith(program.mark) for name in read.params):
+            return program
+    tops = sorted({name.split("/")[0] for name in read.params})
     raise UserError(
-        f"{read.path} holds {', '.join(read.params)[:150]}...: not a checkpoint of "
-        f"{', '.join(system.title for system in SYSTEMS)}. Give one that SlotDiffusion's trainer wrote."
+        f"{read.path} holds {', '.join(tops)[:200]}: not a checkpoint of "
+        f"{', '.join(program.title for program in known)}. Give one that an original trainer wrote."
     )
 
 
-def numbers(read: TorchCheckpoint, recipe: str | None, reference: Mapping[str, Any] | None) -> ModelConfig:
-    """The numbers of the model that a checkpoint is of.
+def configuration(
+    program: Program, read: Checkpoint | TorchCheckpoint, recipe: str | None, reference: Path | None
+) -> ModelConfig:
+    """The configuration of the model that a checkpoint is of.
 
     Args:
-        recipe: name of the recipe that has them; None with None for `reference`: recognised by names and shapes.
-        reference: the original's own configuration.
+        recipe: name of the recipe that has it; None with None for `reference`: recognised by names and shapes.
+        reference: file with the original's own configuration.
 
     Raises:
-        UserError: another system's recipe or configuration, with the right ones' names; sizes that fit nothing.
+        UserError: another program's recipe or configuration, with the right ones' names; sizes that fit nothing.
     """
-    system = system_of(read)
+    found = shapes(read.params)
     if reference is not None:
-        return system.from_reference(reference)
-    if recipe is None:
-        return system.from_shapes(read.shapes)
-    config = catalog.recipe(recipe).model
-    if not isinstance(config, system.config):
-        ours = system.recipes()
-        raise UserError(
-            f"{read.path} is a checkpoint of {system.title}, and recipe {recipe} is of another system. Leave --recipe "
-            f"out, or choose one of {', '.join(ours[:5])}{', ...' if len(ours) > 5 else ''}."
-        )
-    return config
+        return _from_reference(program, read.path, _read_reference(reference, read.path, program), found)
+    if recipe is not None:
+        config = catalog.recipe(recipe).model
+        if not isinstance(config, program.config):
+            ours = program.recipes()
+            raise UserError(
+                f"{read.path} is a checkpoint of {program.title}, and recipe {recipe} is of another system. Leave "
+                f"--recipe out, or choose one of {', '.join(ours[:5])}{', ...' if len(ours) > 5 else ''}."
+            )
+        with _about(read.path):
+            return program.like(config, found)
+    with _about(read.path):
+        return program.from_shapes(found)
 
 
-def weights(read: TorchCheckpoint, config: ModelConfig) -> dict[str, Any]:
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Errors inside name the file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def weights(program: Program, read: Checkpoint | TorchCheckpoint, config: ModelConfig) -> dict[str, Any]:
     """Our state dict; every array of theirs that has a place here must be used, and none may lack.
 
     Raises:
         UserError: missing or left-over arrays.
     """
-    system, where = system_of(read), str(read.path)
-    return to_ours(system.leaves(config), system.kept(read.params, config, where), where)
+    where = str(read.path)
+    return to_ours(program.leaves(config), program.arrays(read.params, config, where), where)
 
 
-def moments(read: TorchCheckpoint, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def moments(
+    program: Program, read: Checkpoint | TorchCheckpoint, config: ModelConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Adam's first and second moments by our names; empty where the file has none.
 
     Raises:
         UserError: an optimiser of another model.
     """
-    system = system_of(read)
-    both = read.moments(system.trained(list(read.params)))
-    leaves = [leaf for leaf in system.leaves(config) if leaf.path in both[0]]
+    leaves = program.leaves(config)
+    if isinstance(read, TorchCheckpoint):
+        both = read.moments(program.groups(list(read.params)))
+        leaves = [leaf for leaf in leaves if leaf.path in both[0]]
+    else:
+        both = read.first_moments, read.second_moments
     first, second = (to_ours(leaves, part, str(read.path)) if part else {} for part in both)
     return first, second
+
+
+def _from_reference(program: Program, path: Path, reference: Mapping[str, Any], found: Shapes) -> ModelConfig:
+    try:
+        with _about(path):
+            return program.from_reference(reference, found)
+    except (KeyError, IndexError, TypeError, AttributeError, StopIteration, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise UserError(
+            f"{path} is a checkpoint of {program.title} that the configuration given does not fit: {what}. Give the "
+            "one that it was trained with, or leave --config out."
+        ) from error
+
+
+def _read_reference(file: Path, checkpoint: Path, program: Program) -> dict[str, Any]:
+    """An original's own configuration as JSON, which may stand under `config`.
+
+    Raises:
+        UserError: no JSON, no fields, or the configuration of another program.
+    """
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not an original configuration as JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{file} is not an original configuration: a {type(values).__name__} in place of fields."
+        )
+    inner = values["config"] if isinstance(values.get("config"), dict) else values
+    named = [_configured(part.get("model")) for part in (values, inner)]
+    found = named[0] or named[1]
+    if found is not None and found.title != program.title:
+        raise UserError(
+            f"{checkpoint} is a checkpoint of {program.title}, and {file} configures {found.title}. Give the "
+            "configuration that it was trained with, or leave --config out."
+        )
+    return inner
+
+
+def _configured(model: Any) -> Program | None:
+    """The program that `model` in a configuration names; None where that cannot be told."""
+    return next((program for program in PROGRAMS if program.configures(model)), None)

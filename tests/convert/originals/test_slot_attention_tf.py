@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from convert.bundle_writer import graph_of, write_bundle
-from fidelity.slot_attention import moments
+from torchslots.convert import layouts, systems
+from torchslots.convert.convert import adam_state
 from torchslots.convert.originals import slot_attention as tf
 from torchslots.convert.originals import slot_attention_layout as layout
+from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.tensorflow import VALUE
 from torchslots.io.errors import UserError
-from torchslots.recipes.savi import savi_small
+from torchslots.models.weights import shapes
 from torchslots.recipes.slot_attention import build, slot_attention_clevr6, slot_attention_set_prediction
 from torchslots.training import optim
 
@@ -21,11 +23,11 @@ DISCOVERY = "slot_attention_object_discovery_mini/checkpoint"
 PREDICTION = "slot_attention_set_prediction_mini/checkpoint"
 
 
-def in_order(checkpoint: tf.SlotAttentionCheckpoint) -> list[str]:
+def in_order(checkpoint: Checkpoint) -> list[str]:
     return layout.names(layout.task_of(checkpoint.params))
 
 
-def as_keras_3(checkpoint: tf.SlotAttentionCheckpoint) -> dict[str, np.ndarray]:
+def as_keras_3(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     """The same checkpoint in the layout in which the optimiser's lists hold everything."""
     arrays = {f"optimizer/_iterations{VALUE}": np.array(2)}
     for i, path in enumerate(in_order(checkpoint)):
@@ -35,7 +37,7 @@ def as_keras_3(checkpoint: tf.SlotAttentionCheckpoint) -> dict[str, np.ndarray]:
     return arrays | {f"optimizer/_variables/{i}{VALUE}": np.array(0) for i in (0, 1)}
 
 
-def same(one: tf.SlotAttentionCheckpoint, other: tf.SlotAttentionCheckpoint) -> bool:
+def same(one: Checkpoint, other: Checkpoint) -> bool:
     parts = ("params", "first_moments", "second_moments")
     return one.step == other.step and all(
         set(getattr(one, part)) == set(getattr(other, part))
@@ -54,10 +56,10 @@ def test_weights_and_moments_go_both_ways(golden, folder, kept, step):
     read = tf.read(golden / folder)
     assert read.layout == f"weights by name, {kept}"
     assert read.step == step
-    config = tf.numbers(read)
+    config = tf.from_shapes(shapes(read.params))
     for arrays in (read.params, read.first_moments, read.second_moments):
-        ours = layout.to_ours(config, arrays, "here")
-        back = layout.to_theirs(config, ours)
+        ours = layouts.to_ours(layout.leaves(config), arrays, "here")
+        back = layouts.to_theirs(layout.leaves(config), ours)
         assert set(back) == set(arrays)
         assert all(np.array_equal(back[path], arrays[path]) for path in arrays)
     assert all(value.min() >= 0 for value in read.second_moments.values())
@@ -88,10 +90,11 @@ def test_weights_under_other_names_are_found_by_the_graph(golden, tmp_path):
 
 def test_moments_fill_the_optimiser(golden):
     read = tf.read(golden / DISCOVERY)
-    config = tf.numbers(read)
-    model = build(config)
+    config = tf.from_shapes(shapes(read.params))
+    model, program = build(config), systems.program_of(read, systems.TENSORFLOW)
     optimizer = optim.adam(model)
-    optim.load_optimizer(model, optimizer, moments(read, config, model), "here")
+    memory = adam_state(model, *systems.moments(program, read, config), read.step)
+    optim.load_optimizer(model, optimizer, memory, "here")
     state = optimizer.state[model.slot_encoder.initializer.mean]
     assert state["step"] == 1
     expected = read.first_moments["slot_attention/slots_mu"].ravel()
@@ -109,17 +112,15 @@ def test_moments_of_another_program_are_refused(golden, tmp_path):
 def test_the_wrong_recipe_is_answered_with_the_right_one(golden):
     discovery, prediction = tf.read(golden / DISCOVERY), tf.read(golden / PREDICTION)
     with pytest.raises(UserError, match=r"object discovery.*slot_attention_clevr6"):
-        tf.numbers(discovery, slot_attention_set_prediction().model)
+        tf.like(slot_attention_set_prediction().model, shapes(discovery.params))
     with pytest.raises(UserError, match=r"set prediction.*slot_attention_set_prediction"):
-        tf.numbers(prediction, slot_attention_clevr6().model)
-    with pytest.raises(UserError, match="slot_attention_clevr6"):
-        tf.numbers(discovery, savi_small().model)
+        tf.like(slot_attention_clevr6().model, shapes(prediction.params))
 
 
 def test_published_sizes_are_recognised():
     for recipe in (slot_attention_clevr6(), slot_attention_set_prediction()):
-        params = layout.to_theirs(recipe.model, dict(build(recipe.model).state_dict()))
-        assert tf.recognize(params, "here") == recipe.model
+        params = layouts.to_theirs(layout.leaves(recipe.model), build(recipe.model).state_dict())
+        assert tf.from_shapes(shapes(params)) == recipe.model
 
 
 def test_foreign_checkpoints_are_refused(golden, tmp_path: Path):
@@ -132,17 +133,19 @@ def test_foreign_checkpoints_are_refused(golden, tmp_path: Path):
         tf.read(tmp_path / "b")
     params = dict(tf.read(golden / PREDICTION).params)
     params["extra/kernel"] = params.pop("layer_norm/gamma")
-    with pytest.raises(UserError, match="missing layer_norm/gamma, left over extra/kernel"):
-        tf.recognize(params, "here")
+    with pytest.raises(UserError, match=r"1 missing \(layer_norm/gamma\), 1 unexpected \(extra/kernel\)"):
+        tf.from_shapes(shapes(params))
 
 
-def test_the_model_has_the_checkpoints_numbers(golden):
-    read = tf.read(golden / PREDICTION)
-    model = tf.model_of(read, tf.numbers(read))
-    assert model.config == tf.numbers(read) and not model.training
+def test_the_model_has_the_checkpoints_weights(golden):
+    program, read = systems.open_original(golden / PREDICTION)
+    config = tf.from_shapes(shapes(read.params))
+    model = build(config)
+    layouts.fill(model, systems.weights(program, read, config), "here")
+    assert model.config == config
     assert np.array_equal(
         model.slot_encoder.initializer.mean.detach(), read.params["slot_attention/slots_mu"].ravel()
     )
-    bent = {**read.params, "layer_norm/gamma": np.ones(3, np.float32)}
-    with pytest.raises(UserError, match=r"1 arrays have other shapes.*\[3\], not \[16\]"):
-        tf.model_of(replace(read, params=bent), tf.numbers(read))
+    bent = replace(read, params={**read.params, "layer_norm/gamma": np.ones(3, np.float32)})
+    with pytest.raises(UserError, match=r"here: .* 1 of another shape .*\[3\] stored, \[16\] wanted"):
+        layouts.fill(model, systems.weights(program, bent, config), "here")

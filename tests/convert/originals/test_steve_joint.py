@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fidelity.hash_weights import hash_weights
-from torchslots.convert import systems as torch_systems
+from torchslots.convert import systems
 from torchslots.convert.convert import convert
 from torchslots.convert.layouts import Arrays, to_theirs
 from torchslots.convert.originals import steve_joint as steve_joint_torch
@@ -39,6 +39,7 @@ ARGUMENTS = {
     "tau_start": 0.7,
     "tau_final": 0.7,
 }
+STEVE = next(program for program in systems.PROGRAMS if program.title == "STEVE of its authors")
 CODES, FIRST, PLACES = "steve_decoder.dict.dictionary.weight", "steve_decoder.bos", "steve_decoder.pos.pe"
 GRADIENTS = {
     "dvae.encoder.0.m.bias": 0.06782277606588656,
@@ -86,7 +87,7 @@ def batch() -> dict[str, torch.Tensor]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> ObjectCentricModel:
     read = torch_checkpoint.read(write(tmp_path_factory.mktemp("joint") / "best_model.pt", numbers()))
     model = build(numbers()).eval()
-    model.load_state_dict(torch_systems.weights(read, numbers()))
+    model.load_state_dict(systems.weights(STEVE, read, numbers()))
     return model
 
 
@@ -138,7 +139,7 @@ def test_conversion_by_names_alone(name: str, tmp_path: Path) -> None:
 def test_one_round_leaves_the_perceptron_out(tmp_path: Path) -> None:
     unused = {"steve_encoder.savi.mlp.0.weight": np.zeros((12, 8), np.float32)}
     read = torch_checkpoint.read(write(tmp_path / "best_model.pt", numbers(num_iterations=1), **unused))
-    build(numbers(num_iterations=1)).load_state_dict(torch_systems.weights(read, numbers(num_iterations=1)))
+    build(numbers(num_iterations=1)).load_state_dict(systems.weights(STEVE, read, numbers(num_iterations=1)))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_what_is_of_another_size_is_refused(name: str, tmp_path: Path) -> None:
     torch.save({key: torch.from_numpy(np.array(a)) for key, a in arrays.items()}, tmp_path / "best_model.pt")
     read = torch_checkpoint.read(tmp_path / "best_model.pt")
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
-        torch_systems.weights(read, numbers())
+        systems.weights(STEVE, read, numbers())
 
 
 def test_arguments_that_lack_a_number() -> None:

@@ -1,12 +1,11 @@
-"""Invariant Slot Attention's flax weights: which array goes where, and which numbers made them."""
+"""Invariant Slot Attention, the authors' program in JAX: flax files of its trainer."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
-import torch
-
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, WeightMap
+from torchslots.convert.layouts import Shapes, WeightMap, fits
 from torchslots.convert.originals.savi import backbone_config, resnet
 from torchslots.io.errors import UserError
 from torchslots.models.slots.invariant import Part
@@ -62,7 +61,7 @@ def initializer_path(config: IsaConfig) -> str:
     """The original's initializer module."""
     if config.invariance == "none":
         return "ParamStateInit_0"
-    kind = "Random" if config.initial_pose == "sampled" else "Learnable"
+    kind = "Random" if config.frames == "drawn" else "Learnable"
     return f"ParamStateInit{kind}{_FRAMES[config.invariance]}_0"
 
 
@@ -71,7 +70,7 @@ def _initializer(config: IsaConfig) -> list[WeightMap]:
     if config.invariance == "none":
         return [layouts.bare(theirs, f"{ours}.slots")]
     found = [layouts.bare(theirs, f"{ours}.slots.slots")]
-    if config.initial_pose == "learned":
+    if config.frames == "learned":
         parts = {"position": "position", "scale": "scale", "angles": "angle"}
         count = {"translation": 1, "scale": 2, "rotation": 3}[config.invariance]
         found += [
@@ -94,7 +93,7 @@ def _corrector(config: IsaConfig) -> list[WeightMap]:
         *layouts.dense(f"{theirs}/MLP_0/dense_mlp_1", f"{ours}.grid_encoder.last"),
     ]
     return (
-        [*found, *layouts.dense(f"{theirs}/dense_embed_0", f"{ours}.tell")] if config.append_pose else found
+        [*found, *layouts.dense(f"{theirs}/dense_embed_0", f"{ours}.tell")] if config.tell_frames else found
     )
 
 
@@ -135,7 +134,7 @@ def _backbone(config: PixelDecoderConfig | CnnDecoderConfig) -> list[WeightMap]:
     return found
 
 
-def recognize(theirs: Arrays, where: str) -> IsaConfig:
+def from_shapes(shapes: Shapes) -> IsaConfig:
     """The released configuration whose arrays have exactly these names and shapes.
 
     Several share them all: image size, strides and whether values see places leave no trace in the weights.
@@ -143,66 +142,62 @@ def recognize(theirs: Arrays, where: str) -> IsaConfig:
     Raises:
         UserError: none fits, or more than one.
     """
-    if invariance_of(theirs) is None or not any(path.startswith(_DECODER) for path in theirs):
-        parts = sorted({path.split("/")[0] for path in theirs})
+    if invariance_of(shapes) is None or not any(path.startswith(_DECODER) for path in shapes):
+        parts = sorted({path.split("/")[0] for path in shapes})
         raise UserError(
-            f"{where} is not an Invariant Slot Attention checkpoint: it holds {', '.join(parts)}. Name its system "
-            "with --recipe."
+            f"This is not an Invariant Slot Attention checkpoint: it holds {', '.join(parts)}. Name its system with "
+            "--recipe."
         )
-    configs = {name: like(make().model, theirs) for name, make in RECIPES.items()}
-    fitting = {name: config for name, config in configs.items() if _fits(config, theirs)}
+    configs = {name: like(make().model, shapes) for name, make in RECIPES.items()}
+    fitting = {
+        name: config
+        for name, config in configs.items()
+        if fits(leaves(config), partial(build, config), shapes)
+    }
     if len(set(fitting.values())) == 1:
         return next(iter(fitting.values()))
     if fitting:
         raise UserError(
-            f"{where} fits {', '.join(fitting)}, which differ in numbers that weights do not show. Choose one with "
+            f"These weights fit {', '.join(fitting)}, which differ in what weights do not show. Choose one with "
             "--recipe."
         )
     raise UserError(
-        f"{where} is an Invariant Slot Attention model of sizes that were not released. Give its numbers with "
-        "--config FILE (the original's configuration as JSON) or the nearest recipe with --recipe NAME."
+        "This is an Invariant Slot Attention model of sizes that were not released. Give the original's configuration "
+        "as JSON with --config FILE, or the nearest recipe with --recipe NAME."
     )
 
 
-def invariance_of(theirs: Arrays | dict[str, tuple[int, ...]]) -> Invariance | None:
+def invariance_of(shapes: Shapes) -> Invariance | None:
     """By the corrector's name; None where there is none."""
-    found = {path.split("/")[0] for path in theirs}
+    found = {path.split("/")[0] for path in shapes}
     return next((invariance for invariance, name in CORRECTORS.items() if name in found), None)
 
 
-def like(config: Any, theirs: Arrays) -> IsaConfig:
+def like(config: Any, shapes: Shapes) -> IsaConfig:
     """`config` with what the arrays show besides its sizes: slots, where frames start, a grid left out."""
-    states = [path for path in theirs if path.endswith("/state_init")]
-    project_added = "FrameEncoder_0/PositionEmbedding_0/dense_pe_0/kernel" in theirs
+    states = [path for path in shapes if path.endswith("/state_init")]
+    project_added = "FrameEncoder_0/PositionEmbedding_0/dense_pe_0/kernel" in shapes
     invariant = config.invariance != "none"
     return replace(
         config,
-        num_slots=len(theirs[states[0]]) if states else config.num_slots,
-        initial_pose="learned" if any("Learnable" in path for path in states) else "sampled",
+        num_slots=shapes[states[0]][0] if states else config.num_slots,
+        frames="learned" if any("Learnable" in path for path in states) else "drawn",
         grid="missing_as_released" if project_added and invariant else "appended",
-        append_pose=any(path.endswith("dense_embed_0/kernel") for path in theirs),
+        tell_frames=any(path.endswith("dense_embed_0/kernel") for path in shapes),
     )
 
 
-def _fits(config: IsaConfig, theirs: Arrays) -> bool:
-    found = leaves(config)
-    if {leaf.path for leaf in found} != set(theirs):
-        return False
-    with torch.device("meta"):
-        state = {name: tuple(value.shape) for name, value in build(config).state_dict().items()}
-    ours = layouts.to_ours(found, theirs, "checkpoint")
-    return {name: tuple(value.shape) for name, value in ours.items()} == state
+def configures(model: Any) -> bool:
+    """Whether `model` in an original's configuration is of this program."""
+    return isinstance(model, dict) and str(model.get("module")).startswith("invariant_slot_attention.")
 
 
-def config_from_reference(
-    reference: dict[str, Any], theirs: Arrays | dict[str, tuple[int, ...]]
-) -> IsaConfig:
-    """Our numbers from the original's configuration (its `model` part) and its arrays' shapes.
+def from_reference(reference: dict[str, Any], shapes: Shapes) -> IsaConfig:
+    """Configuration from the original's configuration (its `model` part) and its arrays' shapes.
 
     Raises:
         UserError: an option that the released configurations do not use and this model lacks.
     """
-    shapes = {path: tuple(getattr(array, "shape", array)) for path, array in theirs.items()}
     model = reference["model"]
     corrector, encoder = model["corrector"], model["encoder"]
     invariance: Invariance = next(
@@ -211,7 +206,7 @@ def config_from_reference(
     decoder = _decoder_config(model["decoder"], shapes)
     kernel = shapes[f"{CORRECTORS[invariance]}/general_dense_q_0/kernel"]
     return IsaConfig(
-        resolution=decoder.image_size(),
+        resolution=decoder.drawn(),
         encoder=backbone_config(encoder["backbone"], shapes),
         invariance=invariance,
         grid="appended" if encoder["pos_emb"]["update_type"] == "concat" else "missing_as_released",
@@ -222,7 +217,7 @@ def config_from_reference(
         slot_hidden=corrector["mlp_size"],
         grid_hidden=corrector.get("grid_encoder", {}).get("hidden_size", 128),
         position_hidden=encoder["pos_emb"].get("output_transform", {}).get("hidden_size", 128),
-        initial_pose="learned" if "Learnable" in model["initializer"]["module"] else "sampled",
+        frames="learned" if "Learnable" in model["initializer"]["module"] else "drawn",
         decoder=decoder,
         **({} if invariance == "none" else _options(corrector, model["decoder"]["pos_emb"], invariance)),
     )
@@ -243,14 +238,14 @@ def _options(corrector: dict[str, Any], position: dict[str, Any], invariance: In
         )
     return {
         "scale_factor": factor,
-        "relative_values": corrector.get("add_rel_pos_to_values", False),
-        "append_pose": corrector.get("append_statistics", False),
+        "values_in_frame": corrector.get("add_rel_pos_to_values", False),
+        "tell_frames": corrector.get("append_statistics", False),
         "rotation_limit": 45 if corrector.get("limit_rot_to_45_deg", True) else 90,
         "detach": _detached(corrector),
         "temperature": corrector.get("softmax_temperature", 1.0),
         "centered": corrector.get("zero_position_init", True),
         "fixed_scale": corrector.get("init_with_fixed_scale", 0.1),
-        "scale_sampling": "independent" if invariance == "rotation" else "correlated",
+        "draws": "independent" if invariance == "rotation" else "correlated",
     }
 
 
@@ -261,9 +256,7 @@ def _detached(corrector: dict[str, Any]) -> tuple[Part, ...]:
     return tuple(part for part in parts if corrector.get(f"stop_grad_{part}s"))
 
 
-def _decoder_config(
-    decoder: dict[str, Any], shapes: dict[str, tuple[int, ...]]
-) -> PixelDecoderConfig | CnnDecoderConfig:
+def _decoder_config(decoder: dict[str, Any], shapes: Shapes) -> PixelDecoderConfig | CnnDecoderConfig:
     backbone, grid = decoder["backbone"], (decoder["resolution"][0], decoder["resolution"][1])
     if backbone["module"].endswith("CNN"):
         strides = tuple(stride[0] for stride in backbone["strides"])

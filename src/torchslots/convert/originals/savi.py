@@ -1,15 +1,11 @@
-"""SAVi's and SAVi++'s flax weights: which array goes where, and which numbers made them."""
+"""SAVi and SAVi++, the authors' program in JAX: flax files of its trainer (`checkpoints-0/ckpt-N.flax`)."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
-
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, WeightMap
+from torchslots.convert.layouts import Shapes, WeightMap, fits
 from torchslots.io.errors import UserError
 from torchslots.recipes.savi import (
     CnnConfig,
@@ -153,53 +149,46 @@ def _decoder(config: SaviConfig) -> list[WeightMap]:
     return found
 
 
-def recognize(theirs: Arrays, where: str) -> SaviConfig:
+def from_shapes(shapes: Shapes) -> SaviConfig:
     """The published configuration whose arrays have exactly these names and shapes.
 
     Raises:
-        UserError: none fits; the numbers must then be given.
+        UserError: none fits; the configuration must then be given.
     """
     for make in (savi_small, savi_medium, savi_large, savi_plus_plus):
-        config = like(make().model, theirs)
-        if fits(leaves(config), partial(build, config), theirs):
+        config = like(make().model, shapes)
+        if fits(leaves(config), partial(build, config), shapes):
             return config
     raise UserError(
-        f"{where} is a SAVi of sizes that were not published. Give its numbers with --config FILE (the original's "
-        "configuration as JSON) or the nearest recipe with --recipe NAME."
+        "This is a SAVi of sizes that were not published. Give the original's configuration as JSON with --config "
+        "FILE, or the nearest recipe with --recipe NAME."
     )
 
 
-def like(config: Any, theirs: Arrays) -> SaviConfig:
+def like(config: Any, shapes: Shapes) -> SaviConfig:
     """`config` with the conditioning and the number of slots that the arrays show."""
-    if "ParamStateInit_0/state_init" in theirs:
-        return replace(config, conditioning="learned", num_slots=len(theirs["ParamStateInit_0/state_init"]))
-    if any(path.startswith("SegmentationEncoderStateInit_0") for path in theirs):
+    if "ParamStateInit_0/state_init" in shapes:
+        return replace(config, conditioning="learned", num_slots=shapes["ParamStateInit_0/state_init"][0])
+    if any(path.startswith("SegmentationEncoderStateInit_0") for path in shapes):
         return replace(config, conditioning="masks")
-    boxes = theirs.get("CoordinateEncoderStateInit_0/MLP_0/dense_mlp_0/kernel")
+    boxes = shapes.get("CoordinateEncoderStateInit_0/MLP_0/dense_mlp_0/kernel")
     if boxes is None:
-        drawn = "learned_gaussian" if "NoHintsEncoderStateInit_0/slots_mu" in theirs else "gaussian"
-        return replace(config, conditioning=drawn)
-    return replace(config, conditioning="boxes" if len(boxes) == 4 else "centers")
+        gaussian = "learned_gaussian" if "NoHintsEncoderStateInit_0/slots_mu" in shapes else "gaussian"
+        return replace(config, conditioning=gaussian)
+    return replace(config, conditioning="boxes" if boxes[0] == 4 else "centers")
 
 
-def fits(found: list[WeightMap], make: Callable[[], nn.Module], theirs: Arrays) -> bool:
-    """Whether the arrays have exactly the names and shapes of the model that `make` builds."""
-    if {leaf.path for leaf in found} != set(theirs):
-        return False
-    with torch.device("meta"):  # shapes alone
-        wanted = {name: tuple(value.shape) for name, value in make().state_dict().items()}
-    ours = layouts.to_ours(found, theirs, "checkpoint")
-    return {name: tuple(value.shape) for name, value in ours.items()} == wanted
+def configures(model: Any) -> bool:
+    """Whether `model` in an original's configuration is SAVi's: the only flax program whose modules are not told
+    apart by name, so it is asked last."""
+    return isinstance(model, dict) and "module" in model
 
 
-def config_from_reference(
-    reference: dict[str, Any], theirs: Arrays | dict[str, tuple[int, ...]]
-) -> SaviConfig:
-    """Our numbers from the original's configuration (its `model` part) and its arrays' shapes.
+def from_reference(reference: dict[str, Any], shapes: Shapes) -> SaviConfig:
+    """Configuration from the original's configuration (its `model` part) and its arrays' shapes.
 
     The number of rounds of slot attention, strides and fusion are in the configuration only.
     """
-    shapes = {path: tuple(getattr(array, "shape", array)) for path, array in theirs.items()}
     model = reference["model"]
     encoder, decoder = model["encoder"], model["decoder"]
     strides = tuple(stride[0] for stride in decoder["backbone"]["strides"])
@@ -231,7 +220,7 @@ def config_from_reference(
     )
 
 
-def backbone_config(backbone: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> CnnConfig | ResNetConfig:
+def backbone_config(backbone: dict[str, Any], shapes: Shapes) -> CnnConfig | ResNetConfig:
     """The encoder's convolutions or ResNet from its part of the original's configuration."""
     if backbone["module"].endswith("CNN"):
         return CnnConfig(tuple(backbone["features"]), tuple(stride[0] for stride in backbone["strides"]))
@@ -247,9 +236,7 @@ def _transformer(transform: dict[str, Any] | None) -> TransformerConfig | None:
     )
 
 
-def _conditioning(
-    initializer: dict[str, Any], shapes: dict[str, tuple[int, ...]], num_slots: int
-) -> dict[str, Any]:
+def _conditioning(initializer: dict[str, Any], shapes: Shapes, num_slots: int) -> dict[str, Any]:
     kind = initializer["module"].split(".")[-1]
     if kind == "CoordinateEncoderStateInit":
         centers = initializer.get("center_of_mass", False)

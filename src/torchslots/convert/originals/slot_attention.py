@@ -1,38 +1,25 @@
-"""Slot Attention's TensorFlow checkpoints: weights, moments and step, and which numbers made them.
+"""Slot Attention, the authors' program in TensorFlow: `tf.train.Checkpoint` files (`ckpt-N.index` and shards).
 
 Optimisers kept their moments in three ways: beside each weight (Keras up to 2.10, the published checkpoints), as one
 numbered list (2.11 to 2.15), and, in Keras 3, as a numbered list beside another that holds the weights themselves.
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torchslots.convert.layouts import Arrays
-from torchslots.convert.originals.slot_attention_layout import (
-    count_layers,
-    names,
-    params_of,
-    task_of,
-    to_ours,
-)
+from torchslots.convert.layouts import OTHER_FILE, Shapes
+from torchslots.convert.originals.slot_attention_layout import count_layers, names, params_of, task_of
 from torchslots.convert.readers import tensorflow as tensorflow_checkpoint
+from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.tensorflow import VALUE, TensorflowCheckpoint
 from torchslots.io.errors import UserError
-from torchslots.models.model import ObjectCentricModel
-from torchslots.recipes.config import ModelConfig
-from torchslots.recipes.slot_attention import (
-    ImageDecoderConfig,
-    SetPredictionConfig,
-    SlotAttentionConfig,
-    build,
-)
+from torchslots.models.weights import check_fit
+from torchslots.recipes.slot_attention import PictureDecoder, PropertyHead, SlotAttentionConfig
 
-TITLE = "Slot Attention"
-"""Its name in messages."""
 NETWORK = "network/layer_with_weights-0/"
 """Beginning of the weights' names in the original's checkpoints."""
 _PREDICTION_STRIDES = (1, 2, 2, 1)
@@ -46,21 +33,7 @@ _RECIPES = {
 }
 
 
-@dataclass(frozen=True)
-class SlotAttentionCheckpoint:
-    """Weights under the original's names without their prefix, and what Adam remembers of their gradients."""
-
-    path: Path
-    params: Arrays
-    first_moments: Arrays = field(default_factory=dict)
-    second_moments: Arrays = field(default_factory=dict)
-    step: int | None = None
-    """Updates that the optimiser has done."""
-    layout: str = ""
-    """How the file keeps them, in words."""
-
-
-def read(source: Path) -> SlotAttentionCheckpoint:
+def read(source: Path) -> Checkpoint:
     """Weights, moments and step of a checkpoint of any generation.
 
     Raises:
@@ -132,11 +105,11 @@ def _order_of(checkpoint: TensorflowCheckpoint, listed: list[str]) -> list[str]:
     return order
 
 
-def _complete(checkpoint: TensorflowCheckpoint, keys: dict[str, str], layout: str) -> SlotAttentionCheckpoint:
+def _complete(checkpoint: TensorflowCheckpoint, keys: dict[str, str], layout: str) -> Checkpoint:
     """All arrays, and the moments where the file has them."""
     generation, first, second = _moments(checkpoint, keys)
     read = checkpoint.array
-    return SlotAttentionCheckpoint(
+    return Checkpoint(
         checkpoint.path,
         {path: read(key) for path, key in keys.items()},
         {path: read(key) for path, key in first.items()},
@@ -187,72 +160,79 @@ def _step(checkpoint: TensorflowCheckpoint) -> int | None:
     return None
 
 
-def recognize(
-    params: Arrays,
-    where: str,
-    like: SlotAttentionConfig | None = None,
-    resolution: tuple[int, int] | None = None,
-) -> SlotAttentionConfig:
-    """Our numbers from the arrays' shapes.
+def from_shapes(shapes: Shapes, resolution: tuple[int, int] | None = None) -> SlotAttentionConfig:
+    """Configuration from the names and shapes of the arrays.
 
-    Resolution, strides, slots and rounds leave no trace in the weights: they are the published ones (128x128, strides
-    1 or 1, 2, 2, 1, 7 or 10 slots, 3 rounds), or those of `like`.
+    What leaves no trace in the weights is as published: 128x128 pixels, strides 1 or 1, 2, 2, 1, 7 or 10 slots, 3
+    rounds.
+
+    Args:
+        resolution: height and width of another size.
 
     Raises:
-        UserError: arrays that no Slot Attention has, or of the other task than `like`.
+        UserError: arrays that no Slot Attention has.
     """
-    task = task_of(params)
-    wanted = set(names(task, count_layers(params, "encoder_cnn"), count_layers(params, "decoder_cnn")))
-    odd = sorted(wanted - set(params)), sorted(set(params) - wanted)
-    if any(odd):
-        raise UserError(
-            f"{where} is not of Slot Attention's {task.replace('_', ' ')} as published: missing "
-            f"{', '.join(odd[0][:3]) or 'nothing'}, left over {', '.join(odd[1][:3]) or 'nothing'}."
-        )
     published = SlotAttentionConfig()
-    if task == "set_prediction":
-        published = replace(
-            published, strides=_PREDICTION_STRIDES, num_slots=10, decoder=SetPredictionConfig()
-        )
-    if like is not None and isinstance(like.decoder, SetPredictionConfig) != (task == "set_prediction"):
+    if task_of(shapes) == "set_prediction":
+        published = replace(published, strides=_PREDICTION_STRIDES, num_slots=10, decoder=PropertyHead())
+    return _with_widths(published, resolution or published.resolution, shapes)
+
+
+def like(config: Any, shapes: Shapes) -> SlotAttentionConfig:
+    """`config` with the sizes that the shapes show.
+
+    Raises:
+        UserError: arrays that no Slot Attention has, or of the other task than `config`.
+    """
+    task = task_of(shapes)
+    if isinstance(config.decoder, PropertyHead) != (task == "set_prediction"):
         raise UserError(
-            f"{where} is a checkpoint of {task.replace('_', ' ')}. Convert it with --recipe {_RECIPES[task]}."
+            f"This is a checkpoint of {task.replace('_', ' ')}. Convert it with --recipe {_RECIPES[task]}."
         )
-    numbers = like or published
-    return _with_widths(numbers, resolution or numbers.resolution, params)
+    return _with_widths(config, config.resolution, shapes)
+
+
+def _check_names(shapes: Shapes) -> None:
+    task = task_of(shapes)
+    wanted = names(task, count_layers(shapes, "encoder_cnn"), count_layers(shapes, "decoder_cnn"))
+    check_fit(
+        dict.fromkeys(shapes, ()),
+        dict.fromkeys(wanted, ()),
+        f"This is not of Slot Attention's {task.replace('_', ' ')} as published",
+        OTHER_FILE,
+    )
 
 
 def _with_widths(
-    config: SlotAttentionConfig, resolution: tuple[int, int], params: Arrays
+    config: SlotAttentionConfig, resolution: tuple[int, int], shapes: Shapes
 ) -> SlotAttentionConfig:
-    """The numbers that shapes do tell."""
-    encoder = tuple(params[name].shape[-1] for name in params_of(params, "encoder_cnn"))
+    """The sizes that shapes do tell."""
+    _check_names(shapes)
+    encoder = tuple(shapes[name][-1] for name in params_of(shapes, "encoder_cnn"))
     strides = config.strides if len(config.strides) == len(encoder) else (1,) * len(encoder)
-    hidden, size = params["mlp/layer_with_weights-0/bias"], params["mlp/layer_with_weights-1/bias"]
-    decoder: ImageDecoderConfig | SetPredictionConfig
-    if isinstance(config.decoder, SetPredictionConfig):
-        widths = [params[f"mlp_classifier/layer_with_weights-{i}/bias"].size for i in (0, 1)]
-        decoder = SetPredictionConfig(*widths)
+    hidden, size = shapes["mlp/layer_with_weights-0/bias"], shapes["mlp/layer_with_weights-1/bias"]
+    decoder: PictureDecoder | PropertyHead
+    if isinstance(config.decoder, PropertyHead):
+        widths = [shapes[f"mlp_classifier/layer_with_weights-{i}/bias"][-1] for i in (0, 1)]
+        decoder = PropertyHead(*widths)
     else:
-        decoder = _picture_decoder(config.decoder, resolution, params)
+        decoder = _picture_decoder(config.decoder, resolution, shapes)
     return replace(
         config,
         resolution=resolution,
         channels=encoder,
         strides=strides,
-        token_hidden=hidden.size,
-        token_size=size.size,
-        slot_size=params["slot_attention/slots_mu"].size,
-        mlp_size=params["slot_attention/mlp/layer_with_weights-0/bias"].size,
+        token_hidden=hidden[0],
+        token_size=size[0],
+        slot_size=shapes["slot_attention/slots_mu"][-1],
+        mlp_size=shapes["slot_attention/mlp/layer_with_weights-0/bias"][-1],
         decoder=decoder,
     )
 
 
-def _picture_decoder(
-    numbers: ImageDecoderConfig, resolution: tuple[int, int], params: Arrays
-) -> ImageDecoderConfig:
+def _picture_decoder(numbers: PictureDecoder, resolution: tuple[int, int], shapes: Shapes) -> PictureDecoder:
     """All but the last layer; the published strides, all 2 but the last, unless the numbers fit."""
-    channels = tuple(params[name].shape[-2] for name in params_of(params, "decoder_cnn")[:-1])
+    channels = tuple(shapes[name][-2] for name in params_of(shapes, "decoder_cnn")[:-1])
     strides = numbers.strides
     if len(strides) != len(channels):
         strides = (*(_DECODER_STRIDE for _ in channels[1:]), 1)
@@ -262,41 +242,21 @@ def _picture_decoder(
     )
 
 
-def numbers(checkpoint: SlotAttentionCheckpoint, like: ModelConfig | None = None) -> SlotAttentionConfig:
-    """The model's numbers.
-
-    Args:
-        like: numbers of the recipe that was named; None: the published ones.
-
-    Raises:
-        UserError: a recipe of another system or task.
-    """
-    if like is not None and not isinstance(like, SlotAttentionConfig):
-        right = _RECIPES[task_of(checkpoint.params)]
-        raise UserError(
-            f"{checkpoint.path} is a TensorFlow checkpoint of Slot Attention. Convert it with --recipe {right}."
-        )
-    return recognize(checkpoint.params, str(checkpoint.path), like)
-
-
-def config_from_reference(
-    reference: dict[str, Any], checkpoint: SlotAttentionCheckpoint
-) -> SlotAttentionConfig:
-    """Our numbers where the original was built with others than the published ones.
+def from_reference(reference: dict[str, Any], shapes: Shapes) -> SlotAttentionConfig:
+    """Configuration where the original was built with others than the published numbers.
 
     Args:
         reference: `resolution` [height, width], `num_slots`, `num_iterations`; those that lack are as published.
             `model`, where it is given, names the task.
 
     Raises:
-        UserError: a resolution that is not two whole numbers, or numbers of another system or task.
+        UserError: a resolution that is not two whole numbers, or numbers of another task.
     """
-    task = task_of(checkpoint.params)
+    task = task_of(shapes)
     if reference.get("model", task) != task:
         raise UserError(
-            f"{checkpoint.path} is a TensorFlow checkpoint of Slot Attention's {task.replace('_', ' ')}, and the "
-            f"configuration given is of {reference['model']}. Leave --config out, or convert with --recipe "
-            f"{_RECIPES[task]}."
+            f"This is a checkpoint of Slot Attention's {task.replace('_', ' ')}, and the configuration given is of "
+            f"{reference['model']}. Leave --config out, or convert with --recipe {_RECIPES[task]}."
         )
     resolution = reference.get("resolution", SlotAttentionConfig().resolution)
     counts = {name: reference[name] for name in ("num_slots", "num_iterations") if name in reference}
@@ -304,24 +264,4 @@ def config_from_reference(
         raise UserError(
             f"`resolution` should be [height, width], `num_slots` and `num_iterations` numbers, got {reference}."
         )
-    found = recognize(checkpoint.params, str(checkpoint.path), resolution=(resolution[0], resolution[1]))
-    return replace(found, **counts)
-
-
-def model_of(checkpoint: SlotAttentionCheckpoint, config: SlotAttentionConfig) -> ObjectCentricModel:
-    """The model with the checkpoint's weights.
-
-    Raises:
-        UserError: arrays that do not fit each other.
-    """
-    model = build(config)
-    wanted, found = model.state_dict(), to_ours(config, checkpoint.params, str(checkpoint.path))
-    wrong = [name for name, value in found.items() if value.shape != wanted[name].shape]
-    if wrong:
-        shapes = list(found[wrong[0]].shape), list(wanted[wrong[0]].shape)
-        raise UserError(
-            f"{checkpoint.path} is not of Slot Attention as published: {len(wrong)} arrays have other shapes, first "
-            f"`{wrong[0]}` {shapes[0]}, not {shapes[1]}."
-        )
-    model.load_state_dict(found)
-    return model.eval()
+    return replace(from_shapes(shapes, (resolution[0], resolution[1])), **counts)

@@ -1,13 +1,12 @@
 """Slot Attention's weights as Keras names, orders and lays them out, and the way to ours and back."""
 
-from collections.abc import Callable
+from collections.abc import Collection
 
 import numpy as np
-from torch import Tensor
 
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, WeightMap
-from torchslots.recipes.slot_attention import SetPredictionConfig, SlotAttentionConfig
+from torchslots.convert.layouts import WeightMap
+from torchslots.recipes.slot_attention import PropertyHead, SlotAttentionConfig
 
 
 def names(task: str, num_encoder: int = 4, num_decoder: int = 6) -> list[str]:
@@ -46,23 +45,23 @@ def _layers(path: str, count: int) -> list[str]:
     return [name for i in range(count) for name in _pair(f"{path}/layer_with_weights-{i}")]
 
 
-def task_of(params: Arrays | dict[str, str]) -> str:
+def task_of(params: Collection[str]) -> str:
     """`object_discovery` or `set_prediction`."""
     return "object_discovery" if any(path.startswith("decoder_cnn/") for path in params) else "set_prediction"
 
 
-def count_layers(params: Arrays | dict[str, str], path: str) -> int:
+def count_layers(params: Collection[str], path: str) -> int:
     """How many layers with a kernel a stack has."""
     return sum(name.startswith(f"{path}/") and name.endswith("/kernel") for name in params)
 
 
-def params_of(params: Arrays, path: str) -> list[str]:
+def params_of(params: Collection[str], path: str) -> list[str]:
     """Kernels of a stack of layers, in order."""
     return [f"{path}/layer_with_weights-{i}/kernel" for i in range(count_layers(params, path))]
 
 
 def leaves(config: SlotAttentionConfig) -> list[WeightMap]:
-    """Every array, after `apart`."""
+    """Every array of the checkpoint; the decoder's last layer holds colours and mask score side by side."""
     encoder, corrector = "slot_encoder.encoder", "slot_encoder.corrector"
     theirs = "slot_attention"
     found = [
@@ -80,19 +79,18 @@ def leaves(config: SlotAttentionConfig) -> list[WeightMap]:
         *_gru(f"{theirs}/gru", f"{corrector}.gru"),
         *_perceptron(f"{theirs}/mlp", f"{corrector}.mlp", first=1),
     ]
-    if isinstance(config.decoder, SetPredictionConfig):
+    if isinstance(config.decoder, PropertyHead):
         return [*found, *_perceptron("mlp_classifier", "decoder.mlp", first=0)]
     last = f"decoder_cnn/layer_with_weights-{len(config.decoder.channels)}"
     return [
         *found,
         *layouts.dense("decoder_pos/dense", "decoder.position.project"),
         *_convolutions("decoder_cnn", "decoder.backbone", [stride > 1 for stride in config.decoder.strides]),
-        *_mirrored(f"{last}/colours", "decoder.heads.video"),
-        *_mirrored(f"{last}/mask", "decoder.mask_head"),
+        *_mirrored(last, "decoder.heads.video", slice(None, -1)),
+        *_mirrored(last, "decoder.mask_head", slice(-1, None)),
     ]
 
 
-_Rule = Callable[[np.ndarray], np.ndarray]
 _SLOTS = (("mu", "mean"), ("log_sigma", "log_sigma"))
 
 
@@ -109,23 +107,32 @@ def _convolutions(path: str, name: str, transposed: list[bool], first: int = 0) 
 
 def _transposed(path: str, name: str) -> list[WeightMap]:
     """Kernel (h, w, out, in), which both sides read as the gradient of a convolution, to weight (in, out, h, w)."""
-    return _kernel(path, name, lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))
-
-
-def _mirrored(path: str, name: str) -> list[WeightMap]:
-    """Transposed kernel (h, w, out, in) at stride 1 to the weight (out, in, h, w) of the same plain convolution."""
-    return _kernel(
-        path,
-        name,
-        lambda a: a[::-1, ::-1].transpose(2, 3, 0, 1),
-        lambda a: a.transpose(2, 3, 0, 1)[::-1, ::-1],
-    )
-
-
-def _kernel(path: str, name: str, read: _Rule, write: _Rule) -> list[WeightMap]:
     return [
-        WeightMap(f"{path}/kernel", f"{name}.weight", read, write),
+        WeightMap(
+            f"{path}/kernel",
+            f"{name}.weight",
+            lambda a: a.transpose(3, 2, 0, 1),
+            lambda a: a.transpose(2, 3, 1, 0),
+        ),
         WeightMap(f"{path}/bias", f"{name}.bias", np.array, np.array),
+    ]
+
+
+def _mirrored(path: str, name: str, out: slice = slice(None)) -> list[WeightMap]:
+    """Transposed kernel (h, w, out, in) at stride 1 to the weight (out, in, h, w) of the same plain convolution.
+
+    Args:
+        out: the channels of the kernel's output that are ours.
+    """
+    return [
+        WeightMap(
+            f"{path}/kernel",
+            f"{name}.weight",
+            lambda a: a[::-1, ::-1, out].transpose(2, 3, 0, 1),
+            lambda a: a.transpose(2, 3, 0, 1)[::-1, ::-1],
+            axis=2,
+        ),
+        WeightMap(f"{path}/bias", f"{name}.bias", lambda a: a[out], np.array),
     ]
 
 
@@ -149,62 +156,22 @@ def _perceptron(path: str, name: str, first: int) -> list[WeightMap]:
 
 
 def _gru(path: str, name: str) -> list[WeightMap]:
-    """Gates in Keras' order update, reset, candidate to torch's reset, update, candidate; `apart` split the bias."""
-    parts = {
-        "kernel": "weight_ih",
-        "recurrent_kernel": "weight_hh",
-        "bias/input": "bias_ih",
-        "bias/hidden": "bias_hh",
-    }
-    return [
+    """Gates in Keras' order update, reset, candidate to torch's reset, update, candidate; its bias has two rows."""
+    parts = {"kernel": "weight_ih", "recurrent_kernel": "weight_hh"}
+    kernels = [
         WeightMap(
             f"{path}/{theirs}", f"{name}.{ours}", lambda a: _swap_gates(a.T), lambda a: _swap_gates(a).T
         )
         for theirs, ours in parts.items()
     ]
+    return [*kernels, _bias_row(path, f"{name}.bias_ih", 0), _bias_row(path, f"{name}.bias_hh", 1)]
+
+
+def _bias_row(path: str, name: str, row: int) -> WeightMap:
+    return WeightMap(f"{path}/bias", name, lambda a: _swap_gates(a[row]), lambda a: _swap_gates(a)[None])
 
 
 def _swap_gates(array: np.ndarray) -> np.ndarray:
     """Exchange the first two of three gates; its own inverse."""
     first, second, third = np.split(array, 3)
     return np.concatenate([second, first, third])
-
-
-def apart(params: Arrays) -> Arrays:
-    """Two arrays that hold what are two tensors here, cut in two: the decoder's last layer into colours and mask score,
-    the recurrent unit's bias into its rows."""
-    found = dict(params)
-    for path in ("kernel", "bias"):
-        last = f"decoder_cnn/layer_with_weights-{count_layers(params, 'decoder_cnn') - 1}/"
-        if last + path in found:
-            whole = found.pop(last + path)
-            cut = [whole.shape[-2 if path == "kernel" else -1] - 1]
-            parts = np.split(whole, cut, axis=-2 if path == "kernel" else -1)
-            found[f"{last}colours/{path}"], found[f"{last}mask/{path}"] = parts
-    if "slot_attention/gru/bias" in found:
-        rows = found.pop("slot_attention/gru/bias")
-        found["slot_attention/gru/bias/input"], found["slot_attention/gru/bias/hidden"] = rows
-    return found
-
-
-def together(arrays: Arrays) -> Arrays:
-    """What `apart` cut, whole again."""
-    found = dict(arrays)
-    for name in [name for name in arrays if "/colours/" in name]:
-        parts = [found.pop(name), found.pop(name.replace("/colours/", "/mask/"))]
-        axis = -2 if name.endswith("kernel") else -1
-        found[name.replace("/colours/", "/")] = np.concatenate(parts, axis)
-    if "slot_attention/gru/bias/input" in found:
-        rows = [found.pop(f"slot_attention/gru/bias/{part}") for part in ("input", "hidden")]
-        found["slot_attention/gru/bias"] = np.stack(rows)
-    return found
-
-
-def to_ours(config: SlotAttentionConfig, theirs: Arrays, where: str) -> dict[str, Tensor]:
-    """Our tensors (weights or moments) from the original's arrays."""
-    return layouts.to_ours(leaves(config), apart(theirs), where)
-
-
-def to_theirs(config: SlotAttentionConfig, ours: dict[str, Tensor]) -> Arrays:
-    """The original's arrays from our tensors (weights, gradients or moments)."""
-    return together(layouts.to_theirs(leaves(config), ours))

@@ -1,4 +1,4 @@
-"""SlotDiffusion: the original's names and numbers, and ours."""
+"""SlotDiffusion's PyTorch program: `.pth` files of its trainer, with the tokenizer in them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -7,9 +7,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from torchslots.convert.layouts import Arrays, WeightMap, bare
-from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder_torch
-from torchslots.convert.originals import vqvae as vqvae_torch
+from torchslots.convert.layouts import (
+    OTHER_FILE,
+    RECONFIGURE,
+    Arrays,
+    Shapes,
+    WeightMap,
+    bare,
+    count,
+    explained,
+    within,
+)
+from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder
+from torchslots.convert.originals import vqvae
 from torchslots.io.errors import UserError
 from torchslots.models.diffusion.schedule import beta_schedule
 from torchslots.recipes.slotdiffusion import (
@@ -40,13 +50,13 @@ _RESIDUAL = {
 """Parts of a residual block; transformers have the same names on both sides."""
 
 
-# ---------------------------------------------------------------------------------------------------- names
+# ----------------------------------------------------------------------------------------------- names
 
 
 def leaves(config: SlotDiffusionConfig) -> list[WeightMap]:
     """Every tensor of the original's state dict but those of the schedule, which `schedule` computes."""
-    tokenizer = vqvae_torch.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer.")
-    return [*slot_encoder_torch.leaves(config.slots), *_unet(config), *tokenizer]
+    tokenizer = vqvae.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer.")
+    return [*slot_encoder.leaves(config.slots), *_unet(config), *tokenizer]
 
 
 def _unet(config: SlotDiffusionConfig) -> list[WeightMap]:
@@ -103,7 +113,7 @@ def _up(level: int, num_blocks: int, attends: bool) -> Iterator[tuple[str, str]]
     yield f"up_blocks.{level}.upsamplers.0.conv", f"output_blocks.{last}.{1 + attends}.conv"
 
 
-# ------------------------------------------------------------------------------------------------- schedule
+# -------------------------------------------------------------------------------------------- schedule
 
 
 def schedule(numbers: DiffusionConfig) -> Arrays:
@@ -148,27 +158,22 @@ def without_schedule(params: Arrays, numbers: DiffusionConfig, where: str) -> Ar
     return {name: value for name, value in params.items() if name not in schedule(numbers)}
 
 
-# -------------------------------------------------------------------------------------------------- numbers
+# --------------------------------------------------------------------------------------------- configuration
 
 
+@explained("This is no configuration of SlotDiffusion", RECONFIGURE)
 def from_reference(reference: Mapping[str, Any]) -> SlotDiffusionConfig:
-    """Numbers from the original's own configuration.
+    """Configuration from the original's own configuration.
 
     Raises:
         UserError: a field is missing, or asks for what is not built here.
     """
-    slots = slot_encoder_torch.from_reference(reference)
-    try:
-        decoder = reference["dec_dict"]
-        _refuse_strange(decoder)
-        tokenizer = vqvae_torch.from_reference({"resolution": slots.resolution, **decoder["vae_dict"]})
-        unet = _unet_of(decoder["unet_dict"])
-        diffusion = _diffusion_of(decoder["diffusion_dict"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"This is no configuration of SlotDiffusion: {error!r} of `dec_dict` is missing or ill-typed. Give the "
-            "original's params as JSON."
-        ) from error
+    slots = slot_encoder.from_reference(reference)
+    decoder = reference["dec_dict"]
+    _refuse_strange(decoder)
+    tokenizer = vqvae.from_reference({"resolution": slots.resolution, **decoder["vae_dict"]})
+    unet = _unet_of(decoder["unet_dict"])
+    diffusion = _diffusion_of(decoder["diffusion_dict"])
     return SlotDiffusionConfig(slots, tokenizer, unet, diffusion, sampling(diffusion.num_steps))
 
 
@@ -219,36 +224,30 @@ def _diffusion_of(numbers: Mapping[str, Any]) -> DiffusionConfig:
     )
 
 
-def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> SlotDiffusionConfig:
-    """Numbers from the names and shapes of a state dict.
+def from_shapes(shapes: Shapes) -> SlotDiffusionConfig:
+    """Configuration from the names and shapes of a state dict.
 
     What no weight depends on is as published: width of a head 32, the schedule, the noise as what is predicted; and see
-    `slot_encoder_torch.from_shapes`.
+    `slot_encoder.from_shapes`.
 
     Raises:
         UserError: the names are not those of this model.
     """
-    slots = slot_encoder_torch.from_shapes(shapes)
-    inside = {
-        name.removeprefix(TOKENIZER): shape for name, shape in shapes.items() if name.startswith(TOKENIZER)
-    }
-    tokenizer = replace(vqvae_torch.from_shapes(inside), resolution=slots.resolution, perceptual=True)
-    unet = {name.removeprefix(UNET): shape for name, shape in shapes.items() if name.startswith(UNET)}
-    return SlotDiffusionConfig(slots, tokenizer, _unet_from_shapes(unet))
+    slots = slot_encoder.from_shapes(shapes)
+    tokenizer = replace(
+        vqvae.from_shapes(within(shapes, TOKENIZER)), resolution=slots.resolution, perceptual=True
+    )
+    return SlotDiffusionConfig(slots, tokenizer, _unet_from_shapes(within(shapes, UNET)))
 
 
-def _unet_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> UNetConfig:
+@explained("These are not the weights of SlotDiffusion", OTHER_FILE)
+def _unet_from_shapes(shapes: Shapes) -> UNetConfig:
     """Blocks that halve part the levels; a middle block is always there."""
-    layers = slot_encoder_torch.count(shapes, r"middle_block\.1\.transformer_blocks\.\d+\.norm1\.weight")
-    num_blocks = slot_encoder_torch.count(shapes, r"input_blocks\.\d+\.0\.in_layers\.0\.weight")
-    halvings = slot_encoder_torch.count(shapes, r"input_blocks\.\d+\.0\.op\.weight")
+    layers = count(shapes, r"middle_block\.1\.transformer_blocks\.\d+\.norm1\.weight")
+    num_blocks = count(shapes, r"input_blocks\.\d+\.0\.in_layers\.0\.weight")
+    halvings = count(shapes, r"input_blocks\.\d+\.0\.op\.weight")
     per_level = num_blocks // (halvings + 1)
     firsts = [1 + level * (per_level + 1) for level in range(halvings + 1)]
-    try:
-        widths = [shapes[f"input_blocks.{first}.0.out_layers.3.weight"][0] for first in firsts]
-    except KeyError as error:
-        raise UserError(
-            f"These are not the weights of SlotDiffusion: its U-Net has {error}. Give another checkpoint."
-        ) from error
+    widths = [shapes[f"input_blocks.{first}.0.out_layers.3.weight"][0] for first in firsts]
     attention = [f"input_blocks.{first}.1.norm.weight" in shapes for first in firsts]
     return UNetConfig(tuple(widths), tuple(attention), per_level, transformer_layers=layers)

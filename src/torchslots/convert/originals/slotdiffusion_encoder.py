@@ -1,18 +1,18 @@
-"""The slot encoder that SAVi, STEVE and SlotDiffusion share in SlotDiffusion's PyTorch code: their names and ours."""
+"""The slot encoder of SAVi, STEVE and SlotDiffusion in SlotDiffusion's PyTorch program; a part of their files."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from torchslots.convert.layouts import WeightMap, bare
+from torchslots.convert.layouts import OTHER_FILE, RECONFIGURE, Shapes, WeightMap, bare, count, explained
 from torchslots.io.errors import UserError
 from torchslots.recipes.slotdiffusion_encoder import (
-    CnnEncoderConfig,
-    MlpPredictorConfig,
+    CnnEncoder,
+    MlpPredictor,
     NormName,
-    ResNetEncoderConfig,
+    ResNetEncoder,
     SlotsConfig,
-    TransformerPredictorConfig,
+    TransformerPredictor,
 )
 
 NORMS: dict[str, NormName] = {"": "none", "bn": "batch", "in": "instance", "gn": "group"}
@@ -21,7 +21,7 @@ _RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-# ---------------------------------------------------------------------------------------------------- names
+# ----------------------------------------------------------------------------------------------- names
 
 
 def leaves(config: SlotsConfig, name: str = "slot_encoder") -> list[WeightMap]:
@@ -86,7 +86,7 @@ def _corrector(path: str, name: str) -> list[WeightMap]:
 
 
 def _backbone(config: SlotsConfig, name: str) -> list[WeightMap]:
-    if isinstance(config.encoder, CnnEncoderConfig):
+    if isinstance(config.encoder, CnnEncoder):
         return convolutions("encoder", name, len(config.encoder.channels), config.encoder.norm)
     stem = [bare("encoder.conv1.weight", f"{name}.stem.0.weight"), *pair("encoder.bn1", f"{name}.stem.1")]
     for stage, num_blocks in enumerate(config.encoder.stage_sizes):
@@ -118,11 +118,9 @@ def _predictor(config: SlotsConfig, name: str) -> list[WeightMap]:
     ]
 
 
-def _between(
-    path: str, name: str, numbers: TransformerPredictorConfig | MlpPredictorConfig
-) -> list[WeightMap]:
+def _between(path: str, name: str, numbers: TransformerPredictor | MlpPredictor) -> list[WeightMap]:
     """What slots do between frames."""
-    if isinstance(numbers, MlpPredictorConfig):
+    if isinstance(numbers, MlpPredictor):
         return [
             *pair(f"{path}.ln", f"{name}.norm"),
             *pair(f"{path}.mlp.0", f"{name}.mlp.0"),
@@ -138,48 +136,43 @@ def _between(
     ]
 
 
-# -------------------------------------------------------------------------------------------------- numbers
+# --------------------------------------------------------------------------------------------- configuration
 
 
+@explained("This is no configuration of a slot encoder", RECONFIGURE)
 def from_reference(reference: Mapping[str, Any]) -> SlotsConfig:
-    """Numbers from the original's own configuration: `resolution`, `slot_dict`, `enc_dict`, `pred_dict`.
+    """Configuration from the original's own configuration: `resolution`, `slot_dict`, `enc_dict`, `pred_dict`.
 
     Raises:
         UserError: a field is missing, or asks for what is not built here.
     """
-    try:
-        slots, encoder = reference["slot_dict"], reference["enc_dict"]
-        predictor = reference.get("pred_dict")
-        height, width = reference["resolution"]
-        return SlotsConfig(
-            resolution=(height, width),
-            encoder=_encoder(encoder),
-            token_size=encoder["enc_out_channels"],
-            num_slots=slots["num_slots"],
-            slot_size=slots["slot_size"],
-            num_iterations=slots["num_iterations"],
-            mlp_size=slots["slot_mlp_size"],
-            predictor=None if predictor is None else _predictor_numbers(predictor, slots["slot_size"]),
-            recurrent_size=slots["slot_mlp_size"] if predictor and predictor["pred_rnn"] else None,
-            truncate_every=predictor.get("pred_sg_every") if predictor else None,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"This is no configuration of a slot encoder: {error!r} of `resolution`, `slot_dict`, `enc_dict` or "
-            "`pred_dict` is missing or ill-typed. Give the original's params as JSON."
-        ) from error
+    slots, encoder = reference["slot_dict"], reference["enc_dict"]
+    predictor = reference.get("pred_dict")
+    height, width = reference["resolution"]
+    return SlotsConfig(
+        resolution=(height, width),
+        encoder=_encoder(encoder),
+        token_size=encoder["enc_out_channels"],
+        num_slots=slots["num_slots"],
+        slot_size=slots["slot_size"],
+        num_iterations=slots["num_iterations"],
+        mlp_size=slots["slot_mlp_size"],
+        predictor=None if predictor is None else _predictor_numbers(predictor, slots["slot_size"]),
+        recurrent_size=slots["slot_mlp_size"] if predictor and predictor["pred_rnn"] else None,
+        truncate_every=predictor.get("pred_sg_every") if predictor else None,
+    )
 
 
-def _encoder(numbers: Mapping[str, Any]) -> ResNetEncoderConfig | CnnEncoderConfig:
+def _encoder(numbers: Mapping[str, Any]) -> ResNetEncoder | CnnEncoder:
     if numbers.get("dino") or any(numbers.get("replace_stride_with_dilation") or ()):
         raise UserError(
             "Encoders of DINO or with dilated convolutions are not built here: ResNet and plain CNN are."
         )
     if not numbers.get("resnet"):
-        return CnnEncoderConfig(
+        return CnnEncoder(
             tuple(numbers["enc_channels"][1:]), numbers["enc_ks"], norm_name(numbers["enc_norm"])
         )
-    return ResNetEncoderConfig(_RESNETS[numbers["resnet"]][: 4 if numbers["use_layer4"] else 3])
+    return ResNetEncoder(_RESNETS[numbers["resnet"]][: 4 if numbers["use_layer4"] else 3])
 
 
 def norm_name(theirs: str) -> NormName:
@@ -189,13 +182,11 @@ def norm_name(theirs: str) -> NormName:
     return NORMS[theirs]
 
 
-def _predictor_numbers(
-    numbers: Mapping[str, Any], slot_size: int
-) -> TransformerPredictorConfig | MlpPredictorConfig:
+def _predictor_numbers(numbers: Mapping[str, Any], slot_size: int) -> TransformerPredictor | MlpPredictor:
     norm_first = numbers["pred_norm_first"]
     if numbers.get("pred_type") == "mlp":
-        return MlpPredictorConfig(2 * slot_size, norm_first)
-    return TransformerPredictorConfig(
+        return MlpPredictor(2 * slot_size, norm_first)
+    return TransformerPredictor(
         num_layers=numbers["pred_num_layers"],
         num_heads=numbers["pred_num_heads"],
         mlp_size=numbers["pred_ffn_dim"],
@@ -203,8 +194,9 @@ def _predictor_numbers(
     )
 
 
-def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> SlotsConfig:
-    """Numbers from the names and shapes of a state dict.
+@explained("These are not the weights of a slot encoder of SlotDiffusion's program", OTHER_FILE)
+def from_shapes(shapes: Shapes) -> SlotsConfig:
+    """Configuration from the names and shapes of a state dict.
 
     What no weight depends on is taken as in the released configurations: rounds (2, for images 3), heads (4), norms
     first, frames of over 64 rows where plain convolutions leave over 32.
@@ -212,37 +204,24 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> SlotsConfig:
     Raises:
         UserError: a name that every slot encoder has is missing.
     """
-    try:
-        (_, num_slots, slot_size), grid = shapes["init_latents"], shapes["encoder_pos_embedding.grid"]
-        encoder = _encoder_of(shapes)
-        predictor = _predictor_of(shapes)
-        halvings = (
-            len(encoder.stage_sizes) - 1 if isinstance(encoder, ResNetEncoderConfig) else int(grid[1] > 32)
-        )
-        return SlotsConfig(
-            resolution=(grid[1] << halvings, grid[2] << halvings),
-            encoder=encoder,
-            token_size=shapes["encoder_out_layer.3.weight"][0],
-            num_slots=num_slots,
-            slot_size=slot_size,
-            num_iterations=3 if predictor is None else 2,
-            mlp_size=shapes["slot_attention.mlp.1.weight"][0],
-            predictor=predictor,
-            recurrent_size=shapes.get("predictor.rnn.weight_hh_l0", (0, None))[1],
-        )
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"These are not the weights of a slot encoder of SlotDiffusion's code: {error!r} is missing or has another "
-            "shape."
-        ) from error
+    (_, num_slots, slot_size), grid = shapes["init_latents"], shapes["encoder_pos_embedding.grid"]
+    encoder = _encoder_of(shapes)
+    predictor = _predictor_of(shapes)
+    halvings = len(encoder.stage_sizes) - 1 if isinstance(encoder, ResNetEncoder) else int(grid[1] > 32)
+    return SlotsConfig(
+        resolution=(grid[1] << halvings, grid[2] << halvings),
+        encoder=encoder,
+        token_size=shapes["encoder_out_layer.3.weight"][0],
+        num_slots=num_slots,
+        slot_size=slot_size,
+        num_iterations=3 if predictor is None else 2,
+        mlp_size=shapes["slot_attention.mlp.1.weight"][0],
+        predictor=predictor,
+        recurrent_size=shapes.get("predictor.rnn.weight_hh_l0", (0, None))[1],
+    )
 
 
-def count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
-    """How many names fit the whole of a regular expression."""
-    return sum(re.fullmatch(pattern, name) is not None for name in shapes)
-
-
-def norm_of(shapes: Mapping[str, tuple[int, ...]], path: str) -> NormName:
+def norm_of(shapes: Shapes, path: str) -> NormName:
     """The norm of a stack of convolutions."""
     if f"{path}.0.1.running_mean" in shapes:
         return "batch"
@@ -251,25 +230,21 @@ def norm_of(shapes: Mapping[str, tuple[int, ...]], path: str) -> NormName:
     return "none" if f"{path}.0.0.bias" in shapes else "instance"
 
 
-def _encoder_of(shapes: Mapping[str, tuple[int, ...]]) -> ResNetEncoderConfig | CnnEncoderConfig:
+def _encoder_of(shapes: Shapes) -> ResNetEncoder | CnnEncoder:
     if "encoder.conv1.weight" in shapes:
         sizes = [count(shapes, rf"encoder\.layer{stage}\.\d+\.conv1\.weight") for stage in range(1, 5)]
-        return ResNetEncoderConfig(tuple(size for size in sizes if size), shapes["encoder.conv1.weight"][0])
+        return ResNetEncoder(tuple(size for size in sizes if size), shapes["encoder.conv1.weight"][0])
     layers = range(count(shapes, r"encoder\.\d+\.0\.weight"))
     kernels = [shapes[f"encoder.{i}.0.weight"] for i in layers]
-    return CnnEncoderConfig(
-        tuple(kernel[0] for kernel in kernels), kernels[0][-1], norm_of(shapes, "encoder")
-    )
+    return CnnEncoder(tuple(kernel[0] for kernel in kernels), kernels[0][-1], norm_of(shapes, "encoder"))
 
 
-def _predictor_of(
-    shapes: Mapping[str, tuple[int, ...]],
-) -> TransformerPredictorConfig | MlpPredictorConfig | None:
+def _predictor_of(shapes: Shapes) -> TransformerPredictor | MlpPredictor | None:
     if not any(name.startswith("predictor.") for name in shapes):
         return None
     path = "predictor.base_predictor" if "predictor.out_projector.weight" in shapes else "predictor"
     if f"{path}.ln.weight" in shapes:
-        return MlpPredictorConfig(shapes[f"{path}.mlp.0.weight"][0])
+        return MlpPredictor(shapes[f"{path}.mlp.0.weight"][0])
     layers = f"{path}.transformer_encoder.layers"
     num_layers = count(shapes, rf"{re.escape(layers)}\.\d+\.linear1\.weight")
-    return TransformerPredictorConfig(num_layers, mlp_size=shapes[f"{layers}.0.linear1.weight"][0])
+    return TransformerPredictor(num_layers, mlp_size=shapes[f"{layers}.0.linear1.weight"][0])

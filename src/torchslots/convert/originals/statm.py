@@ -1,12 +1,16 @@
-"""STATM's flax weights: SAVi's, and a predictor whose module says how space and time meet."""
+"""STATM, a program in JAX built on SAVi's: flax files of its trainer.
 
+The arrays are SAVi's, and those of a predictor whose module says how space and time meet.
+"""
+
+import json
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Arrays, WeightMap
-from torchslots.convert.originals import savi as savi_flax
+from torchslots.convert.layouts import Shapes, WeightMap, fits
+from torchslots.convert.originals import savi
 from torchslots.io.errors import UserError
 from torchslots.recipes.statm import (
     FusionName,
@@ -58,7 +62,7 @@ def leaves(config: StatmConfig) -> list[WeightMap]:
     """Every array of the original's parameter tree."""
     module = f"{_MODULES[config.fusion]}_0"
     return [
-        *savi_flax.leaves_but_predictor(config.savi),
+        *savi.leaves_but_predictor(config.savi),
         *fusion_leaves(config, module, "slot_encoder.predictor.fusion"),
     ]
 
@@ -94,13 +98,13 @@ def fusion_of(module: str, pre_norm: bool) -> FusionName:
     )
 
 
-def _module(theirs: Arrays) -> str | None:
+def _module(shapes: Shapes) -> str | None:
     """The predictor's class."""
-    tops = (path.split("/")[0] for path in theirs)
+    tops = (path.split("/")[0] for path in shapes)
     return next((top.removesuffix("_0") for top in tops if top.startswith("TimeSpaceTransformerBlock")), None)
 
 
-def recognize(theirs: Arrays, where: str) -> StatmConfig:
+def from_shapes(shapes: Shapes) -> StatmConfig:
     """The published configuration whose arrays have exactly these names and shapes.
 
     Raises:
@@ -108,49 +112,53 @@ def recognize(theirs: Arrays, where: str) -> StatmConfig:
     """
     fitting: dict[str, StatmConfig] = {}
     for recipe in (statm_savi_small(), statm_savi(), statm_savi_plus_plus()):
-        config = like(recipe.model, theirs)
-        if savi_flax.fits(leaves(config), partial(build, config), theirs):
+        config = like(recipe.model, shapes)
+        if fits(leaves(config), partial(build, config), shapes):
             fitting[recipe.name] = config
     if len(fitting) == 1:
         return next(iter(fitting.values()))
     if fitting:
         rounds = " and ".join(f"{name} ({config.savi.num_iterations})" for name, config in fitting.items())
         raise UserError(
-            f"{where} fits {rounds}, which differ in their rounds of slot attention; weights do not show them. The "
-            "authors give two rounds to the model trained with batch 32, one to batch 64. Choose with --recipe."
+            f"These weights fit {rounds}, which differ in their rounds of slot attention; weights do not show them. "
+            "The authors give two rounds to the model trained with batch 32, one to batch 64. Choose with --recipe."
         )
     raise UserError(
-        f"{where} is a STATM of sizes that were not published. Give its numbers with --config FILE (the original's "
-        "configuration as JSON) or the nearest recipe with --recipe NAME."
+        "This is a STATM of sizes that were not published. Give the original's configuration as JSON with --config "
+        "FILE, or the nearest recipe with --recipe NAME."
     )
 
 
-def like(config: Any, theirs: Arrays) -> StatmConfig:
+def like(config: Any, shapes: Shapes) -> StatmConfig:
     """`config` with the conditioning, the fusion and the place of the norms that the arrays show.
 
     Of `space_then_time`, norms in front and behind have the same names: there the recipe's place is kept.
     """
-    config, module = replace(config, savi=savi_flax.like(config.savi, theirs)), _module(theirs)
+    config, module = replace(config, savi=savi.like(config.savi, shapes)), _module(shapes)
     if module not in _PRE_NORMS:
         return config
-    in_front = _norms_in_front(config, theirs, module)
+    in_front = _norms_in_front(config, shapes, module)
     return replace(config, fusion=fusion_of(module, in_front), pre_norm=in_front)
 
 
-def _norms_in_front(config: StatmConfig, theirs: Arrays, module: str) -> bool:
+def _norms_in_front(config: StatmConfig, shapes: Shapes, module: str) -> bool:
     counts = [len(norms[module]) for norms in (_POST_NORMS, _PRE_NORMS)]
-    found = sum(f"{module}_0/LayerNorm_{i}/scale" in theirs for i in range(max(counts)))
+    found = sum(f"{module}_0/LayerNorm_{i}/scale" in shapes for i in range(max(counts)))
     return config.pre_norm if counts[0] == counts[1] else found == counts[1]
 
 
-def config_from_reference(
-    reference: dict[str, Any], theirs: Arrays | dict[str, tuple[int, ...]]
-) -> StatmConfig:
-    """Our numbers from the original's configuration (its `model` part) and its arrays' shapes."""
+def configures(model: Any) -> bool:
+    """Whether `model` in an original's configuration is STATM's: by its predictor."""
+    predictor = json.dumps(model.get("predictor")) if isinstance(model, dict) else ""
+    return "TimeSpaceTransformerBlock" in predictor or "statm." in predictor
+
+
+def from_reference(reference: dict[str, Any], shapes: Shapes) -> StatmConfig:
+    """Configuration from the original's configuration (its `model` part) and its arrays' shapes."""
     predictor = reference["model"]["predictor"]
     pre_norm = bool(predictor.get("pre_norm", False))
     return StatmConfig(
-        savi=savi_flax.config_from_reference(reference, theirs),
+        savi=savi.from_reference(reference, shapes),
         fusion=fusion_of(predictor["module"].split(".")[-1], pre_norm),
         pre_norm=pre_norm,
     )

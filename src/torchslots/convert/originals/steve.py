@@ -1,4 +1,4 @@
-"""STEVE in SlotDiffusion's PyTorch code: the original's names and numbers, and ours.
+"""STEVE in SlotDiffusion's PyTorch program: `.pth` files of its trainer.
 
 The original keeps each block's causal mask, True where a position must not look, among its parameters. They are checked
 when read, and made again when written.
@@ -10,12 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from torchslots.convert.layouts import Arrays, WeightMap, bare
-from torchslots.convert.originals import dvae as dvae_torch
-from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder_torch
+from torchslots.convert.layouts import (
+    OTHER_FILE,
+    RECONFIGURE,
+    Arrays,
+    Shapes,
+    WeightMap,
+    bare,
+    count,
+    explained,
+    within,
+)
+from torchslots.convert.originals import dvae
+from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder
 from torchslots.convert.originals.slotdiffusion_encoder import pair
 from torchslots.io.errors import UserError
-from torchslots.recipes.steve import CodeTransformerConfig, SteveConfig
+from torchslots.recipes.steve import SteveConfig, WriterConfig
 
 TOKENIZER, WRITER = "dvae.", "trans_decoder."
 """Where the original keeps the parts of its decoder."""
@@ -30,19 +40,19 @@ _NORMS = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------- names
+# ----------------------------------------------------------------------------------------------- names
 
 
 def leaves(config: SteveConfig) -> list[WeightMap]:
     """Every tensor of the original's state dict but the masks, which `masks` makes."""
     return [
-        *slot_encoder_torch.leaves(config.slots),
-        *_writer(config.transformer, "decoder.writer"),
-        *dvae_torch.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer."),
+        *slot_encoder.leaves(config.slots),
+        *_writer(config.writer, "decoder.writer"),
+        *dvae.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer."),
     ]
 
 
-def _writer(config: CodeTransformerConfig, name: str) -> Iterator[WeightMap]:
+def _writer(config: WriterConfig, name: str) -> Iterator[WeightMap]:
     yield from pair(f"{WRITER}in_proj", f"{name}.project")
     yield bare(f"{WRITER}tok_emb.weight", f"{name}.embedding.weight")
     yield WeightMap(f"{WRITER}pos_emb.pe", f"{name}.position", lambda a: a[0], lambda a: a[None])
@@ -63,14 +73,14 @@ def block(path: str, name: str) -> Iterator[WeightMap]:
         yield from pair(f"{path}.ffn.{layer}", f"{name}.mlp.{layer}")
 
 
-# ---------------------------------------------------------------------------------------------------- masks
+# ----------------------------------------------------------------------------------------------- masks
 
 
 def masks(config: SteveConfig) -> Arrays:
     """What the original stores for each block: True above the diagonal."""
     rows, columns = config.tokenizer.grid
     hidden = np.triu(np.ones((rows * columns, rows * columns), bool), 1)
-    return {_mask(block): hidden for block in range(config.transformer.num_layers)}
+    return {_mask(block): hidden for block in range(config.writer.num_layers)}
 
 
 def _mask(block: int) -> str:
@@ -93,63 +103,51 @@ def without_masks(params: Arrays, config: SteveConfig, where: str) -> Arrays:
     return {name: value for name, value in params.items() if name not in masks(config)}
 
 
-# -------------------------------------------------------------------------------------------------- numbers
+# --------------------------------------------------------------------------------------------- configuration
 
 
+@explained("This is no configuration of STEVE", RECONFIGURE)
 def from_reference(reference: Mapping[str, Any]) -> SteveConfig:
-    """Numbers from the original's own configuration.
+    """Configuration from the original's own configuration.
 
     Raises:
         UserError: a field is missing, or asks for what is not built here.
     """
-    slots = slot_encoder_torch.from_reference(reference)
-    try:
-        decoder = reference["dec_dict"]
-        writer = CodeTransformerConfig(
-            size=decoder["dec_d_model"],
-            num_layers=decoder["dec_num_layers"],
-            num_heads=decoder["dec_num_heads"],
-            mlp_size=4 * decoder["dec_d_model"],
-        )
-        tokenizer = dvae_torch.from_reference({**reference["dvae_dict"], "resolution": slots.resolution})
-        image = (reference.get("loss_dict") or {}).get("use_img_recon_loss")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"This is no configuration of STEVE: {error!r} of `dec_dict` or `dvae_dict` is missing or ill-typed. Give "
-            "the original's params as JSON."
-        ) from error
+    slots = slot_encoder.from_reference(reference)
+    decoder = reference["dec_dict"]
+    writer = WriterConfig(
+        size=decoder["dec_d_model"],
+        num_layers=decoder["dec_num_layers"],
+        num_heads=decoder["dec_num_heads"],
+        mlp_size=4 * decoder["dec_d_model"],
+    )
+    tokenizer = dvae.from_reference({**reference["dvae_dict"], "resolution": slots.resolution})
+    image = (reference.get("loss_dict") or {}).get("use_img_recon_loss")
     return SteveConfig(slots, tokenizer, writer, IMAGE_TEMPERATURE if image else None)
 
 
-def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> SteveConfig:
-    """Numbers from the names and shapes of a state dict.
+def from_shapes(shapes: Shapes) -> SteveConfig:
+    """Configuration from the names and shapes of a state dict.
 
-    What no weight depends on is as published: 4 heads, no loss of pictures; and see `slot_encoder_torch.from_shapes`.
+    What no weight depends on is as published: 4 heads, no loss of pictures; and see `slot_encoder.from_shapes`.
 
     Raises:
         UserError: the names are not those of this model, or its tokenizer is not among them.
     """
-    inside = {
-        name.removeprefix(TOKENIZER): shape for name, shape in shapes.items() if name.startswith(TOKENIZER)
-    }
+    inside = within(shapes, TOKENIZER)
     if not inside:
         raise UserError(
-            "These weights of STEVE come without its discrete VAE (`dvae.*`): codes cannot be read nor painted. Give "
-            "a checkpoint of the whole model, as the original's trainer writes it."
+            "These weights of STEVE come without its discrete VAE (`dvae.*`): it can neither encode nor decode images. "
+            "Give a checkpoint of the whole model, as the original's trainer writes it."
         )
-    slots = slot_encoder_torch.from_shapes(shapes)
-    tokenizer = replace(dvae_torch.from_shapes(inside), resolution=slots.resolution)
+    slots = slot_encoder.from_shapes(shapes)
+    tokenizer = replace(dvae.from_shapes(inside), resolution=slots.resolution)
     return SteveConfig(slots, tokenizer, _writer_of(shapes))
 
 
-def _writer_of(shapes: Mapping[str, tuple[int, ...]]) -> CodeTransformerConfig:
+@explained("These are not the weights of STEVE in SlotDiffusion's program", OTHER_FILE)
+def _writer_of(shapes: Shapes) -> WriterConfig:
     """The transformer's numbers."""
-    try:
-        hidden, size = shapes[f"{WRITER}tf_dec.blocks.0.ffn.0.weight"]
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"These are not the weights of STEVE in SlotDiffusion's code: its transformer lacks {error}. Give another "
-            "checkpoint."
-        ) from error
-    blocks = slot_encoder_torch.count(shapes, r"trans_decoder\.tf_dec\.blocks\.\d+\.ffn\.0\.weight")
-    return CodeTransformerConfig(size=size, num_layers=blocks, mlp_size=hidden)
+    hidden, size = shapes[f"{WRITER}tf_dec.blocks.0.ffn.0.weight"]
+    blocks = count(shapes, r"trans_decoder\.tf_dec\.blocks\.\d+\.ffn\.0\.weight")
+    return WriterConfig(size=size, num_layers=blocks, mlp_size=hidden)

@@ -1,4 +1,4 @@
-"""STEVE of its authors: the names and numbers of their program, and ours.
+"""STEVE of its authors' PyTorch program: the `.pt` and `.pt.tar` files of its trainer.
 
 Beside the weights their state dict holds the causal mask of each block, the places of the encoder's cells, a position
 behind the last code that nothing is ever written at, and what stands before the first code apart from the codes'
@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from torchslots.convert.layouts import Arrays, WeightMap, bare
-from torchslots.convert.originals import dvae as dvae_torch
-from torchslots.convert.originals.slotdiffusion_encoder import count, pair
+from torchslots.convert.layouts import OTHER_FILE, Arrays, Shapes, WeightMap, bare, count, explained, within
+from torchslots.convert.originals import dvae
+from torchslots.convert.originals.slotdiffusion_encoder import pair
 from torchslots.convert.originals.steve import block
 from torchslots.io.errors import UserError
 from torchslots.models.layers.position import cell_grid
-from torchslots.recipes.steve import CodeTransformerConfig
+from torchslots.recipes.steve import WriterConfig
 from torchslots.recipes.steve_joint import SteveJointConfig
 from torchslots.recipes.tokenizers import DvaeConfig
 
@@ -31,7 +31,7 @@ _GRID = [1, 0, 3, 2]
 """Their order of a cell's coordinates, (x, y, 1 - x, 1 - y), in ours."""
 
 
-# ---------------------------------------------------------------------------------------------------- names
+# ----------------------------------------------------------------------------------------------- names
 
 
 def leaves(config: SteveJointConfig) -> list[WeightMap]:
@@ -40,7 +40,7 @@ def leaves(config: SteveJointConfig) -> list[WeightMap]:
         *_frames(len(config.channels), "slot_encoder.encoder"),
         *_slots(config, "slot_encoder"),
         *_writer(config, "decoder.writer"),
-        *dvae_torch.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer."),
+        *dvae.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer."),
     ]
 
 
@@ -96,7 +96,7 @@ def _writer(config: SteveJointConfig, name: str) -> Iterator[WeightMap]:
     yield bare(f"{ENCODER}slot_proj.weight", f"{name}.project.weight")
     yield bare(_TABLE, f"{name}.embedding.weight")
     yield WeightMap(_WRITTEN, f"{name}.position", lambda a: a[0], lambda a: a[None])
-    for i in range(config.transformer.num_layers):
+    for i in range(config.writer.num_layers):
         yield from block(f"{DECODER}tf.blocks.{i}", f"{name}.decoder.blocks.{i}")
     yield from pair(f"{DECODER}tf.layer_norm", f"{name}.decoder.norm")
     yield bare(f"{DECODER}head.weight", f"{name}.head.weight")
@@ -130,7 +130,7 @@ def _constants(config: SteveJointConfig) -> Arrays:
     """What the original stores among its parameters and never trains."""
     rows, columns = config.tokenizer.grid
     hidden = np.triu(np.ones((rows * columns, rows * columns), bool), 1)
-    masks = {f"{DECODER}tf.blocks.{i}.self_attn_mask": hidden for i in range(config.transformer.num_layers)}
+    masks = {f"{DECODER}tf.blocks.{i}.self_attn_mask": hidden for i in range(config.writer.num_layers)}
     places = cell_grid(*config.token_grid()).permute(2, 0, 1)[None, _GRID]
     return {_PLACES: places.numpy(), **masks}
 
@@ -144,83 +144,73 @@ def _unused(config: SteveJointConfig) -> list[str]:
     ]
 
 
-# -------------------------------------------------------------------------------------------------- numbers
+# --------------------------------------------------------------------------------------------- configuration
 
 
+@explained("These are no arguments of STEVE's training", "Give all as JSON, by the names of the options.")
 def from_reference(reference: Mapping[str, Any]) -> SteveJointConfig:
-    """Numbers from the arguments of the original's training command by their names, such as `image_size`.
+    """Configuration from the arguments of the original's training command by their names, such as `image_size`.
 
     Raises:
         UserError: an argument is missing or ill-typed.
     """
-    try:
-        return SteveJointConfig(
-            tokenizer=DvaeConfig(
-                resolution=(reference["image_size"], reference["image_size"]),
-                vocabulary=reference["vocab_size"],
-                temperature_start=reference.get("tau_start", 1.0),
-                temperature_end=reference.get("tau_final", 0.1),
-                temperature_steps=float(reference.get("tau_steps", 30_000)),
-                hard=reference.get("hard", False),
-                norm=False,
-            ),
-            transformer=CodeTransformerConfig(
-                size=reference["d_model"],
-                num_layers=reference["num_decoder_blocks"],
-                num_heads=reference["num_decoder_heads"],
-                mlp_size=4 * reference["d_model"],
-                dropout=reference.get("dropout", 0.1),
-            ),
-            channels=(reference["cnn_hidden_size"],) * 3,
-            token_size=reference["d_model"],
-            num_slots=reference["num_slots"],
-            slot_size=reference["slot_size"],
-            num_iterations=reference["num_iterations"],
-            mlp_size=reference["mlp_hidden_size"],
-            predictor_layers=reference["num_predictor_blocks"],
-            predictor_heads=reference["num_predictor_heads"],
-            predictor_mlp=4 * reference["slot_size"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"These are no arguments of STEVE's training: {error!r} is missing or ill-typed. Give all of them as JSON, "
-            "by the names of the command's options."
-        ) from error
+    return SteveJointConfig(
+        tokenizer=DvaeConfig(
+            resolution=(reference["image_size"], reference["image_size"]),
+            vocabulary=reference["vocab_size"],
+            temperature_start=reference.get("tau_start", 1.0),
+            temperature_end=reference.get("tau_final", 0.1),
+            temperature_steps=float(reference.get("tau_steps", 30_000)),
+            hard=reference.get("hard", False),
+            norm=False,
+        ),
+        writer=WriterConfig(
+            size=reference["d_model"],
+            num_layers=reference["num_decoder_blocks"],
+            num_heads=reference["num_decoder_heads"],
+            mlp_size=4 * reference["d_model"],
+            dropout=reference.get("dropout", 0.1),
+        ),
+        channels=(reference["cnn_hidden_size"],) * 3,
+        token_size=reference["d_model"],
+        num_slots=reference["num_slots"],
+        slot_size=reference["slot_size"],
+        num_iterations=reference["num_iterations"],
+        mlp_size=reference["mlp_hidden_size"],
+        predictor_layers=reference["num_predictor_blocks"],
+        predictor_heads=reference["num_predictor_heads"],
+        predictor_mlp=4 * reference["slot_size"],
+    )
 
 
-def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> SteveJointConfig:
-    """Numbers from the names and shapes of a state dict.
+@explained("These are not the weights of STEVE as its authors train it", OTHER_FILE)
+def from_shapes(shapes: Shapes) -> SteveJointConfig:
+    """Configuration from the names and shapes of a state dict.
 
     What no weight depends on is as published: 15 slots, 2 rounds, 4 heads.
 
     Raises:
         UserError: the names are not those of this model.
     """
-    try:
-        vocabulary, size = shapes[_CODES]
-        side = 4 * math.isqrt(shapes[_WRITTEN][1] - 1)
-        tokenizer = {n.removeprefix(TOKENIZER): s for n, s in shapes.items() if n.startswith(TOKENIZER)}
-        numbers = SteveJointConfig(
-            tokenizer=replace(
-                dvae_torch.from_shapes(tokenizer), resolution=(side, side), temperature_steps=30_000.0
-            ),
-            transformer=CodeTransformerConfig(
-                size=size,
-                num_layers=count(shapes, r"steve_decoder\.tf\.blocks\.\d+\.ffn\.0\.weight"),
-                mlp_size=4 * size,
-            ),
-            channels=tuple(
-                shapes[f"{_CNN}.{i}.m.weight"][0]
-                for i in range(count(shapes, r"steve_encoder\.cnn\.\d+\.m\.weight"))
-            ),
-            token_size=size,
-            slot_size=shapes[f"{_SAVI}.slot_mu"][-1],
-            mlp_size=shapes[f"{_SAVI}.mlp.0.weight"][0],
-            predictor_layers=count(shapes, r"steve_encoder\.savi\.predictor\.blocks\.\d+\.ffn\.0\.weight"),
-            predictor_mlp=4 * shapes[f"{_SAVI}.slot_mu"][-1],
-        )
-        return replace(numbers, tokenizer=replace(numbers.tokenizer, vocabulary=vocabulary))
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"These are not the weights of STEVE as its authors train it: {error!r} is missing or has another shape."
-        ) from error
+    vocabulary, size = shapes[_CODES]
+    side = 4 * math.isqrt(shapes[_WRITTEN][1] - 1)
+    numbers = SteveJointConfig(
+        tokenizer=replace(
+            dvae.from_shapes(within(shapes, TOKENIZER)), resolution=(side, side), temperature_steps=30_000.0
+        ),
+        writer=WriterConfig(
+            size=size,
+            num_layers=count(shapes, r"steve_decoder\.tf\.blocks\.\d+\.ffn\.0\.weight"),
+            mlp_size=4 * size,
+        ),
+        channels=tuple(
+            shapes[f"{_CNN}.{i}.m.weight"][0]
+            for i in range(count(shapes, r"steve_encoder\.cnn\.\d+\.m\.weight"))
+        ),
+        token_size=size,
+        slot_size=shapes[f"{_SAVI}.slot_mu"][-1],
+        mlp_size=shapes[f"{_SAVI}.mlp.0.weight"][0],
+        predictor_layers=count(shapes, r"steve_encoder\.savi\.predictor\.blocks\.\d+\.ffn\.0\.weight"),
+        predictor_mlp=4 * shapes[f"{_SAVI}.slot_mu"][-1],
+    )
+    return replace(numbers, tokenizer=replace(numbers.tokenizer, vocabulary=vocabulary))

@@ -1,4 +1,4 @@
-"""SlotDiffusion's VQ-VAE: the original's names and numbers, and ours; also inside its latent diffusion models."""
+"""SlotDiffusion's VQ-VAE: `.pth` files of its PyTorch trainer; also a part of its latent diffusion models."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchslots.convert.layouts import Arrays, WeightMap, bare
+from torchslots.convert.layouts import (
+    OTHER_FILE,
+    RECONFIGURE,
+    Arrays,
+    Shapes,
+    WeightMap,
+    bare,
+    count,
+    explained,
+)
 from torchslots.io.errors import UserError
 from torchslots.recipes.tokenizers import VqvaeConfig, build_vqvae
 
@@ -69,37 +78,32 @@ def without_loss(params: Arrays) -> Arrays:
     return {name: array for name, array in params.items() if not name.startswith("loss.")}
 
 
+@explained("This is no configuration of a VQ-VAE", RECONFIGURE)
 def from_reference(reference: Mapping[str, Any]) -> VqvaeConfig:
-    """Numbers from the original's own configuration: `resolution`, `enc_dec_dict`, `vq_dict`.
+    """Configuration from the original's own configuration: `resolution`, `enc_dec_dict`, `vq_dict`.
 
     Raises:
         UserError: a field is missing or ill-typed, or asks for what is not built here.
     """
-    try:
-        network, codes = reference["enc_dec_dict"], reference["vq_dict"]
-        height, width = reference["resolution"]
-        _refuse_strange(network)
-        sides = [network["resolution"] >> level for level in range(len(network["ch_mult"]))]
-        return VqvaeConfig(
-            resolution=(height, width),
-            channels=network["ch"],
-            multipliers=tuple(network["ch_mult"]),
-            num_blocks=network["num_res_blocks"],
-            attention_levels=tuple(
-                level for level, side in enumerate(sides) if side in network["attn_resolutions"]
-            ),
-            dropout=network.get("dropout", 0.0),
-            latent_channels=network["z_channels"],
-            num_codes=codes["n_embed"],
-            code_size=codes["embed_dim"],
-            codebook_weight=codes.get("beta", 0.25),
-            perceptual=codes.get("percept_loss_w", 1.0) > 0,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"This is no configuration of a VQ-VAE: {error!r} of `resolution`, `enc_dec_dict` or `vq_dict` is missing "
-            "or ill-typed. Give the original's params as JSON."
-        ) from error
+    network, codes = reference["enc_dec_dict"], reference["vq_dict"]
+    height, width = reference["resolution"]
+    _refuse_strange(network)
+    sides = [network["resolution"] >> level for level in range(len(network["ch_mult"]))]
+    return VqvaeConfig(
+        resolution=(height, width),
+        channels=network["ch"],
+        multipliers=tuple(network["ch_mult"]),
+        num_blocks=network["num_res_blocks"],
+        attention_levels=tuple(
+            level for level, side in enumerate(sides) if side in network["attn_resolutions"]
+        ),
+        dropout=network.get("dropout", 0.0),
+        latent_channels=network["z_channels"],
+        num_codes=codes["n_embed"],
+        code_size=codes["embed_dim"],
+        codebook_weight=codes.get("beta", 0.25),
+        perceptual=codes.get("percept_loss_w", 1.0) > 0,
+    )
 
 
 def _refuse_strange(network: Mapping[str, Any]) -> None:
@@ -117,34 +121,24 @@ def _refuse_strange(network: Mapping[str, Any]) -> None:
             raise UserError(f"VQ-VAEs with `{name}` {network[name]} are not built here, only with {value}.")
 
 
-def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> VqvaeConfig:
-    """Numbers from the names and shapes of a state dict, for frames of 128x128, which no weight depends on.
+@explained("These are not the weights of a VQ-VAE of SlotDiffusion's program", OTHER_FILE)
+def from_shapes(shapes: Shapes) -> VqvaeConfig:
+    """Configuration from the names and shapes of a state dict, for frames of 128x128, which no weight depends on.
 
     Raises:
         UserError: the names are not those of a VQ-VAE, or sizes that fit none.
     """
-    try:
-        channels = shapes["encoder.conv_in.weight"][0]
-        levels = range(_count(shapes, r"decoder\.up\.\d+\.block\.0\.conv1\.weight"))
-        widths = [shapes[f"decoder.up.{level}.block.0.conv1.weight"][0] for level in levels]
-        num_codes, code_size = shapes["quantize.embedding.weight"]
-        return VqvaeConfig(
-            channels=channels,
-            multipliers=tuple(width // channels for width in widths),
-            num_blocks=_count(shapes, r"encoder\.down\.0\.block\.\d+\.conv1\.weight"),
-            attention_levels=tuple(
-                level for level in levels if f"decoder.up.{level}.attn.0.q.weight" in shapes
-            ),
-            latent_channels=shapes["encoder.conv_out.weight"][0],
-            num_codes=num_codes,
-            code_size=code_size,
-            perceptual=any(name.startswith("loss.") for name in shapes),
-        )
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"These are not the weights of a VQ-VAE of SlotDiffusion's code: {error!r} is missing or has another shape."
-        ) from error
-
-
-def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
-    return sum(re.fullmatch(pattern, name) is not None for name in shapes)
+    channels = shapes["encoder.conv_in.weight"][0]
+    levels = range(count(shapes, r"decoder\.up\.\d+\.block\.0\.conv1\.weight"))
+    widths = [shapes[f"decoder.up.{level}.block.0.conv1.weight"][0] for level in levels]
+    num_codes, code_size = shapes["quantize.embedding.weight"]
+    return VqvaeConfig(
+        channels=channels,
+        multipliers=tuple(width // channels for width in widths),
+        num_blocks=count(shapes, r"encoder\.down\.0\.block\.\d+\.conv1\.weight"),
+        attention_levels=tuple(level for level in levels if f"decoder.up.{level}.attn.0.q.weight" in shapes),
+        latent_channels=shapes["encoder.conv_out.weight"][0],
+        num_codes=num_codes,
+        code_size=code_size,
+        perceptual=any(name.startswith("loss.") for name in shapes),
+    )

@@ -3,7 +3,6 @@
 import gzip
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import msgpack
 import numpy as np
 
 from torchslots.convert.layouts import Arrays
+from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.io.errors import UserError
 
 # Tags that flax.serialization gives to numpy arrays, complex numbers and numpy scalars.
@@ -20,19 +20,7 @@ _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _OPTAX_ADAM = ("opt_state", "1", "0")
 
 
-@dataclass(frozen=True)
-class FlaxCheckpoint:
-    """A train state: weights, and what Adam remembers of their gradients where the file has it."""
-
-    path: Path
-    params: Arrays
-    first_moments: Arrays
-    second_moments: Arrays
-    step: int | None
-    """Updates done; the file's own counter starts at one."""
-
-
-def read(source: Path) -> FlaxCheckpoint:
+def read(source: Path) -> Checkpoint:
     """Read a checkpoint file, or the newest below a folder (`checkpoints-0/ckpt-N.flax`, or gzip of it).
 
     Accepts a train state, `{"params": ...}` and a bare parameter tree.
@@ -50,7 +38,7 @@ def read(source: Path) -> FlaxCheckpoint:
         )
     first, second = _moments(tree)
     updates = _subtree(tree, ("optimizer", "state", "step"), (*_OPTAX_ADAM, "count"))
-    return FlaxCheckpoint(path, weights, first, second, None if updates is None else int(updates))
+    return Checkpoint(path, weights, first, second, None if updates is None else int(updates))
 
 
 def _moments(tree: dict[str, Any]) -> tuple[Arrays, Arrays]:

@@ -37,11 +37,6 @@ class TorchCheckpoint:
     step: int | None = None
     """Updates done, by Adam's own count."""
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every tensor by its name."""
-        return {name: array.shape for name, array in self.params.items()}
-
     def moments(self, names: list[list[str]]) -> tuple[Arrays, Arrays]:
         """Adam's first and second moments by the original's names; empty where there are none.
 
