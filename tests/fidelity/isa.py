@@ -14,7 +14,7 @@ from torchslots.convert.layouts import Arrays
 from torchslots.convert.originals import isa as isa_flax
 from torchslots.convert.readers import flax as flax_checkpoint
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.broadcast import lowest_argmax
+from torchslots.models.decoders.broadcast import segmentation_from_logits
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.invariant import InvariantSlotAttention, statistics
@@ -155,7 +155,7 @@ def _forward(model: ObjectCentricModel, batch: Batch, pose: Pose | None) -> Arra
         "recon_per_slot": _array((decoded.slot_recon or {})["video"].movedim(3, -1)),
         "masks": _array(decoded.masks[..., None]),
         "mask_logits": _array(decoded.logits[..., None]),
-        "segmentations": _array(lowest_argmax(decoded.logits)[..., None]),
+        "segmentations": _array(segmentation_from_logits(decoded.logits)[..., None]),
     }
 
 

@@ -27,7 +27,7 @@ from torchslots.convert.layouts import Arrays, WeightMap
 from torchslots.convert.originals import savi as savi_flax
 from torchslots.convert.readers import flax as flax_checkpoint
 from torchslots.metrics.segmentation import ari, contingency, fg_ari
-from torchslots.models.decoders.broadcast import lowest_argmax
+from torchslots.models.decoders.broadcast import segmentation_from_logits
 from torchslots.models.model import ObjectCentricModel, conditioning
 from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.encoder import FrameEncoder
@@ -168,7 +168,7 @@ def _pictures(model: ObjectCentricModel, clip: Clip, savi: SaviConfig) -> Arrays
         found[f"outputs/{name}"] = _array(picture.movedim(2, -1))
         slots = (decoded.slot_recon or {})[name][:, :1] if late else picture[:, :1]
         found[f"decoder/{name}_slots_first_frame"] = _array(slots.movedim(-3, -1))
-    found["outputs/segmentations"] = _array(lowest_argmax(decoded.logits)[..., None])
+    found["outputs/segmentations"] = _array(segmentation_from_logits(decoded.logits)[..., None])
     return found
 
 

@@ -104,7 +104,7 @@ def _painted(decoder: AutoregressiveDecoder, codes: Tensor, slots: Tensor, batch
     """The picture behind a soft draw beside the true one, where there is a loss of it."""
     if decoder.image_temperature is None:
         return {}
-    painted = decoder.softly_painted(decoder.writer(codes, slots), decoder.image_temperature, batch)
+    painted = decoder.soft_images(decoder.writer(codes, slots), decoder.image_temperature, batch)
     return {"recon_img": painted, "gt_img": decoder.to_native(batch["video"].flatten(0, 1))}
 
 
@@ -132,8 +132,8 @@ def _written(
         tied = logits.amax(-1) - logits.gather(-1, wanted[:, None])[:, 0] <= MARGIN
         return torch.where(tied, wanted, most_likely(logits))
 
-    codes = decoder.writer.write(slots, choose)
-    pictures = decoder.paint(codes).unflatten(0, tuple(shape))
+    codes = decoder.writer.generate(slots, choose)
+    pictures = decoder.decode_codes(codes).unflatten(0, tuple(shape))
     return {"ar_ids": codes, "ar_logits": torch.stack(scores, 1), "ar_recon": pictures}
 
 

@@ -19,7 +19,7 @@ from torchslots.io.processes import gather, is_first_process
 from torchslots.io.progress import progress
 from torchslots.metrics.scores import SegmentationScores
 from torchslots.metrics.set_prediction import AveragePrecision
-from torchslots.models.model import DRAWS
+from torchslots.models.model import START_KEYS
 from torchslots.models.slots.seeding import seeded
 from torchslots.models.slots.temporal import forget
 from torchslots.models.types import Batch, Pose, Prediction, State
@@ -268,7 +268,7 @@ def frame_slices(batch: Batch, config: EvalConfig, device: torch.device) -> Iter
 
 
 def _has_frames(key: str, value: Any) -> bool:
-    return isinstance(value, Tensor) and key not in DRAWS
+    return isinstance(value, Tensor) and key not in START_KEYS
 
 
 def _to(value: Any, device: torch.device) -> Any:

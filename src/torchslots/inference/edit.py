@@ -175,7 +175,7 @@ def _slices(model: ObjectCentricModel, source: Path, hint: Hint, options: EditOp
         small = view.shrink(frames)
         with torch.no_grad():
             clip = model.encode(batch | {"video": small.to(batch["generator"].device)}, state)
-            state, order = clip.state, order or slot_order(model.explain(clip, recon=False), hint)
+            state, order = clip.state, order or slot_order(model.decode(clip, recon=False), hint)
             clip = editing.keep(clip, order)
             seen = Seen(_bytes(small[0]), clip, _decoded(model, clip, options.changes))
         yield seen  # outside: a generator must not suspend with gradients switched off

@@ -92,7 +92,7 @@ def _encoded(
             clip = model.encode(part, state, attn=asked)
             state = clip.state
             clips.append(moved_to(clip, "cpu"))
-            masks += [_bytes(model.explain(clip, recon=False).masks)] if asked else []
+            masks += [_bytes(model.decode(clip, recon=False).masks)] if asked else []
     clip, video = joined(clips, 1), to_bytes(batch["video"][:, : settings.num_frames])
     shown = real_frames(batch)[:, : settings.num_frames]
     names = batch.get("name") or [f"video {number}" for number in numbers]
