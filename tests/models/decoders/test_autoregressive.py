@@ -283,7 +283,7 @@ def test_decoding_paints_what_is_written():
 def test_masks_alone_write_nothing(monkeypatch):
     model = tokens().eval()
     whole = model.decode(clip())
-    monkeypatch.setattr(CodeTransformer, "write", None)
+    monkeypatch.setattr(CodeTransformer, "generate", None)
     alone = model.decode(clip(), recon=False)
     assert alone.recon == {} and torch.equal(alone.masks, whole.masks)
 
