@@ -318,7 +318,7 @@ def test_another_vocabulary_is_refused():
 
 
 def test_another_number_of_codes_is_refused():
-    with pytest.raises(UserError, match="writes 24 codes, a picture has 4 rows of 5"):
+    with pytest.raises(UserError, match="predicts 24 codes, a frame has 4 rows of 5"):
         tokens(code_grid=(4, 5))
 
 
