@@ -56,7 +56,7 @@ def compare(writer: CodeTransformer, slots: Tensor, samples: int) -> dict[str, A
     codes: dict[str, Tensor] = {}
 
     def kept() -> None:
-        codes["kept"] = writer.write(slots)
+        codes["kept"] = writer.generate(slots)
 
     def plain() -> None:
         codes["plain"] = write_plain(writer, slots)

@@ -11,7 +11,7 @@ from fidelity.loading import Loaded, check_digests, load_made, streamed_weights
 from fidelity.loading import load as load_checkpoint
 from fidelity.training import gradients, train
 from torchslots.convert.layouts import Arrays
-from torchslots.models.decoders.broadcast import lowest_argmax
+from torchslots.models.decoders.broadcast import segmentation_from_logits
 from torchslots.models.model import ObjectCentricModel, conditioning
 from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.invariant import InvariantSlotAttention, statistics
@@ -144,7 +144,7 @@ def _forward(model: ObjectCentricModel, batch: Batch) -> Arrays:
         "recon_per_slot": _array((decoded.slot_recon or {})["video"].movedim(3, -1)),
         "masks": _array(decoded.masks[..., None]),
         "mask_logits": _array(decoded.logits[..., None]),
-        "segmentations": _array(lowest_argmax(decoded.logits)[..., None]),
+        "segmentations": _array(segmentation_from_logits(decoded.logits)[..., None]),
         "loss": loss,
         "loss_aux/recon_video_value": loss,
         "loss_aux/recon_video_weight": np.array(1.0, np.float32),

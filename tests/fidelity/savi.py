@@ -29,7 +29,7 @@ from fidelity.loading import load as load_checkpoint
 from fidelity.training import gradients, norms, train
 from torchslots.convert.layouts import Arrays
 from torchslots.metrics.segmentation import ari, contingency, fg_ari
-from torchslots.models.decoders.broadcast import lowest_argmax
+from torchslots.models.decoders.broadcast import segmentation_from_logits
 from torchslots.models.model import ObjectCentricModel, conditioning
 from torchslots.models.slices import carry_state, cut
 from torchslots.models.slots.attention import SlotAttention
@@ -168,7 +168,7 @@ def _images(model: ObjectCentricModel, clip: Clip, savi: SaviConfig) -> Arrays:
         found[f"outputs/{name}"] = _array(image.movedim(2, -1))
         slots = (decoded.slot_recon or {})[name][:, :1] if late else image[:, :1]
         found[f"decoder/{name}_slots_first_frame"] = _array(slots.movedim(-3, -1))
-    found["outputs/segmentations"] = _array(lowest_argmax(decoded.logits)[..., None])
+    found["outputs/segmentations"] = _array(segmentation_from_logits(decoded.logits)[..., None])
     return found
 
 
@@ -206,7 +206,7 @@ def _slices(
         return {}
     pieces = cut(batch, int(recorded["sliced/slice_size"]))
     parts = [
-        (clip.slots, clip.predicted, model.explain(clip).segmentation[..., None])
+        (clip.slots, clip.predicted, model.decode(clip).segmentation[..., None])
         for _, clip in carry_state(model.encode, pieces, between=between)
     ]
     names = ("sliced/states", "sliced/states_pred", "sliced/outputs/segmentations")

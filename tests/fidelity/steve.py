@@ -99,7 +99,7 @@ def _soft_images(
     """The image behind a soft sample beside the true one, where there is a loss of it."""
     if decoder.image_temperature is None:
         return {}
-    soft = decoder.softly_painted(decoder.writer(codes, slots), decoder.image_temperature, batch)
+    soft = decoder.soft_images(decoder.writer(codes, slots), decoder.image_temperature, batch)
     return {"recon_img": soft, "gt_img": decoder.to_native(batch["video"].flatten(0, 1))}
 
 
@@ -127,8 +127,8 @@ def _decoded(
         tied = logits.amax(-1) - logits.gather(-1, wanted[:, None])[:, 0] <= MARGIN
         return torch.where(tied, wanted, most_likely(logits))
 
-    codes = decoder.writer.write(slots, choose)
-    images = decoder.paint(codes).unflatten(0, tuple(shape))
+    codes = decoder.writer.generate(slots, choose)
+    images = decoder.decode_codes(codes).unflatten(0, tuple(shape))
     return {"ar_ids": codes, "ar_logits": torch.stack(scores, 1), "ar_recon": images}
 
 

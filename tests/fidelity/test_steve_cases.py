@@ -189,7 +189,7 @@ def test_a_full_model_computes_what_was_recorded(golden):
         slots = clip.slots.flatten(0, 1)
         codes = decoder.target_codes(decoder.tokenizer, 2 * batch["video"].flatten(0, 1) - 1, batch).codes
         scores = decoder.writer(codes, slots)
-        written = decoder.writer.write(slots)
+        written = decoder.writer.generate(slots)
         loss = ours.loss(batch)["tokens"]
     np.testing.assert_allclose(clip.slots, recorded["slots"], rtol=1e-4, atol=1e-4)
     full_size.assert_equal(recorded, "masks", decoder.decode(clip, recon=False).masks.numpy())

@@ -161,7 +161,7 @@ def _slices(model: ObjectCentricModel, job: Job, options: EditOptions) -> Iterat
     order: list[int] = []
     for batch, clip in carry_state(torch.no_grad()(model.encode), (batch for _, batch in parts)):
         with torch.no_grad():
-            order = order or slot_order(model.explain(clip, recon=False), job.hint)
+            order = order or slot_order(model.decode(clip, recon=False), job.hint)
             clip = edits.keep(clip, order)
             part = _Slice(to_images(batch["video"][0]), clip, _decoded(model, clip, options.changes))
         yield part  # outside: a generator must not suspend with gradients switched off

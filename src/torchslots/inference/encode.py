@@ -94,7 +94,7 @@ def _encoded(
 
     for _, clip in carry_state(step, parts):
         clips.append(moved_to(clip, "cpu"))
-        masks += [to_bytes(model.explain(clip, recon=False).masks).cpu()] if needed else []
+        masks += [to_bytes(model.decode(clip, recon=False).masks).cpu()] if needed else []
     clip, video = joined(clips, 1), to_bytes(batch["video"][:, : settings.num_frames])
     shown = real_frames(batch)[:, : settings.num_frames]
     names = batch.get("name") or [f"video {number}" for number in numbers]

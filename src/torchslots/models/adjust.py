@@ -18,7 +18,7 @@ def with_counts(
 ) -> ObjectCentricModel:
     """The same weights with another number of slots or of rounds of slot attention.
 
-    Rounds share their weights, so every model may make more or fewer of them. Slots that are drawn from one normal
+    Rounds share their weights, so every model may make more or fewer of them. Slots that are sampled from one normal
     distribution may be more or fewer; those that were learned one by one, or that start from hints, may not. The model
     handed in stays as it is; the two share their weights.
 
@@ -37,7 +37,7 @@ def with_counts(
         return model
     other = sharing_weights(model)
     if num_slots is not None:
-        _drawn(other.slot_encoder.initializer).num_slots = num_slots
+        _sampling(other.slot_encoder.initializer).num_slots = num_slots
     if num_iterations is not None:
         for part in other.slot_encoder.corrector.modules():
             if isinstance(part, SlotAttention):
@@ -48,15 +48,15 @@ def with_counts(
 
 def sharing_weights(model: ObjectCentricModel) -> ObjectCentricModel:
     """A copy whose parameters and buffers are those of `model`."""
-    kept = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in kept})
+    shared = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
-def _drawn(initializer: nn.Module) -> Gaussian:
-    """What draws the slots.
+def _sampling(initializer: nn.Module) -> Gaussian:
+    """The initializer that samples the slots.
 
     Raises:
-        UserError: slots that are not drawn.
+        UserError: slots that are not sampled.
     """
     if isinstance(initializer, Gaussian):
         return initializer
@@ -67,12 +67,12 @@ def _drawn(initializer: nn.Module) -> Gaussian:
         )
     raise UserError(
         "This model has learned a vector for each of its slots, so its weights fix their number: leave num_slots out. "
-        "It can change where slots are drawn: slot_attention_*, and SAVi trained with `gaussian` or `learned_gaussian`."
+        "It can change where slots are sampled: slot_attention_*, and savi_* with `gaussian` or `learned_gaussian`."
     )
 
 
 def _replaced(config: Any, changes: dict[str, int]) -> Any:
-    """The numbers with `changes`, wherever those of the slot encoder stand."""
+    """The configuration with `changes`, wherever the slot encoder's part stands."""
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return config
     found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}

@@ -8,23 +8,23 @@ from torch import Tensor, nn
 
 from torchslots.io.errors import UserError
 from torchslots.models.decoders.base import Decoder
-from torchslots.models.decoders.broadcast import lowest_argmax, padded_size
+from torchslots.models.decoders.broadcast import padded_size, segmentation_from_logits
 from torchslots.models.slots.encoder import SlotEncoder, merge_poses
 from torchslots.models.slots.initializers import FromBoxes, FromMasks
 from torchslots.models.types import Batch, Clip, Conditioning, Prediction, State
 from torchslots.models.weights import push_to_hub, save_pretrained
 
-DRAWS = ("noise", "pose", "num_slots", "generator")
-"""What a batch may say of random starts, besides data: about slots, never about frames (`shapes.Conditioning`)."""
+START_KEYS = ("noise", "pose", "num_slots", "generator")
+"""Keys of a batch that say where slots start, besides data (`types.Conditioning`)."""
 
 
 class ObjectCentricModel(nn.Module):
-    """Slots from frames, and whatever the decoder draws from slots.
+    """Slots from frames, and what the decoder makes of slots.
 
     Args:
         slot_encoder: frames to slots.
         decoder: owns `loss(clip, batch)` and `decode(clip)`.
-        config: the numbers it was built from, for saving.
+        config: the configuration it was built from, for saving.
     """
 
     load_function: ClassVar[str] = "load_model"
@@ -65,7 +65,7 @@ class ObjectCentricModel(nn.Module):
             return batch
         slots = initializer.num_slots if isinstance(initializer, FromMasks) else batch["boxes"].shape[2] + 1
         pairs = hint.batch_size * slots
-        return {**batch, "num_painted": padded_size(min(initializer.most_distinct(hint), pairs), pairs)}
+        return {**batch, "num_decoded": padded_size(min(initializer.most_distinct(hint), pairs), pairs)}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, under the name that wrappers for many processes call."""
@@ -86,18 +86,18 @@ class ObjectCentricModel(nn.Module):
             batch: `video` [B, T, 3, H, W] in [0, 1]; for the first slice of a conditional model also its hint, `boxes`
                 or `segmentations`, of which frame 0 is used.
             state: what the slice before returned; None at the start.
-            slot_recon: also return each slot's own pictures.
-            recon: also return the pictures; masks alone are cheaper, most of all where a decoder generates.
+            slot_recon: also return each slot's own images.
+            recon: also return the images; masks alone are cheaper, most of all where a decoder generates.
             attn: also return the attention; without it, it may be [B, T, K, 0].
         """
         clip = self.encode(batch, state, attn or self.decoder.needs_attn)
-        return self.explain(clip, slot_recon, recon)
+        return self.decode(clip, slot_recon, recon)
 
-    def explain(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Prediction:
-        """What the decoder draws of a clip's slots, and who wins each pixel."""
+    def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Prediction:
+        """Decode a clip's slots, and assign each pixel to the slot of the highest score."""
         decoded = self.decoder.decode(clip, slot_recon, recon)
         return Prediction(
-            segmentation=lowest_argmax(decoded.logits),
+            segmentation=segmentation_from_logits(decoded.logits),
             masks=decoded.masks,
             slots=clip.slots,
             attn=clip.attn,
@@ -117,7 +117,7 @@ class ObjectCentricModel(nn.Module):
 
 
 def conditioning(batch: Batch) -> Conditioning:
-    """The first frame's hints of a batch, and the `DRAWS` it carries."""
+    """The first frame's hints of a batch, and its `START_KEYS`."""
     video, boxes, masks = batch["video"], batch.get("boxes"), batch.get("segmentations")
     return Conditioning(
         batch_size=len(video),
@@ -152,7 +152,7 @@ def rollout(
         horizon: frames to predict.
         state: what a slice before returned, from `predict` or from here: long clips can be observed, and rolled on, in
             parts.
-        slot_recon: also return each slot's own pictures.
+        slot_recon: also return each slot's own images.
 
     Returns:
         All frames, the observed ones first.
@@ -168,7 +168,7 @@ def rollout(
         state = parts[0].state
     assert state is not None
     parts.append(model.slot_encoder.roll_on(state, horizon))
-    return model.explain(_joined(parts), slot_recon)
+    return model.decode(_joined(parts), slot_recon)
 
 
 def _check(batch: Batch, observe: int, horizon: int, state: State | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from torchslots.models.model import DRAWS, ObjectCentricModel, rollout
+from torchslots.models.model import START_KEYS, ObjectCentricModel, rollout
 from torchslots.models.types import Batch, Pose, Prediction, State
 
 
@@ -33,7 +33,7 @@ def cut(batch: Batch, slice_size: int, num_frames: int | None = None) -> Iterato
     """
     total = batch["video"].shape[1]
     end = total if num_frames is None else min(total, num_frames)
-    framed = {key for key, value in batch.items() if key not in DRAWS and _has_frames(value, total)}
+    framed = {key for key, value in batch.items() if key not in START_KEYS and _has_frames(value, total)}
     for start in range(0, end, slice_size):
         frames = slice(start, min(start + slice_size, end))
         yield {key: value[:, frames] if key in framed else value for key, value in batch.items()}

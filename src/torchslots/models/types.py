@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Pose(NamedTuple):
-    """A slot's own frame of reference in the image (Invariant Slot Attention, section 3).
+    """Position, scale and rotation of a slot in the image: its frame of reference (Biza et al. 2023, section 3).
 
     Parts that a model lacks are None.
     """
@@ -22,7 +22,7 @@ class Pose(NamedTuple):
     rotation: Float[Tensor, "B K 2 2"] | None = None
 
     def only_moves(self) -> bool:
-        """Whether frames neither stretch nor turn."""
+        """Whether poses have no scale and no rotation."""
         return self.scale is None and self.rotation is None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Pose":
@@ -35,11 +35,11 @@ class Pose(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """What an initializer may use: the first frame's hint, and what is needed to draw slots at random.
+    """What an initializer may use: the first frame's hint, and what is needed to sample slots.
 
     `boxes` are (ymin, xmin, ymax, xmax) in [0, 1], all zeros where there is no object; `segmentation` holds integer
-    ids, 0 for background. `noise` replaces the standard normal draw of a random initializer, `pose` the drawn frames of
-    reference; `generator` is where numbers are drawn from, one for all clips or one for each; `num_slots` overrides the
+    ids, 0 for background. `noise` replaces the standard normal noise of a random initializer, `pose` the sampled poses;
+    `generator` is the source of randomness, one for all clips or one for each; `num_slots` overrides the
     number of slots that the model was built for, where the model allows it.
     """
 
@@ -54,7 +54,7 @@ class Conditioning(NamedTuple):
 
 
 class Grouping(NamedTuple):
-    """One frame's slots, the attention that made them, and (ISA) the frames of reference they are drawn in.
+    """One frame's slots, the attention that made them, and their poses (Invariant Slot Attention).
 
     `attn` is the softmax over slots, averaged over heads, before it is renormalized over tokens.
     """
@@ -88,9 +88,9 @@ class Clip(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What a decoder draws from slots. `masks` sum to one over K; `logits` are their scores before the softmax.
+    """What a decoder makes of slots. `masks` sum to one over K; `logits` are their scores before the softmax.
 
-    `recon` maps a target's name (`video`, `flow`, `depth`) to its picture; `slot_recon` holds each slot's own picture
+    `recon` maps a target's name (`video`, `flow`, `depth`) to its image; `slot_recon` holds each slot's own image
     and is filled only on request. `properties` are what a set predictor says of each slot's object.
     """
 

@@ -1,6 +1,6 @@
 """Models in folders: config.json + model.safetensors, written together, and read back only where they fit.
 
-`config.json` is `{"torchslots": version, "family": ModelConfig.family, "model": its numbers}`.
+`config.json` is `{"torchslots": version, "family": ModelConfig.family, "model": its configuration}`.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ CARD_NAME = "README.md"
 _CARD_MARK = "<!-- written by torchslots: edit freely below and remove this line to keep the text -->"
 
 
-_KINDS = {"load_model": "a slot model", "load_tokenizer": "an image code"}
+_KINDS = {"load_model": "a slot model", "load_tokenizer": "a tokenizer"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class Numbers(Protocol):
-    """A frozen dataclass of a model's numbers (`recipes.config.ModelConfig`)."""
+    """A model's configuration, a frozen dataclass (`recipes.config.ModelConfig`)."""
 
     family: ClassVar[str]
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -183,7 +183,7 @@ tags: [object-centric, slots, {family}]
 {_CARD_MARK}
 # {family}: {what} for torchslots
 
-{weights:,} weights. The model's numbers are in `{CONFIG_NAME}`, its weights in `{WEIGHTS_NAME}`.
+{weights:,} weights. The model's configuration is in `{CONFIG_NAME}`, its weights in `{WEIGHTS_NAME}`.
 
 ```python
 import torchslots

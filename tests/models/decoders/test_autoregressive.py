@@ -96,7 +96,7 @@ def test_remembering_what_was_written_changes_nothing(token_dropout):
 
     with torch.no_grad():
         expected, expected_scores = plainly(model, slots())
-    assert torch.equal(model.write(slots(), choose), expected)
+    assert torch.equal(model.generate(slots(), choose), expected)
     torch.testing.assert_close(torch.stack(scores, 1), expected_scores, rtol=1e-5, atol=1e-5)
     assert len(expected.unique()) > 3
 
@@ -105,12 +105,12 @@ def test_the_order_of_slots_does_not_matter():
     model = writer()
     mixed = slots()[:, [2, 0, 1]]
     torch.testing.assert_close(model(codes(), mixed), model(codes(), slots()))
-    assert torch.equal(model.eval().write(mixed), model.write(slots()))
+    assert torch.equal(model.eval().generate(mixed), model.generate(slots()))
 
 
 def test_pictures_do_not_look_at_each_other():
     model = writer().eval()
-    assert torch.equal(model.write(slots())[3:4], model.write(slots()[3:4]))
+    assert torch.equal(model.generate(slots())[3:4], model.generate(slots()[3:4]))
 
 
 def test_the_first_block_adds_to_what_it_normalised():
@@ -141,10 +141,10 @@ def test_small_steps_are_not_shared_among_threads():
 
     torch.set_num_threads(2)
     try:
-        model.write(slots(), choose)
+        model.generate(slots(), choose)
         assert set(seen) == {1} and torch.get_num_threads() == 2
         with pytest.raises(KeyError, match="stop"):
-            model.write(slots(), choose)
+            model.generate(slots(), choose)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -172,7 +172,7 @@ def test_draws_among_the_few_likeliest():
 def test_drawn_pictures_differ_by_seed_alone():
     model = writer().eval()
     first, second, other = (
-        model.write(slots(), sampled(generator=torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)
+        model.generate(slots(), sampled(generator=torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)
     )
     assert torch.equal(first, second) and not torch.equal(first, other)
 
@@ -273,7 +273,7 @@ def test_the_temperature_follows_the_training():
 def test_decoding_paints_what_is_written():
     model = tokens(chunk=3).eval()
     decoded = model.decode(clip())
-    written = model.writer.write(clip().slots.flatten(0, 1))
+    written = model.writer.generate(clip().slots.flatten(0, 1))
     pictures = model.tokenizer.decode(one_hot(written.unflatten(1, (4, 6)), CODES)) / 2 + 0.5
     torch.testing.assert_close(decoded.recon["video"].flatten(0, 1), pictures)
     assert decoded.recon["video"].shape == (2, 2, 3, 16, 24) and decoded.slot_recon is None
@@ -283,7 +283,7 @@ def test_decoding_paints_what_is_written():
 def test_masks_alone_write_nothing(monkeypatch):
     model = tokens().eval()
     whole = model.decode(clip())
-    monkeypatch.setattr(CodeTransformer, "write", None)
+    monkeypatch.setattr(CodeTransformer, "generate", None)
     alone = model.decode(clip(), recon=False)
     assert alone.recon == {} and torch.equal(alone.masks, whole.masks)
 
@@ -303,22 +303,22 @@ def test_a_long_work_shows_a_bar(monkeypatch):
 
     model = tokens(chunk=2).eval()
     monkeypatch.setattr("torchslots.models.decoders.autoregressive.progress", bar)
-    short = model.write(slots())
+    short = model.generate(slots())
     assert not shown
     monkeypatch.setattr("torchslots.models.decoders.autoregressive.LONG", 100)
-    assert torch.equal(model.write(slots()), short)
+    assert torch.equal(model.generate(slots()), short)
     assert shown[0] == 3 * LENGTH == sum(shown[1:])
 
 
 def test_another_vocabulary_is_refused():
-    with pytest.raises(UserError, match="tokenizer has 11 codes, the transformer writes 12"):
+    with pytest.raises(UserError, match="tokenizer has 11 codes, the transformer predicts 12"):
         AutoregressiveDecoder(
             tokenizer(), writer(num_codes=12), code_grid=(4, 6), grid=(8, 12), resolution=(16, 24)
         )
 
 
 def test_another_number_of_codes_is_refused():
-    with pytest.raises(UserError, match="writes 24 codes, a picture has 4 rows of 5"):
+    with pytest.raises(UserError, match="predicts 24 codes, a frame has 4 rows of 5"):
         tokens(code_grid=(4, 5))
 
 

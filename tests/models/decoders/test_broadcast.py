@@ -5,7 +5,7 @@ import torch
 
 from tiny_models import batch, tiny
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.broadcast import lowest_argmax, pack, padded_size
+from torchslots.models.decoders.broadcast import pack, padded_size, segmentation_from_logits
 from torchslots.models.slots.initializers import first_equal
 from torchslots.models.types import Clip, State
 
@@ -33,7 +33,10 @@ def test_painting_distinct_slots_once_is_painting_all() -> None:
             continue
         pairs = [(one, other)] if isinstance(one, torch.Tensor) else [(one[key], other[key]) for key in one]
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
-    assert len(decoder.paint(clip).logits) == 7 and len(decoder.paint(all_distinct(clip)).logits) == 10
+    assert (
+        len(decoder.decode_slots(clip).logits) == 7
+        and len(decoder.decode_slots(all_distinct(clip)).logits) == 10
+    )
 
 
 def test_gradients_of_weights_are_the_same() -> None:
@@ -76,7 +79,7 @@ def test_pairs_that_fill_a_size_change_nothing(size: int) -> None:
     decoder, (clip, slots) = tiny().decoder, clip_with_copies()
     target = {"flow": torch.rand(2, 3, 3, 16, 24)}
     found = []
-    for given in (target, target | {"num_painted": size}):
+    for given in (target, target | {"num_decoded": size}):
         decoder.zero_grad()
         slots.grad = None
         loss = decoder.loss(clip, given)["recon_flow"]
@@ -90,14 +93,14 @@ def test_masks_alone_are_the_same_masks() -> None:
     whole, masks = decoder.decode(clip), decoder.decode(clip, recon=False)
     assert torch.allclose(whole.masks, masks.masks, atol=1e-6)
     assert torch.allclose(whole.logits, masks.logits, atol=1e-5) and masks.recon == {}
-    assert decoder.paint(clip, pictures=False).pictures.shape[-1] == 0
+    assert decoder.decode_slots(clip, images=False).images.shape[-1] == 0
 
 
 @pytest.mark.device
 def test_the_lowest_of_equals_wins(device: torch.device) -> None:
     logits = torch.tensor([1.0, 3.0, 3.0, 2.0], device=device)[:, None, None].expand(4, 5, 7)
-    assert (lowest_argmax(logits) == 1).all()
-    assert (lowest_argmax(torch.zeros(2, 4, 3, 3, device=device)) == 0).all()
+    assert (segmentation_from_logits(logits) == 1).all()
+    assert (segmentation_from_logits(torch.zeros(2, 4, 3, 3, device=device)) == 0).all()
 
 
 def test_copies_come_from_equal_boxes() -> None:
@@ -117,7 +120,7 @@ def test_missing_targets_are_named() -> None:
 def test_shapes_are_fixed_from_the_hint() -> None:
     found = tiny().fixed_shapes(batch())
     distinct = len(pack(tiny().encode(found).state.source, (2, 5), torch.device("cpu")).clip)
-    assert distinct <= found["num_painted"] <= 10
+    assert distinct <= found["num_decoded"] <= 10
     assert torch.allclose(tiny().loss(found)["recon_flow"], tiny().loss(batch())["recon_flow"], rtol=1e-5)
-    assert "num_painted" not in tiny("learned").fixed_shapes(batch())
-    assert tiny("masks").fixed_shapes(batch())["num_painted"] <= 10
+    assert "num_decoded" not in tiny("learned").fixed_shapes(batch())
+    assert tiny("masks").fixed_shapes(batch())["num_decoded"] <= 10

@@ -1,4 +1,4 @@
-"""Slots must explain the codes of their picture, one after the other (Singh et al. 2022, STEVE, section 3)."""
+"""Slots explain the codes of their frame, one after the other (Singh et al. 2022, STEVE, section 3)."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ from torchslots.models.tokenizers.dvae import DVAE, gumbel_softmax
 from torchslots.models.types import Batch, Clip, Decoded
 
 LONG = 16_384
-"""Codes from which on writing them shows a progress bar."""
+"""Number of codes from which on decoding them shows a progress bar."""
 Pictures = Float[Tensor, "n 3 H W"]
 
 
 class Target(NamedTuple):
-    """What is to be written, and what the tokenizer that is trained along says of itself."""
+    """The codes to predict, and the losses of a tokenizer that is trained along."""
 
     codes: Int[Tensor, "n l"]
     losses: dict[str, Tensor]
@@ -36,43 +36,43 @@ TargetCodes = Callable[[DVAE, Pictures, Batch], Target]
 
 @torch.no_grad()
 def most_likely_codes(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
-    """The codes of a tokenizer that is finished, without a draw: SlotDiffusion's STEVE."""
+    """The most likely codes of a finished tokenizer: SlotDiffusion's STEVE."""
     return Target(tokenizer.codes(pictures), {})
 
 
 def sampled_codes(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
-    """Drawn codes of a tokenizer that learns in the same steps, and its own loss: STEVE's original.
+    """Sampled codes of a tokenizer that learns in the same steps, and its own loss: STEVE's original.
 
-    The loss is squared error summed over a picture behind a soft draw, whose temperature follows `batch["step"]`; the
-    codes are a second, hard draw that no gradient goes through. `batch["exponential"]`, E draws like the scores for the
-    one and for the other, replaces what is drawn from torch's generator.
+    The loss is squared error summed over an image decoded from a soft sample, whose temperature follows
+    `batch["step"]`; the codes are a second, hard sample without gradient. `batch["exponential"]`, two tensors of unit
+    exponential noise like the scores, replaces what is sampled from torch's generator.
     """
     scores, temperature = tokenizer.logits(pictures), tokenizer.temperature(batch.get("step"))
     soft, hard = batch.get("exponential", (None, None))
-    painted = tokenizer.decode(gumbel_softmax(scores, temperature, soft, hard=tokenizer.hard))
-    drawn = gumbel_softmax(scores.detach(), temperature, hard).argmax(1).flatten(1)
-    return Target(drawn, {"tokenizer": sum_squared_error(painted, pictures)})
+    decoded = tokenizer.decode(gumbel_softmax(scores, temperature, soft, hard=tokenizer.hard))
+    codes = gumbel_softmax(scores.detach(), temperature, hard).argmax(1).flatten(1)
+    return Target(codes, {"tokenizer": sum_squared_error(decoded, pictures)})
 
 
 class AutoregressiveDecoder(Decoder):
-    """A tokenizer of pictures, and a transformer that writes its codes from slots.
+    """A tokenizer of frames, and a transformer that decodes its codes from slots.
 
-    It cannot paint one slot by itself. Where each slot looked stands in for masks.
+    It cannot decode one slot by itself. The attention of each slot stands in for masks.
 
     Args:
-        tokenizer: pictures to codes and back.
-        writer: slots to codes.
-        code_grid: rows and columns of a picture's codes.
+        tokenizer: frames to codes and back.
+        writer: slots to codes; its weights are saved under this name.
+        code_grid: rows and columns of a frame's codes.
         grid: height and width of the slot encoder's token map.
         resolution: height and width of the frames.
         target_codes: which codes a frame has: `most_likely_codes` or `sampled_codes`.
         frozen: the tokenizer is not trained and stays as in evaluation.
         error: of the scores of all codes, given the true ones.
-        image_temperature: also ask for the picture behind a soft draw of this temperature; None: codes alone.
-        image_weight: of that picture's error beside the codes'.
-        to_native, from_native: from [0, 1] to the tokenizer's range of pictures, and back.
-        chunk: pictures written at once; fewer need less memory.
-        choose: which of a place's codes is written: `most_likely`, or `sampled(...)` for other frames each time.
+        image_temperature: also compare the frame decoded from a soft sample of this temperature; None: codes alone.
+        image_weight: of that frame's error beside the codes'.
+        to_native, from_native: from [0, 1] to the tokenizer's range, and back.
+        chunk: frames decoded at once; fewer need less memory.
+        choose: which of a place's codes is taken: `most_likely`, or `sampled(...)` for other frames each time.
 
     Raises:
         UserError: tokenizer and writer have other codes, or another number of them.
@@ -119,7 +119,7 @@ class AutoregressiveDecoder(Decoder):
     def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
         """`tokens`: cross entropy of the frames' codes; `image` and `tokenizer` where they are asked for.
 
-        `batch["exponential"]`, E draws like the scores, replaces the soft draw of `image`.
+        `batch["exponential"]`, unit exponential noise like the scores, replaces what `image` samples.
         """
         pictures = self.to_native(batch["video"].flatten(0, 1))
         target = self.target_codes(self.tokenizer, pictures, batch)
@@ -152,45 +152,46 @@ class AutoregressiveDecoder(Decoder):
     def _image(self, scores: Float[Tensor, "n l V"], pictures: Pictures, batch: Batch) -> dict[str, Tensor]:
         if self.image_temperature is None:
             return {}
-        painted = self.softly_painted(scores, self.image_temperature, batch)
-        return {"image": self.image_weight * mean_squared_error(painted, pictures)}
+        decoded = self.soft_images(scores, self.image_temperature, batch)
+        return {"image": self.image_weight * mean_squared_error(decoded, pictures)}
 
-    def softly_painted(
+    def soft_images(
         self, scores: Float[Tensor, "n l V"], temperature: float, batch: Batch
     ) -> Float[Tensor, "n 3 H W"]:
-        """Pictures behind a soft draw of scored codes, in the tokenizer's range.
+        """Frames decoded from a soft sample of scored codes, in the tokenizer's range.
 
-        `batch["exponential"]`, E draws like the scores, replaces what is drawn from torch's generator.
+        `batch["exponential"]`, unit exponential noise like the scores, replaces what is sampled.
         """
         maps = scores.transpose(1, 2).unflatten(2, self.code_grid)
         return self.tokenizer.decode(gumbel_softmax(maps, temperature, batch.get("exponential")))
 
     @torch.no_grad()
-    def write(self, slots: Float[Tensor, "n K D"], choose: Choose | None = None) -> Int[Tensor, "n l"]:
-        """Codes of pictures from their slots, so many pictures at once as memory allows."""
+    def generate_codes(
+        self, slots: Float[Tensor, "n K D"], choose: Choose | None = None
+    ) -> Int[Tensor, "n l"]:
+        """Codes of frames from their slots, `chunk` frames at once."""
         choose, parts = choose or self.choose, slots.split(self.chunk)
         with _bar(len(slots) * self.writer.length, len(parts) * self.writer.length) as advance:
-            return torch.cat([self.writer.write(part, choose, advance) for part in parts])
+            return torch.cat([self.writer.generate(part, choose, advance) for part in parts])
 
     @torch.no_grad()
-    def paint(self, codes: Int[Tensor, "n l"]) -> Float[Tensor, "n 3 H W"]:
-        """Pictures of codes, in the tokenizer's range."""
+    def decode_codes(self, codes: Int[Tensor, "n l"]) -> Float[Tensor, "n 3 H W"]:
+        """Frames of codes, in the tokenizer's range."""
         parts = [self.tokenizer.decode_codes(part, self.code_grid) for part in codes.split(self.chunk)]
         return torch.cat(parts)
 
     def generate(
         self, slots: Float[Tensor, "n K D"], choose: Choose | None = None
     ) -> Float[Tensor, "n 3 H W"]:
-        """Pictures from their slots, in the tokenizer's range.
+        """Frames from their slots, in the tokenizer's range.
 
         Args:
             choose: in place of the decoder's own.
         """
-        return self.paint(self.write(slots, choose))
+        return self.decode_codes(self.generate_codes(slots, choose))
 
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
-        """Pictures, not clamped, and each slot's attention as a mask; there are no pictures of single
-        slots."""
+        """Frames, not clamped, and each slot's attention as a mask; single slots have no images."""
         masks, logits = attention_masks(clip.attn, self.grid, self.resolution)
         if not recon:
             return Decoded(recon={}, masks=masks, logits=logits)
@@ -204,18 +205,18 @@ def _bar(num_codes: int, num_steps: int) -> Iterator[Advance | None]:
     if num_codes <= LONG:
         yield None
         return
-    with progress("Writing codes", num_steps, "steps") as advance:
+    with progress("Decoding codes", num_steps, "steps") as advance:
         yield advance
 
 
 def _check(tokenizer: DVAE, writer: CodeTransformer, code_grid: tuple[int, int]) -> None:
     if tokenizer.vocabulary != writer.num_codes:
         raise UserError(
-            f"The tokenizer has {tokenizer.vocabulary} codes, the transformer writes {writer.num_codes}. Give the "
+            f"The tokenizer has {tokenizer.vocabulary} codes, the transformer predicts {writer.num_codes}. Give the "
             "tokenizer that the model was trained with, or train the model with this one."
         )
     if math.prod(code_grid) != writer.length:
         raise UserError(
-            f"The transformer writes {writer.length} codes, a picture has {code_grid[0]} rows of {code_grid[1]}. Build "
+            f"The transformer predicts {writer.length} codes, a frame has {code_grid[0]} rows of {code_grid[1]}. Build "
             "both for the same resolution."
         )

@@ -1,4 +1,4 @@
-"""Codes of a picture written one by one, each from those before it and from the slots (Singh et al. 2022, STEVE)."""
+"""Codes of an image decoded one by one, each from those before it and from the slots (Singh et al. 2022, STEVE)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from torchslots.models.layers.init import dense
 from torchslots.models.layers.transformer import CausalDecoder
 
 Choose = Callable[[Float[Tensor, "n V"]], Int[Tensor, "n"]]
-"""From the scores of every code to the code that is written."""
+"""From the scores of every code to the code that is taken."""
 Advance = Callable[..., None]
-"""Told how many codes of each picture are done."""
+"""Called with how many codes of each image are done."""
 
 
 def most_likely(logits: Float[Tensor, "n V"]) -> Int[Tensor, "n"]:
@@ -27,8 +27,8 @@ def sampled(temperature: float = 1.0, top_k: int | None = None, *, generator: to
 
     Args:
         temperature: divides the scores; below 1 the likely become likelier.
-        top_k: draw among so many of the likeliest; None: among all.
-        generator: where the numbers come from; one on the CPU gives the same to every device.
+        top_k: sample among so many of the most likely; None: among all.
+        generator: source of randomness; one on the CPU gives the same on every device.
 
     Raises:
         ValueError: a temperature or a count that is not positive.
@@ -51,16 +51,16 @@ def _sample(
 
 
 class CodeTransformer(nn.Module):
-    """A transformer that writes the codes of a picture row by row, looking at the picture's slots.
+    """A transformer that decodes the codes of an image row by row, attending to its slots.
 
-    Slots carry no position: in whatever order they come, the same is written.
+    Slots carry no position: their order changes nothing.
 
     Args:
         decoder: transforms codes, seeing those before and all slots.
         slot_size: width of a slot.
         size: the decoder's width.
         num_codes: codes in the vocabulary.
-        length: codes of a picture.
+        length: codes of an image.
         dropout: of what enters the decoder, in training.
         slot_bias: bias of the projection of slots to the decoder's width.
         token_dropout: share of the earlier codes that the decoder does not see, so that it must ask the slots (Bowman
@@ -109,39 +109,39 @@ class CodeTransformer(nn.Module):
         return codes.masked_fill(dropped, self.num_codes)
 
     def _dropped_places(self) -> Bool[Tensor, "l"]:
-        """For each place, whether the code before it is not told outside training; chosen once and for all, so that the
-        same slots write the same codes."""
+        """For each place, whether the code before it is dropped outside training; the same in every call, so that the
+        same slots give the same codes."""
         return torch.rand(self.length, generator=torch.Generator().manual_seed(0)) < self.token_dropout
 
     def _start(self, number: int, device: torch.device) -> Int[Tensor, "n 1"]:
         return torch.full((number, 1), self.num_codes, device=device)
 
     @torch.no_grad()
-    def write(
+    def generate(
         self, slots: Float[Tensor, "n K D"], choose: Choose = most_likely, advance: Advance | None = None
     ) -> Int[Tensor, "n l"]:
-        """Whole pictures of codes, from the slots alone.
+        """All codes of each image, from the slots alone.
 
-        Keys and values of what was written are kept, so the work grows with the length and not with its square.
+        Keys and values are cached, so the work grows with the length and not with its square.
         """
         with one_thread(slots.device):
-            return torch.cat(list(self._one_by_one(slots, choose, advance or _nobody)), 1)
+            return torch.cat(list(self._one_by_one(slots, choose, advance or _silent)), 1)
 
     def _one_by_one(
         self, slots: Float[Tensor, "n K D"], choose: Choose, advance: Advance
     ) -> Iterator[Int[Tensor, "n 1"]]:
-        past = self.decoder.start(self.project(slots), self.length)
+        caches = self.decoder.start(self.project(slots), self.length)
         start = code = self._start(len(slots), slots.device)
         for place, dropped in enumerate(self._dropped_places().tolist()):
             entering = self.embedding(start if dropped else code) + self.position[place]
-            scores = self.head(self.decoder.step(entering, past, place))
+            scores = self.head(self.decoder.step(entering, caches, place))
             code = choose(scores[:, 0])[:, None]
             yield code
             advance(1)
 
 
-def _nobody(done: int) -> None:
-    """For work that nobody watches."""
+def _silent(done: int) -> None:
+    """Report no progress."""
 
 
 @contextmanager

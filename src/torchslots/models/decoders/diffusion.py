@@ -1,4 +1,4 @@
-"""Slots as what a latent diffusion model is asked to draw (SlotDiffusion, Wu et al., NeurIPS 2023, section 3.2)."""
+"""Slots as the condition of a latent diffusion model (SlotDiffusion, Wu et al., NeurIPS 2023, section 3.2)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,24 +18,24 @@ from torchslots.models.types import Batch, Clip, Decoded
 
 
 class DiffusionDecoder(Decoder):
-    """A U-Net learns to remove noise from the latents of a frame, told by attention to the frame's slots.
+    """A U-Net learns to remove noise from the latents of a frame, conditioned on its slots by cross-attention.
 
-    Where each slot looked stands in for masks: the last round's attention, enlarged to the frame.
+    The attention of the last round, enlarged to the frame, stands in for masks.
 
     Args:
         unet: (noised latents [n, C, h, w], timesteps [n], slots [n, K, D]) to what `prediction_type` says.
-        tokenizer: pictures to latents and back; frozen here, and never in training mode.
+        tokenizer: frames to latents and back; frozen here, and never in training mode.
         diffusion: the schedule of noise.
-        parametrization: what the U-Net predicts.
+        prediction_type: what the U-Net predicts: noise, latent or velocity.
         sampler: from noise to a latent, see `models/diffusion/samplers.py`.
         grid: height and width of the encoder's token map.
         resolution: height and width of the frames.
         latent_shape: channels, height and width of a latent.
         latent_scale: latents are divided by it before noise is added.
         snap: move every estimate of the sampler to the codebook's nearest vectors.
-        seed: of the noise that pictures start from: the same slots make the same pictures.
+        seed: of the noise that sampling starts from: the same slots give the same frames.
         one_noise: start all frames from the same noise, so that what stays the same in a video looks the same, and
-            however a video is cut its pictures are the same; False: from noise of their own.
+            however a video is cut its frames are the same; False: from noise of their own.
     """
 
     targets = ("video",)
@@ -66,7 +66,7 @@ class DiffusionDecoder(Decoder):
         self.seed, self.one_noise = seed, one_noise
 
     def train(self, mode: bool = True) -> "DiffusionDecoder":
-        """The image code stays as it is at evaluation."""
+        """The tokenizer stays as it is at evaluation."""
         super().train(mode)
         self.tokenizer.eval()
         return self
@@ -83,13 +83,13 @@ class DiffusionDecoder(Decoder):
         given.
         """
         latents = self.latents(batch["video"])
-        timesteps, noise = self._draws(latents, batch)
+        timesteps, noise = self._timesteps_and_noise(latents, batch)
         noised = self.diffusion.noised(latents, noise, timesteps)
         predicted = self.unet(noised, timesteps, clip.slots.flatten(0, 1))
         target = self.prediction_type.target(latents, noise, *self.diffusion.shares(timesteps))
         return {"denoise": F.mse_loss(predicted.float(), target.float())}
 
-    def _draws(self, latents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _timesteps_and_noise(self, latents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Steps first, then noise, the same whatever the latents' layout in memory."""
         timesteps, noise = batch.get("timesteps"), batch.get("latent_noise")
         if timesteps is None:
@@ -113,13 +113,13 @@ class DiffusionDecoder(Decoder):
         self.seed = self.seed if options.seed is None else options.seed
 
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
-        """Masks, and pictures unless `recon` is False; a slot by itself has no picture."""
+        """Masks, and frames unless `recon` is False; single slots have no images."""
         masks, logits = attention_masks(clip.attn, self.grid, self.resolution)
         return Decoded(recon={"video": self._video(clip.slots)} if recon else {}, masks=masks, logits=logits)
 
     def _video(self, slots: Float[Tensor, "B T K D"]) -> Float[Tensor, "B T 3 H W"]:
-        pictures = self.generate(slots.flatten(0, 1))
-        return from_signed(pictures).unflatten(0, slots.shape[:2])
+        frames = self.generate(slots.flatten(0, 1))
+        return from_signed(frames).unflatten(0, slots.shape[:2])
 
     @torch.no_grad()
     def generate(
@@ -128,10 +128,10 @@ class DiffusionDecoder(Decoder):
         noise: Float[Tensor, "n C h w"] | None = None,
         sampler: Sampler | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
-        """Pictures in [-1, 1] of sets of slots.
+        """Frames in [-1, 1] of sets of slots.
 
         Args:
-            noise: where to start; None: drawn from the decoder's seed.
+            noise: where to start; None: sampled from the decoder's seed.
             sampler: in place of the decoder's own.
         """
         draw = self._seeded(slots)
@@ -140,8 +140,8 @@ class DiffusionDecoder(Decoder):
         return self.tokenizer.decode(sample(steps, start) * self.latent_scale)
 
     def estimator(self, slots: Float[Tensor, "n K D"]) -> Estimator:
-        """What the U-Net, told `slots`, makes of noised latents."""
-        network = partial(_told, self.unet, slots)
+        """The U-Net's estimate of noised latents, given `slots`."""
+        network = partial(_conditioned, self.unet, slots)
         return estimator(network, self.prediction_type, self._nearest if self.snap else None)
 
     def _nearest(self, latents: Float[Tensor, "n C h w"]) -> Float[Tensor, "n C h w"]:
@@ -160,5 +160,5 @@ class DiffusionDecoder(Decoder):
         return draw
 
 
-def _told(unet: nn.Module, slots: Tensor, noised: Tensor, timesteps: Tensor) -> Tensor:
+def _conditioned(unet: nn.Module, slots: Tensor, noised: Tensor, timesteps: Tensor) -> Tensor:
     return unet(noised, timesteps, slots)

@@ -1,4 +1,4 @@
-"""A transformer that reads its own past and a context: all positions at once to learn, one after the other to write."""
+"""A causal transformer with a context: all positions at once in training, one after the other in decoding."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,24 +11,18 @@ from torchslots.models.layers.attention import Context, MultiHeadAttention
 from torchslots.models.layers.blocks import TORCH_NORM_EPS, layer_norm, mlp
 
 
-class LayerCache(NamedTuple):
-    """What one block remembers of the positions so far, with room for all that may come; filled in place."""
+class KVCache(NamedTuple):
+    """Keys and values of one block: of the context, and of the positions so far, with room for all that may come."""
 
+    context: Context
     keys: Float[Tensor, "b h L d"]
     values: Float[Tensor, "b h L d"]
 
     def add(self, new: Context, position: int) -> Context:
-        """Keep one more position and hand out all up to it."""
+        """Store one more position, in place, and return all up to it."""
         self.keys[:, :, position : position + 1] = new.keys
         self.values[:, :, position : position + 1] = new.values
         return Context(self.keys[:, :, : position + 1], self.values[:, :, : position + 1])
-
-
-class KVCache(NamedTuple):
-    """What writing goes on from: each block's view of the context, and its own positions so far."""
-
-    contexts: Sequence[Context]
-    written: Sequence[LayerCache]
 
 
 class CausalBlock(nn.Module):
@@ -69,13 +63,11 @@ class CausalBlock(nn.Module):
         normed = self.norm_self(x)
         return self._branches(x, normed, self.self_attention.project(normed), context, causal=True)
 
-    def step(
-        self, x: Float[Tensor, "b 1 D"], context: Context, written: LayerCache, position: int
-    ) -> Float[Tensor, "b 1 D"]:
-        """One position alone; it sees those that were written, and is written itself."""
+    def step(self, x: Float[Tensor, "b 1 D"], cache: KVCache, position: int) -> Float[Tensor, "b 1 D"]:
+        """One position alone; it sees those in the cache, and is added to it."""
         normed = self.norm_self(x)
-        seen = written.add(self.self_attention.project(normed), position)
-        return self._branches(x, normed, seen, context, causal=False)
+        seen = cache.add(self.self_attention.project(normed), position)
+        return self._branches(x, normed, seen, cache.context, causal=False)
 
     def _branches(
         self,
@@ -98,7 +90,7 @@ def _attention(size: int, num_heads: int, dropout: float) -> MultiHeadAttention:
 class CausalDecoder(nn.Module):
     """Blocks one after the other, and a last layer norm (Singh et al. 2022, appendix; Vaswani et al. 2017).
 
-    The causal mask is no weight: training looks back by the kernel's own rule, writing has nothing else to see.
+    The causal mask is no weight: training uses the kernel's own rule, decoding has nothing else to see.
 
     Args:
         num_layers: blocks; the first takes its residual from its layer norm.
@@ -132,20 +124,21 @@ class CausalDecoder(nn.Module):
             x = block(x, block.look_at(context))
         return self.norm(x)
 
-    def start(self, context: Float[Tensor, "b K D"], length: int) -> KVCache:
-        """Nothing written yet, and room for `length` positions."""
-        contexts = [block.look_at(context) for block in self._blocks()]
-        return KVCache(contexts, [self._room(seen, length) for seen in contexts])
+    def start(self, context: Float[Tensor, "b K D"], length: int) -> list[KVCache]:
+        """A cache for each block, with room for `length` positions."""
+        return [self._room(block.look_at(context), length) for block in self._blocks()]
 
-    def _room(self, like: Context, length: int) -> LayerCache:
-        batch, heads, _, width = like.keys.shape
-        keys, values = (like.keys.new_empty(batch, heads, length, width) for _ in "kv")
-        return LayerCache(keys, values)
+    def _room(self, context: Context, length: int) -> KVCache:
+        batch, heads, _, width = context.keys.shape
+        keys, values = (context.keys.new_empty(batch, heads, length, width) for _ in "kv")
+        return KVCache(context, keys, values)
 
-    def step(self, x: Float[Tensor, "b 1 D"], past: KVCache, position: int) -> Float[Tensor, "b 1 D"]:
-        """The same as `forward` at one position, from what `past` remembers of the others; `past` then has this one."""
-        for block, context, written in zip(self._blocks(), *past):
-            x = block.step(x, context, written, position)
+    def step(
+        self, x: Float[Tensor, "b 1 D"], caches: Sequence[KVCache], position: int
+    ) -> Float[Tensor, "b 1 D"]:
+        """The same as `forward` at one position, from the caches of the others; this one is added to them."""
+        for block, cache in zip(self._blocks(), caches):
+            x = block.step(x, cache, position)
         return self.norm(x)
 
 

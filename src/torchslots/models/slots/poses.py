@@ -1,4 +1,4 @@
-"""Where slots' frames of reference start: drawn anew in every call, or learned (Invariant Slot Attention)."""
+"""Where the poses of slots start: sampled in every call, or learned (Invariant Slot Attention)."""
 
 import math
 from typing import Literal
@@ -11,14 +11,14 @@ from torchslots.models.slots.seeding import sample_noise
 from torchslots.models.types import Conditioning, Pose, State
 
 Invariance = Literal["translation", "scale", "rotation"]
-"""What a frame of reference holds: positions; positions and scales; positions, scales and rotations."""
+"""What a pose holds: positions; positions and scales; positions, scales and rotations."""
 
 
 class WithPoses(nn.Module):
-    """Slots from one initializer, their frames of reference from another part.
+    """Slots from one initializer, their poses from another part.
 
     Args:
-        slots: a `Conditioning` to the `State` that lacks frames.
+        slots: a `Conditioning` to a `State` without poses.
         frames: (conditioning, number of slots) to a `Pose`; not asked where the conditioning brings one.
     """
 
@@ -42,8 +42,8 @@ class SampledPoses(nn.Module):
     """Positions uniform over the picture, scales normal around 0.1, rotations uniform within 45 degrees.
 
     Args:
-        invariance: the last part that is drawn; those before it are, too.
-        scales: `independent` scales, or scales `correlated` with the positions: the released code draws both with one
+        invariance: the last part that is sampled; those before it are, too.
+        scales: `independent` scales, or scales `correlated` with the positions: the released code samples both with one
             random key, so that scale = 0.1 + 0.1 * sqrt(2) * erfinv(position), which is normal too. The released code
             does so where there is no rotation.
     """
@@ -81,7 +81,7 @@ def _correlated_scale(hint: Conditioning, position: Float[Tensor, "B K 2"]) -> F
 
 
 class LearnedPoses(nn.Module):
-    """One learned frame for each slot, the same for every clip; angles are kept within 45 degrees by a tanh."""
+    """One learned pose for each slot, the same for every clip; angles are kept within 45 degrees by a tanh."""
 
     def __init__(self, num_slots: int, invariance: Invariance):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What every image code offers: a loss to train it by itself, and the way there and back."""
+"""What every tokenizer offers: a loss to train it by itself, encoding and decoding."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from torchslots.models.types import Batch
 from torchslots.models.weights import save_pretrained
 
 PictureError = Callable[[Tensor, Tensor], Tensor]
-"""Painted and true pictures [n, 3, H, W] to one number to be made small."""
+"""Decoded and true images [n, 3, H, W] to a loss."""
 
 
 class Tokenizer(nn.Module, ABC):
     """An image to a smaller code and back, trained before the slots and frozen under a decoder of slots.
 
-    Pictures are in [-1, 1]. `config` holds the numbers that it was built from, for saving.
+    Images are in [-1, 1]. `config` is the configuration it was built from, for saving.
     """
 
     config: Any = None
@@ -35,7 +35,7 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def reconstruct(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
-        """There and back, as at evaluation: no draw, nothing soft."""
+        """Encode and decode, as in evaluation: nothing sampled, nothing soft."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, under the name that wrappers for many processes call."""
