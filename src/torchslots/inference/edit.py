@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import UInt8
@@ -28,6 +28,7 @@ from torchslots.models.clips import frames_of
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slices import carry_state
 from torchslots.models.types import Clip, Decoded
+from torchslots.recipes.config import with_changes
 
 _SLICE = 6
 _CALLED = {"video": "frames", "flow": "optical flow", "depth": "depth"}
@@ -81,16 +82,23 @@ def edit(
     inputs: Sequence[Path | str],
     out: Path | str,
     options: EditOptions = EditOptions(),
+    **changes: Any,
 ) -> list[Edited]:
     """Edit the slots of images and videos and decode them again: all inputs in the same way, or two with each other.
 
     Writes `slots.png` (of a video `slots.mp4`) and, where something is edited, `edited.png` with the reconstruction
     before and after, into a folder below `out` for each input.
 
+    Args:
+        model: a model, a run or model folder, or owner/name on the Hugging Face hub.
+        options: which slots to change, and how.
+        changes: fields of `EditOptions` by name, in place of those of `options`: `remove=(2, 5)`.
+
     Raises:
         UserError: an input that cannot be read, a slot that is not there, an edit that this model's slots do not allow,
             two inputs that cannot be exchanged, a model that reconstructs nothing.
     """
+    options = with_changes(options, **changes)
     model = options.ready(model)
     jobs = jobs_of(inputs, out, options, each=False)
     if options.swap and len(jobs) != 2:

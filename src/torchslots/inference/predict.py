@@ -104,28 +104,28 @@ def predict_frames(
     """Segment a video in memory.
 
     Args:
-        model: a model, such as `torchslots.load_model` returns. It runs where its weights are.
+        model: as `torchslots.load_model` returns it. It runs where its weights are.
         frames: uint8 RGB [T, H, W, 3] of any size; an image is a video of one frame.
         boxes: of the objects in the first frame, rows of (ymin, xmin, ymax, xmax) in [0, 1] of the whole frame.
         masks: of the objects in the first frame, integer ids [H, W], 0 for background. Models that were trained with
             boxes or masks need one of the two; each object becomes one slot, after slot 0. None: no hint.
         options: `resolution`, `num_slots`, `num_iterations`, `slice_size`, `seed`, `observe`, `rollout` and
             `max_frames` matter here.
-        changes: these fields of `PredictOptions` by name, in place of those of `options`, such as `num_slots=7`.
+        changes: fields of `PredictOptions` by name, in place of those of `options`: `num_slots=7`.
 
     Returns:
         All frames; with `observe` and `rollout` the observed ones, then the predicted ones.
 
     Raises:
         UserError: other frames than these, a hint that the model lacks or cannot use, more frames to observe than there
-            are.
+            are, an unknown option.
 
     Example:
         >>> found = torchslots.predict_frames(model, frames, boxes=[[0.1, 0.2, 0.4, 0.5]])
         >>> found.segmentation.shape == frames.shape[:3]
         True
     """
-    options, frames = with_changes(options, **changes), np.asarray(frames)
+    frames, options = np.asarray(frames), with_changes(options, **changes)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise UserError(f"Frames should be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}.")
     if boxes is not None and masks is not None:
@@ -154,18 +154,18 @@ def predict(
 
     Args:
         model: a model, a run or model folder, or owner/name on the Hugging Face hub.
-        inputs: files and folders.
-        out: folder for the results.
         options: how to read, segment and write.
-        changes: fields of `PredictOptions` by name, in place of those of `options`, such as `fps=12`.
+        changes: fields of `PredictOptions` by name, in place of those of `options`: `boxes="boxes.json"`, `observe=6`;
+            `device="cuda"` for a model that is loaded, others stay where they are.
 
     Raises:
         UserError: an input that cannot be read, hints that are missing or wrong, a folder that cannot be written, a
-            full disk. The inputs that were finished before stay.
+            full disk, an unknown option. The inputs that were finished before stay.
 
     Example:
-        >>> torchslots.predict(model, [film], out)
-        [PosixPath('out/film')]
+        >>> (folder,) = torchslots.predict(model, [film], out, boxes=boxes)
+        >>> sorted(file.name for file in folder.iterdir())
+        ['masks', 'overlay.mp4', 'slots.mp4', 'slots.npz', 'tracks.json']
     """
     options = with_changes(options, **changes)
     model = _ready(model, options)
