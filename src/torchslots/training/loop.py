@@ -39,7 +39,7 @@ class Trainable(Protocol):
 
     @property
     def monitor(self) -> str:
-        """The metric whose highest value marks the best model, where nobody names another."""
+        """The metric whose highest value marks the best model, where no other is named."""
         ...
 
     def save_pretrained(self, folder: Path) -> None:
@@ -214,7 +214,7 @@ class _Loop:
         return due and self.state.evaluated_step != step
 
     def _record(self, report: StepReport, clock: Clock) -> dict[str, float]:
-        """This step's numbers, losses averaged over processes; the one place that waits for the device."""
+        """This step's values, losses averaged over processes; the one place that waits for the device."""
         losses = torch.stack(list(report.losses.values()))
         losses = cast(Tensor, self.stepper.accelerator.reduce(losses, "mean"))
         *values, norm = torch.cat([losses, report.grad_norm.reshape(1).to(losses)]).tolist()
@@ -270,7 +270,7 @@ class _Loop:
         )
 
     def _write(self, record: dict[str, float]) -> None:
-        """To the log, to the bar's note, and as a line where no bar is drawn."""
+        """To the log, to the bar's note, and as a line where there is no bar."""
         if not record:
             return
         self.log.write(self.state.step, record)

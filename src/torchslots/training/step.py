@@ -1,7 +1,7 @@
 """One optimiser step: forward, backward over micro batches, clip, check, update. accelerate is the engine.
 
-Every random draw of a step comes from (seed, step, process), so a run that was interrupted draws what an
-uninterrupted one draws, and evaluating in between changes nothing.
+All random numbers of a step come from (seed, step, process), so an interrupted run samples what an uninterrupted
+one samples, and evaluating in between changes nothing.
 """
 
 import math
