@@ -17,7 +17,7 @@ from torchslots.io.errors import UserError
 from torchslots.io.processes import gather
 from torchslots.io.video import write_png
 from torchslots.metrics import reconstruction, scores, set_prediction
-from torchslots.metrics.reconstruction import PictureScores
+from torchslots.metrics.reconstruction import ReconstructionScores
 from torchslots.metrics.scores import SegmentationScores
 from torchslots.metrics.set_prediction import AveragePrecision
 from torchslots.models.layers.ranges import to_bytes
@@ -280,7 +280,7 @@ class ReconstructionFigures:
 
     needs = Needs(recon=True)
 
-    def __init__(self, scores: PictureScores, notes: Sequence[str] = ()) -> None:
+    def __init__(self, scores: ReconstructionScores, notes: Sequence[str] = ()) -> None:
         self._scores, self._notes = scores, notes
 
     def add(self, seen: Slice, found: Reconstructed) -> None:
@@ -303,7 +303,7 @@ class Ceiling:
 
     Args:
         round_trip: of the decoder, frames in [0, 1] encoded and decoded by the tokenizer.
-        networks: of `PictureScores`; those that compare pairs of images are used.
+        networks: of `ReconstructionScores`; those that compare pairs of images are used.
     """
 
     needs = Needs()
@@ -315,7 +315,7 @@ class Ceiling:
         device: torch.device | str = "cpu",
     ) -> None:
         paired = {name: network for name, network in networks.items() if name in _PAIRED}
-        self._round_trip, self._scores = round_trip, PictureScores(paired, device=device)
+        self._round_trip, self._scores = round_trip, ReconstructionScores(paired, device=device)
 
     def add(self, seen: Slice, found: Reconstructed) -> None:
         """See `Observer`; what was decoded from slots is of no concern."""

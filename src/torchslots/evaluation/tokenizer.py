@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchslots.evaluation.observers import Needs, Observer, ReconstructionFigures
-from torchslots.metrics.reconstruction import PictureScores, load_networks
+from torchslots.metrics.reconstruction import ReconstructionScores, load_networks
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch, State
@@ -44,7 +44,7 @@ def missing_figures(observers: Sequence[Observer[Any]], device: torch.device) ->
     if any(isinstance(observer, ReconstructionFigures) for observer in observers):
         return []
     networks, notes = perceptual_network()
-    return [ReconstructionFigures(PictureScores(networks, device=device), notes)]
+    return [ReconstructionFigures(ReconstructionScores(networks, device=device), notes)]
 
 
 @lru_cache(maxsize=1)
