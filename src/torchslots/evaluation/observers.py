@@ -15,7 +15,7 @@ from torch import Tensor
 from torchslots.io.errors import UserError
 from torchslots.io.processes import gather
 from torchslots.metrics import reconstruction, scores, set_prediction
-from torchslots.metrics.reconstruction import PictureScores
+from torchslots.metrics.reconstruction import ReconstructionScores
 from torchslots.metrics.scores import SegmentationScores
 from torchslots.metrics.set_prediction import AveragePrecision
 from torchslots.models.slices import to_device
@@ -267,7 +267,7 @@ class ReconstructionFigures:
 
     needs = Needs(recon=True)
 
-    def __init__(self, scores: PictureScores, notes: Sequence[str] = ()) -> None:
+    def __init__(self, scores: ReconstructionScores, notes: Sequence[str] = ()) -> None:
         self._scores, self._notes = scores, notes
 
     def add(self, seen: Slice, found: Reconstructed) -> None:

@@ -17,7 +17,7 @@ from torchslots.evaluation.observers import (
     ReconstructionFigures,
     Slice,
 )
-from torchslots.metrics.reconstruction import LABELS, PictureScores, load_networks
+from torchslots.metrics.reconstruction import LABELS, ReconstructionScores, load_networks
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch, State
@@ -55,7 +55,7 @@ def missing_figures(observers: Sequence[Observer[Any]], device: torch.device) ->
     if any(isinstance(observer, ReconstructionFigures) for observer in observers):
         return []
     networks, notes = perceptual_network()
-    return [ReconstructionFigures(PictureScores(networks, device=device), notes)]
+    return [ReconstructionFigures(ReconstructionScores(networks, device=device), notes)]
 
 
 @lru_cache(maxsize=1)
@@ -69,7 +69,7 @@ class Ceiling:
 
     Args:
         round_trip: of the decoder, frames in [0, 1] encoded and decoded by the tokenizer.
-        networks: of `PictureScores`; those that compare pairs of images are used.
+        networks: of `ReconstructionScores`; those that compare pairs of images are used.
     """
 
     needs = Needs()
@@ -81,7 +81,7 @@ class Ceiling:
         device: torch.device | str = "cpu",
     ) -> None:
         paired = {name: network for name, network in networks.items() if name in _PAIRED}
-        self._round_trip, self._scores = round_trip, PictureScores(paired, device=device)
+        self._round_trip, self._scores = round_trip, ReconstructionScores(paired, device=device)
 
     def add(self, seen: Slice, found: Reconstructed) -> None:
         video: Tensor = seen.part["video"]

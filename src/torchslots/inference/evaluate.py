@@ -19,7 +19,7 @@ from torchslots.inference.videos import NetworkOptions, VideosOptions, networks_
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
 from torchslots.io.processes import demand_one_process, processes
-from torchslots.metrics.reconstruction import NETWORK_METRICS, PictureScores
+from torchslots.metrics.reconstruction import NETWORK_METRICS, ReconstructionScores
 from torchslots.models.adjust import with_counts
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
@@ -211,7 +211,7 @@ def _observers(
     if not options.reconstructs:
         return (), []
     networks, notes = networks_of(options, NETWORK_METRICS)
-    scores = PictureScores(networks, published_order=options.published_order, device=options.device)
+    scores = ReconstructionScores(networks, published_order=options.published_order, device=options.device)
     observers: list[Observer[Any]] = [ReconstructionFigures(scores)]
     round_trip = model.decoder.round_trip() if isinstance(model, ObjectCentricModel) else None
     if round_trip is not None:

@@ -121,7 +121,7 @@ def predict_frames(
             are, an unknown option.
 
     Example:
-        >>> found = torchslots.predict_frames(model, frames, boxes=[[0.1, 0.2, 0.4, 0.5]])
+        >>> found = torchslots.predict_frames(model, frames)  # of a conditional model also boxes=[[0.1, 0.2, 0.4, 0.5]]
         >>> found.segmentation.shape == frames.shape[:3]
         True
     """
@@ -154,6 +154,8 @@ def predict(
 
     Args:
         model: a model, a run or model folder, or owner/name on the Hugging Face hub.
+        inputs: files and folders.
+        out: folder for the results.
         options: how to read, segment and write.
         changes: fields of `PredictOptions` by name, in place of those of `options`: `boxes="boxes.json"`, `observe=6`;
             `device="cuda"` for a model that is loaded, others stay where they are.
@@ -163,9 +165,9 @@ def predict(
             full disk, an unknown option. The inputs that were finished before stay.
 
     Example:
-        >>> (folder,) = torchslots.predict(model, [film], out, boxes=boxes)
+        >>> (folder,) = torchslots.predict(model, [film], out, save=("overlay", "tracks"))
         >>> sorted(file.name for file in folder.iterdir())
-        ['masks', 'overlay.mp4', 'slots.mp4', 'slots.npz', 'tracks.json']
+        ['overlay.mp4', 'tracks.json']
     """
     options = with_changes(options, **changes)
     model = _ready(model, options)
