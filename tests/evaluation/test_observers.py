@@ -13,12 +13,14 @@ from tiny_models import tiny
 from torchslots.data.loader import eval_batches
 from torchslots.evaluation import tokenizer as reconstruction
 from torchslots.evaluation.evaluate import evaluate
-from torchslots.evaluation.observers import Ceiling, FrameFolders, ReconstructionFigures
+from torchslots.evaluation.frame_folders import FrameFolders
+from torchslots.evaluation.observers import ReconstructionFigures
 from torchslots.evaluation.report import LABELS, compare, format_figure
+from torchslots.evaluation.tokenizer import Ceiling
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.metrics.image import psnr, squared_error, ssim
-from torchslots.metrics.reconstruction import PictureScores
+from torchslots.metrics.reconstruction import ReconstructionScores
 from torchslots.models.layers.ranges import to_bytes
 from torchslots.recipes.config import EvalConfig
 
@@ -58,7 +60,7 @@ def test_figures_and_the_ceiling_of_the_tokenizer(name):
     code = model.decoder.round_trip()
     assert code is not None
     networks = {"lpips_vgg": Apart(), "fid": Means()}
-    observers = [ReconstructionFigures(PictureScores(networks)), Ceiling(code, networks)]
+    observers = [ReconstructionFigures(ReconstructionScores(networks)), Ceiling(code, networks)]
     report = evaluate(model, eval_batches(VIDEOS, batch_size=2), CONFIG, num_plots=0, observers=observers)
     true, made = decoded(model)
     assert len(true) == 7
@@ -90,7 +92,7 @@ def test_models_without_a_tokenizer_have_no_ceiling():
 
 
 def test_models_that_decode_no_frames_are_refused():
-    observer = ReconstructionFigures(PictureScores())
+    observer = ReconstructionFigures(ReconstructionScores())
     with pytest.raises(UserError, match="decodes flow and no frames"):
         evaluate(tiny(), [tiny_batch(3)], CONFIG, num_plots=0, observers=[observer])
 
@@ -150,7 +152,7 @@ def test_processes_write_videos_under_their_own_numbers(tmp_path):
 def test_tokenizers_are_written_and_evaluated_too(tmp_path):
     code = painter("slotdiffusion").decoder.frozen_tokenizer()
     assert code is not None
-    scores = PictureScores({"lpips_vgg": Apart()})
+    scores = ReconstructionScores({"lpips_vgg": Apart()})
     observers = [ReconstructionFigures(scores), FrameFolders(tmp_path)]
     report = evaluate(code, eval_batches(VIDEOS, batch_size=2), CONFIG, num_plots=0, observers=observers)
     assert report.metrics["lpips_vgg"] > 0 and len(list((tmp_path / "recon_vids").rglob("*.png"))) == 7

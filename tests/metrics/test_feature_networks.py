@@ -18,7 +18,12 @@ from torchslots.metrics.networks import i3d, inception
 from torchslots.metrics.networks.i3d import PadSame
 from torchslots.metrics.networks.stages import alexnet, vgg16
 from torchslots.metrics.networks.weights import FILES, load_public
-from torchslots.metrics.reconstruction import DEFINITIONS, NETWORK_METRICS, PictureScores, load_networks
+from torchslots.metrics.reconstruction import (
+    DEFINITIONS,
+    NETWORK_METRICS,
+    ReconstructionScores,
+    load_networks,
+)
 
 _RECORDED = np.load(GOLDEN / "sd_metrics/feature_networks.npz")
 
@@ -140,7 +145,7 @@ def test_all_figures_from_files_in_the_cache(tmp_path, monkeypatch):
         monkeypatch.setitem(FILES, name, replace(FILES[name], sha256=digest, git_id=""))
     networks, notes = load_networks()
     assert set(networks) == set(NETWORK_METRICS) and notes == []
-    scores = PictureScores(networks)
+    scores = ReconstructionScores(networks)
     real = _uniform(0, 2, 16, 3, 32, 32)
     scores.add((real + _uniform(1, 2, 16, 3, 32, 32) * 0.1), real)
     scores.finish(["a", "b"])
@@ -152,10 +157,10 @@ def test_all_figures_from_files_in_the_cache(tmp_path, monkeypatch):
 def test_a_file_is_read_strictly_both_ways():
     state = _public("i3d")
     network = i3d.i3d()
-    with pytest.raises(UserError, match=r"has no `features\.Conv3d_2b_1x1\.bn\.bias`"):
+    with pytest.raises(UserError, match=r"1 missing \(features\.Conv3d_2b_1x1\.bn\.bias\)"):
         missing = {name: value for name, value in state.items() if name != "Conv3d_2b_1x1.bn.bias"}
         load_public(network, missing, "f", i3d.own_name)
-    with pytest.raises(UserError, match=r"has `features\.extra`, which is not known"):
+    with pytest.raises(UserError, match=r"1 unexpected \(features\.extra\)"):
         load_public(network, state | {"extra": torch.zeros(1)}, "f", i3d.own_name)
-    with pytest.raises(UserError, match=r"shape \[600\] in f, expected \[400\]"):
+    with pytest.raises(UserError, match=r"\[600\] stored, \[400\] wanted"):
         load_public(network, state | {"logits.conv3d.bias": torch.zeros(600)}, "f", i3d.own_name)

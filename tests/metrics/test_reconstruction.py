@@ -11,7 +11,7 @@ from torch import nn
 from torchslots.metrics.image import psnr, squared_error, ssim
 from torchslots.metrics.lpips import Lpips
 from torchslots.metrics.networks.stages import alexnet
-from torchslots.metrics.reconstruction import DEFINITIONS, LABELS, NETWORK_METRICS, PictureScores
+from torchslots.metrics.reconstruction import DEFINITIONS, LABELS, NETWORK_METRICS, ReconstructionScores
 from torchslots.metrics.video import clip_start, frame_order
 
 
@@ -50,7 +50,7 @@ def test_every_figure_is_explained():
 
 def test_slices_and_batches_add_up_to_the_figures_of_frames():
     made, real, names = _videos()
-    whole, parts = PictureScores({"fvd": _Pooled(30)}), PictureScores({"fvd": _Pooled(30)})
+    whole, parts = ReconstructionScores({"fvd": _Pooled(30)}), ReconstructionScores({"fvd": _Pooled(30)})
     whole.add(made, real)
     whole.finish(names)
     for rows in (slice(0, 1), slice(1, 4)):
@@ -69,10 +69,10 @@ def test_frames_of_padding_do_not_count():
     mask = torch.ones(3, 20, 36, 40, dtype=torch.bool)
     mask[1, 17:] = False
     mask[2, 5:] = False
-    padded = PictureScores(_networks())
+    padded = ReconstructionScores(_networks())
     padded.add(made, real, mask)
     padded.finish(names)
-    apart = PictureScores(_networks())
+    apart = ReconstructionScores(_networks())
     for row, frames in ((0, 20), (1, 17), (2, 5)):
         apart.add(made[row : row + 1, :frames], real[row : row + 1, :frames])
         apart.finish(names[row : row + 1])
@@ -84,7 +84,7 @@ def test_frames_of_padding_do_not_count():
 
 def test_lpips_sees_what_is_beyond_the_range():
     made, real, _ = _videos(1, 2)
-    scores = PictureScores({"lpips_alex": (metric := _networks()["lpips_alex"])})
+    scores = ReconstructionScores({"lpips_alex": (metric := _networks()["lpips_alex"])})
     scores.add(made, real)
     expected = metric(made[0] * 2 - 1, real[0] * 2 - 1).mean()
     assert scores.compute()[0]["lpips_alex"] == pytest.approx(float(expected), rel=1e-5)
@@ -92,24 +92,24 @@ def test_lpips_sees_what_is_beyond_the_range():
 
 def test_what_is_not_defined_is_left_out():
     picture = torch.rand(1, 3, 3, 8, 8)
-    scores = PictureScores({"fvd": _Pooled(30)})
+    scores = ReconstructionScores({"fvd": _Pooled(30)})
     scores.add(picture, picture)
     scores.finish(["a"])
     figures, notes = scores.compute()
     assert figures == {"mse": 0}
     assert len(notes) == 2 and "PSNR is left out" in notes[0]
-    assert PictureScores().compute() == ({}, [])
+    assert ReconstructionScores().compute() == ({}, [])
 
 
 def test_the_published_order_changes_fvd_alone():
     made, real, names = _videos(4, 24)
     values = []
     for published in (False, True):
-        scores = PictureScores({"fvd": _Pooled(30)}, published_order=published)
+        scores = ReconstructionScores({"fvd": _Pooled(30)}, published_order=published)
         scores.add(made, real)
         scores.finish(names)
         values.append(scores.compute()[0])
-    by_hand = PictureScores({"fvd": _Pooled(30)})
+    by_hand = ReconstructionScores({"fvd": _Pooled(30)})
     order = frame_order(24, as_published=True)
     by_hand.add(made[:, order], real[:, order])
     by_hand.finish(names)
@@ -124,7 +124,7 @@ def test_figures_on_a_device(device):
     made, real, names = _videos(3)
     values = []
     for place in (torch.device("cpu"), device):
-        scores = PictureScores(_networks(), device=place)
+        scores = ReconstructionScores(_networks(), device=place)
         scores.add(made.to(place), real.to(place))
         scores.finish(names)
         values.append(scores.compute()[0])
@@ -137,12 +137,12 @@ import torch
 import torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
 from test_reconstruction import _Pooled, _videos
-from torchslots.metrics.reconstruction import PictureScores
+from torchslots.metrics.reconstruction import ReconstructionScores
 
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[3], rank=rank, world_size=2)
 made, real, names = _videos()
-scores = PictureScores({"fvd": _Pooled(30)})
+scores = ReconstructionScores({"fvd": _Pooled(30)})
 rows = [slice(0, 3), slice(3, 4)][rank]
 scores.add(made[rows], real[rows])
 scores.finish(names[rows])
@@ -164,7 +164,7 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
     outputs = [process.communicate(timeout=120)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0]
     made, real, names = _videos()
-    alone = PictureScores({"fvd": _Pooled(30)})
+    alone = ReconstructionScores({"fvd": _Pooled(30)})
     alone.add(made, real)
     alone.finish(names)
     assert json.loads(outputs[0]) == pytest.approx(alone.compute()[0], rel=1e-9)

@@ -11,7 +11,6 @@ from torchslots.metrics.segmentation import (
     VideoMean,
     adjusted_rand_index,
     ari,
-    background_where_unsure,
     contingency,
     fg_ari,
     fg_miou,
@@ -147,18 +146,6 @@ def test_figures_of_videos_and_of_frames_by_their_definitions(per_frame: bool):
         if not per_frame:
             recorded = _SEG_OUT[f"{name}_per_sample"].ravel()
             np.testing.assert_allclose([row[name] for row in expected], recorded, atol=1e-5)
-
-
-def test_pixels_that_no_slot_claims_equal_recorded():
-    recorded = np.load(GOLDEN / "sd_metrics/postproc.npz")
-    found = background_where_unsure(torch.from_numpy(recorded["masks"]))
-    np.testing.assert_array_equal(found, recorded["out"])
-
-
-def test_only_pixels_below_the_threshold_go_to_the_background():
-    masks = torch.tensor([[0.6, 0.4, 0.1], [0.3, 0.35, 0.2], [0.1, 0.25, 0.7]]).view(3, 1, 3)
-    assert background_where_unsure(masks).tolist() == [[0, 1, 2]]
-    assert background_where_unsure(masks, threshold=0.65).tolist() == [[1, 1, 2]]
 
 
 def test_hand_made_case():

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torchslots.evaluation import evaluate as passes
-from torchslots.evaluation.observers import Ceiling, FrameFolders, Observer, ReconstructionFigures
+from torchslots.evaluation.frame_folders import FrameFolders
+from torchslots.evaluation.observers import Observer, ReconstructionFigures
 from torchslots.evaluation.report import EvalReport
 from torchslots.evaluation.rollout import HorizonReport, evaluate_rollout
+from torchslots.evaluation.tokenizer import Ceiling
 from torchslots.hub import load_trained
 from torchslots.inference.generation import SamplingOptions, require_frames, with_sampling
 from torchslots.inference.videos import NetworkOptions, VideosOptions, networks_of, settings_of, whole_videos
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
 from torchslots.io.processes import demand_one_process, processes
-from torchslots.metrics.reconstruction import NETWORK_METRICS, PictureScores
+from torchslots.metrics.reconstruction import NETWORK_METRICS, ReconstructionScores
 from torchslots.models.adjust import with_counts
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
@@ -209,7 +211,7 @@ def _observers(
     if not options.reconstructs:
         return (), []
     networks, notes = networks_of(options, NETWORK_METRICS)
-    scores = PictureScores(networks, published_order=options.published_order, device=options.device)
+    scores = ReconstructionScores(networks, published_order=options.published_order, device=options.device)
     observers: list[Observer[Any]] = [ReconstructionFigures(scores)]
     round_trip = model.decoder.round_trip() if isinstance(model, ObjectCentricModel) else None
     if round_trip is not None:

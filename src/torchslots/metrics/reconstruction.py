@@ -32,7 +32,7 @@ DEFINITIONS: dict[str, str] = {
     "fvd": "Fréchet distance of I3D logits (Kinetics-400) between made and real videos, one clip each, protocol "
     "fvd2048_16f of StyleGAN-V with frames in their true order; 0 is best. It falls with the number of videos.",
 }
-"""What each figure of `PictureScores.compute` means."""
+"""What each figure of `ReconstructionScores.compute` means."""
 LABELS: dict[str, str] = {
     "mse": "MSE (sum over a frame)",
     "psnr": "PSNR (dB)",
@@ -93,7 +93,7 @@ def load_networks(
     return networks, notes
 
 
-class PictureScores:
+class ReconstructionScores:
     """Adds up a batch of videos slice by slice: `add` for each slice in order, then `finish`.
 
     `compute` sums over all processes when torch.distributed runs; then every process must call it. For FVD the 8-bit

@@ -23,18 +23,6 @@ Score = Callable[[Tables], Scores]
 """A figure per table; NaN where the figure is not defined."""
 
 
-def background_where_unsure(
-    masks: Float[Tensor, "*batch K H W"], threshold: float = 0.5
-) -> Int[Tensor, "*batch H W"]:
-    """Slot of each pixel, where pixels that no slot claims go to one slot of background.
-
-    SlotDiffusion's and SlotFormer's alternative to the argmax, which none of its figures uses: where every slot stays
-    below the threshold, the pixel goes to the slot whose greatest value in the frame is the lowest.
-    """
-    background = masks.flatten(-2).amax(-1).argmin(-1)[..., None, None]
-    return torch.where(masks.amax(-3) < threshold, background, masks.argmax(-3))
-
-
 def contingency(
     truth: Integer[Tensor, "*batch H W"],
     prediction: Integer[Tensor, "*batch H W"],

@@ -48,20 +48,21 @@ def make_sets(plan: Plan) -> Sets:
 
 def observers(model: ObjectCentricModel, device: str) -> "Sequence[Observer]":
     """How near decoded frames come to the true ones, and how near the tokenizer alone does."""
-    from torchslots.evaluation.observers import Ceiling, ReconstructionFigures
-    from torchslots.metrics.reconstruction import PictureScores
+    from torchslots.evaluation.observers import ReconstructionFigures
+    from torchslots.evaluation.tokenizer import Ceiling
+    from torchslots.metrics.reconstruction import ReconstructionScores
 
     back = model.decoder.round_trip()
     assert back is not None
-    return [ReconstructionFigures(PictureScores(device=device)), Ceiling(back, {}, device)]
+    return [ReconstructionFigures(ReconstructionScores(device=device)), Ceiling(back, {}, device)]
 
 
 def mean_frame(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
     """The mean of training frames in place of every held-out one: what knowing nothing of a frame reaches."""
     from torchslots.evaluation.report import EvalReport
-    from torchslots.metrics.reconstruction import DEFINITIONS, PictureScores
+    from torchslots.metrics.reconstruction import DEFINITIONS, ReconstructionScores
 
-    mean, scores, videos_seen = _mean_frame(sets), PictureScores(), 0
+    mean, scores, videos_seen = _mean_frame(sets), ReconstructionScores(), 0
     for batch in batches_of(plan, sets.held_out, f"Evaluating: {MEAN}"):
         frames: Tensor = batch["video"][:, : plan.recipe.evaluation.num_frames]
         scores.add(mean.expand_as(frames), frames, batch.get("padding_mask"))

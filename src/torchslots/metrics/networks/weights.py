@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchslots.data.download.http import RemoteFile, download_all
 from torchslots.io.errors import UserError, nearest
 from torchslots.io.files import locked
+from torchslots.models.weights import check_fit, shapes
 
 State = dict[str, Tensor]
 _CHUNK = 1 << 20
@@ -237,16 +238,8 @@ def load_public(
     """
     own = {own_name(name): value for name, value in state.items() if not _skipped(name, tuple(unused))}
     target = {name: value for name, value in network.state_dict().items() if not _skipped(name, ())}
-    missing, unknown = sorted(target.keys() - own.keys()), sorted(own.keys() - target.keys())
-    if missing or unknown:
-        what_is_wrong = f"has no `{missing[0]}`" if missing else f"has `{unknown[0]}`, which is not known"
-        raise UserError(f"{what} {what_is_wrong}: it is another network's file. Get the published file.")
+    check_fit(shapes(own), shapes(target), f"{what} is another network's file", "Get the published file.")
     for name, value in target.items():
-        if own[name].shape != value.shape:
-            raise UserError(
-                f"`{name}` has the shape {list(own[name].shape)} in {what}, expected {list(value.shape)}. "
-                "Get the published file."
-            )
         value.copy_(own[name])
     network.eval().requires_grad_(False)
 
