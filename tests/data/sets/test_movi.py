@@ -325,3 +325,8 @@ def test_png_of_16_bits_and_broken_ones():
     grey = np.arange(48, dtype=np.uint16).reshape(6, 8, 1) * 1300
     np.testing.assert_array_equal(decode_png(encode_png(grey)), grey)
     assert decode_png(encode_png(grey)).dtype == np.uint16
+
+
+def test_only_the_first_records(tmp_path: Path):
+    copy_movi("a", tmp_path)
+    assert len(movi_clips(tmp_path, "train", replace(CONFIG, num_records=3))) == 3

@@ -12,6 +12,7 @@ from torchslots.data.catalog import open_dataset
 from torchslots.data.formats.example import encode_example
 from torchslots.data.formats.png import encode_png
 from torchslots.data.formats.tfrecord import CorruptRecord, write_records
+from torchslots.data.prepare import prepare
 from torchslots.data.sets.multishapenet import MultiShapeNetImages
 from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
@@ -163,3 +164,15 @@ def test_other_folders_are_refused(tmp_path: Path, root: Path):
         open_dataset("multishapenet_easy", tmp_path / "nowhere", "train", CONFIG, True)
     with pytest.raises(UserError, match="asks for `flow`, which MultiShapeNet-Easy lacks"):
         open_dataset("multishapenet_easy", root, "train", replace(CONFIG, keys=("video", "flow")), True)
+
+
+def test_prepared_depth_of_random_crops_equals_the_original(root: Path, tmp_path: Path):
+    config = replace(
+        CONFIG, dataset="multishapenet_easy", crop=None, keys=("video", "depth"), min_object_covered=0.4
+    )
+    direct = open_dataset("multishapenet_easy", root, "train", config, True)
+    prepare(direct, tmp_path / "out")
+    cached = open_dataset("prepared", tmp_path / "out", "train", direct.config, True)
+    for seed in range(3):
+        one, other = (clips.sample(1, np.random.default_rng(seed)) for clips in (direct, cached))
+        assert torch.equal(one["depth"], other["depth"]) and torch.equal(one["video"], other["video"])

@@ -13,7 +13,8 @@ from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.prepare import prepare
-from torchslots.data.sets.own_files import read_masks, split_clips
+from torchslots.data.sets.own_files import split_clips
+from torchslots.data.sets.own_masks import read_masks
 from torchslots.data.transforms import mask_boxes
 from torchslots.io import video
 from torchslots.io.errors import UserError
@@ -237,7 +238,7 @@ def test_empty_missing_and_unknown(tmp_path):
     with pytest.raises(UserError, match=r"is empty: no image, video or folder"):
         all_of(tmp_path)
     (tmp_path / "data.xyz").write_bytes(b"?")
-    with pytest.raises(UserError, match=r"data.xyz .* are no pictures or videos by their names. Known: png"):
+    with pytest.raises(UserError, match=r"data.xyz .* are no images or videos by their names. Known: png"):
         all_of(tmp_path)
 
 

@@ -26,21 +26,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Int, UInt8
 from numpy import ndarray
-from PIL import Image
 from torch import Tensor
 
 from torchslots.data.clips import Example, finish_clip
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.data.sets.own_masks import check_size, masks_of, read_masks
 from torchslots.data.transforms import Crop, Sample, crop, limit_instances, mask_boxes, resize_nearest
 from torchslots.io.errors import UserError
 from torchslots.io.video import (
     FILM_SUFFIXES,
-    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
     frame_count,
-    image_files,
     natural_key,
     read_frames,
 )
@@ -133,7 +132,7 @@ class OwnFiles:
         if masks is None or (keys is not None and {"segmentations", "boxes"}.isdisjoint(keys)):
             return frames, None
         ids = read_masks(masks, _frame_count(clip), start, stop)
-        _check_size(clip, frames, masks, ids)
+        check_size(clip, frames, masks, ids)
         return frames, ids
 
     def _fitted(
@@ -196,7 +195,7 @@ def existing_splits(root: Path) -> tuple[str, ...]:
 
 def _clips(folder: Path) -> list[Path]:
     entries = [entry for entry in folder.iterdir() if entry.name[0] != "." and entry.name != "masks"]
-    kinds = (*IMAGE_SUFFIXES, *FILM_SUFFIXES)
+    kinds = (*PICTURE_SUFFIXES, *FILM_SUFFIXES)
     unknown = [e for e in entries if e.is_file() and e.suffix.lower() not in (*kinds, *_BESIDE)]
     if unknown:
         raise UserError(
@@ -248,114 +247,3 @@ def _objects(
     if "segmentations" in keys:
         arrays["segmentations"] = resize_nearest(cut, size, size).numpy()
     return arrays
-
-
-# Masks
-
-
-def masks_of(root: Path, clip: Path) -> Path | None:
-    """The file or folder with a clip's masks; None where there is none."""
-    inside = clip.relative_to(root)
-    for place in (root / "masks" / inside, clip.parent / "masks" / clip.name):
-        bare = place.with_suffix("") if clip.is_file() else place
-        for found in (
-            bare,
-            *(bare.with_name(bare.name + suffix) for suffix in (".png", ".gif", ".npy", ".npz")),
-        ):
-            if found.is_dir() or (found.is_file() and found.suffix):
-                return found
-    return None
-
-
-def read_masks(masks: Path, count: int, start: int = 0, stop: int | None = None) -> Int[Tensor, "T H W"]:
-    """Object ids of frames `start` to `stop` of a clip of `count` frames.
-
-    Raises:
-        UserError: unreadable, in colour, negative or fractional, or not `count` of them.
-    """
-    if masks.is_dir():
-        files = image_files(masks)
-        _check_count(masks, len(files), count)
-        planes = [_picture_ids(file) for file in files[start:stop]]
-        _check_alike(masks, planes)
-        ids = np.stack(planes)
-    elif masks.suffix in (".npy", ".npz"):
-        ids = _array_ids(masks)
-        _check_count(masks, len(ids), count)
-        ids = ids[start:stop]
-    else:
-        planes = _gif_ids(masks) if masks.suffix == ".gif" else [_picture_ids(masks)]
-        _check_count(masks, len(planes), count)
-        ids = np.stack(planes[start:stop])
-    return torch.from_numpy(ids.astype(np.int32))
-
-
-def _picture_ids(file: Path) -> Integer[ndarray, "H W"]:
-    try:
-        with Image.open(file) as image:
-            ids = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as a mask ({error}). Write it again.") from error
-    if ids.ndim != 2 or ids.dtype.kind not in "uib":
-        raise UserError(
-            f"{file} is in colour ({image.mode}), a mask holds object ids. Save it as a palette or grey PNG."
-        )
-    return ids.astype(np.uint8) if ids.dtype == bool else ids
-
-
-def _gif_ids(file: Path) -> list[Integer[ndarray, "H W"]]:
-    """A GIF's colours as ids in order of appearance; black, or else the commonest colour, is background.
-
-    Palette indices would not do: programs that write GIF give each frame a palette of its own.
-    """
-    rgb = read_frames(file).astype(np.int32)
-    packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
-    colours, first, places, counts = np.unique(
-        packed, return_index=True, return_inverse=True, return_counts=True
-    )
-    if len(colours) > 256:
-        raise UserError(f"{file} has {len(colours)} colours, too many for masks. Save masks as PNG or .npz.")
-    background = 0 if colours[0] == 0 else int(counts.argmax())
-    order = [background, *(k for k in np.argsort(first) if k != background)]
-    return list(np.argsort(order)[places].reshape(packed.shape))
-
-
-def _array_ids(file: Path) -> Integer[ndarray, "T H W"]:
-    try:
-        loaded = np.load(file, allow_pickle=False, mmap_mode="r" if file.suffix == ".npy" else None)
-        if isinstance(loaded, np.ndarray):
-            ids = loaded
-        else:
-            with loaded:
-                names = [name for name in ("masks", "segmentations", *loaded.files) if name in loaded.files]
-                ids = loaded[names[0]]
-    except (OSError, ValueError, EOFError, IndexError) as error:
-        raise UserError(
-            f"{file} cannot be read as an array ({error}). Write it again with numpy.savez."
-        ) from error
-    ids = ids[None] if ids.ndim == 2 else ids
-    if ids.ndim != 3 or ids.dtype.kind not in "uib" or (ids.size and ids.min() < 0):
-        raise UserError(
-            f"{file}: masks should be integer ids [T, H, W], 0 or more, got {ids.dtype} {list(ids.shape)}."
-        )
-    return ids.astype(np.uint8) if ids.dtype == bool else ids
-
-
-def _check_count(masks: Path, found: int, count: int) -> None:
-    if found != count:
-        raise UserError(
-            f"{masks} holds masks for {found} frames, its clip has {count}. Give one for every frame."
-        )
-
-
-def _check_alike(masks: Path, planes: list[ndarray]) -> None:
-    if len({plane.shape for plane in planes}) > 1:
-        raise UserError(f"{masks} holds masks of different sizes. All need the size of the frames.")
-
-
-def _check_size(clip: Path, frames: ndarray, masks: Path, ids: Tensor) -> None:
-    (height, width), (rows, columns) = frames.shape[1:3], ids.shape[1:]
-    if (height, width) != (rows, columns):
-        raise UserError(
-            f"{masks} is {columns}x{rows} pixels, {clip.name} {width}x{height}. Resize the masks to fit."
-        )

@@ -77,7 +77,7 @@ class PreparedArrays:
             UserError: nothing was prepared there, it is not finished, or it was made for another recipe.
         """
         self._folder = Path(root) / split
-        self._as_stored = _check(self._folder, config)["random_crop"]
+        self._as_stored = _check(self._folder, config).get("random_crop", False)
 
     @cached_property
     def _entries(self) -> list[_Entry]:
