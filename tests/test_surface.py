@@ -16,6 +16,7 @@ import torch
 import torchslots
 from data.movi_files import copy_movi
 from tiny_models import TINY
+from torchslots.cli import COMMANDS
 from torchslots.data.batch import collate
 from torchslots.io import video
 from torchslots.io.errors import UserError
@@ -26,6 +27,7 @@ SURFACE = (
     "train metrics UserError __version__"
 ).split()
 API = Path(__file__).parents[1] / "docs" / "api.md"
+README = API.parents[1] / "README.md"
 FUNCTIONS = [name for name in SURFACE if inspect.isfunction(getattr(torchslots, name))]
 METRICS = [getattr(torchslots.metrics, name) for name in torchslots.metrics.__all__]
 
@@ -138,3 +140,20 @@ def test_clips_to_train_on_follow_torchs_generator(tmp_path):
     torch.manual_seed(3)
     assert all(torch.equal(clip, dataset[0]["video"]) for clip in clips)
     assert any(not torch.equal(clips[0], clip) for clip in clips)
+
+
+def test_the_five_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    copy_movi("a", tmp_path / "data")
+    config = replace(TINY, resolution=(64, 64), decoder=replace(TINY.decoder, grid=(16, 16)))
+    savi.build(config).save_pretrained(tmp_path / "runs" / "1")
+    (lines,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    assert len(lines.splitlines()) <= 7
+    exec(lines.replace("validation", "train"), {})
+    assert "torch.Size([1, 24, 24, 64, 64])" in capsys.readouterr().out
+
+
+def test_commands_of_the_readme_are_there():
+    lines = re.findall(r"^torchslots (\S+)(.*)$", README.read_text(), re.M)
+    assert {name for name, _ in lines} <= set(COMMANDS) and len(lines) > 10
+    assert len(README.read_text().splitlines()) < 120

@@ -49,7 +49,7 @@ class Summary:
     slots: int | None
     """Background included; None: a tokenizer, which has no slots."""
     weights: int
-    """Trained weights, and those of a frozen tokenizer."""
+    """Parameters, those of a frozen tokenizer among them; fixed grids of positions are none."""
     published: str
     """The authors' figure in per cent; empty: none that could be checked."""
     about: str

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from data.multi_object_files import deflate, encode_image, inflate, random_images, write_images
+from data.opened import prepared_clips
 from recorded import GOLDEN
 from torchslots.data.catalog import DATASETS, RemoteFiles, open_dataset
-from torchslots.data.clips import Stills
+from torchslots.data.clips import Clips
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.example import encode_example, encode_one_byte_strings, scan_example
 from torchslots.data.formats.tfrecord import Compression, CorruptRecord, write_records
 from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.prepare import prepare
 from torchslots.data.sets.multi_object import LAYOUTS, MultiObjectImages, read_row
-from torchslots.data.sets.prepared import PreparedClips
 from torchslots.evaluation.evaluate import evaluate
 from torchslots.io.errors import UserError
 from torchslots.recipes.catalog import build_seeded, recipe
@@ -38,8 +38,8 @@ def root(tmp_path_factory):
     return folder
 
 
-def images(folder, name="tetrominoes", split="all", config=CONFIG, train=False) -> Stills:
-    return Stills(MultiObjectImages(folder, LAYOUTS[name], split, config.num_records), split, config, train)
+def images(folder, name="tetrominoes", split="all", config=CONFIG, train=False) -> Clips:
+    return Clips(MultiObjectImages(folder, LAYOUTS[name], split, config.num_records), split, config, train)
 
 
 # As recorded
@@ -152,7 +152,7 @@ def test_samples_follow_the_contract(root):
 def test_prepared_images_equal_the_originals(root, tmp_path):
     found = images(root, "objects_room", config=replace(CONFIG, resolution=32), train=True)
     prepare(found, tmp_path)
-    again = PreparedClips(tmp_path, "all", found.config)
+    again = prepared_clips(tmp_path, "all", found.config, True)
     for i in range(len(found)):
         sample, copy = found.sample(i, None), again.sample(i, None)
         assert all(torch.equal(sample[key], copy[key]) for key in ("video", "segmentations"))
@@ -176,7 +176,7 @@ def many(tmp_path):
     return tmp_path
 
 
-def number(dataset: Stills, index: int) -> int:
+def number(dataset: Clips, index: int) -> int:
     high, low, _ = dataset.source.example(index)["image"][0, 0].tolist()
     return high * 256 + low
 
@@ -214,10 +214,10 @@ def test_a_split_and_a_file_that_are_not_there(root, tmp_path):
     with pytest.raises(UserError, match=r"tetrominoes has no split `test`. It has: train, validation"):
         images(root, split="test")
     with pytest.raises(
-        UserError, match=r"does not hold objects_room_test_empty_room.tfrecords.*It holds .*six_obj"
+        UserError, match=r"holds no objects_room_test_empty_room.tfrecords.*It holds .*six_obj"
     ):
         images(root, "objects_room", "empty_room")
-    with pytest.raises(UserError, match=r"holds no record files. Get it with .*download multi_dsprites"):
+    with pytest.raises(UserError, match=r"It holds nothing. Get it with .*download multi_dsprites"):
         images(tmp_path, "multi_dsprites_binarized")
     file = root / "data_tetrominoes" / "tetrominoes_train.tfrecords"
     assert len(images(file)) == 12

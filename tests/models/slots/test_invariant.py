@@ -322,7 +322,7 @@ def test_correlated_draws_are_one_number_through_two_distributions() -> None:
     assert float(pose.scale.std()) == pytest.approx(0.1, rel=0.05)
     assert (
         SampledPoses("scale", scales="correlated")
-        .draw_scale(_hint(), torch.full((1, 1, 2), -1.0))
+        .sample_scale(_hint(), torch.full((1, 1, 2), -1.0))
         .isfinite()
         .all()
     )

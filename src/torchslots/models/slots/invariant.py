@@ -209,7 +209,7 @@ class InvariantSlotAttention(Corrector):
         """Slots, attention and frames after each round; the last round leaves the slots."""
         if state.pose is None:
             raise ValueError(
-                "Invariant slot attention needs frames of reference: give its initializer WithFrames."
+                "Invariant slot attention needs frames of reference: wrap its initializer in WithPoses."
             )
         slots, pose = state.slots, self.start(state.pose)
         for i in range(self.core.num_iterations + 1):
