@@ -6,6 +6,7 @@ import pydoc
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ import torch
 import torchslots
 from data.movi_files import copy_movi
 from tiny_models import TINY
+from torchslots.data.batch import collate
 from torchslots.io import video
+from torchslots.io.errors import UserError
 from torchslots.recipes import savi
 
 SURFACE = (
@@ -35,7 +38,7 @@ def test_these_are_the_public_names():
 
 
 def test_the_page_lists_exactly_the_public_names():
-    listed = re.findall(r"^\| `(?:torchslots\.)?(\w+)[^|]*\|", API.read_text(), re.M)
+    listed = re.findall(r"^\| `(?:torchslots\.metrics\.)?(\w+)[^|]*\|", API.read_text(), re.M)
     surface, metrics = listed[: len(SURFACE)], listed[len(SURFACE) :]
     assert sorted(surface) == sorted(torchslots.__all__)
     assert sorted(metrics) == sorted(torchslots.metrics.__all__)
@@ -64,32 +67,74 @@ def test_help_shows_every_function_with_its_first_line():
 @pytest.mark.parametrize("function", [*(getattr(torchslots, name) for name in FUNCTIONS), *METRICS])
 def test_examples_run(function, tmp_path, monkeypatch):
     """Each docstring's example, with the names that it takes for granted."""
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    monkeypatch.setattr("builtins.print", lambda *_, **__: None)
-    given = {
-        "root": tmp_path / "data",
-        "run": tmp_path / "run",
-        "path": tmp_path / "model",
-        "out": tmp_path / "out",
-    }
     copy_movi("a", tmp_path / "data")
     frames = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
-    video.write_video(tmp_path / "clip.mp4", frames, 10)
-    config = savi.SaviConfig(**{**vars(TINY), "conditioning": "learned"})
-    given |= {
-        "torch": torch,
+    video.write_video(tmp_path / "film.mp4", frames, 10)
+    conditioning = "boxes" if function is torchslots.predict_frames else "learned"
+    config = replace(TINY, resolution=(16, 16), decoder=replace(TINY.decoder, grid=(4, 4)))
+    given = {
         "torchslots": torchslots,
-        "np": np,
+        "torch": torch,
+        "model": savi.build(replace(config, conditioning=conditioning)).eval(),
         "frames": frames,
-        "film": tmp_path / "clip.mp4",
+        "film": "film.mp4",
+        "out": "out",
+        "path": "saved",
+        "root": "data",
+        "run": "run",
     }
-    given |= {"model": savi.build(config).eval()}
-    found = doctest.DocTestFinder(recurse=False).find(function, function.__name__, globs=given)
-    assert sum(len(test.examples) for test in found), f"{function.__name__} has no example"
-    assert (
-        "Raises:" in function.__doc__ or "errors" in function.__doc__ or function.__name__.startswith("list_")
-    )
+    (found,) = doctest.DocTestFinder(recurse=False).find(function, function.__name__, globs=given)
     said: list[str] = []
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    for test in found:
-        assert runner.run(test, out=said.append).failed == 0, "".join(said)
+    assert doctest.DocTestRunner().run(found, out=said.append).attempted and not said, "".join(said)
+
+
+@pytest.mark.parametrize("function", [*(getattr(torchslots, name) for name in FUNCTIONS), *METRICS])
+def test_docstrings_say_what_a_newcomer_must_know(function):
+    about = " ".join(function.__doc__.split())
+    refers = "Arguments and errors are those of" in about
+    assert "Example:" in about and (refers or "Raises:" in about or function.__name__.startswith("list_"))
+    named = inspect.signature(function).parameters
+    assert refers or all(re.search(rf"\b{name}(, \w+)*: ", about) for name in named)
+
+
+def test_numbers_within_are_changed_by_dotted_names():
+    model = torchslots.create_model(
+        "savi_small", num_slots=8, conditioning="learned", resolution=(32, 32), **{"decoder.grid": (4, 4)}
+    )
+    assert model.config.num_slots == 8 and model.config.decoder.grid == (4, 4)
+    assert model.config.decoder.channels == savi.SaviConfig().decoder.channels
+    for changes, says in (
+        ({"num_slot": 8}, "no field `num_slot`.*num_slots"),
+        ({"decoder.grids": (4, 4)}, "no field `grids`.*grid"),
+        ({"num_slots": "many"}, "should be int"),
+        ({"conditioning": "learnt"}, "should be one of boxes, centers"),
+        ({"resolution": (48, 48)}, "Change decoder.grid"),
+    ):
+        with pytest.raises(UserError, match=says):
+            torchslots.create_model("savi_small", **changes)
+
+
+def test_data_sets_are_torch_data_sets(tmp_path):
+    copy_movi("a", tmp_path)
+    dataset = torchslots.open_dataset("movi_a", tmp_path, frames=4, resolution=32, keys=("video", "boxes"))
+    assert isinstance(dataset, torch.utils.data.Dataset) and len(dataset) == 4
+    assert set(dataset[-1]) == {"video", "boxes", "padding_mask", "name"}
+    assert all(torch.equal(dataset[3][key], dataset[-1][key]) for key in ("video", "boxes", "padding_mask"))
+    assert len(list(dataset)) == 4
+    loader = torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=collate)
+    assert next(iter(loader))["video"].shape == (2, 4, 3, 32, 32)
+    for changes, says in (({"split": "test"}, "no split"), ({"framez": 3}, "no field `framez`")):
+        with pytest.raises(UserError, match=says):
+            torchslots.open_dataset("movi_a", tmp_path, **changes)
+
+
+def test_clips_to_train_on_follow_torchs_generator(tmp_path):
+    copy_movi("a", tmp_path)
+    dataset = torchslots.open_dataset("movi_a", tmp_path, frames=2, resolution=32, train=True)
+    torch.manual_seed(3)
+    clips = [dataset[0]["video"] for _ in range(12)]
+    torch.manual_seed(3)
+    assert all(torch.equal(clip, dataset[0]["video"]) for clip in clips)
+    assert any(not torch.equal(clips[0], clip) for clip in clips)

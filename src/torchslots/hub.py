@@ -18,6 +18,7 @@ from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.weights import CONFIG_NAME, HUB_ID, WEIGHTS_NAME, load_weights
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig, with_changes
+from torchslots.recipes.summary import chosen
 
 PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".pkl", ".pickle", ".ckpt")
 RUN_MODELS = ("model", "best")
@@ -44,10 +45,7 @@ def list_recipes(word: str | None = None) -> list[str]:
         >>> torchslots.list_recipes("savi_plus_plus")
         ['savi_plus_plus', 'statm_savi_plus_plus']
     """
-    word = (word or "").lower()
-    recipes = {name: make() for name, make in catalog.RECIPES.items()}
-    facts = {name: f"{name} {recipe.model.family} {recipe.data.dataset}" for name, recipe in recipes.items()}
-    return [name for name, known in facts.items() if word in known.lower()]
+    return [name for name, _ in chosen(word)]
 
 
 def create_model(recipe: str, **changes: Any) -> catalog.Built:

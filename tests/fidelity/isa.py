@@ -116,7 +116,7 @@ def to_batch(inputs: Arrays) -> Batch:
 
 def recorded_pose(config: IsaConfig, state: np.ndarray) -> Pose | None:
     """The drawn frames behind the slots in a recorded initial state; None where none are drawn."""
-    if config.invariance == "none" or config.frames == "learned":
+    if config.invariance == "none" or config.initial_pose == "learned":
         return None
     drawn = torch.from_numpy(state[..., config.slot_size :].copy())
     return Pose(

@@ -144,9 +144,9 @@ def _denoise_checks(
     for name, value in ours.items():
         if name in case.outputs:
             yield compare(name, value.numpy(), case.outputs[name], OUTPUT_TOLERANCE)
-    for name, prediction in {"denoise_loss": config.diffusion.prediction, **_TARGETS}.items():
+    for name, prediction in {"denoise_loss": config.diffusion.prediction_type, **_TARGETS}.items():
         if name in case.outputs:
-            other = _predicting(config, model, replace(config.diffusion, prediction=prediction))
+            other = _predicting(config, model, replace(config.diffusion, prediction_type=prediction))
             loss = other.loss(batch)["denoise"]
             yield compare(name, loss.numpy(), case.outputs[name], LOSS_TOLERANCE)
 

@@ -99,7 +99,7 @@ def before(done: Edited) -> np.ndarray:
 def test_without_an_edit_slots_are_numbered_and_nothing_else_is_written(one, tmp_path):
     (done,) = edit(isa_model(), [one], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out" / "one").iterdir()] == ["slots.png"]
-    assert done.edited is None and "Slots 0 to 3" in done.note and "the model: frames" in done.note
+    assert done.edited is None and "Slots 0 to 3" in done.note and "Shown: frames" in done.note
     assert video.read_image(done.slots).shape[0] >= 192
 
 
@@ -146,10 +146,10 @@ def test_films_are_edited_slice_by_slice(film, tmp_path):
 def test_frames_are_preferred_and_other_targets_shown_on_request(film, tmp_path):
     model = savi_model("flow", "video", "depth")
     (done,) = edit(model, [film], tmp_path / "a", EditOptions(keep=(0, 1)))
-    assert "Painted by the model: frames" in done.note
+    assert "Shown: frames" in done.note
     (done,) = edit(model, [film], tmp_path / "b", EditOptions(keep=(0, 1), target="depth"))
     assert "depth" in done.note
-    with pytest.raises(UserError, match="does not paint `flow`"):
+    with pytest.raises(UserError, match="does not reconstruct `flow`"):
         edit(savi_model("video"), [film], tmp_path / "c", EditOptions(target="flow"))
 
 
@@ -209,9 +209,9 @@ def test_systems_whose_slots_cannot_move_name_one_whose_can(one, tmp_path):
 
 def test_a_model_of_properties_paints_nothing(one, tmp_path):
     numbers = slot_attention.SlotAttentionConfig(
-        resolution=(SIDE, SIDE), channels=(8,), strides=(2,), decoder=slot_attention.PropertyHead()
+        resolution=(SIDE, SIDE), channels=(8,), strides=(2,), decoder=slot_attention.SetPredictionConfig()
     )
-    with pytest.raises(UserError, match="paints no pictures"):
+    with pytest.raises(UserError, match="reconstructs nothing"):
         edit(slot_attention.build(numbers).eval(), [one], tmp_path / "out", EditOptions(remove=(0,)))
 
 

@@ -74,7 +74,7 @@ def test_a_slot_encoder_of_another_system_goes_under_the_decoder() -> None:
     config = demo()
     torch.manual_seed(0)
     painted = savi_pytorch.build(
-        SaviPytorchConfig(config.slots, savi_pytorch.PaintConfig(channels=(16, 16, 16)))
+        SaviPytorchConfig(config.slots, savi_pytorch.SaviPytorchDecoderConfig(channels=(16, 16, 16)))
     )
     model = ObjectCentricModel(painted.slot_encoder, build_decoder(config)).eval()
     assert model.loss({"video": torch.rand(1, 1, 3, 32, 32)})["denoise"].isfinite()

@@ -12,11 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from torchslots.data.loader import CorruptRecord
-from torchslots.evaluation import dispatch as kinds
-from torchslots.evaluation.dispatch import Kind
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
-from torchslots.training import checkpoint, loop
+from torchslots.training import checkpoint, loop, validation
 from torchslots.training.stops import Interrupted
 from training.tiny_run import (
     TinyClips,
@@ -34,7 +32,7 @@ from training.tiny_run import (
 
 @pytest.fixture(autouse=True)
 def _quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "SLOTS", Kind(tiny_evaluate, "fg_ari"))
+    monkeypatch.setattr(validation, "evaluate", tiny_evaluate)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -129,7 +127,9 @@ def test_another_model_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     train(tiny_recipe(2), tmp_path)
     model = TinyModel()
     model.net[2] = torch.nn.Linear(8, 4)
-    with pytest.raises(UserError, match=r"step_0000002: the weights belong to another model.*`net\.2"):
+    with pytest.raises(
+        UserError, match=r"step_0000002: the weights belong to another model.*net\.2\.weight: \[3, 8\] stored"
+    ):
         train(tiny_recipe(2), tmp_path, model=model)
 
 

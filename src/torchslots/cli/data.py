@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
-from torchslots.cli.options import Words, parse
+from torchslots.cli.options import Json, Words, parse
 from torchslots.cli.table import print_table
 from torchslots.io.errors import UserError, nearest
 
@@ -46,7 +46,7 @@ def list_data(
     word: tyro.conf.Positional[str | None] = None,
     /,
     long: bool = False,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the data sets.
 

@@ -48,7 +48,7 @@ def evaluate(words: Words) -> int:
 
 
 def out_folder(model: str, name: str) -> Path:
-    """Where results go that nobody named a folder for: in the run or model folder, else here."""
+    """Where results go by default: in the run or model folder, else here."""
     return Path(model) / name if Path(model).is_dir() else Path(name)
 
 

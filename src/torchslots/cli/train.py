@@ -9,7 +9,7 @@ def train(words: Words) -> int:
     """`torchslots train RECIPE --root DIR --run DIR`."""
     from torchslots.cli.recipes import recipes
     from torchslots.recipes import catalog
-    from torchslots.recipes.config import Recipe
+    from torchslots.recipes.config import Recipe, current_flags
     from torchslots.training import run as training
     from torchslots.training.warm_start import next_recipe
 
@@ -40,4 +40,4 @@ def train(words: Words) -> int:
             print(f"Then: torchslots train {after} --tokenizer {run} --root {root} --run DIR")
         return 0
 
-    return parse(train, words[1:], f"train {words[0]}")
+    return parse(train, current_flags(chosen, words[1:]), f"train {words[0]}")

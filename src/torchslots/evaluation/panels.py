@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchslots.evaluation.observers import Findings, Needs, Slice, real_frames
+from torchslots.evaluation.observers import Findings, Needs, Plotted, Slice, real_frames
 from torchslots.evaluation.plot_objects import plot_properties, properties_markdown
 from torchslots.io.draw import clip_panel, contact_sheet
 from torchslots.io.processes import is_first_process
@@ -29,13 +29,13 @@ class Collector(Protocol):
         """Add a slice of frames."""
         ...
 
-    def finish(self, name: str) -> Any:
-        """The video, ready to plot: a `report.Plotted`."""
+    def finish(self, name: str) -> Plotted:
+        """The video, ready to plot."""
         ...
 
 
 class Panels:
-    """Collects the first `num_plots` videos, in the first process alone.
+    """An observer that collects the first `num_plots` videos, in the first process alone.
 
     Args:
         collector: makes the collector of one row of a batch.
@@ -44,29 +44,28 @@ class Panels:
     def __init__(self, num_plots: int, collector: Callable[[int], Collector]) -> None:
         self._num_plots, self._collector = num_plots if is_first_process() else 0, collector
         self._rows: list[Collector] = []
-        self._panels: list[Any] = []
+        self._panels: list[Plotted] = []
+        self._frames = 0
 
-    def needs(self, start: int) -> Needs:
-        """See `Observer`."""
-        wanted = len(self._panels) < self._num_plots and start < PLOTTED_FRAMES
+    @property
+    def needs(self) -> Needs:
+        wanted = len(self._panels) < self._num_plots and self._frames < PLOTTED_FRAMES
         return Needs(recon=wanted, slot_recon=wanted)
 
     def add(self, seen: Slice, found: Any) -> None:
-        """See `Observer`."""
         if seen.start == 0:
             count = min(self._num_plots - len(self._panels), len(seen.part["video"]))
             self._rows = [self._collector(row) for row in range(count)]
         for row in self._rows if seen.start < PLOTTED_FRAMES else []:
             row.add(seen.part, found)
+        self._frames = seen.start + seen.part["video"].shape[1]
 
     def finish(self, batch: Batch) -> None:
-        """See `Observer`."""
         names: Sequence[str] = batch.get("name", [""] * len(batch["video"]))
         self._panels += [row.finish(name) for row, name in zip(self._rows, names)]
-        self._rows = []
+        self._rows, self._frames = [], 0
 
     def report(self) -> Findings:
-        """See `Observer`."""
         return Findings(panels=self._panels)
 
 
@@ -83,11 +82,11 @@ class PlottedVideo:
     masks: NDArray[np.uint8]
     truth: NDArray[np.integer] | None = None
     recon: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-    slot_pictures: NDArray[np.uint8] | None = None
+    slot_recon: NDArray[np.uint8] | None = None
     properties: NDArray[np.float32] | None = None
     true_properties: NDArray[np.float32] | None = None
 
-    def properties_picture(self) -> NDArray[np.uint8] | None:
+    def properties_plot(self) -> NDArray[np.uint8] | None:
         """The first frame and its objects' properties, predicted beside true [H, W, 3]; None: none were predicted."""
         if self.properties is None:
             return None
@@ -105,7 +104,7 @@ class PlottedVideo:
     def panel(self, tile: int = 128) -> NDArray[np.uint8]:
         """Input, ground truth, prediction, reconstructions and slots, labelled [T, H, W, 3]."""
         masks = self.masks.astype(np.float32) / 255
-        more = {"masks": masks, "recon": self.recon, "slot_images": self.slot_pictures, "tile": tile}
+        more = {"masks": masks, "recon": self.recon, "slot_images": self.slot_recon, "tile": tile}
         return clip_panel(self.video, self.prediction, truth=self.truth, **more)
 
 
@@ -126,7 +125,7 @@ class VideoPanel:
         if "segmentations" in part:
             self._store("truth", part["segmentations"][row].cpu().numpy())
         if found.slot_recon is not None and "video" in found.slot_recon:
-            self._store("slot_pictures", _pixels(found.slot_recon["video"][row]))
+            self._store("slot_recon", _pixels(found.slot_recon["video"][row]))
         if found.properties is not None:
             self._store("properties", found.properties[row].float().cpu().numpy())
         if found.properties is not None and "properties" in part:

@@ -1,38 +1,25 @@
-"""What an evaluation found: figures with their definitions, tables, pictures, files."""
+"""What an evaluation found: metrics with their definitions, as a table, a plot, and files."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torchslots.evaluation.observers import CEILING_LABELS, PlottedVideo
+from torchslots.evaluation.observers import Plotted
+from torchslots.evaluation.panels import PlottedVideo
+from torchslots.evaluation.tokenizer import CEILING_LABELS
 from torchslots.io import draw as pictures
 from torchslots.io import video
 from torchslots.io.files import write_file
-from torchslots.metrics import reconstruction as painted
-from torchslots.metrics import scores
-from torchslots.metrics import set_prediction as properties
+from torchslots.metrics import reconstruction, scores, set_prediction
 
-DEFINITIONS = scores.DEFINITIONS | properties.DEFINITIONS
-LABELS = scores.LABELS | properties.LABELS | painted.LABELS | CEILING_LABELS
-
-
-class Drawn(Protocol):
-    """A video that was kept to be drawn."""
-
-    @property
-    def name(self) -> str:
-        """Where it comes from."""
-        ...
-
-    def panel(self, tile: int = 128) -> NDArray[np.uint8]:
-        """All that is to be seen, labelled [T, H, W, 3]."""
-        ...
+DEFINITIONS = scores.DEFINITIONS | set_prediction.DEFINITIONS
+LABELS = scores.LABELS | set_prediction.LABELS | reconstruction.LABELS | CEILING_LABELS
 
 
 @dataclass(frozen=True)
@@ -46,10 +33,10 @@ class EvalReport:
     definitions: dict[str, str]
     notes: list[str]
     settings: dict[str, Any]
-    panels: Sequence[Drawn] = field(default_factory=list, repr=False, compare=False)
+    panels: Sequence[Plotted] = field(default_factory=list, repr=False, compare=False)
 
     def to_json(self) -> str:
-        """All but the pictures, as JSON text; what is not a number becomes null."""
+        """All but the panels, as JSON text; what is not a number becomes null."""
         values = {name: value for name, value in vars(self).items() if name != "panels"}
         curves = {name: [_finite(value) for value in curve] for name, curve in self.curves.items()}
         return json.dumps({**values, "curves": curves}, indent=2)
@@ -70,7 +57,7 @@ class EvalReport:
             console.print(f"Note: {note}", markup=False)
 
     def save(self, folder: Path, *, fps: float = 12.0, gif: bool = False, tile: int = 128) -> list[Path]:
-        """Write eval.json, FG-ARI over frames as a PNG, and each drawn video as mp4 (and GIF; PNG for one
+        """Write eval.json, FG-ARI over frames as a PNG, and each stored video as mp4 (and GIF; PNG for one
         frame); of set prediction also properties_N.png and properties.md, predicted beside true.
 
         Raises:
@@ -80,26 +67,25 @@ class EvalReport:
         written = [folder / "eval.json"]
         curve = self.curves.get("fg_ari", [])
         if len(curve) > 1:
-            written.append(self._draw_curve(curve, folder / "fg_ari_per_frame.png"))
-        for index, drawn in enumerate(self.panels):
-            written += write_panel(drawn.panel(tile), folder / f"video_{index}", fps, gif)
+            written.append(self._plot_curve(curve, folder / "fg_ari_per_frame.png"))
+        for index, panel in enumerate(self.panels):
+            written += write_panel(panel.panel(tile), folder / f"video_{index}", fps, gif)
         return written + self._save_properties(folder)
 
     def _save_properties(self, folder: Path) -> list[Path]:
         written = []
-        sets = [drawn for drawn in self.panels if isinstance(drawn, PlottedVideo)]
-        for index, drawn in enumerate(sets):
-            picture = drawn.properties_picture()
-            if picture is not None:
+        sets = [panel for panel in self.panels if isinstance(panel, PlottedVideo)]
+        for index, one in enumerate(sets):
+            if (plot := one.properties_plot()) is not None:
                 written.append(folder / f"properties_{index}.png")
-                video.write_png(written[-1], picture)
-        tables = [table for drawn in sets if (table := drawn.properties_table()) is not None]
+                video.write_png(written[-1], plot)
+        tables = [table for one in sets if (table := one.properties_table()) is not None]
         if tables:
             written.append(folder / "properties.md")
             write_file(written[-1], "\n".join(tables))
         return written
 
-    def _draw_curve(self, curve: list[float], path: Path) -> Path:
+    def _plot_curve(self, curve: list[float], path: Path) -> Path:
         series = {"FG-ARI": (list(range(len(curve))), curve)}
         return pictures.plot_curves(
             series, path, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI"

@@ -7,16 +7,16 @@ set of them with the set of real videos. Plots show a composition beside the vid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from jaxtyping import Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
 from torchslots.data.loader import ClipDataset, number_read
-from torchslots.evaluation.observers import DRAWN_FRAMES, write_frames
+from torchslots.evaluation.frame_folders import write_frames
+from torchslots.evaluation.panels import PLOTTED_FRAMES
 from torchslots.evaluation.report import EvalReport, write_panel
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
 from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
@@ -44,7 +44,7 @@ class ComposeOptions:
     batches of one video it exchanges nothing."""
     seed: int = 0
     """Seed of the random exchange."""
-    num_plots: Annotated[int, tyro.conf.arg(aliases=["--draw"])] = 4
+    num_plots: int = 4
     """Compositions to plot beside the videos that their slots come from."""
     chunk: int = 24
     """Frames decoded at once; fewer need less memory."""
@@ -101,8 +101,8 @@ class _Sources:
         self.clips[video.number] = video.clip
         if video.masks is None:
             return
-        frames = video.frames[:DRAWN_FRAMES].permute(0, 2, 3, 1).numpy()
-        winner = video.masks[:DRAWN_FRAMES].numpy().argmax(1)
+        frames = video.frames[:PLOTTED_FRAMES].permute(0, 2, 3, 1).numpy()
+        winner = video.masks[:PLOTTED_FRAMES].numpy().argmax(1)
         for slot in set(np.nonzero(self.plan[: self.num_plots] == video.number)[1].tolist()):
             weight = np.where(winner == slot, np.float32(1), np.float32(_FADED))
             self.views[video.number, slot] = slot_views(frames, weight[:, None])[:, 0]
@@ -125,7 +125,7 @@ class _Sources:
     def plot(self, number: int, frames: UInt8[Tensor, "T 3 h w"]) -> Composition:
         """A composition beside its sources."""
         chosen = list(enumerate(self.plan[number].tolist()))
-        image = np.ascontiguousarray(frames[:DRAWN_FRAMES].permute(0, 2, 3, 1).numpy())
+        image = np.ascontiguousarray(frames[:PLOTTED_FRAMES].permute(0, 2, 3, 1).numpy())
         labels = [f"slot {slot}: video {source}" for slot, source in chosen]
         return Composition(image, [self.views[source, slot] for slot, source in chosen], labels)
 

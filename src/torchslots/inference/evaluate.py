@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torchslots.evaluation import evaluate as passes
-from torchslots.evaluation.dispatch import kind_of
-from torchslots.evaluation.observers import Ceiling, FrameFolders, Observer, ReconstructionFigures, own_code
+from torchslots.evaluation.frame_folders import FrameFolders
+from torchslots.evaluation.observers import Observer, ReconstructionFigures
 from torchslots.evaluation.report import EvalReport
 from torchslots.evaluation.rollout import HorizonReport, evaluate_rollout
+from torchslots.evaluation.tokenizer import Ceiling
 from torchslots.hub import load_trained
 from torchslots.inference.generation import SamplingOptions, require_frames, with_sampling
 from torchslots.inference.videos import NetworkOptions, VideosOptions, networks_of, settings_of, whole_videos
@@ -137,14 +138,14 @@ def evaluate_with_baseline(
         dataset = whole_videos(data, settings, Path(root))
         batches = partial(_batches, dataset, settings, options, rank, world_size)
         observers, notes = _observers(ready, options, rank, world_size)
-        report = kind_of(ready).evaluate(
+        report = passes.evaluate(
             ready,
             batches("Evaluating"),
             settings,
             device=options.device,
             precision=options.precision,
-            draw=options.num_plots,
-            onlookers=observers,
+            num_plots=options.num_plots,
+            observers=observers,
         )
         copied = None
         if options.baseline and {"boxes", "segmentations"} <= set(data.keys):
@@ -205,16 +206,16 @@ def _adjusted(model: Any, where: str | Path, options: EvaluateOptions) -> Any:
 
 def _observers(
     model: Any, options: EvaluateOptions, rank: int, world_size: int
-) -> tuple[Sequence[Observer], list[str]]:
+) -> tuple[Sequence[Observer[Any]], list[str]]:
     """What measures and writes decoded frames, and a sentence for each metric that is left out."""
     if not options.reconstructs:
         return (), []
     networks, notes = networks_of(options, NETWORK_METRICS)
     scores = PictureScores(networks, published_order=options.published_order, device=options.device)
-    observers: list[Observer] = [ReconstructionFigures(scores)]
-    code = own_code(model.decoder) if isinstance(model, ObjectCentricModel) else None
-    if code is not None:
-        observers.append(Ceiling(code, networks, options.device))
+    observers: list[Observer[Any]] = [ReconstructionFigures(scores)]
+    round_trip = model.decoder.round_trip() if isinstance(model, ObjectCentricModel) else None
+    if round_trip is not None:
+        observers.append(Ceiling(round_trip, networks, options.device))
     if options.write_videos is not None:
         observers.append(FrameFolders(options.write_videos, options.published_order, rank, world_size))
     return observers, notes

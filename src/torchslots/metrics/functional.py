@@ -110,7 +110,7 @@ def average_precision(
     objects see `torchslots.metrics.set_prediction`.
 
     Args:
-        true: See `fg_ari`, as for `predicted` and `ignore`.
+        true, predicted, ignore: See `fg_ari`.
         threshold: Least IoU of a match, in [0.5, 1): at most one slot then matches an object.
 
     Raises:

@@ -36,7 +36,7 @@ from torchslots.recipes.slotdiffusion_encoder import (
 )
 from torchslots.recipes.tokenizers import VqvaeConfig, build_vqvae, vqvae_demo
 
-_PARAMETRIZATIONS = {"noise": PREDICT_NOISE, "latent": PREDICT_LATENT, "velocity": PREDICT_VELOCITY}
+_PREDICTION_TYPES = {"noise": PREDICT_NOISE, "latent": PREDICT_LATENT, "velocity": PREDICT_VELOCITY}
 _SCHEDULES = ("linear", "sqrt_linear", "cosine", "sqrt")
 
 
@@ -71,16 +71,16 @@ class DiffusionConfig:
     end: float = 0.0195
     """Last variance."""
     cosine_shift: float = 0.008
-    prediction: Literal["noise", "latent", "velocity"] = "noise"
+    prediction_type: Literal["noise", "latent", "velocity"] = "noise"
     latent_scale: float = 1.0
     """Latents are divided by it; 1 in all of the authors' configurations, though 1.24 is what they measured."""
 
     def __post_init__(self) -> None:
         if self.schedule not in _SCHEDULES:
             raise UserError(f"schedule should be one of {', '.join(_SCHEDULES)}, got {self.schedule!r}.")
-        if self.prediction not in _PARAMETRIZATIONS:
+        if self.prediction_type not in _PREDICTION_TYPES:
             raise UserError(
-                f"prediction should be one of {', '.join(_PARAMETRIZATIONS)}, got {self.prediction!r}."
+                f"prediction_type should be one of {', '.join(_PREDICTION_TYPES)}, got {self.prediction_type!r}."
             )
 
 
@@ -153,7 +153,7 @@ def build_decoder(config: SlotDiffusionConfig) -> DiffusionDecoder:
         build_unet(config),
         build_vqvae(replace(config.tokenizer, perceptual=False)),
         Diffusion(betas),
-        _PARAMETRIZATIONS[numbers.prediction],
+        _PREDICTION_TYPES[numbers.prediction_type],
         sampling.build(),
         grid=config.slots.token_grid(),
         resolution=config.resolution,
@@ -244,7 +244,7 @@ def slotdiffusion_demo() -> Recipe:
         demo_slots(),
         cast(VqvaeConfig, vqvae_demo().model),
         UNetConfig((64, 96), (True, True), blocks_per_level=1, dropout=0.0, norm_groups=8),
-        DiffusionConfig(end=0.06, prediction="latent", latent_scale=0.3),
+        DiffusionConfig(end=0.06, prediction_type="latent", latent_scale=0.3),
     )
     return Recipe(
         "slotdiffusion_demo",

@@ -64,8 +64,10 @@ def train(
             recipe. Ctrl-C saves a checkpoint and raises `Interrupted`, which is one.
 
     Example:
-        >>> small = {"optim.num_steps": 1, "train.batch_size": 2, "train.num_workers": 0, "train.eval_every": 0}
-        >>> result = torchslots.train("savi_demo", root, run, dataset="movi_a", device="cpu", **small, **tiny)
+        >>> tiny = {"model.resolution": (16, 16), "model.decoder.grid": (4, 4), "data.resolution": 16}
+        >>> tiny |= {"data.crop": None, "optim.num_steps": 1, "train.batch_size": 2}
+        >>> tiny |= {"evaluation.split": "train", "evaluation.num_frames": 2}
+        >>> result = torchslots.train("savi_demo", root, run, dataset="movi_a", num_plots=0, **tiny)
         >>> result.step
         1
     """
@@ -83,7 +85,7 @@ def train(
         Path(run),
         device=options.device,
         monitor=options.monitor,
-        draw=options.num_plots,
+        num_plots=options.num_plots,
         wandb=options.wandb,
         skip_corrupt=options.skip_corrupt,
     )

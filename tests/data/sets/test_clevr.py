@@ -24,7 +24,7 @@ from torchslots.data.prepare import prepare
 from torchslots.data.sets.clevr import REFERENCE_CROP, SAME_REGION_CROP, ClevrImages
 from torchslots.io.errors import UserError
 from torchslots.recipes.catalog import recipe
-from torchslots.recipes.slot_attention import PropertyHead, SlotAttentionConfig, build
+from torchslots.recipes.slot_attention import SetPredictionConfig, SlotAttentionConfig, build
 
 CONFIG = DataConfig(
     dataset="clevr",
@@ -231,7 +231,7 @@ def test_a_batch_of_each_recipe_s_kind_trains(tfds):
             slot_size=8,
             num_slots=10,
             mlp_size=8,
-            decoder=PropertyHead(hidden=8),
+            decoder=SetPredictionConfig(hidden=8),
         )
     )
     loss = model.loss(batch)["properties"]

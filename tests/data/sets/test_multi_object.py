@@ -23,7 +23,7 @@ from torchslots.io.errors import UserError
 from torchslots.recipes.catalog import build_seeded, recipe
 from torchslots.recipes.isa import CnnDecoderConfig
 from torchslots.recipes.savi import CnnConfig
-from torchslots.recipes.slot_attention import PictureDecoder, SlotAttentionConfig
+from torchslots.recipes.slot_attention import ImageDecoderConfig, SlotAttentionConfig
 
 CONFIG = DataConfig(keys=("video", "segmentations"), resolution=64, num_frames=1)
 FEW = {name: replace(layout, resolution=(8, 8)) for name, layout in LAYOUTS.items()}
@@ -364,7 +364,7 @@ def tiny(model):
     """The same kind of model for images of 16 x 16 pixels."""
     size = (16, 16)
     if isinstance(model, SlotAttentionConfig):
-        decoder = PictureDecoder(grid=size, channels=(8,), strides=(1,))
+        decoder = ImageDecoderConfig(grid=size, channels=(8,), strides=(1,))
         widths = {"token_hidden": 8, "token_size": 8, "slot_size": 8, "mlp_size": 8}
         return replace(model, resolution=size, channels=(8,), strides=(2,), decoder=decoder, **widths)
     decoder = CnnDecoderConfig(grid=size, channels=(8,), strides=(1,))
@@ -382,7 +382,7 @@ def test_a_batch_goes_through_each_recipe_s_kind_of_model(root, name):
     loss.backward()
     assert torch.isfinite(loss) and loss > 0
     report = evaluate(
-        model, eval_batches(found, batch_size=2), replace(chosen.evaluation, num_videos=None), draw=0
+        model, eval_batches(found, batch_size=2), replace(chosen.evaluation, num_videos=None), num_plots=0
     )
     assert ("fg_ari_objects_only" in report.metrics) == ("objects_room" in name)
 

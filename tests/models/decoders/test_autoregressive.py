@@ -15,12 +15,12 @@ CODES, LENGTH = 11, 24
 
 
 def writer(
-    length: int = LENGTH, dropout: float = 0.0, num_codes: int = CODES, forget: float = 0.0
+    length: int = LENGTH, dropout: float = 0.0, num_codes: int = CODES, token_dropout: float = 0.0
 ) -> CodeTransformer:
     torch.manual_seed(0)
     decoder = CausalDecoder(16, num_layers=3, num_heads=4, mlp_size=24, dropout=dropout)
     sizes = {"slot_size": 8, "size": 16, "num_codes": num_codes, "length": length}
-    return CodeTransformer(decoder, **sizes, dropout=dropout, forget=forget)
+    return CodeTransformer(decoder, **sizes, dropout=dropout, token_dropout=token_dropout)
 
 
 def tokenizer() -> DVAE:
@@ -86,9 +86,9 @@ def plainly(model: CodeTransformer, given: torch.Tensor) -> tuple[torch.Tensor, 
     return written, torch.stack(scores, 1)
 
 
-@pytest.mark.parametrize("forget", [0.0, 0.6])
-def test_remembering_what_was_written_changes_nothing(forget):
-    model, scores = writer(forget=forget).eval(), []
+@pytest.mark.parametrize("token_dropout", [0.0, 0.6])
+def test_remembering_what_was_written_changes_nothing(token_dropout):
+    model, scores = writer(token_dropout=token_dropout).eval(), []
 
     def choose(logits):
         scores.append(logits)
@@ -323,7 +323,7 @@ def test_another_number_of_codes_is_refused():
 
 
 def test_forgotten_codes_are_asked_of_the_slots():
-    model, other = writer(forget=1.0), (codes() + 1) % CODES
+    model, other = writer(token_dropout=1.0), (codes() + 1) % CODES
     for mode in (True, False):
         model.train(mode)
         assert torch.equal(model(codes(), slots()), model(other, slots()))
@@ -331,7 +331,7 @@ def test_forgotten_codes_are_asked_of_the_slots():
 
 
 def test_outside_training_the_same_codes_are_forgotten_each_time():
-    model = writer(forget=0.5).eval()
+    model = writer(token_dropout=0.5).eval()
     first, other = model(codes(), slots()), model((codes() + 1) % CODES, slots())
     assert torch.equal(first, model(codes(), slots())) and not torch.equal(first, other)
     everything = writer().eval()(codes(), slots())

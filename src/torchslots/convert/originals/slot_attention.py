@@ -24,7 +24,12 @@ from torchslots.convert.readers.tensorflow import VALUE, TensorflowCheckpoint
 from torchslots.io.errors import UserError
 from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes.config import ModelConfig
-from torchslots.recipes.slot_attention import PictureDecoder, PropertyHead, SlotAttentionConfig, build
+from torchslots.recipes.slot_attention import (
+    ImageDecoderConfig,
+    SetPredictionConfig,
+    SlotAttentionConfig,
+    build,
+)
 
 TITLE = "Slot Attention"
 """Its name in messages."""
@@ -206,8 +211,10 @@ def recognize(
         )
     published = SlotAttentionConfig()
     if task == "set_prediction":
-        published = replace(published, strides=_PREDICTION_STRIDES, num_slots=10, decoder=PropertyHead())
-    if like is not None and isinstance(like.decoder, PropertyHead) != (task == "set_prediction"):
+        published = replace(
+            published, strides=_PREDICTION_STRIDES, num_slots=10, decoder=SetPredictionConfig()
+        )
+    if like is not None and isinstance(like.decoder, SetPredictionConfig) != (task == "set_prediction"):
         raise UserError(
             f"{where} is a checkpoint of {task.replace('_', ' ')}. Convert it with --recipe {_RECIPES[task]}."
         )
@@ -222,10 +229,10 @@ def _with_widths(
     encoder = tuple(params[name].shape[-1] for name in params_of(params, "encoder_cnn"))
     strides = config.strides if len(config.strides) == len(encoder) else (1,) * len(encoder)
     hidden, size = params["mlp/layer_with_weights-0/bias"], params["mlp/layer_with_weights-1/bias"]
-    decoder: PictureDecoder | PropertyHead
-    if isinstance(config.decoder, PropertyHead):
+    decoder: ImageDecoderConfig | SetPredictionConfig
+    if isinstance(config.decoder, SetPredictionConfig):
         widths = [params[f"mlp_classifier/layer_with_weights-{i}/bias"].size for i in (0, 1)]
-        decoder = PropertyHead(*widths)
+        decoder = SetPredictionConfig(*widths)
     else:
         decoder = _picture_decoder(config.decoder, resolution, params)
     return replace(
@@ -241,7 +248,9 @@ def _with_widths(
     )
 
 
-def _picture_decoder(numbers: PictureDecoder, resolution: tuple[int, int], params: Arrays) -> PictureDecoder:
+def _picture_decoder(
+    numbers: ImageDecoderConfig, resolution: tuple[int, int], params: Arrays
+) -> ImageDecoderConfig:
     """All but the last layer; the published strides, all 2 but the last, unless the numbers fit."""
     channels = tuple(params[name].shape[-2] for name in params_of(params, "decoder_cnn")[:-1])
     strides = numbers.strides

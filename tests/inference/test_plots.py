@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from torchslots.inference.plot_poses import outline, plot_poses
+from torchslots.inference.plots import outline, plot_poses
 from torchslots.io.draw import PALETTE
 from torchslots.models.slots.poses import rotation_from_angle
 from torchslots.models.types import Pose
