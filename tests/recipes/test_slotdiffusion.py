@@ -54,7 +54,7 @@ def test_the_numbers_are_the_authors(name) -> None:
 
 
 def test_slots_and_decoder_learn_at_their_own_rates() -> None:
-    recipe = slotdiffusion_ldm.slotdiffusion_movi_e()
+    recipe = catalog.recipe("slotdiffusion_movi_e")
     rates = [optim.schedule(recipe.optim, part) for part in (optim.REST, optim.DECODER)]
     top = round(recipe.optim.warmup_steps)
     assert [rate(0) for rate in rates] == [0.0, 0.0]

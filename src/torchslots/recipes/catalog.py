@@ -1,20 +1,30 @@
 """THE place to add a model: its family (how numbers become a model) and its named recipes."""
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from torchslots.io.errors import UserError, nearest
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
-from torchslots.recipes import isa, savi, slot_attention, statm, steve, steve_joint, tokenizers
-from torchslots.recipes import savi_slotdiffusion as savi_pytorch
-from torchslots.recipes import slotdiffusion as slotdiffusion_ldm
+from torchslots.recipes import (
+    isa,
+    savi,
+    savi_slotdiffusion,
+    slot_attention,
+    slotdiffusion,
+    statm,
+    steve,
+    steve_joint,
+    tokenizers,
+)
 from torchslots.recipes.config import ModelConfig, Recipe, current_name, from_dict
 
 Built = ObjectCentricModel | Tokenizer
@@ -23,63 +33,130 @@ Built = ObjectCentricModel | Tokenizer
 
 @dataclass(frozen=True)
 class Family:
-    """One system: the type of its numbers, and the function that builds a model from them."""
+    """One system: its title, the type of its numbers, and the function that builds a model from them."""
 
+    title: str
     config: type[ModelConfig]
     build: Callable[[Any], Built]
 
 
 FAMILIES: dict[str, Family] = {
-    "savi": Family(savi.SaviConfig, savi.build),
-    "slot_attention": Family(slot_attention.SlotAttentionConfig, slot_attention.build),
-    "isa": Family(isa.IsaConfig, isa.build),
-    "statm": Family(statm.StatmConfig, statm.build),
-    "savi_pytorch": Family(savi_pytorch.SaviPytorchConfig, savi_pytorch.build),
-    "vqvae": Family(tokenizers.VqvaeConfig, tokenizers.build_vqvae),
-    "dvae": Family(tokenizers.DvaeConfig, tokenizers.build_dvae),
-    "steve": Family(steve.SteveConfig, steve.build),
-    "steve_joint": Family(steve_joint.SteveJointConfig, steve_joint.build),
-    "slotdiffusion": Family(slotdiffusion_ldm.SlotDiffusionConfig, slotdiffusion_ldm.build),
+    "savi": Family("SAVi", savi.SaviConfig, savi.build),
+    "slot_attention": Family("Slot Attention", slot_attention.SlotAttentionConfig, slot_attention.build),
+    "isa": Family("ISA", isa.IsaConfig, isa.build),
+    "statm": Family("STATM-SAVi", statm.StatmConfig, statm.build),
+    "savi_pytorch": Family(
+        "SAVi (SlotDiffusion's)", savi_slotdiffusion.SaviPytorchConfig, savi_slotdiffusion.build
+    ),
+    "vqvae": Family("VQ-VAE", tokenizers.VqvaeConfig, tokenizers.build_vqvae),
+    "dvae": Family("discrete VAE", tokenizers.DvaeConfig, tokenizers.build_dvae),
+    "steve": Family("STEVE (SlotDiffusion's)", steve.SteveConfig, steve.build),
+    "steve_joint": Family("STEVE", steve_joint.SteveJointConfig, steve_joint.build),
+    "slotdiffusion": Family("SlotDiffusion", slotdiffusion.SlotDiffusionConfig, slotdiffusion.build),
 }
 
+_ALONE = (
+    savi.savi_small,
+    savi.savi_medium,
+    savi.savi_large,
+    savi.savi_plus_plus,
+    savi.savi_demo,
+    slot_attention.slot_attention_clevr6,
+    slot_attention.slot_attention_tetrominoes,
+    slot_attention.slot_attention_multi_dsprites,
+    slot_attention.slot_attention_set_prediction,
+    slot_attention.slot_attention_demo,
+    slot_attention.set_prediction_demo,
+    statm.statm_savi_small,
+    statm.statm_savi,
+    statm.statm_savi_plus_plus,
+    statm.statm_demo,
+    isa.isa_demo,
+    steve.steve_demo,
+    slotdiffusion.slotdiffusion_demo,
+    tokenizers.vqvae_demo,
+    tokenizers.dvae_demo,
+)
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    function.__name__: function
-    for function in (
-        savi.savi_small,
-        savi.savi_medium,
-        savi.savi_large,
-        savi.savi_plus_plus,
-        savi.savi_demo,
-        slot_attention.slot_attention_clevr6,
-        slot_attention.slot_attention_tetrominoes,
-        slot_attention.slot_attention_multi_dsprites,
-        slot_attention.slot_attention_set_prediction,
-        slot_attention.slot_attention_demo,
-        slot_attention.set_prediction_demo,
-        isa.isa_demo,
-        statm.statm_savi_small,
-        statm.statm_savi,
-        statm.statm_savi_plus_plus,
-        statm.statm_demo,
-        savi_pytorch.savi_pytorch_movi_d,
-        savi_pytorch.savi_pytorch_movi_e,
-        savi_pytorch.savi_pytorch_movi_solid,
-        savi_pytorch.savi_pytorch_movi_tex,
-        savi_pytorch.savi_pytorch_clevrtex,
-        tokenizers.vqvae_demo,
-        tokenizers.dvae_demo,
-        steve.steve_movi_d,
-        steve.steve_movi_e,
-        steve.steve_movi_solid,
-        steve.steve_movi_tex,
-        steve.steve_clevrtex,
-        steve.steve_demo,
-        steve_joint.steve_joint_movi_d,
-        steve_joint.steve_joint_movi_e,
-        steve_joint.steve_joint_movi_solid,
-        steve_joint.steve_joint_movi_tex,
-    )
-} | {**isa.RECIPES, **tokenizers.RECIPES, **slotdiffusion_ldm.RECIPES}
+    **{function.__name__: function for function in _ALONE},
+    **isa.RECIPES,
+    **savi_slotdiffusion.RECIPES,
+    **tokenizers.RECIPES,
+    **steve.RECIPES,
+    **steve_joint.RECIPES,
+    **slotdiffusion.RECIPES,
+}
+"""Every recipe by its name: functions alone, and sweeps over data sets."""
+
+PUBLISHED: dict[str, str] = {
+    "savi_small": "FG-ARI 92.1",
+    "savi_medium": "FG-ARI 93.4",
+    "savi_large": "FG-ARI 95.1",
+    "savi_plus_plus": "FG-ARI 85.1",
+    "slot_attention_tetrominoes": "FG-ARI 99.5",
+}
+"""The published figure of a recipe's own data set, in per cent, where there is one."""
+
+
+class Summary(NamedTuple):
+    """One recipe in a table."""
+
+    name: str
+    system: str
+    dataset: str
+    resolution: tuple[int, int]
+    """Height and width of the frames."""
+    num_frames: int
+    """Frames of a training clip; 1: images."""
+    num_slots: int | None
+    """None: a tokenizer, which has no slots."""
+    million_weights: float
+    """Frozen ones included."""
+    published: str
+    """A figure such as "FG-ARI 92.1", or nothing."""
+    about: str
+    """The whole docstring."""
+
+
+def summaries(word: str = "") -> list[Summary]:
+    """A row for each recipe, in the order of `RECIPES`; models are built without memory for their weights.
+
+    Args:
+        word: only recipes with it in their name, system or data set, whatever the case.
+    """
+    count, rows = cache(_million_weights), []
+    for name, make in RECIPES.items():
+        found = make()
+        system, dataset = FAMILIES[found.model.family].title, found.data.dataset
+        if word.lower() not in f"{name} {system} {dataset}".lower():
+            continue
+        rows.append(
+            Summary(
+                name=name,
+                system=system,
+                dataset=dataset,
+                resolution=_find(found.model, "resolution"),
+                num_frames=found.data.num_frames,
+                num_slots=_find(found.model, "num_slots"),
+                million_weights=count(found.model),
+                published=PUBLISHED.get(name, ""),
+                about=inspect.cleandoc(make.__doc__ or ""),
+            )
+        )
+    return rows
+
+
+def _million_weights(config: ModelConfig) -> float:
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in build(config).state_dict().values()) / 1e6
+
+
+def _find(config: Any, name: str) -> Any:
+    """The first field of that name in a dataclass or in those inside it; None: there is none."""
+    if not dataclasses.is_dataclass(config):
+        return None
+    inner = (_find(value, name) for value in vars(config).values())
+    return vars(config).get(name) or next((value for value in inner if value is not None), None)
 
 
 def recipe(name: str) -> Recipe:

@@ -30,6 +30,7 @@ from torchslots.models.slots.poses import LearnedPoses, SampledPoses, WithPoses
 from torchslots.models.slots.predictors import IdentityPredictor
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 from torchslots.recipes.savi import CnnConfig, ResNetConfig
+from torchslots.recipes.sweep import sweep
 
 STATISTICS = {"translation": 2, "scale": 4, "rotation": 9}
 """Numbers that a slot is told of its frame, by invariance: position, scale, rotation matrix and angle."""
@@ -328,32 +329,33 @@ _VARIANTS: dict[str, tuple[str, Callable[[IsaConfig], IsaConfig]]] = {
 }
 
 
-def _recipe(dataset: str, variant: str) -> Recipe:
-    setting = _SETTINGS[dataset]
+def _recipe(setting: str) -> Recipe:
+    """Of `DATASET_VARIANT`."""
+    dataset, variant = _EXPERIMENTS[setting]
+    found = _SETTINGS[dataset]
     return Recipe(
-        f"isa_{dataset}_{variant}",
-        _VARIANTS[variant][1](setting.model),
-        setting.data,
-        OptimConfig(learning_rate=4e-4, warmup_steps=setting.warmup_steps, num_steps=setting.num_steps),
-        TrainConfig(eval_every=setting.eval_every, checkpoint_every=setting.eval_every),
-        EvalConfig(num_frames=1, slice_size=1, batch_size=64, num_background=setting.num_background),
+        f"isa_{setting}",
+        _VARIANTS[variant][1](found.model),
+        found.data,
+        OptimConfig(learning_rate=4e-4, warmup_steps=found.warmup_steps, num_steps=found.num_steps),
+        TrainConfig(eval_every=found.eval_every, checkpoint_every=found.eval_every),
+        EvalConfig(num_frames=1, slice_size=1, batch_size=64, num_background=found.num_background),
     )
 
 
-def _named(dataset: str, variant: str) -> Callable[[], Recipe]:
-    def make() -> Recipe:
-        return _recipe(dataset, variant)
-
-    make.__name__ = f"isa_{dataset}_{variant}"
-    make.__doc__ = f"ISA on {_SETTINGS[dataset].about}: {_VARIANTS[variant][0]}."
-    return make
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    f"isa_{dataset}_{variant}": _named(dataset, variant)
+_EXPERIMENTS = {
+    f"{dataset}_{variant}": (dataset, variant)
     for dataset, setting in _SETTINGS.items()
     for variant in setting.variants
 }
+RECIPES = sweep(
+    "isa",
+    _recipe,
+    {
+        name: f"ISA on {_SETTINGS[dataset].about}: {_VARIANTS[variant][0]}."
+        for name, (dataset, variant) in _EXPERIMENTS.items()
+    },
+)
 """`isa_<data set>_<variant>`: every released configuration, with the grid where it belongs."""
 
 
@@ -368,7 +370,7 @@ def isa_demo() -> Recipe:
         decoder=PixelDecoderConfig(channels=(64, 64, 64, 64)),
     )
     return replace(
-        _recipe("tetrominoes", "transl"),
+        _recipe("tetrominoes_transl"),
         name="isa_demo",
         model=model,
         optim=OptimConfig(learning_rate=1e-3, warmup_steps=100, num_steps=8000),

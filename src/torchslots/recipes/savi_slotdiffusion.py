@@ -26,6 +26,7 @@ from torchslots.recipes.slotdiffusion_encoder import (
     steps,
     torch_cnn,
 )
+from torchslots.recipes.sweep import sweep
 
 
 @dataclass(frozen=True)
@@ -106,64 +107,46 @@ def _decoder(config: SaviPytorchConfig) -> BroadcastDecoder:
     return decoder
 
 
-def _video(dataset: str) -> Recipe:
-    """Clips of 3 frames, batches of 32, 30 epochs."""
-    num_steps = steps(dataset, 30, 32, num_frames=3)
+def _recipe(dataset: str) -> Recipe:
+    """Clips of 3 frames in batches of 32 for 30 epochs; images in batches of 64 for 200 epochs."""
+    images = dataset == "clevrtex"
+    epochs, batch_size, num_frames = (200, 64, 1) if images else (30, 32, 3)
+    num_steps = steps(dataset, epochs, batch_size, num_frames)
+    learning_rate = 4e-4 if images else 1e-4
+    decoder = (
+        SaviPytorchDecoderConfig(channels=(128, 128, 128, 128)) if images else SaviPytorchDecoderConfig()
+    )
+    eval_every = (5 if images else 1) * num_steps // epochs
     return Recipe(
         f"savi_pytorch_{dataset}",
-        SaviPytorchConfig(SLOTS[dataset]),
-        data(dataset, num_frames=3),
-        _optim(1e-4, num_steps, max_grad_norm=0.05),
-        _train(32, num_steps // 30),
-        evaluation(dataset, batch_size=8),
+        SaviPytorchConfig(SLOTS[dataset], decoder),
+        data(dataset, num_frames),
+        OptimConfig(
+            learning_rate=learning_rate,
+            min_learning_rate=learning_rate / 100,
+            warmup_steps=0.025 * num_steps,
+            num_steps=num_steps,
+            max_grad_norm=None if images else 0.05,
+        ),
+        TrainConfig(
+            batch_size=batch_size, log_every=100, eval_every=eval_every, checkpoint_every=eval_every // 4
+        ),
+        evaluation(dataset, batch_size=64 if images else 8),
     )
 
 
-def _optim(learning_rate: float, num_steps: int, max_grad_norm: float | None) -> OptimConfig:
-    return OptimConfig(
-        learning_rate=learning_rate,
-        min_learning_rate=learning_rate / 100,
-        warmup_steps=0.025 * num_steps,
-        num_steps=num_steps,
-        max_grad_norm=max_grad_norm,
-    )
-
-
-def _train(batch_size: int, epoch: int) -> TrainConfig:
-    return TrainConfig(batch_size=batch_size, log_every=100, eval_every=epoch, checkpoint_every=epoch // 4)
-
-
-def savi_pytorch_movi_d() -> Recipe:
-    """SlotDiffusion's SAVi on MOVi-D: ResNet-18, 15 learned slots, clips of 3 frames at 128x128, batches of 32,
-    learning rate 1e-4 for 30 of the authors' epochs (4,853,892 weights)."""
-    return _video("movi_d")
-
-
-def savi_pytorch_movi_e() -> Recipe:
-    """SlotDiffusion's SAVi on MOVi-E: as on MOVi-D."""
-    return _video("movi_e")
-
-
-def savi_pytorch_movi_solid() -> Recipe:
-    """SlotDiffusion's SAVi on MOVi-Solid: four plain convolutions, 12 learned slots, otherwise as on MOVi-D (2,352,260
-    weights). It validates on the test videos, since those for validation have no masks."""
-    return _video("movi_solid")
-
-
-def savi_pytorch_movi_tex() -> Recipe:
-    """SlotDiffusion's SAVi on MOVi-Tex: as on MOVi-Solid."""
-    return _video("movi_tex")
-
-
-def savi_pytorch_clevrtex() -> Recipe:
-    """SlotDiffusion's SAVi for images, a Slot Attention with learned slots, on CLEVRTex: ResNet-18, 11 slots, 3 rounds,
-    128 channels in the decoder, batches of 64, learning rate 4e-4 without clipping for 200 of the authors' epochs."""
-    num_steps = steps("clevrtex", 200, 64)
-    return Recipe(
-        "savi_pytorch_clevrtex",
-        SaviPytorchConfig(SLOTS["clevrtex"], SaviPytorchDecoderConfig(channels=(128, 128, 128, 128))),
-        data("clevrtex", num_frames=1),
-        _optim(4e-4, num_steps, max_grad_norm=None),
-        _train(64, 5 * num_steps // 200),
-        evaluation("clevrtex", batch_size=64),
-    )
+RECIPES = sweep(
+    "savi_pytorch",
+    _recipe,
+    {
+        "movi_d": """SlotDiffusion's SAVi on MOVi-D: ResNet-18, 15 learned slots, clips of 3 frames at 128x128, batches
+        of 32, learning rate 1e-4 for 30 of the authors' epochs (4,853,892 weights).""",
+        "movi_e": "SlotDiffusion's SAVi on MOVi-E: as on MOVi-D.",
+        "movi_solid": """SlotDiffusion's SAVi on MOVi-Solid: four plain convolutions, 12 learned slots, otherwise as on
+        MOVi-D (2,352,260 weights). It validates on the test videos, since those for validation have no masks.""",
+        "movi_tex": "SlotDiffusion's SAVi on MOVi-Tex: as on MOVi-Solid.",
+        "clevrtex": """SlotDiffusion's SAVi for images, a Slot Attention with learned slots, on CLEVRTex: ResNet-18, 11
+        slots, 3 rounds, 128 channels in the decoder, batches of 64, learning rate 4e-4 without clipping for 200 of the
+        authors' epochs.""",
+    },
+)

@@ -34,6 +34,7 @@ from torchslots.recipes.slotdiffusion_encoder import (
     evaluation,
     steps,
 )
+from torchslots.recipes.sweep import sweep
 from torchslots.recipes.tokenizers import VqvaeConfig, build_vqvae, vqvae_demo
 
 _PREDICTION_TYPES = {"noise": PREDICT_NOISE, "latent": PREDICT_LATENT, "velocity": PREDICT_VELOCITY}
@@ -184,55 +185,45 @@ def build_unet(config: SlotDiffusionConfig) -> ConditionedUNet:
 # ----------------------------------------------------------------------------------------------- recipes
 
 
-def _recipe(dataset: str, num_steps: int, num_frames: int, batch_size: int, max_grad_norm: float) -> Recipe:
-    """Rates of 1e-4 for slots and 2e-4 for the U-Net, 5 % warm-up, cosine to zero."""
-    config = SlotDiffusionConfig(SLOTS[dataset])
-    optim = OptimConfig(
-        learning_rate=1e-4,
-        decoder_learning_rate=2e-4,
-        warmup_steps=0.05 * num_steps,
-        num_steps=num_steps,
-        max_grad_norm=max_grad_norm,
+def _recipe(dataset: str) -> Recipe:
+    """Rates of 1e-4 for slots and 2e-4 for the U-Net, 5 % warm-up, cosine to zero; clips of 3 frames in batches of 32
+    for 30 epochs, images in batches of 64 for 400 epochs."""
+    images = dataset == "clevrtex"
+    epochs, batch_size, num_frames = (400, 64, 1) if images else (30, 32, 3)
+    num_steps = steps(dataset, epochs, batch_size, num_frames)
+    return Recipe(
+        f"slotdiffusion_{dataset}",
+        SlotDiffusionConfig(SLOTS[dataset]),
+        data(dataset, num_frames),
+        OptimConfig(
+            learning_rate=1e-4,
+            decoder_learning_rate=2e-4,
+            warmup_steps=0.05 * num_steps,
+            num_steps=num_steps,
+            max_grad_norm=1.0 if images else 0.05,
+        ),
+        TrainConfig(batch_size=batch_size, log_every=100, eval_every=5000, checkpoint_every=1000),
+        evaluation(dataset, batch_size=64 if images else 4),
     )
-    train = TrainConfig(batch_size=batch_size, log_every=100, eval_every=5000, checkpoint_every=1000)
-    run_pass = evaluation(dataset, batch_size=4 if num_frames > 1 else 64)
-    return Recipe(f"slotdiffusion_{dataset}", config, data(dataset, num_frames), optim, train, run_pass)
 
 
-def _video(dataset: str) -> Recipe:
-    """Clips of 3 frames, batches of 32, 30 epochs."""
-    return _recipe(dataset, steps(dataset, 30, 32, num_frames=3), 3, 32, 0.05)
+RECIPES = sweep(
+    "slotdiffusion",
+    _recipe,
+    {
+        "movi_d": """SlotDiffusion on MOVi-D: ResNet-18, 15 learned slots, clips of 3 frames at 128x128, batches of 32,
+        30 of the authors' epochs (152,339,233 weights, of which 138,481,347 are trained).""",
+        "movi_e": "SlotDiffusion on MOVi-E: as on MOVi-D.",
+        "movi_solid": """SlotDiffusion on MOVi-Solid: four plain convolutions, 12 learned slots, otherwise as on MOVi-D
+        (149,837,601 weights, of which 135,979,715 are trained). It validates on the test videos.""",
+        "movi_tex": "SlotDiffusion on MOVi-Tex: as on MOVi-Solid.",
+        "clevrtex": """SlotDiffusion's model of images on CLEVRTex: ResNet-18, 11 slots, 3 rounds, batches of 64,
+        clipped at 1.
 
-
-def slotdiffusion_movi_d() -> Recipe:
-    """SlotDiffusion on MOVi-D: ResNet-18, 15 learned slots, clips of 3 frames at 128x128, batches of 32, 30 of the
-    authors' epochs (152,339,233 weights, of which 138,481,347 are trained)."""
-    return _video("movi_d")
-
-
-def slotdiffusion_movi_e() -> Recipe:
-    """SlotDiffusion on MOVi-E: as on MOVi-D."""
-    return _video("movi_e")
-
-
-def slotdiffusion_movi_solid() -> Recipe:
-    """SlotDiffusion on MOVi-Solid: four plain convolutions, 12 learned slots, otherwise as on MOVi-D (149,837,601
-    weights, of which 135,979,715 are trained). It validates on the test videos."""
-    return _video("movi_solid")
-
-
-def slotdiffusion_movi_tex() -> Recipe:
-    """SlotDiffusion on MOVi-Tex: as on MOVi-Solid."""
-    return _video("movi_tex")
-
-
-def slotdiffusion_clevrtex() -> Recipe:
-    """SlotDiffusion's model of images on CLEVRTex: ResNet-18, 11 slots, 3 rounds, batches of 64, clipped at 1.
-
-    The authors' configuration trains for 400 epochs; one of them has since said that the paper's 100 are right
-    (`--optim.num-steps 62500 --optim.warmup-steps 3125`).
-    """
-    return _recipe("clevrtex", steps("clevrtex", 400, 64), 1, 64, 1.0)
+        The authors' configuration trains for 400 epochs; one of them has since said that the paper's 100 are right
+        (`--optim.num-steps 62500 --optim.warmup-steps 3125`).""",
+    },
+)
 
 
 def slotdiffusion_demo() -> Recipe:
@@ -254,16 +245,3 @@ def slotdiffusion_demo() -> Recipe:
         demo_training(num_steps, batch_size=16),
         EvalConfig(slice_size=24, batch_size=8),
     )
-
-
-RECIPES = {
-    recipe.__name__: recipe
-    for recipe in (
-        slotdiffusion_movi_d,
-        slotdiffusion_movi_e,
-        slotdiffusion_movi_solid,
-        slotdiffusion_movi_tex,
-        slotdiffusion_clevrtex,
-        slotdiffusion_demo,
-    )
-}

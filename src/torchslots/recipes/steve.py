@@ -27,6 +27,7 @@ from torchslots.recipes.slotdiffusion_encoder import (
     require_heads,
     steps,
 )
+from torchslots.recipes.sweep import sweep
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae, dvae_demo
 
 
@@ -121,69 +122,47 @@ def build_code_transformer(
     )
 
 
-def _video(dataset: str) -> Recipe:
-    """Clips of 3 frames, batches of 32, 30 epochs."""
-    num_steps = steps(dataset, 30, 32, num_frames=3)
+def _recipe(dataset: str) -> Recipe:
+    """Clips of 3 frames in batches of 32 for 30 epochs; images in batches of 64 for 200 epochs."""
+    images = dataset == "clevrtex"
+    epochs, batch_size, num_frames = (200, 64, 1) if images else (30, 32, 3)
+    num_steps = steps(dataset, epochs, batch_size, num_frames)
+    eval_every = (5 if images else 1) * num_steps // epochs
     return Recipe(
         f"steve_{dataset}",
         SteveConfig(SLOTS[dataset]),
-        data(dataset, num_frames=3),
-        _optim(num_steps, max_grad_norm=0.05),
-        _train(32, num_steps // 30),
-        evaluation(dataset, batch_size=4),
+        data(dataset, num_frames),
+        OptimConfig(
+            learning_rate=1e-4,
+            decoder_learning_rate=3e-4,
+            warmup_steps=0.05 * num_steps,
+            num_steps=num_steps,
+            max_grad_norm=1.0 if images else 0.05,
+        ),
+        TrainConfig(
+            batch_size=batch_size, log_every=100, eval_every=eval_every, checkpoint_every=eval_every // 10
+        ),
+        evaluation(dataset, batch_size=64 if images else 4),
     )
 
 
-def _optim(num_steps: int, max_grad_norm: float) -> OptimConfig:
-    return OptimConfig(
-        learning_rate=1e-4,
-        decoder_learning_rate=3e-4,
-        warmup_steps=0.05 * num_steps,
-        num_steps=num_steps,
-        max_grad_norm=max_grad_norm,
-    )
-
-
-def _train(batch_size: int, epoch: int) -> TrainConfig:
-    return TrainConfig(batch_size=batch_size, log_every=100, eval_every=epoch, checkpoint_every=epoch // 10)
-
-
-def steve_movi_d() -> Recipe:
-    """SlotDiffusion's STEVE on MOVi-D, behind `dvae_movi_d`: ResNet-18, 15 learned slots, 8 layers, clips of 3 frames
-    at 128x128, batches of 32, learning rates 1e-4 and 3e-4 (transformer) for 30 of the authors' epochs (11,462,531
-    weights, 681,923 of them frozen)."""
-    return _video("movi_d")
-
-
-def steve_movi_e() -> Recipe:
-    """SlotDiffusion's STEVE on MOVi-E, behind `dvae_movi_e`: as on MOVi-D."""
-    return _video("movi_e")
-
-
-def steve_movi_solid() -> Recipe:
-    """SlotDiffusion's STEVE on MOVi-Solid, behind `dvae_movi_solid`: four plain convolutions, 12 learned slots,
-    otherwise as on MOVi-D (8,960,899 weights). It validates on the test videos, since those for validation have no
-    masks."""
-    return _video("movi_solid")
-
-
-def steve_movi_tex() -> Recipe:
-    """SlotDiffusion's STEVE on MOVi-Tex, behind `dvae_movi_tex`: as on MOVi-Solid."""
-    return _video("movi_tex")
-
-
-def steve_clevrtex() -> Recipe:
-    """STEVE for images (SLATE, Singh, Deng and Ahn, ICLR 2022) as SlotDiffusion's authors train it on CLEVRTex, behind
-    `dvae_clevrtex`: ResNet-18, 11 learned slots, 3 rounds, batches of 64 for 200 of the authors' epochs."""
-    num_steps = steps("clevrtex", 200, 64)
-    return Recipe(
-        "steve_clevrtex",
-        SteveConfig(SLOTS["clevrtex"]),
-        data("clevrtex", num_frames=1),
-        _optim(num_steps, max_grad_norm=1.0),
-        _train(64, 5 * num_steps // 200),
-        evaluation("clevrtex", batch_size=64),
-    )
+RECIPES = sweep(
+    "steve",
+    _recipe,
+    {
+        "movi_d": """SlotDiffusion's STEVE on MOVi-D, behind `dvae_movi_d`: ResNet-18, 15 learned slots, 8 layers, clips
+        of 3 frames at 128x128, batches of 32, learning rates 1e-4 and 3e-4 (transformer) for 30 of the authors' epochs
+        (11,462,531 weights, 681,923 of them frozen).""",
+        "movi_e": "SlotDiffusion's STEVE on MOVi-E, behind `dvae_movi_e`: as on MOVi-D.",
+        "movi_solid": """SlotDiffusion's STEVE on MOVi-Solid, behind `dvae_movi_solid`: four plain convolutions, 12
+        learned slots, otherwise as on MOVi-D (8,960,899 weights). It validates on the test videos, since those for
+        validation have no masks.""",
+        "movi_tex": "SlotDiffusion's STEVE on MOVi-Tex, behind `dvae_movi_tex`: as on MOVi-Solid.",
+        "clevrtex": """STEVE for images (SLATE, Singh, Deng and Ahn, ICLR 2022) as SlotDiffusion's authors train it on
+        CLEVRTex, behind `dvae_clevrtex`: ResNet-18, 11 learned slots, 3 rounds, batches of 64 for 200 of the authors'
+        epochs.""",
+    },
+)
 
 
 def steve_demo() -> Recipe:

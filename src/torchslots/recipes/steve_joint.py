@@ -7,7 +7,7 @@ perceptron, the predictor is one block of the decoder's kind, and the largest en
 start as this library's layers do, the transformer's as the authors'.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import nn
@@ -25,6 +25,7 @@ from torchslots.models.tokenizers.dvae import ConvBlock
 from torchslots.recipes.config import ModelConfig, OptimConfig, Recipe, TrainConfig
 from torchslots.recipes.slotdiffusion_encoder import data, evaluation, require_heads
 from torchslots.recipes.steve import CodeTransformerConfig, build_code_transformer
+from torchslots.recipes.sweep import sweep
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae
 
 _ANNEALED = DvaeConfig(temperature_steps=30_000.0, norm=False)
@@ -141,14 +142,11 @@ def _predictor(config: SteveJointConfig) -> nn.Module:
     return nn.Sequential(*blocks, layer_norm(config.slot_size, TORCH_NORM_EPS))
 
 
-def steve_joint_movi_e() -> Recipe:
-    """STEVE of its authors on MOVi-E: 15 slots, 8 layers, clips of 3 frames at 128x128, batches of 24, learning rates
-    1e-4 (slots) and 3e-4 (transformer) behind 30k steps of warm-up, halved every 250k, 3e-4 throughout for the
-    tokenizer, whose temperature falls from 1 to 0.1 in 30k steps; 200k steps."""
+def _recipe(dataset: str) -> Recipe:
     return Recipe(
-        "steve_joint_movi_e",
+        f"steve_joint_{dataset}",
         SteveJointConfig(),
-        data("movi_e", num_frames=3),
+        data(dataset, num_frames=3),
         OptimConfig(
             learning_rate=1e-4,
             decoder_learning_rate=3e-4,
@@ -162,30 +160,20 @@ def steve_joint_movi_e() -> Recipe:
             decay_steps=250_000,
         ),
         TrainConfig(batch_size=24, log_every=100, eval_every=5000, checkpoint_every=1000),
-        evaluation("movi_e", batch_size=4),
+        evaluation(dataset, batch_size=4),
     )
 
 
-def _on(dataset: str) -> Recipe:
-    return replace(
-        steve_joint_movi_e(),
-        name=f"steve_joint_{dataset}",
-        data=data(dataset, num_frames=3),
-        evaluation=evaluation(dataset, batch_size=4),
-    )
-
-
-def steve_joint_movi_d() -> Recipe:
-    """STEVE of its authors on MOVi-D: as on MOVi-E."""
-    return _on("movi_d")
-
-
-def steve_joint_movi_solid() -> Recipe:
-    """STEVE of its authors on MOVi-Solid: as on MOVi-E, judged on the test videos, since those for validation have no
-    masks."""
-    return _on("movi_solid")
-
-
-def steve_joint_movi_tex() -> Recipe:
-    """STEVE of its authors on MOVi-Tex: as on MOVi-Solid."""
-    return _on("movi_tex")
+RECIPES = sweep(
+    "steve_joint",
+    _recipe,
+    {
+        "movi_d": "STEVE of its authors on MOVi-D: as on MOVi-E.",
+        "movi_e": """STEVE of its authors on MOVi-E: 15 slots, 8 layers, clips of 3 frames at 128x128, batches of 24,
+        learning rates 1e-4 (slots) and 3e-4 (transformer) behind 30k steps of warm-up, halved every 250k, 3e-4
+        throughout for the tokenizer, whose temperature falls from 1 to 0.1 in 30k steps; 200k steps.""",
+        "movi_solid": """STEVE of its authors on MOVi-Solid: as on MOVi-E, evaluated on the test videos, since those for
+        validation have no masks.""",
+        "movi_tex": "STEVE of its authors on MOVi-Tex: as on MOVi-Solid.",
+    },
+)

@@ -6,7 +6,6 @@ same on every data set, single frames of 128x128, batch 64, Adam at 1e-3 with 5 
 100 * floor(40,000 / 64) = 62,500 steps.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -30,6 +29,7 @@ from torchslots.models.tokenizers.dvae import (
 from torchslots.models.tokenizers.vqvae import VQVAE, Codebook
 from torchslots.recipes.config import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 from torchslots.recipes.slotdiffusion_encoder import data, demo_data, evaluation, steps
+from torchslots.recipes.sweep import sweep
 
 BATCH_SIZE = 64
 
@@ -288,12 +288,8 @@ _TITLES = {
 }
 
 
-def _num_epochs(dataset: str) -> int:
-    return 100 if dataset == "clevrtex" else 50
-
-
 def _num_steps(dataset: str) -> int:
-    return steps(dataset, _num_epochs(dataset), BATCH_SIZE)
+    return steps(dataset, 100 if dataset == "clevrtex" else 50, BATCH_SIZE)
 
 
 def _vqvae(dataset: str) -> Recipe:
@@ -306,7 +302,7 @@ def _dvae(dataset: str) -> Recipe:
 
 
 def _recipe(name: str, model: ModelConfig, dataset: str) -> Recipe:
-    """The authors' schedule; judged every two epochs, kept twice in each."""
+    """The authors' schedule; evaluated every two epochs, saved twice in each."""
     num_steps, epoch = _num_steps(dataset), steps(dataset, 1, BATCH_SIZE)
     optim = OptimConfig(
         learning_rate=1e-3,
@@ -321,16 +317,14 @@ def _recipe(name: str, model: ModelConfig, dataset: str) -> Recipe:
     return Recipe(name, model, data(dataset, 1, keys=("video",)), optim, train, evaluation(dataset, 8))
 
 
-def _named(prefix: str, make: Callable[[str], Recipe], what: str) -> dict[str, Callable[[], Recipe]]:
-    """One function for each data set, with what it is as its docstring."""
-    recipes: dict[str, Callable[[], Recipe]] = {}
-    for dataset, title in _TITLES.items():
-        function = partial(make, dataset)
-        function.__doc__ = f"{what} on {title} at 128x128: {_num_steps(dataset):,} steps, batch {BATCH_SIZE}."
-        recipes[f"{prefix}_{dataset}"] = function
-    return recipes
+def _about(what: str) -> dict[str, str]:
+    """The docstring of each data set's recipe."""
+    return {
+        dataset: f"{what} on {title} at 128x128: {_num_steps(dataset):,} steps, batch {BATCH_SIZE}."
+        for dataset, title in _TITLES.items()
+    }
 
 
-RECIPES = _named("vqvae", _vqvae, "SlotDiffusion's VQ-VAE (13,857,886 weights)") | _named(
-    "dvae", _dvae, "STEVE's discrete VAE as SlotDiffusion trains it first (681,923 weights)"
+RECIPES = sweep("vqvae", _vqvae, _about("SlotDiffusion's VQ-VAE (13,857,886 weights)")) | sweep(
+    "dvae", _dvae, _about("STEVE's discrete VAE as SlotDiffusion trains it first (681,923 weights)")
 )
