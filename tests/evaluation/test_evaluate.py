@@ -201,7 +201,7 @@ def test_panels_show_the_first_videos_in_bytes():
     assert (drawn.truth == batch["truth"][0].numpy()).all()
     assert (drawn.prediction == batch["truth"][0].roll(1, -1).numpy()).all()
     assert drawn.masks.dtype == np.uint8 and drawn.masks.shape == (7, 4, 12, 16)
-    assert drawn.slot_pictures is not None and set(drawn.recon) == {"reconstruction", "predicted depth"}
+    assert drawn.slot_recon is not None and set(drawn.recon) == {"reconstruction", "predicted depth"}
     assert drawn.panel(tile=24).dtype == np.uint8
 
 

@@ -13,8 +13,10 @@ from tiny_models import tiny
 from torchslots.data.loader import eval_batches
 from torchslots.evaluation import tokenizer as reconstruction
 from torchslots.evaluation.evaluate import evaluate
-from torchslots.evaluation.observers import Ceiling, FrameFolders, ReconstructionFigures
+from torchslots.evaluation.frame_folders import FrameFolders
+from torchslots.evaluation.observers import ReconstructionFigures
 from torchslots.evaluation.report import LABELS, compare, format_figure
+from torchslots.evaluation.tokenizer import Ceiling
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.metrics.image import psnr, squared_error, ssim

@@ -5,9 +5,8 @@ import math
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from torchslots.evaluation.seeds import learning_curves, plot_runs, report
+from torchslots.evaluation.seeds import learning_curves, report
 from torchslots.io.errors import UserError
 from torchslots.recipes.config import ModelConfig, Recipe, TrainConfig, to_json
 
@@ -71,22 +70,9 @@ def test_report_prints_a_table_or_json(tmp_path, capsys):
     assert json.loads(report(runs).to_json())[0]["figures"][0]["mean"] == pytest.approx(0.6)
 
 
-def test_plot_has_a_curve_for_each_run(tmp_path):
-    runs = [_run(tmp_path / "a", 0.5), _run(tmp_path / "b", 0.7, seed=1)]
-    plot_runs(runs, tmp_path / "curve.png", "eval/fg_ari")
-    with Image.open(tmp_path / "curve.png") as image:
-        assert image.size[0] > 600
-
-
 def test_learning_curves_hold_what_was_logged(tmp_path):
     series = learning_curves(_run(tmp_path / "a", None), ["train/recon", "eval/fg_ari", "absent", "x"])
     assert series == {"train/recon": ([1, 5], [2.0, 1.0]), "eval/fg_ari": ([5], [0.25])}
-
-
-def test_plot_of_an_unknown_key_names_the_known(tmp_path):
-    with pytest.raises(UserError, match="eval/fg_ari, train/recon"):
-        plot_runs([_run(tmp_path / "a", None)], tmp_path / "out.png", "eval/typo")
-    assert not (tmp_path / "out.png").exists()
 
 
 def test_faults_name_the_file_and_the_remedy(tmp_path):

@@ -57,7 +57,7 @@ def test_a_line_cut_by_a_kill_neither_counts_nor_spoils_the_next(tmp_path: Path)
 
 def test_pictures_reach_tensorboard(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0) as log:
-        log.picture(4, "eval/slots", np.full((5, 7, 3), 9, np.uint8))
+        log.image(4, "eval/slots", np.full((5, 7, 3), 9, np.uint8))
     (image,) = _board(tmp_path).Images("eval/slots")
     assert (image.step, image.height, image.width) == (4, 5, 7)
 
@@ -65,7 +65,7 @@ def test_pictures_reach_tensorboard(tmp_path: Path) -> None:
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0, active=False) as log:
         log.write(1, {"train/loss": 1.0})
-        log.picture(1, "eval/slots", np.zeros((2, 2, 3), np.uint8))
+        log.image(1, "eval/slots", np.zeros((2, 2, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from data.movi_files import copy_movi
 from recorded import GOLDEN
-from torchslots.cli.options import whole_videos
 from torchslots.data.catalog import open_dataset
 from torchslots.hub import load_model
+from torchslots.inference.videos import whole_videos
 from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes import catalog
 from torchslots.recipes.config import to_json
@@ -47,7 +47,7 @@ def test_saved_runs_resume_to_the_same_weights(name: str, tmp_path: Path) -> Non
         recipe.data.dataset, tmp_path / "data", recipe.data.train_split, recipe.data, True
     )
     eval_set = whole_videos(recipe.data, recipe.evaluation, tmp_path / "data")
-    assert loop.train(recipe, model, train_set, eval_set, run, device="cpu", draw=0).step == 4
+    assert loop.train(recipe, model, train_set, eval_set, run, device="cpu", num_plots=0).step == 4
     found, wanted = (load_file(folder / "model" / "model.safetensors") for folder in (run, RUNS / name))
     assert found.keys() == wanted.keys()
     for key, weight in wanted.items():

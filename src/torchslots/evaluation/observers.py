@@ -4,30 +4,24 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from torchslots.io.errors import UserError
 from torchslots.io.processes import gather
-from torchslots.io.video import write_png
 from torchslots.metrics import reconstruction, scores, set_prediction
 from torchslots.metrics.reconstruction import ReconstructionScores
 from torchslots.metrics.scores import SegmentationScores
 from torchslots.metrics.set_prediction import AveragePrecision
-from torchslots.models.layers.ranges import to_bytes
 from torchslots.models.slices import to_device
 from torchslots.models.types import Batch, Prediction
 from torchslots.recipes.config import EvalConfig
 
-_CEILING = "_ceiling"
-_PAIRED = ("mse", "psnr", "ssim", "lpips_vgg", "lpips_alex")
-CEILING_LABELS = {f"{name}{_CEILING}": f"{reconstruction.LABELS[name]}, tokenizer alone" for name in _PAIRED}
 _LOSS_DEFINITION = "The training loss of this name on whole videos, mean over videos."
 
 
@@ -133,7 +127,6 @@ class Segmentation:
         self._videos = self._num_slots = self._num_objects = 0
 
     def add(self, seen: Slice, found: Prediction) -> None:
-        """See `Observer`."""
         self._num_slots = found.masks.shape[2]
         if "segmentations" not in seen.batch:
             return
@@ -143,13 +136,11 @@ class Segmentation:
         self._scores.add(truth, found.segmentation, self._num_slots, self._num_objects, mask, seen.start)
 
     def finish(self, batch: Batch) -> None:
-        """See `Observer`."""
         self._videos += len(batch["video"])
         if "segmentations" in batch:
             self._scores.finish()
 
     def report(self) -> Findings:
-        """See `Observer`."""
         metrics, curves, census = self._scores.compute()
         parts = gather((self._videos, self._num_slots))
         videos, num_slots = sum(part[0] for part in parts), max(part[1] for part in parts)
@@ -192,7 +183,6 @@ class SetPrediction:
         self._sets = AveragePrecision(sync_on_compute=False)
 
     def add(self, seen: Slice, found: Prediction) -> None:
-        """See `Observer`."""
         if found.properties is not None and "properties" in seen.part:
             self._sets.update(found.properties.cpu(), seen.part["properties"].cpu())
 
@@ -200,7 +190,6 @@ class SetPrediction:
         """See `Observer`."""
 
     def report(self) -> Findings:
-        """See `Observer`."""
         parts = [sets for sets in gather(self._sets) if sets.update_called]
         for sets in parts[1:]:
             parts[0].merge_state(sets)
@@ -234,7 +223,6 @@ class Losses:
         """See `Observer`."""
 
     def finish(self, batch: Batch) -> None:
-        """See `Observer`."""
         moved = to_device({key: value for key, value in batch.items() if key != "name"}, self._device)
         with self._autocast():
             losses = self._loss(moved)
@@ -243,7 +231,6 @@ class Losses:
         self._videos += len(batch["video"])
 
     def report(self) -> Findings:
-        """See `Observer`."""
         parts = gather((self._videos, self._sums))
         videos, names = (
             sum(part[0] for part in parts),
@@ -284,97 +271,15 @@ class ReconstructionFigures:
         self._scores, self._notes = scores, notes
 
     def add(self, seen: Slice, found: Reconstructed) -> None:
-        """See `Observer`."""
         self._scores.add(frames_of(found), seen.part["video"], seen.part.get("padding_mask"))
 
     def finish(self, batch: Batch) -> None:
-        """See `Observer`."""
         self._scores.finish(batch.get("name", [""] * len(batch["video"])))
 
     def report(self) -> Findings:
-        """See `Observer`."""
         metrics, notes = self._scores.compute()
         definitions = {name: reconstruction.DEFINITIONS[name] for name in metrics}
         return Findings(metrics, definitions, [*self._notes, *notes])
-
-
-class Ceiling:
-    """How near a decoder's tokenizer alone comes to the true frames: slots can hardly come nearer.
-
-    Args:
-        round_trip: of the decoder, frames in [0, 1] encoded and decoded by the tokenizer.
-        networks: of `ReconstructionScores`; those that compare pairs of images are used.
-    """
-
-    needs = Needs()
-
-    def __init__(
-        self,
-        round_trip: Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 H W"]],
-        networks: Mapping[str, Any],
-        device: torch.device | str = "cpu",
-    ) -> None:
-        paired = {name: network for name, network in networks.items() if name in _PAIRED}
-        self._round_trip, self._scores = round_trip, ReconstructionScores(paired, device=device)
-
-    def add(self, seen: Slice, found: Reconstructed) -> None:
-        """See `Observer`; what was decoded from slots is of no concern."""
-        video: Tensor = seen.part["video"]
-        back = self._round_trip(video.flatten(0, 1)).unflatten(0, video.shape[:2])
-        self._scores.add(back, video, seen.part.get("padding_mask"))
-
-    def finish(self, batch: Batch) -> None:
-        """See `Observer`."""
-
-    def report(self) -> Findings:
-        """See `Observer`."""
-        metrics, _ = self._scores.compute()
-        definitions = {
-            f"{name}{_CEILING}": f"As {name}, of what the model's tokenizer alone gives back of each frame, without "
-            "any slot: about what the decoder could reach."
-            for name in metrics
-        }
-        return Findings({f"{name}{_CEILING}": value for name, value in metrics.items()}, definitions)
-
-
-class FrameFolders:
-    """Writes `gt_vids` and `recon_vids`, in each a folder for every video with a PNG for every frame.
-
-    A video's folder is named by its place in the data set, so a sorted pair of folders is a pair of videos; where
-    damaged records are left out, places close up.
-
-    Args:
-        folder: where both folders go.
-        published_names: frames are `0.png`, `1.png`, ..., as SlotDiffusion writes them; otherwise `00000.png`, ...,
-            whose order as text is their order in time.
-        rank, world_size: this process among those that share the videos, each taking every `world_size`th.
-    """
-
-    needs = Needs(recon=True)
-
-    def __init__(
-        self, folder: Path, published_names: bool = False, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self._folder, self._published = folder, published_names
-        self._rank, self._world_size = rank, world_size
-        self._videos = 0
-
-    def add(self, seen: Slice, found: Reconstructed) -> None:
-        """See `Observer`."""
-        shown = real_frames(seen.part)
-        for name, videos in (("recon_vids", frames_of(found)), ("gt_vids", seen.part["video"])):
-            for row, frames in enumerate(to_bytes(videos).cpu()):
-                index = self._rank + (self._videos + row) * self._world_size
-                place = self._folder / name / str(index)
-                write_frames(place, frames[shown[row]], seen.start, self._published)
-
-    def finish(self, batch: Batch) -> None:
-        """See `Observer`."""
-        self._videos += len(batch["video"])
-
-    def report(self) -> Findings:
-        """See `Observer`."""
-        return Findings()
 
 
 def real_frames(part: Batch) -> Bool[Tensor, "B t"]:
@@ -383,25 +288,3 @@ def real_frames(part: Batch) -> Bool[Tensor, "B t"]:
     if mask is None:
         return part["video"].new_ones(part["video"].shape[:2]).bool().cpu()
     return mask.flatten(2).any(-1).cpu()
-
-
-def write_frames(
-    folder: Path, frames: UInt8[Tensor, "t 3 H W"], first: int = 0, published_names: bool = False
-) -> None:
-    """Write frames as PNGs, numbered from `first`; with 0 what a video before left there is removed.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    if first == 0:
-        _clear(folder)
-    for number, frame in enumerate(frames, first):
-        name = str(number) if published_names else f"{number:05d}"
-        write_png(folder / f"{name}.png", frame.permute(1, 2, 0).numpy())
-
-
-def _clear(folder: Path) -> None:
-    """Remove numbered PNGs."""
-    for file in folder.glob("*.png"):
-        if file.stem.isdecimal():
-            file.unlink()

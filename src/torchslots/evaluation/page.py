@@ -1,4 +1,4 @@
-"""One HTML file that holds all it shows: pictures and videos inside, no links out, light and dark."""
+"""A report as one HTML file with its images and videos inside, without links, light and dark."""
 
 import base64
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; a column of short cells is set as numbers, the first never."""
+    """Rows under a header; a column of short cells is aligned right, the first never."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -50,7 +50,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture or GIF; the caption says what one sees."""
+    """An image or GIF; the caption says what one sees."""
 
     path: Path
     caption: str
@@ -66,7 +66,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures and videos side by side where the screen is wide enough."""
+    """Images and videos side by side where the screen is wide enough."""
 
     items: Sequence[Image | Video]
 
@@ -78,7 +78,7 @@ def write_page(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     """Write `folder/index.html` and return its path. Text is escaped; nothing in it is taken as HTML.
 
     Raises:
-        UserError: a picture or video that cannot be read or is of no kind that browsers show; a full disk.
+        UserError: an image or video that cannot be read or is of no kind that browsers show; a full disk.
     """
     template = Template((files("torchslots.evaluation") / "page.html").read_text(encoding="utf-8"))
     body = "\n".join(_render(section) for section in sections)
@@ -103,8 +103,8 @@ def _render(section: Section) -> str:
         return '<div class="row">' + "\n".join(_render(item) for item in section.items) + "</div>"
     if isinstance(section, Video):
         return _figure(_video(section), section.caption)
-    picture = f'<img class="wide" src="{_embedded(section.path, "image")}" alt="{escape(section.caption)}">'
-    return _figure(picture, section.caption)
+    image = f'<img class="wide" src="{_embedded(section.path, "image")}" alt="{escape(section.caption)}">'
+    return _figure(image, section.caption)
 
 
 def _figure(content: str, caption: str) -> str:

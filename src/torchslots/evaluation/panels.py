@@ -35,7 +35,7 @@ class Collector(Protocol):
 
 
 class Panels:
-    """Collects the first `num_plots` videos, in the first process alone.
+    """An observer that collects the first `num_plots` videos, in the first process alone.
 
     Args:
         collector: makes the collector of one row of a batch.
@@ -49,12 +49,10 @@ class Panels:
 
     @property
     def needs(self) -> Needs:
-        """See `Observer`."""
         wanted = len(self._panels) < self._num_plots and self._frames < PLOTTED_FRAMES
         return Needs(recon=wanted, slot_recon=wanted)
 
     def add(self, seen: Slice, found: Any) -> None:
-        """See `Observer`."""
         if seen.start == 0:
             count = min(self._num_plots - len(self._panels), len(seen.part["video"]))
             self._rows = [self._collector(row) for row in range(count)]
@@ -63,13 +61,11 @@ class Panels:
         self._frames = seen.start + seen.part["video"].shape[1]
 
     def finish(self, batch: Batch) -> None:
-        """See `Observer`."""
         names: Sequence[str] = batch.get("name", [""] * len(batch["video"]))
         self._panels += [row.finish(name) for row, name in zip(self._rows, names)]
         self._rows, self._frames = [], 0
 
     def report(self) -> Findings:
-        """See `Observer`."""
         return Findings(panels=self._panels)
 
 
@@ -86,11 +82,11 @@ class PlottedVideo:
     masks: NDArray[np.uint8]
     truth: NDArray[np.integer] | None = None
     recon: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-    slot_pictures: NDArray[np.uint8] | None = None
+    slot_recon: NDArray[np.uint8] | None = None
     properties: NDArray[np.float32] | None = None
     true_properties: NDArray[np.float32] | None = None
 
-    def properties_picture(self) -> NDArray[np.uint8] | None:
+    def properties_plot(self) -> NDArray[np.uint8] | None:
         """The first frame and its objects' properties, predicted beside true [H, W, 3]; None: none were predicted."""
         if self.properties is None:
             return None
@@ -108,7 +104,7 @@ class PlottedVideo:
     def panel(self, tile: int = 128) -> NDArray[np.uint8]:
         """Input, ground truth, prediction, reconstructions and slots, labelled [T, H, W, 3]."""
         masks = self.masks.astype(np.float32) / 255
-        more = {"masks": masks, "recon": self.recon, "slot_pictures": self.slot_pictures, "tile": tile}
+        more = {"masks": masks, "recon": self.recon, "slot_pictures": self.slot_recon, "tile": tile}
         return clip_panel(self.video, self.prediction, truth=self.truth, **more)
 
 
@@ -129,7 +125,7 @@ class VideoPanel:
         if "segmentations" in part:
             self._store("truth", part["segmentations"][row].cpu().numpy())
         if found.slot_recon is not None and "video" in found.slot_recon:
-            self._store("slot_pictures", _pixels(found.slot_recon["video"][row]))
+            self._store("slot_recon", _pixels(found.slot_recon["video"][row]))
         if found.properties is not None:
             self._store("properties", found.properties[row].float().cpu().numpy())
         if found.properties is not None and "properties" in part:

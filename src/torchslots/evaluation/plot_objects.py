@@ -1,4 +1,4 @@
-"""Pictures and tables of predicted properties beside the true ones: arrays in, arrays out."""
+"""Plots and tables of predicted properties beside the true ones: arrays in, arrays out."""
 
 from typing import NamedTuple
 
@@ -122,13 +122,13 @@ def plot_properties(
         true: [n, 19]; None: predictions alone.
     """
     pairs = _pairs(predicted, true)
-    picture = scale_up(image, _TILE)
-    left = max(picture.shape[1], _TILE) + 2 * _GAP
-    height = max(picture.shape[0] + _TILE + 3 * _GAP, (len(pairs) + 1) * _ROW + 2 * _GAP)
+    scaled = scale_up(image, _TILE)
+    left = max(scaled.shape[1], _TILE) + 2 * _GAP
+    height = max(scaled.shape[0] + _TILE + 3 * _GAP, (len(pairs) + 1) * _ROW + 2 * _GAP)
     sheet = Image.new("RGB", (left + sum(_COLUMNS) + _GAP, height), _GROUND)
-    sheet.paste(Image.fromarray(picture), (_GAP, _GAP))
+    sheet.paste(Image.fromarray(scaled), (_GAP, _GAP))
     pen = ImageDraw.Draw(sheet)
-    _plot_map(pen, pairs, (_GAP, picture.shape[0] + 2 * _GAP))
+    _plot_map(pen, pairs, (_GAP, scaled.shape[0] + 2 * _GAP))
     _plot_table(pen, pairs, (left, _GAP))
     return np.asarray(sheet)
 

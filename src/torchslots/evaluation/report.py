@@ -1,4 +1,4 @@
-"""What an evaluation found: figures with their definitions, tables, pictures, files."""
+"""What an evaluation found: metrics with their definitions, as a table, a plot, and files."""
 
 import json
 import math
@@ -10,8 +10,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from torchslots.evaluation.observers import CEILING_LABELS, Plotted
+from torchslots.evaluation.observers import Plotted
 from torchslots.evaluation.panels import PlottedVideo
+from torchslots.evaluation.tokenizer import CEILING_LABELS
 from torchslots.io import draw as pictures
 from torchslots.io import video
 from torchslots.io.files import write_file
@@ -35,7 +36,7 @@ class EvalReport:
     panels: Sequence[Plotted] = field(default_factory=list, repr=False, compare=False)
 
     def to_json(self) -> str:
-        """All but the pictures, as JSON text; what is not a number becomes null."""
+        """All but the panels, as JSON text; what is not a number becomes null."""
         values = {name: value for name, value in vars(self).items() if name != "panels"}
         curves = {name: [_finite(value) for value in curve] for name, curve in self.curves.items()}
         return json.dumps({**values, "curves": curves}, indent=2)
@@ -56,7 +57,7 @@ class EvalReport:
             console.print(f"Note: {note}", markup=False)
 
     def save(self, folder: Path, *, fps: float = 12.0, gif: bool = False, tile: int = 128) -> list[Path]:
-        """Write eval.json, FG-ARI over frames as a PNG, and each drawn video as mp4 (and GIF; PNG for one
+        """Write eval.json, FG-ARI over frames as a PNG, and each stored video as mp4 (and GIF; PNG for one
         frame); of set prediction also properties_N.png and properties.md, predicted beside true.
 
         Raises:
@@ -66,26 +67,25 @@ class EvalReport:
         written = [folder / "eval.json"]
         curve = self.curves.get("fg_ari", [])
         if len(curve) > 1:
-            written.append(self._draw_curve(curve, folder / "fg_ari_per_frame.png"))
-        for index, drawn in enumerate(self.panels):
-            written += write_panel(drawn.panel(tile), folder / f"video_{index}", fps, gif)
+            written.append(self._plot_curve(curve, folder / "fg_ari_per_frame.png"))
+        for index, panel in enumerate(self.panels):
+            written += write_panel(panel.panel(tile), folder / f"video_{index}", fps, gif)
         return written + self._save_properties(folder)
 
     def _save_properties(self, folder: Path) -> list[Path]:
         written = []
-        sets = [drawn for drawn in self.panels if isinstance(drawn, PlottedVideo)]
-        for index, drawn in enumerate(sets):
-            picture = drawn.properties_picture()
-            if picture is not None:
+        sets = [panel for panel in self.panels if isinstance(panel, PlottedVideo)]
+        for index, one in enumerate(sets):
+            if (plot := one.properties_plot()) is not None:
                 written.append(folder / f"properties_{index}.png")
-                video.write_png(written[-1], picture)
-        tables = [table for drawn in sets if (table := drawn.properties_table()) is not None]
+                video.write_png(written[-1], plot)
+        tables = [table for one in sets if (table := one.properties_table()) is not None]
         if tables:
             written.append(folder / "properties.md")
             write_file(written[-1], "\n".join(tables))
         return written
 
-    def _draw_curve(self, curve: list[float], path: Path) -> Path:
+    def _plot_curve(self, curve: list[float], path: Path) -> Path:
         series = {"FG-ARI": (list(range(len(curve))), curve)}
         return pictures.curves(series, path, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
 

@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchmetrics import Metric
 
 from torchslots.evaluation.evaluate import predict_step, run_pass
 from torchslots.evaluation.observers import Findings, Needs, Slice
@@ -103,10 +101,10 @@ class HorizonReport:
         names = [name for name in self.curves if not name.startswith(COPY)]
         return [
             folder / "horizon.json",
-            *(self._draw(name, folder / f"horizon_{name}.png") for name in names),
+            *(self._plot(name, folder / f"horizon_{name}.png") for name in names),
         ]
 
-    def _draw(self, name: str, path: Path) -> Path:
+    def _plot(self, name: str, path: Path) -> Path:
         steps = list(range(1, len(self.curves[name]) + 1))
         series = {
             "model": (steps, self.curves[name]),
@@ -126,26 +124,22 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-class StepMean(Metric):
-    """Mean over videos of a number for each frame; frames that are padding are left out."""
+class FrameErrors:
+    """Mean over videos of each frame's error; frames that are padding are left out."""
 
-    full_state_update = False
-    total: Tensor
-    count: Tensor
+    def __init__(self, num_frames: int, device: torch.device) -> None:
+        self._total = torch.zeros(num_frames, dtype=torch.float64, device=device)
+        self._count = torch.zeros(num_frames, dtype=torch.int64, device=device)
 
-    def __init__(self, num_frames: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.zeros(num_frames, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(num_frames, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, values: Float[Tensor, "B T"], real: Bool[Tensor, "B T"]) -> None:
+    def update(self, errors: Float[Tensor, "B T"], real: Bool[Tensor, "B T"]) -> None:
         """Add videos."""
-        self.total += torch.where(real, values, 0.0).sum(0)
-        self.count += real.sum(0)
+        self._total += torch.where(real, errors, 0.0).sum(0)
+        self._count += real.sum(0)
 
-    def compute(self) -> tuple[Float[Tensor, "T"], Float[Tensor, ""]]:
-        """The mean of each frame, and over all; NaN for a frame that no video has."""
-        return self.total / self.count, self.total.sum() / self.count.sum()
+    def psnr(self) -> tuple[Float[Tensor, "T"], Float[Tensor, ""]]:
+        """Of the mean error of each frame, and over all; NaN for a frame that no video has."""
+        means = self._total / self._count, self._total.sum() / self._count.sum()
+        return -10 * torch.log10(means[0]), -10 * torch.log10(means[1])
 
 
 @torch.no_grad()
@@ -183,9 +177,9 @@ def evaluate_rollout(
 
 
 class Rollout:
-    """Predicts on behind the last slice that a model was shown, and compares with the frames that follow.
+    """An observer that predicts on from the last slice of each video and compares with the frames that follow.
 
-    Figures are made when the first batch shows which there are.
+    Its figures are made when the first batch shows which there are; they are of this process alone.
     """
 
     needs = Needs()
@@ -202,15 +196,13 @@ class Rollout:
         self._slice_size, self._device = slice_size, device
         self._frames: dict[str, FrameMean] = {}
         self._videos: dict[str, VideoMean] = {}
-        self._errors: dict[str, StepMean] = {}
+        self._errors: dict[str, FrameErrors] = {}
         self._seen: Prediction | None = None
 
     def add(self, seen: Slice, found: Prediction) -> None:
-        """See `Observer`; the last slice matters."""
         self._seen = found
 
     def finish(self, batch: Batch) -> None:
-        """See `Observer`."""
         horizon, seen = self._length(batch), self._seen
         assert seen is not None
         ahead = slice(self._observe, self._observe + horizon)
@@ -267,15 +259,15 @@ class Rollout:
         real = real if mask is None else mask.flatten(2).any(2)
         for prefix, frames in (("", predicted.clamp(0, 1)), (COPY, last.expand_as(target))):
             error = squared_error(frames, target) / target[0, 0].numel()
-            mean = self._errors.setdefault(f"{prefix}psnr_{name}", StepMean(target.shape[1]).to(self._device))
-            mean.update(error, real)
+            errors = self._errors.setdefault(
+                f"{prefix}psnr_{name}", FrameErrors(target.shape[1], self._device)
+            )
+            errors.update(error, real)
 
     def report(self) -> Findings:
-        """See `Observer`; of this process alone."""
         metrics = {name: float(mean.compute()) for name, mean in self._videos.items()}
         curves = {name: mean.compute().tolist() for name, mean in self._frames.items()}
-        for name, mean in self._errors.items():
-            steps, whole = mean.compute()
-            metrics[name] = float(-10 * torch.log10(whole))
-            curves[name] = (-10 * torch.log10(steps)).tolist()
+        for name, errors in self._errors.items():
+            frames, whole = errors.psnr()
+            metrics[name], curves[name] = float(whole), frames.tolist()
         return Findings(metrics, DEFINITIONS, curves=curves)

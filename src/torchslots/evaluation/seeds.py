@@ -1,4 +1,4 @@
-"""Runs side by side: mean and standard error over seeds, and how they learned."""
+"""Compare runs: mean and standard error over seeds, and learning curves."""
 
 import math
 import statistics
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchslots.evaluation.report import format_figure
-from torchslots.io.draw import Series, curves
+from torchslots.io.draw import Series
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import METRICS_NAME, read_log
 
@@ -108,7 +108,7 @@ def _read_run(folder: Path) -> _Run:
     found = _read_object(file, _AGAIN)
     if not isinstance(found.get("metrics"), dict):
         raise UserError(f"{file} has no `metrics`. {_AGAIN}")
-    return _Run(folder, recipe, _numbers(found["metrics"]), dict(found.get("settings") or {}))
+    return _Run(folder, recipe, _finite(found["metrics"]), dict(found.get("settings") or {}))
 
 
 def _read_object(file: Path, remedy: str) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _last_logged(folder: Path) -> dict[str, float]:
     for record in reversed(_log(folder)):
         figures = {key[5:]: value for key, value in record.items() if key.startswith("eval/")}
         if figures:
-            return _numbers(figures)
+            return _finite(figures)
     raise UserError(
         f"{folder} has no eval.json, and no evaluation in {METRICS_NAME}. Run `torchslots evaluate {folder}`."
     )
@@ -141,10 +141,10 @@ def _log(folder: Path) -> list[dict[str, Any]]:
         raise UserError(f"{folder / METRICS_NAME} cannot be read ({error}).") from error
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+def _finite(values: Mapping[str, Any]) -> dict[str, float]:
     """Finite numbers only; true and false are none."""
-    numbers = {key: value for key, value in values.items() if type(value) in (int, float)}
-    return {key: float(value) for key, value in numbers.items() if math.isfinite(value)}
+    plain = {key: value for key, value in values.items() if type(value) in (int, float)}
+    return {key: float(value) for key, value in plain.items() if math.isfinite(value)}
 
 
 def _group(name: str, runs: list[_Run]) -> Group:
@@ -201,8 +201,7 @@ def _table(group: Group) -> Any:
 
 def _cells(figure: Figure) -> tuple[str, ...]:
     error = "" if figure.standard_error is None else format_figure(figure.name, figure.standard_error)
-    values = (format_figure(figure.name, value) for value in (figure.mean, figure.best))
-    mean, best = values
+    mean, best = (format_figure(figure.name, value) for value in (figure.mean, figure.best))
     return figure.name, str(figure.n), mean, error, best
 
 
@@ -211,21 +210,7 @@ def learning_curves(run: Path, keys: Sequence[str]) -> Series:
     records = _log(run)
     series = {}
     for key in keys:
-        points = [(record["step"], record[key]) for record in records if _numbers({key: record.get(key)})]
+        points = [(record["step"], record[key]) for record in records if _finite({key: record.get(key)})]
         if points:
             series[key] = tuple(map(list, zip(*points)))
     return series
-
-
-def plot_runs(runs: Sequence[Path], out: Path, key: str) -> Path:
-    """Draw `key` over the steps of each run as a PNG.
-
-    Raises:
-        UserError: no run has logged it, with the keys that there are; a folder that cannot be written.
-    """
-    series = {Path(run).name: learning_curves(run, [key]).get(key) for run in runs}
-    known = {name: points for name, points in series.items() if points is not None}
-    if not known:
-        logged = sorted({name for run in runs for record in _log(run) for name in record if "/" in name})
-        raise UserError(f"No run has logged `{key}`. They have: {', '.join(logged) or 'nothing'}.")
-    return curves(known, out, title=key, y_label=key)

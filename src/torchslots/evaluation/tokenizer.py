@@ -1,6 +1,6 @@
-"""Evaluation of a tokenizer: its step is to reconstruct frames, its figures say how near they come."""
+"""Evaluate tokenizers, by themselves and below a decoder: how near reconstructed frames come to the true ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -9,11 +9,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchslots.evaluation.observers import Needs, Observer, ReconstructionFigures
-from torchslots.metrics.reconstruction import ReconstructionScores, load_networks
+from torchslots.evaluation.observers import (
+    Findings,
+    Needs,
+    Observer,
+    Reconstructed,
+    ReconstructionFigures,
+    Slice,
+)
+from torchslots.metrics.reconstruction import LABELS, ReconstructionScores, load_networks
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch, State
+
+_CEILING = "_ceiling"
+_PAIRED = ("mse", "psnr", "ssim", "lpips_vgg", "lpips_alex")
+CEILING_LABELS = {f"{name}{_CEILING}": f"{LABELS[name]}, tokenizer alone" for name in _PAIRED}
 
 
 class Reconstruction(NamedTuple):
@@ -51,3 +62,40 @@ def missing_figures(observers: Sequence[Observer[Any]], device: torch.device) ->
 def perceptual_network() -> tuple[dict[str, Any], list[str]]:
     """LPIPS on VGG16 where its public weights are on this machine, else a sentence on where to get them."""
     return load_networks(("lpips_vgg",))
+
+
+class Ceiling:
+    """How near a decoder's tokenizer alone comes to the true frames: slots can hardly come nearer.
+
+    Args:
+        round_trip: of the decoder, frames in [0, 1] encoded and decoded by the tokenizer.
+        networks: of `ReconstructionScores`; those that compare pairs of images are used.
+    """
+
+    needs = Needs()
+
+    def __init__(
+        self,
+        round_trip: Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 H W"]],
+        networks: Mapping[str, Any],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        paired = {name: network for name, network in networks.items() if name in _PAIRED}
+        self._round_trip, self._scores = round_trip, ReconstructionScores(paired, device=device)
+
+    def add(self, seen: Slice, found: Reconstructed) -> None:
+        video: Tensor = seen.part["video"]
+        back = self._round_trip(video.flatten(0, 1)).unflatten(0, video.shape[:2])
+        self._scores.add(back, video, seen.part.get("padding_mask"))
+
+    def finish(self, batch: Batch) -> None:
+        """See `Observer`."""
+
+    def report(self) -> Findings:
+        metrics, _ = self._scores.compute()
+        definitions = {
+            f"{name}{_CEILING}": f"As {name}, of what the model's tokenizer alone gives back of each frame, without "
+            "any slot: about what the decoder could reach."
+            for name in metrics
+        }
+        return Findings({f"{name}{_CEILING}": value for name, value in metrics.items()}, definitions)

@@ -15,7 +15,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from torchslots.data.loader import ClipDataset, number_read
-from torchslots.evaluation.observers import write_frames
+from torchslots.evaluation.frame_folders import write_frames
 from torchslots.evaluation.panels import PLOTTED_FRAMES
 from torchslots.evaluation.report import EvalReport, write_panel
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots

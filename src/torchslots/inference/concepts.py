@@ -12,7 +12,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from torchslots.data.loader import ClipDataset
-from torchslots.evaluation.observers import write_frames
+from torchslots.evaluation.frame_folders import write_frames
 from torchslots.inference.concept_library import Library, cluster
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
 from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling

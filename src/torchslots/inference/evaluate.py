@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torchslots.evaluation import evaluate as passes
-from torchslots.evaluation.observers import Ceiling, FrameFolders, Observer, ReconstructionFigures
+from torchslots.evaluation.frame_folders import FrameFolders
+from torchslots.evaluation.observers import Observer, ReconstructionFigures
 from torchslots.evaluation.report import EvalReport
 from torchslots.evaluation.rollout import HorizonReport, evaluate_rollout
+from torchslots.evaluation.tokenizer import Ceiling
 from torchslots.hub import load_trained
 from torchslots.inference.generation import SamplingOptions, require_frames, with_sampling
 from torchslots.inference.videos import NetworkOptions, VideosOptions, networks_of, settings_of, whole_videos

@@ -1,4 +1,4 @@
-"""Checkpoints that survive anything: written aside and renamed, checked when read, never unpickled.
+"""Checkpoints: written as a whole or not at all, checked when read, never unpickled.
 
 ```
 run/recipe.json                       what the run was started with
@@ -97,7 +97,7 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
             )
     elif list_steps(run):
         raise UserError(
-            f"{run} has checkpoints but no recipe.json, so they cannot be told apart. Choose another folder."
+            f"{run} has checkpoints but no recipe.json, so nobody can say whose they are. Choose another folder."
         )
     if write:
         write_file(file, to_json(recipe), durable=True)
@@ -250,9 +250,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _prune(run: Path, state: RunState, keep: int) -> None:
     """Steps beyond the present one are damaged checkpoints that a resume passed over: they go too."""
     steps = list_steps(run)
-    kept = {*[step for step in steps if step <= state.step][-keep:], state.best_step}
+    stay = {*[step for step in steps if step <= state.step][-keep:], state.best_step}
     for step in steps:
-        if step not in kept:
+        if step not in stay:
             shutil.rmtree(run / "checkpoints" / f"{_PREFIX}{step:07d}")
 
 

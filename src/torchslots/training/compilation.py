@@ -20,7 +20,7 @@ import torch
 from torchslots.io.errors import UserError
 
 WORTH_WHILE = ("cuda",)
-"""Kinds of devices on which a run may choose to compile; elsewhere it does so only if told."""
+"""Kinds of devices on which a run may choose to compile; elsewhere it does so only on request."""
 COLD_START = 150.0
 """Seconds that the first compiled step is taken to need on CUDA: an assumption, on the long side of the 94 measured on
 the CPU."""

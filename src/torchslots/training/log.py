@@ -73,8 +73,8 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
 
-    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Add one uint8 picture [H, W, 3]."""
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Add one uint8 image [H, W, 3]."""
         if self._board is not None:
             self._board.add_image(name, pixels, step, dataformats="HWC")
         if self._wandb is not None:
@@ -127,8 +127,8 @@ class Clock:
 def _truncate(file: Path, step: int) -> None:
     """Keep the records up to `step`; rewritten as a whole, so that a cut last line never joins the next."""
     if file.exists():
-        kept = [json.dumps(record) + "\n" for record in _lines(file) if record["step"] <= step]
-        write_file(file, "".join(kept), durable=True)
+        lines = [json.dumps(record) + "\n" for record in _lines(file) if record["step"] <= step]
+        write_file(file, "".join(lines), durable=True)
 
 
 def _append(file: Path, record: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from torchslots.training import checkpoint
 from torchslots.training.checkpoint import RunState
 from torchslots.training.compilation import settle
 from torchslots.training.log import Clock, RunLog
-from torchslots.training.step import StepReport, TrainStep
+from torchslots.training.step import StepReport, Trainable, TrainStep
 from torchslots.training.stops import Interrupted, StopRequest, explained, stop_request
 from torchslots.training.validation import SkippedRecords, StopNow, Validation
 
@@ -32,19 +32,6 @@ MODEL_FOLDER = "model"
 """Under the run: the newest weights, in the end the final ones; averaged where an average is kept."""
 BEST_FOLDER = "best"
 """Under the run: the weights with the best value of the watched metric."""
-
-
-class Trainable(Protocol):
-    """What a run asks of a model besides its loss."""
-
-    @property
-    def monitor(self) -> str:
-        """The metric whose highest value marks the best model, where nobody names another."""
-        ...
-
-    def save_pretrained(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -214,7 +201,7 @@ class _Loop:
         return due and self.state.evaluated_step != step
 
     def _record(self, report: StepReport, clock: Clock) -> dict[str, float]:
-        """This step's numbers, losses averaged over processes; the one place that waits for the device."""
+        """This step's values, losses averaged over processes; the one place that waits for the device."""
         losses = torch.stack(list(report.losses.values()))
         losses = cast(Tensor, self.stepper.accelerator.reduce(losses, "mean"))
         *values, norm = torch.cat([losses, report.grad_norm.reshape(1).to(losses)]).tolist()
@@ -270,7 +257,7 @@ class _Loop:
         )
 
     def _write(self, record: dict[str, float]) -> None:
-        """To the log, to the bar's note, and as a line where no bar is drawn."""
+        """To the log, to the bar's note, and as a line where there is no bar."""
         if not record:
             return
         self.log.write(self.state.step, record)

@@ -1,6 +1,6 @@
 """The optimiser's parts as plain functions: schedules, Adam, clipping, weight average, named state.
 
-A model has up to three parts with a learning rate of their own, told apart by the names of their parameters: the
+A model has up to three parts with a learning rate of their own, distinguished by the names of their parameters: the
 decoder (`decoder.`), in it a tokenizer that is trained along (`decoder.tokenizer.`), and the rest.
 """
 
@@ -130,7 +130,7 @@ def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Ada
     """Adam with the reference's constants (0.9, 0.999, 1e-8), in one pass over memory where torch has it.
 
     `prepare_update` sets the learning rates before each step. The fused kernel takes a weight, its gradient and its
-    moments for rows of numbers in memory, so that all must have the same strides: autograd sees to the gradient's,
+    moments for contiguous memory, so that all must have the same strides: autograd sees to the gradient's,
     `load_optimizer` to the moments'.
 
     Args:
@@ -235,7 +235,7 @@ def load_optimizer(
 
 
 def _laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A moment with the strides of its parameter; checkpoints hold rows of numbers. Counters stay."""
+    """A moment with the strides of its parameter; checkpoints hold contiguous tensors. Counters stay."""
     if not value.ndim:
         return value
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

@@ -1,13 +1,14 @@
 """One optimiser step: forward, backward over micro batches, clip, check, update. accelerate is the engine.
 
-Every random draw of a step comes from (seed, step, process), so a run that was interrupted draws what an
-uninterrupted one draws, and evaluating in between changes nothing.
+All random numbers of a step come from (seed, step, process), so an interrupted run samples what an uninterrupted
+one samples, and evaluating in between changes nothing.
 """
 
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -28,11 +29,20 @@ from torchslots.training.accelerator import check_split, seed_step, start_accele
 class Trainable(Protocol):
     """What training asks of a model besides being an `nn.Module`."""
 
+    @property
+    def monitor(self) -> str:
+        """The metric whose highest value marks the best model of a run, where no other is named."""
+        ...
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalars, each a mean over the clips; the run minimises their sum.
 
         `batch["step"]` is the number of finished updates, for what changes over a training.
         """
+        ...
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
         ...
 
 
@@ -213,13 +223,10 @@ class TrainStep:
 
     def _on_device(self, batch: Batch) -> Iterator[Batch]:
         """The batch in equal parts, with shapes fixed where code is compiled or the device runs ahead."""
-        fix = (
-            self.model.fixed_shapes
-            if self._fixed and isinstance(self.model, ObjectCentricModel)
-            else _as_it_is
-        )
         for part in _split(batch, self._train.accumulation):
-            yield to_device(fix(part), self.accelerator.device)
+            if self._fixed and isinstance(self.model, ObjectCentricModel):
+                part = self.model.fixed_shapes(part)
+            yield to_device(part, self.accelerator.device)
 
     def _clip(self) -> Tensor:
         if self.accelerator.scaler is not None:
@@ -280,10 +287,6 @@ def _split(batch: Batch, parts: int) -> Iterator[Batch]:
     pieces: dict[str, Sequence[Tensor]] = {key: value.chunk(parts) for key, value in tensors.items()}
     for index in range(parts):
         yield {key: piece[index] for key, piece in pieces.items()}
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
 
 
 def _mark(device: torch.device) -> "torch.cuda.Event | None":

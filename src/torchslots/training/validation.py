@@ -1,4 +1,4 @@
-"""The evaluation in the middle of a run: it gives way to a stop request, and leaves a picture."""
+"""The periodic evaluation of a run: it gives way to a stop request, and saves a plot."""
 
 import sys
 from collections.abc import Generator, Iterator
@@ -91,10 +91,10 @@ class Validation:
         if not panels:
             return
         sheet = _stack([panel[len(panel) // 2] for panel in panels])
-        picture = BytesIO()
-        Image.fromarray(sheet).save(picture, format="png")
-        write_file(self.run / "pictures" / f"step_{step}.png", picture.getvalue(), durable=True)
-        self.log.picture(step, "eval/slots", sheet)
+        png = BytesIO()
+        Image.fromarray(sheet).save(png, format="png")
+        write_file(self.run / "pictures" / f"step_{step}.png", png.getvalue(), durable=True)
+        self.log.image(step, "eval/slots", sheet)
 
     def _unless_stopped(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
         """Alone, a process may leave an evaluation at once; among others it would keep them waiting."""
@@ -104,8 +104,8 @@ class Validation:
             yield batch
 
 
-def _stack(pictures: list[np.ndarray]) -> np.ndarray:
-    """Pictures [H, W, 3] one above the other, narrower ones filled up with black."""
-    width = max(picture.shape[1] for picture in pictures)
-    padded = [np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0))) for picture in pictures]
+def _stack(images: list[np.ndarray]) -> np.ndarray:
+    """Images [H, W, 3] one above the other, narrower ones filled up with black."""
+    width = max(image.shape[1] for image in images)
+    padded = [np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0))) for image in images]
     return np.concatenate(padded)

@@ -48,7 +48,8 @@ def make_sets(plan: Plan) -> Sets:
 
 def observers(model: ObjectCentricModel, device: str) -> "Sequence[Observer]":
     """How near decoded frames come to the true ones, and how near the tokenizer alone does."""
-    from torchslots.evaluation.observers import Ceiling, ReconstructionFigures
+    from torchslots.evaluation.observers import ReconstructionFigures
+    from torchslots.evaluation.tokenizer import Ceiling
     from torchslots.metrics.reconstruction import ReconstructionScores
 
     back = model.decoder.round_trip()

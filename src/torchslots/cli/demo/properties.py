@@ -54,7 +54,7 @@ def show(result: Result) -> Shown:
 
     sections: list[Section] = [Text(_HOW_TO_READ)]
     for index, drawn in enumerate(next(iter(result.reports.values())).panels):
-        picture = drawn.properties_picture() if isinstance(drawn, PlottedVideo) else None
+        picture = drawn.properties_plot() if isinstance(drawn, PlottedVideo) else None
         if picture is not None:
             path = result.plan.pictures / f"properties_{index}.png"
             video.write_png(path, picture)

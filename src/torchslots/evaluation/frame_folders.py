@@ -1,0 +1,70 @@
+"""Write the frames of an evaluation as PNGs: the true ones, and those that the model decoded."""
+
+from pathlib import Path
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from torchslots.evaluation.observers import Findings, Needs, Reconstructed, Slice, frames_of, real_frames
+from torchslots.io.video import write_png
+from torchslots.models.layers.ranges import to_bytes
+from torchslots.models.types import Batch
+
+
+class FrameFolders:
+    """Writes `gt_vids` and `recon_vids`, in each a folder for every video with a PNG for every frame.
+
+    A video's folder is named by its place in the data set, so a sorted pair of folders is a pair of videos; where
+    damaged records are left out, places close up.
+
+    Args:
+        folder: where both folders go.
+        published_names: frames are `0.png`, `1.png`, ..., as SlotDiffusion writes them; otherwise `00000.png`, ...,
+            whose order as text is their order in time.
+        rank, world_size: this process among those that share the videos, each taking every `world_size`th.
+    """
+
+    needs = Needs(recon=True)
+
+    def __init__(
+        self, folder: Path, published_names: bool = False, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self._folder, self._published = folder, published_names
+        self._rank, self._world_size = rank, world_size
+        self._videos = 0
+
+    def add(self, seen: Slice, found: Reconstructed) -> None:
+        shown = real_frames(seen.part)
+        for name, videos in (("recon_vids", frames_of(found)), ("gt_vids", seen.part["video"])):
+            for row, frames in enumerate(to_bytes(videos).cpu()):
+                index = self._rank + (self._videos + row) * self._world_size
+                place = self._folder / name / str(index)
+                write_frames(place, frames[shown[row]], seen.start, self._published)
+
+    def finish(self, batch: Batch) -> None:
+        self._videos += len(batch["video"])
+
+    def report(self) -> Findings:
+        return Findings()
+
+
+def write_frames(
+    folder: Path, frames: UInt8[Tensor, "t 3 H W"], first: int = 0, published_names: bool = False
+) -> None:
+    """Write frames as PNGs, numbered from `first`; with 0 what a video before left there is removed.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if first == 0:
+        _clear(folder)
+    for number, frame in enumerate(frames, first):
+        name = str(number) if published_names else f"{number:05d}"
+        write_png(folder / f"{name}.png", frame.permute(1, 2, 0).numpy())
+
+
+def _clear(folder: Path) -> None:
+    """Remove numbered PNGs."""
+    for file in folder.glob("*.png"):
+        if file.stem.isdecimal():
+            file.unlink()
