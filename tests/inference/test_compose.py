@@ -1,4 +1,4 @@
-"""Videos composed of the slots of many: what is painted, what it is compared with, what is written."""
+"""Videos composed of the slots of many: what is decoded, what it is compared with, what is written."""
 
 import json
 from dataclasses import replace
@@ -38,7 +38,7 @@ def slots(model, videos: Videos) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["steve", "slotdiffusion"])
-def test_all_slots_are_exchanged_and_painted(name, tmp_path):
+def test_all_slots_are_exchanged_and_decoded(name, tmp_path):
     model, videos = painter(name), Videos()
     report = compose_videos(
         model, videos, SETTINGS, ComposeOptions(seed=1, num_plots=2, write_videos=tmp_path)
@@ -141,8 +141,8 @@ def test_slots_that_start_from_boxes_are_exchanged_too(tmp_path):
     assert report.settings["num_slots"] == 3 and len(written(tmp_path)) == 2 * 5 * 3
 
 
-def test_models_that_paint_no_frames_are_refused():
-    with pytest.raises(UserError, match="paints flow, not frames"):
+def test_models_that_decode_no_frames_are_refused():
+    with pytest.raises(UserError, match="decodes flow, not frames"):
         compose_videos(tiny("learned"), Videos(), SETTINGS)
     with pytest.raises(UserError, match="no examples"):
         compose_videos(painter("steve"), Videos(0), SETTINGS)

@@ -1,4 +1,4 @@
-"""Concepts: clusters of slots, the library on the disk, pictures painted from one slot of each concept."""
+"""Concepts: clusters of slots, the library on the disk, images decoded from one slot of each concept."""
 
 import json
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_samples_take_one_slot_of_each_concept():
     chosen = library().sample(500, seed=2)
     labels = library().labels
     assert chosen.shape == (500, 4) and torch.equal(labels[chosen], torch.arange(4).expand(500, -1))
-    for concept in range(4):  # every member is drawn sooner or later
+    for concept in range(4):  # every member is sampled sooner or later
         assert set(chosen[:, concept].tolist()) == set(torch.nonzero(labels == concept)[:, 0].tolist())
     assert torch.equal(chosen, library().sample(500, seed=2))
     assert not torch.equal(chosen, library().sample(500, seed=3))

@@ -1,4 +1,4 @@
-"""Pictures of frames of reference: what is drawn, where, in which colour."""
+"""Plots of poses: what is plotted, where, in which colour."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_rotation_turns_the_ellipse_and_draws_the_first_axis() -> None:
     )
 
 
-def test_masks_tint_and_hidden_slots_are_not_drawn() -> None:
+def test_masks_tint_and_hidden_slots_are_not_plotted() -> None:
     masks = np.zeros((2, 200, 300), np.float32)
     masks[0, :, :150], masks[1, :, 150:] = 1, 1
     pose = Pose(torch.tensor([[0.0, -0.5], [0.0, 0.5]]))

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from torchslots.inference import predict as inference
+from torchslots.inference.inputs import batches
 from torchslots.inference.outputs import decode_mask
 from torchslots.inference.predict import PredictOptions, predict, predict_frames
 from torchslots.inference.view import FirstFrameHint, View, box_hint, mask_hint
@@ -174,7 +175,7 @@ def test_background_comes_first_without_a_hint_and_slots_keep_their_place_with_o
     assert (hinted.segmentation == ids).mean() > 0.99
 
 
-def test_random_slots_are_drawn_from_the_seed():
+def test_random_slots_are_sampled_from_the_seed():
     model = tiny_savi(conditioning="gaussian", num_slots=4)
     frames = scene(num_frames=2)[0]
     first, again, other = (
@@ -212,7 +213,9 @@ def test_memory_does_not_grow_with_the_video():
         resolution=(32, 32),
         decoder=DecoderConfig((8, 8), (8, 8), (2, 2)),
     )
-    for _ in inference._segmented(model, chunks(), FirstFrameHint(), PredictOptions())[1]:
+    hint, options = FirstFrameHint(), PredictOptions()
+    view, parts = batches(model, chunks(), hint, options)
+    for _ in inference._slices(model, parts, view, hint, options):
         pass
     assert most <= 3
 

@@ -1,7 +1,7 @@
 """A library of concepts: the slots of many frames in clusters, to sample new sets of slots from.
 
 SlotDiffusion (Wu et al., NeurIPS 2023, section 3.3): the slots of a data set are clustered by k-means; one slot of each
-cluster makes a new picture.
+cluster makes a new image.
 """
 
 import json

@@ -147,18 +147,19 @@ def batches(
     chunks: Iterator[UInt8[ndarray, "T H W 3"]],
     hint: FirstFrameHint,
     options: InputOptions,
-    resolution: tuple[int, int] | None = None,
+    side: int | None = None,
 ) -> tuple[View, Iterator[Part]]:
     """The view of an input, and its slices.
 
     Args:
-        resolution: at which the model sees the frames; None: what it was built for.
+        side: in pixels, at which the model sees the frames; None: the resolution it was built for.
 
     Raises:
         UserError: a hint for a model that takes none, or both a hint and a number of slots.
     """
     first = next(chunks)
-    view = View(first.shape[1], first.shape[2], resolution or tuple(model.config.resolution))
+    resolution = tuple(model.config.resolution) if side is None else (side, side)
+    view = View(first.shape[1], first.shape[2], resolution)
     device = next(model.parameters()).device
     start: dict[str, Any] = {key: value.to(device) for key, value in view.conditioning(hint).items()}
     start["num_slots"] = _num_slots(model, hint, options.num_slots)

@@ -121,7 +121,7 @@ def predict_frames(
             are, an unknown option.
 
     Example:
-        >>> found = torchslots.predict_frames(model, frames)  # of a conditional model also boxes=[[0.1, 0.2, 0.4, 0.5]]
+        >>> found = torchslots.predict_frames(model, frames, boxes=[[0.1, 0.2, 0.4, 0.5]])
         >>> found.segmentation.shape == frames.shape[:3]
         True
     """
@@ -134,8 +134,9 @@ def predict_frames(
     hint = hint if masks is None else mask_hint(np.asarray(masks))
     model = _ready(model, options)
     observe, ahead = options.plan(len(frames))
-    chunks = _chunks(frames[:observe], options.slice_size)
-    view, slices = _segmented(model, chunks, hint, replace(options, recon=False), ahead)
+    chunks = (frames[i : min(i + options.slice_size, observe)] for i in range(0, observe, options.slice_size))
+    view, parts = batches(model, chunks, hint, options, options.resolution)
+    slices = _slices(model, parts, view, hint, replace(options, recon=False), ahead)
     parts = [(view.enlarge(part.masks, frames.shape[1:3]), part.masks.numpy(), part.slots) for part in slices]
     return FramesPrediction(*(np.concatenate(part) for part in zip(*parts)))
 
@@ -188,7 +189,8 @@ def _predict_file(model: ObjectCentricModel, job: Job, options: PredictOptions) 
     observe, ahead = options.plan(video.frame_count(job.source))
     total = observe + ahead
     chunks = _first(video.iter_frames(job.source, options.slice_size), observe)
-    view, slices = _segmented(model, chunks, job.hint, options, ahead)
+    view, parts = batches(model, chunks, job.hint, options, options.resolution)
+    slices = _slices(model, parts, view, job.hint, options, ahead)
     save = (*options.save, "recon") if options.recon else options.save
     fps = options.frame_rate(job.source, total)
     writer = result_writer(
@@ -223,10 +225,6 @@ def _ready(model: ObjectCentricModel | str | Path, options: PredictOptions) -> O
     return model
 
 
-def _chunks(frames: ndarray, size: int) -> Iterator[ndarray]:
-    return (frames[start : start + size] for start in range(0, len(frames), size))
-
-
 def _first(chunks: Iterable[UInt8[ndarray, "T H W 3"]], count: int) -> Iterator[UInt8[ndarray, "T H W 3"]]:
     """The first `count` frames."""
     for chunk in chunks:
@@ -239,28 +237,15 @@ def _first(chunks: Iterable[UInt8[ndarray, "T H W 3"]], count: int) -> Iterator[
 # ----------------------------------------------------------------------------------------------------- slices
 
 
-def _segmented(
-    model: ObjectCentricModel,
-    chunks: Iterator[UInt8[ndarray, "T H W 3"]],
-    hint: FirstFrameHint,
-    options: PredictOptions,
-    ahead: int = 0,
-) -> tuple[View, Iterator[Slice]]:
-    """The view of an input and its slices; after the observed ones `ahead` frames without observations."""
-    side = options.resolution
-    view, parts = batches(model, chunks, hint, options, None if side is None else (side, side))
-    return view, _slices(model, parts, view, hint, options, ahead)
-
-
 def _slices(
     model: ObjectCentricModel,
     parts: Iterator[Part],
     view: View,
     hint: FirstFrameHint,
     options: PredictOptions,
-    ahead: int,
+    ahead: int = 0,
 ) -> Iterator[Slice]:
-    """Slice after slice, the state handed on. Nothing of a slice is stored."""
+    """Observed slices, then `ahead` frames without observations. Nothing of a slice is stored."""
 
     def step(part: Part, state: State | None) -> Prediction:
         return model.predict(part[1], state, slot_recon=options.slot_views, recon=options.recon, attn=False)
