@@ -75,7 +75,8 @@ def test_examples_run(function, tmp_path, monkeypatch):
     frames = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
     video.write_video(tmp_path / "film.mp4", frames, 10)
     decoder = replace(TINY.decoder, grid=(4, 4))
-    config = replace(TINY, resolution=(16, 16), decoder=decoder, conditioning="learned")
+    conditioning = "boxes" if "(model, frames, boxes=" in function.__doc__ else "learned"
+    config = replace(TINY, resolution=(16, 16), decoder=decoder, conditioning=conditioning)
     given = {
         "torchslots": torchslots,
         "torch": torch,

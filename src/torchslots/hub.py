@@ -18,7 +18,6 @@ from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.weights import CONFIG_NAME, HUB_ID, WEIGHTS_NAME, load_weights
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig, with_changes
-from torchslots.recipes.summary import chosen
 
 PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".pkl", ".pickle", ".ckpt")
 RUN_MODELS = ("model", "best")
@@ -45,7 +44,7 @@ def list_recipes(word: str | None = None) -> list[str]:
         >>> torchslots.list_recipes("savi_plus_plus")
         ['savi_plus_plus', 'statm_savi_plus_plus']
     """
-    return [name for name, _ in chosen(word)]
+    return [name for name, _ in catalog.find_recipes(word or "")]
 
 
 def create_model(recipe: str, **changes: Any) -> catalog.Built:

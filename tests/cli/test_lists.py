@@ -8,7 +8,6 @@ from torchslots.cli import main, table
 from torchslots.cli.options import _renamed  # pyright: ignore[reportPrivateUsage]
 from torchslots.data.catalog import DATASETS
 from torchslots.recipes import catalog
-from torchslots.recipes.summary import summaries
 
 
 def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
@@ -19,7 +18,7 @@ def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 def test_recipes_are_a_table(capsys):
     header, *rows = lines(capsys, "recipes", "savi_large")
     assert header.split()[:3] == ["name", "system", "data"]
-    assert rows[0].split() == ["savi_large", "SAVi", "movi_a", "128", "6", "24", "22.3", "FG-ARI", "95.1"]
+    assert rows[0].split() == ["savi_large", "SAVi", "movi_a", "128x128", "6", "24", "22.3", "FG-ARI", "95.1"]
     assert len(rows) == 1
 
 
@@ -38,16 +37,18 @@ def test_recipes_in_sentences_and_for_programs(capsys):
     assert name == "savi_medium" and about.strip().startswith("SAVi-M on MOVi-A")
     (text,) = lines(capsys, "recipes", "savi_medium", "--json")
     found = json.loads(text)["savi_medium"]
-    assert found["weights"] == 1_132_420 and found["published"] == "FG-ARI 93.4"
+    assert found["million_weights"] == 1.14074 and found["published"] == "FG-ARI 93.4"
     assert found["optim"]["num_steps"] == 100_000 and found["model"]["num_slots"] == 24
 
 
 def test_weights_and_slots_are_those_of_the_models():
-    found = {row.name: row for row in summaries("movi")}
+    found = {row.name: row for row in catalog.summaries("movi")}
     model = catalog.build(catalog.recipe("savi_small").model)
-    assert found["savi_small"].weights == sum(weights.numel() for weights in model.parameters())
-    assert found["slotdiffusion_movi_d"].weights == 152_339_233
-    assert found["vqvae_movi_d"].slots is None and found["slotdiffusion_movi_d"].slots == 15
+    assert (
+        found["savi_small"].million_weights
+        == sum(value.numel() for value in model.state_dict().values()) / 1e6
+    )
+    assert found["vqvae_movi_d"].num_slots is None and found["slotdiffusion_movi_d"].num_slots == 15
 
 
 def test_data_sets_are_a_table(capsys):

@@ -61,12 +61,7 @@ def list_data(
     if not chosen:
         raise UserError(f"no data set has `{word}` in its name or description. See `torchslots data list`.")
     if as_json:
-        values = {name: asdict(found) for name, found in chosen.items()}
-        print(
-            json.dumps(
-                {name: {k: v for k, v in entry.items() if k != "open"} for name, entry in values.items()}
-            )
-        )
+        print(json.dumps({name: _facts(found) for name, found in chosen.items()}))
     elif long:
         for name, found in chosen.items():
             about = [
@@ -82,6 +77,11 @@ def list_data(
             for name, found in chosen.items()
         ]
         print_table(("name", "what", "size", "licence", "splits"), rows)
+
+
+def _facts(found: Any) -> dict[str, Any]:
+    """All that is no function."""
+    return {name: value for name, value in asdict(found).items() if not callable(value)}
 
 
 def _short(licence: str) -> str:

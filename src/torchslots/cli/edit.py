@@ -1,39 +1,38 @@
 """`torchslots edit`."""
 
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from torchslots.cli.options import Words, parse
-from torchslots.io.errors import UserError
+from torchslots.cli.options import Flat, Words, parse
+from torchslots.cli.predict import require_inputs
 
 
 def edit(words: Words) -> int:
     """`torchslots edit MODEL INPUT... --out DIR`."""
-    from torchslots.inference import edit as editor
+    from torchslots.inference import edit as room
 
-    defaults = editor.EditOptions()
+    usual = room.EditOptions()
 
     def edit(
         model: tyro.conf.Positional[str],
         inputs: tyro.conf.Positional[tuple[Path, ...]],
         /,
         out: Path,
-        options: Annotated[editor.EditOptions, tyro.conf.arg(name="")] = defaults,
-    ) -> list[editor.Edited]:
-        """Number the slots of pictures and videos; remove, keep, move, resize, turn or swap some, and paint the rest.
+        options: Flat[room.EditOptions] = usual,
+    ) -> int:
+        """Number the slots of images and videos; remove, keep, move, resize, turn or swap some, and decode the rest.
 
         Args:
             model: A run folder, a model folder, or owner/name on the hub.
-            inputs: Pictures, videos, GIFs, folders of frames or of films; two to swap slots between.
-            out: Folder for the results: numbered slots, and what is painted before and after.
-            options: What to change, by the numbers in the picture of slots.
+            inputs: Images, videos, GIFs, folders of frames or of films; two to swap slots between.
+            out: Folder for the results: numbered slots, and the reconstruction before and after.
+            options: What to change, by the numbers in the plot of slots.
         """
-        if not inputs:
-            raise UserError("name at least one picture, video or folder behind the model.")
-        return editor.edit(model, inputs, out, options)
+        require_inputs(inputs)
+        for done in room.edit(model, inputs, out, options):
+            edited = f" and {done.edited}" if done.edited else ""
+            print(f"Written to {done.slots}{edited}. {done.note}")
+        return 0
 
-    for done in parse(edit, words, "edit"):
-        print(f"Written to {done.slots}" + (f" and {done.edited}" if done.edited else "") + f". {done.note}")
-    return 0
+    return parse(edit, words, "edit")

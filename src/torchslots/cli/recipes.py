@@ -16,7 +16,6 @@ _NUMBERS = ("pixels", "frames", "slots", "M weights")
 def recipes(words: Words) -> int:
     """`torchslots recipes [WORD]`."""
     from torchslots.recipes import catalog
-    from torchslots.recipes.summary import summaries
 
     def recipes(
         word: tyro.conf.Positional[str | None] = None, /, long: bool = False, as_json: Json = False
@@ -28,21 +27,22 @@ def recipes(words: Words) -> int:
             long: Print what each is, in sentences.
             as_json: Print everything as JSON, the whole configuration too.
         """
-        rows = summaries(word)
+        rows = catalog.summaries(word or "")
         if not rows:
             raise UserError(f"no recipe has `{word}` in its name, system or data. See `torchslots recipes`.")
         if as_json:
-            print(json.dumps({row.name: asdict(row) | asdict(catalog.recipe(row.name)) for row in rows}))
+            print(json.dumps({row.name: row._asdict() | asdict(catalog.recipe(row.name)) for row in rows}))
         elif long:
             for row in rows:
-                print(f"{row.name}\n    {row.about}")
+                print(f"{row.name}\n    {' '.join(row.about.split())}")
         else:
             print_table(
                 _HEADER,
                 [
                     (
-                        *(row.name, row.system, row.data, str(row.resolution), str(row.frames)),
-                        *(str(row.slots or "-"), f"{row.weights / 1e6:.1f}", row.published),
+                        *(row.name, row.system, row.dataset, "x".join(map(str, row.resolution))),
+                        *(str(row.num_frames), str(row.num_slots or "-")),
+                        *(f"{row.million_weights:.1f}", row.published),
                     )
                     for row in rows
                 ],

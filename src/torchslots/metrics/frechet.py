@@ -79,7 +79,7 @@ class FrechetDistance(Metric):
         )
 
     def update(self, features: Float[Tensor, "n D"], real: bool) -> None:
-        """Add features of real pictures, or of made ones."""
+        """Add features of real images, or of made ones."""
         features, row = features.detach().double(), int(real)
         self.count[row] += len(features)
         self.total[row] += features.sum(0)

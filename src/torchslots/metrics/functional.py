@@ -2,7 +2,7 @@
 
 All take `true` and `predicted`: integer maps of one shape, numpy arrays or tensors, [H, W], [T, H, W] or [B, T, H, W].
 Ids may have gaps, may be negative, and mean nothing but "the same segment": another numbering gives the same figure.
-Only 0 in `true` is the background. A clip is judged as a whole: a slot must keep its object over all T frames. The
+Only 0 in `true` is the background. A clip counts as a whole: a slot must keep its object over all T frames. The
 figure of a batch is the mean over its clips. `ignore` is an id in `true` whose pixels are left out.
 """
 

@@ -1,7 +1,7 @@
-"""LPIPS v0.1 (Zhang et al., 2018): how different two pictures look, by the features of VGG16 or AlexNet.
+"""LPIPS v0.1 (Zhang et al., 2018): how different two images look, by the features of VGG16 or AlexNet.
 
 Features of each of five depths are normalised at every pixel; their squared differences are weighted by channel, with
-weights learned from people's comparisons, averaged over pixels and summed over depths. 0 is the same picture.
+weights learned from people's comparisons, averaged over pixels and summed over depths. 0 is the same image.
 """
 
 import re
@@ -23,7 +23,7 @@ _NETWORKS = {"vgg": (vgg16, "vgg16"), "alex": (alexnet, "alexnet")}
 
 
 class Lpips(nn.Module):
-    """Distance of pictures in [-1, 1], one figure per pair; trunk and heads are frozen, pictures get gradients.
+    """Distance of images in [-1, 1], one figure per pair; trunk and heads are frozen, images get gradients.
 
     Args:
         trunk: the network that gives features.
@@ -52,8 +52,8 @@ class Lpips(nn.Module):
     def forward(self, x: Float[Tensor, "n 3 H W"], y: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n"]:
         return self.depths(x, y).sum(1)
 
-    def _features(self, pictures: Float[Tensor, "n 3 H W"]) -> list[Tensor]:
-        return [_normalised(features) for features in self.trunk((pictures - self.shift) / self.scale)]
+    def _features(self, images: Float[Tensor, "n 3 H W"]) -> list[Tensor]:
+        return [_normalised(features) for features in self.trunk((images - self.shift) / self.scale)]
 
 
 def _normalised(features: Float[Tensor, "n C h w"]) -> Float[Tensor, "n C h w"]:

@@ -25,7 +25,7 @@ DEFINITIONS: dict[str, str] = {
     "psnr": "Peak signal-to-noise ratio of a frame in dB; mean over all frames.",
     "ssim": "Structural similarity of a frame (Gaussian window of 11 pixels and standard deviation 1.5, population "
     "covariance, windows inside the frame); mean over channels and all frames; 1 is equal.",
-    "lpips_vgg": "LPIPS v0.1 on VGG16, pictures in [-1, 1], not clipped; mean over all frames; 0 is equal.",
+    "lpips_vgg": "LPIPS v0.1 on VGG16, images in [-1, 1], not clipped; mean over all frames; 0 is equal.",
     "lpips_alex": "As lpips_vgg, on AlexNet.",
     "fid": "Fréchet distance of Inception-v3 features (2048, the network of pytorch-fid) between all made and all real "
     "frames; 0 is best. It falls with the number of frames: compare only equal numbers.",
@@ -215,7 +215,7 @@ class SetDistances:
     """FVD and FID over all processes, each where its network is there.
 
     Args:
-        networks: of `metrics.pictures.load_networks`; others than these two are left alone.
+        networks: of `load_networks`; others than these two are left alone.
         published_order: see `metrics.video.frame_order`.
     """
 

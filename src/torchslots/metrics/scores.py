@@ -206,7 +206,7 @@ def _until_nan(curve: list[float]) -> list[float]:
 
 
 def _update(means: dict[str, Any], tables: Int[Tensor, "n G K"]) -> None:
-    """Tables without a pixel are padding, or what is left of a video of one frame: nothing to judge."""
+    """Tables without a pixel are padding, or what is left of a video of one frame: nothing to measure."""
     tables = tables[tables.sum((-2, -1)) > 0]
     for mean in means.values():
         mean.update(tables)

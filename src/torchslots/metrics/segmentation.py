@@ -5,7 +5,7 @@ and slot k. Tables of the frames of a video add up to the table of the video, so
 too. Counts are int64 and the indices float64: the pair counts of a 24-frame video of 128x128 pixels reach
 1e11 and their products 1e22.
 
-Tables keep row 0, the background; the functions that judge foreground alone leave it out.
+Tables keep row 0, the background; the functions that measure foreground alone leave it out.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def adjusted_rand_index(
     ARI = (r - a b / n(n-1)) / ((a + b) / 2 - a b / n(n-1)).
 
     Args:
-        foreground: leave out the pixels whose object is 0; what the slots do there is not judged.
+        foreground: leave out the pixels whose object is 0; what the slots do there does not count.
         undefined: where the denominator is 0 (no pixels, or both partitions trivial), "one" gives 1, as
             SAVi, ISA and SlotDiffusion do. "nan" gives NaN, as multi_object_datasets does, save where it
             finds one object and one slot over the whole image, background included.
@@ -175,7 +175,7 @@ def num_foreground(tables: Tables) -> Int[Tensor, "*batch"]:
 
 
 class VideoMean(Metric):
-    """Mean of a score over videos, each judged as a whole: all pixels of all frames in one table.
+    """Mean of a score over videos, each as a whole: all pixels of all frames in one table.
 
     An object that changes its slot between frames is thus an error. Videos where the score is NaN are left
     out.

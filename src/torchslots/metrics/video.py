@@ -28,7 +28,7 @@ class Features(Protocol):
 
     num_features: int
 
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         """Features [n, num_features]."""
         ...
 
@@ -75,7 +75,7 @@ class VideoDistance:
     Args:
         network: clips [B, 3, T, 224, 224] in [-1, 1] to features, as `i3d.load_i3d()`.
         clip_frames: of one clip; shorter videos are left out.
-        seed: of the real clips' starts, which StyleGAN-V draws anew in every run; made clips start at frame 0.
+        seed: of the real clips' starts, which StyleGAN-V samples anew in every run; made clips start at frame 0.
         published_order: see `frame_order`.
     """
 
@@ -125,7 +125,7 @@ class FrameDistance:
     """FID between the real and the made frames that were added, over all processes; 0 is best.
 
     Args:
-        network: pictures [n, 3, H, W] in [0, 1] to features, as `inception.load_inception()`.
+        network: images [n, 3, H, W] in [0, 1] to features, as `inception.load_inception()`.
     """
 
     def __init__(

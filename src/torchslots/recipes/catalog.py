@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -118,29 +118,34 @@ class Summary(NamedTuple):
     """The whole docstring."""
 
 
-def summaries(word: str = "") -> list[Summary]:
-    """A row for each recipe, in the order of `RECIPES`; models are built without memory for their weights.
+def find_recipes(word: str = "") -> Iterator[tuple[str, Recipe]]:
+    """Recipes by name, in the order of `RECIPES`.
 
     Args:
         word: only recipes with it in their name, system or data set, whatever the case.
     """
-    count, rows = cache(_million_weights), []
     for name, make in RECIPES.items():
         found = make()
-        system, dataset = FAMILIES[found.model.family].title, found.data.dataset
-        if word.lower() not in f"{name} {system} {dataset}".lower():
-            continue
+        facts = f"{name} {FAMILIES[found.model.family].title} {found.data.dataset}"
+        if word.lower() in facts.lower():
+            yield name, found
+
+
+def summaries(word: str = "") -> list[Summary]:
+    """A row for each of `find_recipes(word)`; models are built without memory for their weights."""
+    count, rows = cache(_million_weights), []
+    for name, found in find_recipes(word):
         rows.append(
             Summary(
                 name=name,
-                system=system,
-                dataset=dataset,
+                system=FAMILIES[found.model.family].title,
+                dataset=found.data.dataset,
                 resolution=_find(found.model, "resolution"),
                 num_frames=found.data.num_frames,
                 num_slots=_find(found.model, "num_slots"),
                 million_weights=count(found.model),
                 published=PUBLISHED.get(name, ""),
-                about=inspect.cleandoc(make.__doc__ or ""),
+                about=inspect.cleandoc(RECIPES[name].__doc__ or ""),
             )
         )
     return rows

@@ -25,11 +25,11 @@ class GrowthOptions:
     grow_batch: tuple[int, ...] = (1, 2, 4)
     """Clips in a step."""
     grow_frames: tuple[int, ...] = (2, 4, 8)
-    """Frames in a clip; one of 1 where the recipe is one of pictures."""
+    """Frames in a clip; one of 1 where the recipe is one of images."""
     grow_slots: tuple[int, ...] = (4, 8, 16)
     """Slots, background included, all distinct."""
     grow_resolution: tuple[int, ...] = (32, 64, 128)
-    """Height and width in pixels; growth is judged against their product."""
+    """Height and width in pixels; growth is measured against their product."""
 
 
 class Curve(NamedTuple):
@@ -43,7 +43,7 @@ class Curve(NamedTuple):
     time_exponent: float
     memory_exponent: float
     clock: str
-    """What time is judged by: `CPU second`, steadier on shared machines, or on a GPU `second`."""
+    """What time is measured in: `CPU second`, steadier on shared machines, or on a GPU `second`."""
 
     def rates(self) -> list[float]:
         """Steps in each of the clock's seconds."""
@@ -75,7 +75,7 @@ def grow(options: GrowthOptions, point: Point, one_frame: bool = False) -> list[
     """Measure every curve.
 
     Args:
-        one_frame: the recipe is one of pictures: no curve over frames.
+        one_frame: the recipe is one of images: no curve over frames.
 
     Raises:
         UserError: a curve of fewer than two points.
@@ -132,7 +132,7 @@ def in_a_process(recipe: str, words: list[str]) -> Point:
 
 
 def save(curves: list[Curve], recipe: str, out: Path) -> list[Path]:
-    """growth.json, and a picture of steps in a second and memory over each axis."""
+    """Write growth.json, and a plot of steps in a second and memory over each axis."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [curve._asdict() | {"verdict": curve.verdict()} for curve in curves]
     (out / "growth.json").write_text(json.dumps({"recipe": recipe, "curves": rows}, indent=2) + "\n")

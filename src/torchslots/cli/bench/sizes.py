@@ -73,8 +73,8 @@ def random_batch(recipe: Recipe, batch: int, frames: int, objects: Sequence[int]
     }
     for clip, count in enumerate(objects or ()):
         found["boxes"][clip, :, count:] = 0
-    pictures = {key: torch.rand(batch, frames, channels, size, size) for key, channels in _CHANNELS.items()}
-    found |= {key: pictures[key] for key in recipe.data.keys if key in pictures}
+    images = {key: torch.rand(batch, frames, channels, size, size) for key, channels in _CHANNELS.items()}
+    found |= {key: images[key] for key in recipe.data.keys if key in images}
     properties = getattr(decoder_of(recipe.model), "num_properties", None)
     return (
         found if properties is None else found | {"properties": torch.rand(batch, frames, rows, properties)}

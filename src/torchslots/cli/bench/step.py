@@ -50,9 +50,9 @@ class BenchOptions:
     recompute: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     distinct: bool = True
-    """Paint each distinct slot once; otherwise every slot, as if none were copies."""
+    """Decode each distinct slot once; otherwise every slot, as if none were copies."""
     inference: bool = True
-    """Also time inference: masks of one clip of 24 frames, or of one picture where the recipe is one of pictures."""
+    """Also time inference: masks of one clip of 24 frames, or of one image where the recipe is one of images."""
     tensors: bool = False
     """Follow the allocations of one more step: the memory of its tensors alone."""
     flops: bool = False
@@ -104,7 +104,7 @@ def _cycled(objects: Sequence[int], batch: int) -> list[int]:
 
 
 class AllDistinct(nn.Module):
-    """A model that does not know which of its slots are copies: what it costs to paint them all."""
+    """A model that does not know which of its slots are copies: what it costs to decode them all."""
 
     def __init__(self, model: Any):
         super().__init__()
@@ -151,7 +151,7 @@ def _summary(seconds: list[float]) -> dict[str, float]:
 
 
 def predict(model: nn.Module, clip: Batch, autocast: torch.dtype | None) -> None:
-    """Masks of one clip; no pictures are drawn."""
+    """Masks of one clip, without reconstructions."""
     kind = clip["video"].device.type
     with torch.no_grad(), torch.autocast(kind, autocast or torch.bfloat16, enabled=autocast is not None):
         model.predict(clip, recon=False, attn=False)  # pyright: ignore[reportCallIssue]

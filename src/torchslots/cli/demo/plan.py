@@ -72,7 +72,7 @@ class Plan:
 
     @property
     def pictures(self) -> Path:
-        """Of what the page shows."""
+        """Of the images and films that the page shows."""
         return self.out / "pictures"
 
 

@@ -1,1 +1,1 @@
-"""Public networks whose features the picture metrics compare, defined in plain torch; `weights` reads their files."""
+"""Public networks whose features the image metrics compare, defined in plain torch; `weights` reads their files."""

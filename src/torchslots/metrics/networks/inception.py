@@ -17,13 +17,13 @@ from torchslots.metrics.networks.stages import Join, chain
 from torchslots.metrics.networks.weights import feature_weights, load_public
 
 SIZE = 299
-"""Pixels of a side that pictures are resized to."""
+"""Pixels of a side that images are resized to."""
 _EPS = 1e-3
 _TALL, _WIDE = (7, 1), (1, 7)
 
 
 class Inception(nn.Sequential):
-    """Pictures in [0, 1] of any size to 2048 features.
+    """Images in [0, 1] of any size to 2048 features.
 
     Resized with bilinear interpolation between pixel centres and without smoothing, as pytorch-fid does; TensorFlow 1
     and torch-fidelity place the centres otherwise, which changes the distance a little.
@@ -31,8 +31,8 @@ class Inception(nn.Sequential):
 
     num_features = 2048
 
-    def forward(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 2048"]:
-        resized = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", align_corners=False)
+    def forward(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 2048"]:
+        resized = F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False)
         return super().forward(resized * 2 - 1).mean((2, 3))
 
 

@@ -27,12 +27,12 @@ class Stages(nn.Module):
         super().__init__()
         self.features, self.taps, self.widths = features, taps, widths
 
-    def forward(self, pictures: Float[Tensor, "n 3 H W"]) -> list[Tensor]:
+    def forward(self, images: Float[Tensor, "n 3 H W"]) -> list[Tensor]:
         """Activations after the rectifier, [n, C, h, w], from the finest to the coarsest."""
         outputs = []
         for first, last in pairwise((-1, *self.taps)):
-            pictures = self.features[first + 1 : last + 1](pictures)
-            outputs.append(pictures)
+            images = self.features[first + 1 : last + 1](images)
+            outputs.append(images)
         return outputs
 
 
