@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 
+from torchslots.data.batch import ClipDataset
 from torchslots.data.catalog import open_dataset
 from torchslots.data.config import DataConfig
-from torchslots.data.loader import ClipDataset, eval_batches, train_batches
+from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.prepare import prepare
-from torchslots.data.sets.prepared import PreparedClips
 
 REFERENCE = {"clips_per_second": 50.0, "cpu_ms_per_clip": 35.0}
 """SAVi's input pipeline (TFDS and TensorFlow) at the default work, recorded on 2 cores of a machine of this kind."""
@@ -108,7 +108,7 @@ def main() -> None:
                 generate(root, train=options.videos, validation=0, resolution=options.stored, workers=1)
         clips = open_dataset(options.dataset, root, options.split, config, True)
         prepare(clips, Path(temporary) / "prepared")
-        cache = PreparedClips(Path(temporary) / "prepared", options.split, config)
+        cache = open_dataset("prepared", Path(temporary) / "prepared", options.split, config, True)
         figures = {"shards": _measure(clips, options), "cache": _measure(cache, options)}
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
     versions = {"torch": torch.__version__, "python": platform.python_version()}

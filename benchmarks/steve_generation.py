@@ -17,7 +17,7 @@ from torch import Tensor
 
 from torchslots.models.decoders.code_transformer import CodeTransformer
 from torchslots.recipes import catalog
-from torchslots.recipes.steve import SteveConfig, build_writer
+from torchslots.recipes.steve import SteveConfig, build_code_transformer
 from torchslots.training.accelerator import seed_step
 from train_step import machine, repeat
 
@@ -44,7 +44,9 @@ def main(
     config = catalog.recipe(recipe).model
     assert isinstance(config, SteveConfig)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    writer = build_writer(config.writer, config.slots.slot_size, config.tokenizer).eval().to(place)
+    writer = (
+        build_code_transformer(config.transformer, config.slots.slot_size, config.tokenizer).eval().to(place)
+    )
     slots = torch.randn(pictures, config.slots.num_slots, config.slots.slot_size, device=place)
     print(json.dumps({**compare(writer, slots, samples), "machine": machine(place)}, indent=2))
 

@@ -46,7 +46,7 @@ INSIDE = {
         "clips array_cache",
         "sets",
         "catalog",
-        "prepare inspect download",
+        "prepare inspect download dataset",
     ),
 }
 """The same within the two largest rooms."""

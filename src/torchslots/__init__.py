@@ -1,28 +1,64 @@
-"""torchslots: object-centric learning on images and video."""
+"""Object-centric learning on images and video: published slot models, their data, checkpoints and metrics.
 
+The names in `torchslots.__all__` and the modules named in docs/api.md are public; everything else is internal and may
+change. `import torchslots` imports no torch: a name is imported when it is first used.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from torchslots._version import __version__
 
 if TYPE_CHECKING:
-    from torchslots.hub import load_model, load_tokenizer
+    from torchslots import metrics
+    from torchslots.data.catalog import list_datasets
+    from torchslots.data.dataset import open_dataset
+    from torchslots.hub import create_model, list_recipes, load_model, load_tokenizer
+    from torchslots.inference.evaluate import evaluate
+    from torchslots.inference.predict import predict, predict_frames
     from torchslots.io.errors import UserError
+    from torchslots.training.run import train
 
-__all__ = ["UserError", "__version__", "load_model", "load_tokenizer"]
+__all__ = [
+    "UserError",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "list_datasets",
+    "list_recipes",
+    "load_model",
+    "load_tokenizer",
+    "metrics",
+    "open_dataset",
+    "predict",
+    "predict_frames",
+    "train",
+]
+
+_PLACES = {
+    "UserError": "io.errors",
+    "create_model": "hub",
+    "evaluate": "inference.evaluate",
+    "list_datasets": "data.catalog",
+    "list_recipes": "hub",
+    "load_model": "hub",
+    "load_tokenizer": "hub",
+    "open_dataset": "data.dataset",
+    "predict": "inference.predict",
+    "predict_frames": "inference.predict",
+    "train": "training.run",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when something that needs it is asked for."""
-    if name == "load_model":
-        from torchslots.hub import load_model
+    """Import what is asked for."""
+    if name == "metrics":
+        return import_module("torchslots.metrics")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'torchslots' has no attribute '{name}'")
+    return getattr(import_module(f"torchslots.{_PLACES[name]}"), name)
 
-        return load_model
-    if name == "load_tokenizer":
-        from torchslots.hub import load_tokenizer
 
-        return load_tokenizer
-    if name == "UserError":
-        from torchslots.io.errors import UserError
-
-        return UserError
-    raise AttributeError(f"module 'torchslots' has no attribute '{name}'")
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -1,7 +1,7 @@
-"""Models in folders and on the Hugging Face hub: config.json + model.safetensors, rebuilt through recipes/.
+"""Models by the name of a recipe, from a folder, or from the Hugging Face hub.
 
-`config.json` is `{"torchslots": version, "family": name in recipes/catalog.py, "model": its numbers}`.
-Weights are safetensors only: a pickle can run code while it is read, so none is ever opened here.
+A folder holds config.json, `{"torchslots": version, "family": name in recipes/catalog.py, "model": configuration}`, and
+model.safetensors. A pickle can run code while it is read, so none is ever opened here.
 """
 
 import json
@@ -17,16 +17,17 @@ from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.weights import CONFIG_NAME, HUB_ID, WEIGHTS_NAME, load_weights
 from torchslots.recipes import catalog
-from torchslots.recipes.config import ModelConfig
+from torchslots.recipes.config import ModelConfig, with_changes
+from torchslots.recipes.summary import chosen
 
 PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".pkl", ".pickle", ".ckpt")
 RUN_MODELS = ("model", "best")
-"""Where a run folder keeps models, in the order of preference: the final one, then the best so far."""
+"""Where a run folder has models, in the order of preference: the final one, then the best so far."""
 
 _Kind = TypeVar("_Kind", ObjectCentricModel, Tokenizer)
 _Model = TypeVar("_Model", bound=catalog.Built)
 _WHAT = (
-    "a code of images without slots, a tokenizer: load it with torchslots.load_tokenizer, or give a model of slots",
+    "a tokenizer, without slots: load it with torchslots.load_tokenizer, or give a model of slots",
     "a model of slots, no tokenizer: load it with torchslots.load_model, or give what a recipe such as "
     "vqvae_movi_e or dvae_movi_e trained",
 )
@@ -34,20 +35,68 @@ _WHAT = (
 _SETTINGS = {"torchslots": str, "family": str, "model": dict}
 
 
+def list_recipes(word: str | None = None) -> list[str]:
+    """Names of recipes for `create_model` and `train`, in the order of `torchslots recipes`.
+
+    Args:
+        word: Only those that have it in their name, their system or their data set; None: all.
+
+    Example:
+        >>> torchslots.list_recipes("savi_plus_plus")
+        ['savi_plus_plus', 'statm_savi_plus_plus']
+    """
+    return [name for name, _ in chosen(word)]
+
+
+def create_model(recipe: str, **changes: Any) -> catalog.Built:
+    """A new model, with the configuration of a recipe and random weights from torch's global generator.
+
+    Args:
+        recipe: Its name in `list_recipes()`.
+        changes: Fields of its configuration to replace, those of parts by dotted name:
+            `create_model("savi_small", num_slots=8, conditioning="learned", **{"decoder.grid": (8, 8)})`.
+
+    Returns:
+        In training mode an `ObjectCentricModel`, or for recipes of tokenizers a `Tokenizer`; `model.config` is its
+        configuration. `model.predict(batch)` takes `video` float32 [B, T, 3, H, W] in [0, 1] and, of a model with
+        conditioning, `boxes` [B, 1, n, 4] as (ymin, xmin, ymax, xmax) in [0, 1]; it returns `slots` [B, T, K, D],
+        `masks` [B, T, K, H, W] and `segmentation` [B, T, H, W]. `model.loss(batch)` returns losses by name.
+
+    Raises:
+        UserError: no such recipe or field, or values that do not go together.
+
+    Example:
+        >>> model = torchslots.create_model("savi_small", num_slots=3, conditioning="learned")
+        >>> with torch.no_grad():
+        ...     found = model.predict({"video": torch.rand(1, 2, 3, 64, 64)})
+        >>> tuple(found.slots.shape), tuple(found.masks.shape)
+        ((1, 2, 3, 128), (1, 2, 3, 64, 64))
+    """
+    return catalog.build(with_changes(catalog.recipe(recipe).model, **changes))
+
+
 def load_model(
     path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
 ) -> ObjectCentricModel:
-    """The model saved in a folder, in a run of `torchslots train`, or on the hub, in eval mode.
+    """The model that was saved in a folder, in a run of `train`, or on the hub, in eval mode.
 
-    The returned `ObjectCentricModel` carries its numbers as `model.config`.
+    Its configuration is `model.config`; see `create_model` for what `model.predict` takes and returns.
 
     Args:
-        path_or_id: a folder with config.json and model.safetensors, its model.safetensors, a run folder (its
+        path_or_id: A folder with config.json and model.safetensors, its model.safetensors, a run folder (its
             final model, else its best), or a hub id.
-        revision: branch, tag or commit on the hub; None: the main branch.
+        device: Where to put it.
+        revision: Branch, tag or commit on the hub; None: the main branch.
+
     Raises:
         UserError: nothing there; a pickle; a truncated or foreign file; tensors missing, left over or of
             another shape; a config from a newer version or of an unknown family; a device that is not there.
+
+    Example:
+        >>> model = torchslots.create_model("savi_small", num_slots=3, conditioning="learned")
+        >>> folder = model.save_pretrained(path)
+        >>> torchslots.load_model(path).config == model.config
+        True
     """
     return _load(path_or_id, device, revision, ObjectCentricModel)
 
@@ -55,9 +104,14 @@ def load_model(
 def load_tokenizer(
     path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
 ) -> Tokenizer:
-    """The code of images saved in a folder, in a run of `torchslots train`, or on the hub, in eval mode.
+    """The tokenizer (dVAE, VQ-VAE) that was saved in a folder, in a run of `train`, or on the hub, in eval mode.
 
     Arguments and errors are those of `load_model`, which loads models of slots.
+
+    Example:
+        >>> folder = torchslots.create_model("vqvae_demo").save_pretrained(path)
+        >>> torchslots.load_tokenizer(path).training
+        False
     """
     return _load(path_or_id, device, revision, Tokenizer)
 
@@ -65,7 +119,7 @@ def load_tokenizer(
 def load_trained(
     path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
 ) -> catalog.Built:
-    """Whatever a recipe trained, a model of slots or a code of images; arguments and errors as of `load_model`."""
+    """Whatever a recipe trained, a model of slots or a tokenizer; arguments and errors as of `load_model`."""
     folder, weights = _locate(path_or_id, revision)
     return _filled(*_rebuild(folder / CONFIG_NAME), weights, device)
 
@@ -81,7 +135,7 @@ def _load(
 
 
 def _filled(config: ModelConfig, model: _Model, weights: Path, device: str | torch.device) -> _Model:
-    """The model with its weights and numbers, in eval mode."""
+    """The model with its weights and configuration, in eval mode."""
     load_weights(model, weights, _device(device))
     model.config = config
     return model.eval()
@@ -166,7 +220,7 @@ def _rebuild(file: Path) -> tuple[ModelConfig, catalog.Built]:
         raise UserError(f"{file}: {error}") from error
     except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise UserError(
-            f"{file}: no {family} model can be built from these numbers: {first_line(error)}."
+            f"{file}: no {family} model can be built from this configuration: {first_line(error)}."
         ) from error
 
 

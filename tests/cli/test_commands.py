@@ -162,7 +162,7 @@ def clevr6(tmp_path, golden) -> list[str]:
         slot_size=8,
         mlp_size=12,
         num_slots=3,
-        decoder=slot_attention.PictureDecoder(grid=(4, 4), channels=(8, 8), strides=(2, 2)),
+        decoder=slot_attention.ImageDecoderConfig(grid=(4, 4), channels=(8, 8), strides=(2, 2)),
     )
     whole = recipe("slot_attention_clevr6")
     whole = replace(whole, model=small, data=replace(whole.data, resolution=16))

@@ -84,7 +84,7 @@ def test_models_that_paint_pixels_are_judged_where_they_paint_frames(
     words = line("evaluate", model, movi, tmp_path / "out", "--recon", "--draw", 0, "--no-baseline")
     if "video" not in targets:
         assert main(words) == 2
-        assert "paints flow, not frames" in capsys.readouterr().err
+        assert "decodes flow, not frames" in capsys.readouterr().err
         return
     assert main(words) == 0
     metrics = told(tmp_path / "out" / "eval.json")["metrics"]
@@ -105,7 +105,7 @@ def test_how_to_draw_is_said_on_the_line(movi, tmp_path, no_cache, capsys):
         figures.append(told(out / "eval.json"))
     assert len({found["metrics"]["mse"] for found in figures}) == 3
     assert len({found["metrics"]["mse_ceiling"] for found in figures}) == 1
-    assert figures[2]["settings"]["paint"] == {"sampler": "ddim", "steps": 3, "snap": False}
+    assert figures[2]["settings"]["sampling"] == {"sampler": "ddim", "steps": 3, "snap": False}
     for words, says in (
         (["--paint.temperature", 1], "`temperature` means nothing to it"),
         (["--recon", "--weights", "vgg16"], "--weights takes NAME=FILE"),
@@ -117,7 +117,7 @@ def test_how_to_draw_is_said_on_the_line(movi, tmp_path, no_cache, capsys):
     vqvae = save_pretrained(catalog.build(VQVAE), VQVAE, tmp_path / "vqvae")
     assert main(line("evaluate", vqvae, movi, tmp_path / "out", "--recon", "--draw", 0)) == 0
     assert main(line("evaluate", vqvae, movi, tmp_path / "out", "--paint.seed", 1)) == 2
-    assert "leave --paint.* out" in capsys.readouterr().err
+    assert "leave --sampling.* out" in capsys.readouterr().err
 
 
 def test_slots_are_composed(movi, tmp_path, no_cache, capsys):
@@ -135,7 +135,7 @@ def test_concepts_are_found(movi, tmp_path, capsys):
     model = saved("slotdiffusion", tmp_path)
     more = ["--num-concepts", 4, "--samples", 2, "--every", 1]
     assert main(line("concepts", model, movi, tmp_path / "out", *more)) == 0
-    assert "4 concepts of 36 slots, and 2 pictures" in capsys.readouterr().out
+    assert "4 concepts of 36 slots, and 2 images" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("library.json", "library.safetensors", "concepts.png", "samples.png", "samples")
     }
@@ -268,7 +268,7 @@ def test_ways_to_draw_reach_edits_and_predictions(films, tmp_path, capsys):
         words = [command[0], str(model), films[0], "--out", str(tmp_path / "out"), *command[1:]]
         assert main([*words, "--paint.temperature", "1"]) == 0
         assert main([*words, "--paint.steps", "3"]) == 2
-        assert "writes codes one by one" in capsys.readouterr().err
+        assert "decodes codes one by one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["predict", "edit", "compose", "concepts"])
@@ -280,4 +280,4 @@ def test_image_codes_have_no_slots(command, films, movi, tmp_path, capsys):
         words = [command, str(vqvae), films[0], "--out", str(tmp_path / "out")]
     assert main(words) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "a code of images without slots, a tokenizer" in said and "Traceback" not in said
+    assert "a tokenizer, without slots" in said and "Traceback" not in said

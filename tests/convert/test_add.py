@@ -54,8 +54,10 @@ def test_a_program_in_one_file_and_one_row(toy: ModuleType, tmp_path: Path) -> N
 
 def test_what_does_not_fit_is_refused(toy: ModuleType, tmp_path: Path) -> None:
     torch.save({"net.encoder.0.0.weight": torch.ones(3)}, tmp_path / "toy.pth")
-    with pytest.raises(UserError, match=r"toy\.pth: These are not the weights of a toy: .*encoder\.7\.weight"):
+    with pytest.raises(
+        UserError, match=r"toy\.pth: These are not the weights of a toy: .*encoder\.7\.weight"
+    ):
         convert(tmp_path / "toy.pth", tmp_path / "out")
     (tmp_path / "config.json").write_text('{"model": "toy", "width": 4}')
-    with pytest.raises(UserError, match="no configuration of a toy: .*codes"):
+    with pytest.raises(UserError, match=r"no configuration of a toy: .*codes"):
         convert(tmp_path / "toy.pth", tmp_path / "out", config=tmp_path / "config.json")

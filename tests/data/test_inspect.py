@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import opened
 from data.movi_files import copy_movi
 from recorded import GOLDEN
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import RecordFile, write_records
 from torchslots.data.inspect import data_inspect, inspect_dataset
 from torchslots.data.prepare import prepare
-from torchslots.data.sets.own_files import FolderClips
 from torchslots.io import video
 from torchslots.io.errors import UserError
 
@@ -144,10 +144,10 @@ def test_corrupt_clips_of_a_folder_are_listed(tmp_path):
 
 def test_prepared_arrays(tmp_path):
     config = DataConfig(dataset="folder", resolution=16, keys=("video", "segmentations", "boxes"))
-    prepare(FolderClips(own_clips(tmp_path / "mine"), "train", config, train=True), tmp_path / "out")
+    prepare(opened.own_clips(own_clips(tmp_path / "mine"), "train", config, True), tmp_path / "out")
     survey = inspect_dataset(str(tmp_path / "out"), out=tmp_path / "sheet.png", check=True)
     assert survey.splits["train"].endswith("1 examples")
-    assert survey.features["video"] in ("float32 [5, 3, 16, 16]", "float32 [1, 3, 16, 16]")
+    assert survey.features["video"] in ("float32 [5, 16, 16, 3]", "float32 [1, 16, 16, 3]")
     assert survey.features["boxes"].endswith("23, 4]") and (tmp_path / "sheet.png").exists()
 
 
@@ -183,8 +183,8 @@ def test_sets_of_single_pictures_are_described_counted_and_drawn(
     shutil.copytree(RECORDED / f"data_{name}", place, ignore=shutil.ignore_patterns(".torchslots"))
     source, root = (name, tmp_path) if by_name else (str(place / folder), None)
     survey = inspect_dataset(source, root=root, out=tmp_path / "sheet.png", check=True)
-    assert survey.splits == {split: f"single pictures, {count} examples" for split, count in splits.items()}
-    assert survey.kind == f"pictures of {name}" and feature in survey.features
+    assert survey.splits == {split: f"single images, {count} examples" for split, count in splits.items()}
+    assert survey.dataset == name and feature in survey.features
     assert objects is None or survey.objects == objects
     assert (survey.num_checked, survey.corrupt) == (sum(splits.values()), [])
     with Image.open(tmp_path / "sheet.png") as image:
@@ -195,5 +195,5 @@ def test_a_split_whose_file_is_missing_is_told_beside_the_others(tmp_path):
     place = tmp_path / "objects_room"
     shutil.copytree(RECORDED / "data_objects_room", place, ignore=shutil.ignore_patterns(".torchslots"))
     survey = inspect_dataset("objects_room", root=tmp_path)
-    assert survey.splits["six_objects"] == "single pictures, 4 examples"
-    assert "does not hold objects_room_test_empty_room.tfrecords" in survey.splits["empty_room"]
+    assert survey.splits["six_objects"] == "single images, 4 examples"
+    assert "holds no objects_room_test_empty_room.tfrecords" in survey.splits["empty_room"]

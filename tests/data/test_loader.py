@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from data.movi_files import copy_movi, flip_byte, shard
+from data.opened import movi_clips
+from torchslots.data.batch import ClipDataset
 from torchslots.data.config import DataConfig
-from torchslots.data.loader import ClipDataset, CorruptRecord, eval_batches, train_batches
-from torchslots.data.sets.movi import MoviClips
+from torchslots.data.loader import CorruptRecord, eval_batches, train_batches
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
 from torchslots.models.types import Batch
@@ -164,7 +165,7 @@ def test_impossible_requests():
 
 def test_movi_through_workers_equals_movi_without(tmp_path: Path):
     copy_movi("a", tmp_path)
-    clips = MoviClips(tmp_path, "train", CONFIG)
+    clips = movi_clips(tmp_path, "train", CONFIG)
     for one, other in zip(_take(clips, 3), _take(clips, 3, num_workers=2)):
         assert one["name"] == other["name"] and torch.equal(one["video"], other["video"])
 
@@ -175,7 +176,7 @@ def test_damage_in_a_shard_is_skipped_and_counted(tmp_path: Path):
     second = shard(folder, index=1)
     second.write_bytes(second.read_bytes()[:-100])
     skipped: list[CorruptRecord] = []
-    clips = MoviClips(tmp_path, "train", CONFIG, train=False)
+    clips = movi_clips(tmp_path, "train", CONFIG, train=False)
     batches = list(eval_batches(clips, batch_size=4, skip_corrupt=True, on_skip=skipped.append))
     assert [(error.file.name[-14:], error.record) for error in skipped] == [
         ("00000-of-00002", 0),

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from data.movi_files import copy_movi, cut_frames, flip_byte, rewrite, shard
+from data.opened import movi_clips, prepared_clips
 from torchslots.data import prepare as module
+from torchslots.data.clips import Clips
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.data.loader import ClipDataset
 from torchslots.data.prepare import data_prepare, prepare
-from torchslots.data.sets.movi import MoviClips
-from torchslots.data.sets.prepared import PreparedClips
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
 
@@ -32,7 +31,7 @@ def _equal(one: Sample, other: Sample) -> bool:
     return one.keys() == other.keys() and one["name"] == other["name"] and all(tensors) and all(kinds)
 
 
-def _assert_alike(clips: ClipDataset, prepared: ClipDataset) -> None:
+def _assert_alike(clips: Clips, prepared: Clips) -> None:
     assert len(prepared) == len(clips)
     for index in range(len(clips)):
         assert prepared.name(index) == clips.name(index)
@@ -59,18 +58,18 @@ def _assert_alike(clips: ClipDataset, prepared: ClipDataset) -> None:
 def test_prepared_samples_equal_direct_ones(tmp_path: Path, changes: dict):
     copy_movi("a", tmp_path / "data")
     config = replace(CONFIG, **changes)
-    clips = MoviClips(tmp_path / "data", "train", config)
+    clips = movi_clips(tmp_path / "data", "train", config)
     assert prepare(clips, tmp_path / "out").num_videos == len(clips) > 0
-    _assert_alike(clips, PreparedClips(tmp_path / "out", "train", config))
+    _assert_alike(clips, prepared_clips(tmp_path / "out", "train", config, True))
     longer = replace(config, num_frames=30)
-    whole = MoviClips(tmp_path / "data", "train", longer, train=False)
-    _assert_alike(whole, PreparedClips(tmp_path / "out", "train", longer, train=False))
+    whole = movi_clips(tmp_path / "data", "train", longer, False)
+    _assert_alike(whole, prepared_clips(tmp_path / "out", "train", longer, False))
 
 
 def test_types_are_as_narrow_as_exactness_allows(tmp_path: Path):
     copy_movi("a", tmp_path / "data")
     for resolution, kind in ((32, np.uint8), (16, np.uint16), (20, np.float32)):
-        clips = MoviClips(tmp_path / "data", "train", replace(CONFIG, resolution=resolution))
+        clips = movi_clips(tmp_path / "data", "train", replace(CONFIG, resolution=resolution))
         folder = prepare(clips, tmp_path / str(resolution)).folder / "00000"
         kinds = {file.stem: np.load(file).dtype for file in folder.glob("*.npy")}
         assert kinds["video"] == kind and kinds["flow"] == kinds["segmentations"] == np.uint8
@@ -78,17 +77,18 @@ def test_types_are_as_narrow_as_exactness_allows(tmp_path: Path):
 
 def test_videos_of_different_lengths(tmp_path: Path):
     rewrite(shard(copy_movi("a", tmp_path / "data")), lambda example: cut_frames(example, 9))
-    clips = MoviClips(tmp_path / "data", "train", CONFIG)
+    clips = movi_clips(tmp_path / "data", "train", CONFIG)
     prepare(clips, tmp_path / "out")
-    _assert_alike(clips, PreparedClips(tmp_path / "out", "train", CONFIG))
+    _assert_alike(clips, prepared_clips(tmp_path / "out", "train", CONFIG, True))
 
 
 def test_fewer_keys_and_other_clip_lengths_need_no_new_preparation(tmp_path: Path):
     copy_movi("a", tmp_path / "data")
-    prepare(MoviClips(tmp_path / "data", "train", CONFIG), tmp_path / "out")
+    prepare(movi_clips(tmp_path / "data", "train", CONFIG), tmp_path / "out")
     config = replace(CONFIG, keys=("video", "boxes"), num_frames=3)
     _assert_alike(
-        MoviClips(tmp_path / "data", "train", config), PreparedClips(tmp_path / "out", "train", config)
+        movi_clips(tmp_path / "data", "train", config),
+        prepared_clips(tmp_path / "out", "train", config, True),
     )
 
 
@@ -106,22 +106,22 @@ def test_fewer_keys_and_other_clip_lengths_need_no_new_preparation(tmp_path: Pat
 def test_the_field_that_differs_is_named(tmp_path: Path, changes: dict, message: str):
     copy_movi("a", tmp_path / "data")
     config = replace(CONFIG, keys=("video", "segmentations"))
-    prepare(MoviClips(tmp_path / "data", "train", config), tmp_path / "out")
+    prepare(movi_clips(tmp_path / "data", "train", config), tmp_path / "out")
     with pytest.raises(UserError, match=message):
-        PreparedClips(tmp_path / "out", "train", replace(config, **changes))
+        prepared_clips(tmp_path / "out", "train", replace(config, **changes), True)
 
 
 def test_a_folder_is_not_mixed(tmp_path: Path):
     copy_movi("a", tmp_path / "data")
-    prepare(MoviClips(tmp_path / "data", "train", CONFIG), tmp_path / "out")
-    other = MoviClips(tmp_path / "data", "train", replace(CONFIG, resolution=8))
+    prepare(movi_clips(tmp_path / "data", "train", CONFIG), tmp_path / "out")
+    other = movi_clips(tmp_path / "data", "train", replace(CONFIG, resolution=8))
     with pytest.raises(UserError, match="was prepared with `resolution` = 16, now it is 8"):
         prepare(other, tmp_path / "out")
 
 
 def test_interrupted_work_goes_on(tmp_path: Path, monkeypatch):
     copy_movi("a", tmp_path / "data")
-    clips = MoviClips(tmp_path / "data", "train", CONFIG)
+    clips = movi_clips(tmp_path / "data", "train", CONFIG)
     whole = clips.stored
 
     def until_the_last(index: int) -> Sample:
@@ -133,32 +133,32 @@ def test_interrupted_work_goes_on(tmp_path: Path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare(clips, tmp_path / "out")
     with pytest.raises(UserError, match="is not finished"):
-        PreparedClips(tmp_path / "out", "train", CONFIG)
+        prepared_clips(tmp_path / "out", "train", CONFIG, True)
     done = (tmp_path / "out" / "train" / "00000" / "video.npy").stat().st_mtime_ns
     monkeypatch.undo()
     monkeypatch.setattr(module, "_VIDEOS_PER_SHARD", 3)
     prepare(clips, tmp_path / "out")
     assert (tmp_path / "out" / "train" / "00000" / "video.npy").stat().st_mtime_ns == done
-    _assert_alike(clips, PreparedClips(tmp_path / "out", "train", CONFIG))
+    _assert_alike(clips, prepared_clips(tmp_path / "out", "train", CONFIG, True))
 
 
 @pytest.mark.slow
 def test_worker_processes_write_the_same(tmp_path: Path):
     copy_movi("a", tmp_path / "data")
-    clips = MoviClips(tmp_path / "data", "train", CONFIG)
+    clips = movi_clips(tmp_path / "data", "train", CONFIG)
     assert prepare(clips, tmp_path / "out", num_workers=2).num_videos == 4
     assert (tmp_path / "out" / "train" / "00001" / "video.npy").exists()
-    _assert_alike(clips, PreparedClips(tmp_path / "out", "train", CONFIG))
+    _assert_alike(clips, prepared_clips(tmp_path / "out", "train", CONFIG, True))
 
 
 def test_corrupt_records_end_the_work_or_are_left_out(tmp_path: Path):
     flip_byte(shard(copy_movi("a", tmp_path / "data")), 5000)
-    clips = MoviClips(tmp_path / "data", "train", CONFIG)
+    clips = movi_clips(tmp_path / "data", "train", CONFIG)
     with pytest.raises(CorruptRecord, match="record 0"):
         prepare(clips, tmp_path / "out")
     done = prepare(clips, tmp_path / "out", skip_corrupt=True)
     assert done.num_videos == 3 and len(done.left_out) == 1 and "record 0" in done.left_out[0]
-    prepared = PreparedClips(tmp_path / "out", "train", CONFIG)
+    prepared = prepared_clips(tmp_path / "out", "train", CONFIG, True)
     assert [prepared.name(i) for i in range(3)] == [clips.name(i) for i in range(1, 4)]
 
 
@@ -166,18 +166,18 @@ def test_command_prepares_each_split(tmp_path: Path, capsys: pytest.CaptureFixtu
     copy_movi("a", tmp_path / "data")
     data_prepare(tmp_path / "data", tmp_path / "out", splits=("train",), config=CONFIG)
     assert "out/train: 4 videos" in capsys.readouterr().out
-    assert len(PreparedClips(tmp_path / "out", "train", replace(CONFIG, dataset="prepared"))) == 4
+    assert len(prepared_clips(tmp_path / "out", "train", replace(CONFIG, dataset="prepared"), True)) == 4
 
 
 def test_nothing_prepared_broken_files_and_unsuitable_data(tmp_path: Path):
     with pytest.raises(UserError, match="holds nothing prepared"):
-        PreparedClips(tmp_path, "train", CONFIG)
+        prepared_clips(tmp_path, "train", CONFIG, True)
     copy_movi("a", tmp_path / "data")
-    clips = MoviClips(tmp_path / "data", "train", CONFIG)
+    clips = movi_clips(tmp_path / "data", "train", CONFIG)
     prepare(clips, tmp_path / "out")
     array = tmp_path / "out" / "train" / "00001" / "video.npy"
     array.write_bytes(array.read_bytes()[:100])
-    prepared = PreparedClips(tmp_path / "out", "train", CONFIG)
+    prepared = prepared_clips(tmp_path / "out", "train", CONFIG, True)
     with pytest.raises(UserError, match=r"video\.npy cannot be read"):
         prepared.sample(3, None)
     with pytest.raises(UserError, match="This data set cannot be prepared"):
@@ -185,4 +185,4 @@ def test_nothing_prepared_broken_files_and_unsuitable_data(tmp_path: Path):
     meta = tmp_path / "out" / "train" / "meta.json"
     meta.write_text(json.dumps({"made_for": {}})[:-2])
     with pytest.raises(UserError, match=r"meta\.json cannot be read"):
-        PreparedClips(tmp_path / "out", "train", CONFIG)
+        prepared_clips(tmp_path / "out", "train", CONFIG, True)

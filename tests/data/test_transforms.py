@@ -51,6 +51,23 @@ def _windows(sample: Sample, length: int, step: int, last: int) -> list[Sample]:
     return [transforms.take_window(sample, start, length) for start in range(0, last, step)]
 
 
+def _central_crop(sample: Sample, height: int, width: int) -> Sample:
+    full = transforms.frame_size(sample)
+    return transforms.crop(sample, Crop((full[0] - height) // 2, (full[1] - width) // 2, height, width))
+
+
+def _crop_or_pad(sample: Sample, height: int, width: int) -> Sample:
+    """The top left corner; what is missing below and to the right is zero."""
+    full, area = transforms.frame_size(sample), Crop(0, 0, height, width)
+    fitted = {
+        key: transforms.crop_boxes(value, area, *full)
+        if key == "boxes"
+        else transforms.fit_length(transforms.fit_length(value, -2, height), -1, width)
+        for key, value in sample.items()
+    }
+    return fitted
+
+
 def _crops(sample: Sample, height: int, width: int) -> list[Sample]:
     full = transforms.frame_size(sample)
     corners = [(y, x) for y in range(full[0] - height + 1) for x in range(full[1] - width + 1)]
@@ -71,10 +88,10 @@ def _outcomes(name: str, words: str, sample: Sample) -> list[Sample]:
         "resize_small": lambda: transforms.resize_small(sample, *numbers),
         "flow_to_rgb": lambda: transforms.flow_to_rgb(sample),
         "transform_depth": lambda: transforms.transform_depth(sample, words.split("'")[1]),  # type: ignore[arg-type]
-        "temporal_crop_or_pad": lambda: transforms.crop_or_pad_frames(sample, numbers[0]),
-        "drop_frames": lambda: transforms.drop_frames(sample, numbers[0]),
-        "central_crop": lambda: transforms.central_crop(sample, numbers[0], numbers[-1]),
-        "crop_or_pad": lambda: transforms.crop_or_pad(sample, *numbers),
+        "temporal_crop_or_pad": lambda: transforms.take_window(sample, 0, numbers[0]),
+        "drop_frames": lambda: {key: value[:: numbers[0]] for key, value in sample.items()},
+        "central_crop": lambda: _central_crop(sample, numbers[0], numbers[-1]),
+        "crop_or_pad": lambda: _crop_or_pad(sample, *numbers),
         "random_resized_crop": lambda: _resized_crop(sample, name, words),
     }
     many: dict[str, Callable[[], list[Sample]]] = {
@@ -114,7 +131,7 @@ def test_recorded_sizes_boxes_and_flow_pictures():
     boxes = transforms.crop_boxes(torch.from_numpy(RECORDED["crop_boxes/in"]), Crop(*area), height, width)
     np.testing.assert_allclose(boxes, RECORDED["crop_boxes/out"], rtol=0, atol=1e-6)
     flow = torch.from_numpy(RECORDED["flow_rgb_raw/in"]).permute(0, 3, 1, 2)
-    picture = transforms.flow_picture(flow).permute(0, 2, 3, 1).numpy()
+    picture = transforms.flow_image(flow).permute(0, 2, 3, 1).numpy()
     assert (picture != RECORDED["flow_rgb_raw/out_uint8"]).mean() < 1e-4
 
 
@@ -143,7 +160,7 @@ def test_strided_windows_are_all_equally_likely_and_window_anywhere():
 
 def test_drawn_crops_obey_their_bounds():
     rng = np.random.default_rng(0)
-    drawn = [transforms.draw_crop(120, 160, 0.3, rng) for _ in range(2000)]
+    drawn = [transforms.sample_crop(120, 160, 0.3, rng) for _ in range(2000)]
     parts = np.array([area.height * area.width / (120 * 160) for area in drawn])
     aspects = np.array([area.width / area.height for area in drawn])
     assert parts.min() >= 0.3 and 0.74 < aspects.min() < 0.78 and 1.3 < aspects.max() < 1.35
@@ -154,7 +171,7 @@ def test_drawn_crops_obey_their_bounds():
 def test_drawn_crops_are_distributed_as_the_recipe_expects():
     """128 x 128 and 75 %, against the same draw without pixels: a uniform aspect ratio, then a uniform height."""
     rng = np.random.default_rng(0)
-    drawn = np.array([transforms.draw_crop(128, 128, 0.75, rng) for _ in range(4000)])
+    drawn = np.array([transforms.sample_crop(128, 128, 0.75, rng) for _ in range(4000)])
     part = drawn[:, 2] * drawn[:, 3] / 128**2
     aspect = rng.uniform(3 / 4, 4 / 3, 400_000)
     height = rng.uniform(np.sqrt(0.08 / aspect), np.minimum(1, 1 / aspect))
@@ -164,5 +181,5 @@ def test_drawn_crops_are_distributed_as_the_recipe_expects():
     assert abs((drawn[:, 3] / drawn[:, 2]).mean() - aspect[kept].mean()) < 0.01
     deciles = np.arange(0.1, 1, 0.1)
     np.testing.assert_allclose(np.quantile(part, deciles), np.quantile(expected, deciles), atol=0.012)
-    whole = transforms.draw_crop(20, 200, 0.9, rng)
+    whole = transforms.sample_crop(20, 200, 0.9, rng)
     assert whole == Crop(0, 0, 20, 200), "no rectangle of these proportions covers so much"

@@ -13,7 +13,8 @@ import torch.multiprocessing
 from torch import nn
 
 import tiny_models
-from torchslots.evaluation.baselines import BoxCopy, boxes_around, fill_boxes
+from torchslots.data.transforms import mask_boxes
+from torchslots.evaluation.baselines import BoxCopy, fill_boxes
 from torchslots.evaluation.evaluate import box_copy_baseline, evaluate
 from torchslots.evaluation.report import EvalReport, compare
 from torchslots.io.errors import UserError
@@ -86,7 +87,7 @@ def _batch(first: int, size: int, num_frames: int = 7, num_objects: int = 3) -> 
 
 def test_a_perfect_model_scores_one_and_knows_it_was_asked_in_slices():
     model = Oracle(order=[2, 0, 3, 1]).train()
-    report = evaluate(model, [_batch(0, 2), _batch(2, 1)], _CONFIG, draw=0)
+    report = evaluate(model, [_batch(0, 2), _batch(2, 1)], _CONFIG, num_plots=0)
     assert set(report.metrics) | {"fg_ari_objects_only"} == set(DEFINITIONS) == set(LABELS)
     assert all(value == pytest.approx(1) for value in report.metrics.values())
     assert report.num_videos == 3 and report.notes == []
@@ -96,10 +97,10 @@ def test_a_perfect_model_scores_one_and_knows_it_was_asked_in_slices():
 
 def test_sliced_equals_whole_equals_one_by_one():
     model = Oracle(shift=2)
-    whole = evaluate(model, [_batch(0, 3)], EvalConfig(num_frames=7, slice_size=7), draw=0)
-    sliced = evaluate(model, [_batch(0, 3)], EvalConfig(num_frames=7, slice_size=2), draw=0)
+    whole = evaluate(model, [_batch(0, 3)], EvalConfig(num_frames=7, slice_size=7), num_plots=0)
+    sliced = evaluate(model, [_batch(0, 3)], EvalConfig(num_frames=7, slice_size=2), num_plots=0)
     rows = [{k: v[i : i + 1] for k, v in _batch(0, 3).items()} for i in range(3)]
-    single = evaluate(model, rows, _CONFIG, draw=0)
+    single = evaluate(model, rows, _CONFIG, num_plots=0)
     assert 0 < whole.metrics["fg_ari"] < 0.99
     for other in (sliced, single):
         assert other.metrics == pytest.approx(whole.metrics)
@@ -108,7 +109,7 @@ def test_sliced_equals_whole_equals_one_by_one():
 
 def test_figures_equal_the_metrics_on_whole_videos():
     batch = _batch(0, 3)
-    report = evaluate(Oracle(shift=2), [batch], _CONFIG, draw=0)
+    report = evaluate(Oracle(shift=2), [batch], _CONFIG, num_plots=0)
     tables = contingency(batch["truth"], batch["truth"].roll(2, -1), 4)
     assert report.metrics["fg_ari"] == pytest.approx(fg_ari(tables.sum(1)).mean().item())
     assert report.metrics["fg_ari_no_first"] == pytest.approx(fg_ari(tables[:, 1:].sum(1)).mean().item())
@@ -119,7 +120,7 @@ def test_figures_equal_the_metrics_on_whole_videos():
 
 
 def test_a_slot_that_changes_its_object_costs_the_video_not_the_frames():
-    report = evaluate(Oracle(switch_at=4), [_batch(0, 2)], _CONFIG, draw=0)
+    report = evaluate(Oracle(switch_at=4), [_batch(0, 2)], _CONFIG, num_plots=0)
     assert report.metrics["fg_ari_frame"] == pytest.approx(1)
     assert report.metrics["fg_ari"] < 0.9
 
@@ -128,24 +129,24 @@ def test_padded_frames_do_not_count():
     batch, short = _batch(0, 2), _batch(0, 2)
     batch["padding_mask"][:, 5:] = False
     cut = {key: value[:, :5] if isinstance(value, torch.Tensor) else value for key, value in short.items()}
-    padded = evaluate(Oracle(shift=2), [batch], _CONFIG, draw=0)
-    assert padded.metrics == pytest.approx(evaluate(Oracle(shift=2), [cut], _CONFIG, draw=0).metrics)
+    padded = evaluate(Oracle(shift=2), [batch], _CONFIG, num_plots=0)
+    assert padded.metrics == pytest.approx(evaluate(Oracle(shift=2), [cut], _CONFIG, num_plots=0).metrics)
     assert len(padded.curves["fg_ari"]) == 5
     batch["padding_mask"][:, 1] = False
-    hole = json.loads(evaluate(Oracle(), [batch], _CONFIG, draw=0).to_json())["curves"]["fg_ari"]
+    hole = json.loads(evaluate(Oracle(), [batch], _CONFIG, num_plots=0).to_json())["curves"]["fg_ari"]
     assert hole[1] is None and len(hole) == 5
 
 
 def test_frames_past_the_limit_are_left_out():
-    assert evaluate(Oracle(), [_batch(0, 1, num_frames=9)], _CONFIG, draw=0).curves["ari"] == pytest.approx(
-        [1] * 7
-    )
+    assert evaluate(Oracle(), [_batch(0, 1, num_frames=9)], _CONFIG, num_plots=0).curves[
+        "ari"
+    ] == pytest.approx([1] * 7)
 
 
 def test_data_without_masks_have_a_sentence_instead_of_figures():
     batch = _batch(0, 2)
     del batch["segmentations"]
-    report = evaluate(Oracle(), [batch], _CONFIG, draw=1, with_loss=True)
+    report = evaluate(Oracle(), [batch], _CONFIG, num_plots=1, with_loss=True)
     assert set(report.metrics) == {"loss_recon", "loss_negative"} and report.curves == {}
     assert report.metrics["loss_recon"] == pytest.approx(batch["video"].mean().item())
     assert report.metrics["loss_negative"] == pytest.approx(-report.metrics["loss_recon"])
@@ -154,21 +155,21 @@ def test_data_without_masks_have_a_sentence_instead_of_figures():
 
 
 def test_more_objects_than_slots_is_said():
-    report = evaluate(Oracle(num_slots=6), [_batch(0, 2, num_objects=5)], _CONFIG, draw=0)
+    report = evaluate(Oracle(num_slots=6), [_batch(0, 2, num_objects=5)], _CONFIG, num_plots=0)
     assert report.notes == []
     crowded = Oracle(num_slots=3, order=[0, 1, 2, 2, 2, 2])
-    [note] = evaluate(crowded, [_batch(0, 2, num_objects=5), _batch(2, 1, 7, 2)], _CONFIG, draw=0).notes
+    [note] = evaluate(crowded, [_batch(0, 2, num_objects=5), _batch(2, 1, 7, 2)], _CONFIG, num_plots=0).notes
     assert "2 of 3 videos" in note and "3 slots" in note
 
 
 def test_videos_without_objects_count_one_and_are_said():
-    report = evaluate(Oracle(), [_batch(0, 1), _batch(1, 1, num_objects=0)], _CONFIG, draw=0)
+    report = evaluate(Oracle(), [_batch(0, 1), _batch(1, 1, num_objects=0)], _CONFIG, num_plots=0)
     assert report.metrics["fg_ari"] == pytest.approx(1) and report.metrics["mbo"] == pytest.approx(1)
     assert "1 of 2 videos show no object" in report.notes[0]
 
 
 def test_images_have_no_figures_without_the_first_frame():
-    report = evaluate(Oracle(), [_batch(0, 2, num_frames=1)], _CONFIG, draw=1)
+    report = evaluate(Oracle(), [_batch(0, 2, num_frames=1)], _CONFIG, num_plots=1)
     assert "fg_ari_no_first" not in report.metrics and "fg_ari_frame_no_first" not in report.metrics
     assert report.metrics["fg_ari"] == pytest.approx(1)
 
@@ -192,7 +193,7 @@ def test_training_mode_returns_after_an_error():
 def test_panels_show_the_first_videos_in_bytes():
     model = Oracle(shift=1)
     batches = [_batch(0, 2), _batch(2, 2), _batch(4, 2)]
-    report = evaluate(model, batches, _CONFIG, draw=3)
+    report = evaluate(model, batches, _CONFIG, num_plots=3)
     assert [panel.name for panel in report.panels] == ["video 0", "video 1", "video 2"]
     assert model.recon_requests == [True] * 6 + [False] * 3
     drawn, batch = report.panels[2], batches[1]
@@ -205,7 +206,7 @@ def test_panels_show_the_first_videos_in_bytes():
 
 
 def test_report_is_saved_as_json_pictures_and_curve(tmp_path, capsys):
-    report = evaluate(Oracle(shift=1), [_batch(0, 1)], _CONFIG, draw=1)
+    report = evaluate(Oracle(shift=1), [_batch(0, 1)], _CONFIG, num_plots=1)
     written = report.save(tmp_path / "new", gif=True, tile=24)
     assert [path.name for path in written] == [
         "eval.json",
@@ -220,7 +221,7 @@ def test_report_is_saved_as_json_pictures_and_curve(tmp_path, capsys):
     report.print_table()
     printed = capsys.readouterr().out
     assert "fg_ari" in printed and "1 videos" in printed
-    image = evaluate(Oracle(), [_batch(0, 1, num_frames=1)], _CONFIG, draw=1)
+    image = evaluate(Oracle(), [_batch(0, 1, num_frames=1)], _CONFIG, num_plots=1)
     assert [path.suffix for path in image.save(tmp_path)] == [".json", ".png"]
 
 
@@ -243,10 +244,10 @@ def test_boxes_are_filled_smaller_over_larger():
 
 def test_boxes_around_masks_fill_to_the_same_boxes():
     ids = fill_boxes(torch.tensor([[[0.0, 0.25, 0.5, 0.5], [0.5, 0.75, 1.0, 1.0]]]), 8, 8)
-    boxes = boxes_around(ids)
+    boxes = mask_boxes(ids, 2)
     assert boxes.tolist() == [[[0.0, 0.25, 0.5, 0.5], [0.5, 0.75, 1.0, 1.0]]]
     ids[ids == 1] = 0
-    assert boxes_around(ids)[0, 0].tolist() == [0, 0, 0, 0]
+    assert mask_boxes(ids, 2)[0, 0].tolist() == [0, 0, 0, 0]
 
 
 def test_box_copy_is_right_on_the_first_frame_and_wrong_after_motion():
@@ -255,7 +256,7 @@ def test_box_copy_is_right_on_the_first_frame_and_wrong_after_motion():
     report = box_copy_baseline([batch], _CONFIG)
     assert report.curves["fg_ari"][0] == pytest.approx(1)
     assert report.metrics["fg_ari"] < 0.9
-    boxes = boxes_around(batch["segmentations"].flatten(0, 1)).unflatten(0, (2, 7))
+    boxes = mask_boxes(batch["segmentations"].flatten(0, 1), 2).unflatten(0, (2, 7))
     assert box_copy_baseline([{**batch, "boxes": boxes}], _CONFIG).metrics == report.metrics
 
 
@@ -270,7 +271,7 @@ def _evaluate_on_rank(rank: int, world_size: int, port: int, folder) -> None:
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size
     )
     batches = [_batch(0, 3), _batch(3, 1, num_objects=0)] if rank == 0 else []
-    report = evaluate(Oracle(shift=2), batches, _CONFIG, draw=1, with_loss=True)
+    report = evaluate(Oracle(shift=2), batches, _CONFIG, num_plots=1, with_loss=True)
     (folder / f"{rank}.json").write_text(report.to_json())
     assert len(report.panels) == (1 if rank == 0 else 0)
     torch.distributed.destroy_process_group()
@@ -283,7 +284,7 @@ def test_two_processes_report_what_one_does(tmp_path):
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(_evaluate_on_rank, (2, port, tmp_path), nprocs=2)
     batches = [_batch(0, 3), _batch(3, 1, num_objects=0)]
-    alone = json.loads(evaluate(Oracle(shift=2), batches, _CONFIG, draw=0, with_loss=True).to_json())
+    alone = json.loads(evaluate(Oracle(shift=2), batches, _CONFIG, num_plots=0, with_loss=True).to_json())
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found["metrics"] == pytest.approx(alone["metrics"]) and found["notes"] == alone["notes"]
@@ -311,9 +312,9 @@ class Starts(Oracle):
 
 def test_a_videos_draws_depend_on_its_name_and_the_seed_alone():
     whole, single, other = Starts(), Starts(), Starts()
-    evaluate(whole, [_batch(0, 3)], _CONFIG, draw=0)
-    evaluate(single, [_batch(2, 1), _batch(0, 1), _batch(1, 1)], _CONFIG, draw=0)
-    evaluate(other, [_batch(0, 3)], replace(_CONFIG, seed=1), draw=0)
+    evaluate(whole, [_batch(0, 3)], _CONFIG, num_plots=0)
+    evaluate(single, [_batch(2, 1), _batch(0, 1), _batch(1, 1)], _CONFIG, num_plots=0)
+    evaluate(other, [_batch(0, 3)], replace(_CONFIG, seed=1), num_plots=0)
     assert whole.starts == single.starts and len(whole.starts) == 3
     assert whole.starts["video 0"] != whole.starts["video 1"] != other.starts["video 1"]
 
@@ -321,19 +322,22 @@ def test_a_videos_draws_depend_on_its_name_and_the_seed_alone():
 def test_draws_that_the_batch_brings_go_along_whole():
     noise, pose = torch.randn(2, 4, 3), Pose(torch.rand(2, 4, 2))
     model = Starts()
-    evaluate(model, [{**_batch(0, 2), "noise": noise, "pose": pose, "num_slots": 4}], _CONFIG, draw=0)
+    evaluate(model, [{**_batch(0, 2), "noise": noise, "pose": pose, "num_slots": 4}], _CONFIG, num_plots=0)
     assert len(model.given) == 3
     for part in model.given:
         assert torch.equal(part["noise"], noise) and torch.equal(part["pose"].position, pose.position)
         assert conditioning(part).pose is part["pose"] and part["num_slots"] == 4
 
 
-def test_random_models_are_judged_reproducibly():
+def test_random_models_are_evaluated_reproducibly():
     model = tiny_models.tiny("learned_gaussian")
     batches = [tiny_models.batch(4)]
     first, again = (
-        evaluate(model, batches, EvalConfig(num_frames=4, slice_size=2), draw=0, with_loss=True) for _ in "ab"
+        evaluate(model, batches, EvalConfig(num_frames=4, slice_size=2), num_plots=0, with_loss=True)
+        for _ in "ab"
     )
     assert first.metrics == again.metrics
-    other = evaluate(model, batches, EvalConfig(num_frames=4, slice_size=2, seed=5), draw=0, with_loss=True)
+    other = evaluate(
+        model, batches, EvalConfig(num_frames=4, slice_size=2, seed=5), num_plots=0, with_loss=True
+    )
     assert any(name.startswith("loss_") for name in first.metrics) and first.metrics != other.metrics

@@ -10,7 +10,7 @@ from torchslots.evaluation.evaluate import evaluate
 from torchslots.evaluation.report import format_figure
 from torchslots.metrics.set_prediction import average_precision
 from torchslots.recipes.config import EvalConfig
-from torchslots.recipes.slot_attention import PropertyHead, SlotAttentionConfig, build
+from torchslots.recipes.slot_attention import SetPredictionConfig, SlotAttentionConfig, build
 
 CONFIG = EvalConfig(num_frames=1, slice_size=1, batch_size=3)
 
@@ -28,7 +28,7 @@ def model():
             slot_size=8,
             mlp_size=12,
             num_slots=4,
-            decoder=PropertyHead(hidden=8),
+            decoder=SetPredictionConfig(hidden=8),
         )
     )
 
@@ -55,7 +55,7 @@ def batches(model, count: int = 3) -> list[dict]:
 
 def test_scores_tables_and_pictures(model, tmp_path):
     data = batches(model)
-    report = evaluate(model, [drawn(batch, index) for index, batch in enumerate(data)], CONFIG, draw=2)
+    report = evaluate(model, [drawn(batch, index) for index, batch in enumerate(data)], CONFIG, num_plots=2)
     said = [model.predict(drawn(batch, index)).properties[:, 0] for index, batch in enumerate(data)]
     predicted = torch.cat(said).numpy()
     true = torch.cat([batch["properties"][:, 0] for batch in data]).numpy()
@@ -75,6 +75,6 @@ def test_without_truth_there_are_predictions_alone(model, tmp_path):
     data = [
         {key: value for key, value in batch.items() if key != "properties"} for batch in batches(model, 1)
     ]
-    report = evaluate(model, data, CONFIG, draw=1)
+    report = evaluate(model, data, CONFIG, num_plots=1)
     assert not any(name.startswith("ap_") for name in report.metrics)
     assert (tmp_path / "properties_0.png") in report.save(tmp_path)

@@ -1,4 +1,4 @@
-"""Every frame that a model paints is judged and written once, beside what its image code alone could reach."""
+"""Every frame that a model decodes is evaluated and written once, beside what its tokenizer alone could reach."""
 
 from pathlib import Path
 
@@ -13,16 +13,14 @@ from tiny_models import tiny
 from torchslots.data.loader import eval_batches
 from torchslots.evaluation import tokenizer as reconstruction
 from torchslots.evaluation.evaluate import evaluate
-from torchslots.evaluation.observers import Ceiling, FrameFolders, ReconstructionFigures, own_code
+from torchslots.evaluation.observers import Ceiling, FrameFolders, ReconstructionFigures
 from torchslots.evaluation.report import LABELS, compare, format_figure
-from torchslots.evaluation.tokenizer import evaluate_tokenizer
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.metrics.image import psnr, squared_error, ssim
 from torchslots.metrics.reconstruction import PictureScores
 from torchslots.models.layers.ranges import to_bytes
 from torchslots.recipes.config import EvalConfig
-from torchslots.training.warm_start import frozen_tokenizer
 
 CONFIG = EvalConfig(num_frames=3, slice_size=2, batch_size=2)
 VIDEOS = Videos(3, lengths={1: 1})
@@ -42,8 +40,8 @@ def _no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.no_grad()
-def painted(model) -> tuple[torch.Tensor, torch.Tensor]:
-    """All real frames of the videos, and what the model paints of them, one video at a time."""
+def decoded(model) -> tuple[torch.Tensor, torch.Tensor]:
+    """All real frames of the videos, and what the model decodes of them, one video at a time."""
     pairs = []
     for index in range(3):
         sample = VIDEOS.sample(index, None)
@@ -55,14 +53,14 @@ def painted(model) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["steve", "slotdiffusion"])
-def test_figures_and_the_ceiling_of_the_image_code(name):
+def test_figures_and_the_ceiling_of_the_tokenizer(name):
     model = painter(name)
-    code = own_code(model.decoder)
+    code = model.decoder.round_trip()
     assert code is not None
     networks = {"lpips_vgg": Apart(), "fid": Means()}
-    onlookers = [ReconstructionFigures(PictureScores(networks)), Ceiling(code, networks)]
-    report = evaluate(model, eval_batches(VIDEOS, batch_size=2), CONFIG, draw=0, onlookers=onlookers)
-    true, made = painted(model)
+    observers = [ReconstructionFigures(PictureScores(networks)), Ceiling(code, networks)]
+    report = evaluate(model, eval_batches(VIDEOS, batch_size=2), CONFIG, num_plots=0, observers=observers)
+    true, made = decoded(model)
     assert len(true) == 7
     clipped = made.clamp(0, 1)
     expected = {
@@ -73,31 +71,31 @@ def test_figures_and_the_ceiling_of_the_image_code(name):
     }
     for figure, values in expected.items():
         assert report.metrics[figure] == pytest.approx(float(values.mean()), rel=1e-4)
-    tokenizer = frozen_tokenizer(model)
+    tokenizer = model.decoder.frozen_tokenizer()
     assert tokenizer is not None
-    alone = evaluate_tokenizer(tokenizer, eval_batches(VIDEOS, batch_size=2), CONFIG, draw=0)
+    alone = evaluate(tokenizer, eval_batches(VIDEOS, batch_size=2), CONFIG, num_plots=0)
     for figure in ("mse", "psnr", "ssim"):
         assert report.metrics[f"{figure}_ceiling"] == pytest.approx(alone.metrics[figure], rel=1e-5)
     assert "lpips_vgg_ceiling" in report.metrics and "fid_ceiling" not in report.metrics
     assert report.metrics["fid"] > 0
     assert set(report.metrics) == set(report.definitions) <= set(LABELS)
     assert format_figure("psnr_ceiling", 20.0) == "20.00 dB"
-    assert ["PSNR (dB), image code alone", format_figure("psnr", report.metrics["psnr_ceiling"])] in compare(
+    assert ["PSNR (dB), tokenizer alone", format_figure("psnr", report.metrics["psnr_ceiling"])] in compare(
         {"model": report}
     )[1]
 
 
-def test_models_that_paint_pixels_have_no_ceiling():
-    assert own_code(tiny().decoder) is None
+def test_models_without_a_tokenizer_have_no_ceiling():
+    assert tiny().decoder.round_trip() is None
 
 
-def test_models_that_paint_no_frames_are_told():
-    onlooker = ReconstructionFigures(PictureScores())
-    with pytest.raises(UserError, match="paints flow and no frames"):
-        evaluate(tiny(), [tiny_batch(3)], CONFIG, draw=0, onlookers=[onlooker])
+def test_models_that_decode_no_frames_are_refused():
+    observer = ReconstructionFigures(PictureScores())
+    with pytest.raises(UserError, match="decodes flow and no frames"):
+        evaluate(tiny(), [tiny_batch(3)], CONFIG, num_plots=0, observers=[observer])
 
 
-def test_without_onlookers_nothing_is_painted():
+def test_without_observers_no_frames_are_decoded():
     class Counting(nn.Module):
         def __init__(self):
             super().__init__()
@@ -108,7 +106,7 @@ def test_without_onlookers_nothing_is_painted():
             return self.inner.predict(*args, **kwargs)
 
     model = Counting()
-    evaluate(model, eval_batches(VIDEOS, batch_size=2), CONFIG, draw=0)
+    evaluate(model, eval_batches(VIDEOS, batch_size=2), CONFIG, num_plots=0)
     assert model.asked and not any(model.asked)
 
 
@@ -121,7 +119,7 @@ def test_frames_are_written_in_the_published_layout(published, tmp_path):
     (stale / "notes.txt").write_text("mine")
     config = EvalConfig(num_frames=11, slice_size=4)
     folders = FrameFolders(tmp_path, published)
-    evaluate(model, eval_batches(videos, batch_size=2), config, draw=0, onlookers=[folders])
+    evaluate(model, eval_batches(videos, batch_size=2), config, num_plots=0, observers=[folders])
     names = [str(time) if published else f"{time:05d}" for time in range(11)]
     for index, length in ((0, 11), (1, 2), (2, 11)):
         sample = videos.sample(index, None)["video"]
@@ -141,7 +139,7 @@ def test_processes_write_videos_under_their_own_numbers(tmp_path):
     for rank in range(2):
         folders = FrameFolders(tmp_path, rank=rank, world_size=2)
         batches = eval_batches(videos, batch_size=2, rank=rank, world_size=2)
-        evaluate(painter("steve"), batches, EvalConfig(num_frames=1), draw=0, onlookers=[folders])
+        evaluate(painter("steve"), batches, EvalConfig(num_frames=1), num_plots=0, observers=[folders])
     for index in range(5):
         file: Path = tmp_path / "gt_vids" / str(index) / "00000.png"
         expected = to_bytes(videos.sample(index, None)["video"][0]).permute(1, 2, 0).numpy()
@@ -149,10 +147,10 @@ def test_processes_write_videos_under_their_own_numbers(tmp_path):
     assert len(list((tmp_path / "recon_vids").iterdir())) == 5
 
 
-def test_image_codes_are_written_and_judged_too(tmp_path):
-    code = frozen_tokenizer(painter("slotdiffusion"))
+def test_tokenizers_are_written_and_evaluated_too(tmp_path):
+    code = painter("slotdiffusion").decoder.frozen_tokenizer()
     assert code is not None
     scores = PictureScores({"lpips_vgg": Apart()})
-    onlookers = [ReconstructionFigures(scores), FrameFolders(tmp_path)]
-    report = evaluate_tokenizer(code, eval_batches(VIDEOS, batch_size=2), CONFIG, draw=0, onlookers=onlookers)
+    observers = [ReconstructionFigures(scores), FrameFolders(tmp_path)]
+    report = evaluate(code, eval_batches(VIDEOS, batch_size=2), CONFIG, num_plots=0, observers=observers)
     assert report.metrics["lpips_vgg"] > 0 and len(list((tmp_path / "recon_vids").rglob("*.png"))) == 7

@@ -116,7 +116,7 @@ def test_memory_restarts_at_slices_on_request() -> None:
 
     def figures(size: int, restart: bool) -> dict[str, float]:
         config = EvalConfig(num_frames=6, slice_size=size, restart_memory=restart)
-        return evaluate(model, [clip], config, draw=0).metrics
+        return evaluate(model, [clip], config, num_plots=0).metrics
 
     assert figures(2, False) == pytest.approx(figures(6, False))
     assert figures(6, True) == pytest.approx(figures(6, False))

@@ -1,4 +1,4 @@
-"""Image codes are judged by what they give back, each real frame of each video once."""
+"""Tokenizers are evaluated by what they give back, each real frame of each video once."""
 
 import math
 
@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchslots.evaluation import tokenizer as reconstruction
-from torchslots.evaluation.dispatch import SETS, SLOTS, TOKENIZER, kind_of
+from torchslots.evaluation.evaluate import evaluate
 from torchslots.evaluation.report import format_figure
-from torchslots.evaluation.tokenizer import evaluate_tokenizer
 from torchslots.io.errors import UserError
 from torchslots.metrics.image import psnr, squared_error, ssim
 from torchslots.models.decoders.set_prediction import SetPredictionDecoder
@@ -56,7 +55,7 @@ def _no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_figures_are_means_over_real_frames() -> None:
     batches, model = [_batch(2), _batch(1, seed=1)], Darker()
-    report = evaluate_tokenizer(model.train(), iter(batches), CONFIG)
+    report = evaluate(model.train(), iter(batches), CONFIG)
     true = torch.cat([batch["video"][batch["padding_mask"].flatten(2).any(2)] for batch in batches])
     back = (true - 0.1).clamp(0, 1)
     assert len(true) == 11
@@ -78,12 +77,12 @@ def test_a_network_that_is_there_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
             return (x - y).abs().flatten(1).mean(1)
 
     monkeypatch.setattr(reconstruction, "perceptual_network", lambda: ({"lpips_vgg": Apart()}, []))
-    report = evaluate_tokenizer(Darker(), iter([_batch(2)]), CONFIG)
+    report = evaluate(Darker(), iter([_batch(2)]), CONFIG)
     assert report.metrics["lpips_vgg"] == pytest.approx(0.2, rel=1e-5) and not report.notes
 
 
 def test_pictures_show_input_and_reconstruction() -> None:
-    report = evaluate_tokenizer(Darker(), iter([_batch(2), _batch(2, seed=1)]), CONFIG, draw=3)
+    report = evaluate(Darker(), iter([_batch(2), _batch(2, seed=1)]), CONFIG, num_plots=3)
     assert [drawn.name for drawn in report.panels] == ["video 00", "video 01", "video 10"]
     panels = [drawn.panel(64) for drawn in report.panels]
     assert [len(panel) for panel in panels] == [3, 5, 3]  # without padding
@@ -95,31 +94,30 @@ def test_pictures_show_input_and_reconstruction() -> None:
 
 def test_small_pictures_and_batches_without_masks_have_figures_too() -> None:
     batch = {"video": _batch(2, side=8)["video"]}
-    report = evaluate_tokenizer(Darker(), iter([batch]), CONFIG, draw=1)
+    report = evaluate(Darker(), iter([batch]), CONFIG, num_plots=1)
     assert set(report.metrics) == {"psnr", "mse"} and report.panels[0].name == ""
 
 
-def test_nothing_to_judge_is_told() -> None:
+def test_no_video_is_refused() -> None:
     with pytest.raises(UserError, match="There is no video to evaluate"):
-        evaluate_tokenizer(Darker(), iter([]), CONFIG)
+        evaluate(Darker(), iter([]), CONFIG)
 
 
 def test_half_precision_is_near() -> None:
     model = catalog.build_seeded(catalog.recipe("dvae_demo").model, 0)
     batch = {"video": _batch(1, side=16)["video"]}
-    full = evaluate_tokenizer(model, iter([batch]), CONFIG).metrics["psnr"]
-    half = evaluate_tokenizer(model, iter([batch]), CONFIG, precision="bf16").metrics["psnr"]
+    full = evaluate(model, iter([batch]), CONFIG).metrics["psnr"]
+    half = evaluate(model, iter([batch]), CONFIG, precision="bf16").metrics["psnr"]
     assert math.isfinite(full) and half == pytest.approx(full, rel=0.02)
 
 
-def test_kinds_are_told_apart() -> None:
-    assert kind_of(Darker()) is TOKENIZER and TOKENIZER.monitor == "psnr"
+def test_each_kind_of_model_names_the_figure_to_watch() -> None:
+    assert Darker().monitor == "psnr" and "psnr" in evaluate(Darker(), iter([_batch(1)]), CONFIG).metrics
     model = catalog.build_seeded(savi_demo().model, 0)
-    assert kind_of(model) is SLOTS and SLOTS.monitor == "fg_ari"
-    assert isinstance(model, ObjectCentricModel)
+    assert isinstance(model, ObjectCentricModel) and model.monitor == "fg_ari"
     sets = catalog.build_seeded(catalog.recipe("set_prediction_demo").model, 0)
     assert isinstance(sets, ObjectCentricModel) and isinstance(sets.decoder, SetPredictionDecoder)
-    assert kind_of(sets) is SETS and SETS.monitor == "ap_inf"
+    assert sets.monitor == "ap_inf"
 
 
 def test_ratios_are_told_in_decibel() -> None:

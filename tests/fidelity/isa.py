@@ -113,7 +113,7 @@ def to_batch(config: IsaConfig, inputs: Arrays, state: np.ndarray) -> Batch:
 
 
 def _recorded_pose(config: IsaConfig, state: np.ndarray) -> Pose | None:
-    if config.invariance == "none" or config.frames == "learned":
+    if config.invariance == "none" or config.initial_pose == "learned":
         return None
     drawn = torch.from_numpy(state[..., config.slot_size :].copy())
     return Pose(

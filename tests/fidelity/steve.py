@@ -78,7 +78,7 @@ def forward(case: Case, model: ObjectCentricModel, batch: Batch) -> Arrays:
     """Every output that the recordings name."""
     decoder, clip = cast(AutoregressiveDecoder, model.decoder), model.encode(batch)
     slots = clip.slots.flatten(0, 1)
-    target = decoder.targets(decoder.tokenizer, decoder.to_native(batch["video"].flatten(0, 1)), batch)
+    target = decoder.target_codes(decoder.tokenizer, decoder.to_native(batch["video"].flatten(0, 1)), batch)
     losses = decoder.loss(clip, batch)
     found = {
         "slots": clip.slots,

@@ -143,8 +143,8 @@ def test_config_is_read_from_the_reference(golden: Path) -> None:
     assert config.resolution == tuple(case.config["resolution"])
     assert (config.invariance, config.rotation_limit, config.temperature) == ("rotation", 90, 0.7)
     assert (
-        config.tell_frames
-        and config.frames == "learned"
+        config.append_pose
+        and config.initial_pose == "learned"
         and config.detach == ("position", "scale", "rotation")
     )
     bug = read_case(golden / "isa_clevrtex_resnet_transl_scale_mini")

@@ -187,7 +187,7 @@ def test_a_full_model_computes_what_was_recorded(golden):
     with torch.no_grad():
         clip = ours.encode(batch)
         slots = clip.slots.flatten(0, 1)
-        codes = decoder.targets(decoder.tokenizer, 2 * batch["video"].flatten(0, 1) - 1, batch).codes
+        codes = decoder.target_codes(decoder.tokenizer, 2 * batch["video"].flatten(0, 1) - 1, batch).codes
         scores = decoder.writer(codes, slots)
         written = decoder.writer.write(slots)
         loss = ours.loss(batch)["tokens"]

@@ -1,4 +1,4 @@
-"""Videos composed of the slots of many: what is painted, what it is compared with, what is written."""
+"""Videos composed of the slots of many: what is decoded, what it is compared with, what is written."""
 
 import json
 from dataclasses import replace
@@ -10,8 +10,8 @@ import torch
 
 from inference.small_sets import Means, Videos, painter
 from tiny_models import TINY, tiny
-from torchslots.inference.compose import Composed, ComposeOptions, compose_videos, save
-from torchslots.inference.generation import paint
+from torchslots.inference.compose import ComposeOptions, Composition, compose_videos, save
+from torchslots.inference.generation import decode_frames
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.metrics.reconstruction import SetDistances
@@ -38,14 +38,16 @@ def slots(model, videos: Videos) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["steve", "slotdiffusion"])
-def test_all_slots_are_exchanged_and_painted(name, tmp_path):
+def test_all_slots_are_exchanged_and_decoded(name, tmp_path):
     model, videos = painter(name), Videos()
-    report = compose_videos(model, videos, SETTINGS, ComposeOptions(seed=1, draw=2, write_videos=tmp_path))
+    report = compose_videos(
+        model, videos, SETTINGS, ComposeOptions(seed=1, num_plots=2, write_videos=tmp_path)
+    )
     files, plan, own = written(tmp_path), random_plan(5, 3, 1), slots(model, videos)
     assert len(files) == 2 * 5 * 3 and report.num_videos == 5 and report.metrics == {}
     for number in range(5):
         mixed = torch.stack([own[plan[number, slot], :, slot] for slot in range(3)], 1)[None]
-        expected = paint(model, plain_clip(mixed))[0]
+        expected = decode_frames(model, plain_clip(mixed))[0]
         real = to_bytes(videos.sample(number, None)["video"])
         for time in range(3):
             made = files[f"comp_vids/{number}/{time:05d}.png"].astype(int)
@@ -54,7 +56,7 @@ def test_all_slots_are_exchanged_and_painted(name, tmp_path):
                 files[f"gt_vids/{number}/{time:05d}.png"], real[time].permute(1, 2, 0).numpy()
             )
     labels = report.panels[1]
-    assert isinstance(labels, Composed) and labels.labels == [
+    assert isinstance(labels, Composition) and labels.labels == [
         f"slot {k}: video {plan[1, k]}" for k in range(3)
     ]
 
@@ -63,7 +65,7 @@ def test_batches_change_nothing_but_the_published_shift(tmp_path):
     model = painter("steve")
     for size in (1, 5):
         settings = replace(SETTINGS, batch_size=size)
-        options = ComposeOptions(draw=0, write_videos=tmp_path / f"chance{size}")
+        options = ComposeOptions(num_plots=0, write_videos=tmp_path / f"chance{size}")
         compose_videos(model, Videos(), settings, options)
         shift = replace(options, reference_shift=True, write_videos=tmp_path / f"shift{size}")
         compose_videos(model, Videos(), settings, shift)
@@ -71,7 +73,9 @@ def test_batches_change_nothing_but_the_published_shift(tmp_path):
     assert one.keys() == five.keys() and all(np.array_equal(one[file], five[file]) for file in one)
     one, five = written(tmp_path / "shift1"), written(tmp_path / "shift5")
     assert not all(np.array_equal(one[file], five[file]) for file in one)
-    plain = paint(model, plain_clip(slots(model, Videos())))  # with batches of one nothing is exchanged
+    plain = decode_frames(
+        model, plain_clip(slots(model, Videos()))
+    )  # with batches of one nothing is exchanged
     for number in range(5):
         made = np.stack([one[f"comp_vids/{number}/{time:05d}.png"] for time in range(3)])
         assert np.array_equal(made, plain[number].permute(0, 2, 3, 1).numpy())
@@ -81,7 +85,7 @@ def test_sets_are_compared(tmp_path):
     model, videos = painter("steve"), Videos(6, frames=11)
     settings = replace(SETTINGS, num_frames=11)
     networks = {"fid": Means(), "fvd": Means()}
-    options = ComposeOptions(draw=0, write_videos=tmp_path, published_order=True)
+    options = ComposeOptions(num_plots=0, write_videos=tmp_path, published_order=True)
     report = compose_videos(model, videos, settings, options, networks=networks)
     by_hand = SetDistances(networks, published_order=True)
     files = written(tmp_path)
@@ -107,7 +111,7 @@ def test_a_composition_is_as_long_as_its_shortest_source(tmp_path):
 
 
 def test_films_show_compositions_beside_their_sources(tmp_path):
-    report = compose_videos(painter("steve"), Videos(), SETTINGS, ComposeOptions(draw=2))
+    report = compose_videos(painter("steve"), Videos(), SETTINGS, ComposeOptions(num_plots=2))
     files = save(report, tmp_path)
     assert [file.name for file in files] == [
         "compose.json",
@@ -137,8 +141,8 @@ def test_slots_that_start_from_boxes_are_exchanged_too(tmp_path):
     assert report.settings["num_slots"] == 3 and len(written(tmp_path)) == 2 * 5 * 3
 
 
-def test_models_that_paint_no_frames_are_refused():
-    with pytest.raises(UserError, match="paints flow, not frames"):
+def test_models_that_decode_no_frames_are_refused():
+    with pytest.raises(UserError, match="decodes flow, not frames"):
         compose_videos(tiny("learned"), Videos(), SETTINGS)
     with pytest.raises(UserError, match="no examples"):
         compose_videos(painter("steve"), Videos(0), SETTINGS)

@@ -1,4 +1,4 @@
-"""Concepts: clusters of slots, the library on the disk, pictures painted from one slot of each concept."""
+"""Concepts: clusters of slots, the library on the disk, images decoded from one slot of each concept."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,7 @@ from inference.small_sets import Videos, painter
 from tiny_models import tiny
 from torchslots.inference.concept_library import Library, cluster, load_library
 from torchslots.inference.concepts import ConceptOptions, concepts
-from torchslots.inference.generation import paint
+from torchslots.inference.generation import decode_frames
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.recipes.config import EvalConfig
@@ -65,7 +65,7 @@ def test_samples_take_one_slot_of_each_concept():
     chosen = library().sample(500, seed=2)
     labels = library().labels
     assert chosen.shape == (500, 4) and torch.equal(labels[chosen], torch.arange(4).expand(500, -1))
-    for concept in range(4):  # every member is drawn sooner or later
+    for concept in range(4):  # every member is sampled sooner or later
         assert set(chosen[:, concept].tolist()) == set(torch.nonzero(labels == concept)[:, 0].tolist())
     assert torch.equal(chosen, library().sample(500, seed=2))
     assert not torch.equal(chosen, library().sample(500, seed=3))
@@ -117,7 +117,7 @@ def test_a_data_set_becomes_a_library_and_pictures(name, tmp_path):
             own = model.encode({"video": Videos().sample(index, None)["video"][None]}).slots
         assert torch.allclose(found.slots[member], own[0, time, slot], atol=1e-5) and time in (0, 2)
     assert all(file.is_file() for file in files)
-    expected = paint(model, found.clip(found.sample(3, 5)))[:, 0]
+    expected = decode_frames(model, found.clip(found.sample(3, 5)))[:, 0]
     for number in range(3):
         made = video.read_image(tmp_path / "samples" / f"{number:05d}.png").astype(int)
         assert np.abs(made - expected[number].permute(1, 2, 0).numpy()).max() <= 1
@@ -148,7 +148,7 @@ def test_slots_bring_their_frames_of_reference(tmp_path):
 
 
 def test_what_cannot_be_is_told(tmp_path):
-    with pytest.raises(UserError, match="paints flow, not frames"):
+    with pytest.raises(UserError, match="decodes flow, not frames"):
         concepts(tiny("learned"), Videos(), SETTINGS, tmp_path)
     with pytest.raises(UserError, match="30 different slots cannot make 99 concepts"):
         options = ConceptOptions(num_concepts=99, every=2, samples=0)

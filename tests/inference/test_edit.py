@@ -1,4 +1,4 @@
-"""`edit` on files: numbers in pictures, what is painted after an edit, two inputs with each other, faults."""
+"""`edit` on files: numbers in images, what is decoded after an edit, two inputs with each other, faults."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -99,7 +99,7 @@ def before(done: Edited) -> np.ndarray:
 def test_without_an_edit_slots_are_numbered_and_nothing_else_is_written(one, tmp_path):
     (done,) = edit(isa_model(), [one], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out" / "one").iterdir()] == ["slots.png"]
-    assert done.edited is None and "Slots 0 to 3" in done.note and "the model: frames" in done.note
+    assert done.edited is None and "Slots 0 to 3" in done.note and "Shown: frames" in done.note
     assert video.read_image(done.slots).shape[0] >= 192
 
 
@@ -114,7 +114,7 @@ def test_without_an_edit_slots_are_numbered_and_nothing_else_is_written(one, tmp
     ],
     ids=["remove", "keep", "move", "resize", "turn"],
 )
-def test_an_edited_picture_is_painted_anew_beside_the_one_before(one, tmp_path, options):
+def test_an_edited_image_is_decoded_anew_beside_the_one_before(one, tmp_path, options):
     (plain,) = edit(isa_model(), [one], tmp_path / "plain", EditOptions(move=((0, 0.0, 0.0),)))
     assert np.array_equal(before(plain), after(plain))
     (done,) = edit(isa_model(), [one], tmp_path / "out", options)
@@ -128,7 +128,7 @@ def test_keeping_one_is_removing_the_others(one, tmp_path):
     assert np.array_equal(after(kept), after(rest))
 
 
-def test_all_slots_exchanged_paint_the_other_input(one, other, tmp_path):
+def test_all_slots_exchanged_decode_to_the_other_input(one, other, tmp_path):
     pairs = tuple((slot, slot) for slot in range(K))
     first, second = edit(isa_model(), [one, other], tmp_path / "out", EditOptions(swap=pairs))
     assert np.abs(after(first) - before(second)).max() <= 1
@@ -146,10 +146,10 @@ def test_films_are_edited_slice_by_slice(film, tmp_path):
 def test_frames_are_preferred_and_other_targets_shown_on_request(film, tmp_path):
     model = savi_model("flow", "video", "depth")
     (done,) = edit(model, [film], tmp_path / "a", EditOptions(keep=(0, 1)))
-    assert "Painted by the model: frames" in done.note
+    assert "Shown: frames" in done.note
     (done,) = edit(model, [film], tmp_path / "b", EditOptions(keep=(0, 1), target="depth"))
     assert "depth" in done.note
-    with pytest.raises(UserError, match="does not paint `flow`"):
+    with pytest.raises(UserError, match="does not reconstruct `flow`"):
         edit(savi_model("video"), [film], tmp_path / "c", EditOptions(target="flow"))
 
 
@@ -207,11 +207,11 @@ def test_systems_whose_slots_cannot_move_name_one_whose_can(one, tmp_path):
         edit(isa_model("translation"), [one], tmp_path / "out", EditOptions(turn=((0, 30.0),)))
 
 
-def test_a_model_of_properties_paints_nothing(one, tmp_path):
+def test_a_model_of_properties_reconstructs_nothing(one, tmp_path):
     numbers = slot_attention.SlotAttentionConfig(
-        resolution=(SIDE, SIDE), channels=(8,), strides=(2,), decoder=slot_attention.PropertyHead()
+        resolution=(SIDE, SIDE), channels=(8,), strides=(2,), decoder=slot_attention.SetPredictionConfig()
     )
-    with pytest.raises(UserError, match="paints no pictures"):
+    with pytest.raises(UserError, match="reconstructs nothing"):
         edit(slot_attention.build(numbers).eval(), [one], tmp_path / "out", EditOptions(remove=(0,)))
 
 

@@ -1,17 +1,15 @@
 """How models draw is chosen after they were trained, and what a model draws does not hang on chunks."""
 
-from functools import partial
-
 import pytest
 import torch
 
 from inference.small_sets import Videos, painter
 from tiny_models import tiny
-from torchslots.inference.generation import SamplingOptions, paint, require_frames, with_sampling
+from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
 from torchslots.io.errors import UserError
 from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
 from torchslots.models.decoders.diffusion import DiffusionDecoder
-from torchslots.models.diffusion.samplers import ddim
+from torchslots.models.diffusion.samplers import NamedSampler
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Clip
 from torchslots.recipes import catalog
@@ -55,7 +53,7 @@ def test_samplers_and_steps(options, evaluations):
 
 def test_another_sampler_makes_its_own_number_of_steps():
     sampler = diffusion(SamplingOptions(sampler="ddim")).sampler
-    assert isinstance(sampler, partial) and sampler.func is ddim and sampler.keywords["num_steps"] == 200
+    assert sampler == NamedSampler("ddim", num_steps=200)
 
 
 def test_noise_and_codebook_are_chosen():
@@ -72,11 +70,12 @@ def test_codes_are_drawn_from_a_seed():
     model = painter("steve")
     given = clip(model)
     first, again, other = (
-        paint(with_sampling(model, SamplingOptions(temperature=5.0, seed=seed)), given) for seed in (0, 0, 1)
+        decode_frames(with_sampling(model, SamplingOptions(temperature=5.0, seed=seed)), given)
+        for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
-    sharp = paint(with_sampling(model, SamplingOptions(temperature=1.0, top_k=1)), given)
-    assert torch.equal(sharp, paint(model, given))
+    sharp = decode_frames(with_sampling(model, SamplingOptions(temperature=1.0, top_k=1)), given)
+    assert torch.equal(sharp, decode_frames(model, given))
 
 
 def test_the_model_handed_in_stays_as_it_is():
@@ -93,9 +92,9 @@ def test_the_model_handed_in_stays_as_it_is():
 def test_chunks_do_not_change_pictures(name):
     model = painter(name)
     given = clip(model)
-    whole = paint(model, given, 100)
+    whole = decode_frames(model, given, 100)
     assert whole.shape == (2, 3, 3, SIDE, SIDE) and whole.dtype == torch.uint8
-    difference = (paint(model, given, 1).int() - whole.int()).abs()
+    difference = (decode_frames(model, given, 1).int() - whole.int()).abs()
     assert difference.max() <= 1 and len(whole.unique()) > 10
 
 
@@ -105,9 +104,9 @@ def test_chunks_do_not_change_pictures(name):
         (
             "slotdiffusion",
             SamplingOptions(temperature=1.0),
-            "draws by diffusion: `temperature` means nothing",
+            "samples by diffusion: `temperature` means nothing",
         ),
-        ("steve", SamplingOptions(steps=3), "writes codes one by one: `steps` means nothing"),
+        ("steve", SamplingOptions(steps=3), "decodes codes one by one: `steps` means nothing"),
         ("steve", SamplingOptions(top_k=3), "give a temperature too"),
     ],
     ids=["temperature", "steps", "top_k"],
@@ -118,7 +117,7 @@ def test_what_means_nothing_is_refused(name, options, says):
 
 
 def test_models_that_paint_slots_have_no_choice():
-    with pytest.raises(UserError, match="paints each slot at once"):
+    with pytest.raises(UserError, match="decodes each slot at once"):
         with_sampling(tiny(), SamplingOptions(seed=1))
 
 
@@ -133,7 +132,7 @@ def test_other_slots_make_other_pictures(name):
     model, videos = painter(name), Videos()
     pictures = [videos.sample(index, None)["video"][None, :1] for index in range(5)]
     with torch.no_grad():
-        painted = [paint(model, model.encode({"video": picture})) for picture in pictures]
+        painted = [decode_frames(model, model.encode({"video": picture})) for picture in pictures]
     assert len({picture.numpy().tobytes() for picture in painted}) >= 3
 
 
@@ -146,9 +145,9 @@ def test_ancestral_sampling_takes_every_step():
 def test_who_paints_frames():
     for name in ("slotdiffusion", "steve"):
         require_frames(painter(name))
-    with pytest.raises(UserError, match="paints flow, not frames"):
+    with pytest.raises(UserError, match="decodes flow, not frames"):
         require_frames(tiny())
     sets = catalog.build_seeded(catalog.recipe("set_prediction_demo").model, 0)
     assert isinstance(sets, ObjectCentricModel)
-    with pytest.raises(UserError, match="paints no pictures"):
+    with pytest.raises(UserError, match="decodes no images"):
         require_frames(sets)

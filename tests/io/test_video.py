@@ -268,7 +268,7 @@ def room_for(size: int):
 def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path, name):
     (tmp_path / name).write_bytes(b"as it was")
     noise = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
-    with room_for(4096), pytest.raises(UserError, match=rf"No space left to write .*{name}"):
+    with room_for(4096), pytest.raises(UserError, match=rf"{name} cannot be written: No space left"):
         if name == "out.png":
             video.write_png(tmp_path / name, noise[0])
         else:
@@ -292,7 +292,7 @@ def test_a_read_only_folder_is_told(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(UserError, match=r"out.png cannot be written \(Permission denied\)"):
+    with pytest.raises(UserError, match=r"out.png cannot be written: Permission denied"):
         video.write_png(tmp_path / "new" / "out.png", ramp(1)[0])
 
 

@@ -136,7 +136,7 @@ import json, os, sys
 import torch
 import torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
-from test_pictures import _Pooled, _videos
+from test_reconstruction import _Pooled, _videos
 from torchslots.metrics.reconstruction import PictureScores
 
 rank = int(sys.argv[2])

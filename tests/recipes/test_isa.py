@@ -29,11 +29,11 @@ VARIANTS: dict[str, isa.IsaConfig] = {
     "transl": replace(TINY, invariance="translation"),
     "transl_scale": TINY,
     "transl_rot_scale": replace(TINY, invariance="rotation"),
-    "v2": replace(TINY, values_in_frame=False),
+    "v2": replace(TINY, relative_values=False),
     "missing_grid": replace(TINY, grid="missing_as_released"),
-    "learned": replace(TINY, invariance="rotation", frames="learned"),
-    "correlated": replace(TINY, draws="correlated"),
-    "told": replace(TINY, invariance="rotation", tell_frames=True, rotation_limit=90, temperature=0.7),
+    "learned": replace(TINY, invariance="rotation", initial_pose="learned"),
+    "correlated": replace(TINY, scale_sampling="correlated"),
+    "told": replace(TINY, invariance="rotation", append_pose=True, rotation_limit=90, temperature=0.7),
     "started": replace(TINY, centered=True, fixed_scale=0.1),
     "pixels": replace(
         TINY, decoder=isa.PixelDecoderConfig(grid=(16, 24), channels=(8, 9)), invariance="translation"

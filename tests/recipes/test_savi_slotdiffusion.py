@@ -11,36 +11,36 @@ from torchslots.models.types import Conditioning
 from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog
 from torchslots.recipes.config import to_json
-from torchslots.recipes.savi_slotdiffusion import PaintConfig, SaviPytorchConfig, build
+from torchslots.recipes.savi_slotdiffusion import SaviPytorchConfig, SaviPytorchDecoderConfig, build
 from torchslots.recipes.slotdiffusion_encoder import (
     SLOTS,
-    CnnEncoder,
-    MlpPredictor,
-    ResNetEncoder,
+    CnnEncoderConfig,
+    MlpPredictorConfig,
+    ResNetEncoderConfig,
     SlotsConfig,
-    TransformerPredictor,
+    TransformerPredictorConfig,
     build_slot_encoder,
     steps,
 )
 
 SLOTS_TINY = SlotsConfig(
     resolution=(16, 24),
-    encoder=CnnEncoder(channels=(6, 8), kernel=3),
+    encoder=CnnEncoderConfig(channels=(6, 8), kernel=3),
     token_size=10,
     num_slots=4,
     slot_size=12,
     mlp_size=14,
-    predictor=TransformerPredictor(num_layers=2, num_heads=2, mlp_size=16),
+    predictor=TransformerPredictorConfig(num_layers=2, num_heads=2, mlp_size=16),
 )
-TINY = SaviPytorchConfig(SLOTS_TINY, PaintConfig(grid=(4, 6), channels=(8, 8, 6)))
+TINY = SaviPytorchConfig(SLOTS_TINY, SaviPytorchDecoderConfig(grid=(4, 6), channels=(8, 8, 6)))
 VARIANTS = {
     "transformer": SLOTS_TINY,
-    "perceptron": replace(SLOTS_TINY, predictor=MlpPredictor(16, norm_first=False)),
+    "perceptron": replace(SLOTS_TINY, predictor=MlpPredictorConfig(16, norm_first=False)),
     "recurrent": replace(SLOTS_TINY, recurrent_size=9, truncate_every=3),
     "still": replace(SLOTS_TINY, predictor=None),
-    "residual": replace(SLOTS_TINY, encoder=ResNetEncoder((1, 1, 1), 32)),
-    "batch norm": replace(SLOTS_TINY, encoder=CnnEncoder((6, 8), 3, "batch")),
-    "coarse": replace(SLOTS_TINY, encoder=CnnEncoder((6, 8), 3, stride=2)),
+    "residual": replace(SLOTS_TINY, encoder=ResNetEncoderConfig((1, 1, 1), 32)),
+    "batch norm": replace(SLOTS_TINY, encoder=CnnEncoderConfig((6, 8), 3, "batch")),
+    "coarse": replace(SLOTS_TINY, encoder=CnnEncoderConfig((6, 8), 3, stride=2)),
 }
 NAMES = [name for name in catalog.RECIPES if name.startswith("savi_pytorch_")]
 
@@ -89,9 +89,9 @@ def test_plain_convolutions_halve_tall_frames_alone():
 def test_strides_double_until_the_frame_is_reached():
     assert TINY.strides() == (2, 2, 1)
     with pytest.raises(UserError, match=r"decoder\.grid"):
-        SaviPytorchConfig(SLOTS_TINY, PaintConfig(grid=(4, 6), channels=(8,)))
+        SaviPytorchConfig(SLOTS_TINY, SaviPytorchDecoderConfig(grid=(4, 6), channels=(8,)))
     with pytest.raises(UserError, match=r"decoder\.grid"):
-        SaviPytorchConfig(SLOTS_TINY, PaintConfig(grid=(6, 6), channels=(8, 8)))
+        SaviPytorchConfig(SLOTS_TINY, SaviPytorchDecoderConfig(grid=(6, 6), channels=(8, 8)))
 
 
 def test_saved_models_are_the_same(config, tmp_path):
@@ -155,7 +155,7 @@ def test_a_spread_start_lets_content_weigh_as_much_as_position():
     video = torch.rand(1, 4, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     shares = {}
     for spread in (False, True):
-        numbers = replace(SLOTS_TINY, encoder=CnnEncoder((32, 32, 32), spread_start=spread))
+        numbers = replace(SLOTS_TINY, encoder=CnnEncoderConfig((32, 32, 32), spread_start=spread))
         torch.manual_seed(0)
         frames = build_slot_encoder(numbers).encoder
         content = frames.backbone(video.flatten(0, 1))
@@ -166,4 +166,4 @@ def test_a_spread_start_lets_content_weigh_as_much_as_position():
 
 def test_a_stride_of_nothing_is_refused():
     with pytest.raises(UserError, match="stride"):
-        CnnEncoder(stride=0)
+        CnnEncoderConfig(stride=0)

@@ -17,8 +17,8 @@ from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog
 from torchslots.recipes.config import OptimConfig
 from torchslots.recipes.slot_attention import (
-    PictureDecoder,
-    PropertyHead,
+    ImageDecoderConfig,
+    SetPredictionConfig,
     SlotAttentionConfig,
     build,
     slot_attention_clevr6,
@@ -35,9 +35,9 @@ TINY = SlotAttentionConfig(
     slot_size=8,
     mlp_size=12,
     num_slots=4,
-    decoder=PictureDecoder(grid=(4, 6), channels=(8, 8, 8), strides=(2, 2, 1)),
+    decoder=ImageDecoderConfig(grid=(4, 6), channels=(8, 8, 8), strides=(2, 2, 1)),
 )
-TINY_SET = replace(TINY, strides=(1, 2), decoder=PropertyHead(hidden=8))
+TINY_SET = replace(TINY, strides=(1, 2), decoder=SetPredictionConfig(hidden=8))
 NAMES = [name for name in catalog.RECIPES if name.startswith("slot_attention_")]
 
 

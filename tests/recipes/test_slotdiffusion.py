@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from torchslots.models.decoders.diffusion import DiffusionDecoder
-from torchslots.models.diffusion.samplers import ddim, ddpm, dpm_solver
+from torchslots.models.diffusion.samplers import ddim, ddpm, dpm_solver, estimator
+from torchslots.models.diffusion.schedule import PREDICT_NOISE, Diffusion, beta_schedule
 from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes import catalog
 from torchslots.recipes import savi_slotdiffusion as savi_pytorch
@@ -73,7 +74,7 @@ def test_a_slot_encoder_of_another_system_goes_under_the_decoder() -> None:
     config = demo()
     torch.manual_seed(0)
     painted = savi_pytorch.build(
-        SaviPytorchConfig(config.slots, savi_pytorch.PaintConfig(channels=(16, 16, 16)))
+        SaviPytorchConfig(config.slots, savi_pytorch.SaviPytorchDecoderConfig(channels=(16, 16, 16)))
     )
     model = ObjectCentricModel(painted.slot_encoder, build_decoder(config)).eval()
     assert model.loss({"video": torch.rand(1, 1, 3, 32, 32)})["denoise"].isfinite()
@@ -81,8 +82,15 @@ def test_a_slot_encoder_of_another_system_goes_under_the_decoder() -> None:
 
 @pytest.mark.parametrize("name, function", [("dpm_solver", dpm_solver), ("ddim", ddim), ("ddpm", ddpm)])
 def test_samplers_are_chosen_by_name(name, function) -> None:
-    sampler = SamplingConfig(name, num_steps=7).build()
-    assert sampler.func is function  # pyright: ignore[reportFunctionMemberAccess]
+    def network(noised: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return noised / 2
+
+    start, diffusion = torch.ones(1, 3, 4, 4), Diffusion(beta_schedule("linear", 20, 0.0015, 0.0195))
+    numbers = {} if name == "ddpm" else {"num_steps": 7}
+    estimate = estimator(network, PREDICT_NOISE)
+    chosen = SamplingConfig(name, num_steps=7).build()(estimate, start, diffusion, torch.zeros_like)
+    expected = function(estimate, start, diffusion, torch.zeros_like, **numbers)
+    assert torch.equal(torch.stack(list(chosen)), torch.stack(list(expected)))
 
 
 def test_a_progress_bar_changes_nothing() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from torchslots.hub import load_model
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, trained_along
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, sampled_codes
 from torchslots.models.layers.position import cell_grid
 from torchslots.models.model import ObjectCentricModel, conditioning
 from torchslots.models.slots.attention import SlotAttention
@@ -18,28 +18,28 @@ from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog, steve, steve_joint
 from torchslots.recipes.config import to_json
 from torchslots.recipes.slotdiffusion_encoder import (
-    CnnEncoder,
-    ResNetEncoder,
+    CnnEncoderConfig,
+    ResNetEncoderConfig,
     SlotsConfig,
-    TransformerPredictor,
+    TransformerPredictorConfig,
 )
-from torchslots.recipes.steve import SteveConfig, WriterConfig
+from torchslots.recipes.steve import CodeTransformerConfig, SteveConfig
 from torchslots.recipes.steve_joint import SteveJointConfig
 from torchslots.recipes.tokenizers import DvaeConfig
 from torchslots.training import optim
 from torchslots.training.step import TrainStep
 
 TOKENIZER = DvaeConfig(resolution=(16, 24), vocabulary=13, channels=8, temperature_steps=10)
-WRITER = WriterConfig(size=16, num_layers=2, num_heads=4, mlp_size=24)
+WRITER = CodeTransformerConfig(size=16, num_layers=2, num_heads=4, mlp_size=24)
 TINY = SteveConfig(
     SlotsConfig(
         resolution=(16, 24),
-        encoder=CnnEncoder(channels=(8, 8)),
+        encoder=CnnEncoderConfig(channels=(8, 8)),
         token_size=12,
         num_slots=3,
         slot_size=16,
         mlp_size=20,
-        predictor=TransformerPredictor(num_layers=1, num_heads=4, mlp_size=24),
+        predictor=TransformerPredictorConfig(num_layers=1, num_heads=4, mlp_size=24),
     ),
     TOKENIZER,
     WRITER,
@@ -79,10 +79,12 @@ def test_published_numbers_of_videos(part: str) -> None:
     assert isinstance(model, SteveConfig)
     solid = part in ("movi_solid", "movi_tex")
     assert model.slots.num_slots == (12 if solid else 15)
-    assert isinstance(model.slots.encoder, CnnEncoder if solid else ResNetEncoder)
+    assert isinstance(model.slots.encoder, CnnEncoderConfig if solid else ResNetEncoderConfig)
     assert (model.slots.num_iterations, model.slots.slot_size, model.slots.mlp_size) == (2, 192, 384)
-    assert model.slots.predictor == TransformerPredictor(2, 4, 768, 0.1)
-    assert model.writer == WriterConfig(size=192, num_layers=8, num_heads=4, mlp_size=768, dropout=0.1)
+    assert model.slots.predictor == TransformerPredictorConfig(2, 4, 768, 0.1)
+    assert model.transformer == CodeTransformerConfig(
+        size=192, num_layers=8, num_heads=4, mlp_size=768, dropout=0.1
+    )
     assert (rates.learning_rate, rates.decoder_learning_rate, rates.min_learning_rate) == (1e-4, 3e-4, 0)
     assert (rates.max_grad_norm, rates.clip_norm, rates.schedule) == (0.05, "l2", "cosine")
     assert rates.warmup_steps == pytest.approx(0.05 * rates.num_steps)
@@ -106,7 +108,7 @@ def test_published_numbers_of_the_original(part: str) -> None:
     model, rates = found.model, found.optim
     assert isinstance(model, SteveJointConfig)
     assert (model.num_slots, model.num_iterations, model.slot_size, model.mlp_size) == (15, 2, 192, 192)
-    assert (model.tokenizer.vocabulary, model.writer.num_layers, model.predictor_layers) == (4096, 8, 1)
+    assert (model.tokenizer.vocabulary, model.transformer.num_layers, model.predictor_layers) == (4096, 8, 1)
     assert (rates.clip_norm, rates.max_grad_norm, rates.schedule) == ("inf", 0.05, "exponential")
     assert (rates.warmup_steps, rates.decay_steps, rates.decay_rate) == (30_000, 250_000, 0.5)
     assert (found.data.dataset, found.data.num_frames, found.train.batch_size) == (part, 3, 24)
@@ -194,7 +196,9 @@ def test_the_tokenizer_learns_in_the_same_steps() -> None:
     model = built(TINY_JOINT)
     decoder = model.decoder
     assert (
-        isinstance(decoder, AutoregressiveDecoder) and decoder.targets is trained_along and not decoder.frozen
+        isinstance(decoder, AutoregressiveDecoder)
+        and decoder.target_codes is sampled_codes
+        and not decoder.frozen
     )
     assert set(model.loss({**batch(), "step": 0})) == {"tokens", "tokenizer"}
 

@@ -185,9 +185,11 @@ def test_clevrtex_folder_is_laid_out_as_the_original(tmp_path: Path):
     images = find_clevrtex(tmp_path, "full")
     assert isinstance(images, ClevrTexFolder) and len(images) == 5
     for index in range(5):
-        scene, picture = images.scene(index), images.picture(index, ("video", "segmentations"))
-        assert picture.ids is not None and picture.image.std() > 5
-        assert [thing["index"] for thing in scene["objects"]] == np.unique(picture.ids)[1:].tolist()
+        scene, stored = images.scene(index), images.open(index, None).read(0, 1)
+        assert stored["video"].std() > 5
+        assert [thing["index"] for thing in scene["objects"]] == np.unique(stored["segmentations"])[
+            1:
+        ].tolist()
         assert scene["image_index"] == index and scene["num_objects"] == images.num_objects(index)
 
 

@@ -180,7 +180,7 @@ def test_object_counts_follow_what_is_asked():
 
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "sim_a").write_text("")
-    with pytest.raises(UserError, match="Cannot write"):
+    with pytest.raises(UserError, match="cannot be written"):
         generate(tmp_path, workers=1, **TINY)
 
 

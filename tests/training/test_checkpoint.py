@@ -151,7 +151,8 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_alone(
     monkeypatch.setattr(os, "fsync", full)
     if flush < 4:  # three files and the folder that holds them: nothing has its final name yet
         with pytest.raises(
-            UserError, match=r"step_0000002: No space left.*earlier checkpoints are untouched"
+            UserError,
+            match=r"step_0000002 cannot be written: No space left.*earlier checkpoints are untouched",
         ):
             _save(tmp_path, 2)
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -169,19 +170,19 @@ def test_a_read_only_folder_is_one_message(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UserError, match="Read-only file system"):
         _save(tmp_path / "run", 1)
-    with pytest.raises(UserError, match=r"recipe\.json: Read-only file system"):
+    with pytest.raises(UserError, match=r"recipe\.json cannot be written: Read-only file system"):
         checkpoint.claim(tmp_path / "run", tiny_recipe())
 
 
 def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.write_file(tmp_path / "file", b"before")
+    checkpoint.write_file(tmp_path / "file", b"before", durable=True)
 
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="What was there before is untouched"):
-        checkpoint.write_file(tmp_path / "file", b"after")
+        checkpoint.write_file(tmp_path / "file", b"after", durable=True)
     assert (tmp_path / "file").read_bytes() == b"before" and _nothing_aside(tmp_path)
 
 

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from torchslots.evaluation import dispatch as kinds
-from torchslots.evaluation.dispatch import Kind
 from torchslots.io.run_log import read_log
+from torchslots.training import validation
 from training.tiny_run import counted_evaluate, run_one, weights
 
 PROGRAM = Path(__file__).with_name("tiny_run.py")
@@ -61,7 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     one, two, failed, stopped = (tmp_path_factory.mktemp(name) / "run" for name in ("a", "b", "c", "d"))
     plain = {"steps": 6, "noise": 0.0, "evaluate": 3}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kinds, "SLOTS", Kind(counted_evaluate, "fg_ari"))
+        patch.setattr(validation, "evaluate", counted_evaluate)
         assert run_one({**plain, "run": str(one)}) == (0, "")
     bad = {"steps": 6, "noise": 0.0, "bad_rank": 1}
     scenarios = [

@@ -72,7 +72,7 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0) as log:
         (tmp_path / "metrics.jsonl").mkdir()
-        with pytest.raises(UserError, match=r"metrics\.jsonl: Is a directory"):
+        with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written: Is a directory"):
             log.write(1, {"train/loss": 1.0})
 
 

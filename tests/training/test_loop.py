@@ -10,14 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from torchslots.evaluation import dispatch as kinds
-from torchslots.evaluation.dispatch import Kind
 from torchslots.hub import load_model
 from torchslots.io.run_log import read_log
 from torchslots.models.types import Batch
 from torchslots.recipes import catalog, savi
 from torchslots.recipes.config import EvalConfig, Recipe
-from torchslots.training import checkpoint, loop
+from torchslots.training import checkpoint, loop, validation
 from torchslots.training.stops import Interrupted
 from training.tiny_run import (
     TinyClips,
@@ -36,7 +34,7 @@ from training.tiny_run import (
 
 @pytest.fixture(autouse=True)
 def _quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "SLOTS", Kind(tiny_evaluate, "fg_ari"))
+    monkeypatch.setattr(validation, "evaluate", tiny_evaluate)
 
 
 def test_first_update_has_rate_zero_and_later_ones_learn(tmp_path: Path) -> None:
@@ -83,7 +81,7 @@ def test_a_stop_during_an_evaluation_leaves_it_and_makes_up_for_it(
         return tiny_evaluate(model, batches, config, **keywords)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 3 of 6"):
-        patch.setattr(kinds, "SLOTS", Kind(stopped, "fg_ari"))
+        patch.setattr(validation, "evaluate", stopped)
         train(recipe, tmp_path / "parts", eval_set=TinyClips(7))
     assert "eval/fg_ari" not in read_log(tmp_path / "parts")[-1]
     train(recipe, tmp_path / "parts", eval_set=TinyClips(7))
@@ -124,12 +122,12 @@ def test_accumulation_and_the_whole_batch_agree(tmp_path: Path) -> None:
 def test_best_is_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.1, 0.7, 0.3, float("nan"), 0.5, 0.6])
 
-    def run_pass(*arguments: Any, **keywords: Any) -> TinyReport:
+    def scripted(*arguments: Any, **keywords: Any) -> TinyReport:
         return replace(tiny_evaluate(*arguments, **keywords), metrics={"fg_ari": next(values)})
 
-    monkeypatch.setattr(kinds, "SLOTS", Kind(run_pass, "fg_ari"))
+    monkeypatch.setattr(validation, "evaluate", scripted)
     recipe = tiny_recipe(12, eval_every=2, checkpoint_every=3, keep=2)
-    result = train(recipe, tmp_path, eval_set=TinyClips(5), draw=3)
+    result = train(recipe, tmp_path, eval_set=TinyClips(5), num_plots=3)
     assert (result.best, result.best_step, result.metrics["fg_ari"]) == (0.7, 4, 0.6)
     assert checkpoint.list_steps(tmp_path) == [4, 9, 12]
     best = checkpoint.read(tmp_path / "checkpoints" / "step_0000004")
@@ -157,8 +155,7 @@ def test_the_average_is_judged_and_shipped(tmp_path: Path) -> None:
 
 
 def test_data_without_masks_have_no_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    no_figures = Kind(lambda *arguments, **keywords: TinyReport({}, []), "fg_ari")
-    monkeypatch.setattr(kinds, "SLOTS", no_figures)
+    monkeypatch.setattr(validation, "evaluate", lambda *arguments, **keywords: TinyReport({}, []))
     result = train(tiny_recipe(3), tmp_path, eval_set=TinyClips(2))
     assert (result.metrics, result.best, result.best_step) == ({}, None, None)
     assert not (tmp_path / "best").exists()
@@ -224,7 +221,7 @@ def test_a_savi_is_trained_judged_drawn_saved_and_resumed(
 
 def _train_savi(recipe: Recipe, run: Path) -> None:
     model = catalog.build_seeded(recipe.model, 0)
-    loop.train(recipe, model, _Squares(), _Squares(), run, device="cpu", draw=1)
+    loop.train(recipe, model, _Squares(), _Squares(), run, device="cpu", num_plots=1)
 
 
 def _stopping(name: Any, after: int) -> Any:

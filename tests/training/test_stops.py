@@ -12,11 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from torchslots.data.loader import CorruptRecord
-from torchslots.evaluation import dispatch as kinds
-from torchslots.evaluation.dispatch import Kind
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
-from torchslots.training import checkpoint, loop
+from torchslots.training import checkpoint, loop, validation
 from torchslots.training.stops import Interrupted
 from training.tiny_run import (
     TinyClips,
@@ -34,7 +32,7 @@ from training.tiny_run import (
 
 @pytest.fixture(autouse=True)
 def _quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "SLOTS", Kind(tiny_evaluate, "fg_ari"))
+    monkeypatch.setattr(validation, "evaluate", tiny_evaluate)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -96,7 +94,7 @@ def test_a_full_disk_stops_with_the_earlier_checkpoint_whole(
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(UserError, match=r"step_0000008: No space left on device"),
+        pytest.raises(UserError, match=r"step_0000008 cannot be written: No space left on device"),
     ):
         patch.setattr(checkpoint, "_fill", full)
         train(tiny_recipe(), tmp_path / "run")

@@ -16,15 +16,13 @@ import torch.distributed
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from torchslots.evaluation import dispatch as kinds
-from torchslots.evaluation.dispatch import Kind
 from torchslots.evaluation.evaluate import evaluate
 from torchslots.evaluation.report import EvalReport
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
 from torchslots.models.types import Batch, Prediction, State
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
-from torchslots.training import loop
+from torchslots.training import loop, validation
 from torchslots.training.stops import Interrupted
 
 TIMES = {"time", "train/seconds_per_step", "train/seconds_waiting_for_data"}
@@ -39,6 +37,8 @@ class TinyConfig(ModelConfig):
 
 class TinyModel(nn.Module):
     """Guesses a frame's mean colour from a noisy one: enough to need every part of training."""
+
+    monitor = "fg_ari"
 
     def __init__(self, noise: float = 0.1, seed: int = 0):
         super().__init__()
@@ -125,7 +125,7 @@ class TinyReport:
 
 @dataclass(frozen=True)
 class TinyPanel:
-    """A drawn video of 6 x `width` pixels."""
+    """A plotted video of 6 x `width` pixels."""
 
     grey: int
     width: int = 8
@@ -135,12 +135,18 @@ class TinyPanel:
 
 
 def tiny_evaluate(
-    model: nn.Module, batches: Iterator[Batch], config: EvalConfig, *, device: Any, precision: str, draw: int
+    model: nn.Module,
+    batches: Iterator[Batch],
+    config: EvalConfig,
+    *,
+    device: Any,
+    precision: str,
+    num_plots: int,
 ) -> TinyReport:
     """A number that follows from the weights, and pictures."""
     videos = sum(len(batch["video"]) for batch in batches)
     size = float(sum(parameter.detach().double().square().sum() for parameter in model.parameters()))
-    panels = [TinyPanel(100 + i, 8 - i) for i in range(draw)]
+    panels = [TinyPanel(100 + i, 8 - i) for i in range(num_plots)]
     return TinyReport({"fg_ari": 1 / size, "videos": float(videos)}, panels)
 
 
@@ -235,7 +241,7 @@ def run_one(arguments: dict[str, Any]) -> tuple[int, str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    kinds.SLOTS = Kind(counted_evaluate, "fg_ari")
+    validation.evaluate = counted_evaluate
     print(json.dumps([run_one(arguments) for arguments in json.loads(sys.argv[1])]))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchslots.models.types import Batch
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 from torchslots.recipes.slotdiffusion import SamplingConfig, SlotDiffusionConfig, UNetConfig
-from torchslots.recipes.slotdiffusion_encoder import CnnEncoder, SlotsConfig, TransformerPredictor
-from torchslots.recipes.steve import SteveConfig, WriterConfig
+from torchslots.recipes.slotdiffusion_encoder import CnnEncoderConfig, SlotsConfig, TransformerPredictorConfig
+from torchslots.recipes.steve import CodeTransformerConfig, SteveConfig
 from torchslots.recipes.tokenizers import DvaeConfig, VqvaeConfig
 from torchslots.training import loop
 from torchslots.training import warm_start as parts
@@ -28,12 +28,12 @@ VQVAE = VqvaeConfig(
 DVAE = DvaeConfig((SIDE, SIDE), vocabulary=8, channels=4, temperature_steps=5)
 SLOTS = SlotsConfig(
     resolution=(SIDE, SIDE),
-    encoder=CnnEncoder((4, 4)),
+    encoder=CnnEncoderConfig((4, 4)),
     token_size=8,
     num_slots=3,
     slot_size=8,
     mlp_size=8,
-    predictor=TransformerPredictor(num_layers=1, num_heads=2, mlp_size=8),
+    predictor=TransformerPredictorConfig(num_layers=1, num_heads=2, mlp_size=8),
 )
 SLOTDIFFUSION = SlotDiffusionConfig(
     SLOTS,
@@ -41,7 +41,7 @@ SLOTDIFFUSION = SlotDiffusionConfig(
     UNetConfig((32, 32), (False, True), blocks_per_level=1, head_size=16),
     sampling=SamplingConfig(num_steps=2),
 )
-STEVE = SteveConfig(SLOTS, DVAE, WriterConfig(size=8, num_layers=1, num_heads=2, mlp_size=8))
+STEVE = SteveConfig(SLOTS, DVAE, CodeTransformerConfig(size=8, num_layers=1, num_heads=2, mlp_size=8))
 MODELS: dict[str, ModelConfig] = {
     "vqvae": VQVAE,
     "dvae": DVAE,
@@ -95,7 +95,7 @@ def train(
 ) -> loop.RunResult:
     """What `torchslots train NAME --run RUN --tokenizer TOKENIZER` does."""
     chosen, model = parts.assemble(recipe(name, **optim), run, tokenizer)
-    return loop.train(chosen, model, clips or Clips(), Clips(), run, device="cpu", draw=0)
+    return loop.train(chosen, model, clips or Clips(), Clips(), run, device="cpu", num_plots=0)
 
 
 def stored(run: Path) -> dict[str, Tensor]:

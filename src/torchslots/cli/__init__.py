@@ -15,20 +15,22 @@ from torchslots.io.errors import UserError, nearest
 COMMANDS = {
     "demo": "generate data, train a small model on it, evaluate it, and show the result: the place to start",
     "train": "train a recipe; the same command again goes on where it stopped",
-    "evaluate": "judge a model on whole videos: FG-ARI, ARI, mIoU, mBO, pictures",
-    "predict": "segment your own pictures and videos",
-    "edit": "take objects out, move, resize, turn or swap them, and paint the picture again",
-    "compose": "exchange slots across the videos of a data set, paint new videos, measure how real they look",
-    "concepts": "cluster the slots of a data set, and paint new pictures from one slot of each cluster",
+    "evaluate": "measure a model on whole videos: FG-ARI, ARI, mIoU, mBO, plots",
+    "predict": "segment your own images and videos",
+    "edit": "remove, move, resize, turn or swap objects, and decode the image again",
+    "compose": "exchange slots across the videos of a data set, decode new videos, measure how real they look",
+    "concepts": "cluster the slots of a data set, and decode new images from one slot of each cluster",
     "convert": "turn an original checkpoint into a model folder",
     "data": "list, download, inspect, prepare or generate data",
-    "recipes": "list the recipes with their papers' results",
+    "recipes": "list the recipes with their sizes and published results",
     "bench": "time a recipe's training step and inference here, or plot how they grow",
     "report": "tables over finished runs: mean and standard error over seeds",
 }
 """Each is the function of that name in the file or folder of that name."""
 _FOLDERS = ("bench", "demo")
 """Commands of several files, whose function is in `command.py`."""
+_GONE = {"verify": 'it is a test now: in a copy of the repository, run `make fidelity CASES="DIR..."`.'}
+"""Commands of earlier versions, and where each went."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +56,8 @@ def _answer(name: str, words: list[str]) -> int:
     if name in ("-V", "--version"):
         print(f"torchslots {__version__}")
         return 0
+    if name in _GONE:
+        raise UserError(_GONE[name])
     if name not in COMMANDS:
         raise UserError(f"there is no such command. {nearest(name, COMMANDS)} See `torchslots --help`.")
     keep_freed_memory()

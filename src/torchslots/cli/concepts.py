@@ -1,56 +1,53 @@
-"""TODO."""
+"""`torchslots concepts`."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from torchslots.cli.compose import _KEYS, _painter
-from torchslots.cli.options import (
-    VideosOptions,
-    Words,
-    numbers_of,
-    out_folder,
-    parse,
-    whole_videos,
-)
-from torchslots.inference.generation import SamplingOptions
-from torchslots.io.processes import demand_one_process
+import tyro
 
-
-@dataclass(frozen=True)
-class ConceptsCommand(VideosOptions):
-    """Cluster the slots of a data set into concepts, show them, and paint new pictures from one slot of each."""
-
-    num_concepts: int | None = None
-    """Clusters; None: as many as the model has slots."""
-    samples: int = 16
-    """Pictures to paint; 0: none."""
-    seed: int = 0
-    """Of clusters and samples."""
-    every: int = 6
-    """Take the slots of every so many frames of a video, the first among them."""
-    nearest: int = 8
-    """Slots to show of each concept: those nearest to its centre."""
-    chunk: int = 24
-    """Pictures painted at once; fewer need less memory."""
-    out: Path | None = None
-    """Folder for the library and pictures; None: `concepts` in the run or model folder."""
-    paint: SamplingOptions = field(default_factory=SamplingOptions)
+from torchslots.cli.evaluate import out_folder
+from torchslots.cli.options import Flat, Words, parse
 
 
 def concepts(words: Words) -> int:
-    """`torchslots concepts MODEL ...`."""
-    line: ConceptsCommand = parse(ConceptsCommand, words, "concepts")
-    from torchslots.inference.concepts import ConceptOptions
-    from torchslots.inference.concepts import concepts as cluster
+    """`torchslots concepts MODEL --root DIR`."""
+    from torchslots.hub import load_model
+    from torchslots.inference import concepts as room
+    from torchslots.inference.videos import KEYS, VideosOptions, settings_of, whole_videos
+    from torchslots.io.processes import demand_one_process
 
-    demand_one_process("Concepts are found")
-    options = ConceptOptions(line.num_concepts, line.samples, line.seed, line.every, line.nearest, line.chunk)
-    model = _painter(line, line.paint)
-    data, settings = numbers_of(line, model, _KEYS)
-    dataset = whole_videos(data, settings, line.root)
-    where = {"device": line.device, "num_workers": line.num_workers}
-    out = line.out or out_folder(line, "concepts")
-    found = cluster(model, dataset, settings, out, options, **where)
-    size = f"{found.library.num_concepts} concepts of {len(found.library.slots)} slots"
-    print(f"{size}, and {line.samples} pictures painted from them. Written to {out}")
-    return 0
+    usual, all_videos = room.ConceptOptions(), VideosOptions()
+
+    def concepts(
+        model: tyro.conf.Positional[str],
+        /,
+        root: Path,
+        out: Path | None = None,
+        videos: Flat[VideosOptions] = all_videos,
+        options: Flat[room.ConceptOptions] = usual,
+    ) -> int:
+        """Cluster the slots of a data set into concepts, show them, and decode new images from one slot of each.
+
+        Args:
+            model: A run folder, a model folder, or owner/name on the hub.
+            root: Folder with the data.
+            out: Folder for the library and images; None: `concepts` in the run or model folder.
+            videos: Which videos, and where to run.
+            options: How slots are clustered, and what is decoded from them.
+        """
+        demand_one_process("Concepts are found")
+        ready = load_model(model, device=videos.device)
+        data, settings = settings_of(model, ready, videos, KEYS)
+        found = room.concepts(
+            ready,
+            whole_videos(data, settings, root),
+            settings,
+            folder := out or out_folder(model, "concepts"),
+            options,
+            device=videos.device,
+            num_workers=videos.num_workers,
+        )
+        size = f"{found.library.num_concepts} concepts of {len(found.library.slots)} slots"
+        print(f"{size}, and {options.samples} images decoded from them. Written to {folder}")
+        return 0
+
+    return parse(concepts, words, "concepts")

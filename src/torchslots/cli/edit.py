@@ -1,4 +1,4 @@
-"""TODO."""
+"""`torchslots edit`."""
 
 from pathlib import Path
 from typing import Annotated

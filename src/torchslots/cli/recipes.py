@@ -1,40 +1,53 @@
-"""`torchslots recipes`, `torchslots report` and `torchslots demo`."""
+"""`torchslots recipes`."""
 
-import dataclasses
 import json
-from typing import Annotated
+from dataclasses import asdict
 
 import tyro
 
-from torchslots.cli.options import Words, parse
+from torchslots.cli.options import Json, Words, parse
+from torchslots.cli.table import print_table
+from torchslots.io.errors import UserError
+
+_HEADER = ("name", "system", "data", "pixels", "frames", "slots", "M weights", "published")
+_NUMBERS = ("pixels", "frames", "slots", "M weights")
 
 
 def recipes(words: Words) -> int:
-    """`torchslots recipes`: names, systems, what the papers report."""
+    """`torchslots recipes [WORD]`."""
     from torchslots.recipes import catalog
+    from torchslots.recipes.summary import summaries
 
-    def recipes(as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+    def recipes(
+        word: tyro.conf.Positional[str | None] = None, /, long: bool = False, as_json: Json = False
+    ) -> None:
         """List the recipes.
 
         Args:
-            as_json: Print every number as JSON.
+            word: Only recipes with this word in their name, their system or their data set.
+            long: Print what each is, in sentences.
+            as_json: Print everything as JSON, the whole configuration too.
         """
-        table = {
-            name: (" ".join((make.__doc__ or "").split()), make()) for name, make in catalog.RECIPES.items()
-        }
+        rows = summaries(word)
+        if not rows:
+            raise UserError(f"no recipe has `{word}` in its name, system or data. See `torchslots recipes`.")
         if as_json:
-            print(
-                json.dumps(
-                    {
-                        name: {"about": about, **dataclasses.asdict(recipe)}
-                        for name, (about, recipe) in table.items()
-                    }
-                )
+            print(json.dumps({row.name: asdict(row) | asdict(catalog.recipe(row.name)) for row in rows}))
+        elif long:
+            for row in rows:
+                print(f"{row.name}\n    {row.about}")
+        else:
+            print_table(
+                _HEADER,
+                [
+                    (
+                        *(row.name, row.system, row.data, str(row.resolution), str(row.frames)),
+                        *(str(row.slots or "-"), f"{row.weights / 1e6:.1f}", row.published),
+                    )
+                    for row in rows
+                ],
+                right=_NUMBERS,
             )
-            return
-        width = max(map(len, table))
-        for name, (about, _) in table.items():
-            print(f"  {name:<{width}}  {about}")
 
     parse(recipes, words, "recipes")
     return 0

@@ -1,11 +1,10 @@
-"""TODO."""
+"""`torchslots report`."""
 
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from torchslots.cli.options import Words, parse
+from torchslots.cli.options import Json, Words, parse
 from torchslots.io.errors import UserError
 
 
@@ -16,7 +15,7 @@ def report(words: Words) -> int:
     def of_runs(
         runs: tyro.conf.Positional[tuple[Path, ...]],
         /,
-        as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+        as_json: Json = False,
     ) -> None:
         """Mean and standard error over seeds, for runs grouped by recipe.
 

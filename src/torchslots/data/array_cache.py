@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 import time
 import zipfile
@@ -366,10 +365,6 @@ def _stamp_array(path: Path) -> np.ndarray:
     return np.array([_VERSION, stat.st_size, stat.st_mtime_ns], np.int64)
 
 
-_DEPTH = 3
-_SHARD = re.compile(r"(?P<name>.+\.tfrecords-zlib)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
-
-
 class PackedShards:
     """Rows of shards dealt out in turn: row i is row i // n of shard i % n, as the writers' scripts deal them."""
 
@@ -428,49 +423,6 @@ class PackedShards:
         return np.array(
             [self.shards[shard].damage(int(number)) is None for shard, number in self._places], bool
         )
-
-
-def find_shards(root: Path, pattern: str, what: str, remedy: str) -> list[Path]:
-    """The shards whose name, before their numbers, fits `pattern`, in `root` or up to three folders below.
-
-    Raises:
-        UserError: none is there, or one is missing.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root} is no folder. Give the folder that holds {what} with --root.")
-    for folder in _folders(root):
-        found = {match["name"]: match for match in map(_SHARD.fullmatch, _names(folder)) if match}
-        names = [
-            name for name in sorted(found) if re.fullmatch(pattern, name.removesuffix(".tfrecords-zlib"))
-        ]
-        if names:
-            count = int(found[names[0]]["count"])
-            shards = [folder / f"{names[0]}-{index:05d}-of-{count:05d}" for index in range(count)]
-            missing = [shard.name for shard in shards if not shard.exists()]
-            if missing:
-                raise UserError(
-                    f"{folder}: {len(missing)} of {count} shards are missing: {missing[0]}. {remedy}"
-                )
-            return shards
-    raise UserError(f"{root} holds no {what}, in it or up to {_DEPTH} folders below. {remedy}")
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [entry.name for entry in folder.iterdir()]
-    except OSError as error:
-        raise UserError(f"{folder} cannot be listed: {error.strerror}. Check its permissions.") from error
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    """`root` and what lies below, breadth first; folders with very many entries are not entered."""
-    level = [root]
-    for _ in range(_DEPTH + 1):
-        yield from level
-        below = [child for folder in level for child in sorted(folder.iterdir()) if child.is_dir()]
-        level = [
-            folder for folder in below if not folder.name.isdecimal() and not folder.name.startswith(".")
-        ]
 
 
 def decode_plane(

@@ -5,7 +5,7 @@
 | `video` | [B, T, 3, H, W] | float32 | [0, 1] |
 | `segmentations` | [B, T, H, W] | int32 | 0 = background, i + 1 = row i of `boxes` |
 | `boxes` | [B, T, n, 4] | float32 | (ymin, xmin, ymax, xmax) in [0, 1], zeros where absent |
-| `flow` | [B, T, 3, H, W] | float32 | optical flow as an RGB picture, [0, 1] |
+| `flow` | [B, T, 3, H, W] | float32 | optical flow as an RGB image, [0, 1] |
 | `depth` | [B, T, 1, H, W] | float32 | transformed distance to the camera |
 | `properties` | [B, T, n, P] | float32 | numbers of each object, zeros for none (`torchslots.data.objects`), [0, 1] |
 | `padding_mask` | [B, T, H, W] | bool | False on frames or pixels that are padding |
@@ -15,7 +15,9 @@ A sample is the same without B. Every data set gives at least `video` and `paddi
 """
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +42,23 @@ _RANKS = {
     "properties": 3,
     "padding_mask": 3,
 }
+
+
+@runtime_checkable
+class ClipDataset(Protocol):
+    """Clips that a model is trained or evaluated on, numbered from 0."""
+
+    def __len__(self) -> int:
+        """Number of videos (or images)."""
+        ...
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> Batch:
+        """One training clip, all random choices taken from `rng`; the whole video, always the same, without it."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Where the example comes from, without reading it."""
+        ...
 
 
 def collate(samples: Sequence[Batch]) -> Batch:

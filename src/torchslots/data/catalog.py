@@ -1,4 +1,4 @@
-"""THE place to add a data set: one entry with what it is, where it lies, and the function that opens it.
+"""THE place to add a data set: one row with what it is, where it lies, and the function that opens it.
 
 Nothing heavy is imported before a data set is opened: `torchslots data list` answers without torch.
 """
@@ -6,7 +6,7 @@ Nothing heavy is imported before a data set is opened: `torchslots data list` an
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 from torchslots.io.errors import UserError
 
 if TYPE_CHECKING:
+    from torchslots.data.clips import Clips, Source
     from torchslots.data.config import DataConfig
-    from torchslots.data.loader import ClipDataset
 
-Open = Callable[[Path, str, "DataConfig", bool], "ClipDataset"]
-"""(root, split, config, train) -> the clips of a split; `train` False: whole videos, nothing random."""
+Open = Callable[[Path, str, "DataConfig"], "Source"]
+"""(root, split, config) -> what is stored of a split; `config.dataset` is the row's name."""
+FindSplits = Callable[[Path, str], Sequence[str]]
+"""(root, name) -> the splits that lie there."""
 
 _KUBRIC_LICENCE = "generator: Apache-2.0; the publisher states no licence for the files"
-_STEVE_DRIVE = "https://drive.google.com/drive/folders/1R-2M4V1MeFu5Ycig1ofynbxxmLKc3wgM"
+_FRAMES_DRIVE = "https://drive.google.com/drive/folders/1R-2M4V1MeFu5Ycig1ofynbxxmLKc3wgM"
 _SIM_LICENCE = "generated on your machine: yours"
-
-
 _MOVI_SIZE = (
     "of the order of MOVi-A's 60 GB at 128 pixels",
     "about 60 GB at 128 pixels, 240 GB at 256",
@@ -47,6 +47,9 @@ class Remote:
         """Where a browser finds it, for people."""
         return f"https://storage.googleapis.com/{self.bucket}/{self.prefix}"
 
+    def __str__(self) -> str:
+        return f"{self.address}  (resolution: {', '.join(map(str, self.resolutions))})"
+
 
 @dataclass(frozen=True)
 class RemoteFiles:
@@ -59,10 +62,13 @@ class RemoteFiles:
     splits: tuple[str, ...] = ()
     """What to ask for to have only the file at the same place of `files`; none: all come together."""
 
+    def __str__(self) -> str:
+        return f"{self.address}: {', '.join(self.files)}"
+
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """What `torchslots data list` shows of a data set, and how to open it."""
+    """One row: what `torchslots data list` shows of a data set, and how to open it."""
 
     open: Open
     description: str
@@ -77,6 +83,9 @@ class DatasetEntry:
     """Where `torchslots data download` finds it; None: it is made, or yours."""
     get: str = ""
     """How to get it, where there is no download."""
+    find_splits: FindSplits | None = None
+    """How `torchslots data inspect` learns which splits are there; None: it tries those of `splits` that lie in files
+    of their own."""
 
 
 def entry(name: str) -> DatasetEntry:
@@ -91,91 +100,112 @@ def entry(name: str) -> DatasetEntry:
     raise UserError(f"There is no data set `{name}`. Nearest: {', '.join(near)}. See `torchslots data list`.")
 
 
-def open_dataset(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+def open_dataset(name: str, root: Path, split: str, config: DataConfig, train: bool) -> Clips:
     """Open a split of a data set that lies under `root`.
 
     Args:
-        root: the folder that holds the data set's (`root/movi_a/128x128/1.0.0`), or one of those below it.
-        train: clips of `config.num_frames` at random places; otherwise the first `config.num_frames` of each.
+        root: The folder that holds the data set's (`root/movi_a/128x128/1.0.0`), or one of those below it.
+        train: Clips of `config.num_frames` at random places; otherwise the first `config.num_frames` of each.
 
     Raises:
         UserError: unknown name, no such folder, no such split.
     """
-    found, root = entry(name), Path(root)
+    from torchslots.data.clips import Clips
+
+    found, root, config = entry(name), Path(root), replace(config, dataset=name)
     if not root.exists():
         raise UserError(f"{root} does not exist. {_how_to_get(name, found)}")
-    return found.open(root, split, config, train)
+    return Clips(found.open(root, split, config), split, config, train)
 
 
-def _how_to_get(name: str, found: DatasetEntry | None) -> str:
-    if found is not None and found.remote is not None:
-        return f"Get it with `torchslots data download {name}`."
-    if found is not None and found.get:
-        return found.get
-    if name.startswith("sim_"):
-        return "Make it with `torchslots data generate`."
-    return "Check the path."
+def _how_to_get(name: str, found: DatasetEntry) -> str:
+    return (
+        f"Get it with `torchslots data download {name}`." if found.remote else found.get or "Check the path."
+    )
 
 
-def _open_movi(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.sets.movi import MoviClips
-
-    return MoviClips(root, split, replace(config, dataset=name), train)
+# How each set is opened; modules are imported when one is
 
 
-def _open_folder(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.sets.own_files import FolderClips
+def _open_movi(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.movi import MoviReader
 
-    return FolderClips(root, split, config, train)
-
-
-def _open_prepared(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.sets.prepared import PreparedClips
-
-    return PreparedClips(root, split, config, train)
+    return MoviReader(root, config.dataset, split, config.resolution)
 
 
-def _open_multi_object(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.clips import Stills, demand_keys
-    from torchslots.data.sets.multi_object import LAYOUTS, MultiObjectImages
+def _movi_splits(root: Path, name: str) -> Sequence[str]:
+    from torchslots.data.sets.movi import splits
 
-    demand_keys(config, MultiObjectImages.keys, name)
-    return Stills(MultiObjectImages(root, LAYOUTS[name], split, config.num_records), split, config, train)
+    return splits(root, name)
 
 
-def _open_frames(name: str, root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
+def _open_frames(root: Path, split: str, config: DataConfig) -> Source:
     from torchslots.data.sets.frame_folders import FrameFolders
 
-    return FrameFolders(root, name, split, config, train)
+    return FrameFolders(root, split, config)
 
 
-def _open_clevr(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.clips import Stills
+def _frames_splits(root: Path, name: str) -> Sequence[str]:
+    from torchslots.data.sets.frame_folders import splits
+
+    return splits(root, name)
+
+
+def _open_own_files(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.own_files import OwnFiles
+
+    return OwnFiles(root, split, config)
+
+
+def _own_splits(root: Path, name: str) -> Sequence[str]:
+    from torchslots.data.sets.own_files import existing_splits
+
+    return existing_splits(root) or ("all",)
+
+
+def _open_prepared(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.prepared import PreparedArrays
+
+    return PreparedArrays(root, split, config)
+
+
+def _prepared_splits(root: Path, name: str) -> Sequence[str]:
+    from torchslots.data.sets.prepared import splits
+
+    return splits(root)
+
+
+def _open_multi_object(layout: str, root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.multi_object import LAYOUTS, MultiObjectImages
+
+    return MultiObjectImages(root, LAYOUTS[layout], split, config.num_records)
+
+
+def _open_clevr(root: Path, split: str, config: DataConfig) -> Source:
     from torchslots.data.sets.clevr import ClevrImages
 
-    return Stills(ClevrImages(root, split), split, config, train)
+    return ClevrImages(root, split)
 
 
-def _open_multishapenet(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.clips import Stills
+def _open_multishapenet(root: Path, split: str, config: DataConfig) -> Source:
     from torchslots.data.sets.multishapenet import MultiShapeNetImages
 
-    return Stills(MultiShapeNetImages(root, split), split, config, train)
+    return MultiShapeNetImages(root, split)
 
 
-def _open_clevrtex(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.clips import Stills
+def _open_clevrtex(root: Path, split: str, config: DataConfig) -> Source:
     from torchslots.data.sets.clevrtex import find_clevrtex
 
-    return Stills(find_clevrtex(root, split, config.num_records), split, config, train)
+    return find_clevrtex(root, split, config.num_records)
 
 
-def _open_waymo(root: Path, split: str, config: DataConfig, train: bool) -> ClipDataset:
-    from torchslots.data.clips import Stills
+def _open_waymo(root: Path, split: str, config: DataConfig) -> Source:
     from torchslots.data.sets.waymo import WaymoImages
 
-    return Stills(WaymoImages(root, split, config.num_records), split, config, train)
+    return WaymoImages(root, split, config.num_records)
 
+
+# The rows
 
 _CLEVRTEX_VARIANTS = ("full", "outd", "camo", "pbg", "vbg", "grassbg")
 
@@ -202,7 +232,7 @@ def _multi_object(
 
 
 def _sprites(variant: str, description: str) -> DatasetEntry:
-    size = "64 x 64 pixels; unpacked once, 16 KB for each picture"
+    size = "64 x 64 pixels; unpacked once, 16 KB for each image"
     return _multi_object(f"multi_dsprites_{variant}", description, size, "multi_dsprites")
 
 
@@ -210,7 +240,8 @@ def _movi(
     letter: str, description: str, *, test: bool, resolutions: tuple[int, ...] = (128, 256)
 ) -> DatasetEntry:
     return DatasetEntry(
-        open=partial(_open_movi, f"movi_{letter}"),
+        open=_open_movi,
+        find_splits=_movi_splits,
         description=description,
         licence=_KUBRIC_LICENCE,
         splits=("train", "validation", *(("test",) if test else ())),
@@ -221,22 +252,25 @@ def _movi(
     )
 
 
-def _steve_movi(name: str, title: str, description: str) -> DatasetEntry:
+def _movi_frames(name: str, title: str, description: str) -> DatasetEntry:
     return DatasetEntry(
-        open=partial(_open_frames, name),
+        open=_open_frames,
+        find_splits=_frames_splits,
         description=f"{title}: {description}, one folder of PNG files for each video",
         licence="none known here: see where its makers, the authors of STEVE, publish it",
         splits=("train", "validation", "test"),
-        size="videos of 24 frames at 128 pixels; masks for `train` and `test` alone, so judge on `test`",
-        get=f"Google Drive shows {_STEVE_DRIVE} to browsers, not to `torchslots data download`: fetch {title}'s tar.gz "
-        f"there, or the folder with `gdown --folder`, and extract it below the data folder ({title}/train and so on).",
+        size="videos of 24 frames at 128 pixels; masks for `train` and `test` alone, so evaluate on `test`",
+        get=f"Google Drive shows {_FRAMES_DRIVE} to browsers, not to `torchslots data download`: fetch {title}'s "
+        f"tar.gz there, or the folder with `gdown --folder`, and extract it below the data folder ({title}/train and "
+        "so on).",
     )
 
 
 def _converted_movi(letter: str) -> DatasetEntry:
     title = f"MOVi-{letter.upper()}"
     return DatasetEntry(
-        open=partial(_open_frames, f"movi_{letter}_frames"),
+        open=_open_frames,
+        find_splits=_frames_splits,
         description=f"{title} as SlotDiffusion's script converts it: JPEG frames (with loss) and PNG masks",
         licence=_KUBRIC_LICENCE,
         splits=("train", "validation", "test"),
@@ -248,10 +282,12 @@ def _converted_movi(letter: str) -> DatasetEntry:
 
 def _sim(name: str, description: str) -> DatasetEntry:
     return DatasetEntry(
-        open=partial(_open_movi, name),
+        open=_open_movi,
+        find_splits=_movi_splits,
         description=description,
         licence=_SIM_LICENCE,
         splits=("train", "validation"),
+        get="Make it with `torchslots data generate`.",
         size="as many as you generate; about 1.5 MB for a video of 24 frames at 64 pixels",
     )
 
@@ -265,8 +301,8 @@ DATASETS: dict[str, DatasetEntry] = {
     "movi_d": _movi("d", "MOVi-D: 10 to 20 resting scanned objects and 1 to 3 that fall in", test=True),
     "movi_e": _movi("e", "MOVi-E: as MOVi-D, with a camera that moves", test=True),
     "movi_f": _movi("f", "MOVi-F: as MOVi-E, with motion blur", test=True, resolutions=(128, 256, 512)),
-    "movi_solid": _steve_movi("movi_solid", "MOVi-Solid", "STEVE's videos of solid objects"),
-    "movi_tex": _steve_movi("movi_tex", "MOVi-Tex", "STEVE's videos of textured objects"),
+    "movi_solid": _movi_frames("movi_solid", "MOVi-Solid", "STEVE's videos of solid objects"),
+    "movi_tex": _movi_frames("movi_tex", "MOVi-Tex", "STEVE's videos of textured objects"),
     "movi_d_frames": _converted_movi("d"),
     "movi_e_frames": _converted_movi("e"),
     "sim_a": _sim("sim_a", "Generated here: plain solids on a grey floor, in the manner of MOVi-A"),
@@ -282,7 +318,7 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "clevr_with_masks": _multi_object(
         "clevr_with_masks",
-        "CLEVR with masks: CLEVR's scenes drawn anew, with a mask for every object",
+        "CLEVR with masks: CLEVR's scenes rendered anew, with a mask for every object",
         "100,000 images of 240 x 320 pixels; 10.5 GB, unpacked once to 31 GB (or data.num_records of 0.3 MB)",
     ),
     "tetrominoes": _multi_object(
@@ -305,7 +341,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "multi_dsprites_binarized": _sprites("binarized", "Multi-dSprites: up to 3 white sprites on black"),
     "multishapenet_easy": DatasetEntry(
         open=_open_multishapenet,
-        description="MultiShapeNet-Easy: a few ShapeNet objects on a plain floor, every camera a picture",
+        description="MultiShapeNet-Easy: a few ShapeNet objects on a plain floor, every camera an image",
         licence=_KUBRIC_LICENCE,
         splits=("train", "validation"),
         size="images of 240 x 320 pixels, as TFDS' folder msn_easy_frames",
@@ -328,22 +364,24 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "waymo_open": DatasetEntry(
         open=_open_waymo,
-        description="Waymo Open: front camera pictures of streets, with ids of objects for validation",
+        description="Waymo Open: front camera images of streets, with ids of objects for validation",
         licence="Waymo Dataset License Agreement for Non-Commercial Use, to be accepted at waymo.com/open",
         splits=("train", "validation", "validation_full"),
         size="158,081 images of 128 x 192 pixels for training, 1,872 marked ones for validation",
-        get="Sign up at waymo.com/open, get the frames of version 1.4, and make pictures of them with "
+        get="Sign up at waymo.com/open, get the frames of version 1.4, and make images of them with "
         "`torchslots data prepare-waymo`.",
     ),
     "folder": DatasetEntry(
-        open=_open_folder,
-        description="Your own pictures or videos in a folder, with or without masks",
+        open=_open_own_files,
+        find_splits=_own_splits,
+        description="Your own images or videos in a folder, with or without masks",
         licence="yours",
         splits=("train", "validation"),
         size="whatever the folder holds",
     ),
     "prepared": DatasetEntry(
         open=_open_prepared,
+        find_splits=_prepared_splits,
         description="Any data set after `torchslots data prepare`: ready-made arrays, fastest to read",
         licence="that of the data set it was made from",
         splits=("train", "validation", "test"),
@@ -352,19 +390,15 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
-def data_list() -> None:
-    """Show every data set: what it is, its splits, size, licence and public address."""
-    for name, found in DATASETS.items():
-        print(f"{name:9} {found.description}")
-        print(f"          {', '.join(found.splits)}; {found.size}")
-        print(f"          licence: {found.licence}")
-        if found.remote is not None:
-            print(f"          {_whereabouts(found.remote)}")
-        if found.get:
-            print(f"          {found.get}")
+def list_datasets(word: str | None = None) -> list[str]:
+    """Names of data sets for `open_dataset`, in the order of `torchslots data list`.
 
+    Args:
+        word: Only those that have it in their name or description; None: all.
 
-def _whereabouts(remote: Remote | RemoteFiles) -> str:
-    if isinstance(remote, RemoteFiles):
-        return f"{remote.address}: {', '.join(remote.files)}"
-    return f"{remote.address}  (resolution: {', '.join(map(str, remote.resolutions))})"
+    Example:
+        >>> torchslots.list_datasets("clevrtex")
+        ['clevrtex']
+    """
+    word = (word or "").lower()
+    return [name for name, found in DATASETS.items() if word in f"{name} {found.description}".lower()]

@@ -1,155 +1,28 @@
-"""Single pictures with masks as clips of one frame: what data sets of images share, wherever they are stored."""
+"""Clips of a data set: which examples, which frames, and how stored arrays become samples of the batch contract.
 
+A data set is a `Source`: what is stored of one split. `Clips` does the rest alike for all of them: it leaves out
+examples, takes windows, crops, resizes, pads and numbers objects anew.
+"""
+
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Integer, UInt8
 
 from torchslots.data import transforms
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.data.transforms import Sample, limit_instances, mask_boxes
+from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 
+_CHANNELS_LAST = ("video", "flow", "depth")
 _SHOWN = 100
-"""Pictures between two moves of the progress bar, which takes longer than to look a number up."""
+"""Examples between two moves of the progress bar, which takes longer than to look a number up."""
 
-
-class Picture(NamedTuple):
-    """A picture as it is stored; `ids` 0 for background, `depth` in the set's unit of length, a row of `properties` for
-    each object."""
-
-    image: UInt8[np.ndarray, "H W 3"]
-    ids: Integer[np.ndarray, "H W"] | None = None
-    depth: Float32[np.ndarray, "H W"] | None = None
-    properties: Float32[np.ndarray, "n P"] | None = None
-
-
-class PictureSource(Protocol):
-    """The pictures of one split."""
-
-    title: str
-    """The data set's name, for messages."""
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Of batches, those that can be had."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """Where a picture comes from, without reading it."""
-        ...
-
-    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
-        """One picture; what `keys` do not ask for need not be read.
-
-        Raises:
-            CorruptRecord: it cannot be read.
-        """
-        ...
-
-    def num_objects(self, index: int) -> int:
-        """Objects in the scene.
-
-        Raises:
-            CorruptRecord: they cannot be read.
-        """
-        ...
-
-
-def demand_keys(config: DataConfig, keys: tuple[str, ...], title: str) -> None:
-    """Refuse a recipe that wants keys which a set lacks.
-
-    Raises:
-        UserError: it does; says what there is.
-    """
-    unknown = sorted(set(config.keys) - {*keys, "padding_mask", "name"})
-    if unknown:
-        raise UserError(
-            f"The recipe asks for `{unknown[0]}`, which {title} lacks. It has: {', '.join(keys)}. Change `data.keys`, "
-            "or use another data set."
-        )
-
-
-class Stills:
-    """Pictures of one split as clips of one frame, as a recipe's `DataConfig` asks."""
-
-    def __init__(self, source: PictureSource, split: str, config: DataConfig, train: bool = True) -> None:
-        """Choose the pictures.
-
-        Raises:
-            UserError: the recipe wants keys that the set lacks.
-        """
-        demand_keys(config, source.keys, source.title)
-        self.source, self.split, self.config, self.train = source, split, config, train
-        self._chosen = _choose(source, config)
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def name(self, index: int) -> str:
-        """Where the picture comes from."""
-        return self.source.name(self._chosen[index])
-
-    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One picture as a clip of one frame.
-
-        Raises:
-            CorruptRecord: it cannot be read.
-        """
-        sample = finish_clip(self.stored(index), self.config, 1, rng if self.train else None)
-        return {**sample, "name": self.name(index)}
-
-    def stored(self, index: int) -> Sample:
-        """A picture before cropping and resizing; what `finish_clip` takes."""
-        keys = self.config.keys
-        found = self.source.picture(self._chosen[index], keys)
-        sample: Sample = {"padding_mask": torch.ones(1, *found.image.shape[:2], dtype=torch.bool)}
-        if "video" in keys:
-            sample["video"] = torch.tensor(found.image).permute(2, 0, 1)[None]
-        if found.ids is not None:
-            sample |= _segmentations(found.ids, keys, self.config.max_instances)
-        if "depth" in keys and found.depth is not None:
-            sample["depth"] = torch.tensor(found.depth)[None, None]
-        if "properties" in keys and found.properties is not None:
-            sample["properties"] = _padded(found.properties, self.config.max_instances)[None]
-        return limit_instances(sample, self.config.max_instances)
-
-
-def _segmentations(ids: Integer[np.ndarray, "H W"], keys: tuple[str, ...], max_instances: int) -> Sample:
-    """`segmentations` and `boxes`, as far as they are asked for."""
-    frames = torch.from_numpy(ids.astype(np.int32))[None]
-    made = {"segmentations": lambda: frames, "boxes": lambda: mask_boxes(frames, max_instances)}
-    return {key: make() for key, make in made.items() if key in keys}
-
-
-def _padded(properties: Float32[np.ndarray, "n P"], rows: int) -> Float32[torch.Tensor, "rows P"]:
-    """Objects beyond `rows` are dropped, missing ones are zeros."""
-    padded = torch.zeros(rows, properties.shape[1])
-    padded[: len(properties)] = torch.from_numpy(properties[:rows])
-    return padded
-
-
-def _choose(source: PictureSource, config: DataConfig) -> "range | list[int]":
-    """The first `num_records`, of these those of at most `max_objects`; corrupt ones stay, to be met when used."""
-    numbers = range(len(source) if config.num_records is None else min(len(source), config.num_records))
-    if config.max_objects is None:
-        return numbers
-    chosen = []
-    with progress("Counting objects", len(numbers), "images") as advance:
-        for number in numbers:
-            try:
-                few = source.num_objects(number) <= config.max_objects
-            except CorruptRecord:
-                few = True
-            chosen += [number] if few else []
-            if number % _SHOWN == _SHOWN - 1:
-                advance(_SHOWN)
-    return chosen
+Finish = Callable[[Sample, DataConfig, int, np.random.Generator | None], Sample]
+"""(clip as stored, config, frames of the result, rng) -> sample of the batch contract without its name."""
 
 
 def clip_window(
@@ -158,30 +31,30 @@ def clip_window(
     """First frame and length of the clip to take from a video; it may reach beyond the video's end.
 
     In training one of the windows that lie end to end, or one anywhere (`config.windows`); the whole video where
-    nothing is drawn (`rng` None); in evaluation (`train` False) the first `config.num_frames` frames.
+    nothing is sampled (`rng` None); in evaluation (`train` False) the first `config.num_frames` frames.
     """
     if not train:
         return 0, config.num_frames
     if rng is None:
         return 0, num_frames
-    draw = {"end_to_end": transforms.strided_window_start, "anywhere": transforms.window_start}[
+    start = {"end_to_end": transforms.strided_window_start, "anywhere": transforms.window_start}[
         config.windows
     ]
-    return draw(num_frames, config.num_frames, rng), config.num_frames
+    return start(num_frames, config.num_frames, rng), config.num_frames
 
 
 def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None) -> Sample:
-    """A clip as stored becomes a sample of the batch contract.
+    """Crop, resize and pad a clip, and decode its flow and depth.
 
     Args:
         sample: uint8 `video`; `flow` and `depth` as uint16 codes with their `flow_range` and `depth_range`,
             or as floats without.
         length: Frames of the result; what the clip lacks is padding.
-        rng: Draws the crop of recipes that have one; None: resize the whole frame.
+        rng: Samples the crop of recipes that have one; None: resize the whole frame.
     """
-    sample = _keep(transforms.take_window(decode_codes(sample), 0, length), config.crop)
+    sample = _crop(transforms.take_window(_decode_codes(sample), 0, length), config.crop)
     if rng is not None and config.min_object_covered is not None:
-        area = transforms.draw_crop(*transforms.frame_size(sample), config.min_object_covered, rng)
+        area = transforms.sample_crop(*transforms.frame_size(sample), config.min_object_covered, rng)
         sample = transforms.random_resized_crop(sample, area, config.resolution, config.resolution)
     elif config.square:
         sample = transforms.resize(sample, config.resolution, config.resolution)
@@ -192,7 +65,191 @@ def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.
     return transforms.number_by_rank(sample) if config.renumber else sample
 
 
-def _keep(sample: Sample, area: tuple[int, ...] | None) -> Sample:
+def _finish_image(sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None) -> Sample:
+    """An image is a clip of one frame, however long the recipe's clips are."""
+    return finish_clip(sample, config, 1, rng)
+
+
+class Example(NamedTuple):
+    """One video or image: found, but not decoded."""
+
+    num_frames: int
+    read: Callable[[int, int], Mapping[str, np.ndarray]]
+    """(start, stop) -> the stored arrays of these frames.
+
+    `video` uint8 [T, H, W, 3], `segmentations` integers [T, H, W] (0 = background), `boxes` float32 [T, n, 4],
+    `flow` [T, H, W, 2] and `depth` [T, H, W, 1] as floats, or as uint16 codes with `flow_range` and `depth_range`
+    [2], `properties` float32 [T, n, P].
+    """
+    finish: Finish = finish_clip
+
+
+def image_example(**arrays: np.ndarray | None) -> Example:
+    """An image as an example: arrays as `Example.read` gives them without T; None: there is none."""
+    frame = {key: array[None] for key, array in arrays.items() if array is not None}
+    return Example(1, lambda start, stop: frame, _finish_image)
+
+
+class Source(Protocol):
+    """What is stored of one split of a data set, before windows, crops and sizes."""
+
+    @property
+    def title(self) -> str:
+        """The data set's name, for messages."""
+        ...
+
+    @property
+    def files(self) -> str:
+        """What lies on the disk, in words."""
+        ...
+
+    @property
+    def keys(self) -> tuple[str, ...] | None:
+        """Batch keys that are stored; boxes need not be, they follow from masks. None: whatever is asked is tried, and
+        left out where it is missing."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Where an example comes from, without reading it."""
+        ...
+
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
+        """Find one example; arrays that `keys` do not ask for need not be read.
+
+        Args:
+            keys: None: everything that is stored, under whatever name, as `data inspect` shows it.
+
+        Raises:
+            CorruptRecord: it cannot be read, now or by `Example.read`.
+        """
+        ...
+
+    def num_objects(self, index: int) -> int | None:
+        """Objects in an example; None: nothing tells, short of counting the ids of its masks.
+
+        Raises:
+            CorruptRecord: they cannot be read.
+        """
+        ...
+
+
+class Clips:
+    """Clips of a source's examples, as a recipe's `DataConfig` asks."""
+
+    def __init__(self, source: Source, split: str, config: DataConfig, train: bool = True) -> None:
+        """Choose the examples: of the first `config.num_records` those of at most `config.max_objects`.
+
+        Args:
+            train: Clips of `config.num_frames` at random places; otherwise the first `config.num_frames` frames of each
+                video. Where a video is shorter, the rest is zero and its `padding_mask` False.
+
+        Raises:
+            UserError: the recipe wants keys that the source lacks.
+        """
+        self.source, self.split, self.config, self.train = source, split, config, train
+        self._keys = _stored_keys(source, config)
+        self._chosen = _choose(source, config)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def name(self, index: int) -> str:
+        """Where the example comes from."""
+        return self.source.name(self._chosen[index])
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
+        """One clip (contract: `data/batch.py`); without `rng` the whole video, or its beginning where not `train`.
+
+        Raises:
+            CorruptRecord: the example cannot be read.
+            UserError: it lacks what the recipe asks for.
+        """
+        rng = rng if self.train else None
+        example = self.source.open(self._chosen[index], self._keys)
+        start, length = clip_window(example.num_frames, self.config, self.train, rng)
+        stored = self._read(example, start, min(start + length, example.num_frames))
+        return {**example.finish(stored, self.config, length, rng), "name": self.name(index)}
+
+    def stored(self, index: int) -> Sample:
+        """A whole video before windowing, cropping, resizing and colouring; what `finish_clip` takes.
+
+        Raises:
+            CorruptRecord, UserError: as `sample`.
+        """
+        example = self.source.open(self._chosen[index], self._keys)
+        return self._read(example, 0, example.num_frames)
+
+    def _read(self, example: Example, start: int, stop: int) -> Sample:
+        """Frames as tensors, channels first, with as many rows of objects as the recipe has."""
+        stored = _tensors(example.read(start, stop))
+        sample = {
+            key: value for key, value in stored.items() if key.removesuffix("_range") in self.config.keys
+        }
+        rows = self.config.max_instances
+        if "boxes" in self.config.keys and "boxes" not in stored and "segmentations" in stored:
+            sample["boxes"] = transforms.mask_boxes(stored["segmentations"], rows)
+        for key in ("boxes", "properties"):
+            if key in sample:
+                sample[key] = transforms.fit_length(sample[key], 1, rows)
+        frames = (stop - start, *transforms.frame_size(stored))
+        sample["padding_mask"] = torch.ones(frames, dtype=torch.bool)
+        return transforms.limit_instances(sample, rows)
+
+
+def _stored_keys(source: Source, config: DataConfig) -> tuple[str, ...]:
+    """What to ask of the source: masks too where boxes follow from them, frames where nothing else has their size.
+
+    Raises:
+        UserError: the recipe wants what the source lacks; says what there is.
+    """
+    asked = [key for key in config.keys if key not in ("padding_mask", "name")]
+    if source.keys is None:
+        return tuple(asked)
+    derived = ("boxes",) if "segmentations" in source.keys and "boxes" not in source.keys else ()
+    unknown = sorted(set(asked) - {*source.keys, *derived})
+    if unknown:
+        raise UserError(
+            f"The recipe asks for `{unknown[0]}`, which {source.title} lacks. It has: "
+            f"{', '.join((*source.keys, *derived))}. Change `data.keys`, or use another data set."
+        )
+    keys = ["segmentations" if key in derived else key for key in asked]
+    return tuple(
+        dict.fromkeys(keys if {"video", "segmentations", "flow", "depth"} & set(keys) else [*keys, "video"])
+    )
+
+
+def _choose(source: Source, config: DataConfig) -> "range | list[int]":
+    """The first `num_records`, of these those of at most `max_objects`; corrupt ones stay, to be met when used."""
+    numbers = range(len(source) if config.num_records is None else min(len(source), config.num_records))
+    if config.max_objects is None:
+        return numbers
+    chosen = []
+    with progress("Counting objects", len(numbers), "examples") as advance:
+        for number in numbers:
+            try:
+                few = (source.num_objects(number) or 0) <= config.max_objects
+            except CorruptRecord:
+                few = True
+            chosen += [number] if few else []
+            if number % _SHOWN == _SHOWN - 1:
+                advance(_SHOWN)
+    return chosen
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> Sample:
+    sample = {key: torch.from_numpy(np.require(array, requirements="W")) for key, array in arrays.items()}
+    for key in _CHANNELS_LAST:
+        if key in sample:
+            sample[key] = sample[key].permute(0, 3, 1, 2)
+    ids = sample.get("segmentations")
+    if ids is not None and ids.dtype != torch.uint8:
+        sample["segmentations"] = ids.to(torch.int32)
+    return sample
+
+
+def _crop(sample: Sample, area: tuple[int, ...] | None) -> Sample:
     """The part of the frames that a recipe keeps.
 
     Raises:
@@ -210,7 +267,7 @@ def _keep(sample: Sample, area: tuple[int, ...] | None) -> Sample:
     return transforms.crop(sample, part)
 
 
-def decode_codes(sample: Sample) -> Sample:
+def _decode_codes(sample: Sample) -> Sample:
     """`flow` and `depth` from uint16 codes to pixels and distance; their ranges leave the sample.
 
     What has no range is no code and stays as it is.

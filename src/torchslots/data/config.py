@@ -25,7 +25,7 @@ class DataConfig:
     max_objects: int | None = None
     """Use only images and videos of at most this many objects; None: all."""
     crop: tuple[int, ...] | None = None
-    """Top, left, height and width, in pixels of the source, of what is kept before resizing; None: everything."""
+    """Top, left, height and width, in pixels of the source, of what is left before resizing; None: everything."""
     square: bool = False
     """Resize to `resolution` in both directions, whatever that does to the aspect."""
     num_records: int | None = None

@@ -1,362 +1,41 @@
-"""`torchslots data inspect`: what a data set on disk holds, a picture of it, and which of its records are corrupt.
+"""`torchslots data inspect`: what a data set on disk holds, a sheet of its frames, its corrupt records.
 
-It asks `data/inspect.py`, which knows the kinds of data sets, and prints, draws and counts.
+It asks the `Source` of each split, as training does, so every row of the catalog can be inspected.
 """
 
-import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from torchslots.data.catalog import DATASETS, entry, open_dataset
-from torchslots.data.clips import Stills
+from torchslots.data.catalog import DATASETS, DatasetEntry, entry
+from torchslots.data.clips import Source
 from torchslots.data.config import DataConfig
-from torchslots.data.formats.tfds import TfdsSplit, find_folder
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.data.sets.frame_folders import LAYOUTS as FRAME_LAYOUTS
-from torchslots.data.sets.frame_folders import FrameFolders, find_base, recognise
-from torchslots.data.sets.movi import MoviReader
-from torchslots.data.sets.multi_object import LAYOUTS, Layout
-from torchslots.data.sets.own_files import FolderClips, existing_splits, read_masks
-from torchslots.data.sets.prepared import PreparedClips
+from torchslots.data.sets.recognise import recognise
 from torchslots.io.draw import colorize, contact_sheet
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
-from torchslots.io.video import frame_count, iter_frames, write_png
-
-_SHARDS = re.compile(r"(.+)-[^-]+\.tfrecord(-\d{5,}-of-\d{5,})?")
-
-
-class Drawable(NamedTuple):
-    """A few frames of one video, with the ids of its objects where they are known."""
-
-    name: str
-    frames: UInt8[ndarray, "T H W 3"]
-    ids: Integer[ndarray, "T H W"] | None
-
-
-@runtime_checkable
-class Source(Protocol):
-    """One kind of data set on disk."""
-
-    kind: str
-    place: Path
-
-    def splits(self) -> Sequence[str]:
-        """Names of the splits that are there."""
-        ...
-
-    def count(self, split: str) -> tuple[str, int]:
-        """Files in words, and the number of examples."""
-        ...
-
-    def example(self, split: str, index: int) -> dict[str, Any]:
-        """Everything that one example holds, as arrays and single values."""
-        ...
-
-    def drawable(self, split: str, index: int) -> Drawable:
-        """An example's frames and masks."""
-        ...
-
-    def num_objects(self, split: str, index: int) -> int | None:
-        """Objects in an example; None where nothing tells."""
-        ...
-
-    def check(self, split: str, index: int) -> None:
-        """Read an example to its last byte. Raises CorruptRecord."""
-        ...
-
-
-def find_source(source: str, root: Path | None) -> Source:
-    """The kind of data set that a name or a folder stands for.
-
-    Raises:
-        UserError: neither a known name nor a folder, or a folder with several data sets.
-    """
-    place = Path(source)
-    if source in DATASETS and not (root is None and place.is_dir()):
-        place = root or Path("data")
-        if source in FRAME_LAYOUTS:
-            return Frames(place, source)
-        if source not in ("folder", "prepared"):
-            return _published(place, source)
-    elif not place.is_dir():
-        raise _no_source(source)
-    names = sorted({match[1] for file in _record_files(place) if (match := _SHARDS.fullmatch(file.name))})
-    if len(names) > 1:
-        raise UserError(
-            f"{place} holds several data sets: {', '.join(names)}. Give one of these names with --root."
-        )
-    names += [name for name, layout in LAYOUTS.items() if _holds(place, layout)]
-    if names:
-        return _published(place, names[0])
-    if frames := recognise(place):
-        return Frames(place, frames)
-    return PreparedArrays(place) if any(place.glob("*/meta.json")) else Clips(place)
-
-
-def _published(place: Path, name: str) -> "Records | Pictures":
-    """A published or generated set: of videos, or of single pictures."""
-    if name in DATASETS and not name.startswith(("movi_", "sim_")):
-        return Pictures(place, name)
-    return Pictures(place, "multi_dsprites") if name.endswith("_on_grayscale") else Records(place, name)
-
-
-def _holds(place: Path, layout: Layout) -> bool:
-    """Whether a file of one of Multi-Object Datasets lies in a folder."""
-    return any((place / part.file).is_file() for part in layout.splits.values())
-
-
-def _no_source(source: str) -> UserError:
-    """Why a source is none."""
-    try:
-        entry(source)
-    except UserError as error:
-        return UserError(f"{source} is no folder. {error}")
-    return UserError(f"{source} is no folder.")
-
-
-def _record_files(place: Path) -> Iterator[Path]:
-    for depth in ("", "*/", "*/*/", "*/*/*/"):
-        yield from place.glob(f"{depth}*.tfrecord*")
-
-
-class Records:
-    """TFRecord files in TFDS' folders."""
-
-    def __init__(self, root: Path, name: str) -> None:
-        self.folder = find_folder(root, name)
-        self.kind, self.place = f"TFRecord files of {name}", self.folder.path
-        self._readers: dict[str, MoviReader] = {}
-
-    def splits(self) -> Sequence[str]:
-        return self.folder.splits
-
-    def count(self, split: str) -> tuple[str, int]:
-        records = TfdsSplit(self.folder, split)
-        size = sum(file.path.stat().st_size for file in records.files)
-        return f"{len(records.files)} files of {size / 1e6:,.1f} MB", len(records)
-
-    def _reader(self, split: str) -> MoviReader:
-        if split not in self._readers:
-            self._readers[split] = MoviReader(self.folder.path, self.folder.name, split)
-        return self._readers[split]
-
-    def example(self, split: str, index: int) -> dict[str, Any]:
-        values = {}
-        for name, value in self._reader(split).example(index).items():
-            if isinstance(value, tuple):  # ragged: all values in a row, and how many belong to each object
-                values[f"{name} (of {len(value[1])} objects)"] = value[0]
-            else:
-                values[name] = value
-        return values
-
-    def drawable(self, split: str, index: int) -> Drawable:
-        record = self._reader(split).record(index, ("video", "segmentations"))
-        ids = record.feature("segmentations")[..., 0] if record.has("segmentations") else None
-        return Drawable(f"{split} {index}", record.feature("video"), ids)
-
-    def num_objects(self, split: str, index: int) -> int | None:
-        return self._reader(split).record(index, ()).shape().num_instances
-
-    def check(self, split: str, index: int) -> None:
-        record = self._reader(split).record(index)
-        for name in record.names:
-            record.feature(name)
-
-
-class Pictures:
-    """A set of single pictures, whatever files it lies in."""
-
-    def __init__(self, root: Path, name: str) -> None:
-        self.kind, self.place, self._name = f"pictures of {name}", root, name
-        self._stills: dict[str, Stills] = {}
-
-    def splits(self) -> Sequence[str]:
-        """The splits that are not made of others."""
-        return [split for split in entry(self._name).splits if split != "all" and not split.endswith("_full")]
-
-    def _open(self, split: str) -> Stills:
-        """With all keys that the set has."""
-        if split not in self._stills:
-            config = DataConfig(dataset=self._name, keys=("video",), num_frames=1, max_instances=255)
-            found = cast(Stills, open_dataset(self._name, self.place, split, config, False))
-            self._stills[split] = Stills(found.source, split, replace(config, keys=found.source.keys), False)
-        return self._stills[split]
-
-    def count(self, split: str) -> tuple[str, int]:
-        return "single pictures", len(self._open(split))
-
-    def example(self, split: str, index: int) -> dict[str, Any]:
-        found = self._open(split)
-        return {"name": found.name(index), **found.stored(index)}
-
-    def drawable(self, split: str, index: int) -> Drawable:
-        found = self._open(split).source.picture(index, ("video", "segmentations"))
-        return Drawable(f"{split} {index}", found.image[None], None if found.ids is None else found.ids[None])
-
-    def num_objects(self, split: str, index: int) -> int | None:
-        return self._open(split).source.num_objects(index)
-
-    def check(self, split: str, index: int) -> None:
-        self._open(split).stored(index)
-
-
-class Frames:
-    """Videos as folders of numbered pictures, in the manner of MOVi-Solid."""
-
-    def __init__(self, root: Path, name: str) -> None:
-        self._name, self.place = name, find_base(root, name)
-        self.kind = f"folders of frames of {FRAME_LAYOUTS[name].title}"
-        self._found: dict[str, FrameFolders] = {}
-
-    def splits(self) -> Sequence[str]:
-        folders = FRAME_LAYOUTS[self._name].splits
-        return [split for split, folder in folders.items() if (self.place / folder).is_dir()]
-
-    def _open(self, split: str) -> FrameFolders:
-        """With masks where there are any."""
-        if split not in self._found:
-            config = DataConfig(dataset=self._name, keys=("video",), max_instances=255)
-            found = FrameFolders(self.place, self._name, split, config, train=False)
-            if found.has_masks:
-                found.config = replace(config, keys=("video", "segmentations", "boxes"))
-            self._found[split] = found
-        return self._found[split]
-
-    def count(self, split: str) -> tuple[str, int]:
-        found = self._open(split)
-        return f"folders of frames {'with' if found.has_masks else 'without'} masks", len(found)
-
-    def example(self, split: str, index: int) -> dict[str, Any]:
-        return {"name": self._open(split).name(index), **self._open(split).stored(index)}
-
-    def drawable(self, split: str, index: int) -> Drawable:
-        sample = self._open(split).stored(index)
-        ids = sample.get("segmentations")
-        frames = sample["video"].permute(0, 2, 3, 1).numpy()
-        return Drawable(f"{split} {index}", frames, None if ids is None else ids.numpy())
-
-    def num_objects(self, split: str, index: int) -> int | None:
-        ids = self.drawable(split, index).ids
-        return None if ids is None else len(np.unique(ids[ids > 0]))
-
-    def check(self, split: str, index: int) -> None:
-        self._open(split).check(index)
-
-
-class Clips:
-    """A folder of pictures and videos."""
-
-    def __init__(self, root: Path) -> None:
-        self.kind, self.place = "pictures and videos", root
-        self._clips: dict[str, FolderClips] = {}
-
-    def splits(self) -> Sequence[str]:
-        return existing_splits(self.place) or ("all",)
-
-    def _open(self, split: str) -> FolderClips:
-        if split not in self._clips:
-            self._clips[split] = FolderClips(self.place, split, DataConfig(max_instances=255), train=False)
-        return self._clips[split]
-
-    def count(self, split: str) -> tuple[str, int]:
-        clips = self._open(split)
-        with_masks = sum(masks is not None for masks in clips.masks.values())
-        return f"{len(clips)} clips, {with_masks} with masks", len(clips)
-
-    def example(self, split: str, index: int) -> dict[str, Any]:
-        name, frames, ids = self.drawable(split, index)
-        values = {"name": name, "num_frames": frame_count(self._open(split).clips[index])}
-        return {**values, "video": frames, **({} if ids is None else {"segmentations": ids})}
-
-    def drawable(self, split: str, index: int) -> Drawable:
-        clips = self._open(split)
-        clip = clips.clips[index]
-        frames = next(iter_frames(clip, 24))
-        masks = clips.masks[clip]
-        ids = None if masks is None else read_masks(masks, frame_count(clip), 0, len(frames)).numpy()
-        return Drawable(clips.name(index), frames, ids)
-
-    def num_objects(self, split: str, index: int) -> int | None:
-        ids = self.drawable(split, index).ids
-        return None if ids is None else len(np.unique(ids[ids > 0]))
-
-    def check(self, split: str, index: int) -> None:
-        self._open(split).check(index)
-
-
-class PreparedArrays:
-    """What `torchslots data prepare` wrote."""
-
-    def __init__(self, root: Path) -> None:
-        self.kind, self.place = "prepared arrays", root
-
-    def splits(self) -> Sequence[str]:
-        return sorted(file.parent.name for file in self.place.glob("*/meta.json"))
-
-    def _open(self, split: str) -> PreparedClips:
-        return PreparedClips(self.place, split, _made_for(self.place / split), train=True)
-
-    def count(self, split: str) -> tuple[str, int]:
-        files = list((self.place / split).glob("*/*.npy"))
-        size = sum(file.stat().st_size for file in files)
-        return f"{len(files)} arrays of {size / 1e6:,.1f} MB", len(self._open(split))
-
-    def example(self, split: str, index: int) -> dict[str, Any]:
-        return dict(self._open(split).sample(index, None))
-
-    def drawable(self, split: str, index: int) -> Drawable:
-        sample = self._open(split).sample(index, None)
-        frames = (sample["video"].permute(0, 2, 3, 1) * 255).round().byte().numpy()
-        ids = sample.get("segmentations")
-        return Drawable(sample["name"], frames, None if ids is None else ids.numpy())
-
-    def num_objects(self, split: str, index: int) -> int | None:
-        ids = self.drawable(split, index).ids
-        return None if ids is None else len(np.unique(ids[ids > 0]))
-
-    def check(self, split: str, index: int) -> None:
-        self._open(split).sample(index, None)
-
-
-def _made_for(folder: Path) -> DataConfig:
-    """The data settings that arrays were prepared for, as far as the files tell.
-
-    Raises:
-        UserError: meta.json cannot be read.
-    """
-    try:
-        made = json.loads((folder / "meta.json").read_text())["made_for"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'meta.json'} cannot be read ({error}). Prepare the data again."
-        ) from error
-    given = {
-        key: made[key] for key in ("dataset", "max_instances", "resolution", "depth_transform") if key in made
-    }
-    keys = tuple(key for key in made.get("keys", ()) if any(folder.glob(f"*/{key}.npy")))
-    covered = 0.08 if made.get("random_crop") else None
-    return DataConfig(keys=keys, min_object_covered=covered, **given)
-
-
-_DRAWN_VIDEOS, _DRAWN_FRAMES, _TILE = 6, 6, 160
+from torchslots.io.video import write_png
+
+Read = TypeVar("Read")
+_NOTHING_ASKED = DataConfig(keys=(), resolution=1, num_frames=1, max_instances=255)
+_SHEET_VIDEOS, _SHEET_FRAMES, _TILE = 6, 6, 160
 _COUNTED_VIDEOS = 200
+_FRAMES_AT_ONCE = 24
 
 
 @dataclass
 class Survey:
     """What was found; `corrupt` is empty also where nothing was checked."""
 
-    kind: str
+    dataset: str
     place: Path
     splits: dict[str, str] = field(default_factory=dict)
     """Files and examples of each split, or why it cannot be read."""
@@ -380,7 +59,7 @@ def data_inspect(
     out: Path | None = None,
     check: bool = False,
 ) -> None:
-    """Show what a data set on disk holds: splits, counts, features, objects, and a sheet of pictures.
+    """Show what a data set on disk holds: splits, counts, features, objects, and a sheet of frames.
 
     Args:
         source: Name in `torchslots data list`, or a folder.
@@ -418,26 +97,42 @@ def inspect_dataset(
     Raises:
         UserError: nothing is there, no such split, or not one readable example.
     """
-    found = find_source(source, root)
-    survey, counts = Survey(found.kind, found.place), {}
-    for name in _wanted(found, split):
+    name, place = find_dataset(source, root)
+    survey, found = Survey(name, place), {}
+    for wanted in _wanted(name, place, split):
         try:
-            files, counts[name] = found.count(name)
-            survey.splits[name] = f"{files}, {counts[name]:,} examples"
+            found[wanted] = _open(name, place, wanted)
+            survey.splits[wanted] = f"{found[wanted].files}, {len(found[wanted]):,} examples"
         except UserError as error:
-            survey.splits[name] = f"cannot be read: {error}"
-    examples = [(name, index) for name, count in counts.items() for index in range(count)]
-    if not examples:
-        raise UserError(f"{found.place}: no split can be read. " + " ".join(survey.splits.values()))
+            survey.splits[wanted] = f"cannot be read: {error}"
+    places = [_Place(source, index) for source in found.values() for index in range(len(source))]
+    if not places:
+        raise UserError(f"{place}: no split can be read. " + " ".join(survey.splits.values()))
     if check:
-        survey.num_checked, survey.corrupt = len(examples), list(_corrupt(found, examples))
-    sound = _evenly(examples, _COUNTED_VIDEOS)
-    _describe(survey, found, sound)
+        survey.num_checked, survey.corrupt = len(places), list(_corrupt(places))
+    _describe(survey, _evenly(places, _COUNTED_VIDEOS))
     if out is not None:
-        drawn = list(_readable(found.drawable, _evenly(examples, _DRAWN_VIDEOS)))
-        write_png(out, _sheet(drawn))
+        write_png(out, _sheet(list(_readable(_seen, _evenly(places, _SHEET_VIDEOS)))))
         survey.sheet = out
     return survey
+
+
+def find_dataset(source: str, root: Path | None) -> tuple[str, Path]:
+    """The data set that a name or a folder stands for, and where it lies.
+
+    Raises:
+        UserError: neither a known name nor a folder, or a folder with several data sets.
+    """
+    place = Path(source)
+    if source in DATASETS and not (root is None and place.is_dir()):
+        return source, root or Path("data")
+    if place.is_dir():
+        return recognise(place), place
+    try:
+        entry(source)
+    except UserError as error:
+        raise UserError(f"{source} is no folder. {error}") from error
+    raise UserError(f"{source} is no folder.")
 
 
 def print_survey(survey: Survey) -> None:
@@ -447,7 +142,7 @@ def print_survey(survey: Survey) -> None:
     from rich.table import Table
 
     console = Console()
-    console.print(f"[bold]{escape(str(survey.place))}[/bold]  ({survey.kind})")
+    console.print(f"[bold]{escape(str(survey.place))}[/bold]  ({survey.dataset})")
     for title, rows in (("Split", survey.splits), ("Feature", survey.features), ("Value", survey.metadata)):
         table = Table(title, "", show_edge=False, box=None)
         for name, value in rows.items():
@@ -466,30 +161,71 @@ def print_survey(survey: Survey) -> None:
         console.print(escape(f"Contact sheet: {survey.sheet}"), soft_wrap=True)
 
 
-def _wanted(found: Source, split: str | None) -> Sequence[str]:
-    splits = found.splits()
+def _wanted(name: str, place: Path, split: str | None) -> Sequence[str]:
+    row = _row(name)
+    own = [split for split in row.splits if split != "all" and not split.endswith("_full")]
+    splits = own if row.find_splits is None else row.find_splits(place, name)
     if split is not None and split not in splits:
-        raise UserError(f"{found.place} has no split `{split}`. It has: {', '.join(splits) or 'none'}.")
+        raise UserError(f"{place} has no split `{split}`. It has: {', '.join(splits) or 'none'}.")
     return splits if split is None else [split]
 
 
-def _evenly(examples: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
-    """At most so many, spread over all."""
-    if len(examples) <= most:
-        return examples
-    return [examples[i] for i in np.linspace(0, len(examples) - 1, most).round().astype(int)]
+def _open(name: str, place: Path, split: str) -> Source:
+    return _row(name).open(place, split, replace(_NOTHING_ASKED, dataset=name))
 
 
-def _readable(read: Callable[[str, int], Any], examples: list[tuple[str, int]]) -> Iterator[Any]:
+def _row(name: str) -> DatasetEntry:
+    """Records under an unknown name are taken for videos as MOVi has them."""
+    return DATASETS.get(name, DATASETS["movi_a"])
+
+
+class _Place(NamedTuple):
+    """One example of a split."""
+
+    source: Source
+    index: int
+
+
+class _Seen(NamedTuple):
+    """Some frames of one example, with the ids of its objects where they are known."""
+
+    name: str
+    frames: UInt8[ndarray, "T H W 3"]
+    ids: Integer[ndarray, "T H W"] | None
+
+
+def _stored(place: _Place) -> Mapping[str, Any]:
+    """Everything that an example holds, of its first frames."""
+    example = place.source.open(place.index, None)
+    words = {"name": place.source.name(place.index), "num_frames": example.num_frames}
+    return words | dict(example.read(0, min(example.num_frames, _FRAMES_AT_ONCE)))
+
+
+def _seen(place: _Place) -> _Seen:
+    arrays = _stored(place)
+    frames, ids = arrays["video"], arrays.get("segmentations")
+    if frames.dtype != np.uint8:
+        frames = (frames * 255).round().astype(np.uint8)
+    return _Seen(arrays["name"], frames, None if ids is None else ids.reshape(frames.shape[:3]))
+
+
+def _num_objects(place: _Place) -> int | None:
+    """By the source; where it does not tell, by the ids of the masks."""
+    count = place.source.num_objects(place.index)
+    ids = _seen(place).ids if count is None else None
+    return count if ids is None else len(np.unique(ids[ids > 0]))
+
+
+def _readable(read: Callable[[_Place], Read], places: list[_Place]) -> Iterator[Read]:
     """What can be read of some examples; at least one.
 
     Raises:
         UserError: none of them can be read; says why the last could not.
     """
     num_read, last = 0, None
-    for split, index in examples:
+    for place in places:
         try:
-            value = read(split, index)
+            value = read(place)
         except UserError as error:
             last = error
             continue
@@ -499,45 +235,58 @@ def _readable(read: Callable[[str, int], Any], examples: list[tuple[str, int]]) 
         raise last
 
 
-def _describe(survey: Survey, found: Source, examples: list[tuple[str, int]]) -> None:
-    first = next(_readable(found.example, examples))
-    for name, value in first.items():
+def _describe(survey: Survey, places: list[_Place]) -> None:
+    for name, value in next(_readable(_stored, places)).items():
         array = np.asarray(value)
         if array.ndim:
             kind = "text" if array.dtype.kind in "OSU" else str(array.dtype)
             survey.features[name] = f"{kind} {list(array.shape)}"
         else:
             survey.metadata[name] = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    counts = _readable(found.num_objects, examples)
+    counts = _readable(_num_objects, places)
     survey.objects = Counter(count for count in counts if count is not None)
 
 
-def _corrupt(found: Source, examples: list[tuple[str, int]]) -> Iterator[CorruptRecord]:
-    with progress("Checking", len(examples), "examples") as advance:
-        for split, index in examples:
+def _corrupt(places: list[_Place]) -> Iterator[CorruptRecord]:
+    with progress("Checking", len(places), "examples") as advance:
+        for place in places:
             try:
-                found.check(split, index)
+                _check(place)
             except CorruptRecord as error:
                 yield error
             advance(1)
 
 
-def _sheet(videos: list[Drawable]) -> UInt8[ndarray, "H W 3"]:
-    """For each video one row of frames and, where there are masks, one of coloured ids; pictures side by side."""
-    pictures, labels = [], []
-    columns = 1 if all(len(video.frames) == 1 for video in videos) else _DRAWN_FRAMES
+def _check(place: _Place) -> None:
+    """Read an example to its last byte, some frames at once. Raises CorruptRecord."""
+    example = place.source.open(place.index, None)
+    for start in range(0, example.num_frames, _FRAMES_AT_ONCE):
+        example.read(start, min(start + _FRAMES_AT_ONCE, example.num_frames))
+
+
+def _evenly(places: list[_Place], most: int) -> list[_Place]:
+    """At most so many, spread over all."""
+    if len(places) <= most:
+        return places
+    return [places[i] for i in np.linspace(0, len(places) - 1, most).round().astype(int)]
+
+
+def _sheet(videos: list[_Seen]) -> UInt8[ndarray, "H W 3"]:
+    """For each video one row of frames and, where there are masks, one of coloured ids; images side by side."""
+    images, labels = [], []
+    columns = 1 if all(len(video.frames) == 1 for video in videos) else _SHEET_FRAMES
     size = _tile_size(videos[0])
     for video in videos:
         times = np.linspace(0, len(video.frames) - 1, columns).round().astype(int)
-        pictures += [_tile(video.frames[t], size, Image.Resampling.BOX) for t in times]
-        labels += [Path(video.name).stem[-20:], *[""] * (columns - 1)]
+        images += [_tile(video.frames[t], size, Image.Resampling.BOX) for t in times]
+        labels += [video.name[-20:], *[""] * (columns - 1)]
         if video.ids is not None:
-            pictures += [_tile(colorize(video.ids[t]), size, Image.Resampling.NEAREST) for t in times]
+            images += [_tile(colorize(video.ids[t]), size, Image.Resampling.NEAREST) for t in times]
             labels += [f"{len(np.unique(video.ids[video.ids > 0]))} objects", *[""] * (columns - 1)]
-    return contact_sheet(pictures, labels, columns=_DRAWN_FRAMES)
+    return contact_sheet(images, labels, columns=_SHEET_FRAMES)
 
 
-def _tile_size(video: Drawable) -> tuple[int, int]:
+def _tile_size(video: _Seen) -> tuple[int, int]:
     """Width and height of every tile: the first video's, the longer side at most 160."""
     height, width = video.frames.shape[1:3]
     scale = min(1.0, _TILE / max(height, width))
@@ -545,6 +294,6 @@ def _tile_size(video: Drawable) -> tuple[int, int]:
 
 
 def _tile(
-    picture: UInt8[ndarray, "H W 3"], size: tuple[int, int], how: Image.Resampling
+    image: UInt8[ndarray, "H W 3"], size: tuple[int, int], how: Image.Resampling
 ) -> UInt8[ndarray, "h w 3"]:
-    return np.array(Image.fromarray(picture).resize(size, how))
+    return np.array(Image.fromarray(image).resize(size, how))

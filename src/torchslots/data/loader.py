@@ -1,7 +1,7 @@
 """From a data set to batches: in an order fixed by the seed, over any number of processes and workers.
 
-The order of training is one endless stream of items: epoch after epoch, each a permutation drawn from (seed,
-epoch). Global batch s is items [s * batch_size, (s + 1) * batch_size) of that stream, and what is drawn for
+The order of training is one endless stream of items: epoch after epoch, each a permutation sampled from (seed,
+epoch). Global batch s is items [s * batch_size, (s + 1) * batch_size) of that stream, and what is sampled for
 an item (its window, its crop) follows from (seed, its position in the stream) alone. Hence a run goes on
 after an interruption where it stopped, and any number of processes sees together what one would see.
 """
@@ -12,46 +12,27 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from torchslots.data.batch import check_sample, collate
+from torchslots.data.batch import ClipDataset, check_sample, collate
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
 from torchslots.models.types import Batch
 
-__all__ = ["ClipDataset", "CorruptRecord", "eval_batches", "number_read", "train_batches"]
+__all__ = ["CorruptRecord", "eval_batches", "number_read", "train_batches"]
 
 _LOG = logging.getLogger("torchslots.data")
-_ORDER, _DRAWS, _REPLACEMENT = 0, 1, 2
+_ORDER, _SAMPLES, _REPLACEMENT = 0, 1, 2
 _MOST_REPLACEMENTS = 100
 
 
-@runtime_checkable
-class ClipDataset(Protocol):
-    """What a data set must offer; see `torchslots.data.batch` for what a sample holds."""
-
-    def __len__(self) -> int:
-        """Number of videos (or images)."""
-        ...
-
-    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One training clip, all random choices drawn from `rng`; the whole video, always the same, without
-        it.
-        """
-        ...
-
-    def name(self, index: int) -> str:
-        """Where the example comes from, without reading it."""
-        ...
-
-
 class Item(NamedTuple):
-    """One item of the stream: which example, and where in the stream (None: evaluation, nothing is drawn)."""
+    """One item of the stream: which example, and where in the stream (None: evaluation, nothing is sampled)."""
 
     index: int
     position: int | None
@@ -75,7 +56,7 @@ def train_batches(
         batch_size: Items over all processes; each gets the contiguous part of its rank.
         start_step: The global batch to begin with.
         num_workers: Loading processes; 0 loads in this one.
-        skip_corrupt: Replace examples whose record is corrupt by others, drawn from (seed, position).
+        skip_corrupt: Replace examples whose record is corrupt by others, sampled from (seed, position).
         on_skip: Called for each one replaced, when its batch is handed out; None: a warning is logged.
 
     Raises:
@@ -183,12 +164,12 @@ class _BatchReader(Dataset):
                 skipped.append(error)
             if item.position is None:
                 return []
-            draw = np.random.default_rng((self.seed, _REPLACEMENT, item.position, attempt))
-            index = int(draw.integers(len(self.dataset)))
+            rng = np.random.default_rng((self.seed, _REPLACEMENT, item.position, attempt))
+            index = int(rng.integers(len(self.dataset)))
         raise UserError(f"{_MOST_REPLACEMENTS} examples in a row are corrupt, the last: {skipped[-1]}")
 
     def _sample(self, index: int, position: int | None) -> Sample:
-        rng = None if position is None else np.random.default_rng((self.seed, _DRAWS, position))
+        rng = None if position is None else np.random.default_rng((self.seed, _SAMPLES, position))
         return check_sample(self.dataset.sample(index, rng), self.dataset.name(index))
 
 

@@ -1,8 +1,8 @@
-"""A data set written down as a recipe needs it: ready-made arrays that are mapped into memory, not decoded.
+"""Cache a data set as a recipe needs it: ready-made arrays that are mapped into memory, not decoded.
 
-`prepare` writes whole videos, already resized, with flow as a picture and depth as the target, in the
+`prepare` writes whole videos, already resized, with flow as an image and depth as the target, in the
 narrowest type that gives back the same numbers to the last bit. Recipes with random crops keep the frames as
-they are stored. `PreparedClips` then serves the very samples that the data set itself would.
+they are stored. `sets/prepared.py` then gives the very samples that the data set itself would.
 
 ```
 out/train/meta.json          what was asked for, how many videos
@@ -11,46 +11,36 @@ out/train/00000/video.npy    all their frames, one after the other
 ```
 """
 
-import itertools
 import json
-import signal
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from torchslots.data.catalog import open_dataset
-from torchslots.data.clips import finish_clip
+from torchslots.data.clips import Clips, finish_clip
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.data.loader import ClipDataset
-from torchslots.data.sets.prepared import _RANGES, _TARGETS, _fingerprint, _read_json, _shard, _unpack
+from torchslots.data.sets.prepared import (
+    RANGES,
+    TARGETS,
+    PreparedArrays,
+    fingerprint,
+    read_json,
+    shard_folder,
+    unpack,
+)
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
-from torchslots.io.files import atomic_file
+from torchslots.io.files import atomic_file, write_file
 from torchslots.io.progress import progress
+from torchslots.io.workers import in_order
 
 _VIDEOS_PER_SHARD = 64
 _DEFAULT = DataConfig()
-
-
-@runtime_checkable
-class StoredClips(ClipDataset, Protocol):
-    """A data set that can be prepared: it also gives whole videos as they are stored."""
-
-    split: str
-    config: DataConfig
-
-    def stored(self, index: int) -> Sample:
-        """A whole video before windowing, cropping, resizing and colouring; what `finish_clip` takes."""
-        ...
 
 
 class Prepared(NamedTuple):
@@ -79,7 +69,7 @@ def data_prepare(
         out: Folder to write; the same command goes on where it was interrupted.
         splits: Splits to prepare.
         config: The recipe's data settings.
-        num_workers: Processes that write; 0: this one.
+        num_workers: Processes that write; 0 or 1: this one.
         skip_corrupt: Leave out records that cannot be read; without, the first one ends the work.
     """
     for split in splits:
@@ -90,51 +80,36 @@ def data_prepare(
             print(f"left out: {message}")
 
 
-def prepare(dataset: ClipDataset, out: Path, *, num_workers: int = 0, skip_corrupt: bool = False) -> Prepared:
+def prepare(dataset: Clips, out: Path, *, num_workers: int = 0, skip_corrupt: bool = False) -> Prepared:
     """Write all videos of a split below `out`; run again after an interruption, it goes on where it was.
 
     Args:
         dataset: Opened with the `DataConfig` of the recipe that will train on the result.
-        num_workers: Processes that write shards; 0: this one.
+        num_workers: Processes that write shards; 0 or 1: this one.
         skip_corrupt: Leave out records that cannot be read; without, the first one ends the work.
 
     Raises:
-        UserError: this kind of data set cannot be prepared, `out` holds something prepared otherwise or
-            cannot
-            be written, or the data are wrong.
+        UserError: the data set is prepared already, `out` holds something prepared otherwise or cannot be written, or
+            the data are wrong.
     """
-    if not isinstance(dataset, StoredClips):
-        raise UserError("This data set cannot be prepared: MOVi, generated data and your own folders can.")
+    if isinstance(dataset.source, PreparedArrays):
+        raise UserError(
+            "This data set cannot be prepared: it has been. Prepare the one that it was made from."
+        )
     folder = Path(out) / dataset.split
-    wanted = _fingerprint(dataset.config) | {"num_examples": len(dataset)}
+    wanted = fingerprint(dataset.config) | {"num_examples": len(dataset)}
     _begin(folder, wanted)
     starts = range(0, len(dataset), _VIDEOS_PER_SHARD)
     parts = [range(start, min(start + _VIDEOS_PER_SHARD, len(dataset))) for start in starts]
-    missing = {_shard(folder, number): part for number, part in enumerate(parts)}
+    missing = {shard_folder(folder, number): part for number, part in enumerate(parts)}
     missing = {place: part for place, part in missing.items() if not (place / "index.json").exists()}
+    tasks = [(dataset, skip_corrupt, place, part) for place, part in missing.items()]
     with progress("Preparing", len(dataset), "videos") as advance:
         advance(len(dataset) - sum(map(len, missing.values())))
-        for count in _each(partial(_write_shard, dataset, skip_corrupt), missing, num_workers):
-            advance(count)
+        with in_order(_write_shard, tasks, num_workers) as counts:
+            for count in counts:
+                advance(count)
     return _end(folder, wanted, len(parts))
-
-
-def _each(write: partial[int], parts: dict[Path, range], num_workers: int) -> Iterator[int]:
-    """Write the shards, here or in processes; yields the number of examples behind each as it is done."""
-    if not num_workers:
-        yield from itertools.starmap(write, parts.items())
-        return
-    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker)
-    try:
-        for done in as_completed([pool.submit(write, *part) for part in parts.items()]):
-            yield done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
 
 
 def _begin(folder: Path, wanted: dict[str, Any]) -> None:
@@ -142,7 +117,7 @@ def _begin(folder: Path, wanted: dict[str, Any]) -> None:
     if not meta.exists():
         _write_json(meta, {"made_for": wanted, "complete": False})
         return
-    made = _read_json(meta)["made_for"]
+    made = read_json(meta)["made_for"]
     different = [field for field in wanted if made.get(field) != wanted[field]]
     if different:
         field = different[0]
@@ -153,7 +128,7 @@ def _begin(folder: Path, wanted: dict[str, Any]) -> None:
 
 
 def _end(folder: Path, made_for: dict[str, Any], num_shards: int) -> Prepared:
-    entries = [_read_json(_shard(folder, shard) / "index.json") for shard in range(num_shards)]
+    entries = [read_json(shard_folder(folder, shard) / "index.json") for shard in range(num_shards)]
     left_out = [message for entry in entries for message in entry["left_out"]]
     num_videos = sum(len(entry["names"]) for entry in entries)
     shards = [len(entry["names"]) for entry in entries]
@@ -162,7 +137,7 @@ def _end(folder: Path, made_for: dict[str, Any], num_shards: int) -> Prepared:
     return Prepared(folder, num_videos, left_out, num_bytes)
 
 
-def _write_shard(dataset: StoredClips, skip_corrupt: bool, place: Path, indices: range) -> int:
+def _write_shard(dataset: Clips, skip_corrupt: bool, place: Path, indices: range) -> int:
     """Write one shard's arrays and, last, its index. Returns the number of examples it stands for."""
     videos: dict[str, Sample] = {}
     left_out = []
@@ -174,31 +149,31 @@ def _write_shard(dataset: StoredClips, skip_corrupt: bool, place: Path, indices:
                 raise
             left_out.append(str(error))
     for key in next(iter(videos.values()), {}):
-        if key in (*_TARGETS, *_RANGES):
+        if key in (*TARGETS, *RANGES):
             _write_array(place / f"{key}.npy", [video[key] for video in videos.values()])
     shapes = [tuple(video["padding_mask"].shape) for video in videos.values()]
     _write_json(place / "index.json", {"names": list(videos), "shapes": shapes, "left_out": left_out})
     return len(indices)
 
 
-def _video(dataset: StoredClips, index: int) -> Sample:
+def _video(dataset: Clips, index: int) -> Sample:
     """What is written of one video: as it is stored where a crop follows, else finished and packed."""
     stored = dataset.stored(index)
     if dataset.config.min_object_covered is None:
         whole = replace(dataset.config, renumber=False)
         finished = finish_clip(stored, whole, len(stored["padding_mask"]), None)
         return {key: _pack(key, value) for key, value in finished.items()}
-    return {key: value[None] if key in _RANGES else value for key, value in stored.items()}
+    return {key: value[None] if key in RANGES else value for key, value in stored.items()}
 
 
 def _pack(key: str, values: Tensor) -> Tensor:
-    """The narrowest type from which `_unpack` gets the same numbers."""
+    """The narrowest type from which `unpack` gets the same numbers."""
     if key == "segmentations" and int(values.max()) < 256:
         return values.to(torch.uint8)
     if key in ("video", "flow"):
         for steps, kind in ((255, torch.uint8), (1020, torch.uint16)):
             packed = (values * steps).round().clamp(0, steps).to(kind)
-            if torch.equal(_unpack(key, packed), values):
+            if torch.equal(unpack(key, packed), values):
                 return packed
     return values
 
@@ -206,7 +181,7 @@ def _pack(key: str, values: Tensor) -> Tensor:
 def _write_array(file: Path, parts: list[Tensor]) -> None:
     """All frames in one array. A shard has one type: where its videos differ, nothing is packed."""
     if len({part.dtype for part in parts}) > 1:
-        parts = [_unpack(file.stem, part) for part in parts]
+        parts = [unpack(file.stem, part) for part in parts]
     shapes = sorted({tuple(part.shape[1:]) for part in parts})
     if len(shapes) > 1:
         raise UserError(
@@ -217,5 +192,4 @@ def _write_array(file: Path, parts: list[Tensor]) -> None:
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
-    with atomic_file(file) as partial_file:
-        partial_file.write_text(json.dumps(values, indent=1))
+    write_file(file, json.dumps(values, indent=1))

@@ -3,7 +3,7 @@
 The operations and their conventions are SAVi's (supplement, and its released input pipeline). While a sample
 is on its way, `video` may still be uint8 in 0..255 (it becomes float in [0, 1] when it is resized, or at the
 end by `video_to_float`), and `flow` is [T, 2, H, W] in pixels, row first, until `flow_to_rgb`. Random
-operations take what was drawn (`start`, `Crop`), so that drawing and doing can be tested apart.
+operations take what was sampled (`start`, `Crop`), so that sampling and doing can be tested apart.
 """
 
 import math
@@ -50,21 +50,21 @@ def window_start(num_frames: int, length: int, rng: np.random.Generator) -> int:
     return int(rng.integers(max(1, num_frames - length + 1)))
 
 
+def fit_length(values: Tensor, dim: int, length: int) -> Tensor:
+    """Cut or fill with zeros at the end of one dimension."""
+    present = values.shape[dim]
+    if present >= length:
+        return values.narrow(dim, 0, length)
+    shape = list(values.shape)
+    shape[dim] = length - present
+    return torch.cat([values, values.new_zeros(shape)], dim)
+
+
 def take_window(sample: Sample, start: int, length: int) -> Sample:
     """`length` frames from `start`; where the video ends earlier the rest is zero and its `padding_mask`
     False.
     """
-    return _map(sample, _IN_TIME, lambda value: _fit(value[start:], 0, length))
-
-
-def crop_or_pad_frames(sample: Sample, length: int) -> Sample:
-    """The first `length` frames, padded with zeros where the video is shorter."""
-    return take_window(sample, 0, length)
-
-
-def drop_frames(sample: Sample, step: int) -> Sample:
-    """Every `step`-th frame, from the first."""
-    return _map(sample, _IN_TIME, lambda value: value[::step])
+    return _map(sample, _IN_TIME, lambda value: fit_length(value[start:], 0, length))
 
 
 # Space
@@ -85,20 +85,6 @@ def crop(sample: Sample, area: Crop, min_box_area: float = 0.0) -> Sample:
     return _map(cut, ("boxes",), lambda boxes: crop_boxes(boxes, area, height, width, min_box_area))
 
 
-def central_crop(sample: Sample, height: int, width: int) -> Sample:
-    """Cut the middle of the frames."""
-    full_height, full_width = frame_size(sample)
-    return crop(sample, Crop((full_height - height) // 2, (full_width - width) // 2, height, width))
-
-
-def crop_or_pad(sample: Sample, height: int, width: int) -> Sample:
-    """Keep the top left corner; what is missing below and to the right is zero, `padding_mask` False."""
-    full = frame_size(sample)
-    fitted = _map(sample, _SPATIAL, lambda value: _fit(_fit(value, -2, height), -1, width))
-    area = Crop(0, 0, height, width)
-    return _map(fitted, ("boxes",), lambda boxes: crop_boxes(boxes, area, *full))
-
-
 def crop_boxes(
     boxes: Float[Tensor, "T n 4"], area: Crop, height: int, width: int, min_box_area: float = 0.0
 ) -> Float[Tensor, "T n 4"]:
@@ -114,21 +100,21 @@ def crop_boxes(
     return torch.where(keep[..., None], clipped, 0.0)
 
 
-def draw_crop(height: int, width: int, min_object_covered: float, rng: np.random.Generator) -> Crop:
+def sample_crop(height: int, width: int, min_object_covered: float, rng: np.random.Generator) -> Crop:
     """A random rectangle, distributed as TensorFlow's `sample_distorted_bounding_box` over the whole frame.
 
     Width to height is uniform in 3/4..4/3, the area 8 % to 100 % of the frame; rectangles that keep less than
-    `min_object_covered` of the frame are drawn again, a hundred times before the whole frame is taken.
+    `min_object_covered` of the frame are sampled again, a hundred times before the whole frame is taken.
     """
     for _ in range(100):
         aspect = np.float32(rng.random(dtype=np.float32) * np.float32(4 / 3 - 3 / 4) + np.float32(3 / 4))
-        area = _draw_rectangle(height, width, float(aspect), rng)
+        area = _sample_rectangle(height, width, float(aspect), rng)
         if area is not None and area.height * area.width >= min_object_covered * height * width:
             return area
     return Crop(0, 0, height, width)
 
 
-def _draw_rectangle(height: int, width: int, aspect: float, rng: np.random.Generator) -> Crop | None:
+def _sample_rectangle(height: int, width: int, aspect: float, rng: np.random.Generator) -> Crop | None:
     smallest, largest = 0.08 * height * width, 1.0 * height * width
     low = round(math.sqrt(smallest / aspect))
     high = round(math.sqrt(largest / aspect))
@@ -150,7 +136,7 @@ def _draw_rectangle(height: int, width: int, aspect: float, rng: np.random.Gener
 def random_resized_crop(
     sample: Sample, area: Crop, height: int, width: int, min_box_area: float = 0.0
 ) -> Sample:
-    """Cut all frames to a drawn rectangle and resize it (SAVi++'s only augmentation)."""
+    """Cut all frames to a sampled rectangle and resize it (SAVi++'s only augmentation)."""
     return resize(crop(sample, area, min_box_area), height, width)
 
 
@@ -227,11 +213,11 @@ def decode_range(
 
 
 def flow_to_rgb(sample: Sample) -> Sample:
-    """`flow` [T, 2, H, W] in pixels as a colour wheel [T, 3, H, W] in [0, 1]; see `flow_picture`."""
-    return _map(sample, ("flow",), lambda flow: flow_picture(flow).float() * (1 / 255))
+    """`flow` [T, 2, H, W] in pixels as a colour wheel [T, 3, H, W] in [0, 1]; see `flow_image`."""
+    return _map(sample, ("flow",), lambda flow: flow_image(flow).float() * (1 / 255))
 
 
-def flow_picture(flow: Float[Tensor, "T 2 H W"]) -> UInt8[Tensor, "T 3 H W"]:
+def flow_image(flow: Float[Tensor, "T 2 H W"]) -> UInt8[Tensor, "T 3 H W"]:
     """Direction as hue, speed as saturation (full at 2 % of the diagonal), zero is white; uint8 [T, 3, H, W].
 
     The angle is atan2(column, row), as in SAVi, whose code names the two the other way round.
@@ -243,8 +229,8 @@ def flow_picture(flow: Float[Tensor, "T 2 H W"]) -> UInt8[Tensor, "T 3 H W"]:
     wheel = torch.stack([(6 * hue - 3).abs() - 1, 2 - (6 * hue - 2).abs(), 2 - (6 * hue - 4).abs()], 1).clamp(
         0, 1
     )
-    picture = 1 - saturation[:, None] + saturation[:, None] * wheel
-    return (picture * 255.5).floor().to(torch.uint8)
+    image = 1 - saturation[:, None] + saturation[:, None] * wheel
+    return (image * 255.5).floor().to(torch.uint8)
 
 
 def transform_depth(sample: Sample, kind: Literal["log_plus", "log", "invert_plus"]) -> Sample:
@@ -308,16 +294,6 @@ def _map(sample: Sample, keys: tuple[str, ...], change: Callable[[Tensor], Tenso
 
 def _area(boxes: Float[Tensor, "*lead 4"]) -> Float[Tensor, "*lead"]:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-
-
-def _fit(values: Tensor, dim: int, length: int) -> Tensor:
-    """Cut or fill with zeros at the end of one dimension."""
-    present = values.shape[dim]
-    if present >= length:
-        return values.narrow(dim, 0, length)
-    shape = list(values.shape)
-    shape[dim] = length - present
-    return torch.cat([values, values.new_zeros(shape)], dim)
 
 
 def mask_boxes(ids: Int[Tensor, "T H W"], max_instances: int) -> Float[Tensor, "T n 4"]:

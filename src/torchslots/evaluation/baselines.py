@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from torchslots.data.transforms import mask_boxes
 from torchslots.io.errors import UserError
 from torchslots.models.types import Batch, Prediction, State
 
@@ -24,7 +25,7 @@ class BoxCopy(nn.Module):
         recon: bool = True,
         attn: bool = True,
     ) -> Prediction:
-        """Segment a slice as a model would; there is nothing that a slot draws.
+        """Segment a slice as a model would; no slot is decoded to frames.
 
         Raises:
             UserError: the first slice has neither boxes nor segmentations.
@@ -41,7 +42,8 @@ def _first_boxes(batch: Batch) -> Float[Tensor, "B n 4"]:
     if "boxes" in batch:
         return batch["boxes"][:, 0]
     if "segmentations" in batch:
-        return boxes_around(batch["segmentations"][:, 0])
+        ids = batch["segmentations"][:, 0]
+        return mask_boxes(ids, max(int(ids.max()), 1)).to(ids.device)
     raise UserError(
         "Copying the first frame's boxes needs `boxes` or `segmentations`; the data have neither."
     )
@@ -60,20 +62,3 @@ def fill_boxes(boxes: Float[Tensor, "B n 4"], height: int, width: int) -> Int[Te
     area = ((bottom - top) * (right - left)).expand_as(inside)
     smallest = area.masked_fill(~inside, torch.inf).min(1).indices + 1
     return torch.where(inside.any(1), smallest, 0).int()
-
-
-def boxes_around(segmentation: Int[Tensor, "B H W"]) -> Float[Tensor, "B n 4"]:
-    """Boxes (ymin, xmin, ymax, xmax) in [0, 1] around the ids from 1 to the largest; zeros for absent ids."""
-    ids = torch.arange(1, max(int(segmentation.max()), 1) + 1, device=segmentation.device)
-    masks = segmentation[:, None] == ids[:, None, None]
-    top, bottom = _extent(masks.any(3))
-    left, right = _extent(masks.any(2))
-    return torch.stack([top, left, bottom, right], dim=-1)
-
-
-def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
-    """First and one past the last True of [B, n, L], as parts of L; 0 and 0 where there is none."""
-    size, found = line.shape[-1], line.any(-1)
-    first = line.int().argmax(-1)
-    last = size - line.flip(-1).int().argmax(-1)
-    return first * found / size, last * found / size

@@ -1,36 +1,48 @@
-"""Judging a model on whole videos: slice by slice, handing the state on, in constant memory."""
+"""Evaluate a model on whole videos: slice by slice, handing the state on, in constant memory."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchslots.data.loader import ClipDataset, eval_batches, number_read
 from torchslots.evaluation.baselines import BoxCopy
-from torchslots.evaluation.observers import DRAWN_FRAMES, Observer, PlottedVideo, VideoPanel, merged
-from torchslots.evaluation.report import DEFINITIONS, EvalReport
+from torchslots.evaluation.observers import (
+    Losses,
+    Needs,
+    Observer,
+    Segmentation,
+    SetPrediction,
+    Slice,
+    merged,
+)
+from torchslots.evaluation.panels import PairPanel, Panels, VideoPanel
+from torchslots.evaluation.report import EvalReport
+from torchslots.evaluation.tokenizer import missing_figures, reconstruct_step
 from torchslots.io.errors import UserError
-from torchslots.io.processes import gather, is_first_process
+from torchslots.io.processes import gather
 from torchslots.io.progress import progress
-from torchslots.metrics.scores import SegmentationScores
-from torchslots.metrics.set_prediction import AveragePrecision
-from torchslots.models.slices import carry_state, cut, to_device
+from torchslots.models.slices import Carries, carry_state, cut, to_device
 from torchslots.models.slots.seeding import seeded
 from torchslots.models.slots.temporal import forget
+from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch, Prediction, State
 from torchslots.recipes.config import EvalConfig
 
+Autocast = Callable[[], AbstractContextManager[Any]]
+Step = Callable[[Batch, State | None, Needs], Carries]
+"""A slice of frames through the model, going on from the state that the slice before left."""
+
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Of the matrix products in each precision but fp32."""
-_LOSS_DEFINITION = "The training loss of this name on whole videos, mean over videos."
 
 
 class Predictor(Protocol):
-    """What evaluation asks of a model besides being an `nn.Module`."""
+    """What evaluation asks of a model of slots besides being an `nn.Module`."""
 
     def predict(
         self,
@@ -52,55 +64,108 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
     precision: str = "fp32",
-    draw: int = 4,
+    num_plots: int = 4,
     with_loss: bool = False,
-    onlookers: Sequence[Observer] = (),
+    observers: Sequence[Observer[Any]] = (),
 ) -> EvalReport:
-    """Judge `model` on whole videos; `torchslots.metrics.scores` defines every figure.
+    """Evaluate a model of slots or a `Tokenizer` on whole videos; the report defines every figure.
 
     A video goes through the model in slices of `config.slice_size` frames, each from the state that the one
     before left. The last slice is shorter where T does not divide (the reference pads it and cuts the
     padding off: the same for models whose frames do not look ahead). Figures are means over real videos,
     over all processes together where torch.distributed runs; every process must then call this, and the
-    first one draws.
+    first one stores videos to plot.
 
     Args:
         batches: from `eval_batches`: each video once over all processes. Frames past `config.num_frames` are
-        left out.
+            left out.
         precision: `fp32`, `bf16` or `fp16`, of the matrix products.
-        draw: videos to keep for pictures.
+        num_plots: videos to store for plots.
         with_loss: also average `model.loss` over videos, from whole batches at once (memory grows with T).
-        onlookers: told of every frame as the model paints it; without any, only drawn videos are painted.
+        observers: what else looks at every slice. Without any, only videos to plot are decoded to frames.
 
     Raises:
-        UserError: no videos; onlookers of a model that paints no frames.
+        UserError: no videos; observers of frames with a model that decodes none.
     """
-    run = _Evaluation(model, config, torch.device(device), precision, draw, with_loss, onlookers)
-    return run_pass(run, model, batches)
+    device = torch.device(device)
+    context = partial(autocast, device, precision)
+    if isinstance(model, Tokenizer):
+        step: Step = reconstruct_step(model, context)
+        own: list[Observer[Any]] = [*missing_figures(observers, device), Panels(num_plots, PairPanel)]
+    else:
+        step = predict_step(cast(Predictor, model), context, config.restart_memory)
+        own = [Segmentation(config, device), SetPrediction(), Panels(num_plots, VideoPanel)]
+    if with_loss:
+        own.append(Losses(cast(Any, model).loss, device, context))
+    watching = [*own, *observers]
+    num_videos = run_pass(model, step, batches, config, device, watching)
+    found = merged(watching)
+    settings = {**asdict(config), **found.settings, "precision": precision}
+    return EvalReport(
+        found.metrics, found.curves, num_videos, found.definitions, found.notes, settings, found.panels
+    )
 
 
-class Pass(Protocol):
-    """An evaluation in progress."""
+def run_pass(
+    model: nn.Module,
+    step: Step,
+    batches: Iterable[Batch],
+    config: EvalConfig,
+    device: torch.device,
+    observers: Sequence[Observer[Any]],
+) -> int:
+    """Show the observers what `step` finds in every slice; returns the number of videos over all processes.
 
-    def judge(self, batch: Batch) -> None:
-        """Take one batch of whole videos."""
-        ...
+    The model is in eval mode meanwhile.
 
-    def report(self) -> EvalReport:
-        """All that was found."""
-        ...
+    Raises:
+        UserError: no videos.
+    """
 
+    def look(seen: Slice, state: State | None) -> Carries:
+        needs = [observer.needs for observer in observers]
+        return step(seen.part, state, Needs(*(any(asked) for asked in zip(*needs))))
 
-def run_pass(run: Pass, model: nn.Module, batches: Iterable[Batch]) -> EvalReport:
-    """Every batch through a model that is in eval mode meanwhile."""
-    was_training = model.training
+    num_videos, was_training = 0, model.training
     model.eval()
     try:
         for batch in batches:
-            run.judge(batch)
+            batch = seeded(batch, config.seed, num_videos)
+            for seen, found in carry_state(look, _slices(batch, config, device)):
+                for observer in observers:
+                    observer.add(seen, found)
+            for observer in observers:
+                observer.finish(batch)
+            num_videos += len(batch["video"])
     finally:
         model.train(was_training)
-    return run.report()
+    total = sum(gather(num_videos))
+    if not total:
+        raise UserError("There is no video to evaluate. Check the data folder, the split and `num_videos`.")
+    return total
+
+
+def _slices(batch: Batch, config: EvalConfig, device: torch.device) -> Iterator[Slice]:
+    start = 0
+    for part in cut(batch, config.slice_size, config.num_frames):
+        yield Slice(batch, to_device(part, device), start)
+        start += part["video"].shape[1]
+
+
+def predict_step(model: Predictor, context: Autocast, restart_memory: bool = False) -> Step:
+    """What `run_pass` does with each slice for a model of slots.
+
+    Args:
+        context: entered for each slice.
+        restart_memory: forget the frames before each slice.
+    """
+
+    def step(part: Batch, state: State | None, needs: Needs) -> Prediction:
+        with context():
+            found = model.predict(part, state, slot_recon=needs.slot_recon, recon=needs.recon, attn=False)
+        return found._replace(state=forget(found.state)) if restart_memory else found
+
+    return step
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -109,155 +174,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
-def require_videos(number: int) -> None:
-    """Raises UserError where nothing was judged."""
-    if not number:
-        raise UserError("There is no video to evaluate. Check the data folder, the split and `num_videos`.")
-
-
 def box_copy_baseline(
-    batches: Iterable[Batch], config: EvalConfig, *, device: torch.device | str = "cpu", draw: int = 0
+    batches: Iterable[Batch], config: EvalConfig, *, device: torch.device | str = "cpu", num_plots: int = 0
 ) -> EvalReport:
     """What copying the first frame's boxes to all frames scores: the floor for conditioned models."""
-    return evaluate(BoxCopy(), batches, config, device=device, draw=draw)
-
-
-class _Evaluation:
-    """The sums of one evaluation in progress."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        config: EvalConfig,
-        device: torch.device,
-        precision: str,
-        draw: int,
-        with_loss: bool,
-        onlookers: Sequence[Observer],
-    ) -> None:
-        self._model, self._config, self._device, self._precision = model, config, device, precision
-        self._draw, self._with_loss = draw if is_first_process() else 0, with_loss
-        self._onlookers = onlookers
-        self._scores = SegmentationScores(config.num_frames, device, config.num_background)
-        self._sets = AveragePrecision(sync_on_compute=False)
-        self._panels: list[PlottedVideo] = []
-        self._losses: dict[str, float] = {}
-        self._videos, self._num_slots = 0, 0
-
-    def judge(self, batch: Batch) -> None:
-        """Take one batch of whole videos through the model."""
-        start, num_videos = 0, len(batch["video"])
-        ids: Tensor | None = batch.get("segmentations")
-        num_objects = 0 if ids is None else int(ids.max()) + 1
-        drawings = [VideoPanel(row) for row in range(min(self._draw - len(self._panels), num_videos))]
-        batch = seeded(batch, self._config.seed, self._videos)
-
-        def step(part: Batch, state: State | None) -> Prediction:
-            drawn = bool(drawings) and start < DRAWN_FRAMES
-            with self._autocast():
-                return cast(Predictor, self._model).predict(
-                    part, state, slot_recon=drawn, recon=drawn or bool(self._onlookers), attn=False
-                )
-
-        cuts = cut(batch, self._config.slice_size, self._config.num_frames)
-        parts = (to_device(part, self._device) for part in cuts)
-        for part, found in carry_state(
-            step, parts, between=forget if self._config.restart_memory else _as_it_is
-        ):
-            drawn = drawings if start < DRAWN_FRAMES else []
-            self._num_slots = found.masks.shape[2]
-            if ids is not None:
-                truth, mask = part["segmentations"], part.get("padding_mask")
-                self._scores.add(truth, found.segmentation, self._num_slots, num_objects, mask, start)
-            if found.properties is not None and "properties" in part:
-                self._sets.update(found.properties.cpu(), part["properties"].cpu())
-            for drawing in drawn:
-                drawing.add(part, found)
-            for onlooker in self._onlookers:
-                onlooker.add(_frames_of(found), part)
-            start += part["video"].shape[1]
-        for onlooker in self._onlookers:
-            onlooker.finish(batch)
-        if ids is not None:
-            self._scores.finish()
-        names = batch.get("name", [""] * num_videos)
-        self._panels += [drawing.finish(names[drawing.row]) for drawing in drawings]
-        self._videos += num_videos
-        if self._with_loss:
-            self._add_losses(batch)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return autocast(self._device, self._precision)
-
-    def _add_losses(self, batch: Batch) -> None:
-        moved = to_device({key: value for key, value in batch.items() if key != "name"}, self._device)
-        with self._autocast():
-            losses: dict[str, Tensor] = cast(Any, self._model).loss(moved)
-        for name, value in losses.items():
-            self._losses[name] = self._losses.get(name, 0.0) + float(value) * len(batch["video"])
-
-    def report(self) -> EvalReport:
-        """All that was found, by all processes."""
-        figures, curves, census = self._scores.compute()
-        figures |= self._average_precision()
-        parts = gather((self._videos, self._num_slots, self._losses))
-        videos, num_slots = sum(part[0] for part in parts), max(part[1] for part in parts)
-        require_videos(videos)
-        names = dict.fromkeys(name for part in parts for name in part[2])
-        losses = {f"loss_{name}": sum(part[2].get(name, 0.0) for part in parts) / videos for name in names}
-        looked = merged(self._onlookers)
-        definitions = {name: DEFINITIONS.get(name, _LOSS_DEFINITION) for name in (*figures, *losses)}
-        definitions |= looked.definitions
-        settings = {**asdict(self._config), "num_slots": num_slots, "precision": self._precision}
-        notes = _notes(census, videos, num_slots) + looked.notes
-        curves = curves if census["videos"] else {}
-        figures |= losses | looked.figures
-        return EvalReport(figures, curves, videos, definitions, notes, settings, self._panels)
-
-    def _average_precision(self) -> dict[str, float]:
-        """Of the sets that all processes saw together; empty where none was predicted or no object is there."""
-        parts = [sets for sets in gather(self._sets) if sets.update_called]
-        for sets in parts[1:]:
-            parts[0].merge_state(sets)
-        found = parts[0].compute() if parts else {}
-        return {name: value for name, value in found.items() if math.isfinite(value)}
-
-
-def _as_it_is(state: State) -> State:
-    return state
-
-
-def _notes(census: Mapping[str, int], videos: int, num_slots: int) -> list[str]:
-    """What a reader of the figures should know."""
-    notes = []
-    if not census["videos"]:
-        notes.append("The data have no masks, so there are no segmentation figures.")
-    elif census["videos"] < videos:
-        notes.append(f"Only {census['videos']} of {videos} videos have masks; the figures are theirs.")
-    if census["crowded"]:
-        notes.append(
-            f"{census['crowded']} of {videos} videos show more objects than the model has slots for: up to "
-            f"{census['most_objects']} objects and the background for {num_slots} slots. Some objects must "
-            "share a slot, which lowers every figure; use more slots, or videos with fewer objects."
-        )
-    if census["empty"]:
-        notes.append(
-            f"{census['empty']} of {videos} videos show no object. FG-ARI counts them as 1, as the "
-            "reference does; fg_miou and mbo leave them out."
-        )
-    return notes
-
-
-def _frames_of(found: Prediction) -> Tensor:
-    """The frames that a model painted.
-
-    Raises:
-        UserError: it paints something else.
-    """
-    if "video" not in found.recon:
-        paints = ", ".join(found.recon) or "nothing"
-        raise UserError(f"This model paints {paints} and no frames, so no frames can be judged or written.")
-    return found.recon["video"].float()
+    return evaluate(BoxCopy(), batches, config, device=device, num_plots=num_plots)
 
 
 def shown_batches(

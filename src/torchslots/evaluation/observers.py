@@ -1,9 +1,11 @@
-"""Frames that a model paints while it is judged: figures of them, their image code's own, and files."""
+"""Observers of an evaluation: each is shown every slice of every video and reports what it found."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -11,111 +13,328 @@ from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchslots.evaluation.draw_objects import draw_properties, properties_markdown
-from torchslots.io.draw import clip_panel
+from torchslots.io.errors import UserError
+from torchslots.io.processes import gather
 from torchslots.io.video import write_png
-from torchslots.metrics.reconstruction import DEFINITIONS, LABELS, PictureScores
-from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
-from torchslots.models.decoders.base import Decoder
-from torchslots.models.decoders.diffusion import DiffusionDecoder
-from torchslots.models.layers.ranges import from_signed, to_bytes, to_signed
+from torchslots.metrics import reconstruction, scores, set_prediction
+from torchslots.metrics.reconstruction import PictureScores
+from torchslots.metrics.scores import SegmentationScores
+from torchslots.metrics.set_prediction import AveragePrecision
+from torchslots.models.layers.ranges import to_bytes
+from torchslots.models.slices import to_device
 from torchslots.models.types import Batch, Prediction
+from torchslots.recipes.config import EvalConfig
 
-Back = Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 H W"]]
-"""Pictures in [0, 1] to what an image code makes of them."""
 _CEILING = "_ceiling"
 _PAIRED = ("mse", "psnr", "ssim", "lpips_vgg", "lpips_alex")
-CEILING_LABELS = {f"{name}{_CEILING}": f"{LABELS[name]}, image code alone" for name in _PAIRED}
+CEILING_LABELS = {f"{name}{_CEILING}": f"{reconstruction.LABELS[name]}, tokenizer alone" for name in _PAIRED}
+_LOSS_DEFINITION = "The training loss of this name on whole videos, mean over videos."
 
 
-class Found(NamedTuple):
-    """Figures by name, what each means, and what a reader should know."""
+class Slice(NamedTuple):
+    """A slice of a batch on its way through a model."""
 
-    figures: dict[str, float]
-    definitions: dict[str, str]
-    notes: list[str]
+    batch: Batch
+    """The whole videos, where they were loaded."""
+    part: Batch
+    """The slice's frames, on the model's device."""
+    start: int
+    """The first of them."""
 
 
-class Observer(Protocol):
-    """Told of every frame that a model paints while it is judged."""
+class Plotted(Protocol):
+    """A video that was stored to be plotted."""
 
-    def add(self, made: Float[Tensor, "B t 3 H W"], part: Batch) -> None:
-        """Painted frames in [0, 1], and the slice of the batch that they were painted from."""
+    @property
+    def name(self) -> str:
+        """Where it comes from."""
+        ...
+
+    def panel(self, tile: int = 128) -> NDArray[np.uint8]:
+        """All that is to be seen, labelled [T, H, W, 3]."""
+        ...
+
+
+class Needs(NamedTuple):
+    """What a model must decode for an observer, besides masks."""
+
+    recon: bool = False
+    slot_recon: bool = False
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an observer found. `panels` are videos to plot, `settings` belong beside those of the evaluation."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    definitions: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    panels: list[Plotted] = field(default_factory=list)
+
+
+class Reconstructed(Protocol):
+    """What a model found in a slice, as far as its frames are concerned."""
+
+    @property
+    def recon(self) -> dict[str, Tensor]:
+        """Images by target, [B, t, C, H, W]."""
+        ...
+
+
+Found = TypeVar("Found", contravariant=True)
+
+
+class Observer(Protocol[Found]):
+    """Is shown every slice, batch after batch, each batch from its first frame to its last."""
+
+    @property
+    def needs(self) -> Needs:
+        """What must be decoded of the next slice."""
+        ...
+
+    def add(self, seen: Slice, found: Found) -> None:
+        """A slice, and what the model found in it: a `Prediction`, of a tokenizer a `tokenizer.Reconstruction`."""
         ...
 
     def finish(self, batch: Batch) -> None:
         """The videos of the batch are complete."""
         ...
 
-    def report(self) -> Found:
+    def report(self) -> Findings:
         """All that was found, by all processes; each must ask."""
         ...
 
 
-class ReconstructionFigures:
-    """How near the painted frames are to the true ones."""
+def merged(observers: Sequence[Observer[Any]]) -> Findings:
+    """What all of them found; each note once."""
+    whole = Findings()
+    for found in [observer.report() for observer in observers]:
+        whole.metrics.update(found.metrics)
+        whole.definitions.update(found.definitions)
+        whole.notes.extend(note for note in found.notes if note not in whole.notes)
+        whole.curves.update(found.curves)
+        whole.settings.update(found.settings)
+        whole.panels.extend(found.panels)
+    return whole
 
-    def __init__(self, scores: PictureScores) -> None:
-        self._scores = scores
 
-    def add(self, made: Float[Tensor, "B t 3 H W"], part: Batch) -> None:
+# ----------------------------------------------------------------------------------------------- slots, properties
+
+
+class Segmentation:
+    """How well the slots' masks agree with the objects'."""
+
+    needs = Needs()
+
+    def __init__(self, config: EvalConfig, device: torch.device | str = "cpu") -> None:
+        self._scores = SegmentationScores(config.num_frames, device, config.num_background)
+        self._videos = self._num_slots = self._num_objects = 0
+
+    def add(self, seen: Slice, found: Prediction) -> None:
         """See `Observer`."""
-        self._scores.add(made, part["video"], part.get("padding_mask"))
+        self._num_slots = found.masks.shape[2]
+        if "segmentations" not in seen.batch:
+            return
+        if seen.start == 0:
+            self._num_objects = int(seen.batch["segmentations"].max()) + 1
+        truth, mask = seen.part["segmentations"], seen.part.get("padding_mask")
+        self._scores.add(truth, found.segmentation, self._num_slots, self._num_objects, mask, seen.start)
+
+    def finish(self, batch: Batch) -> None:
+        """See `Observer`."""
+        self._videos += len(batch["video"])
+        if "segmentations" in batch:
+            self._scores.finish()
+
+    def report(self) -> Findings:
+        """See `Observer`."""
+        metrics, curves, census = self._scores.compute()
+        parts = gather((self._videos, self._num_slots))
+        videos, num_slots = sum(part[0] for part in parts), max(part[1] for part in parts)
+        return Findings(
+            metrics,
+            {name: scores.DEFINITIONS[name] for name in metrics},
+            _notes(census, videos, num_slots),
+            curves if census["videos"] else {},
+            {"num_slots": num_slots},
+        )
+
+
+def _notes(census: Mapping[str, int], videos: int, num_slots: int) -> list[str]:
+    """What a reader of the figures should know."""
+    notes = []
+    if not census["videos"]:
+        notes.append("The data have no masks, so there are no segmentation figures.")
+    elif census["videos"] < videos:
+        notes.append(f"Only {census['videos']} of {videos} videos have masks; the figures are theirs.")
+    if census["crowded"]:
+        notes.append(
+            f"{census['crowded']} of {videos} videos show more objects than the model has slots for: up to "
+            f"{census['most_objects']} objects and the background for {num_slots} slots. Some objects must "
+            "share a slot, which lowers every figure; use more slots, or videos with fewer objects."
+        )
+    if census["empty"]:
+        notes.append(
+            f"{census['empty']} of {videos} videos show no object. FG-ARI counts them as 1, as the "
+            "reference does; fg_miou and mbo leave them out."
+        )
+    return notes
+
+
+class SetPrediction:
+    """Average precision of predicted sets of objects; nothing where none was predicted or no object is there."""
+
+    needs = Needs()
+
+    def __init__(self) -> None:
+        self._sets = AveragePrecision(sync_on_compute=False)
+
+    def add(self, seen: Slice, found: Prediction) -> None:
+        """See `Observer`."""
+        if found.properties is not None and "properties" in seen.part:
+            self._sets.update(found.properties.cpu(), seen.part["properties"].cpu())
+
+    def finish(self, batch: Batch) -> None:
+        """See `Observer`."""
+
+    def report(self) -> Findings:
+        """See `Observer`."""
+        parts = [sets for sets in gather(self._sets) if sets.update_called]
+        for sets in parts[1:]:
+            parts[0].merge_state(sets)
+        found = parts[0].compute() if parts else {}
+        metrics = {name: value for name, value in found.items() if math.isfinite(value)}
+        return Findings(metrics, {name: set_prediction.DEFINITIONS[name] for name in metrics})
+
+
+class Losses:
+    """A model's training losses on whole videos; memory grows with their length.
+
+    Args:
+        loss: of a batch.
+        device: where the batch goes.
+        autocast: entered for each batch.
+    """
+
+    needs = Needs()
+
+    def __init__(
+        self,
+        loss: Callable[[Batch], dict[str, Tensor]],
+        device: torch.device | str,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._loss, self._device, self._autocast = loss, device, autocast
+        self._sums: dict[str, float] = {}
+        self._videos = 0
+
+    def add(self, seen: Slice, found: Reconstructed) -> None:
+        """See `Observer`."""
+
+    def finish(self, batch: Batch) -> None:
+        """See `Observer`."""
+        moved = to_device({key: value for key, value in batch.items() if key != "name"}, self._device)
+        with self._autocast():
+            losses = self._loss(moved)
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value) * len(batch["video"])
+        self._videos += len(batch["video"])
+
+    def report(self) -> Findings:
+        """See `Observer`."""
+        parts = gather((self._videos, self._sums))
+        videos, names = (
+            sum(part[0] for part in parts),
+            dict.fromkeys(name for part in parts for name in part[1]),
+        )
+        losses = {f"loss_{name}": sum(part[1].get(name, 0.0) for part in parts) / videos for name in names}
+        return Findings(losses, dict.fromkeys(losses, _LOSS_DEFINITION))
+
+
+# -------------------------------------------------------------------------------------------------- reconstruction
+
+
+def frames_of(found: Reconstructed) -> Float[Tensor, "B t 3 H W"]:
+    """The frames that a model decoded.
+
+    Raises:
+        UserError: it decodes something else.
+    """
+    if "video" not in found.recon:
+        targets = ", ".join(found.recon) or "nothing"
+        raise UserError(
+            f"This model decodes {targets} and no frames, so no frames can be evaluated or written. Leave "
+            "--recon and --write-videos out."
+        )
+    return found.recon["video"].float()
+
+
+class ReconstructionFigures:
+    """How near the decoded frames are to the true ones.
+
+    Args:
+        notes: what a reader should know beforehand, such as which figures are left out.
+    """
+
+    needs = Needs(recon=True)
+
+    def __init__(self, scores: PictureScores, notes: Sequence[str] = ()) -> None:
+        self._scores, self._notes = scores, notes
+
+    def add(self, seen: Slice, found: Reconstructed) -> None:
+        """See `Observer`."""
+        self._scores.add(frames_of(found), seen.part["video"], seen.part.get("padding_mask"))
 
     def finish(self, batch: Batch) -> None:
         """See `Observer`."""
         self._scores.finish(batch.get("name", [""] * len(batch["video"])))
 
-    def report(self) -> Found:
+    def report(self) -> Findings:
         """See `Observer`."""
-        figures, notes = self._scores.compute()
-        return Found(figures, {name: DEFINITIONS[name] for name in figures}, notes)
+        metrics, notes = self._scores.compute()
+        definitions = {name: reconstruction.DEFINITIONS[name] for name in metrics}
+        return Findings(metrics, definitions, [*self._notes, *notes])
 
 
 class Ceiling:
-    """How near a decoder's image code alone comes to the true frames: slots can hardly be expected to come nearer.
+    """How near a decoder's tokenizer alone comes to the true frames: slots can hardly come nearer.
 
     Args:
-        back: the code, there and back.
-        networks: of `PictureScores`; those that compare pairs of pictures are used.
+        round_trip: of the decoder, frames in [0, 1] encoded and decoded by the tokenizer.
+        networks: of `PictureScores`; those that compare pairs of images are used.
     """
 
-    def __init__(self, back: Back, networks: Mapping[str, Any], device: Any = "cpu") -> None:
-        paired = {name: network for name, network in networks.items() if name in _PAIRED}
-        self._back, self._scores = back, PictureScores(paired, device=device)
+    needs = Needs()
 
-    def add(self, made: Float[Tensor, "B t 3 H W"], part: Batch) -> None:
-        """See `Observer`; what was painted is of no concern."""
-        video: Tensor = part["video"]
-        back = self._back(video.flatten(0, 1)).unflatten(0, video.shape[:2])
-        self._scores.add(back, video, part.get("padding_mask"))
+    def __init__(
+        self,
+        round_trip: Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 H W"]],
+        networks: Mapping[str, Any],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        paired = {name: network for name, network in networks.items() if name in _PAIRED}
+        self._round_trip, self._scores = round_trip, PictureScores(paired, device=device)
+
+    def add(self, seen: Slice, found: Reconstructed) -> None:
+        """See `Observer`; what was decoded from slots is of no concern."""
+        video: Tensor = seen.part["video"]
+        back = self._round_trip(video.flatten(0, 1)).unflatten(0, video.shape[:2])
+        self._scores.add(back, video, seen.part.get("padding_mask"))
 
     def finish(self, batch: Batch) -> None:
         """See `Observer`."""
 
-    def report(self) -> Found:
+    def report(self) -> Findings:
         """See `Observer`."""
-        figures, _ = self._scores.compute()
+        metrics, _ = self._scores.compute()
         definitions = {
-            f"{name}{_CEILING}": f"As {name}, of what the model's image code alone gives back of each frame, without "
+            f"{name}{_CEILING}": f"As {name}, of what the model's tokenizer alone gives back of each frame, without "
             "any slot: about what the decoder could reach."
-            for name in figures
+            for name in metrics
         }
-        return Found({f"{name}{_CEILING}": value for name, value in figures.items()}, definitions, [])
-
-
-def own_code(decoder: Decoder) -> Back | None:
-    """A decoder's image code, there and back; None: it paints pixels."""
-    if isinstance(decoder, DiffusionDecoder):
-        return lambda pictures: from_signed(decoder.tokenizer.reconstruct(to_signed(pictures)))
-    if isinstance(decoder, AutoregressiveDecoder):
-        return lambda pictures: decoder.from_native(
-            decoder.tokenizer.reconstruct(decoder.to_native(pictures))
-        )
-    return None
-
-
-# ------------------------------------------------------------------------------------------------------- files
+        return Findings({f"{name}{_CEILING}": value for name, value in metrics.items()}, definitions)
 
 
 class FrameFolders:
@@ -131,30 +350,31 @@ class FrameFolders:
         rank, world_size: this process among those that share the videos, each taking every `world_size`th.
     """
 
+    needs = Needs(recon=True)
+
     def __init__(
         self, folder: Path, published_names: bool = False, rank: int = 0, world_size: int = 1
     ) -> None:
         self._folder, self._published = folder, published_names
         self._rank, self._world_size = rank, world_size
-        self._videos, self._frames = 0, 0
+        self._videos = 0
 
-    def add(self, made: Float[Tensor, "B t 3 H W"], part: Batch) -> None:
+    def add(self, seen: Slice, found: Reconstructed) -> None:
         """See `Observer`."""
-        shown = real_frames(part)
-        for name, pictures in (("recon_vids", made), ("gt_vids", part["video"])):
-            for row, frames in enumerate(to_bytes(pictures).cpu()):
+        shown = real_frames(seen.part)
+        for name, videos in (("recon_vids", frames_of(found)), ("gt_vids", seen.part["video"])):
+            for row, frames in enumerate(to_bytes(videos).cpu()):
                 index = self._rank + (self._videos + row) * self._world_size
                 place = self._folder / name / str(index)
-                write_frames(place, frames[shown[row]], self._frames, self._published)
-        self._frames += made.shape[1]
+                write_frames(place, frames[shown[row]], seen.start, self._published)
 
     def finish(self, batch: Batch) -> None:
         """See `Observer`."""
-        self._videos, self._frames = self._videos + len(batch["video"]), 0
+        self._videos += len(batch["video"])
 
-    def report(self) -> Found:
+    def report(self) -> Findings:
         """See `Observer`."""
-        return Found({}, {}, [])
+        return Findings()
 
 
 def real_frames(part: Batch) -> Bool[Tensor, "B t"]:
@@ -185,104 +405,3 @@ def _clear(folder: Path) -> None:
     for file in folder.glob("*.png"):
         if file.stem.isdecimal():
             file.unlink()
-
-
-def merged(onlookers: Sequence[Observer]) -> Found:
-    """What all of them found."""
-    figures: dict[str, float] = {}
-    definitions: dict[str, str] = {}
-    notes: dict[str, None] = {}
-    for found in [onlooker.report() for onlooker in onlookers]:
-        figures |= found.figures
-        definitions |= found.definitions
-        notes |= dict.fromkeys(found.notes)
-    return Found(figures, definitions, list(notes))
-
-
-DRAWN_FRAMES = 48
-"""Frames of a video that are kept."""
-_RECON_LABELS = {"video": "reconstruction", "flow": "predicted flow", "depth": "predicted depth"}
-
-
-@dataclass(frozen=True)
-class PlottedVideo:
-    """One video and what a model made of it, in bytes, to be drawn later; at most 48 frames."""
-
-    name: str
-    video: NDArray[np.uint8]
-    prediction: NDArray[np.uint8]
-    masks: NDArray[np.uint8]
-    truth: NDArray[np.integer] | None = None
-    recon: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-    slot_pictures: NDArray[np.uint8] | None = None
-    properties: NDArray[np.float32] | None = None
-    true_properties: NDArray[np.float32] | None = None
-
-    def properties_picture(self) -> NDArray[np.uint8] | None:
-        """The first frame and its objects' properties, predicted beside true [H, W, 3]; None: none were predicted."""
-        if self.properties is None:
-            return None
-        return draw_properties(self.video[0], self.properties[0], self._first_truth())
-
-    def properties_table(self) -> str | None:
-        """The same in words, as Markdown."""
-        if self.properties is None:
-            return None
-        return f"## {self.name}\n\n{properties_markdown(self.properties[0], self._first_truth())}"
-
-    def _first_truth(self) -> NDArray[np.float32] | None:
-        return None if self.true_properties is None else self.true_properties[0]
-
-    def panel(self, tile: int = 128) -> NDArray[np.uint8]:
-        """Input, ground truth, prediction, reconstructions and slots, labelled [T, H, W, 3]."""
-        masks = self.masks.astype(np.float32) / 255
-        more = {"masks": masks, "recon": self.recon, "slot_pictures": self.slot_pictures, "tile": tile}
-        return clip_panel(self.video, self.prediction, truth=self.truth, **more)
-
-
-class VideoPanel:
-    """Collects one video of a batch slice by slice."""
-
-    def __init__(self, row: int) -> None:
-        self.row = row
-        self._parts: dict[str, list[NDArray[Any]]] = {}
-        self._recon: dict[str, list[NDArray[np.uint8]]] = {}
-
-    def add(self, part: Batch, found: Prediction) -> None:
-        """Add a slice of frames."""
-        row = self.row
-        self._keep("video", _pixels(part["video"][row]))
-        self._keep("prediction", found.segmentation[row].to(torch.uint8).cpu().numpy())
-        self._keep("masks", _bytes(found.masks[row]))
-        if "segmentations" in part:
-            self._keep("truth", part["segmentations"][row].cpu().numpy())
-        if found.slot_recon is not None and "video" in found.slot_recon:
-            self._keep("slot_pictures", _pixels(found.slot_recon["video"][row]))
-        if found.properties is not None:
-            self._keep("properties", found.properties[row].float().cpu().numpy())
-        if found.properties is not None and "properties" in part:
-            self._keep("true_properties", part["properties"][row].float().cpu().numpy())
-        for name, picture in found.recon.items():
-            self._recon.setdefault(_RECON_LABELS.get(name, name), []).append(_pixels(picture[row]))
-
-    def _keep(self, name: str, values: NDArray[Any]) -> None:
-        self._parts.setdefault(name, []).append(values)
-
-    def finish(self, name: str) -> PlottedVideo:
-        """The video, cut to the longest that is kept."""
-        parts = {key: np.concatenate(values)[:DRAWN_FRAMES] for key, values in self._parts.items()}
-        recon = {key: np.concatenate(values)[:DRAWN_FRAMES] for key, values in self._recon.items()}
-        return PlottedVideo(name, **cast(Any, parts), recon=recon)
-
-
-def _pixels(pictures: Float[Tensor, "*batch C H W"]) -> NDArray[np.uint8]:
-    """As bytes, colour last; one channel (depth) becomes a grey from its least to its greatest value."""
-    if pictures.shape[-3] == 1:
-        pictures = pictures.float()
-        pictures = (pictures - pictures.min()) / (pictures.max() - pictures.min()).clamp(min=1e-6)
-        pictures = pictures.expand(*pictures.shape[:-3], 3, *pictures.shape[-2:])
-    return np.ascontiguousarray(_bytes(pictures.movedim(-3, -1)))
-
-
-def _bytes(values: Tensor) -> NDArray[np.uint8]:
-    return to_bytes(values).cpu().numpy()

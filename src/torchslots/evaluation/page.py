@@ -10,7 +10,7 @@ from string import Template
 
 from torchslots._version import __version__
 from torchslots.io.errors import UserError
-from torchslots.io.video import replacing
+from torchslots.io.files import write_file
 
 _TYPES = {
     ".png": "image/png",
@@ -85,8 +85,7 @@ def write_page(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     text = template.substitute(
         title=escape(title), body=body, footer=f"Made by torchslots {escape(__version__)}."
     )
-    with replacing(folder / "index.html") as part:
-        part.write_text(text, encoding="utf-8")
+    write_file(folder / "index.html", text)
     return folder / "index.html"
 
 

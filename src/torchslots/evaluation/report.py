@@ -5,33 +5,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torchslots.evaluation.observers import CEILING_LABELS, PlottedVideo
+from torchslots.evaluation.observers import CEILING_LABELS, Plotted
+from torchslots.evaluation.panels import PlottedVideo
 from torchslots.io import draw as pictures
 from torchslots.io import video
-from torchslots.metrics import reconstruction as painted
-from torchslots.metrics import scores
-from torchslots.metrics import set_prediction as properties
+from torchslots.io.files import write_file
+from torchslots.metrics import reconstruction, scores, set_prediction
 
-DEFINITIONS = scores.DEFINITIONS | properties.DEFINITIONS
-LABELS = scores.LABELS | properties.LABELS | painted.LABELS | CEILING_LABELS
-
-
-class Drawn(Protocol):
-    """A video that was kept to be drawn."""
-
-    @property
-    def name(self) -> str:
-        """Where it comes from."""
-        ...
-
-    def panel(self, tile: int = 128) -> NDArray[np.uint8]:
-        """All that is to be seen, labelled [T, H, W, 3]."""
-        ...
+DEFINITIONS = scores.DEFINITIONS | set_prediction.DEFINITIONS
+LABELS = scores.LABELS | set_prediction.LABELS | reconstruction.LABELS | CEILING_LABELS
 
 
 @dataclass(frozen=True)
@@ -45,7 +32,7 @@ class EvalReport:
     definitions: dict[str, str]
     notes: list[str]
     settings: dict[str, Any]
-    panels: Sequence[Drawn] = field(default_factory=list, repr=False, compare=False)
+    panels: Sequence[Plotted] = field(default_factory=list, repr=False, compare=False)
 
     def to_json(self) -> str:
         """All but the pictures, as JSON text; what is not a number becomes null."""
@@ -75,8 +62,7 @@ class EvalReport:
         Raises:
             UserError: no space left, or a folder that cannot be written.
         """
-        with video.replacing(folder / "eval.json") as part:
-            part.write_text(self.to_json() + "\n")
+        write_file(folder / "eval.json", self.to_json() + "\n")
         written = [folder / "eval.json"]
         curve = self.curves.get("fg_ari", [])
         if len(curve) > 1:
@@ -96,15 +82,12 @@ class EvalReport:
         tables = [table for drawn in sets if (table := drawn.properties_table()) is not None]
         if tables:
             written.append(folder / "properties.md")
-            with video.replacing(written[-1]) as part:
-                part.write_text("\n".join(tables))
+            write_file(written[-1], "\n".join(tables))
         return written
 
     def _draw_curve(self, curve: list[float], path: Path) -> Path:
         series = {"FG-ARI": (list(range(len(curve))), curve)}
-        with video.replacing(path) as part:
-            pictures.curves(series, part, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
-        return path
+        return pictures.curves(series, path, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
 
 
 def write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) -> list[Path]:

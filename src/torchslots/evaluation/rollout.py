@@ -1,10 +1,10 @@
-"""Judging prediction with no input: how well a model says what comes after the frames that it saw."""
+"""Evaluate prediction without observations: how well a model predicts the frames after those it was shown."""
 
 import json
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics import Metric
 
+from torchslots.evaluation.evaluate import predict_step, run_pass
+from torchslots.evaluation.observers import Findings, Needs, Slice
 from torchslots.io import draw as pictures
-from torchslots.io import video
 from torchslots.io.errors import UserError
+from torchslots.io.files import write_file
 from torchslots.metrics import scores
 from torchslots.metrics.image import squared_error
 from torchslots.metrics.segmentation import FrameMean, VideoMean, contingency, fg_ari
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.slices import carry_state, cut, predict_ahead
-from torchslots.models.slots.seeding import seeded
+from torchslots.models.slices import predict_ahead
 from torchslots.models.types import Batch, Prediction
+from torchslots.recipes.config import EvalConfig
 
 COPY = "copy_"
 """Beginning of the names of what repeating the last observed frame scores."""
@@ -30,15 +32,15 @@ COPY = "copy_"
 DEFINITIONS = {
     "fg_ari": "Adjusted Rand index over the pixels of objects in the predicted frames: in `metrics` over all of "
     "them together, so that a slot must keep its object; in `curves` each frame by itself. Mean over videos.",
-    "psnr_*": "Peak signal-to-noise ratio in dB of a predicted picture in [0, 1], of the mean squared error over "
+    "psnr_*": "Peak signal-to-noise ratio in dB of a predicted frame in [0, 1], of the mean squared error over "
     "videos (and, in `metrics`, over frames), so that videos in which nothing changes do not make it infinite.",
     f"{COPY}fg_ari": "fg_ari of the model's segmentation of the last observed frame, repeated.",
-    f"{COPY}psnr_*": "psnr of the true picture of the last observed frame, repeated.",
+    f"{COPY}psnr_*": "psnr of the true last observed frame, repeated.",
 }
 """What each figure means."""
 LABELS = {
     "fg_ari": scores.LABELS["fg_ari"],
-    "psnr_video": "PSNR of pictures (dB)",
+    "psnr_video": "PSNR of frames (dB)",
     "psnr_flow": "PSNR of optical flow (dB)",
 }
 """The same figures as a reader names them."""
@@ -97,8 +99,7 @@ class HorizonReport:
         Raises:
             UserError: no space left, or a folder that cannot be written.
         """
-        with video.replacing(folder / "horizon.json") as part:
-            part.write_text(self.to_json() + "\n")
+        write_file(folder / "horizon.json", self.to_json() + "\n")
         names = [name for name in self.curves if not name.startswith(COPY)]
         return [
             folder / "horizon.json",
@@ -111,12 +112,10 @@ class HorizonReport:
             "model": (steps, self.curves[name]),
             "last frame repeated": (steps, self.curves[COPY + name]),
         }
-        with video.replacing(path) as part:
-            label = LABELS.get(name, name)
-            pictures.curves(
-                series, part, title=f"{label} without input", x_label="frames ahead", y_label=label
-            )
-        return path
+        label = LABELS.get(name, name)
+        return pictures.curves(
+            series, path, title=f"{label} without input", x_label="frames ahead", y_label=label
+        )
 
 
 def _shown(name: str, value: float) -> str:
@@ -160,34 +159,36 @@ def evaluate_rollout(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> HorizonReport:
-    """Show a model the first frames of each video and judge what it predicts for those that follow.
+    """Show a model the first frames of each video and evaluate what it predicts for those that follow.
 
-    FG-ARI where the data have masks; PSNR of each target of three channels (`video`, `flow`) that the model draws and
-    the data have. Beside each figure, what repeating the last observed frame scores. One process judges all videos.
+    FG-ARI where the data have masks; PSNR of each target of three channels (`video`, `flow`) that the model decodes and
+    the data have. Beside each figure, what repeating the last observed frame scores. One process evaluates all videos.
 
     Args:
         batches: from `eval_batches`: whole videos.
         observe: frames that the model sees, at least 1.
         horizon: frames to predict; None: all that follow.
         slice_size: frames that go through the model at once.
-        seed: of slots that are drawn at random; a video's draws depend on it and on the video's name alone.
+        seed: of slots that are sampled at random; a video's depend on it and on the video's name alone.
 
     Raises:
         UserError: no videos, or none longer than `observe`.
     """
-    run = _HorizonEvaluation(model, observe, horizon, slice_size, torch.device(device))
-    was_training = model.training
-    model.eval()
-    try:
-        for batch in batches:
-            run.judge(seeded(batch, seed, run.num_videos))
-    finally:
-        model.train(was_training)
-    return run.report()
+    config = EvalConfig(num_frames=observe, slice_size=slice_size, seed=seed)
+    device = torch.device(device)
+    ahead = Rollout(model, observe, horizon, slice_size, device)
+    num_videos = run_pass(model, predict_step(model, nullcontext), batches, config, device, [ahead])
+    found = ahead.report()
+    return HorizonReport(observe, found.metrics, found.curves, num_videos)
 
 
-class _HorizonEvaluation:
-    """The sums of one evaluation in progress. Figures are made when the first batch shows which there are."""
+class Rollout:
+    """Predicts on behind the last slice that a model was shown, and compares with the frames that follow.
+
+    Figures are made when the first batch shows which there are.
+    """
+
+    needs = Needs()
 
     def __init__(
         self,
@@ -202,51 +203,44 @@ class _HorizonEvaluation:
         self._frames: dict[str, FrameMean] = {}
         self._videos: dict[str, VideoMean] = {}
         self._errors: dict[str, StepMean] = {}
-        self.num_videos = 0
+        self._seen: Prediction | None = None
 
-    def judge(self, batch: Batch) -> None:
-        """Take one batch of whole videos through the model."""
-        batch = {
-            key: value.to(self._device) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
-        horizon = self._length(batch)
-        seen = self._look(batch)
+    def add(self, seen: Slice, found: Prediction) -> None:
+        """See `Observer`; the last slice matters."""
+        self._seen = found
+
+    def finish(self, batch: Batch) -> None:
+        """See `Observer`."""
+        horizon, seen = self._length(batch), self._seen
+        assert seen is not None
         ahead = slice(self._observe, self._observe + horizon)
         truth = {
-            key: value[:, ahead]
+            key: value[:, ahead].to(self._device)
             for key, value in batch.items()
             if isinstance(value, Tensor) and value.ndim > 3
         }
-        imagined = list(predict_ahead(self._model, seen.state, horizon, self._slice_size))
+        predicted = list(predict_ahead(self._model, seen.state, horizon, self._slice_size))
         if "segmentations" in truth:
-            self._judge_masks(truth, seen, imagined)
-        for name in (
-            name for name, picture in imagined[0].recon.items() if picture.shape[2] == 3 and name in truth
-        ):
-            drawn = torch.cat([part.recon[name] for part in imagined], 1)
-            self._judge_picture(name, drawn, batch[name][:, self._observe - 1, None], truth)
-        self.num_videos += len(batch["video"])
+            self._add_masks(truth, seen, predicted)
+        for name, first in predicted[0].recon.items():
+            if first.shape[2] == 3 and name in truth:
+                frames = torch.cat([part.recon[name] for part in predicted], 1)
+                last = batch[name][:, self._observe - 1, None].to(self._device)
+                self._add_frames(name, frames, last, truth)
 
     def _length(self, batch: Batch) -> int:
         """Frames to predict of this batch, the same for all batches."""
         found = batch["video"].shape[1] - self._observe
         if self._observe < 1 or found < (self._horizon or 1):
             raise UserError(
-                f"Cannot observe {self._observe} frames and judge {self._horizon or 'some'} more of videos of "
+                f"Cannot observe {self._observe} frames and evaluate {self._horizon or 'some'} more of videos of "
                 f"{batch['video'].shape[1]} frames. Observe at least 1 and leave enough to predict."
             )
         self._horizon = self._horizon or found
         return self._horizon
 
-    def _look(self, batch: Batch) -> Prediction:
-        """The last slice of the observed frames."""
-        step = partial(self._model.predict, recon=False, attn=False)
-        *_, (_, found) = carry_state(step, cut(batch, self._slice_size, self._observe))
-        return found
-
-    def _judge_masks(self, truth: Batch, seen: Prediction, imagined: list[Prediction]) -> None:
-        found = torch.cat([part.segmentation for part in imagined], 1)
+    def _add_masks(self, truth: Batch, seen: Prediction, predicted: list[Prediction]) -> None:
+        found = torch.cat([part.segmentation for part in predicted], 1)
         copied = seen.segmentation[:, -1:].expand_as(found)
         num_slots, num_objects = seen.masks.shape[2], int(truth["segmentations"].max()) + 1
         for name, ids in (("fg_ari", found), (f"{COPY}fg_ari", copied)):
@@ -259,33 +253,29 @@ class _HorizonEvaluation:
             videos = self._videos.setdefault(name, VideoMean(fg_ari).to(self._device))
             videos.update(whole[whole.sum((-2, -1)) > 0])
 
-    def _judge_picture(
+    def _add_frames(
         self,
         name: str,
-        drawn: Float[Tensor, "B T 3 H W"],
+        predicted: Float[Tensor, "B T 3 H W"],
         last: Float[Tensor, "B 1 3 H W"],
         truth: Batch,
     ) -> None:
-        """Predicted pictures are clipped to [0, 1]."""
+        """Predicted frames are clipped to [0, 1]."""
         target: Tensor = truth[name]
         mask: Tensor | None = truth.get("padding_mask")
         real = torch.ones(target.shape[:2], dtype=torch.bool, device=target.device)
         real = real if mask is None else mask.flatten(2).any(2)
-        for prefix, picture in (("", drawn.clamp(0, 1)), (COPY, last.expand_as(target))):
-            error = squared_error(picture, target) / target[0, 0].numel()
+        for prefix, frames in (("", predicted.clamp(0, 1)), (COPY, last.expand_as(target))):
+            error = squared_error(frames, target) / target[0, 0].numel()
             mean = self._errors.setdefault(f"{prefix}psnr_{name}", StepMean(target.shape[1]).to(self._device))
             mean.update(error, real)
 
-    def report(self) -> HorizonReport:
-        """All that was found."""
-        if not self.num_videos:
-            raise UserError(
-                "There is no video to evaluate. Check the data folder, the split and the number of videos."
-            )
+    def report(self) -> Findings:
+        """See `Observer`; of this process alone."""
         metrics = {name: float(mean.compute()) for name, mean in self._videos.items()}
         curves = {name: mean.compute().tolist() for name, mean in self._frames.items()}
         for name, mean in self._errors.items():
             steps, whole = mean.compute()
             metrics[name] = float(-10 * torch.log10(whole))
             curves[name] = (-10 * torch.log10(steps)).tolist()
-        return HorizonReport(self._observe, metrics, curves, self.num_videos)
+        return Findings(metrics, DEFINITIONS, curves=curves)

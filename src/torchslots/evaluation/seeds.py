@@ -12,7 +12,6 @@ from torchslots.evaluation.report import format_figure
 from torchslots.io.draw import Series, curves
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import METRICS_NAME, read_log
-from torchslots.io.video import replacing
 
 _SEED = "train.seed"
 _AGAIN = "Run `torchslots evaluate` on the run again."
@@ -229,6 +228,4 @@ def plot_runs(runs: Sequence[Path], out: Path, key: str) -> Path:
     if not known:
         logged = sorted({name for run in runs for record in _log(run) for name in record if "/" in name})
         raise UserError(f"No run has logged `{key}`. They have: {', '.join(logged) or 'nothing'}.")
-    with replacing(out) as part:
-        curves(known, part, title=key, y_label=key)
-    return out
+    return curves(known, out, title=key, y_label=key)

@@ -1,7 +1,7 @@
-"""Slots exchanged across the videos of a data set, and the videos that a model paints from them.
+"""Compose new videos from slots exchanged across the videos of a data set, and compare them with the real ones.
 
-All videos are encoded first; then each process composes its share of new videos, paints them, and the set of them is
-compared with the set of real ones (FVD, FID). Pictures show a composition beside the videos that its slots come from.
+All videos are encoded first. Then each process composes and decodes its share of new videos. FVD and FID compare the
+set of them with the set of real videos. Plots show a composition beside the videos that its slots come from.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from torchslots.data.loader import ClipDataset, number_read
-from torchslots.evaluation.observers import DRAWN_FRAMES, write_frames
+from torchslots.evaluation.observers import write_frames
+from torchslots.evaluation.panels import PLOTTED_FRAMES
 from torchslots.evaluation.report import EvalReport, write_panel
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
-from torchslots.inference.generation import paint, require_frames
-from torchslots.io import video
+from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
+from torchslots.io.files import write_file
 from torchslots.io.processes import gather
 from torchslots.io.progress import progress
 from torchslots.metrics.reconstruction import SetDistances
@@ -42,25 +43,32 @@ class ComposeOptions:
     """Exchange by the published evaluation's fixed shift within each batch, in place of at random over all videos; with
     batches of one video it exchanges nothing."""
     seed: int = 0
-    """Of the random exchange."""
-    draw: int = 4
-    """Compositions drawn beside their sources."""
+    """Seed of the random exchange."""
+    num_plots: int = 4
+    """Compositions to plot beside the videos that their slots come from."""
     chunk: int = 24
-    """Frames painted at once; fewer need less memory."""
-    write_videos: Path | None = None
-    """Folder for `comp_vids` and `gt_vids`, a PNG for every frame; None: not written."""
+    """Frames decoded at once; fewer need less memory."""
+    write_videos: Path | str | None = None
+    """Folder for `comp_vids` and `gt_vids`, in each a folder for every video with a PNG for every frame; None: not
+    written."""
     published_order: bool = False
-    """Name frames 0.png, 1.png, ..., and put them into the order 0, 1, 10, 11, ... for FVD, as in the published
+    """Name written frames 0.png, 1.png, ..., and put them into the order 0, 1, 10, 11, ... for FVD, as in the published
     figures; otherwise 00000.png, ..., in the order of time."""
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
             raise UserError(f"chunk should be at least 1, got {self.chunk}.")
 
+    def describe(self) -> dict[str, Any]:
+        """The options as JSON."""
+        folder = None if self.write_videos is None else str(self.write_videos)
+        return asdict(self) | {"write_videos": folder, "sampling": self.sampling.given()}
+
 
 @dataclass(frozen=True)
-class Composed:
-    """A composition [T, h, w, 3], and the videos that its slots come from, each faded where the slot wins no pixel."""
+class Composition:
+    """A composed video, and the videos that its slots come from, each faded where the slot wins no pixel."""
 
     frames: UInt8[ndarray, "T h w 3"]
     sources: list[UInt8[ndarray, "T h w 3"]]
@@ -68,7 +76,7 @@ class Composed:
 
     @property
     def name(self) -> str:
-        """What it is made of."""
+        """Which slot comes from which video."""
         return "; ".join(self.labels)
 
     def panel(self, tile: int = 128) -> UInt8[ndarray, "T H W 3"]:
@@ -80,34 +88,30 @@ class Composed:
 
 @dataclass
 class _Sources:
-    """What is kept of the encoded videos, by their number."""
+    """The slots of the encoded videos by number, and the views of them that plots need."""
 
     plan: Int[ndarray, "N K"]
-    drawn: int
+    num_plots: int
     clips: dict[int, Clip] = field(default_factory=dict)
     views: dict[tuple[int, int], UInt8[ndarray, "T h w 3"]] = field(default_factory=dict)
-    """(Video, slot) to the video faded around the slot, of the slots in the compositions to be drawn."""
+    """(Video, slot) to the video faded around the slot, for the slots in the compositions to be plotted."""
 
-    def shown(self, number: int) -> list[int]:
-        """Which of a video's slots are to be drawn."""
-        return sorted(set(np.nonzero(self.plan[: self.drawn] == number)[1].tolist()))
-
-    def keep(self, found: EncodedVideo) -> None:
-        """Take a video's slots, and its pictures where they are to be drawn."""
-        self.clips[found.number] = found.clip
-        if found.masks is None:
+    def add(self, video: EncodedVideo) -> None:
+        """Store a video's slots, and the views of those that are plotted."""
+        self.clips[video.number] = video.clip
+        if video.masks is None:
             return
-        frames = found.frames[:DRAWN_FRAMES].permute(0, 2, 3, 1).numpy()
-        winner = found.masks[:DRAWN_FRAMES].numpy().argmax(1)
-        for slot in self.shown(found.number):
+        frames = video.frames[:PLOTTED_FRAMES].permute(0, 2, 3, 1).numpy()
+        winner = video.masks[:PLOTTED_FRAMES].numpy().argmax(1)
+        for slot in set(np.nonzero(self.plan[: self.num_plots] == video.number)[1].tolist()):
             weight = np.where(winner == slot, np.float32(1), np.float32(_FADED))
-            self.views[found.number, slot] = slot_views(frames, weight[:, None])[:, 0]
+            self.views[video.number, slot] = slot_views(frames, weight[:, None])[:, 0]
 
-    def share(self) -> "_Sources":
+    def gather(self) -> "_Sources":
         """With those of all other processes."""
-        for part in gather((self.clips, self.views)):
-            self.clips |= part[0]
-            self.views |= part[1]
+        for clips, views in gather((self.clips, self.views)):
+            self.clips |= clips
+            self.views |= views
         return self
 
     def composition(self, number: int) -> Clip:
@@ -118,12 +122,12 @@ class _Sources:
         together = joined([frames_of(self.clips[source], slice(0, length)) for source in needed], 0)
         return compose(together, np.array([[needed.index(source) for source in chosen]]))
 
-    def panel(self, number: int, frames: UInt8[Tensor, "T 3 h w"]) -> Composed:
+    def plot(self, number: int, frames: UInt8[Tensor, "T 3 h w"]) -> Composition:
         """A composition beside its sources."""
         chosen = list(enumerate(self.plan[number].tolist()))
-        picture = np.ascontiguousarray(frames[:DRAWN_FRAMES].permute(0, 2, 3, 1).numpy())
+        image = np.ascontiguousarray(frames[:PLOTTED_FRAMES].permute(0, 2, 3, 1).numpy())
         labels = [f"slot {slot}: video {source}" for slot, source in chosen]
-        return Composed(picture, [self.views[source, slot] for slot, source in chosen], labels)
+        return Composition(image, [self.views[source, slot] for slot, source in chosen], labels)
 
 
 def compose_videos(
@@ -138,47 +142,47 @@ def compose_videos(
     rank: int = 0,
     world_size: int = 1,
 ) -> EvalReport:
-    """Compose as many new videos as there are real ones, and judge them as a set.
+    """Compose as many new videos as there are real ones, and evaluate them as a set.
 
     Every process must call this. What is composed depends on the data set, the number of slots and the options, never
     on the number of processes; on batches only with `reference_shift`.
 
     Args:
-        networks: `fvd` and `fid` of `metrics.pictures.load_networks`; without, nothing is judged.
+        networks: `fvd` and `fid` of `metrics.reconstruction.load_networks`; None: no figures.
 
     Raises:
-        UserError: no videos, damaged data, or a model that paints no frames.
+        UserError: no videos, damaged data, a sampling option that the model lacks, or a model that decodes no frames.
     """
     require_frames(model)
+    model = with_sampling(model, options.sampling)
     distances = SetDistances(networks or {}, options.published_order, device)
     total = number_read(dataset, settings.num_videos)
     num_slots = number_of_slots(model, dataset, settings, device)
     plan = _plan(options, total, num_slots, settings.batch_size)
-    sources = _Sources(plan, options.draw)
+    sources = _Sources(plan, options.num_plots)
     where = {"device": device, "num_workers": num_workers, "rank": rank, "world_size": world_size}
-    wanted = frozenset(plan[: options.draw].ravel().tolist())
-    for found in encoded_videos(model, dataset, settings, wanted.__contains__, **where):
-        distances.add(found.frames, found.name, real=True)
-        sources.keep(found)
-        _write(options, "gt_vids", found.number, found.frames)
-    panels = _paint(model, sources.share(), options, distances, range(rank, total, world_size))
+    plotted = frozenset(plan[: options.num_plots].ravel().tolist())
+    for video in encoded_videos(model, dataset, settings, plotted.__contains__, **where):
+        distances.add(video.frames, video.name, real=True)
+        sources.add(video)
+        _write(options, "gt_vids", video.number, video.frames)
+    panels = _decode(model, sources.gather(), options, distances, range(rank, total, world_size))
     figures, definitions, notes = distances.compute()
-    about = {**asdict(settings), **asdict(options), "num_slots": num_slots}
-    about["write_videos"] = None if options.write_videos is None else str(options.write_videos)
+    about = {**asdict(settings), **options.describe(), "num_slots": num_slots}
     return EvalReport(figures, {}, total, definitions, notes, about, panels)
 
 
-def save(report: EvalReport, folder: Path, fps: float = 12.0) -> list[Path]:
-    """Write compose.json and each drawn composition as mp4 and GIF, of single pictures as PNG.
+def save(report: EvalReport, folder: Path | str, fps: float = 12.0) -> list[Path]:
+    """Write compose.json, and each plotted composition as mp4 and GIF, or as PNG where it is one frame.
 
     Raises:
         UserError: no space left, or a folder that cannot be written.
     """
-    with video.replacing(folder / "compose.json") as part:
-        part.write_text(report.to_json() + "\n")
+    folder = Path(folder)
     written = [folder / "compose.json"]
-    for index, drawn in enumerate(report.panels):
-        written += write_panel(drawn.panel(), folder / f"composed_{index}", fps, gif=True)
+    write_file(written[0], report.to_json() + "\n")
+    for index, composition in enumerate(report.panels):
+        written += write_panel(composition.panel(), folder / f"composed_{index}", fps, gif=True)
     return written
 
 
@@ -190,26 +194,26 @@ def _plan(options: ComposeOptions, total: int, num_slots: int, batch_size: int) 
 
 def _write(options: ComposeOptions, name: str, number: int, frames: UInt8[Tensor, "T 3 h w"]) -> None:
     if options.write_videos is not None:
-        place = options.write_videos / name / str(number)
+        place = Path(options.write_videos) / name / str(number)
         write_frames(place, frames, published_names=options.published_order)
 
 
-def _paint(
+def _decode(
     model: ObjectCentricModel,
     sources: _Sources,
     options: ComposeOptions,
     distances: SetDistances,
     numbers: range,
-) -> list[Composed]:
-    """Paint this process' share of compositions; hands back those to be drawn, of all processes."""
-    panels: dict[int, Composed] = {}
-    with progress("Painting", len(numbers), "videos") as advance:
+) -> list[Composition]:
+    """Decode this process' share of compositions; returns those to be plotted, of all processes."""
+    panels: dict[int, Composition] = {}
+    with progress("Decoding", len(numbers), "videos") as advance:
         for number in numbers:
-            frames = paint(model, sources.composition(number), options.chunk)[0]
+            frames = decode_frames(model, sources.composition(number), options.chunk)[0]
             distances.add(frames, f"composition {number}", real=False)
             _write(options, "comp_vids", number, frames)
-            if number < options.draw:
-                panels[number] = sources.panel(number, frames)
+            if number < options.num_plots:
+                panels[number] = sources.plot(number, frames)
             advance(1)
-    drawn = {number: panel for part in gather(panels) for number, panel in part.items()}
-    return [drawn[number] for number in sorted(drawn)]
+    everywhere = {number: panel for part in gather(panels) for number, panel in part.items()}
+    return [everywhere[number] for number in sorted(everywhere)]

@@ -1,7 +1,7 @@
-"""A library of concepts: the slots of many frames in clusters, to draw new sets of slots from.
+"""A library of concepts: the slots of many frames in clusters, to sample new sets of slots from.
 
 SlotDiffusion (Wu et al., NeurIPS 2023, section 3.3): the slots of a data set are clustered by k-means; one slot of each
-cluster makes a new picture.
+cluster makes a new image.
 """
 
 import json
@@ -20,12 +20,13 @@ from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 
 from torchslots.io.errors import UserError
-from torchslots.io.video import replacing
+from torchslots.io.files import atomic_files
 from torchslots.models.clips import plain_clip
 from torchslots.models.types import Clip, Pose
 
 _ROUNDS, _STARTS = 50, 4
-_WEIGHTS, _NUMBERS = "library.safetensors", "library.json"
+_NAMES = ("slots", "labels", "distances", "centers", "origin")
+_TENSORS, _ABOUT = "library.safetensors", "library.json"
 
 
 class Clusters(NamedTuple):
@@ -53,7 +54,7 @@ def cluster(points: Float[ndarray, "M D"], num_clusters: int, seed: int) -> Clus
 
 
 def _spread(points: Float[ndarray, "M D"], count: int, rng: np.random.Generator) -> Float[ndarray, "C D"]:
-    """Points to start from, each drawn by its squared distance from those before."""
+    """Points to start from, each sampled by its squared distance from those before."""
     chosen = [points[rng.integers(len(points))]]
     squared = np.square(points - chosen[0]).sum(1, dtype=np.float64)
     for _ in range(count - 1):
@@ -64,7 +65,7 @@ def _spread(points: Float[ndarray, "M D"], count: int, rng: np.random.Generator)
 
 def _settled(points: Float[ndarray, "M D"], start: Float[ndarray, "C D"]) -> Clusters:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # an empty cluster: it keeps its centre, and is left out
+        warnings.simplefilter("ignore", UserWarning)  # an empty cluster: its centre stays, and is left out
         centers, _ = kmeans2(points, start, iter=_ROUNDS, minit="matrix")
     labels, _ = vq(points, centers)
     centers = centers[np.unique(labels)]
@@ -74,23 +75,25 @@ def _settled(points: Float[ndarray, "M D"], start: Float[ndarray, "C D"]) -> Clu
 
 @dataclass(frozen=True)
 class Library:
-    """Slots by concept. `origin` says which slot of which frame of which video each is; `about` how it was made."""
+    """Slots by concept."""
 
     slots: Float[Tensor, "M D"]
     labels: Int[Tensor, "M"]
     distances: Float[Tensor, "M"]
-    """From the centre of the concept."""
+    """To the centre of the concept."""
     centers: Float[Tensor, "C D"]
     origin: Int[Tensor, "M 3"]
+    """Video, frame and slot that each slot comes from."""
     names: tuple[str, ...]
-    """Of the videos."""
+    """Names of the videos."""
     about: dict[str, Any]
+    """How the library was made."""
     pose: Pose | None = None
-    """Frames of reference of the slots, where they have some."""
+    """Poses of the slots; None: they have none."""
 
     @property
     def num_concepts(self) -> int:
-        """Concepts, none of them empty."""
+        """Number of concepts, none of them empty."""
         return len(self.centers)
 
     def nearest(self, concept: int, count: int) -> list[int]:
@@ -104,7 +107,7 @@ class Library:
         return first + [member for member in members if member not in first][: count - len(first)]
 
     def sample(self, count: int, seed: int) -> Int[Tensor, "S C"]:
-        """Members, one of each concept, so many times; all of a concept's members are equally likely."""
+        """`count` times one member of each concept; all of a concept's members are equally likely."""
         rng = np.random.default_rng(seed)
         columns = [
             rng.choice(np.flatnonzero(self.labels.numpy() == concept), count)
@@ -113,7 +116,7 @@ class Library:
         return torch.from_numpy(np.stack(columns, 1))
 
     def clip(self, members: Int[Tensor, "S C"]) -> Clip:
-        """Pictures, as clips of one frame, from members."""
+        """Clips of one frame each, from members."""
         pose = None if self.pose is None else self.pose.map(lambda values: values[members][:, None])
         return plain_clip(self.slots[members][:, None], pose)
 
@@ -123,43 +126,32 @@ class Library:
         Raises:
             UserError: the folder cannot be written.
         """
-        tensors = {
-            name: getattr(self, name) for name in ("slots", "labels", "distances", "centers", "origin")
-        }
+        tensors = {name: getattr(self, name) for name in _NAMES}
         parts = {} if self.pose is None else self.pose._asdict()
         tensors |= {f"pose.{name}": part for name, part in parts.items() if part is not None}
-        with replacing(folder / _WEIGHTS) as part:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
         sizes = torch.bincount(self.labels, minlength=self.num_concepts).tolist()
-        numbers = {
-            "num_concepts": self.num_concepts,
-            "sizes": sizes,
-            "names": self.names,
-            "about": self.about,
-        }
-        with replacing(folder / _NUMBERS) as part:
-            part.write_text(json.dumps(numbers, indent=2) + "\n")
-        return [folder / _WEIGHTS, folder / _NUMBERS]
+        about = {"num_concepts": self.num_concepts, "sizes": sizes, "names": self.names, "about": self.about}
+        files = [folder / _TENSORS, folder / _ABOUT]
+        with atomic_files(*files) as (stored, described):
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, stored)
+            described.write_text(json.dumps(about, indent=2) + "\n")
+        return files
 
 
 def load_library(folder: Path) -> Library:
-    """What `Library.save` wrote.
+    """Read what `Library.save` wrote.
 
     Raises:
         UserError: no library, or a damaged one.
     """
     try:
-        tensors, numbers = load_file(folder / _WEIGHTS), json.loads((folder / _NUMBERS).read_text())
+        tensors, about = load_file(folder / _TENSORS), json.loads((folder / _ABOUT).read_text())
         parts = {name: tensors[f"pose.{name}"] for name in Pose._fields if f"pose.{name}" in tensors}
         return Library(
-            tensors["slots"],
-            tensors["labels"],
-            tensors["distances"],
-            tensors["centers"],
-            tensors["origin"],
-            tuple(numbers["names"]),
-            dict(numbers["about"]),
-            Pose(**parts) if parts else None,
+            **{name: tensors[name] for name in _NAMES},
+            names=tuple(about["names"]),
+            about=dict(about["about"]),
+            pose=Pose(**parts) if parts else None,
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(

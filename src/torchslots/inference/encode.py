@@ -1,4 +1,4 @@
-"""The slots of a whole data set, video by video, for what is made of many: compositions, concepts."""
+"""Encode the slots of a whole data set, video by video, for compositions and concepts."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -24,13 +24,13 @@ class EncodedVideo(NamedTuple):
     """One video without its padding, on the CPU."""
 
     number: int
-    """Its place in the data set."""
+    """Index in the data set."""
     name: str
     frames: UInt8[Tensor, "T 3 h w"]
     clip: Clip
-    """Slots and frames of reference; one clip, without attention."""
+    """Slots and poses [1, T, K, ...], without attention."""
     masks: UInt8[Tensor, "T K h w"] | None
-    """Soft masks in 255ths; None where they were not asked for."""
+    """Soft masks in 255ths; None where they were not needed."""
 
 
 def encoded_videos(
@@ -47,7 +47,7 @@ def encoded_videos(
     """Every `world_size`th video, slice by slice as at evaluation.
 
     Args:
-        with_masks: whether the video of that number is asked for its masks.
+        with_masks: whether the masks of the video of that number are needed.
 
     Raises:
         UserError: no videos, or damaged data.
@@ -86,33 +86,29 @@ def _encoded(
 ) -> list[EncodedVideo]:
     """The videos of a batch."""
     clips, masks = [], []
-    asked = any(with_masks(number) for number in numbers)
+    needed = any(with_masks(number) for number in numbers)
     parts = cut(seeded(batch, settings.seed, numbers[0]), settings.slice_size, settings.num_frames)
 
     def step(part: Batch, state: State | None) -> Clip:
-        return model.encode(to_device(part, device), state, attn=asked)
+        return model.encode(to_device(part, device), state, attn=needed)
 
     for _, clip in carry_state(step, parts):
         clips.append(moved_to(clip, "cpu"))
-        masks += [_bytes(model.explain(clip, recon=False).masks)] if asked else []
+        masks += [to_bytes(model.explain(clip, recon=False).masks).cpu()] if needed else []
     clip, video = joined(clips, 1), to_bytes(batch["video"][:, : settings.num_frames])
     shown = real_frames(batch)[:, : settings.num_frames]
     names = batch.get("name") or [f"video {number}" for number in numbers]
-    drawn = torch.cat(masks, 1) if asked else None
+    soft = torch.cat(masks, 1) if needed else None
     return [
         EncodedVideo(
             number,
             str(names[row]),
             video[row, shown[row]],
             frames_of(_row(clip, row), slice(0, int(shown[row].sum()))),
-            drawn[row, shown[row]] if drawn is not None and with_masks(number) else None,
+            soft[row, shown[row]] if soft is not None and with_masks(number) else None,
         )
         for row, number in enumerate(numbers)
     ]
-
-
-def _bytes(masks: Tensor) -> Tensor:
-    return (masks.float() * 255).round().to(torch.uint8).cpu()
 
 
 def _row(clip: Clip, row: int) -> Clip:

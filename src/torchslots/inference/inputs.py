@@ -1,105 +1,136 @@
-"""What `predict` and `edit` are given: which files, where their results go, which hints, what a model starts from."""
+"""What `predict` and `edit` share: their options, input files, result folders, hints, and the batches of an input."""
 
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import UInt8
+from numpy import ndarray
 
-from torchslots.inference import view as hints
-from torchslots.inference.view import Hint, View
+from torchslots.hub import load_model
+from torchslots.inference.generation import SamplingOptions, with_sampling
+from torchslots.inference.view import FirstFrameHint, View, read_boxes, read_mask
 from torchslots.io import video
 from torchslots.io.errors import UserError
+from torchslots.models.adjust import with_counts
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.initializers import Gaussian, Learned
 from torchslots.models.slots.poses import WithPoses
-from torchslots.models.types import Prediction
+from torchslots.models.types import Batch, Prediction
 
 BOTH = "Give either boxes or masks: both say where the objects are."
-_HINTLESS = (Learned, Gaussian, WithPoses)
+_UNCONDITIONAL = (Learned, Gaussian, WithPoses)
+_FILMS = (*video.FILM_SUFFIXES, ".gif")
 
 
-class Start(Protocol):
-    """What slots start from, as the options of a command say it."""
+@dataclass(frozen=True)
+class InputOptions:
+    """Hints for the first frame, slots, and where to run."""
 
-    @property
-    def boxes(self) -> Path | None:
-        """JSON with the boxes of the first frame, or a folder of NAME.json."""
-        ...
+    boxes: Path | str | None = None
+    """JSON with the boxes of the first frame, [[ymin, xmin, ymax, xmax], ...] in [0, 1] of the whole frame; with
+    several inputs a folder of NAME.json. None: no boxes."""
+    masks: Path | str | None = None
+    """Indexed or grey PNG with the objects of the first frame, 0 for background; with several inputs a folder of
+    NAME.png. None: no masks."""
+    num_slots: int | None = None
+    """Slots, background included, for models that sample them at random; None: what it was built for."""
+    num_iterations: int | None = None
+    """Rounds of slot attention in each frame; None: what it was built for."""
+    seed: int = 0
+    """Seed of slots that are sampled at random."""
+    fps: float | None = None
+    """Frames in a second of the written videos; None: as the input, 12 for a folder of images."""
+    device: str = "cpu"
+    """Where to run: cpu, cuda, cuda:1, mps."""
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
-    @property
-    def masks(self) -> Path | None:
-        """Mask of the first frame, or a folder of NAME.png."""
-        ...
+    def __post_init__(self) -> None:
+        self.require_positive("num_slots", "num_iterations", "fps")
 
-    @property
-    def num_slots(self) -> int | None:
-        """Slots of a model that draws them; None: what it was built for."""
-        ...
+    def require_positive(self, *names: str) -> None:
+        """Raises UserError where one of these options is given and not more than 0."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name} should be more than 0, got {value}.")
 
-    @property
-    def seed(self) -> int:
-        """Of slots that are drawn."""
-        ...
+    def ready(self, model: ObjectCentricModel | str | Path) -> ObjectCentricModel:
+        """The model, loaded if it is named, with the rounds and the sampling of the options."""
+        if isinstance(model, str | Path):
+            model = load_model(model, device=self.device)
+        return with_sampling(with_counts(model, num_iterations=self.num_iterations), self.sampling)
+
+    def frame_rate(self, source: Path, num_frames: int) -> float | None:
+        """Frames in a second of results of so many frames; None: a single image."""
+        return None if num_frames == 1 else float(self.fps or video.fps(source) or 12)
 
 
-def sources(inputs: list[Path], each: bool = False) -> list[Path]:
-    """Every video or picture, with folders of many videos taken apart.
+class Job(NamedTuple):
+    """An input, the folder of its results, and its hint."""
+
+    source: Path
+    target: Path
+    hint: FirstFrameHint
+
+
+def jobs_of(inputs: Sequence[Path | str], out: Path | str, options: InputOptions, each: bool) -> list[Job]:
+    """Every image and video among the inputs, folders of many videos taken apart.
 
     Args:
-        each: take every picture of a folder as an input of its own.
+        each: take every image of a folder as an input of its own.
 
     Raises:
-        UserError: an input that is not there, or none at all.
+        UserError: no input, or one that is missing; results that would go where an input lies; hints that cannot be
+            read, or one hint for many inputs.
     """
-    found: list[Path] = []
-    for path in inputs:
-        if not path.exists():
-            raise UserError(f"{path} does not exist. Check the name.")
-        films = (*video.FILM_SUFFIXES, ".gif")
-        inside = (
-            sorted(path.iterdir(), key=lambda file: video.natural_key(file.name)) if path.is_dir() else []
-        )
-        many = each or any(file.suffix.lower() in films for file in inside)
-        known = (*video.PICTURE_SUFFIXES, *video.FILM_SUFFIXES)
-        found += [file for file in inside if file.suffix.lower() in known] if inside and many else [path]
-    if not found:
-        raise UserError("There is no input. Give pictures, videos or folders of them.")
-    return found
+    sources = [file for path in inputs for file in _files(Path(path), each)]
+    if not sources:
+        raise UserError("There is no input. Give images, videos or folders of them.")
+    targets = _result_folders(sources, Path(out))
+    hints = [_hint(target.name, options, len(sources)) for target in targets]
+    return [Job(*job) for job in zip(sources, targets, hints)]
 
 
-def result_folders(found: list[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Each source with its own result folder below `out`, never one that holds the source.
+def _files(path: Path, each: bool) -> list[Path]:
+    if not path.exists():
+        raise UserError(f"{path} does not exist. Check the name.")
+    inside = sorted(path.iterdir(), key=lambda file: video.natural_key(file.name)) if path.is_dir() else []
+    if not inside or not (each or any(file.suffix.lower() in _FILMS for file in inside)):
+        return [path]
+    known = (*video.PICTURE_SUFFIXES, *video.FILM_SUFFIXES)
+    return [file for file in inside if file.suffix.lower() in known]
 
-    Raises:
-        UserError: the results of a source would go where it lies.
-    """
-    pairs: list[tuple[Path, Path]] = []
-    for source in found:
+
+def _result_folders(sources: list[Path], out: Path) -> list[Path]:
+    """A folder of its own below `out` for each source, never one that holds the source."""
+    folders: list[Path] = []
+    for source in sources:
         name = source.resolve().name if source.is_dir() else source.stem
-        same = sum(re.fullmatch(re.escape(name) + r"(_\d+)?", target.name) is not None for _, target in pairs)
-        target = out / (f"{name}_{same + 1}" if same else name)
-        if target.resolve() in (source.resolve(), *source.resolve().parents):
+        same = sum(re.fullmatch(re.escape(name) + r"(_\d+)?", folder.name) is not None for folder in folders)
+        folder = out / (f"{name}_{same + 1}" if same else name)
+        if folder.resolve() in (source.resolve(), *source.resolve().parents):
             raise UserError(
-                f"The results of {source} would go to {target}, which holds it. Choose another --out."
+                f"The results of {source} would go to {folder}, which holds it. Choose another --out."
             )
-        pairs.append((source, target))
-    return pairs
+        folders.append(folder)
+    return folders
 
 
-def hint_of(name: str, given: Start, num_inputs: int) -> Hint:
-    """The hint for the input of that name.
-
-    Raises:
-        UserError: boxes and masks, one file for many inputs, or a file that is none.
-    """
-    if given.boxes and given.masks:
+def _hint(name: str, options: InputOptions, num_inputs: int) -> FirstFrameHint:
+    """The hint for the input of that name."""
+    if options.boxes and options.masks:
         raise UserError(BOTH)
-    place, read, suffix = (given.boxes, hints.read_boxes, "json")
-    if given.masks:
-        place, read, suffix = (given.masks, hints.read_mask, "png")
-    if place is None:
-        return Hint()
+    given, read, suffix = (options.boxes, read_boxes, "json")
+    if options.masks:
+        given, read, suffix = (options.masks, read_mask, "png")
+    if given is None:
+        return FirstFrameHint()
+    place = Path(given)
     if num_inputs > 1 and not place.is_dir():
         raise UserError(
             f"{place} is one hint for {num_inputs} inputs. Give a folder with NAME.{suffix} for each."
@@ -107,23 +138,39 @@ def hint_of(name: str, given: Start, num_inputs: int) -> Hint:
     return read(place / f"{name}.{suffix}" if place.is_dir() else place)
 
 
-def start_batch(model: ObjectCentricModel, view: View, hint: Hint, given: Start) -> dict[str, Any]:
-    """All of a model's first batch but the frames: hint, number of slots, source of random draws.
+Part = tuple[UInt8[ndarray, "T H W 3"], Batch]
+"""A slice of an input: its frames, and the batch with what the model sees of them."""
+
+
+def batches(
+    model: ObjectCentricModel,
+    chunks: Iterator[UInt8[ndarray, "T H W 3"]],
+    hint: FirstFrameHint,
+    options: InputOptions,
+    resolution: tuple[int, int] | None = None,
+) -> tuple[View, Iterator[Part]]:
+    """The view of an input, and its slices.
+
+    Args:
+        resolution: at which the model sees the frames; None: what it was built for.
 
     Raises:
         UserError: a hint for a model that takes none, or both a hint and a number of slots.
     """
+    first = next(chunks)
+    view = View(first.shape[1], first.shape[2], resolution or tuple(model.config.resolution))
     device = next(model.parameters()).device
-    batch: dict[str, Any] = {key: value.to(device) for key, value in view.conditioning(hint).items()}
-    batch |= {"num_slots": _num_slots(model, hint, given.num_slots)}
-    return batch | {"generator": torch.Generator(device).manual_seed(given.seed)}
+    start: dict[str, Any] = {key: value.to(device) for key, value in view.conditioning(hint).items()}
+    start["num_slots"] = _num_slots(model, hint, options.num_slots)
+    start["generator"] = torch.Generator(device).manual_seed(options.seed)
+    parts = ((frames, start | {"video": view.shrink(frames).to(device)}) for frames in chain([first], chunks))
+    return view, parts
 
 
-def _num_slots(model: ObjectCentricModel, hint: Hint, asked: int | None) -> int | None:
+def _num_slots(model: ObjectCentricModel, hint: FirstFrameHint, asked: int | None) -> int | None:
     """Hints decide the number of slots themselves."""
     hinted = hint.boxes is not None
-    initializer = model.slot_encoder.initializer if hasattr(model, "slot_encoder") else None
-    if hinted and isinstance(initializer, _HINTLESS):
+    if hinted and isinstance(model.slot_encoder.initializer, _UNCONDITIONAL):
         raise UserError(
             "This model finds objects without hints: leave boxes and masks out, or use a conditional one."
         )
@@ -134,8 +181,8 @@ def _num_slots(model: ObjectCentricModel, hint: Hint, asked: int | None) -> int 
     return asked if hint.ids is None else int(hint.ids.max()) + 1
 
 
-def slot_order(found: Prediction, hint: Hint) -> list[int]:
-    """The background first: the largest slot of a model that got no hint."""
+def slot_order(found: Prediction, hint: FirstFrameHint) -> list[int]:
+    """The background first: without a hint that is the slot with most pixels."""
     count = found.masks.shape[2]
     if hint.boxes is not None:
         return list(range(count))

@@ -1,8 +1,7 @@
-"""What a prediction leaves on the disk, written as it comes: overlay, masks, strip, slots and tracks.
+"""The files of a prediction, written slice by slice: overlay, masks, strip, slots and tracks.
 
-Masks in `tracks.json` are COCO's run lengths, uncompressed: `counts` alternate between pixels outside and
-inside the mask, outside first, counted down the columns, and sum to height times width. `decode_mask` reads
-them.
+Masks in `tracks.json` are COCO's uncompressed run lengths: `counts` alternate between pixels outside and inside the
+mask, outside first, down the columns, and sum to height times width. `decode_mask` reads them.
 """
 
 import json
@@ -11,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +21,10 @@ from numpy import ndarray
 from scipy import ndimage
 from torch import Tensor
 
-from torchslots.inference.view import View, box_of, resized
+from torchslots.inference.view import View, resized
 from torchslots.io.draw import PALETTE, mark_predicted, overlay, slot_strip
-from torchslots.io.errors import UserError
-from torchslots.io.video import replacing, write_palette_png, write_png, write_video
+from torchslots.io.files import atomic_file
+from torchslots.io.video import write_palette_png, write_png, write_video
 
 OUTPUTS = ("overlay", "masks", "strip", "slots", "tracks")
 
@@ -33,57 +32,47 @@ WriteFrame = Callable[[Any], None]
 
 
 class Slice(NamedTuple):
-    """A few frames and what the model says about them; the strip shows `pictures` through the masks. `predicted`: the
-    frames are the model's own, it was not shown any."""
+    """A few frames and what the model finds in them."""
 
     frames: UInt8[ndarray, "T H W 3"]
     masks: Float[Tensor, "T K h w"]
     slots: Float[ndarray, "T K D"]
-    pictures: UInt8[ndarray, "..."]
+    images: UInt8[ndarray, "..."]
+    """What the strip shows through the masks: [T, h, w, 3] for all slots, or each slot's own [T, K, h, w, 3]."""
     predicted: bool = False
-    recon: Sequence[UInt8[ndarray, "H W 3"]] | None = None
-    """Each frame beside what the model paints; None: not asked for."""
+    """Whether the frames are the model's own, predicted without observations."""
+    recon: Sequence[UInt8[ndarray, "H W 3"]] = ()
+    """Each frame beside its reconstruction; empty: not asked for."""
 
 
 @contextmanager
 def result_writer(
     folder: Path, view: View, *, save: tuple[str, ...], max_side: int, fps: float | None, source: str
 ) -> Iterator[Callable[[Slice], None]]:
-    """Open the files named in `save`, recon.mp4 among them; yields write(slice). Each file appears whole once the block
-    ends well.
+    """Open the files named in `save`; yields write(slice). Each file appears whole once the block ends well.
 
     Args:
+        save: some of `OUTPUTS`, and `recon`.
         max_side: longest side of overlay and masks in pixels.
-        fps: frames in a second of the videos; None: one picture, so PNG.
+        fps: frames in a second of the videos; None: one image, written as PNG.
         source: name of the input, noted in tracks.json.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
     """
-    make_folder(folder)
     size = view.canvas(max_side)
-    suffix, film = (".png", still_writer) if fps is None else (".mp4", partial(film_writer, fps=fps))
     about = {"source": source, "fps": fps, "size": size, **view.describe()}
-    opened = {
-        "overlay": lambda: film(folder / f"overlay{suffix}"),
+    opened: dict[str, Callable[[], AbstractContextManager[WriteFrame]]] = {
+        "overlay": lambda: frame_writer(frame_file(folder, "overlay", fps), fps),
         "masks": lambda: _mask_writer(folder / "masks"),
-        "strip": lambda: film(folder / f"slots{suffix}"),
+        "strip": lambda: frame_writer(frame_file(folder, "slots", fps), fps),
         "slots": lambda: _slot_writer(folder / "slots.npz"),
         "tracks": lambda: _track_writer(folder / "tracks.json", about),
-        "recon": lambda: film(folder / f"recon{suffix}"),
+        "recon": lambda: frame_writer(frame_file(folder, "recon", fps), fps),
     }
     with ExitStack() as stack:
         sinks = {name: stack.enter_context(opened[name]()) for name in opened if name in save}
         yield partial(_write, sinks, view, size)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for results.
-
-    Raises:
-        UserError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}). Choose another folder.") from error
 
 
 def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part: Slice) -> None:
@@ -92,10 +81,10 @@ def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part
     items: dict[str, Callable[[], Iterable[Any]]] = {
         "overlay": lambda: (mark(overlay(resized(frame, size), i)) for frame, i in zip(part.frames, ids)),
         "masks": lambda: ids,
-        "strip": lambda: map(mark, slot_strip(part.pictures, part.masks.numpy())),
+        "strip": lambda: map(mark, slot_strip(part.images, part.masks.numpy())),
         "slots": lambda: part.slots,
         "tracks": lambda: ((i, part.predicted) for i in ids),
-        "recon": lambda: map(mark, part.recon or ()),
+        "recon": lambda: map(mark, part.recon),
     }
     for name, write in sinks.items():
         for item in items[name]():
@@ -125,18 +114,20 @@ def object_masks(ids: Int[ndarray, "H W"]) -> list[ObjectMask]:
         own = values == slot
         bounds = np.column_stack([starts[own], ends[own]]).ravel()
         counts = np.diff(bounds, prepend=0, append=flat.size)
+        counts = counts[: len(counts) - (counts[-1] == 0)].tolist()
         area = int((ends[own] - starts[own]).sum())
-        place = places[slot]
-        found.append(
-            ObjectMask(
-                slot, box_of(place, ids.shape), area, counts[: len(counts) - (counts[-1] == 0)].tolist()
-            )
-        )
+        found.append(ObjectMask(slot, _box(places[slot], ids.shape), area, counts))
     return found
 
 
+def _box(place: tuple[slice, slice], size: tuple[int, ...]) -> tuple[float, float, float, float]:
+    """A region's (ymin, xmin, ymax, xmax) in [0, 1]; in float64, as tracks.json rounds them."""
+    (rows, columns), (height, width) = place, size
+    return rows.start / height, columns.start / width, rows.stop / height, columns.stop / width
+
+
 def decode_mask(mask: dict[str, Any]) -> Bool[ndarray, "H W"]:
-    """The mask that `{"size": [H, W], "counts": [...]}` of tracks.json stands for."""
+    """The mask that `{"size": [H, W], "counts": [...]}` in tracks.json stands for."""
     height, width = mask["size"]
     inside = np.arange(len(mask["counts"])) % 2 == 1
     return np.repeat(inside, mask["counts"]).reshape(width, height).T
@@ -146,16 +137,14 @@ def decode_mask(mask: dict[str, Any]) -> Bool[ndarray, "H W"]:
 
 
 @contextmanager
-def _track_writer(
-    file: Path, about: dict[str, Any]
-) -> Iterator[Callable[[tuple[Int[ndarray, "H W"], bool]], None]]:
+def _track_writer(file: Path, about: dict[str, Any]) -> Iterator[WriteFrame]:
     """Write tracks.json frame by frame: `about`, `frames`, then a summary of `slots`.
 
-    Yields write((ids, predicted)); an entry of a frame that the model was not shown says `"predicted": true`.
+    Yields write((ids, predicted)); the entry of a predicted frame says `"predicted": true`.
     """
     seen: dict[int, dict[str, int]] = {}
     number = 0
-    with replacing(file) as part, part.open("w") as out:
+    with atomic_file(file) as part, part.open("w") as out:
         out.write(json.dumps(about)[:-1] + ', "frames": [')
 
         def write(item: tuple[Int[ndarray, "H W"], bool]) -> None:
@@ -187,8 +176,8 @@ def _frame_entry(number: int, size: tuple[int, ...], found: list[ObjectMask]) ->
 
 
 @contextmanager
-def _mask_writer(folder: Path) -> Iterator[Callable[[Int[ndarray, "H W"]], None]]:
-    """Write 00000.png and so on, indexed pictures of slot numbers; remove those of a longer video before."""
+def _mask_writer(folder: Path) -> Iterator[WriteFrame]:
+    """Write 00000.png and so on, indexed images of slot numbers; remove those that a longer video left."""
     number = 0
 
     def write(ids: Int[ndarray, "H W"]) -> None:
@@ -203,10 +192,10 @@ def _mask_writer(folder: Path) -> Iterator[Callable[[Int[ndarray, "H W"]], None]
 
 
 @contextmanager
-def _slot_writer(file: Path) -> Iterator[Callable[[Float[ndarray, "K D"]], None]]:
-    """Collect slots on the disk, then write `slots` [T, K, D] float32 of an .npz; yields write(frame)."""
+def _slot_writer(file: Path) -> Iterator[WriteFrame]:
+    """Collect slots on the disk, then write `slots` [T, K, D] float32 as .npz; yields write(slots of a frame)."""
     shape: tuple[int, ...] = (0,)
-    with replacing(file) as part, tempfile.TemporaryFile(dir=file.parent) as raw:
+    with atomic_file(file) as part, tempfile.TemporaryFile(dir=file.parent) as raw:
 
         def write(slots: Float[ndarray, "K D"]) -> None:
             nonlocal shape
@@ -216,15 +205,26 @@ def _slot_writer(file: Path) -> Iterator[Callable[[Float[ndarray, "K D"]], None]
         yield write
         raw.flush()
         every = np.memmap(raw, dtype="<f4", mode="r").reshape(-1, *shape)
-        np.savez(part, slots=every)
+        with part.open("wb") as out:
+            np.savez(out, slots=every)
 
 
-@contextmanager
-def film_writer(file: Path, fps: float) -> Iterator[WriteFrame]:
-    """Encode in a thread of its own, so that several films grow side by side; yields write(frame).
+def frame_file(folder: Path, name: str, fps: float | None) -> Path:
+    """A film NAME.mp4; where `fps` is None an image NAME.png."""
+    return folder / (f"{name}.png" if fps is None else f"{name}.mp4")
+
+
+def frame_writer(file: Path, fps: float | None) -> AbstractContextManager[WriteFrame]:
+    """Write frames to a film, or where `fps` is None the only frame to an image; gives write(frame).
 
     A film whose block ends with an error leaves no file; an error of the encoder is raised by the next write.
     """
+    return nullcontext(partial(write_png, file)) if fps is None else _film_writer(file, fps)
+
+
+@contextmanager
+def _film_writer(file: Path, fps: float) -> Iterator[WriteFrame]:
+    """Encode in a thread of its own, so that several films grow side by side."""
     waiting: queue.Queue[Any] = queue.Queue(maxsize=8)
     with ThreadPoolExecutor(1) as pool:
         encoding = pool.submit(write_video, file, _until_end(waiting), fps)
@@ -256,9 +256,3 @@ def _until_end(waiting: "queue.Queue[Any]") -> Iterable[UInt8[ndarray, "H W 3"]]
         if isinstance(item, _Abandoned):
             raise item
         yield item
-
-
-@contextmanager
-def still_writer(file: Path) -> Iterator[WriteFrame]:
-    """The same face as `film_writer` for a video of one frame: a PNG."""
-    yield lambda frame: write_png(file, frame)

@@ -1,4 +1,4 @@
-"""Which part of a frame a model sees, and the way back from its masks to the frame."""
+"""The part of a frame that a model sees, the way back from its masks to the frame, and hints for the first frame."""
 
 import json
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ import torch
 from jaxtyping import Float, Float32, Int, UInt8
 from numpy import ndarray
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from torchslots.data.transforms import mask_boxes
 from torchslots.io.errors import UserError
 
 
-class Hint(NamedTuple):
-    """Where the objects are in the first frame, in the coordinates of the whole frame.
-
-    `boxes` are (ymin, xmin, ymax, xmax), in [0, 1] or, with `in_pixels`, in pixels; a row of zeros is an
-    absent object. `ids` are 0 for background and 1 to n for objects. `where` names the source in messages.
-    """
+class FirstFrameHint(NamedTuple):
+    """Conditioning: where the objects are in the first frame, in coordinates of the whole frame."""
 
     boxes: Float32[ndarray, "n 4"] | None = None
+    """(ymin, xmin, ymax, xmax); a row of zeros is an absent object. None: no hint."""
     in_pixels: bool = False
+    """Whether boxes are in pixels, in place of [0, 1]."""
     ids: Int[ndarray, "H W"] | None = None
+    """0 for background, 1 to n for objects; None: boxes alone."""
     where: str = "boxes"
+    """Name of the source, for errors."""
 
 
-def read_boxes(file: Path) -> Hint:
+def read_boxes(file: Path) -> FirstFrameHint:
     """First-frame boxes from JSON.
 
     Either a list of (ymin, xmin, ymax, xmax) in [0, 1], or `{"boxes": [...], "format": "yxyx" or "xyxy",
@@ -56,7 +56,9 @@ def read_boxes(file: Path) -> Hint:
     return box_hint(found["boxes"], in_pixels=in_pixels, where=str(file), flip=flip)
 
 
-def box_hint(boxes: Any, *, in_pixels: bool = False, where: str = "boxes", flip: bool = False) -> Hint:
+def box_hint(
+    boxes: Any, *, in_pixels: bool = False, where: str = "boxes", flip: bool = False
+) -> FirstFrameHint:
     """A checked hint from rows of four numbers.
 
     Args:
@@ -82,30 +84,30 @@ def box_hint(boxes: Any, *, in_pixels: bool = False, where: str = "boxes", flip:
                 f"{where}: box {i} is ymin {ymin:g}, xmin {xmin:g}, ymax {ymax:g}, xmax {xmax:g}. It needs "
                 'min < max in [0, 1]; files may say "normalized": false (pixels), "format": "xyxy" (x first).'
             )
-    return Hint(boxes=rows, in_pixels=in_pixels, where=where)
+    return FirstFrameHint(boxes=rows, in_pixels=in_pixels, where=where)
 
 
-def read_mask(file: Path) -> Hint:
-    """First-frame mask from an indexed or grey picture: 0 is background, every other value an object.
+def read_mask(file: Path) -> FirstFrameHint:
+    """First-frame mask from an indexed or grey image: 0 is background, every other value an object.
 
     Raises:
-        UserError: no picture, a colour picture, or a mask without objects.
+        UserError: no image, a colour image, or a mask without objects.
     """
     try:
         with Image.open(file) as image:
             mode, values = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(
-            f"{file} cannot be read as a picture: {error}. A mask is an indexed or grey PNG."
+            f"{file} cannot be read as an image: {error}. A mask is an indexed or grey PNG."
         ) from error
     if values.ndim != 2:
         raise UserError(
-            f"{file} is a colour picture ({mode}). A mask is an indexed or grey PNG: 0 is background."
+            f"{file} is a colour image ({mode}). A mask is an indexed or grey PNG: 0 is background."
         )
     return mask_hint(values, where=str(file))
 
 
-def mask_hint(values: ndarray, *, where: str = "masks") -> Hint:
+def mask_hint(values: ndarray, *, where: str = "masks") -> FirstFrameHint:
     """A hint from integer ids [H, W]; objects are numbered 1 to n in the order of their ids.
 
     Raises:
@@ -116,26 +118,22 @@ def mask_hint(values: ndarray, *, where: str = "masks") -> Hint:
     found = np.unique(values)
     objects = found[found != 0]
     if not len(objects):
-        raise UserError(f"{where} holds only background (0). Give each object a number of its own.")
+        raise UserError(f"{where} holds only background (0). Give each object an id of its own.")
     ids = np.where(values == 0, 0, np.searchsorted(objects, values) + 1).astype(np.int32)
-    return Hint(boxes=_boxes_of(ids, len(objects)), ids=ids, where=where)
-
-
-def _boxes_of(ids: Int[ndarray, "H W"], count: int) -> Float32[ndarray, "n 4"]:
-    boxes = [box_of(place, ids.shape) for place in ndimage.find_objects(ids, max_label=count)]
-    return np.array(boxes, dtype=np.float32)
-
-
-def box_of(place: tuple[slice, slice], size: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """A region's (ymin, xmin, ymax, xmax) in [0, 1] of an image of `size`."""
-    rows, columns = place
-    height, width = size
-    return rows.start / height, columns.start / width, rows.stop / height, columns.stop / width
+    boxes = mask_boxes(torch.from_numpy(ids)[None], len(objects))[0].numpy()
+    return FirstFrameHint(boxes=boxes, ids=ids, where=where)
 
 
 @dataclass(frozen=True)
 class View:
-    """Which part of a frame the model sees, in pixels of the frame, and at what resolution."""
+    """The part of a frame that a model sees, and the way back.
+
+    It is the largest rectangle of the model's shape in the middle of the frame, resized to the model's resolution.
+
+    Args:
+        height, width: of the frame, in pixels.
+        resolution: height and width at which the model sees it.
+    """
 
     height: int
     width: int
@@ -143,7 +141,7 @@ class View:
 
     @property
     def crop(self) -> tuple[int, int, int, int]:
-        """Top, left, bottom, right of the largest centred rectangle of the model's shape."""
+        """Top, left, bottom and right of the rectangle, in pixels of the frame."""
         high, wide = self.resolution
         scale = min(self.height / high, self.width / wide)
         rows, columns = max(1, round(high * scale)), max(1, round(wide * scale))
@@ -162,11 +160,11 @@ class View:
         return {"frame_size": [self.height, self.width], "seen": [round(edge, 5) for edge in seen]}
 
     def shrink(self, frames: UInt8[ndarray, "T H W 3"]) -> Float[Tensor, "1 T 3 h w"]:
-        """Frames as the model takes them."""
+        """Frames as the model takes them, in [0, 1]."""
         top, left, bottom, right = self.crop
         seen = torch.from_numpy(np.ascontiguousarray(frames[:, top:bottom, left:right])).permute(0, 3, 1, 2)
-        much = bottom - top > 2 * self.resolution[0]
-        small = F.interpolate(seen.float() * (1 / 255), self.resolution, mode="bilinear", antialias=much)
+        antialias = bottom - top > 2 * self.resolution[0]
+        small = F.interpolate(seen.float() * (1 / 255), self.resolution, mode="bilinear", antialias=antialias)
         return small[None].clamp(0, 1)
 
     def enlarge(self, masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[ndarray, "T H W"]:
@@ -179,16 +177,20 @@ class View:
         canvas[:, top:bottom, left:right] = _winners(masks, (bottom - top, right - left)).numpy()
         return canvas
 
-    def paste(self, pictures: UInt8[ndarray, "T h w 3"]) -> UInt8[ndarray, "T H W 3"]:
-        """Pictures as the model sees them, put back into frames that are black outside the crop."""
+    def paste(self, images: UInt8[ndarray, "T h w 3"]) -> UInt8[ndarray, "T H W 3"]:
+        """Images at the model's resolution, put back into frames that are black outside the crop."""
         top, left, bottom, right = self.crop
-        frames = np.zeros((len(pictures), self.height, self.width, 3), np.uint8)
-        for frame, picture in zip(frames, pictures):
-            frame[top:bottom, left:right] = resized(picture, (bottom - top, right - left))
+        frames = np.zeros((len(images), self.height, self.width, 3), np.uint8)
+        for frame, image in zip(frames, images):
+            frame[top:bottom, left:right] = resized(image, (bottom - top, right - left))
         return frames
 
-    def conditioning(self, hint: Hint) -> dict[str, Tensor]:
-        """The hint in the model's view: `boxes` [1, 1, n, 4]; of a mask also `segmentations` [1, 1, h, w]."""
+    def conditioning(self, hint: FirstFrameHint) -> dict[str, Tensor]:
+        """The hint in the model's view: `boxes` [1, 1, n, 4]; of a mask also `segmentations` [1, 1, h, w].
+
+        Raises:
+            UserError: an object outside the view, or a mask of another size than the frame.
+        """
         batch = {} if hint.boxes is None else {"boxes": torch.from_numpy(self._boxes(hint))[None, None]}
         if hint.ids is not None:
             top, left, bottom, right = self.crop
@@ -196,11 +198,11 @@ class View:
             batch["segmentations"] = F.interpolate(ids, self.resolution, mode="nearest-exact").int()
         return batch
 
-    def _boxes(self, hint: Hint) -> Float[ndarray, "n 4"]:
+    def _boxes(self, hint: FirstFrameHint) -> Float[ndarray, "n 4"]:
         if hint.ids is not None and hint.ids.shape != (self.height, self.width):
             raise UserError(
                 f"{hint.where} is {hint.ids.shape[1]}x{hint.ids.shape[0]} pixels, the first frame "
-                f"{self.width}x{self.height}. Draw the mask on the frame itself."
+                f"{self.width}x{self.height}. Give a mask of the frame's own size."
             )
         top, left, bottom, right = self.crop
         boxes = np.array(hint.boxes, dtype=np.float32)
@@ -219,7 +221,7 @@ class View:
 
 
 def _winners(masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[Tensor, "T H W"]:
-    """Enlarge one slot at a time and keep the best so far; copies of a slot differ by rounding only."""
+    """The slot with the largest enlarged mask, by more than rounding, which is all that copies of a slot differ by."""
     best = torch.zeros(len(masks), 1, *size)
     winner = torch.zeros(len(masks), 1, *size, dtype=torch.int32)
     for slot in range(masks.shape[1]):

@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
+from torchslots.io.files import write_file
+
 Pixels = NDArray[np.uint8]
 Ids = NDArray[Any]
 Numbers = Sequence[int | float] | NDArray[Any]
@@ -335,7 +337,7 @@ def _figure(title: str, x_label: str, y_label: str) -> tuple[Any, Any]:
 def _save(figure: Any, out: Path) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    out.write_bytes(buffer.getvalue())
+    write_file(out, buffer.getvalue())
     return out
 
 

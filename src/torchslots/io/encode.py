@@ -13,9 +13,10 @@ from numpy import ndarray
 from PIL import Image
 
 from torchslots.io.errors import UserError
-from torchslots.io.files import replacing
+from torchslots.io.files import atomic_file
 
 _H264 = ("libx264", "libopenh264")
+_CONTAINERS = {".mp4": "mp4", ".m4v": "ipod", ".mov": "mov", ".mkv": "matroska"}
 
 
 def write_video(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps: float | int = 12) -> None:
@@ -31,13 +32,14 @@ def write_video(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps
     import av
 
     path = Path(path)
-    if path.suffix.lower() not in (".mp4", ".m4v", ".mov", ".mkv"):
+    if path.suffix.lower() not in _CONTAINERS:
         raise UserError(f"{path}: videos are written as .mp4, .mov or .mkv. Choose one of these endings.")
     first, frames = _peek(path, frames)
     codec = _encoder(path)
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         try:
-            with av.open(str(part), "w", container_options={"movflags": "+faststart"}) as container:
+            kind = _CONTAINERS[path.suffix.lower()]
+            with av.open(str(part), "w", kind, container_options={"movflags": "+faststart"}) as container:
                 stream = _video_stream(container, codec, first, fps)
                 for frame in frames:
                     container.mux(stream.encode(_encodable(frame)))
@@ -60,7 +62,7 @@ def write_gif(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps: 
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in clip]
     ends = [round(100 * (i + 1) / fps) for i in range(len(clip))]
     durations = [max(10 * (end - start), 20) for start, end in zip([0, *ends], ends)]
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         more = {"append_images": indexed[1:], "duration": durations, "loop": 0} if len(indexed) > 1 else {}
         indexed[0].save(part, format="GIF", save_all=len(indexed) > 1, disposal=1, **more)
 
@@ -71,7 +73,7 @@ def write_png(path: Path | str, image: UInt8[ndarray, "H W *C"]) -> None:
     Raises:
         UserError: no space left, or a folder that cannot be written.
     """
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         Image.fromarray(np.ascontiguousarray(image)).save(part, format="PNG")
 
 
@@ -92,7 +94,7 @@ def write_palette_png(
         )
     image = Image.fromarray(np.ascontiguousarray(ids.astype(np.uint8)))
     image.putpalette(np.ascontiguousarray(palette[:256]).tobytes())
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         image.save(part, format="PNG")
 
 

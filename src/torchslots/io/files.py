@@ -1,4 +1,4 @@
-"""Files and folders that are written as a whole or not at all, and what a disk refuses told in a sentence."""
+"""Files and folders that are written as a whole or not at all; a lock; the free space of a disk."""
 
 import contextlib
 import errno
@@ -14,187 +14,163 @@ from safetensors import SafetensorError
 
 from torchslots.io.errors import UserError, first_line
 
-ASIDE = ".aside_"
-"""Begins the name of what is still being written."""
+SPARE = 64 << 20
+"""Bytes of disk that are left free."""
+ADVICE = "What was there before is untouched. Free some space or choose another folder."
+_BUSY = (errno.EACCES, errno.EAGAIN)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all: aside, flushed to the disk, then renamed.
+@contextmanager
+def disk_errors(path: Path, advice: str = ADVICE) -> Iterator[None]:
+    """Turn what a disk refuses into a `UserError` that names `path` and ends with `advice`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = isinstance(error, OSError) and error.errno in _FULL
+        reason = "No space left on device" if full else getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{path} cannot be written: {reason}. {advice}") from error
+
+
+@contextmanager
+def atomic_files(*paths: Path, durable: bool = False, advice: str = ADVICE) -> Iterator[list[Path]]:
+    """Temporary paths beside `paths` that take their names together when the block ends well, else are removed.
+
+    Args:
+        durable: what was written has reached the disk before it takes its name.
+        advice: the end of the message where the disk refuses.
 
     Raises:
-        UserError: no space or no permission; what was there before is untouched.
+        UserError: the disk is full, or a folder cannot be written; what was there before is untouched.
     """
-    aside = path.with_name(f"{ASIDE}{path.name}_{os.getpid()}")
-    with disk(path, "What was there before is untouched."):
+    parts = [_part(path) for path in paths]
+    with disk_errors(paths[0], advice):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_synced(aside, data)
-            aside.replace(path)
-            sync_folder(path.parent)
+            for path in paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            yield parts
+            if durable:
+                _sync(*parts)
+            for part, path in zip(parts, paths):
+                part.replace(path)
+            if durable:
+                _sync(*{path.parent for path in paths})
         finally:
-            _remove(aside)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+            for part in parts:
+                with contextlib.suppress(OSError):
+                    part.unlink(missing_ok=True)
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second process out of the folder while the block runs; the lock ends with its process, even a killed one.
+def atomic_file(path: Path | str, *, durable: bool = False, advice: str = ADVICE) -> Iterator[Path]:
+    """`atomic_files` for one file. The temporary path ends with `.part`, so state the format to encoders."""
+    with atomic_files(Path(path), durable=durable, advice=advice) as (part,):
+        yield part
+
+
+def write_file(path: Path, data: bytes | str, *, durable: bool = False, advice: str = ADVICE) -> None:
+    """Write bytes, or text in UTF-8, as `atomic_files` does."""
+    with atomic_file(path, durable=durable, advice=advice) as part:
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
+    """A temporary folder that takes the name `path` once the files in it are on the disk, else is removed.
+
+    An older folder of that name gives way to it.
 
     Raises:
-        UserError: another process is in it.
+        UserError: the disk is full, or the folder cannot be written; an older one is untouched.
     """
-    with disk(folder, "Nothing was changed."):
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        _lock(handle, folder)
-        yield
-    finally:
-        os.close(handle)
+    part = _part(path)
+    with disk_errors(path, advice):
+        try:
+            part.mkdir(parents=True)
+            yield part
+            _sync(*part.iterdir(), part)
+            if path.exists():
+                old = _part(path)
+                path.rename(old)
+                part.rename(path)
+                shutil.rmtree(old)
+            else:
+                part.rename(path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
-def _lock(handle: int, folder: Path) -> None:
-    """A POSIX lock: loading processes do not inherit it. A file system that cannot lock is trusted."""
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise UserError(
-                f"Another process is training in {folder}. Wait for it, or choose another run folder."
-            ) from error
-
-
-@contextmanager
-def disk(path: Path, comfort: str) -> Iterator[None]:
-    """Turn what a disk refuses into a message."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"Cannot write {path}: {error.strerror or error}. {comfort} Free some space or choose another "
-            f"run folder, then give the same command again."
-        ) from error
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Rename `source` to `target`; an older folder of that name is set aside first and then removed."""
-    if target.exists():
-        old = target.with_name(f"{ASIDE}old_{target.name}_{os.getpid()}")
-        target.rename(old)
-        source.rename(target)
-        shutil.rmtree(old)
-    else:
-        source.rename(target)
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def clear_aside(run: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for path in (*run.glob(f"{ASIDE}*"), *(run / "checkpoints").glob(f"{ASIDE}*")):
+def remove_partial(folder: Path, name: str = "*") -> None:
+    """Remove what a killed process left half-written of the files and folders called `name` in `folder`."""
+    for path in (*folder.glob(f".{name}.*.part"), *folder.glob(f".aside_{name}")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    if path.exists():
-        path.unlink()
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends well, and is removed otherwise.
+def locked(file: Path, busy: str | None = None, *, advice: str = ADVICE) -> Iterator[None]:
+    """Keep other processes out while the block runs; the lock ends with its process, even a killed one.
+
+    It is a POSIX lock, which the processes of a data loader do not inherit. A file system that cannot lock is trusted.
+
+    Args:
+        busy: the message where another process has the lock; None: wait for it.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written.
+        UserError: another process has the lock, or the file cannot be made.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    with disk_errors(file.parent, advice):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise UserError(
-                f"No space left to write {path} ({error.strerror}). Free some space or choose another folder."
-            ) from error
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}). Choose another folder."
-        ) from error
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except OSError as error:
+            if busy and error.errno in _BUSY:
+                raise UserError(busy) from error
+        yield
     finally:
-        part.unlink(missing_ok=True)
+        os.close(handle)
 
 
-@contextlib.contextmanager
-def atomic_file(path: Path):
-    """A temporary path in the same folder; on success it replaces `path`, on failure it is removed.
+def check_space(folder: Path, needed: float, advice: str, what: str = "") -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Args:
+        needed: bytes; `SPARE` are left free besides.
+        what: needs them; none: `folder` itself.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        UserError: fewer are free; the message ends with `advice`.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-SPARE = 64 << 20
-"""Bytes of disk that are left free."""
-
-
-def check_space(folder: Path, needed: int) -> None:
     place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(place).free
     if needed + SPARE > free:
+        who, where = (what, f" in {folder}") if what else (folder, "")
         raise UserError(
-            f"{folder} needs {gigabytes(needed)} more, but only {gigabytes(free)} are free. Free space, "
-            "choose another --root, or take fewer files with --split or --shards."
+            f"{who} needs {size_text(needed)} more{where}, but only {size_text(free)} are free. {advice}"
         )
 
 
-def gigabytes(size: int) -> str:
+def size_text(size: float) -> str:
+    """Bytes in words: 1.2 GB, 114 MB, 900 bytes."""
+    if size < 1e6:
+        return f"{size:,.0f} bytes"
     return f"{size / 1e9:.1f} GB" if size > 1e9 else f"{size / 1e6:.0f} MB"
 
 
-@contextmanager
-def replaced_together(folder: Path, names: tuple[str, ...]) -> Iterator[list[Path]]:
-    """Paths to write to; all of them take their names' places once all are on the disk, or none does."""
-    drafts = [folder / f".{name}.{os.getpid()}.tmp" for name in names]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield drafts
-        for draft in drafts:
-            with draft.open("rb+") as written:
-                os.fsync(written.fileno())
-        for draft, name in zip(drafts, names):
-            draft.replace(folder / name)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"The model could not be written to {folder}: {first_line(error)}.") from error
-    finally:
-        for draft in drafts:
-            if folder.is_dir():
-                draft.unlink(missing_ok=True)
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+
+
+def _sync(*paths: Path) -> None:
+    """Have files and folders reach the disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

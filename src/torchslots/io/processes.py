@@ -36,6 +36,8 @@ class processes:
 
         import torch
 
+        if torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return 0, 1
         torch.distributed.init_process_group("nccl" if self.device.startswith("cuda") else "gloo")

@@ -20,7 +20,6 @@ from torchslots.io import films
 from torchslots.io import images as pictures
 from torchslots.io.encode import write_gif, write_palette_png, write_png, write_video
 from torchslots.io.errors import UserError
-from torchslots.io.files import replacing
 from torchslots.io.films import FILM_SUFFIXES
 from torchslots.io.images import PICTURE_SUFFIXES, natural_key, picture_files, read_image
 
@@ -34,7 +33,6 @@ __all__ = [
     "picture_files",
     "read_frames",
     "read_image",
-    "replacing",
     "write_gif",
     "write_palette_png",
     "write_png",

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from torchslots.io.errors import UserError, nearest
-from torchslots.metrics.image import PictureMean, psnr, squared_error, ssim
+from torchslots.metrics.image import psnr, squared_error, ssim
 from torchslots.metrics.lpips import load_lpips
 from torchslots.metrics.networks.i3d import load_i3d
 from torchslots.metrics.networks.inception import load_inception
@@ -132,9 +133,10 @@ class PictureScores:
             )
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def _mean(self) -> PictureMean:
-        """With an update of no frame: a process may well be given none."""
-        mean = PictureMean().to(self._device)
+    def _mean(self) -> MeanMetric:
+        """Over all frames of all processes, in float64; updated without a frame, for a process may be given none."""
+        mean = MeanMetric(nan_strategy="disable").to(self._device)
+        mean.set_dtype(torch.float64)
         mean.update(torch.zeros(0, device=self._device))
         return mean
 

@@ -33,6 +33,11 @@ class ObjectCentricModel(nn.Module):
         super().__init__()
         self.slot_encoder, self.decoder, self.config = slot_encoder, decoder, config
 
+    @property
+    def monitor(self) -> str:
+        """The figure whose highest value marks the best model of a run: the decoder's."""
+        return self.decoder.monitor
+
     def encode(self, batch: Batch, state: State | None = None, attn: bool = True) -> Clip:
         """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`.
 
@@ -85,7 +90,7 @@ class ObjectCentricModel(nn.Module):
             recon: also return the pictures; masks alone are cheaper, most of all where a decoder generates.
             attn: also return the attention; without it, it may be [B, T, K, 0].
         """
-        clip = self.encode(batch, state, attn or self.decoder.draws_attn)
+        clip = self.encode(batch, state, attn or self.decoder.needs_attn)
         return self.explain(clip, slot_recon, recon)
 
     def explain(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Prediction:

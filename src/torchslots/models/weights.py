@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from torchslots._version import __version__
 from torchslots.io.errors import UserError, first_line
-from torchslots.io.files import replaced_together
+from torchslots.io.files import atomic_files, write_file
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -60,7 +60,10 @@ def save_pretrained(
     folder, family = Path(folder), config.family
     settings = {"torchslots": __version__, "family": family, "model": dataclasses.asdict(config)}
     tensors = {name: _own_copy(tensor) for name, tensor in model.state_dict().items()}
-    with replaced_together(folder, (WEIGHTS_NAME, CONFIG_NAME)) as (weights_file, config_file):
+    with atomic_files(folder / WEIGHTS_NAME, folder / CONFIG_NAME, durable=True) as (
+        weights_file,
+        config_file,
+    ):
         save_file(tensors, weights_file, metadata={"format": "pt"})
         config_file.write_text(json.dumps(settings, indent=2) + "\n")
     _write_card(folder / CARD_NAME, family, model.load_function, tensors, card or {})
@@ -188,5 +191,5 @@ import torchslots
 model = torchslots.{load_function}("this folder or hub id")
 ```
 """
-    with replaced_together(file.parent, (file.name,)) as (draft,):
-        draft.write_text(text + "".join(f"\n{line}" for line in lines) + ("\n" if lines else ""))
+    text += "".join(f"\n{line}" for line in lines) + ("\n" if lines else "")
+    write_file(file, text, durable=True)

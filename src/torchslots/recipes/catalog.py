@@ -15,7 +15,7 @@ from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes import isa, savi, slot_attention, statm, steve, steve_joint, tokenizers
 from torchslots.recipes import savi_slotdiffusion as savi_pytorch
 from torchslots.recipes import slotdiffusion as slotdiffusion_ldm
-from torchslots.recipes.config import ModelConfig, Recipe, from_dict
+from torchslots.recipes.config import ModelConfig, Recipe, current_name, from_dict
 
 Built = ObjectCentricModel | Tokenizer
 """What recipes train: slots, or a code of images that is trained before them."""
@@ -107,23 +107,24 @@ def read_recipe(file: Path) -> Recipe:
     """
     try:
         values = json.loads(file.read_text())
-        family = next(
-            name for name, family in FAMILIES.items() if set(values["model"]) == _fields(family.config)
-        )
+        family = values.pop("family", None) or _family_of(values["model"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is not a recipe: {error}. Give a folder that `torchslots train` made."
         ) from error
-    except StopIteration:
-        raise UserError(
-            f"{file} describes a model that this version does not know. Train again, or update."
-        ) from None
+    if family not in FAMILIES:
+        raise UserError(f"{file} describes a model that this version does not know. Train again, or update.")
     model = from_dict(FAMILIES[family].config, values.pop("model"), f"{file}: model")
     return from_dict(Recipe, {**values, "model": model}, str(file))
 
 
-def _fields(config: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(config)}
+def _family_of(values: dict[str, Any]) -> str | None:
+    """The family whose numbers have these names, for runs that do not tell theirs."""
+    for name, family in FAMILIES.items():
+        known = {field.name for field in dataclasses.fields(family.config)}
+        if {current_name(family.config, key) for key in values} == known:
+            return name
+    return None
 
 
 def build_family(name: str, values: dict[str, Any], where: str = "config.json") -> tuple[ModelConfig, Built]:

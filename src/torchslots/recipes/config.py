@@ -5,10 +5,11 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
 
 from torchslots.data.config import DataConfig
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, nearest
 
 __all__ = [
     "DataConfig",
@@ -17,8 +18,12 @@ __all__ = [
     "OptimConfig",
     "Recipe",
     "TrainConfig",
+    "current_flags",
+    "current_item",
+    "current_name",
     "from_dict",
     "to_json",
+    "with_changes",
 ]
 
 
@@ -26,7 +31,7 @@ __all__ = [
 class ModelConfig:
     """Base of every system's model numbers; `recipes/catalog.py` knows how to build each."""
 
-    family: ClassVar[str]
+    family: ClassVar[str] = ""
     """The name under which its models are saved, a key of `recipes.catalog.FAMILIES`."""
 
 
@@ -132,13 +137,31 @@ class Recipe:
     evaluation: EvalConfig = EvalConfig()
 
 
+OLD_NAMES: dict[str, dict[str, str]] = {
+    "CodeTransformerConfig": {"forget": "token_dropout"},
+    "DiffusionConfig": {"prediction": "prediction_type"},
+    "IsaConfig": {
+        "frames": "initial_pose",
+        "draws": "scale_sampling",
+        "values_in_frame": "relative_values",
+        "tell_frames": "append_pose",
+    },
+    "SteveConfig": {"writer": "transformer"},
+    "SteveJointConfig": {"writer": "transformer"},
+}
+"""Fields that had another name in models and runs saved before: by class, old name to new."""
+OLD_VALUES: dict[str, dict[str, dict[str, str]]] = {"IsaConfig": {"initial_pose": {"drawn": "sampled"}}}
+"""Values that were written otherwise before: by class and (new) field, old value to new."""
+
+
 def to_json(config: Any) -> str:
-    """A frozen dataclass as JSON text."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
+    """A frozen dataclass as JSON text; a recipe's tells its model's family, too."""
+    family = {"family": config.model.family} if isinstance(config, Recipe) else {}
+    return json.dumps(family | dataclasses.asdict(config), indent=2)
 
 
 def from_dict(kind: type, values: dict[str, Any], where: str) -> Any:
-    """Rebuild a frozen dataclass from what `to_json` wrote; lists become tuples again.
+    """Rebuild a frozen dataclass from what `to_json` wrote, by this version or an older one; lists become tuples again.
 
     Raises:
         UserError: an unknown or ill-typed field, naming `where` it was read.
@@ -146,25 +169,107 @@ def from_dict(kind: type, values: dict[str, Any], where: str) -> Any:
     known, hints = [field.name for field in dataclasses.fields(kind)], typing.get_type_hints(kind)
     fields = {}
     for key, value in values.items():
-        if key not in known:
+        name, value = _current(kind, key, value)
+        if name not in known:
             raise UserError(f"{where}: {kind.__name__} has no field `{key}`. It has: {', '.join(known)}.")
-        fields[key] = _revive(hints[key], value, f"{where}: {key}")
+        fields[name] = _revive(hints[name], value, f"{where}: {name}")
     try:
         return kind(**fields)
     except TypeError as error:
         raise UserError(f"{where}: {error}. Write the file again with this version of torchslots.") from error
 
 
+_Config = TypeVar("_Config")
+
+
+def with_changes(config: _Config, **changes: Any) -> _Config:
+    """A frozen dataclass with some fields changed; nested ones by dotted name, `**{"decoder.grid": (4, 4)}`.
+
+    Raises:
+        UserError: no such field, with the nearest names; a value of the wrong type.
+    """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise UserError(f"There is nothing to change in {config!r} by {', '.join(changes)}. Give all of it.")
+    hints, fields = typing.get_type_hints(type(config)), {}
+    nested: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        head, _, rest = path.partition(".")
+        name, value = _current(type(config), head, value)
+        if name not in vars(config):
+            known = f"It has: {', '.join(vars(config))}."
+            raise UserError(
+                f"{type(config).__name__} has no field `{name}`. {nearest(name, vars(config))} {known}"
+            )
+        if rest:
+            nested.setdefault(name, {})[rest] = value
+        else:
+            fields[name] = _revive(hints[name], value, f"{type(config).__name__}.{name}")
+    for name, inner in nested.items():
+        fields[name] = with_changes(fields.get(name, getattr(config, name)), **inner)
+    return dataclasses.replace(config, **fields)
+
+
+def current_item(config: Any, path: str, value: Any = None) -> tuple[str, Any]:
+    """A dotted name inside `config` and its value as this version writes them.
+
+    Args:
+        path: such as `model.decoder.grid`, under names of today or of older versions; may be of something else.
+    """
+    head, dot, rest = path.partition(".")
+    head, value = _current(type(config), head, value)
+    inner = vars(config).get(head) if dataclasses.is_dataclass(config) else None
+    if dot:
+        rest, value = current_item(inner, rest, value)
+    return head + dot + rest, value
+
+
+def current_flags(config: Any, words: list[str]) -> list[str]:
+    """A command line whose flags `--dotted.name VALUE` set fields of `config`, as this version writes them."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1].startswith("--"):
+            name = found[-1][2:].replace("-", "_")
+            word = current_item(config, name, word)[1]
+        if word.startswith("--"):
+            flag, equals, value = word[2:].partition("=")
+            name, value = current_item(config, flag.replace("-", "_"), value)
+            word = f"--{name.replace('_', '-')}{equals}{value}" if name != flag.replace("-", "_") else word
+        found.append(word)
+    return found
+
+
+def current_name(kind: type, name: str) -> str:
+    """The name of a field of a dataclass in this version."""
+    return OLD_NAMES.get(kind.__name__, {}).get(name, name)
+
+
+def _current(kind: type, name: str, value: Any) -> tuple[str, Any]:
+    """A field's name and value as this version writes them."""
+    name = current_name(kind, name)
+    values = OLD_VALUES.get(kind.__name__, {}).get(name, {})
+    return name, values.get(value, value) if isinstance(value, str) else value
+
+
 def _revive(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
         return from_dict(hint, value, where)
     origin = typing.get_origin(hint)
-    if origin is tuple and isinstance(value, list):
+    if origin is Literal and value not in typing.get_args(hint):
+        raise UserError(
+            f"{where} should be one of {', '.join(map(str, typing.get_args(hint)))}, got {value!r}."
+        )
+    if hint is Path:
+        return Path(value)
+    if origin is tuple and isinstance(value, list | tuple):
         inner = typing.get_args(hint)[0]
         return tuple(_revive(inner, item, where) for item in value)
     if origin in (typing.Union, types.UnionType) and value is not None:
         options = [option for option in typing.get_args(hint) if option is not types.NoneType]
         return _revive(_fitting(options, value), value, where)
+    if origin is Literal and value not in typing.get_args(hint):
+        raise UserError(
+            f"{where} should be one of {', '.join(map(repr, typing.get_args(hint)))}, got {value!r}."
+        )
     if hint in (int, float, str, bool) and not (
         isinstance(value, hint) or (hint is float and isinstance(value, int))
     ):
@@ -173,13 +278,12 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
 
 
 def _fitting(options: list[Any], value: Any) -> Any:
-    """Of a union's types the first dataclass that has all of the given fields, else the first type."""
+    """Of a union's types the value's own, or the first dataclass that has all of the given fields, else the first."""
     for option in options:
-        known = (
-            {field.name for field in dataclasses.fields(option)}
-            if dataclasses.is_dataclass(option)
-            else set()
-        )
-        if isinstance(value, dict) and set(value) <= known:
+        if type(value) is option:
             return option
+        if isinstance(option, type) and dataclasses.is_dataclass(option) and isinstance(value, dict):
+            known = {field.name for field in dataclasses.fields(option)}
+            if {current_name(option, name) for name in value} <= known:
+                return option
     return options[0]

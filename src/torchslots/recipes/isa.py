@@ -26,7 +26,7 @@ from torchslots.models.slots.attention import Corrector, SlotAttention
 from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.models.slots.initializers import Learned
 from torchslots.models.slots.invariant import InvariantSlotAttention
-from torchslots.models.slots.poses import LearnedFrames, SampledPoses, WithPoses
+from torchslots.models.slots.poses import LearnedPoses, SampledPoses, WithPoses
 from torchslots.models.slots.predictors import IdentityPredictor
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 from torchslots.recipes.savi import CnnConfig, ResNetConfig
@@ -52,7 +52,7 @@ class PixelDecoderConfig:
     chunk: int | None = None
     """Pictures, one for each slot, painted at once; fewer need less memory. None: all."""
 
-    def drawn(self) -> tuple[int, int]:
+    def image_size(self) -> tuple[int, int]:
         """Height and width of the picture."""
         return self.grid
 
@@ -68,7 +68,7 @@ class CnnDecoderConfig:
     chunk: int | None = None
     """Pictures, one for each slot, painted at once; fewer need less memory. None: all."""
 
-    def drawn(self) -> tuple[int, int]:
+    def image_size(self) -> tuple[int, int]:
         """Height and width of the picture."""
         factor = math.prod(self.strides)
         return self.grid[0] * factor, self.grid[1] * factor
@@ -99,15 +99,15 @@ class IsaConfig(ModelConfig):
     """Hidden width of the grid encoder, the perceptron over tokens and places as slots see them."""
     position_hidden: int = 128
     """Hidden width of the perceptron behind the encoder's position embeddings, where it has them."""
-    frames: Literal["drawn", "learned"] = "drawn"
-    """Where frames start."""
-    draws: Literal["independent", "correlated"] = "independent"
-    """Drawn scales: independent of drawn positions, or a function of them as in the released code without rotation."""
+    initial_pose: Literal["sampled", "learned"] = "sampled"
+    """Where the poses of slots start."""
+    scale_sampling: Literal["independent", "correlated"] = "independent"
+    """Sampled scales: independent of sampled positions, or a function of them, as released without rotation."""
     scale_factor: float = 5.0
     """Divides the grid in a slot's frame, besides its scale."""
-    values_in_frame: bool = True
+    relative_values: bool = True
     """Values, too, hold places as the slot sees them; otherwise keys only."""
-    tell_frames: bool = False
+    append_pose: bool = False
     """Slots learn the numbers of their frames before each update, which ends the invariance."""
     rotation_limit: Literal[45, 90] = 45
     """Degrees that a frame may be turned either way."""
@@ -124,9 +124,9 @@ class IsaConfig(ModelConfig):
     """Recompute activations of encoder and decoder in the backward pass: less memory, slower."""
 
     def __post_init__(self) -> None:
-        if self.decoder.drawn() != tuple(self.resolution):
+        if self.decoder.image_size() != tuple(self.resolution):
             raise UserError(
-                f"The decoder draws {self.decoder.drawn()}, but the frames are {tuple(self.resolution)}. Change "
+                f"The decoder draws {self.decoder.image_size()}, but the frames are {tuple(self.resolution)}. Change "
                 "decoder.grid or decoder.strides."
             )
 
@@ -168,9 +168,9 @@ def _initializer(config: IsaConfig) -> nn.Module:
     slots = Learned(config.num_slots, config.slot_size)
     if config.invariance == "none":
         return slots
-    if config.frames == "learned":
-        return WithPoses(slots, LearnedFrames(config.num_slots, config.invariance))
-    return WithPoses(slots, SampledPoses(config.invariance, draws=config.draws))
+    if config.initial_pose == "learned":
+        return WithPoses(slots, LearnedPoses(config.num_slots, config.invariance))
+    return WithPoses(slots, SampledPoses(config.invariance, scales=config.scale_sampling))
 
 
 def _core(config: IsaConfig, input_size: int) -> SlotAttention:
@@ -198,9 +198,9 @@ def _corrector(config: IsaConfig, tokens: int) -> Corrector:
         invariant.detached(fit, config.detach) if config.detach else fit,
         start=partial(invariant.first_frame, centered=config.centered, fixed_scale=config.fixed_scale),
         scale_factor=config.scale_factor,
-        values_in_frame=config.values_in_frame,
+        relative_values=config.relative_values,
         temperature=config.temperature,
-        tell=dense(told, config.slot_size) if config.tell_frames else None,
+        tell=dense(told, config.slot_size) if config.append_pose else None,
     )
 
 
@@ -323,7 +323,7 @@ _VARIANTS: dict[str, tuple[str, Callable[[IsaConfig], IsaConfig]]] = {
     ),
     "transl_scale_v2": (
         "slots with positions and scales that keys see and values do not",
-        lambda model: replace(model, values_in_frame=False),
+        lambda model: replace(model, relative_values=False),
     ),
 }
 

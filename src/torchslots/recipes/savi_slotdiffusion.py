@@ -29,7 +29,7 @@ from torchslots.recipes.slotdiffusion_encoder import (
 
 
 @dataclass(frozen=True)
-class PaintConfig:
+class SaviPytorchDecoderConfig:
     """The decoder: slots tiled over a grid, transposed convolutions with ReLU behind each that double it until it is as
     large as the frame, and a linear map to colours and mask score."""
 
@@ -51,7 +51,7 @@ class SaviPytorchConfig(ModelConfig):
 
     family: ClassVar[str] = "savi_pytorch"
     slots: SlotsConfig = field(default_factory=SlotsConfig)
-    decoder: PaintConfig = field(default_factory=PaintConfig)
+    decoder: SaviPytorchDecoderConfig = field(default_factory=SaviPytorchDecoderConfig)
 
     def __post_init__(self) -> None:
         strides = self.strides()
@@ -161,7 +161,7 @@ def savi_pytorch_clevrtex() -> Recipe:
     num_steps = steps("clevrtex", 200, 64)
     return Recipe(
         "savi_pytorch_clevrtex",
-        SaviPytorchConfig(SLOTS["clevrtex"], PaintConfig(channels=(128, 128, 128, 128))),
+        SaviPytorchConfig(SLOTS["clevrtex"], SaviPytorchDecoderConfig(channels=(128, 128, 128, 128))),
         data("clevrtex", num_frames=1),
         _optim(4e-4, num_steps, max_grad_norm=None),
         _train(64, 5 * num_steps // 200),

@@ -30,7 +30,7 @@ from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, Optim
 
 
 @dataclass(frozen=True)
-class PictureDecoder:
+class ImageDecoderConfig:
     """Object discovery: a spatial broadcast decoder. 5x5 convolutions, ReLU behind each, stride 2 transposed, then a
     3x3 one to colours and mask score."""
 
@@ -43,7 +43,7 @@ class PictureDecoder:
 
 
 @dataclass(frozen=True)
-class PropertyHead:
+class SetPredictionConfig:
     """Set prediction: a perceptron on each slot."""
 
     hidden: int = 64
@@ -71,12 +71,12 @@ class SlotAttentionConfig(ModelConfig):
     """Rounds of slot attention. No weight depends on it: evaluation may use another."""
     mlp_size: int = 128
     """Hidden width of slot attention's perceptron."""
-    decoder: PictureDecoder | PropertyHead = PictureDecoder()
+    decoder: ImageDecoderConfig | SetPredictionConfig = ImageDecoderConfig()
     recompute: bool = False
     """Recompute activations of encoder and decoder in the backward pass: less memory, slower."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.decoder, PropertyHead):
+        if isinstance(self.decoder, SetPredictionConfig):
             return
         drawn = tuple(cells * math.prod(self.decoder.strides) for cells in self.decoder.grid)
         if drawn != tuple(self.resolution):
@@ -126,10 +126,14 @@ def _encoder(config: SlotAttentionConfig) -> FrameEncoder:
 
 def _decoder(config: SlotAttentionConfig) -> BroadcastDecoder | SetPredictionDecoder:
     numbers = config.decoder
-    return _properties(config, numbers) if isinstance(numbers, PropertyHead) else _broadcast(config, numbers)
+    return (
+        _properties(config, numbers)
+        if isinstance(numbers, SetPredictionConfig)
+        else _broadcast(config, numbers)
+    )
 
 
-def _broadcast(config: SlotAttentionConfig, numbers: PictureDecoder) -> BroadcastDecoder:
+def _broadcast(config: SlotAttentionConfig, numbers: ImageDecoderConfig) -> BroadcastDecoder:
     transposed = [stride > 1 for stride in numbers.strides]
     return BroadcastDecoder(
         PositionEmbedding(numbers.grid, config.slot_size, grid=soft_grid, stored=False),
@@ -146,7 +150,7 @@ def _broadcast(config: SlotAttentionConfig, numbers: PictureDecoder) -> Broadcas
     )
 
 
-def _properties(config: SlotAttentionConfig, numbers: PropertyHead) -> SetPredictionDecoder:
+def _properties(config: SlotAttentionConfig, numbers: SetPredictionConfig) -> SetPredictionDecoder:
     return SetPredictionDecoder(
         config.slot_size,
         numbers.hidden,
@@ -240,7 +244,7 @@ def _small(resolution: tuple[int, int], num_slots: int) -> SlotAttentionConfig:
         token_hidden=32,
         token_size=32,
         num_slots=num_slots,
-        decoder=PictureDecoder(grid=resolution, channels=(32, 32, 32), strides=(1, 1, 1)),
+        decoder=ImageDecoderConfig(grid=resolution, channels=(32, 32, 32), strides=(1, 1, 1)),
     )
 
 
@@ -254,7 +258,7 @@ def slot_attention_set_prediction() -> Recipe:
     return replace(
         base,
         name="slot_attention_set_prediction",
-        model=SlotAttentionConfig(strides=(1, 2, 2, 1), num_slots=10, decoder=PropertyHead()),
+        model=SlotAttentionConfig(strides=(1, 2, 2, 1), num_slots=10, decoder=SetPredictionConfig()),
         data=DataConfig(
             dataset="clevr",
             keys=("video", "properties"),
@@ -282,7 +286,7 @@ def slot_attention_demo() -> Recipe:
             channels=(32, 32, 32),
             strides=(2, 1, 1),
             num_slots=4,
-            decoder=PictureDecoder(grid=(8, 8), channels=(32, 16, 16), strides=(2, 2, 1)),
+            decoder=ImageDecoderConfig(grid=(8, 8), channels=(32, 16, 16), strides=(2, 2, 1)),
         ),
         data=replace(base.data, resolution=32),
         optim=_demo_optim(12_000),
@@ -302,7 +306,7 @@ def set_prediction_demo() -> Recipe:
             channels=(32, 48, 48, 48),
             strides=(2, 2, 1, 1),
             num_slots=5,
-            decoder=PropertyHead(),
+            decoder=SetPredictionConfig(),
         ),
         data=replace(base.data, resolution=64, max_instances=5, max_objects=5),
         optim=replace(_demo_optim(10_000), warmup_steps=300),

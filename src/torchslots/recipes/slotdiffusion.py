@@ -6,12 +6,11 @@ the authors' configurations (`savi_ldm_*_params-res128`). It is trained in two s
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import ClassVar, Literal, cast
 
 from torchslots.io.errors import UserError
 from torchslots.models.decoders.diffusion import DiffusionDecoder
-from torchslots.models.diffusion.samplers import Sampler, ddim, ddpm, dpm_solver
+from torchslots.models.diffusion.samplers import NamedSampler, SamplerName
 from torchslots.models.diffusion.schedule import (
     PREDICT_LATENT,
     PREDICT_NOISE,
@@ -37,9 +36,8 @@ from torchslots.recipes.slotdiffusion_encoder import (
 )
 from torchslots.recipes.tokenizers import VqvaeConfig, build_vqvae, vqvae_demo
 
-_PARAMETRIZATIONS = {"noise": PREDICT_NOISE, "latent": PREDICT_LATENT, "velocity": PREDICT_VELOCITY}
+_PREDICTION_TYPES = {"noise": PREDICT_NOISE, "latent": PREDICT_LATENT, "velocity": PREDICT_VELOCITY}
 _SCHEDULES = ("linear", "sqrt_linear", "cosine", "sqrt")
-_SAMPLERS = ("dpm_solver", "ddim", "ddpm")
 
 
 @dataclass(frozen=True)
@@ -73,24 +71,24 @@ class DiffusionConfig:
     end: float = 0.0195
     """Last variance."""
     cosine_shift: float = 0.008
-    prediction: Literal["noise", "latent", "velocity"] = "noise"
+    prediction_type: Literal["noise", "latent", "velocity"] = "noise"
     latent_scale: float = 1.0
     """Latents are divided by it; 1 in all of the authors' configurations, though 1.24 is what they measured."""
 
     def __post_init__(self) -> None:
         if self.schedule not in _SCHEDULES:
             raise UserError(f"schedule should be one of {', '.join(_SCHEDULES)}, got {self.schedule!r}.")
-        if self.prediction not in _PARAMETRIZATIONS:
+        if self.prediction_type not in _PREDICTION_TYPES:
             raise UserError(
-                f"prediction should be one of {', '.join(_PARAMETRIZATIONS)}, got {self.prediction!r}."
+                f"prediction_type should be one of {', '.join(_PREDICTION_TYPES)}, got {self.prediction_type!r}."
             )
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How pictures are drawn."""
+    """How frames are sampled."""
 
-    sampler: Literal["dpm_solver", "ddim", "ddpm"] = "dpm_solver"
+    sampler: SamplerName = "dpm_solver"
     num_steps: int = 20
     """Evaluations of the U-Net; `ddpm` makes all steps of the schedule whatever is said here."""
     snap: bool = True
@@ -103,15 +101,11 @@ class SamplingConfig:
     """Draw a progress bar."""
 
     def __post_init__(self) -> None:
-        if self.sampler not in _SAMPLERS:
-            raise UserError(f"sampler should be one of {', '.join(_SAMPLERS)}, got {self.sampler!r}.")
+        self.build()
 
-    def build(self) -> Sampler:
-        """The sampler with its numbers bound."""
-        if self.sampler == "ddpm":
-            return partial(ddpm, show=self.show)
-        function = dpm_solver if self.sampler == "dpm_solver" else ddim
-        return partial(function, num_steps=self.num_steps, show=self.show)
+    def build(self) -> NamedSampler:
+        """The sampler with its number of steps."""
+        return NamedSampler(self.sampler, self.num_steps, self.show)
 
 
 @dataclass(frozen=True)
@@ -159,7 +153,7 @@ def build_decoder(config: SlotDiffusionConfig) -> DiffusionDecoder:
         build_unet(config),
         build_vqvae(replace(config.tokenizer, perceptual=False)),
         Diffusion(betas),
-        _PARAMETRIZATIONS[numbers.prediction],
+        _PREDICTION_TYPES[numbers.prediction_type],
         sampling.build(),
         grid=config.slots.token_grid(),
         resolution=config.resolution,
@@ -250,7 +244,7 @@ def slotdiffusion_demo() -> Recipe:
         demo_slots(),
         cast(VqvaeConfig, vqvae_demo().model),
         UNetConfig((64, 96), (True, True), blocks_per_level=1, dropout=0.0, norm_groups=8),
-        DiffusionConfig(end=0.06, prediction="latent", latent_scale=0.3),
+        DiffusionConfig(end=0.06, prediction_type="latent", latent_scale=0.3),
     )
     return Recipe(
         "slotdiffusion_demo",

@@ -30,7 +30,7 @@ NormName = Literal["none", "batch", "instance", "group"]
 
 
 @dataclass(frozen=True)
-class ResNetEncoder:
+class ResNetEncoderConfig:
     """A ResNet with group norm and without max-pooling; its stages halve the resolution from the second on."""
 
     stage_sizes: tuple[int, ...] = (2, 2, 2)
@@ -40,7 +40,7 @@ class ResNetEncoder:
 
 
 @dataclass(frozen=True)
-class CnnEncoder:
+class CnnEncoderConfig:
     """Plain convolutions with ReLU between them."""
 
     channels: tuple[int, ...] = (64, 64, 64, 64)
@@ -65,7 +65,7 @@ class CnnEncoder:
 
 
 @dataclass(frozen=True)
-class TransformerPredictor:
+class TransformerPredictorConfig:
     """Slots of a frame attend to each other."""
 
     num_layers: int = 2
@@ -77,7 +77,7 @@ class TransformerPredictor:
 
 
 @dataclass(frozen=True)
-class MlpPredictor:
+class MlpPredictorConfig:
     """A perceptron on each slot."""
 
     hidden_size: int = 384
@@ -91,7 +91,7 @@ class SlotsConfig:
 
     resolution: tuple[int, int] = (128, 128)
     """Height and width of the frames."""
-    encoder: ResNetEncoder | CnnEncoder = field(default_factory=ResNetEncoder)
+    encoder: ResNetEncoderConfig | CnnEncoderConfig = field(default_factory=ResNetEncoderConfig)
     token_size: int = 192
     num_slots: int = 15
     """Each is learned."""
@@ -100,7 +100,9 @@ class SlotsConfig:
     """Rounds of slot attention in each frame."""
     mlp_size: int = 384
     """Hidden width of slot attention's perceptron."""
-    predictor: TransformerPredictor | MlpPredictor | None = field(default_factory=TransformerPredictor)
+    predictor: TransformerPredictorConfig | MlpPredictorConfig | None = field(
+        default_factory=TransformerPredictorConfig
+    )
     """What slots do between frames; None (images): nothing."""
     recurrent_size: int | None = None
     """Width of a recurrent unit behind the predictor; None: no such unit."""
@@ -110,13 +112,13 @@ class SlotsConfig:
     """Recompute activations of the encoder in the backward pass: less memory, slower."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.predictor, TransformerPredictor):
+        if isinstance(self.predictor, TransformerPredictorConfig):
             require_heads("slot_size", self.slot_size, self.predictor.num_heads)
 
     def token_grid(self) -> tuple[int, int]:
         """Height and width of the encoder's token map, and so of `Clip.attn`."""
         encoder = self.encoder
-        if isinstance(encoder, ResNetEncoder):
+        if isinstance(encoder, ResNetEncoderConfig):
             reduction = 2 ** (len(encoder.stage_sizes) - 1)
         else:
             reduction = encoder.first_stride(self.resolution)
@@ -154,7 +156,7 @@ def build_slot_encoder(config: SlotsConfig) -> SlotEncoder:
 
 
 def _frame_encoder(config: SlotsConfig) -> FrameEncoder:
-    if isinstance(config.encoder, ResNetEncoder):
+    if isinstance(config.encoder, ResNetEncoderConfig):
         backbone, channels = _resnet(config.encoder)
     else:
         backbone, channels = _convolutions(config.encoder, config.resolution), config.encoder.channels[-1]
@@ -166,19 +168,19 @@ def _frame_encoder(config: SlotsConfig) -> FrameEncoder:
     start_as_torch(encoder)
     if isinstance(backbone, ResNet):
         start_residual(backbone)
-    elif isinstance(config.encoder, CnnEncoder) and config.encoder.spread_start:
+    elif isinstance(config.encoder, CnnEncoderConfig) and config.encoder.spread_start:
         start_spread(backbone)
     return encoder
 
 
-def _resnet(config: ResNetEncoder) -> tuple[nn.Module, int]:
+def _resnet(config: ResNetEncoderConfig) -> tuple[nn.Module, int]:
     network = ResNet(
         config.stage_sizes, config.width, norm_eps=TORCH_NORM_EPS, activate_stem=True, centered=True
     )
     return network, network.output_size
 
 
-def _convolutions(config: CnnEncoder, resolution: tuple[int, int]) -> nn.Module:
+def _convolutions(config: CnnEncoderConfig, resolution: tuple[int, int]) -> nn.Module:
     strides = [config.first_stride(resolution), *(1 for _ in config.channels[1:])]
     layers = partial(torch_cnn, kernel=config.kernel, norm=config.norm, activate_last=False)
     return layers(3, config.channels, strides)
@@ -225,8 +227,8 @@ def _predictor(config: SlotsConfig) -> nn.Module:
     return LSTMPredictor(block, config.slot_size, config.recurrent_size, truncate_every=config.truncate_every)
 
 
-def _block(slot_size: int, numbers: TransformerPredictor | MlpPredictor) -> nn.Module:
-    if isinstance(numbers, MlpPredictor):
+def _block(slot_size: int, numbers: TransformerPredictorConfig | MlpPredictorConfig) -> nn.Module:
+    if isinstance(numbers, MlpPredictorConfig):
         perceptron = ResidualMlp(
             slot_size, numbers.hidden_size, from_norm=numbers.norm_first, norm_eps=TORCH_NORM_EPS
         )
@@ -244,7 +246,7 @@ def _block(slot_size: int, numbers: TransformerPredictor | MlpPredictor) -> nn.M
 
 # ----------------------------------------------------------------------------------------------- data sets
 
-_SOLIDS = SlotsConfig(encoder=CnnEncoder(), num_slots=12)
+_SOLIDS = SlotsConfig(encoder=CnnEncoderConfig(), num_slots=12)
 
 SLOTS = {
     "movi_d": SlotsConfig(),
@@ -299,12 +301,12 @@ def demo_slots() -> SlotsConfig:
     """
     return SlotsConfig(
         resolution=(32, 32),
-        encoder=CnnEncoder(channels=(32, 32, 32), stride=2, spread_start=True),
+        encoder=CnnEncoderConfig(channels=(32, 32, 32), stride=2, spread_start=True),
         token_size=64,
         num_slots=5,
         slot_size=64,
         mlp_size=128,
-        predictor=TransformerPredictor(num_layers=1, mlp_size=128, dropout=0.0),
+        predictor=TransformerPredictorConfig(num_layers=1, mlp_size=128, dropout=0.0),
     )
 
 

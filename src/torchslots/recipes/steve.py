@@ -31,7 +31,7 @@ from torchslots.recipes.tokenizers import DvaeConfig, build_dvae, dvae_demo
 
 
 @dataclass(frozen=True)
-class WriterConfig:
+class CodeTransformerConfig:
     """The transformer that writes codes."""
 
     size: int = 192
@@ -42,9 +42,8 @@ class WriterConfig:
     """Of what enters, of attention, and of what each branch adds."""
     chunk: int = 24
     """Pictures written at once; fewer need less memory."""
-    forget: float = 0.0
-    """Share of the codes before that the transformer is not told, so that it must ask the slots; 0 in the
-    papers."""
+    token_dropout: float = 0.0
+    """Share of the earlier codes that the transformer does not see, so that it must ask the slots; 0 in the papers."""
 
     def __post_init__(self) -> None:
         require_heads("size", self.size, self.num_heads)
@@ -57,7 +56,7 @@ class SteveConfig(ModelConfig):
     family: ClassVar[str] = "steve"
     slots: SlotsConfig = field(default_factory=SlotsConfig)
     tokenizer: DvaeConfig = field(default_factory=DvaeConfig)
-    writer: WriterConfig = field(default_factory=WriterConfig)
+    transformer: CodeTransformerConfig = field(default_factory=CodeTransformerConfig)
     image_temperature: float | None = None
     """Also compare the picture behind a soft draw of the codes at this temperature (the authors' is 0.1); None: codes
     alone."""
@@ -88,19 +87,19 @@ def build(config: SteveConfig) -> ObjectCentricModel:
     until they are loaded."""
     decoder = AutoregressiveDecoder(
         build_dvae(config.tokenizer),
-        build_writer(config.writer, config.slots.slot_size, config.tokenizer),
+        build_code_transformer(config.transformer, config.slots.slot_size, config.tokenizer),
         code_grid=config.tokenizer.grid,
         grid=config.slots.token_grid(),
         resolution=config.resolution,
         image_temperature=config.image_temperature,
         image_weight=config.image_weight,
-        chunk=config.writer.chunk,
+        chunk=config.transformer.chunk,
     )
     return ObjectCentricModel(build_slot_encoder(config.slots), decoder, config)
 
 
-def build_writer(
-    config: WriterConfig, slot_size: int, tokenizer: DvaeConfig, slot_bias: bool = True
+def build_code_transformer(
+    config: CodeTransformerConfig, slot_size: int, tokenizer: DvaeConfig, slot_bias: bool = True
 ) -> CodeTransformer:
     """The transformer for a tokenizer's codes, with fresh weights."""
     rows, columns = tokenizer.grid
@@ -118,7 +117,7 @@ def build_writer(
         length=rows * columns,
         dropout=config.dropout,
         slot_bias=slot_bias,
-        forget=config.forget,
+        token_dropout=config.token_dropout,
     )
 
 
@@ -198,7 +197,7 @@ def steve_demo() -> Recipe:
         SteveConfig(
             demo_slots(),
             tokenizer,
-            WriterConfig(size=96, num_layers=3, mlp_size=384, dropout=0.0, forget=0.8),
+            CodeTransformerConfig(size=96, num_layers=3, mlp_size=384, dropout=0.0, token_dropout=0.8),
             image_temperature=1.0,
             image_weight=50.0,
         ),

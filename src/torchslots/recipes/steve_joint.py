@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, trained_along
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, sampled_codes
 from torchslots.models.layers.blocks import TORCH_NORM_EPS, PreNormBlock, layer_norm, mlp
 from torchslots.models.layers.position import PositionEmbedding, cell_grid
 from torchslots.models.losses import sum_cross_entropy
@@ -24,7 +24,7 @@ from torchslots.models.slots.predictors import ModulePredictor
 from torchslots.models.tokenizers.dvae import ConvBlock
 from torchslots.recipes.config import ModelConfig, OptimConfig, Recipe, TrainConfig
 from torchslots.recipes.slotdiffusion_encoder import data, evaluation, require_heads
-from torchslots.recipes.steve import WriterConfig, build_writer
+from torchslots.recipes.steve import CodeTransformerConfig, build_code_transformer
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae
 
 _ANNEALED = DvaeConfig(temperature_steps=30_000.0, norm=False)
@@ -37,7 +37,7 @@ class SteveJointConfig(ModelConfig):
     family: ClassVar[str] = "steve_joint"
     tokenizer: DvaeConfig = _ANNEALED
     """Its resolution is the frames'; with it learn the slots and the transformer."""
-    writer: WriterConfig = field(default_factory=WriterConfig)
+    transformer: CodeTransformerConfig = field(default_factory=CodeTransformerConfig)
     channels: tuple[int, ...] = (64, 64, 64)
     """Of the encoder's 5x5 convolutions, each with ReLU, before one more to `token_size`; the first has stride 2, but
     for frames of 64 rows."""
@@ -77,16 +77,16 @@ def build(config: SteveJointConfig) -> ObjectCentricModel:
     """A model with fresh weights, all of which learn."""
     decoder = AutoregressiveDecoder(
         build_dvae(config.tokenizer),
-        build_writer(config.writer, config.slot_size, config.tokenizer, slot_bias=False),
+        build_code_transformer(config.transformer, config.slot_size, config.tokenizer, slot_bias=False),
         code_grid=config.tokenizer.grid,
         grid=config.token_grid(),
         resolution=config.resolution,
-        targets=trained_along,
+        target_codes=sampled_codes,
         frozen=False,
         error=sum_cross_entropy,
         to_native=nn.Identity(),
         from_native=nn.Identity(),
-        chunk=config.writer.chunk,
+        chunk=config.transformer.chunk,
     )
     return ObjectCentricModel(_slot_encoder(config), decoder, config)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from torchslots.data.formats.tfrecord import Compression, write_records
 from torchslots.io.errors import UserError, nearest
-from torchslots.io.files import atomic_file
+from torchslots.io.files import write_file
 from torchslots.io.progress import progress
 from torchslots.io.workers import count_cores, in_order
 from torchslots.sim import rooms, sprites, tetrominoes
@@ -187,13 +187,10 @@ def _write_clevr(folder: Path, settings: ImageSettings, pictures: Iterator[tuple
         for index in range(count):
             name = f"CLEVR_{split}_{index:06d}.png"
             data, objects = next(pictures)
-            with atomic_file(folder / "images" / split / name) as partial:
-                partial.write_bytes(data)
+            write_file(folder / "images" / split / name, data)
             scenes.append({"image_index": index, "image_filename": name, "split": split, "objects": objects})
-        with atomic_file(folder / "scenes" / f"CLEVR_{split}_scenes.json") as partial:
-            partial.write_text(
-                json.dumps({"info": {"split": split, "version": "generated"}, "scenes": scenes})
-            )
+        listed = {"info": {"split": split, "version": "generated"}, "scenes": scenes}
+        write_file(folder / "scenes" / f"CLEVR_{split}_scenes.json", json.dumps(listed))
 
 
 def _write_clevrtex(
@@ -208,8 +205,7 @@ def _write_clevrtex(
             ("_flat.png", ids),
             (".json", json.dumps(description).encode()),
         ):
-            with atomic_file(stem.with_name(stem.name + ending)) as partial:
-                partial.write_bytes(data)
+            write_file(stem.with_name(stem.name + ending), data)
 
 
 def _make_tetrominoes(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:

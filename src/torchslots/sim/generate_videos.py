@@ -16,7 +16,7 @@ import numpy as np
 
 from torchslots.data.formats.tfrecord import write_records
 from torchslots.io.errors import UserError
-from torchslots.io.files import atomic_file
+from torchslots.io.files import remove_partial, write_file
 from torchslots.io.progress import progress
 from torchslots.io.workers import count_cores, in_order
 from torchslots.sim import tfds_info
@@ -166,18 +166,15 @@ def claim(folder: Path, settings: Any) -> None:
     """
     wanted = json.loads(json.dumps(asdict(settings)))
     path = folder / _SETTINGS
+    if not path.exists():
+        write_file(path, json.dumps(wanted, indent=1))
+        return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        found = json.loads(path.read_text()) if path.exists() else None
-        if found is None:
-            with atomic_file(path) as partial:
-                partial.write_text(json.dumps(wanted, indent=1))
-    except OSError as error:
-        raise UserError(f"Cannot write to {folder}: {error.strerror}. Choose another folder.") from error
-    except ValueError as error:
+        found = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged: delete {folder} and generate again.") from error
-    different = [key for key in {**wanted, **(found or {})} if (found or {}).get(key) != wanted.get(key)]
-    if found is not None and different:
+    different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    if different:
         was, now = ({key: side.get(key) for key in different} for side in (found, wanted))
         raise UserError(
             f"{folder} was generated with {was}, now asked for {now}. Choose another folder or delete it."
@@ -205,14 +202,8 @@ def _write_missing(shards: list[Shard], settings: Settings, workers: int) -> Non
         progress(what, len(tasks), "videos") as advance,
     ):
         for entry in shards:
-            _remove_leftovers(entry.path)
+            remove_partial(entry.path.parent, entry.path.name)
             write_records(entry.path, _counted(islice(records, entry.count), advance))
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Delete what a killed run has left of this shard."""
-    for partial in path.parent.glob(f".{path.name}.*.part"):
-        partial.unlink(missing_ok=True)
 
 
 def _counted(records: Iterator[bytes], advance) -> Iterator[bytes]:
@@ -235,7 +226,5 @@ def _write_descriptions(folder: Path, settings: Settings, shards: list[Shard]) -
     texts["dataset_info.json"] = json.dumps(tfds_info.dataset_info(settings.variant, size, splits), indent=2)
     for name, text in texts.items():
         path = folder / name
-        if path.exists() and path.read_text() == text:
-            continue
-        with atomic_file(path) as partial:
-            partial.write_text(text)
+        if not path.exists() or path.read_text() != text:
+            write_file(path, text)

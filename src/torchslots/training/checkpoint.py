@@ -11,7 +11,6 @@ run/checkpoints/step_0001000/
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,19 +22,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from torchslots.io.errors import UserError
-from torchslots.io.files import (
-    ASIDE,
-    clear_aside,
-    disk,
-    replace_folder,
-    sync_folder,
-    write_file,
-    write_synced,
-)
-from torchslots.recipes.config import Recipe, from_dict, to_json
+from torchslots.io.files import atomic_folder, disk_errors, remove_partial, write_file
+from torchslots.recipes.config import Recipe, current_item, from_dict, to_json
 
 _FORMAT = 1
 _PREFIX = "step_"
+_UNTOUCHED = (
+    "The earlier checkpoints are untouched. Free some space or choose another run folder, and start again."
+)
 _FREE = (
     "train.num_workers",
     "train.log_every",
@@ -92,7 +86,8 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
     file = run / "recipe.json"
     wanted = _flatten(json.loads(to_json(recipe)))
     if file.exists():
-        found = _flatten(defaults(recipe)) | _flatten(_read_json(file))
+        written = (current_item(recipe, *item) for item in _flatten(_read_json(file)).items())
+        found = _flatten(defaults(recipe)) | {"family": recipe.model.family} | dict(written)
         differing = [key for key in sorted({*found, *wanted} - {*_FREE}) if found.get(key) != wanted.get(key)]
         if differing:
             changes = "; ".join(f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}" for key in differing)
@@ -105,8 +100,9 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
             f"{run} has checkpoints but no recipe.json, so they cannot be told apart. Choose another folder."
         )
     if write:
-        write_file(file, to_json(recipe).encode())
-        clear_aside(run)
+        write_file(file, to_json(recipe), durable=True)
+        remove_partial(run)
+        remove_partial(run / "checkpoints")
 
 
 def defaults(config: Any) -> dict[str, Any]:
@@ -132,14 +128,9 @@ def save(
             stays.
     """
     final = run / "checkpoints" / f"{_PREFIX}{state.step:07d}"
-    aside = final.with_name(f"{ASIDE}{final.name}_{os.getpid()}")
-    with disk(final, "The earlier checkpoints are untouched."):
-        try:
-            aside.mkdir(parents=True)
-            _fill(aside, state, model, training)
-            replace_folder(aside, final)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    with atomic_folder(final, advice=_UNTOUCHED) as folder:
+        _fill(folder, state, model, training)
+    with disk_errors(final.parent, _UNTOUCHED):
         _prune(run, state, keep)
     return final
 
@@ -224,10 +215,9 @@ def _fill(folder: Path, state: RunState, model: dict[str, Tensor], training: dic
     for name, tensors in (("model.safetensors", model), ("training.safetensors", training)):
         data = to_bytes(tensors)
         parts[name] = {"bytes": len(data), "crc32c": google_crc32c.value(data)}
-        write_synced(folder / name, data)
+        (folder / name).write_bytes(data)
     values = {"format": _FORMAT, "state": dataclasses.asdict(state), "files": parts}
-    write_synced(folder / "state.json", json.dumps(values, indent=2).encode())
-    sync_folder(folder)
+    (folder / "state.json").write_text(json.dumps(values, indent=2))
 
 
 def _read_part(path: Path, parts: dict[str, Any]) -> dict[str, Tensor]:

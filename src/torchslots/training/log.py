@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from torchslots.io.errors import UserError
-from torchslots.io.files import write_file
+from torchslots.io.files import disk_errors, write_file
 from torchslots.io.run_log import METRICS_NAME, _lines
 
 _T = TypeVar("_T")
@@ -128,18 +128,13 @@ def _truncate(file: Path, step: int) -> None:
     """Keep the records up to `step`; rewritten as a whole, so that a cut last line never joins the next."""
     if file.exists():
         kept = [json.dumps(record) + "\n" for record in _lines(file) if record["step"] <= step]
-        write_file(file, "".join(kept).encode())
+        write_file(file, "".join(kept), durable=True)
 
 
 def _append(file: Path, record: dict[str, Any]) -> None:
-    try:
-        with file.open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"Cannot write {file}: {error.strerror or error}. The checkpoints are untouched; free some space "
-            f"and give the same command again."
-        ) from error
+    advice = "The checkpoints are untouched: free some space and give the same command again."
+    with disk_errors(file, advice), file.open("a") as stream:
+        stream.write(json.dumps(record) + "\n")
 
 
 def _start_wandb(run: Path, settings: dict[str, Any]) -> Any:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from torchslots.data.loader import ClipDataset, train_batches
-from torchslots.evaluation import dispatch as kinds
 from torchslots.io.errors import UserError
-from torchslots.io.files import alone_in
+from torchslots.io.files import locked
 from torchslots.io.progress import progress
 from torchslots.models.types import Batch
 from torchslots.recipes.config import Recipe
@@ -35,8 +34,13 @@ BEST_FOLDER = "best"
 """Under the run: the weights with the best value of the watched metric."""
 
 
-class Savable(Protocol):
+class Trainable(Protocol):
     """What a run asks of a model besides its loss."""
+
+    @property
+    def monitor(self) -> str:
+        """The metric whose highest value marks the best model, where nobody names another."""
+        ...
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config.json and model.safetensors."""
@@ -66,7 +70,7 @@ def train(
     *,
     device: str | None = None,
     monitor: str | None = None,
-    draw: int = 4,
+    num_plots: int = 4,
     wandb: bool = False,
     skip_corrupt: bool = False,
 ) -> RunResult:
@@ -76,9 +80,8 @@ def train(
         eval_set: whole videos for the periodic evaluation; None: none is done, and there is no best model.
         run: the run's folder; see `torchslots.training.checkpoint` for what is in it.
         device: `cpu`, `cuda` or `cuda:N`; None: a GPU where there is one.
-        monitor: the metric whose highest value marks the best model; None: the usual one of this kind of model
-            (`torchslots.evaluation.dispatch`).
-        draw: videos to draw at each evaluation.
+        monitor: the metric whose highest value marks the best model; None: `model.monitor`.
+        num_plots: videos to plot at each evaluation.
         wandb: also log to Weights & Biases.
         skip_corrupt: leave out damaged records instead of stopping at the first.
 
@@ -88,13 +91,13 @@ def train(
             and what the data and the device refuse.
     """
     checkpoint.claim(run, recipe, write=False)
-    kind = kinds.kind_of(model)
     stepper = TrainStep(model, recipe.optim, replace(recipe.train, compile=None), device)
     first, rank = stepper.accelerator.is_main_process, stepper.accelerator.process_index
     if first:
         checkpoint.claim(run, recipe)
     stepper.accelerator.wait_for_everyone()
-    with alone_in(run) if first else nullcontext():
+    busy = f"Another process is training in {run}. Wait for it, or choose another run folder."
+    with locked(run / ".lock", busy) if first else nullcontext():
         state = _resume(stepper, run, first)
         if state.finished:
             again = "Choose another run folder to train again."
@@ -103,12 +106,13 @@ def train(
         log = RunLog(run, state.step, wandb=wandb, settings=dataclasses.asdict(recipe), active=first)
         with log, stop_request() as stop, explained(run, recipe.train, rank):
             skipped = SkippedRecords(skip_corrupt)
-            judge = (
+            validate = (
                 None
                 if eval_set is None
-                else Validation(recipe, kind.evaluate, stepper, eval_set, skipped, run, log, stop, draw)
+                else Validation(recipe, stepper, eval_set, skipped, run, log, stop, num_plots)
             )
-            loop = _Loop(recipe, stepper, judge, skipped, run, log, stop, state, monitor or kind.monitor)
+            watched = monitor or cast(Trainable, model).monitor
+            loop = _Loop(recipe, stepper, validate, skipped, run, log, stop, state, watched)
             return loop.run_to_end(train_set)
 
 
@@ -118,7 +122,7 @@ class _Loop:
 
     recipe: Recipe
     stepper: TrainStep
-    judge: Validation | None
+    validate: Validation | None
     skipped: SkippedRecords
     run: Path
     log: RunLog
@@ -132,8 +136,8 @@ class _Loop:
         self.stepper.model.train()
         with closing(self._batches(train_set)) as batches, self._bar(total) as advance:
             advance(self.state.step, note=self.note)
-            if self.judge is not None and self._owed():
-                self._judge_and_save(self.judge, {})
+            if self.validate is not None and self._owed():
+                self._validate_and_save(self.validate, {})
             stream = self._compile(batches) if self.state.step < total else batches
             clock = Clock()
             while self.state.step < total:
@@ -183,19 +187,19 @@ class _Loop:
     def _after(self, report: StepReport, clock: Clock) -> None:
         """Log, stop, evaluate and save as due."""
         logged = self._due(self.recipe.train.log_every) or self.state.step == 1
-        judge = self.judge if self._due(self.recipe.train.eval_every) else None
+        validate = self.validate if self._due(self.recipe.train.eval_every) else None
         saved = self._due(self.recipe.train.checkpoint_every)
-        if not (logged or judge or saved or self.stepper.stopped):
+        if not (logged or validate or saved or self.stepper.stopped):
             return
         self.stepper.drain()
         record = self._record(report, clock) if logged else {}
         if self.stepper.stopped:
             self._interrupt(record)
-        if judge is not None:
-            self._judge_and_save(judge, record)
+        if validate is not None:
+            self._validate_and_save(validate, record)
         else:
             self._write(record)
-        if saved and judge is None:
+        if saved and validate is None:
             self._save()
         clock.restart()
 
@@ -206,7 +210,7 @@ class _Loop:
     def _owed(self) -> bool:
         """The run was stopped between a step and the evaluation that was due after it."""
         step = self.state.step
-        due = step > 0 and self.judge is not None and self._due(self.recipe.train.eval_every)
+        due = step > 0 and self.validate is not None and self._due(self.recipe.train.eval_every)
         return due and self.state.evaluated_step != step
 
     def _record(self, report: StepReport, clock: Clock) -> dict[str, float]:
@@ -220,10 +224,10 @@ class _Loop:
         skipped = {"train/skipped_records": float(self.skipped.count)} if self.skipped.count else {}
         return {**record, "train/loss": sum(values), **rates, **clock.read(), **skipped}
 
-    def _judge_and_save(self, judge: Validation, record: dict[str, float]) -> None:
-        """Judge the model; a new best one is saved at once, others when a checkpoint is due."""
+    def _validate_and_save(self, validate: Validation, record: dict[str, float]) -> None:
+        """Evaluate the model; a new best one is saved at once, others when a checkpoint is due."""
         try:
-            report = judge(self.state.step)
+            report = validate(self.state.step)
         except StopNow:
             self._interrupt(record)
         metrics, step = report.metrics, self.state.step
@@ -253,7 +257,7 @@ class _Loop:
 
     def _export(self, name: str) -> None:
         if self.stepper.accelerator.is_main_process:
-            cast(Savable, self.stepper.evaluated_model()).save_pretrained(self.run / name)
+            cast(Trainable, self.stepper.evaluated_model()).save_pretrained(self.run / name)
 
     def _interrupt(self, record: dict[str, float]) -> NoReturn:
         self._write(record)

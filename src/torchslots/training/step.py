@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from torchslots.data.batch import cut_clips
-from torchslots.io.errors import UserError
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slices import to_device
 from torchslots.models.types import Batch
+from torchslots.models.weights import check_fit, shapes
 from torchslots.recipes.config import OptimConfig, TrainConfig
 from torchslots.training import optim
 from torchslots.training.accelerator import check_split, seed_step, start_accelerator
@@ -147,7 +147,7 @@ class TrainStep:
         The first pass of two is not counted: it finds memory and algorithms. Buffers that a model changes while it
         trains are put back.
         """
-        kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         for _ in range(2):
             start = time.perf_counter()
             losses = self._backward(batch, 0)
@@ -155,7 +155,7 @@ class TrainStep:
             self._update.zero_grad()
             seconds = time.perf_counter() - start
         for name, buffer in self.model.named_buffers():
-            buffer.copy_(kept[name])
+            buffer.copy_(before[name])
         return seconds
 
     def drain(self) -> None:
@@ -168,7 +168,7 @@ class TrainStep:
         self._settle(pending)
 
     def evaluated_model(self) -> nn.Module:
-        """The model to judge and to ship: the averaged one where an average is kept."""
+        """The model to evaluate and to save: the averaged one where an average is kept."""
         return self.model if self.average is None else self.average.module
 
     def training_tensors(self) -> dict[str, Tensor]:
@@ -265,18 +265,12 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     """Fill a model, all of it and nothing else.
 
     Raises:
-        UserError: names or shapes differ, naming `where` they were read and the first of them.
+        UserError: names or shapes differ, naming `where` they were read.
     """
-    own = model.state_dict()
-    wrong = sorted(set(own) ^ set(tensors)) or [
-        name for name in own if own[name].shape != tensors[name].shape
-    ]
-    if wrong:
-        raise UserError(
-            f"{where}: the weights belong to another model: {len(wrong)} tensors are missing, new or of "
-            f"another shape, first `{wrong[0]}`. Resume with the recipe that wrote them, or start in a new "
-            f"run folder."
-        )
+    remedy = "Resume with the recipe that wrote them, or start in a new run folder."
+    check_fit(
+        shapes(tensors), shapes(model.state_dict()), f"{where}: the weights belong to another model", remedy
+    )
     model.load_state_dict(tensors)
 
 

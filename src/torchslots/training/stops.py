@@ -81,7 +81,8 @@ def _keep_evidence(run: Path, error: NonFinite, rank: int) -> str:
     step = error.step + 1
     file = run / f"nonfinite_batch_step_{step}{f'_process_{rank}' if rank else ''}.safetensors"
     tensors = {key: value for key, value in error.batch.items() if isinstance(value, Tensor)}
-    write_file(file, to_bytes(tensors, {"names": json.dumps(error.batch.get("name", []))}))
+    names = json.dumps(error.batch.get("name", []))
+    write_file(file, to_bytes(tensors, {"names": names}), durable=True)
     what = (
         ", ".join(f"`{name}` is {value}" for name, value in error.culprits.items())
         or "another process's loss is bad"

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from torchslots.data.loader import ClipDataset, CorruptRecord, eval_batches
-from torchslots.evaluation.dispatch import Evaluate
+from torchslots.evaluation.evaluate import evaluate
 from torchslots.evaluation.report import EvalReport
 from torchslots.io.files import write_file
 from torchslots.models.types import Batch
@@ -21,7 +21,7 @@ from torchslots.training.log import RunLog
 from torchslots.training.step import TrainStep
 from torchslots.training.stops import StopRequest
 
-_EVALUATION = 1  # sets the random draws of an evaluation apart from those of the step before
+_EVALUATION = 1  # sets the random numbers of an evaluation apart from those of the step before
 
 
 class StopNow(Exception):
@@ -43,20 +43,19 @@ class SkippedRecords:
 
 @dataclass(frozen=True)
 class Validation:
-    """Judges a run's model on `eval_set`, whole videos, by `evaluate`, and draws `draw` of them."""
+    """Evaluates a run's model on `eval_set`, whole videos, and plots `num_plots` of them."""
 
     recipe: Recipe
-    evaluate: Evaluate
     stepper: TrainStep
     eval_set: ClipDataset
     skipped: SkippedRecords
     run: Path
     log: RunLog
     stop: StopRequest
-    draw: int
+    num_plots: int
 
     def __call__(self, step: int) -> EvalReport:
-        """Judge the model after `step` updates.
+        """Evaluate the model after `step` updates.
 
         Raises:
             StopNow: a stop was asked for meanwhile.
@@ -75,26 +74,26 @@ class Validation:
             on_skip=self.skipped,
         )
         with closing(self._unless_stopped(batches)) as watched:
-            report = self.evaluate(
+            report = evaluate(
                 self.stepper.evaluated_model(),
                 watched,
                 config,
                 device=accelerator.device,
                 precision=self.recipe.train.precision,
-                draw=self.draw,
+                num_plots=self.num_plots,
             )
-        self._draw(step, report)
+        self._plot(step, report)
         return report
 
-    def _draw(self, step: int, report: EvalReport) -> None:
-        """The middle frame of each drawn video, one above the other."""
-        panels = [drawn.panel() for drawn in report.panels]
+    def _plot(self, step: int, report: EvalReport) -> None:
+        """The middle frame of each stored video, one above the other."""
+        panels = [video.panel() for video in report.panels]
         if not panels:
             return
         sheet = _stack([panel[len(panel) // 2] for panel in panels])
         picture = BytesIO()
         Image.fromarray(sheet).save(picture, format="png")
-        write_file(self.run / "pictures" / f"step_{step}.png", picture.getvalue())
+        write_file(self.run / "pictures" / f"step_{step}.png", picture.getvalue(), durable=True)
         self.log.picture(step, "eval/slots", sheet)
 
     def _unless_stopped(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:

@@ -1,8 +1,8 @@
-"""Trained parts that a new model takes over: the image code that its decoder needs, another model's slot encoder.
+"""Trained parts that a new model takes over: the tokenizer that its decoder needs, another model's slot encoder.
 
 In Python the parts of a model are simply handed to its constructor: any `SlotEncoder` goes under any decoder of the
 same slot size, `ObjectCentricModel(trained.slot_encoder, decoder)`. Here is what the command line does, which also
-keeps the numbers in the recipe true to the parts.
+keeps the configuration in the recipe true to the parts.
 """
 
 from dataclasses import dataclass, replace
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchslots.hub import load_model, load_tokenizer
 from torchslots.io.errors import UserError
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
+from torchslots.models.weights import check_fit, shapes
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig, Recipe
 from torchslots.training import checkpoint
@@ -28,7 +29,7 @@ class Parts:
     """What a new model takes over; None: it starts with its own."""
 
     tokenizer: Tokenizer | None = None
-    """An image code; `config` says of what numbers."""
+    """A tokenizer; `config` says how it was built."""
     slots_from: ObjectCentricModel | None = None
     """A model whose slot encoder is to be copied."""
 
@@ -36,18 +37,18 @@ class Parts:
 def assemble(
     recipe: Recipe, run: Path, tokenizer: str | Path | None = None, slot_encoder: str | Path | None = None
 ) -> tuple[Recipe, catalog.Built]:
-    """The recipe with the numbers of the given parts, and its model with their weights, ready for `loop.train`.
+    """The recipe with the configuration of the given parts, and its model with their weights, ready for `loop.train`.
 
-    A run that has begun holds its image code in its checkpoints: there `tokenizer` may be left out.
+    A run that has begun holds its tokenizer in its checkpoints: there `tokenizer` may be left out.
 
     Args:
         run: the run's folder, which need not exist.
-        tokenizer: run folder, model folder or hub id of an image code.
+        tokenizer: run folder, model folder or hub id of a tokenizer.
         slot_encoder: the same of a model of slots.
 
     Raises:
-        UserError: no image code for a model that needs one, with the command that trains one; a part of another kind;
-            another image code than the run began with.
+        UserError: no tokenizer for a model that needs one, with the command that trains one; a part of another kind;
+            another tokenizer than the run began with.
     """
     begun = bool(checkpoint.list_steps(run))
     parts = Parts(
@@ -55,7 +56,7 @@ def assemble(
         None if slot_encoder is None else load_model(slot_encoder),
     )
     _check_tokenizer(recipe, parts.tokenizer, tokenizer, begun)
-    config = adopt_numbers(recipe.model, parts)
+    config = adopt_config(recipe.model, parts)
     if begun and parts.tokenizer is None:
         config = _as_begun(config, run)
     recipe = replace(recipe, model=config)
@@ -68,8 +69,8 @@ def assemble(
     return recipe, model
 
 
-def adopt_numbers(config: ModelConfig, parts: Parts) -> ModelConfig:
-    """A model's numbers with those of the parts in their places.
+def adopt_config(config: ModelConfig, parts: Parts) -> ModelConfig:
+    """A model's configuration with those of the parts in their places.
 
     Raises:
         UserError: the parts do not go together, or not with this model.
@@ -78,15 +79,15 @@ def adopt_numbers(config: ModelConfig, parts: Parts) -> ModelConfig:
     if parts.tokenizer is not None:
         changes["tokenizer"] = parts.tokenizer.config
     if parts.slots_from is not None:
-        changes |= _slot_numbers(config, parts.slots_from)
+        changes |= _slot_config(config, parts.slots_from)
     return replace(config, **changes)
 
 
 def take_weights(model: nn.Module, parts: Parts) -> None:
-    """Copy the weights of the parts into a model that was built from their numbers; an image code stays frozen.
+    """Copy the weights of the parts into a model that was built from their configuration; a tokenizer stays frozen.
 
     Raises:
-        UserError: they do not fit, naming the first tensor that does not.
+        UserError: they do not fit, naming tensors that do not.
     """
     if parts.tokenizer is not None:
         own = frozen_tokenizer(model)
@@ -100,17 +101,12 @@ def take_weights(model: nn.Module, parts: Parts) -> None:
 
 
 def frozen_tokenizer(model: nn.Module) -> Tokenizer | None:
-    """The image code below a model's decoder; None: it has none, or trains it along with the slots."""
-    if not isinstance(model, ObjectCentricModel):
-        return None
-    part = dict(model.decoder.named_children()).get("tokenizer")
-    if not isinstance(part, Tokenizer) or any(weight.requires_grad for weight in part.parameters()):
-        return None
-    return part
+    """The tokenizer below a model's decoder; None: it has none, or trains it along with the slots."""
+    return model.decoder.frozen_tokenizer() if isinstance(model, ObjectCentricModel) else None
 
 
 def next_recipe(recipe: Recipe) -> str | None:
-    """Name of a recipe, on the same data, that needs what this one trains; None: it trains no image code."""
+    """Name of a recipe, on the same data, that needs what this one trains; None: it trains no tokenizer."""
     for name, make in catalog.RECIPES.items():
         other = make()
         if _wants(other) is type(recipe.model) and other.data.dataset == _published_data(recipe):
@@ -125,10 +121,10 @@ def _published_data(recipe: Recipe) -> str:
 
 
 def _wants(recipe: Recipe) -> type | None:
-    """Type of the numbers of the trained image code that a recipe needs; None: it needs none."""
-    numbers = vars(recipe.model).get("tokenizer")
+    """Type of the configuration of the trained tokenizer that a recipe needs; None: it needs none."""
+    config = vars(recipe.model).get("tokenizer")
     trains_it = recipe.optim.tokenizer_learning_rate is not None
-    return type(numbers) if isinstance(numbers, ModelConfig) and not trains_it else None
+    return type(config) if isinstance(config, ModelConfig) and not trains_it else None
 
 
 def _check_tokenizer(
@@ -152,13 +148,12 @@ def _check_tokenizer(
 
 def _missing(recipe: Recipe) -> UserError:
     return UserError(
-        f"{recipe.name} draws in the code of a trained tokenizer: give its run with --tokenizer RUN. "
-        f"{_how_to_train(recipe)}"
+        f"{recipe.name} needs a trained tokenizer: give its run with --tokenizer RUN. {_how_to_train(recipe)}"
     )
 
 
 def _how_to_train(recipe: Recipe) -> str:
-    """The command that trains the image code a recipe needs."""
+    """The command that trains the tokenizer a recipe needs."""
     wanted, names = _wants(recipe), []
     for name, make in catalog.RECIPES.items():
         other = make()
@@ -167,14 +162,14 @@ def _how_to_train(recipe: Recipe) -> str:
     return f"Train one: torchslots train {names[0]} --root DIR --run RUN." if names else ""
 
 
-def _slot_numbers(config: ModelConfig, source: ObjectCentricModel) -> dict[str, Any]:
-    """What changes in a model's numbers when it takes over the slot encoder of another."""
-    own, theirs = (vars(numbers).get("slots") for numbers in (config, source.config))
+def _slot_config(config: ModelConfig, source: ObjectCentricModel) -> dict[str, Any]:
+    """What changes in a model's configuration when it takes over the slot encoder of another."""
+    own, theirs = (vars(one).get("slots") for one in (config, source.config))
     if own is not None and type(own) is type(theirs):
         return {"slots": theirs}
     if type(config) is type(source.config):
         return {}
-    families = [numbers.family for numbers in (source.config, config)]
+    families = [one.family for one in (source.config, config)]
     raise UserError(
         f"The slot encoder of a {families[0]} model cannot start a {families[1]} model: they are of different kinds. "
         f"Give a run of a system with the same slot encoder, or put the parts together in Python."
@@ -182,19 +177,19 @@ def _slot_numbers(config: ModelConfig, source: ObjectCentricModel) -> dict[str, 
 
 
 def _as_begun(config: ModelConfig, run: Path) -> ModelConfig:
-    """The numbers of the image code that a run began with."""
+    """The configuration of the tokenizer that a run began with."""
     found = vars(catalog.read_recipe(run / "recipe.json").model).get("tokenizer")
     same = found is not None and type(found) is type(vars(config).get("tokenizer"))
     return replace(config, tokenizer=found) if same else config
 
 
 def _check_same(run: Path, tokenizer: Tokenizer, where: str | Path | None) -> None:
-    """A run goes on with the image code it began with."""
+    """A run goes on with the tokenizer it began with."""
     found = checkpoint.latest(run, tell=lambda message: None)
     stored = {} if found is None else found.model
     for name, weight in tokenizer.state_dict().items():
-        kept = stored.get(_TOKENIZER + name)
-        if kept is None or not torch.equal(kept, weight):
+        begun = stored.get(_TOKENIZER + name)
+        if begun is None or not torch.equal(begun, weight):
             raise UserError(
                 f"{run} was begun with another tokenizer than {where}: `{name}` differs. Leave out --tokenizer, which "
                 f"a run that has begun does not need, or choose another run folder."
@@ -202,16 +197,9 @@ def _check_same(run: Path, tokenizer: Tokenizer, where: str | Path | None) -> No
 
 
 def _copy(source: nn.Module, target: nn.Module, what: str) -> None:
-    theirs, own = source.state_dict(), target.state_dict()
-    wrong = sorted(set(theirs) ^ set(own)) or [name for name in own if own[name].shape != theirs[name].shape]
-    if wrong:
-        shapes = [_shape(tensors.get(wrong[0])) for tensors in (theirs, own)]
-        raise UserError(
-            f"The trained {what} does not fit: {len(wrong)} tensors differ, first `{wrong[0]}`, {shapes[0]} in it and "
-            f"{shapes[1]} in the new model. Give the new model the same numbers."
-        )
-    target.load_state_dict(theirs)
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else str(list(tensor.shape))
+    tensors = source.state_dict()
+    remedy = "Give the new model the same configuration."
+    check_fit(
+        shapes(tensors), shapes(target.state_dict()), f"The trained {what} does not fit the new model", remedy
+    )
+    target.load_state_dict(tensors)

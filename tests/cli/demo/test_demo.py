@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from torchslots.cli import demo as package
-from torchslots.cli.demo import SYSTEMS, SystemName, demo, generative
+from torchslots.cli.demo import KINDS, demo, generative
 from torchslots.cli.demo.plan import UNTRAINED
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
@@ -21,6 +21,7 @@ from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
 from torchslots.models.tokenizers.dvae import DVAE
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe
+from torchslots.recipes.demos import DEMOS
 from torchslots.recipes.slotdiffusion import SlotDiffusionConfig
 from torchslots.training.stops import Interrupted
 
@@ -34,7 +35,7 @@ def _one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchslots.sim.generate_videos.count_cores", lambda: 1)
 
 
-def carry_out(system: SystemName, out: Path, examples: int, steps: int = 2) -> dict[str, Any]:
+def carry_out(system: str, out: Path, examples: int, steps: int = 2) -> dict[str, Any]:
     page = demo(out, system=system, examples=examples, held_out=2, steps=steps)
     assert page == out / "index.html"
     return json.loads((out / "metrics.json").read_text())
@@ -60,15 +61,15 @@ def check_page(out: Path, pictures: set[str]) -> None:
         ("set-prediction", {"properties_0.png", "average_precision.png", "loss.png", "ap_inf.png"}),
     ],
 )
-def test_pictures_from_nothing_to_a_page(system: SystemName, pictures: set[str], tmp_path: Path) -> None:
+def test_pictures_from_nothing_to_a_page(system: str, pictures: set[str], tmp_path: Path) -> None:
     metrics = carry_out(system, tmp_path, PICTURES[system])
     check_page(tmp_path, pictures)
-    kind = SYSTEMS[system]
-    assert list(metrics["reports"]) == [kind.name, UNTRAINED]
+    name = DEMOS[system].name
+    assert list(metrics["reports"]) == [name, UNTRAINED]
     assert metrics["examples"] == PICTURES[system] and metrics["steps"] == 2
-    assert metrics["reports"][kind.name]["num_videos"] == 2
-    assert kind.monitor in metrics["reports"][UNTRAINED]["metrics"]
-    assert list(metrics["seconds"]) == ["Generating pictures", "Training", "Evaluating", "VideoPanel"]
+    assert metrics["reports"][name]["num_videos"] == 2
+    assert KINDS[DEMOS[system].kind].monitor in metrics["reports"][UNTRAINED]["metrics"]
+    assert list(metrics["seconds"]) == ["Generating images", "Training", "Evaluating", "Plotting"]
 
 
 @pytest.mark.slow
@@ -76,12 +77,12 @@ def test_pictures_from_nothing_to_a_page(system: SystemName, pictures: set[str],
     ("system", "more"),
     [("savi", set()), ("statm", {"rollout.mp4", "horizon_fg_ari.png"})],
 )
-def test_videos_from_nothing_to_a_page(system: SystemName, more: set[str], tmp_path: Path) -> None:
+def test_videos_from_nothing_to_a_page(system: str, more: set[str], tmp_path: Path) -> None:
     metrics = carry_out(system, tmp_path, 8, steps=1)
     check_page(
         tmp_path, {"video_0.mp4", "video_0.gif", "fg_ari_per_frame.png", "loss.png", "fg_ari.png"} | more
     )
-    assert list(metrics["reports"]) == [SYSTEMS[system].name, "boxes copied", UNTRAINED]
+    assert list(metrics["reports"]) == [DEMOS[system].name, "boxes copied", UNTRAINED]
     assert ("horizon" in metrics) == (system == "statm")
 
 
@@ -101,7 +102,7 @@ def test_trained_and_judged_on_different_pictures(tmp_path: Path) -> None:
 
 def test_without_a_system_it_is_savi() -> None:
     assert demo.__kwdefaults__ is not None and demo.__kwdefaults__["system"] == "savi"
-    assert set(SYSTEMS) == {
+    assert set(DEMOS) == {
         "savi",
         "slot-attention",
         "set-prediction",
@@ -115,11 +116,11 @@ def test_without_a_system_it_is_savi() -> None:
 
 def test_a_system_that_is_not_there() -> None:
     with pytest.raises(UserError, match="slot-attention"):
-        demo(Path("nowhere"), system="slot_attention")  # pyright: ignore[reportArgumentType]
+        demo(Path("nowhere"), system="slot_attention")
 
 
 def test_recipes_of_demonstrations_are_named() -> None:
-    for kind in SYSTEMS.values():
+    for kind in DEMOS.values():
         for name in filter(None, (kind.recipe, kind.tokenizer)):
             assert catalog.recipe(name).name == name
 
@@ -134,7 +135,7 @@ def test_statm_follows_savi() -> None:
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipes of what generates, judged on a few frames, and drawing in two steps."""
     for system in ("steve", "slotdiffusion"):
-        kind = SYSTEMS[system]
+        kind = DEMOS[system]
         for name in filter(None, (kind.recipe, kind.tokenizer)):
             monkeypatch.setitem(catalog.RECIPES, name, partial(_shorter, catalog.RECIPES[name]))
     monkeypatch.setattr("torchslots.cli.demo.generative._AVERAGED", 4)
@@ -155,15 +156,15 @@ GENERATED = {"video_0.mp4", "video_0.gif", "reconstructions.png", "edited.mp4", 
 
 @pytest.mark.usefixtures("_short")
 @pytest.mark.parametrize("system", ["steve", "slotdiffusion"])
-def test_generated_from_nothing_to_a_page(system: SystemName, tmp_path: Path) -> None:
+def test_generated_from_nothing_to_a_page(system: str, tmp_path: Path) -> None:
     metrics = carry_out(system, tmp_path, 8)
     check_page(tmp_path, GENERATED)
-    kind = SYSTEMS[system]
+    kind = DEMOS[system]
     assert list(metrics["reports"]) == [kind.name, generative.MEAN, UNTRAINED]
     own, mean = (metrics["reports"][name]["metrics"] for name in (kind.name, generative.MEAN))
     assert {"fg_ari", "mbo", "psnr", "ssim", "psnr_ceiling"} <= set(own)
     assert "psnr" in mean and "fg_ari" not in mean
-    assert list(metrics["seconds"])[:3] == ["Generating videos", "Training the image code", "Training"]
+    assert list(metrics["seconds"])[:3] == ["Generating videos", "Training the tokenizer", "Training"]
     text = (tmp_path / "index.html").read_text()
     assert f"PSNR of {own['psnr']:.1f} dB" in text and f"has {mean['psnr']:.1f} dB" in text
     written = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("tokenizer", "run")]
@@ -204,11 +205,11 @@ def _stopping(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_an_image_code_is_trained_in_proportion() -> None:
-    kind = SYSTEMS["steve"]
+    kind = DEMOS["steve"]
     usual = catalog.recipe(kind.recipe).optim.num_steps
     for steps in (None, usual, 2 * usual, 1):
         code = package._tokenizer(kind, steps, seed=7)  # pyright: ignore[reportPrivateUsage]
         assert code is not None and code.train.seed == 7
         wanted = catalog.recipe("dvae_demo").optim.num_steps * (steps or usual) / usual
         assert code.optim.num_steps == max(1, round(wanted))
-    assert package._tokenizer(SYSTEMS["isa"], None, 0) is None  # pyright: ignore[reportPrivateUsage]
+    assert package._tokenizer(DEMOS["isa"], None, 0) is None  # pyright: ignore[reportPrivateUsage]

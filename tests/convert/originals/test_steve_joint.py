@@ -124,7 +124,11 @@ def test_conversion_by_names_alone(name: str, tmp_path: Path) -> None:
     loaded = load_model(tmp_path / "out")
     assert isinstance(loaded, ObjectCentricModel)
     config = loaded.config
-    assert (config.resolution, config.tokenizer.vocabulary, config.writer.num_layers) == ((32, 32), 11, 2)
+    assert (config.resolution, config.tokenizer.vocabulary, config.transformer.num_layers) == (
+        (32, 32),
+        11,
+        2,
+    )
     assert (config.channels, config.slot_size, config.mlp_size) == ((4, 4, 4), 8, 12)
     assert (config.predictor_layers, config.num_slots, config.tokenizer.norm) == (2, 15, False)
     with torch.no_grad():

@@ -74,6 +74,6 @@ def test_nothing_is_written_outside(tmp_path: Path, name: str, inside: str):
 def test_too_little_room(tmp_path: Path, monkeypatch):
     archive = _write(tmp_path / "set.tar.gz", FILES)
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("torchslots.data.download.archives.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match="only 1,000 are free"):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="only 1,000 bytes are free"):
         extract(archive)

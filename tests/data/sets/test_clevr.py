@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from data.opened import prepared_clips
 from recorded import GOLDEN
 from torchslots.data.catalog import open_dataset
-from torchslots.data.clips import Stills
+from torchslots.data.clips import Clips
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.example import decode_bytes, encode_example, scan_example
 from torchslots.data.formats.png import encode_png
@@ -21,10 +22,9 @@ from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.objects import LABELS, decode_object
 from torchslots.data.prepare import prepare
 from torchslots.data.sets.clevr import REFERENCE_CROP, SAME_REGION_CROP, ClevrImages
-from torchslots.data.sets.prepared import PreparedClips
 from torchslots.io.errors import UserError
 from torchslots.recipes.catalog import recipe
-from torchslots.recipes.slot_attention import PropertyHead, SlotAttentionConfig, build
+from torchslots.recipes.slot_attention import SetPredictionConfig, SlotAttentionConfig, build
 
 CONFIG = DataConfig(
     dataset="clevr",
@@ -60,8 +60,8 @@ def original(tmp_path_factory, tfds) -> Path:
     return folder
 
 
-def images(root: Path, split: str, config: DataConfig, train: bool = True) -> Stills:
-    return Stills(ClevrImages(root, split), split, config, train)
+def images(root: Path, split: str, config: DataConfig, train: bool = True) -> Clips:
+    return Clips(ClevrImages(root, split), split, config, train)
 
 
 def encode_scene(image: np.ndarray, positions: np.ndarray, labels: dict[str, np.ndarray]) -> bytes:
@@ -153,7 +153,7 @@ def test_both_forms_in_one_folder_and_neither(tfds, original, tmp_path):
     assert images(both, "train", CONFIG).name(0) == "CLEVR_train_000000.png"
     (both / "tfds").symlink_to(tfds)
     assert images(both, "train", CONFIG).name(0) == f"{TRAIN}__0"
-    with pytest.raises(UserError, match=r"holds neither TFDS' files of CLEVR.*data download clevr"):
+    with pytest.raises(UserError, match=r"holds no CLEVR, neither TFDS' files.*data download clevr"):
         images(_empty(tmp_path), "train", CONFIG)
     with pytest.raises(UserError, match=r"clevr has no split `val`. It has: train, train_eval"):
         images(tfds, "val", CONFIG)
@@ -177,7 +177,7 @@ def test_the_first_512_pictures_are_held_out(tmp_path, caplog):
 def test_of_few_pictures_none_is_held_out_and_a_warning_says_so(tfds, caplog):
     with caplog.at_level(logging.WARNING, "torchslots.data"):
         assert len(images(tfds, "train", CONFIG)) == 4
-    assert "only 4 pictures" in caplog.text
+    assert "only 4 images" in caplog.text
 
 
 @pytest.mark.parametrize("form", ["tfds", "original"])
@@ -211,7 +211,7 @@ def test_counts_are_kept_in_the_cache_where_the_data_cannot_be_written(tmp_path,
 def test_prepared_pictures_equal_the_originals(tfds, tmp_path):
     found = images(tfds, "train", CONFIG, True)
     prepare(found, tmp_path)
-    again = PreparedClips(tmp_path, "train", CONFIG)
+    again = prepared_clips(tmp_path, "train", CONFIG, True)
     for i in range(len(found)):
         sample, copy = found.sample(i, None), again.sample(i, None)
         assert all(torch.equal(sample[key], copy[key]) for key in ("video", "properties", "padding_mask"))
@@ -231,7 +231,7 @@ def test_a_batch_of_each_recipe_s_kind_trains(tfds):
             slot_size=8,
             num_slots=10,
             mlp_size=8,
-            decoder=PropertyHead(hidden=8),
+            decoder=SetPredictionConfig(hidden=8),
         )
     )
     loss = model.loss(batch)["properties"]
@@ -297,7 +297,7 @@ def test_faults_in_the_original_folder(original, tmp_path):
     ):
         found.sample(1, None)
     shutil.rmtree(folder / "images" / "val")
-    with pytest.raises(UserError, match=r"no pictures of `validation`: .*images/val is missing"):
+    with pytest.raises(UserError, match=r"no images of `validation`: .*images/val is missing"):
         images(folder, "validation", CONFIG)
 
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
+from data.opened import prepared_clips
 from recorded import GOLDEN
 from torchslots.cli import main
 from torchslots.data.catalog import DATASETS, open_dataset
+from torchslots.data.clips import Clips
 from torchslots.data.config import DataConfig
 from torchslots.data.download.sets import download
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.inspect import data_inspect, inspect_dataset
 from torchslots.data.loader import eval_batches
 from torchslots.data.prepare import prepare
-from torchslots.data.sets.frame_folders import FrameFolders
-from torchslots.data.sets.prepared import PreparedClips
 from torchslots.data.transforms import mask_boxes, number_by_rank
 from torchslots.io.errors import UserError
 
@@ -56,11 +56,9 @@ def _write_converted(root: Path, ids: np.ndarray, title: str = "MOVi-E", split: 
         Image.fromarray(plane).save(folder / f"{t:06d}_mask.png")
 
 
-def _clips(root: Path, split: str = "test", train: bool = False, **changes) -> FrameFolders:
+def _clips(root: Path, split: str = "test", train: bool = False, **changes) -> Clips:
     config = replace(CONFIG, **changes)
-    found = open_dataset(config.dataset, root, split, config, train)
-    assert isinstance(found, FrameFolders)
-    return found
+    return open_dataset(config.dataset, root, split, config, train)
 
 
 # Against the recorded reader
@@ -147,7 +145,7 @@ def test_prepared_samples_equal_direct_ones(solid: Path, changes: dict):
     direct = _clips(solid, "train", train=True, **changes)
     done = prepare(direct, solid / "cache")
     assert done.num_videos == 1
-    cached = PreparedClips(solid / "cache", "train", direct.config)
+    cached = prepared_clips(solid / "cache", "train", direct.config, True)
     for seed in (None, *range(6)):
         rngs = [None if seed is None else np.random.default_rng(seed) for _ in range(2)]
         one, other = direct.sample(0, rngs[0]), cached.sample(0, rngs[1])
@@ -209,7 +207,7 @@ def test_the_set_is_described_counted_and_drawn(solid: Path, capsys, by_name: bo
     source, root = ("movi_solid", solid) if by_name else (str(solid / "MOVi-Solid"), solid)
     data_inspect(source, root=root, out=solid / "sheet.png", check=True)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "folders of frames of MOVi-Solid" in shown
+    assert "(movi_solid)" in shown and "folders of frames" in shown
     assert "without masks, 1 examples" in shown and "with masks, 1 examples" in shown
     with Image.open(solid / "sheet.png") as image:
         assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 10
@@ -234,7 +232,7 @@ def test_your_own_numbered_pictures_are_not_taken_for_a_published_set(tmp_path: 
     folder.mkdir(parents=True)
     for t in range(3):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / f"{t:06d}.jpg")
-    assert inspect_dataset(str(tmp_path)).kind == "pictures and videos"
+    assert inspect_dataset(str(tmp_path)).dataset == "folder"
 
 
 def test_what_is_asked_of_it_in_vain(solid: Path, tmp_path: Path):

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from data.movi_files import GOLDEN, VERSION, copy_movi, cut_frames, edit_info, forget_info, rewrite, shard
+from data.opened import movi_clips
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.png import decode_png, encode_png
 from torchslots.data.formats.tfds import find_folder
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.data.sets.movi import MoviClips, MoviReader, Ragged
+from torchslots.data.sets.movi import MoviReader, Ragged
 from torchslots.io.errors import UserError
 
 ALL = ("video", "segmentations", "boxes", "flow", "depth")
@@ -67,7 +68,7 @@ def test_one_example_against_its_recorded_arrays(tmp_path: Path):
 def test_whole_video_as_savis_pipeline_prepares_it(tmp_path: Path, letter: str):
     copy_movi(letter, tmp_path)
     expected = np.load(GOLDEN / f"data_movi_{letter}" / "expected_savi_eval24_down_train_0.npz")
-    clips = MoviClips(
+    clips = movi_clips(
         tmp_path, "train", replace(CONFIG, dataset=f"movi_{letter}", num_frames=24), train=False
     )
     sample = clips.sample(0, None)
@@ -85,7 +86,7 @@ def test_whole_video_as_savis_pipeline_prepares_it(tmp_path: Path, letter: str):
 
 def test_a_clip_is_a_window_of_the_whole_video(tmp_path: Path):
     copy_movi("a", tmp_path)
-    clips = MoviClips(tmp_path, "train", CONFIG)
+    clips = movi_clips(tmp_path, "train", CONFIG)
     whole = clips.sample(2, None)
     starts = set()
     for seed in range(12):
@@ -99,13 +100,13 @@ def test_a_clip_is_a_window_of_the_whole_video(tmp_path: Path):
 
 def test_short_videos_are_padded(tmp_path: Path):
     rewrite(shard(copy_movi("a", tmp_path)), lambda example: cut_frames(example, 8))
-    clips = MoviClips(tmp_path, "train", CONFIG)
+    clips = movi_clips(tmp_path, "train", CONFIG)
     tails = [clips.sample(0, np.random.default_rng(seed)) for seed in range(8)]
     tail = next(clip for clip in tails if not clip["padding_mask"].all())
     assert tail["padding_mask"][:2].all() and not tail["padding_mask"][2:].any()
     assert (tail["video"][2:] == 0).all() and (tail["boxes"][2:] == 0).all() and (tail["boxes"][0] != 0).any()
     assert len(clips.sample(0, None)["video"]) == 8
-    assert len(MoviClips(tmp_path, "train", CONFIG, train=False).sample(0, None)["video"]) == 6
+    assert len(movi_clips(tmp_path, "train", CONFIG, train=False).sample(0, None)["video"]) == 6
 
 
 def test_only_the_frames_and_features_of_the_clip_are_decoded(tmp_path: Path, monkeypatch):
@@ -114,15 +115,15 @@ def test_only_the_frames_and_features_of_the_clip_are_decoded(tmp_path: Path, mo
     monkeypatch.setattr(
         "torchslots.data.formats.png.decode_png", lambda data: decoded.append(data) or decode_png(data)
     )
-    clips = MoviClips(folder, "train", replace(CONFIG, keys=("video", "segmentations")))
+    clips = movi_clips(folder, "train", replace(CONFIG, keys=("video", "segmentations")))
     sample = clips.sample(0, np.random.default_rng(0))
     assert len(decoded) == 12 and sample.keys() == {"video", "segmentations", "padding_mask", "name"}
 
 
 def test_objects_beyond_max_instances_leave_boxes_and_masks(tmp_path: Path):
     copy_movi("a", tmp_path)
-    all_ids = MoviClips(tmp_path, "train", CONFIG).sample(0, None)["segmentations"]
-    sample = MoviClips(tmp_path, "train", replace(CONFIG, max_instances=2)).sample(0, None)
+    all_ids = movi_clips(tmp_path, "train", CONFIG).sample(0, None)["segmentations"]
+    sample = movi_clips(tmp_path, "train", replace(CONFIG, max_instances=2)).sample(0, None)
     assert all_ids.max() > 2 and sample["segmentations"].max() == 2 and sample["boxes"].shape[1] == 2
     assert torch.equal(sample["segmentations"], torch.where(all_ids > 2, 0, all_ids))
 
@@ -132,7 +133,7 @@ def test_videos_of_at_most_so_many_objects(tmp_path: Path):
     reader = MoviReader(tmp_path)
     counts = [int(reader.example(i, ["metadata/num_instances"])["metadata/num_instances"]) for i in range(4)]
     most = sorted(counts)[1]
-    clips = MoviClips(tmp_path, "train", replace(CONFIG, max_objects=most))
+    clips = movi_clips(tmp_path, "train", replace(CONFIG, max_objects=most))
     kept = [i for i in range(4) if counts[i] <= most]
     assert 0 < len(kept) < 4 and [clips.name(i) for i in range(len(clips))] == [reader.name(i) for i in kept]
     assert clips.sample(len(kept) - 1, None)["name"] == reader.name(kept[-1])
@@ -140,14 +141,14 @@ def test_videos_of_at_most_so_many_objects(tmp_path: Path):
 
 def test_a_part_of_the_frame_made_square(tmp_path: Path):
     copy_movi("a", tmp_path)
-    native = MoviClips(tmp_path, "train", replace(CONFIG, resolution=32)).sample(0, None)
-    part = MoviClips(
+    native = movi_clips(tmp_path, "train", replace(CONFIG, resolution=32)).sample(0, None)
+    part = movi_clips(
         tmp_path, "train", replace(CONFIG, resolution=16, crop=(0, 8, 32, 16), square=True)
     ).sample(0, None)
     assert torch.equal(part["segmentations"], native["segmentations"][:, 1::2, 8:24])
     assert part["video"].shape == (24, 3, 16, 16)
     with pytest.raises(UserError, match=r"rows 0 to 40 .* but the frames are 32 x 32"):
-        MoviClips(tmp_path, "train", replace(CONFIG, crop=(0, 0, 40, 40))).sample(0, None)
+        movi_clips(tmp_path, "train", replace(CONFIG, crop=(0, 0, 40, 40))).sample(0, None)
 
 
 @pytest.mark.parametrize("below", ["", "movi_a", f"movi_a/{VERSION}"])
@@ -235,7 +236,7 @@ def test_what_is_missing_is_named(tmp_path: Path, damage: Callable[[Path], None]
 def test_other_data_in_the_folder_are_named(tmp_path: Path):
     copy_movi("e", tmp_path)
     with pytest.raises(
-        UserError, match=r"no files of movi_a .*It holds movi_e in .*torchslots data download movi_a"
+        UserError, match=r"no files of movi_a .*It holds movi_e/.*torchslots data download movi_a"
     ):
         MoviReader(tmp_path, "movi_a")
     with pytest.raises(UserError, match="is no folder"):
@@ -263,17 +264,17 @@ def test_missing_feature_is_named(tmp_path: Path):
         lambda example: [example.pop(k) for k in list(example) if "flow" in k],
     )
     with pytest.raises(UserError, match="record 0 has no feature `forward_flow`"):
-        MoviClips(tmp_path, "train", CONFIG).sample(0, None)
-    assert "video" in MoviClips(tmp_path, "train", replace(CONFIG, keys=("video",))).sample(0, None)
+        movi_clips(tmp_path, "train", CONFIG).sample(0, None)
+    assert "video" in movi_clips(tmp_path, "train", replace(CONFIG, keys=("video",))).sample(0, None)
     with pytest.raises(UserError, match="asks for `sound`, which MOVi lacks"):
-        MoviClips(tmp_path, "train", replace(CONFIG, keys=("video", "sound")))
+        movi_clips(tmp_path, "train", replace(CONFIG, keys=("video", "sound")))
 
 
 def test_forward_flow_stands_in_for_backward_flow(tmp_path: Path):
     folder = copy_movi("a", tmp_path)
     forward = MoviReader(folder).example(0, ["forward_flow"])["forward_flow"]
     rewrite(shard(folder), lambda example: [example.pop(k) for k in list(example) if "backward_flow" in k])
-    stored = MoviClips(tmp_path, "train", CONFIG).stored(0)
+    stored = movi_clips(tmp_path, "train", CONFIG).stored(0)
     np.testing.assert_array_equal(np.moveaxis(stored["flow"].numpy(), 1, -1), forward)
 
 
@@ -316,7 +317,7 @@ def test_broken_contents_are_a_corrupt_record(tmp_path: Path, damage: Callable[[
     file = shard(copy_movi("a", tmp_path))
     rewrite(file, damage)
     with pytest.raises(CorruptRecord, match=message) as caught:
-        MoviClips(tmp_path, "train", CONFIG).sample(1, None)
+        movi_clips(tmp_path, "train", CONFIG).sample(1, None)
     assert (caught.value.file, caught.value.record) == (file, 1)
 
 

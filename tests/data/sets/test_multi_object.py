@@ -8,22 +8,22 @@ import pytest
 import torch
 
 from data.multi_object_files import deflate, encode_image, inflate, random_images, write_images
+from data.opened import prepared_clips
 from recorded import GOLDEN
 from torchslots.data.catalog import DATASETS, RemoteFiles, open_dataset
-from torchslots.data.clips import Stills
+from torchslots.data.clips import Clips
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.example import encode_example, encode_one_byte_strings, scan_example
 from torchslots.data.formats.tfrecord import Compression, CorruptRecord, write_records
 from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.prepare import prepare
 from torchslots.data.sets.multi_object import LAYOUTS, MultiObjectImages, read_row
-from torchslots.data.sets.prepared import PreparedClips
 from torchslots.evaluation.evaluate import evaluate
 from torchslots.io.errors import UserError
 from torchslots.recipes.catalog import build_seeded, recipe
 from torchslots.recipes.isa import CnnDecoderConfig
 from torchslots.recipes.savi import CnnConfig
-from torchslots.recipes.slot_attention import PictureDecoder, SlotAttentionConfig
+from torchslots.recipes.slot_attention import ImageDecoderConfig, SlotAttentionConfig
 
 CONFIG = DataConfig(keys=("video", "segmentations"), resolution=64, num_frames=1)
 FEW = {name: replace(layout, resolution=(8, 8)) for name, layout in LAYOUTS.items()}
@@ -38,8 +38,8 @@ def root(tmp_path_factory):
     return folder
 
 
-def images(folder, name="tetrominoes", split="all", config=CONFIG, train=False) -> Stills:
-    return Stills(MultiObjectImages(folder, LAYOUTS[name], split, config.num_records), split, config, train)
+def images(folder, name="tetrominoes", split="all", config=CONFIG, train=False) -> Clips:
+    return Clips(MultiObjectImages(folder, LAYOUTS[name], split, config.num_records), split, config, train)
 
 
 # As recorded
@@ -152,7 +152,7 @@ def test_samples_follow_the_contract(root):
 def test_prepared_images_equal_the_originals(root, tmp_path):
     found = images(root, "objects_room", config=replace(CONFIG, resolution=32), train=True)
     prepare(found, tmp_path)
-    again = PreparedClips(tmp_path, "all", found.config)
+    again = prepared_clips(tmp_path, "all", found.config, True)
     for i in range(len(found)):
         sample, copy = found.sample(i, None), again.sample(i, None)
         assert all(torch.equal(sample[key], copy[key]) for key in ("video", "segmentations"))
@@ -176,7 +176,7 @@ def many(tmp_path):
     return tmp_path
 
 
-def number(dataset: Stills, index: int) -> int:
+def number(dataset: Clips, index: int) -> int:
     high, low, _ = dataset.source.example(index)["image"][0, 0].tolist()
     return high * 256 + low
 
@@ -214,10 +214,10 @@ def test_a_split_and_a_file_that_are_not_there(root, tmp_path):
     with pytest.raises(UserError, match=r"tetrominoes has no split `test`. It has: train, validation"):
         images(root, split="test")
     with pytest.raises(
-        UserError, match=r"does not hold objects_room_test_empty_room.tfrecords.*It holds .*six_obj"
+        UserError, match=r"holds no objects_room_test_empty_room.tfrecords.*It holds .*six_obj"
     ):
         images(root, "objects_room", "empty_room")
-    with pytest.raises(UserError, match=r"holds no record files. Get it with .*download multi_dsprites"):
+    with pytest.raises(UserError, match=r"It holds nothing. Get it with .*download multi_dsprites"):
         images(tmp_path, "multi_dsprites_binarized")
     file = root / "data_tetrominoes" / "tetrominoes_train.tfrecords"
     assert len(images(file)) == 12
@@ -364,7 +364,7 @@ def tiny(model):
     """The same kind of model for images of 16 x 16 pixels."""
     size = (16, 16)
     if isinstance(model, SlotAttentionConfig):
-        decoder = PictureDecoder(grid=size, channels=(8,), strides=(1,))
+        decoder = ImageDecoderConfig(grid=size, channels=(8,), strides=(1,))
         widths = {"token_hidden": 8, "token_size": 8, "slot_size": 8, "mlp_size": 8}
         return replace(model, resolution=size, channels=(8,), strides=(2,), decoder=decoder, **widths)
     decoder = CnnDecoderConfig(grid=size, channels=(8,), strides=(1,))
@@ -382,7 +382,7 @@ def test_a_batch_goes_through_each_recipe_s_kind_of_model(root, name):
     loss.backward()
     assert torch.isfinite(loss) and loss > 0
     report = evaluate(
-        model, eval_batches(found, batch_size=2), replace(chosen.evaluation, num_videos=None), draw=0
+        model, eval_batches(found, batch_size=2), replace(chosen.evaluation, num_videos=None), num_plots=0
     )
     assert ("fg_ari_objects_only" in report.metrics) == ("objects_room" in name)
 

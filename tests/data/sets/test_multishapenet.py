@@ -95,8 +95,8 @@ def test_ids_that_are_not_stored_from_one_stay_background(tmp_path: Path):
     parts = {"color_image": encode_png(np.zeros((4, 4, 3), np.uint8))}
     parts["instance_image"] = encode_png(np.array([[0, 1, 2, 3]] * 4, np.uint8))
     _write(tmp_path, {"default": parts})
-    ids = MultiShapeNetImages(tmp_path, "train").picture(0, ("segmentations",)).ids
-    assert ids is not None and ids[0].tolist() == [0, 0, 1, 2]
+    ids = MultiShapeNetImages(tmp_path, "train").open(0, ("segmentations",)).read(0, 1)["segmentations"][0]
+    assert ids[0].tolist() == [0, 0, 1, 2]
 
 
 def test_cameras_are_counted_not_spelt(tmp_path: Path):
@@ -140,7 +140,7 @@ def test_a_file_that_was_cut_off(root: Path):
     [
         ({"instance_image": None}, "has no `cameras/default/instance_image`"),
         ({"color_image": b"no picture"}, "no PNG"),
-        ({"depth_image": encode_png(np.zeros((12, 16), np.uint8))}, "depth picture of 1 channels"),
+        ({"depth_image": encode_png(np.zeros((12, 16), np.uint8))}, "depth image of 1 channels"),
         ({"color_image": encode_png(np.zeros((12, 16), np.uint8))}, r"color_image` is uint8 \[12, 16, 1\]"),
     ],
 )

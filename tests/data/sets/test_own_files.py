@@ -6,12 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
+from data.opened import own_clips
 from torchslots.data.catalog import open_dataset
+from torchslots.data.clips import Clips
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.prepare import prepare
-from torchslots.data.sets.own_files import FolderClips, read_masks, split_clips
+from torchslots.data.sets.own_files import read_masks, split_clips
 from torchslots.data.transforms import mask_boxes
 from torchslots.io import video
 from torchslots.io.errors import UserError
@@ -39,8 +41,8 @@ def two_objects(count: int, height: int = 24, width: int = 32) -> np.ndarray:
     return ids
 
 
-def all_of(root: Path, **changes) -> FolderClips:
-    return FolderClips(root, "all", replace(CONFIG, **changes), train=False)
+def all_of(root: Path, **changes) -> Clips:
+    return own_clips(root, "all", replace(CONFIG, **changes), train=False)
 
 
 def test_every_kind_of_clip_is_found_in_natural_order(tmp_path):
@@ -64,7 +66,7 @@ def test_every_kind_of_clip_is_found_in_natural_order(tmp_path):
 
 def test_windows_in_training_lie_end_to_end(tmp_path):
     save_frames(tmp_path / "only", numbered(10))
-    clips = FolderClips(tmp_path, "train", CONFIG, train=True)
+    clips = own_clips(tmp_path, "train", CONFIG, train=True)
     seen = set()
     for seed in range(40):
         sample = clips.sample(0, np.random.default_rng(seed))
@@ -79,9 +81,9 @@ def test_windows_in_training_lie_end_to_end(tmp_path):
 def test_evaluation_takes_the_first_frames(tmp_path):
     save_frames(tmp_path / "only", numbered(10))
     for rng in (None, np.random.default_rng(0)):
-        sample = FolderClips(tmp_path, "train", CONFIG, train=False).sample(0, rng)
+        sample = own_clips(tmp_path, "train", CONFIG, train=False).sample(0, rng)
         assert torch.allclose(sample["video"][:, 0, 0, 0] * 255, torch.arange(4) * 10.0)
-    assert len(FolderClips(tmp_path, "train", CONFIG, train=True).sample(0, None)["video"]) == 10
+    assert len(own_clips(tmp_path, "train", CONFIG, train=True).sample(0, None)["video"]) == 10
 
 
 def test_square_in_the_middle_and_masks_follow(tmp_path):
@@ -171,7 +173,7 @@ def test_masks_beside_split_folders(tmp_path):
     save_frames(tmp_path / "masks" / "train" / "clip", two_objects(2))
     save_frames(tmp_path / "validation" / "masks" / "clip", two_objects(2))
     for split in ("train", "validation"):
-        clips = FolderClips(tmp_path, split, CONFIG, train=False)
+        clips = own_clips(tmp_path, split, CONFIG, train=False)
         assert [clips.name(i) for i in range(len(clips))] == [f"{split}/clip"]
         assert "segmentations" in clips.sample(0, None)
 
@@ -191,7 +193,7 @@ def test_random_crops_follow_the_seed(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (4, 48, 64, 3), dtype=np.uint8)
     save_frames(tmp_path / "noise", noise)
     save_frames(tmp_path / "masks" / "noise", np.ones((4, 48, 64), np.uint8))
-    clips = FolderClips(tmp_path, "train", replace(CONFIG, min_object_covered=0.3), train=True)
+    clips = own_clips(tmp_path, "train", replace(CONFIG, min_object_covered=0.3), train=True)
     first, second = (clips.sample(0, np.random.default_rng(seed)) for seed in (1, 2))
     assert not torch.equal(first["video"], second["video"])
     assert first["boxes"][:, 0].tolist() == [[0, 0, 1, 1]] * 4, (
@@ -205,7 +207,7 @@ def test_batches_through_the_loader(tmp_path):
     clips = open_dataset("folder", tmp_path, "train", CONFIG, True)
     batch = next(train_batches(clips, batch_size=2, seed=0))
     assert batch["video"].shape == (2, 4, 3, 16, 16)
-    both = FolderClips(tmp_path, "all", CONFIG, train=False)
+    both = own_clips(tmp_path, "all", CONFIG, train=False)
     assert [batch["name"] for batch in eval_batches(both, batch_size=1)] == [["long"], ["short"]]
 
 
@@ -217,7 +219,7 @@ def test_prepared_clips_are_the_same(tmp_path, covered):
     np.save(tmp_path / "in" / "clip.npy", two_objects(9, 40, 50))
     (tmp_path / "in" / "masks").mkdir()
     (tmp_path / "in" / "clip.npy").rename(tmp_path / "in" / "masks" / "clip.npy")
-    clips = FolderClips(tmp_path / "in", "train", config, train=True)
+    clips = own_clips(tmp_path / "in", "train", config, train=True)
     prepare(clips, tmp_path / "out")
     prepared = open_dataset("prepared", tmp_path / "out", "train", config, True)
     for seed in range(3):
@@ -232,7 +234,7 @@ def test_prepared_clips_are_the_same(tmp_path, covered):
 def test_empty_missing_and_unknown(tmp_path):
     with pytest.raises(UserError, match=r"nowhere is not a folder"):
         all_of(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"is empty: no picture, video or folder"):
+    with pytest.raises(UserError, match=r"is empty: no image, video or folder"):
         all_of(tmp_path)
     (tmp_path / "data.xyz").write_bytes(b"?")
     with pytest.raises(UserError, match=r"data.xyz .* are no pictures or videos by their names. Known: png"):
@@ -242,10 +244,10 @@ def test_empty_missing_and_unknown(tmp_path):
 def test_a_split_that_is_not_there(tmp_path):
     save_frames(tmp_path / "train" / "clip", numbered(2))
     with pytest.raises(UserError, match=r"no split `validation`. It has: train"):
-        FolderClips(tmp_path, "validation", CONFIG, train=False)
+        own_clips(tmp_path, "validation", CONFIG, train=False)
     save_frames(tmp_path / "flat" / "clip", numbered(2))
     with pytest.raises(UserError, match=r"no split `test`. It has: train, validation"):
-        FolderClips(tmp_path / "flat", "test", CONFIG, train=False)
+        own_clips(tmp_path / "flat", "test", CONFIG, train=False)
 
 
 def test_masks_that_do_not_fit(tmp_path):

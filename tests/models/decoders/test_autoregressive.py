@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from torchslots.io.errors import UserError
-from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, likeliest, trained_along
-from torchslots.models.decoders.code_transformer import CodeTransformer, drawn, most_likely
+from torchslots.models.decoders.autoregressive import AutoregressiveDecoder, most_likely_codes, sampled_codes
+from torchslots.models.decoders.code_transformer import CodeTransformer, most_likely, sampled
 from torchslots.models.layers.transformer import CausalDecoder
 from torchslots.models.losses import mean_cross_entropy, sum_cross_entropy
 from torchslots.models.tokenizers.dvae import DVAE, cosine_temperature, one_hot, patch_decoder, patch_encoder
@@ -15,12 +15,12 @@ CODES, LENGTH = 11, 24
 
 
 def writer(
-    length: int = LENGTH, dropout: float = 0.0, num_codes: int = CODES, forget: float = 0.0
+    length: int = LENGTH, dropout: float = 0.0, num_codes: int = CODES, token_dropout: float = 0.0
 ) -> CodeTransformer:
     torch.manual_seed(0)
     decoder = CausalDecoder(16, num_layers=3, num_heads=4, mlp_size=24, dropout=dropout)
     sizes = {"slot_size": 8, "size": 16, "num_codes": num_codes, "length": length}
-    return CodeTransformer(decoder, **sizes, dropout=dropout, forget=forget)
+    return CodeTransformer(decoder, **sizes, dropout=dropout, token_dropout=token_dropout)
 
 
 def tokenizer() -> DVAE:
@@ -86,9 +86,9 @@ def plainly(model: CodeTransformer, given: torch.Tensor) -> tuple[torch.Tensor, 
     return written, torch.stack(scores, 1)
 
 
-@pytest.mark.parametrize("forget", [0.0, 0.6])
-def test_remembering_what_was_written_changes_nothing(forget):
-    model, scores = writer(forget=forget).eval(), []
+@pytest.mark.parametrize("token_dropout", [0.0, 0.6])
+def test_remembering_what_was_written_changes_nothing(token_dropout):
+    model, scores = writer(token_dropout=token_dropout).eval(), []
 
     def choose(logits):
         scores.append(logits)
@@ -155,24 +155,24 @@ def test_small_steps_are_not_shared_among_threads():
 
 def test_draws_follow_their_generator_and_their_chances():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20_000, -1)
-    choose = drawn(0.5, generator=torch.Generator().manual_seed(0))
+    choose = sampled(0.5, generator=torch.Generator().manual_seed(0))
     found = choose(logits).bincount(minlength=4) / 20_000
     torch.testing.assert_close(found, (logits[0] / 0.5).softmax(0), rtol=0, atol=0.015)
-    again = drawn(0.5, generator=torch.Generator().manual_seed(0))
+    again = sampled(0.5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(again(logits).bincount(minlength=4) / 20_000, found)
 
 
 def test_draws_among_the_few_likeliest():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(2000, -1)
-    found = drawn(5.0, 2, generator=torch.Generator().manual_seed(0))(logits)
+    found = sampled(5.0, 2, generator=torch.Generator().manual_seed(0))(logits)
     assert set(found.tolist()) == {1, 2}
-    assert set(drawn(5.0, 1, generator=torch.Generator())(logits).tolist()) == {2}
+    assert set(sampled(5.0, 1, generator=torch.Generator())(logits).tolist()) == {2}
 
 
 def test_drawn_pictures_differ_by_seed_alone():
     model = writer().eval()
     first, second, other = (
-        model.write(slots(), drawn(generator=torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)
+        model.write(slots(), sampled(generator=torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)
     )
     assert torch.equal(first, second) and not torch.equal(first, other)
 
@@ -180,7 +180,7 @@ def test_drawn_pictures_differ_by_seed_alone():
 @pytest.mark.parametrize(("temperature", "top_k"), [(0.0, None), (1.0, 0)])
 def test_draws_that_make_no_sense(temperature, top_k):
     with pytest.raises(ValueError, match="temperature over 0"):
-        drawn(temperature, top_k, generator=torch.Generator())
+        sampled(temperature, top_k, generator=torch.Generator())
 
 
 # --------------------------------------------------------------------------------------------------- losses
@@ -232,7 +232,7 @@ def test_pictures_behind_a_soft_draw():
 
 def joint() -> AutoregressiveDecoder:
     ranges = {"to_native": torch.nn.Identity(), "from_native": torch.nn.Identity()}
-    return tokens(targets=trained_along, frozen=False, error=sum_cross_entropy, **ranges)
+    return tokens(target_codes=sampled_codes, frozen=False, error=sum_cross_entropy, **ranges)
 
 
 def test_a_tokenizer_that_is_trained_along_learns_from_its_own_loss():
@@ -250,10 +250,10 @@ def test_codes_are_drawn_by_their_chances():
     pictures = batch()["video"].flatten(0, 1)
     chances = model.tokenizer.logits(pictures).softmax(1).flatten(2).transpose(1, 2).detach()
     torch.manual_seed(0)
-    found = torch.stack([trained_along(model.tokenizer, pictures, {"step": 0}).codes for _ in range(400)])
+    found = torch.stack([sampled_codes(model.tokenizer, pictures, {"step": 0}).codes for _ in range(400)])
     often = one_hot(found.flatten()[:, None], CODES).reshape(400, 4, LENGTH, CODES).mean(0)
     assert (often - chances).abs().mean() < 0.02
-    assert torch.equal(likeliest(model.tokenizer, pictures, {}).codes, chances.argmax(-1))
+    assert torch.equal(most_likely_codes(model.tokenizer, pictures, {}).codes, chances.argmax(-1))
 
 
 def test_the_temperature_follows_the_training():
@@ -261,9 +261,9 @@ def test_the_temperature_follows_the_training():
     errors = []
     for step in (0, 10):
         torch.manual_seed(0)
-        errors.append(trained_along(model.tokenizer, batch()["video"].flatten(0, 1), {"step": step}).losses)
+        errors.append(sampled_codes(model.tokenizer, batch()["video"].flatten(0, 1), {"step": step}).losses)
     torch.manual_seed(0)
-    last = trained_along(model.tokenizer, batch()["video"].flatten(0, 1), {})
+    last = sampled_codes(model.tokenizer, batch()["video"].flatten(0, 1), {})
     assert errors[0] != errors[1] and last.losses == errors[1]
 
 
@@ -323,7 +323,7 @@ def test_another_number_of_codes_is_refused():
 
 
 def test_forgotten_codes_are_asked_of_the_slots():
-    model, other = writer(forget=1.0), (codes() + 1) % CODES
+    model, other = writer(token_dropout=1.0), (codes() + 1) % CODES
     for mode in (True, False):
         model.train(mode)
         assert torch.equal(model(codes(), slots()), model(other, slots()))
@@ -331,7 +331,7 @@ def test_forgotten_codes_are_asked_of_the_slots():
 
 
 def test_outside_training_the_same_codes_are_forgotten_each_time():
-    model = writer(forget=0.5).eval()
+    model = writer(token_dropout=0.5).eval()
     first, other = model(codes(), slots()), model((codes() + 1) % CODES, slots())
     assert torch.equal(first, model(codes(), slots())) and not torch.equal(first, other)
     everything = writer().eval()(codes(), slots())

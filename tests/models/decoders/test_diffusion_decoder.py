@@ -19,18 +19,18 @@ from torchslots.recipes.slotdiffusion import (
     UNetConfig,
     build,
 )
-from torchslots.recipes.slotdiffusion_encoder import CnnEncoder, SlotsConfig, TransformerPredictor
+from torchslots.recipes.slotdiffusion_encoder import CnnEncoderConfig, SlotsConfig, TransformerPredictorConfig
 from torchslots.recipes.tokenizers import VqvaeConfig
 
 TINY = SlotDiffusionConfig(
     SlotsConfig(
         resolution=(16, 24),
-        encoder=CnnEncoder(channels=(8, 8)),
+        encoder=CnnEncoderConfig(channels=(8, 8)),
         token_size=16,
         num_slots=3,
         slot_size=16,
         mlp_size=24,
-        predictor=TransformerPredictor(num_layers=1, num_heads=2, mlp_size=24),
+        predictor=TransformerPredictorConfig(num_layers=1, num_heads=2, mlp_size=24),
     ),
     VqvaeConfig(
         resolution=(16, 24), channels=8, multipliers=(1, 1, 1), num_blocks=1, num_groups=4, num_codes=16
@@ -190,7 +190,7 @@ def test_saved_and_loaded_it_draws_the_same(tmp_path) -> None:
     [
         (lambda: replace(TINY, slots=replace(TINY.slots, resolution=(16, 16))), "tokenizer.resolution"),
         (lambda: replace(TINY, unet=UNetConfig()), "multiples of 8"),
-        (lambda: DiffusionConfig(prediction="picture"), "'picture'"),  # pyright: ignore[reportArgumentType]
+        (lambda: DiffusionConfig(prediction_type="picture"), "'picture'"),  # pyright: ignore[reportArgumentType]
         (lambda: DiffusionConfig(schedule="flat"), "'flat'"),  # pyright: ignore[reportArgumentType]
         (lambda: SamplingConfig("euler"), "'euler'"),  # pyright: ignore[reportArgumentType]
     ],

@@ -20,7 +20,7 @@ from torchslots.models.slots import poses as frames
 from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.initializers import Learned
 from torchslots.models.slots.invariant import InvariantSlotAttention
-from torchslots.models.slots.poses import LearnedFrames, SampledPoses, WithPoses, rotation_from_angle
+from torchslots.models.slots.poses import LearnedPoses, SampledPoses, WithPoses, rotation_from_angle
 from torchslots.models.types import Conditioning, Grouping, Pose, State
 from torchslots.recipes import isa
 from torchslots.recipes.savi import CnnConfig
@@ -316,13 +316,13 @@ def replace_hint(hint: Conditioning, values: dict) -> Conditioning:
 
 
 def test_correlated_draws_are_one_number_through_two_distributions() -> None:
-    pose = SampledPoses("scale", draws="correlated")(_hint(batch_size=500), 3)
+    pose = SampledPoses("scale", scales="correlated")(_hint(batch_size=500), 3)
     assert pose.scale is not None and pose.rotation is None
     assert torch.allclose(pose.scale, 0.1 + 0.1 * math.sqrt(2) * torch.erfinv(pose.position))
     assert float(pose.scale.std()) == pytest.approx(0.1, rel=0.05)
     assert (
-        SampledPoses("scale", draws="correlated")
-        .draw_scale(_hint(), torch.full((1, 1, 2), -1.0))
+        SampledPoses("scale", scales="correlated")
+        .sample_scale(_hint(), torch.full((1, 1, 2), -1.0))
         .isfinite()
         .all()
     )
@@ -347,13 +347,13 @@ def test_draws_follow_the_generator_and_given_frames_replace_them() -> None:
 
 
 def test_learned_frames_stay_within_45_degrees() -> None:
-    learned = LearnedFrames(3, "rotation")
+    learned = LearnedPoses(3, "rotation")
     assert learned.angle is not None
     torch.nn.init.constant_(learned.angle, 100.0)
     pose = learned(_hint(), 3)
     assert pose.rotation is not None and pose.rotation.shape == (4, 3, 2, 2)
     assert torch.allclose(pose.rotation[0, 0], torch.tensor([[1.0, 1.0], [-1.0, 1.0]]) / math.sqrt(2))
-    assert LearnedFrames(3, "translation").scale is None
+    assert LearnedPoses(3, "translation").scale is None
 
 
 def test_seen_from_undoes_the_frame() -> None:

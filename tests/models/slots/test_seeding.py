@@ -29,7 +29,7 @@ def test_one_generator_draws_for_all_clips_as_torch_does():
 
 
 def test_a_clip_draws_the_same_in_any_company():
-    initializers = [Gaussian(3, 6), SampledPoses("rotation"), SampledPoses("scale", draws="correlated")]
+    initializers = [Gaussian(3, 6), SampledPoses("rotation"), SampledPoses("scale", scales="correlated")]
     for initializer in initializers:
         found = []
         for names in (("a", "b"), ("b", "c", "a"), ("a",)):

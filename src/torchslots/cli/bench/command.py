@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
-from torchslots.cli.options import Words, parse
+from torchslots.cli.options import Json, Words, parse
 
 
 def bench(words: Words) -> int:
@@ -14,16 +14,17 @@ def bench(words: Words) -> int:
     from torchslots.cli.bench import growth
     from torchslots.cli.bench import step as measured
     from torchslots.cli.bench.timing import table
+    from torchslots.recipes.demos import DEFAULT_RECIPE
 
     defaults, axes = measured.BenchOptions(), growth.GrowthOptions()
 
     def bench(
-        recipe: tyro.conf.Positional[str] = "savi_small",
+        recipe: tyro.conf.Positional[str] = DEFAULT_RECIPE,
         options: tyro.conf.OmitArgPrefixes[measured.BenchOptions] = defaults,
         curves: tyro.conf.OmitArgPrefixes[growth.GrowthOptions] = axes,
         plot: bool = False,
         out: Path = Path("growth"),
-        as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+        as_json: Json = False,
     ) -> int:
         """Time a recipe's training step and inference on random data, at its own size or another.
 

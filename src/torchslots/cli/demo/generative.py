@@ -1,8 +1,6 @@
-"""STEVE and SlotDiffusion on generated videos of textured objects: an image code first, then slots that generate."""
+"""Videos of textured objects generated from slots: a tokenizer is trained first, then slots and their decoder."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchslots.cli.demo import videos
-from torchslots.cli.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, batches_of, percent
+from torchslots.cli.demo.plan import UNTRAINED, Kind, Plan, Result, Sets, Shown, batches_of, percent
 from torchslots.io import draw, video
 from torchslots.models import edits as editing
 from torchslots.models.layers.ranges import to_bytes
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from torchslots.evaluation.page import Section
     from torchslots.evaluation.report import EvalReport
 
-MEAN = "mean picture"
+MEAN = "mean frame"
 _OBJECTS = (2, 3)
 """Fewest and most objects of a video."""
 _RENDERED = 64
@@ -33,11 +31,11 @@ _FILMS, _ROWS = 3, 6
 _TILE = 128
 _FPS = 6
 _AVERAGED = 500
-"""Clips of the training set that the mean picture is taken from."""
+"""Clips of the training set that the mean frame is taken from."""
 
 
 def make_sets(plan: Plan) -> Sets:
-    """Clips, whole held-out videos, and single frames for the image code."""
+    """Clips, whole held-out videos, and single frames for the tokenizer."""
     from torchslots.data.catalog import open_dataset
 
     fewest, most = _OBJECTS
@@ -48,23 +46,23 @@ def make_sets(plan: Plan) -> Sets:
     return sets._replace(frames=frames)
 
 
-def onlookers(model: ObjectCentricModel, device: str) -> "Sequence[Observer]":
-    """How near painted frames come to the true ones, and how near the image code alone does."""
-    from torchslots.evaluation.observers import Ceiling, ReconstructionFigures, own_code
+def observers(model: ObjectCentricModel, device: str) -> "Sequence[Observer]":
+    """How near decoded frames come to the true ones, and how near the tokenizer alone does."""
+    from torchslots.evaluation.observers import Ceiling, ReconstructionFigures
     from torchslots.metrics.reconstruction import PictureScores
 
-    back = own_code(model.decoder)
+    back = model.decoder.round_trip()
     assert back is not None
     return [ReconstructionFigures(PictureScores(device=device)), Ceiling(back, {}, device)]
 
 
-def mean_picture(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
+def mean_frame(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
     """The mean of training frames in place of every held-out one: what knowing nothing of a frame reaches."""
     from torchslots.evaluation.report import EvalReport
     from torchslots.metrics.reconstruction import DEFINITIONS, PictureScores
 
     mean, scores, videos_seen = _mean_frame(sets), PictureScores(), 0
-    for batch in batches_of(plan, sets.held_out, f"Judging: {MEAN}"):
+    for batch in batches_of(plan, sets.held_out, f"Evaluating: {MEAN}"):
         frames: Tensor = batch["video"][:, : plan.recipe.evaluation.num_frames]
         scores.add(mean.expand_as(frames), frames, batch.get("padding_mask"))
         scores.finish(batch["name"])
@@ -85,20 +83,20 @@ def _mean_frame(sets: Sets) -> Tensor:
     return torch.stack(frames).float().mean((0, 1))
 
 
-def introduce(what: str, writer: str, result: Result) -> str:
+def introduce(result: Result) -> str:
     """What was done and how well it went."""
     found, plan = next(iter(result.reports)), result.plan
     assert plan.tokenizer is not None
     fewest, most = _OBJECTS
     return (
-        f"A small {what} was trained in two steps on {plan.count} generated videos of {fewest} to {most} thrown, "
-        f"textured objects: an image code by itself for {plan.tokenizer.optim.num_steps} steps, then slots and "
-        f"{writer} for {plan.recipe.optim.num_steps}. It was told nothing of objects: its slots only have to say "
-        f"enough of each frame for its code to be generated. On {result.reports[found].num_videos} videos that it "
+        f"A small {plan.demo.about} was trained in two steps on {plan.count} generated videos of {fewest} to {most} "
+        f"thrown, textured objects: a tokenizer by itself for {plan.tokenizer.optim.num_steps} steps, then slots and "
+        f"{plan.demo.decoder} for {plan.recipe.optim.num_steps}. It has no labels of objects: its slots only have to "
+        f"say enough of each frame for its code to be generated. On {result.reports[found].num_videos} videos that it "
         f"never saw, what its slots attend to has an FG-ARI of {percent(result, found, 'fg_ari')} over whole videos "
         f"and of {percent(result, found, 'fg_ari_frame')} over single frames; the same model before training has "
         f"{percent(result, UNTRAINED, 'fg_ari')} and {percent(result, UNTRAINED, 'fg_ari_frame')}. The frames that it "
-        f"generates from slots have a PSNR of {_decibel(result, found, 'psnr')}; its image code alone, which sees the "
+        f"generates from slots have a PSNR of {_decibel(result, found, 'psnr')}; its tokenizer alone, which sees the "
         f"frame, has {_decibel(result, found, 'psnr_ceiling')}, and no slots can be expected to do better; the mean of "
         f"all training frames has {_decibel(result, MEAN, 'psnr')}."
     )
@@ -113,13 +111,13 @@ def _decibel(result: Result, name: str, figure: str) -> str:
 
 
 class _Seen(NamedTuple):
-    """One held-out video, what its slots say, and what is painted of them; pictures are bytes [T, H, W, 3]."""
+    """One held-out video, what its slots say, and what is decoded of them; frames are bytes [T, H, W, 3]."""
 
     name: str
     frames: NDArray[np.uint8]
     truth: NDArray[np.integer]
     code: NDArray[np.uint8]
-    painted: NDArray[np.uint8]
+    decoded: NDArray[np.uint8]
     masks: NDArray[np.float32]
     clip: Clip
 
@@ -152,7 +150,7 @@ def show(result: Result) -> Shown:
         Text(_HOW_TO_READ),
         Image(
             folder / "reconstructions.png",
-            "The middle frame of held-out videos, from its code and from its slots.",
+            "The middle frame of held-out videos, from its codes and from its slots.",
         ),
     ]
     for index, one in enumerate(seen[:_FILMS]):
@@ -166,14 +164,14 @@ def show(result: Result) -> Shown:
 
 
 _HOW_TO_READ = (
-    "The input; what the image code alone gives back of it, which is the best that can be expected; what the model "
+    "The input; what the tokenizer alone makes of it, which is the best that can be expected; what the model "
     "generates from its slots and nothing else; the true objects; and where each slot looked, in the same colours. "
     "The films also show the input as each slot sees it."
 )
 _EDITED = (
     "Of each of two videos the slot that fits one of its true objects best was found (the truth serves for this choice "
     "alone). The first video is generated without it, then with the other video's in its place, and the second video "
-    "with the first one's. Everything else in the pictures comes from the slots that were left as they are; nothing "
+    "with the first one's. Everything else in the frames comes from the slots that were left as they are; nothing "
     "is copied from the input."
 )
 
@@ -181,41 +179,40 @@ _EDITED = (
 @torch.no_grad()
 def _look(result: Result, index: int) -> _Seen:
     from torchslots.data.batch import collate
-    from torchslots.evaluation.observers import own_code
 
     batch = collate([result.sets.held_out.sample(index, None)])
     frames = batch["video"].to(result.plan.device)
     clip = result.model.encode({"video": frames})
-    decoded, back = result.model.decoder.decode(clip), own_code(result.model.decoder)
+    decoded, back = result.model.decoder.decode(clip), result.model.decoder.round_trip()
     assert back is not None
     return _Seen(
         batch["name"][0],
         _bytes(frames[0]),
         batch["segmentations"][0].numpy(),
         _bytes(back(frames[0])),
-        _painted(decoded),
+        _frames(decoded),
         decoded.masks[0].float().cpu().numpy(),
         clip,
     )
 
 
 def _still(seen: _Seen) -> NDArray[np.uint8]:
-    """A row of labelled pictures of the middle frame."""
-    pictures = {
+    """A row of labelled images of the middle frame."""
+    images = {
         "input": draw.scale_up(seen.frames, _TILE),
-        "image code": draw.scale_up(seen.code, _TILE),
-        "from slots": draw.scale_up(seen.painted, _TILE),
+        "tokenizer": draw.scale_up(seen.code, _TILE),
+        "from slots": draw.scale_up(seen.decoded, _TILE),
         "true objects": seen.overlay(seen.truth),
         "slots": seen.overlay(seen.colors[seen.ids]),
     }
     middle = len(seen.frames) // 2
     return draw.contact_sheet(
-        [film[middle] for film in pictures.values()], list(pictures), columns=len(pictures), tile=_TILE
+        [film[middle] for film in images.values()], list(images), columns=len(images), tile=_TILE
     )
 
 
 def _film(seen: _Seen) -> NDArray[np.uint8]:
-    recon = {"image code": seen.code, "from slots": seen.painted}
+    recon = {"tokenizer": seen.code, "from slots": seen.decoded}
     return draw.clip_panel(
         seen.frames, seen.ids, truth=seen.truth, recon=recon, masks=seen.masks, tile=_TILE, columns=7
     )
@@ -230,12 +227,12 @@ def _edited(result: Result, first: _Seen, second: _Seen) -> NDArray[np.uint8]:
     swapped = [decoder.decode(clip) for clip in editing.swap(first.clip, second.clip, [(mine, theirs)])]
     films = {
         "first: input": first.frames,
-        "from slots": first.painted,
-        f"without slot {mine}": _painted(without),
-        "with the other's": _painted(swapped[0]),
+        "from slots": first.decoded,
+        f"without slot {mine}": _frames(without),
+        "with the other's": _frames(swapped[0]),
         "second: input": second.frames,
-        "from slots ": second.painted,
-        f"slot {theirs} exchanged": _painted(swapped[1]),
+        "from slots ": second.decoded,
+        f"slot {theirs} exchanged": _frames(swapped[1]),
     }
     sheets = [
         draw.contact_sheet([film[t] for film in films.values()], list(films), columns=4, tile=_TILE)
@@ -255,7 +252,7 @@ def _best_slot(seen: _Seen) -> int:
     return best[1]
 
 
-def _painted(decoded: Decoded) -> NDArray[np.uint8]:
+def _frames(decoded: Decoded) -> NDArray[np.uint8]:
     return _bytes(decoded.recon["video"][0])
 
 
@@ -264,26 +261,14 @@ def _bytes(frames: Tensor) -> NDArray[np.uint8]:
     return to_bytes(frames).permute(0, 2, 3, 1).cpu().numpy()
 
 
-STEVE = System(
-    name="STEVE",
-    recipe="steve_demo",
-    tokenizer="dvae_demo",
-    title="torchslots demo: slots that write pictures",
+GENERATION = Kind(
     unit="videos",
     count=600,
     held_out=32,
     monitor="fg_ari",
     make_sets=make_sets,
-    onlookers=onlookers,
-    baselines=mean_picture,
-    introduce=partial(introduce, "STEVE", "a transformer that writes codes one after the other"),
+    introduce=introduce,
     show=show,
-)
-SLOTDIFFUSION = replace(
-    STEVE,
-    name="SlotDiffusion",
-    recipe="slotdiffusion_demo",
-    tokenizer="vqvae_demo",
-    title="torchslots demo: slots that diffusion draws",
-    introduce=partial(introduce, "SlotDiffusion", "a U-Net that takes noise away"),
+    baselines=mean_frame,
+    observers=observers,
 )

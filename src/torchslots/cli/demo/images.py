@@ -1,15 +1,14 @@
-"""Slot Attention and Invariant Slot Attention on generated Tetrominoes."""
+"""Objects found in generated Tetrominoes, and slots with poses moved."""
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torchslots.cli.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, percent
-from torchslots.inference.draw_poses import draw_poses
+from torchslots.cli.demo.plan import UNTRAINED, Kind, Plan, Result, Sets, Shown, percent
+from torchslots.inference.plots import plot_poses
 from torchslots.io import video
 from torchslots.io.draw import contact_sheet, scale_up
 from torchslots.models import edits as editing
@@ -18,21 +17,20 @@ from torchslots.models.types import Clip, Decoded, Pose
 
 if TYPE_CHECKING:
     from torchslots.evaluation.page import Section
-    from torchslots.evaluation.report import EvalReport
 
 _OTHER_SEED = 1_000_003
-"""Added to the seed of the pictures that are held out."""
+"""Added to the seed of the held-out images."""
 _TILE = 175
 _STEP = 0.5
-"""How far a slot is moved each way, in halves of the picture."""
+"""How far a slot is moved each way, in halves of the image."""
 _HOW_TO_READ = (
     "From left to right and top to bottom: the input; the true objects; what the model makes of them, in the same "
-    "colours; what its slots paint together; and what each slot paints, as far as its mask lets it."
+    "colours; what its slots decode to together; and what each slot decodes to, as far as its mask lets it."
 )
 
 
 def make_sets(plan: Plan) -> Sets:
-    """Pictures to train on and, from another seed, pictures to judge on."""
+    """Images to train on and, from another seed, images to evaluate on."""
     from torchslots.data.catalog import open_dataset
     from torchslots.sim.generate_images import generate_images
 
@@ -45,18 +43,13 @@ def make_sets(plan: Plan) -> Sets:
     return Sets(train, held_out)
 
 
-def no_baselines(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
-    """None but the untrained model."""
-    return {}
-
-
-def introduce(what: str, result: Result) -> str:
+def introduce(result: Result) -> str:
     """What was done and how well it went."""
     found = next(iter(result.reports))
     return (
-        f"A small {what} was trained for {result.plan.recipe.optim.num_steps} steps of "
-        f"{result.plan.recipe.train.batch_size} pictures on {result.plan.count} generated Tetrominoes, told nothing of "
-        f"objects: its slots only have to paint each picture together. On {result.reports[found].num_videos} pictures "
+        f"A small {result.plan.demo.about} was trained for {result.plan.recipe.optim.num_steps} steps of "
+        f"{result.plan.recipe.train.batch_size} images on {result.plan.count} generated Tetrominoes, without labels "
+        f"of objects: its slots only have to decode each image together. On {result.reports[found].num_videos} images "
         f"that it never saw it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; the same model before training "
         f"has {percent(result, UNTRAINED, 'fg_ari')}. FG-ARI is 100 where every object is one slot, and 0 where the "
         "grouping is no better than chance; it leaves the background out, ARI does not."
@@ -64,19 +57,19 @@ def introduce(what: str, result: Result) -> str:
 
 
 def show(result: Result) -> Shown:
-    """Held-out pictures with their slots."""
+    """Held-out images with their slots."""
     from torchslots.evaluation.page import Image, Text
 
     sections: list[Section] = [Text(_HOW_TO_READ)]
     for index, drawn in enumerate(next(iter(result.reports.values())).panels):
         path = result.plan.pictures / f"image_{index}.png"
         video.write_png(path, drawn.panel(_TILE)[0])
-        sections.append(Image(path, f"Held-out picture {index}"))
+        sections.append(Image(path, f"Held-out image {index}"))
     return Shown(sections, {})
 
 
 class _Seen(NamedTuple):
-    """One held-out picture [H, W, 3], its slots and what they paint."""
+    """One held-out image [H, W, 3], its slots and what they decode to."""
 
     image: NDArray[np.uint8]
     clip: Clip
@@ -94,12 +87,12 @@ class _Seen(NamedTuple):
 
     @property
     def pose(self) -> Pose:
-        """The slots' frames of reference."""
+        """The slots' poses."""
         assert self.clip.pose is not None
         return self.clip.pose.map(lambda part: part[0, 0])
 
 
-def show_frames(result: Result) -> Shown:
+def show_poses(result: Result) -> Shown:
     """As `show`, and where the slots are, and one of them moved."""
     from torchslots.evaluation.page import Heading, Image, Text
 
@@ -112,7 +105,7 @@ def show_frames(result: Result) -> Shown:
         Text(_MOVED),
         Image(
             path,
-            "Four held-out pictures: input, positions, painted by the model, painted with one slot moved.",
+            "Four held-out images: input, positions, decoded by the model, decoded with one slot moved.",
         ),
     ]
     return Shown(plain.sections + sections, {})
@@ -120,10 +113,10 @@ def show_frames(result: Result) -> Shown:
 
 _MOVED = (
     "A cross marks where each slot says that it is; nobody told the model what a position is. The slot of the largest "
-    "region, the background, is left out. The last picture of each row is painted by the same slots after the "
-    "position of one of them, and nothing else, was changed by a quarter of the picture's height and width: its object "
+    "region, the background, is left out. The last image of each row is decoded from the same slots after the "
+    "position of one of them, and nothing else, was changed by a quarter of the image's height and width: its object "
     "should be where the cross is, of the same form and colour, and the others should stay. What is left behind in its "
-    "old place was painted by another slot."
+    "old place was decoded from another slot."
 )
 
 
@@ -143,16 +136,16 @@ def _row(result: Result, seen: _Seen) -> NDArray[np.uint8]:
     background, slot = int(seen.areas.argmax()), _second_largest(seen.areas)
     dy, dx = _towards_middle(seen.pose.position[slot])
     moved = editing.move(seen.clip, slot, dy, dx)
-    painted = result.model.decoder.decode(moved).recon["video"]
+    decoded = result.model.decoder.decode(moved).recon["video"]
     hidden = tuple({background, *np.flatnonzero(seen.areas == 0).tolist()})
     assert moved.pose is not None
     there = tuple(other for other in range(len(seen.areas)) if other != slot)
     pictures = {
         "input": scale_up(seen.image, _TILE),
-        "positions": draw_poses(seen.image, seen.pose, seen.decoded.masks[0, 0].cpu().numpy(), hidden=hidden),
-        "painted": scale_up(_bytes(seen.decoded.recon["video"][0, 0]), _TILE),
-        f"slot {slot} moved": draw_poses(
-            _bytes(painted[0, 0]), moved.pose.map(lambda part: part[0, 0]), hidden=there
+        "positions": plot_poses(seen.image, seen.pose, seen.decoded.masks[0, 0].cpu().numpy(), hidden=hidden),
+        "decoded": scale_up(_bytes(seen.decoded.recon["video"][0, 0]), _TILE),
+        f"slot {slot} moved": plot_poses(
+            _bytes(decoded[0, 0]), moved.pose.map(lambda part: part[0, 0]), hidden=there
         ),
     }
     return contact_sheet(list(pictures.values()), list(pictures), tile=_TILE)
@@ -164,7 +157,7 @@ def _second_largest(areas: NDArray[np.int64]) -> int:
 
 
 def _towards_middle(position: torch.Tensor) -> tuple[float, float]:
-    """A step that stays inside the picture."""
+    """A step that stays inside the image."""
     y, x = position.tolist()
     return (-_STEP if y > 0 else _STEP), (-_STEP if x > 0 else _STEP)
 
@@ -174,24 +167,13 @@ def _bytes(picture: torch.Tensor) -> NDArray[np.uint8]:
     return to_bytes(picture).permute(1, 2, 0).cpu().numpy()
 
 
-SLOT_ATTENTION = System(
-    name="Slot Attention",
-    recipe="slot_attention_demo",
-    title="torchslots demo: objects found in pictures",
-    unit="pictures",
+DISCOVERY = Kind(
+    unit="images",
     count=8000,
     held_out=320,
     monitor="fg_ari",
     make_sets=make_sets,
-    baselines=no_baselines,
-    introduce=partial(introduce, "Slot Attention model"),
+    introduce=introduce,
     show=show,
 )
-ISA = replace(
-    SLOT_ATTENTION,
-    name="Invariant Slot Attention",
-    recipe="isa_demo",
-    title="torchslots demo: objects and their positions found in pictures",
-    introduce=partial(introduce, "Invariant Slot Attention model, whose slots have positions,"),
-    show=show_frames,
-)
+POSES = replace(DISCOVERY, show=show_poses)

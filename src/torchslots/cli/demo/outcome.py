@@ -5,15 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torchslots.cli.demo.plan import Result, Shown, System
+from torchslots.cli.demo.plan import Kind, Result, Shown
 from torchslots.evaluation.page import Heading, Image, Row, Section, Table, Text, write_page
 from torchslots.evaluation.report import LABELS, EvalReport, compare
 from torchslots.evaluation.seeds import learning_curves
-from torchslots.io import draw, video
+from torchslots.io import draw
+from torchslots.io.files import write_file
 
 
 def write_metrics(result: Result, shown: Shown, seconds: dict[str, float]) -> None:
-    """metrics.json: the reports, what the system adds, what it was trained on, and how long each part took."""
+    """Write metrics.json: the reports, what the kind adds, what it was trained on, and how long each part took."""
     values: dict[str, Any] = {
         "recipe": result.plan.recipe.name,
         "examples": len(result.sets.train),
@@ -22,26 +23,25 @@ def write_metrics(result: Result, shown: Shown, seconds: dict[str, float]) -> No
         **shown.metrics,
         "seconds": seconds,
     }
-    with video.replacing(result.plan.out / "metrics.json") as part:
-        part.write_text(json.dumps(values, indent=2) + "\n")
+    write_file(result.plan.out / "metrics.json", json.dumps(values, indent=2) + "\n")
 
 
-def print_figures(result: Result, kind: System) -> None:
+def print_figures(result: Result, kind: Kind) -> None:
     """All reports side by side."""
     from rich.console import Console
     from rich.table import Table as Printed
 
-    header, rows = compare(_told(result))
+    header, rows = compare(_shown_reports(result))
     table = Printed(*header, title=f"{_count(result)} held-out {kind.unit}")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
 
 
-def write_result(result: Result, shown: Shown, kind: System, seconds: dict[str, float]) -> Path:
+def write_result(result: Result, shown: Shown, kind: Kind, seconds: dict[str, float]) -> Path:
     """The page."""
-    header, rows = compare(_told(result))
-    report = next(iter(_told(result).values()))
+    header, rows = compare(_shown_reports(result))
+    report = next(iter(_shown_reports(result).values()))
     sections: list[Section] = [
         Text(kind.introduce(result)),
         Table(header, rows, "Each figure is defined below."),
@@ -57,7 +57,7 @@ def write_result(result: Result, shown: Shown, kind: System, seconds: dict[str, 
         Heading("What took how long"),
         Table(["part", "seconds"], [[name, f"{value:.0f}"] for name, value in seconds.items()], _CLOCK),
     ]
-    return write_page(result.plan.out, kind.title, sections)
+    return write_page(result.plan.out, f"torchslots demo: {result.plan.demo.title}", sections)
 
 
 _CLOCK = (
@@ -65,7 +65,7 @@ _CLOCK = (
 )
 
 
-def _learning(result: Result, kind: System) -> list[Image]:
+def _learning(result: Result, kind: Kind) -> list[Image]:
     """Curves of the training."""
     folder, run, label = result.plan.pictures, result.plan.run, LABELS[kind.monitor]
     loss = draw.curves(
@@ -87,8 +87,8 @@ def _learning(result: Result, kind: System) -> list[Image]:
     ]
 
 
-def _told(result: Result) -> dict[str, EvalReport]:
-    """The reports; of pictures without the figures of single frames, which would say the same twice."""
+def _shown_reports(result: Result) -> dict[str, EvalReport]:
+    """The reports; of images without the figures of single frames, which would say the same twice."""
     if result.plan.recipe.evaluation.num_frames > 1:
         return dict(result.reports)
     return {name: replace(report, metrics=_whole(report.metrics)) for name, report in result.reports.items()}

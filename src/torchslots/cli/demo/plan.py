@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe
+from torchslots.recipes.demos import Demo
 
 if TYPE_CHECKING:
     from torchslots.data.loader import ClipDataset
@@ -41,17 +42,18 @@ class Stopwatch:
 class Plan:
     """One call of the command."""
 
+    demo: Demo
     recipe: Recipe
     out: Path
     """Folder for everything."""
     count: int
     """Examples to train on."""
     held_out: int
-    """Examples to judge on."""
+    """Examples to evaluate on."""
     seed: int
     device: str
     tokenizer: Recipe | None = None
-    """Of the image code that is trained first; None: the model needs none."""
+    """Of the tokenizer that is trained first; None: the model needs none."""
 
     @property
     def run(self) -> Path:
@@ -60,7 +62,7 @@ class Plan:
 
     @property
     def tokenizer_run(self) -> Path:
-        """Of the image code's training."""
+        """Of the tokenizer's training."""
         return self.out / "tokenizer"
 
     @property
@@ -80,11 +82,11 @@ class Sets(NamedTuple):
     train: "ClipDataset"
     held_out: "ClipDataset"
     frames: "ClipDataset | None" = None
-    """What an image code is trained on; None: none is needed."""
+    """What a tokenizer is trained on; None: none is needed."""
 
 
 class Result(NamedTuple):
-    """A trained model and how it was judged, the model itself under its own name first."""
+    """A trained model and its evaluations, that of the model itself under its own name first."""
 
     plan: Plan
     sets: Sets
@@ -93,47 +95,45 @@ class Result(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What a system adds to metrics and page."""
+    """What a kind of demonstration adds to metrics and page."""
 
     sections: "list[Section]"
-    """Pictures with what is to be seen in them."""
+    """Images with what is to be seen in them."""
     metrics: dict[str, Any]
     """More than the reports hold."""
 
 
-def nobody(model: "ObjectCentricModel", device: str) -> "Sequence[Observer]":
-    """Painted frames are not judged."""
+def no_observers(model: "ObjectCentricModel", device: str) -> "Sequence[Observer]":
+    """Decoded frames are not evaluated."""
     return ()
 
 
-@dataclass(frozen=True)
-class System:
-    """What one demonstration does differently."""
+def no_baselines(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
+    """None but the untrained model."""
+    return {}
 
-    name: str
-    """Of the model, over its column."""
-    recipe: str
-    title: str
-    """Of the page."""
+
+@dataclass(frozen=True)
+class Kind:
+    """What one kind of demonstration does differently."""
+
     unit: str
     """What an example is, in the plural."""
     count: int
     """Examples to train on, where nobody asks for another number."""
     held_out: int
-    """Examples to judge on, likewise."""
+    """Examples to evaluate on, likewise."""
     monitor: str
     """The figure whose learning curve is shown."""
     make_sets: Callable[[Plan], Sets]
     """Generates the data and opens them."""
-    baselines: "Callable[[Plan, Sets], dict[str, EvalReport]]"
-    """What the model must beat, besides itself untrained."""
     introduce: Callable[[Result], str]
     """What was done, in sentences with the figures."""
     show: Callable[[Result], Shown]
-    tokenizer: str | None = None
-    """Recipe of the image code that is trained first; None: the model needs none."""
-    onlookers: "Callable[[ObjectCentricModel, str], Sequence[Observer]]" = nobody
-    """Who judges what the trained model paints, besides its masks; the second argument is the device."""
+    baselines: "Callable[[Plan, Sets], dict[str, EvalReport]]" = no_baselines
+    """What the model must beat, besides itself untrained."""
+    observers: "Callable[[ObjectCentricModel, str], Sequence[Observer]]" = no_observers
+    """What evaluates the frames that the trained model decodes; the second argument is the device."""
 
 
 def batches_of(plan: Plan, dataset: "ClipDataset", what: str) -> Iterator[Any]:
@@ -144,7 +144,7 @@ def batches_of(plan: Plan, dataset: "ClipDataset", what: str) -> Iterator[Any]:
 
 
 def train_tokenizer(plan: Plan, recipe: Recipe, sets: Sets) -> None:
-    """Train the image code, from the newest checkpoint where there is one."""
+    """Train the tokenizer, from the newest checkpoint where there is one."""
     from torchslots.training.loop import train
 
     assert sets.frames is not None
@@ -153,7 +153,7 @@ def train_tokenizer(plan: Plan, recipe: Recipe, sets: Sets) -> None:
 
 
 def train_model(plan: Plan, sets: Sets, monitor: str) -> None:
-    """Train, from the newest checkpoint where there is one, with the image code that was trained before."""
+    """Train, from the newest checkpoint where there is one, with the tokenizer that was trained before."""
     from torchslots.training.loop import train
     from torchslots.training.warm_start import assemble
 
@@ -162,7 +162,7 @@ def train_model(plan: Plan, sets: Sets, monitor: str) -> None:
     train(recipe, model, sets.train, sets.held_out, plan.run, device=plan.device, monitor=monitor)
 
 
-def judge(plan: Plan, sets: Sets, system: System) -> Result:
+def evaluate_model(plan: Plan, sets: Sets, kind: Kind) -> Result:
     """The trained model beside its baselines and itself untrained, on all held-out examples."""
     from torchslots.evaluation.evaluate import evaluate
     from torchslots.hub import load_model
@@ -170,13 +170,15 @@ def judge(plan: Plan, sets: Sets, system: System) -> Result:
     trained = load_model(plan.run, device=plan.device)
     untrained = catalog.build_seeded(plan.recipe.model, plan.recipe.train.seed).to(plan.device)
     settings, reports = plan.recipe.evaluation, {}
-    onlookers = system.onlookers(trained, plan.device)
-    for name, model, draw, looking in ((system.name, trained, 4, onlookers), (UNTRAINED, untrained, 0, ())):
-        batches = batches_of(plan, sets.held_out, f"Judging: {name}")
-        reports[name] = evaluate(model, batches, settings, device=plan.device, draw=draw, onlookers=looking)
+    own, observers = plan.demo.name, kind.observers(trained, plan.device)
+    for name, model, num_plots, looking in ((own, trained, 4, observers), (UNTRAINED, untrained, 0, ())):
+        batches = batches_of(plan, sets.held_out, f"Evaluating: {name}")
+        reports[name] = evaluate(
+            model, batches, settings, device=plan.device, num_plots=num_plots, observers=looking
+        )
     ordered = {
-        system.name: reports[system.name],
-        **system.baselines(plan, sets),
+        own: reports[own],
+        **kind.baselines(plan, sets),
         UNTRAINED: reports[UNTRAINED],
     }
     return Result(plan, sets, trained, ordered)

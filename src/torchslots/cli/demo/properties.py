@@ -1,10 +1,9 @@
-"""Slot Attention that names the properties of objects, on generated CLEVR-like pictures."""
+"""Properties of objects predicted in generated CLEVR-like images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchslots.cli.demo.images import no_baselines
-from torchslots.cli.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, percent
+from torchslots.cli.demo.plan import UNTRAINED, Kind, Plan, Result, Sets, Shown, percent
 from torchslots.io import draw, video
 from torchslots.metrics.set_prediction import THRESHOLDS
 
@@ -16,7 +15,7 @@ _ANY = 2.0
 
 
 def make_sets(plan: Plan) -> Sets:
-    """Pictures to train on, and a tenth as many to judge on, in the files of CLEVR."""
+    """Images to train on, and a tenth as many to evaluate on, in the files of CLEVR."""
     from torchslots.data.catalog import open_dataset
     from torchslots.sim.generate_images import generate_images
 
@@ -36,22 +35,22 @@ def introduce(result: Result) -> str:
     """What was done and how well it went."""
     found, most = next(iter(result.reports)), result.plan.recipe.data.max_objects
     return (
-        f"A small Slot Attention model with a head that names properties was trained for "
-        f"{result.plan.recipe.optim.num_steps} steps of {result.plan.recipe.train.batch_size} pictures on "
-        f"{result.plan.count} generated CLEVR-like pictures of 3 to {most} objects, with the true size, material, "
-        f"shape, colour and place of each object as its teacher. On {result.reports[found].num_videos} pictures that "
+        f"A small {result.plan.demo.about} was trained for "
+        f"{result.plan.recipe.optim.num_steps} steps of {result.plan.recipe.train.batch_size} images on "
+        f"{result.plan.count} generated CLEVR-like images of 3 to {most} objects, with the true size, material, "
+        f"shape, colour and place of each object as its teacher. On {result.reports[found].num_videos} images that "
         f"it never saw its average precision is {percent(result, found, 'ap_inf')} where all four attributes must be "
         f"right and the place does not count, {percent(result, found, 'ap_1')} where it must be less than 1 unit away, "
         f"and {percent(result, found, 'ap_0.5')} for half a unit; the same model before training has "
         f"{percent(result, UNTRAINED, 'ap_inf')} at any distance. The scene is 6 units wide. The paper's model learns "
-        "from larger pictures of up to 10 objects for 150,000 steps of 512."
+        "from larger images of up to 10 objects for 150,000 steps of 512."
     )
 
 
 def show(result: Result) -> Shown:
-    """Predicted beside true properties of held-out pictures, and precision at each distance."""
-    from torchslots.evaluation.observers import PlottedVideo
+    """Predicted beside true properties of held-out images, and precision at each distance."""
     from torchslots.evaluation.page import Image, Text
+    from torchslots.evaluation.panels import PlottedVideo
 
     sections: list[Section] = [Text(_HOW_TO_READ)]
     for index, drawn in enumerate(next(iter(result.reports.values())).panels):
@@ -59,16 +58,14 @@ def show(result: Result) -> Shown:
         if picture is not None:
             path = result.plan.pictures / f"properties_{index}.png"
             video.write_png(path, picture)
-            sections.append(
-                Image(path, f"Held-out picture {index}: true objects and what the model says of them.")
-            )
+            sections.append(Image(path, f"Held-out image {index}: true objects and what the model predicts."))
     sections.append(
-        Image(_draw_precision(result), "Average precision at each distance; 2 stands for any distance.")
+        Image(_plot_precision(result), "Average precision at each distance; 2 stands for any distance.")
     )
     return Shown(sections, {})
 
 
-def _draw_precision(result: Result) -> Path:
+def _plot_precision(result: Result) -> Path:
     distances = [threshold if threshold != THRESHOLDS[0] else _ANY for threshold in THRESHOLDS]
     series = {
         name: (distances, [100 * report.metrics.get(f"ap_{threshold:g}", 0.0) for threshold in THRESHOLDS])
@@ -77,28 +74,24 @@ def _draw_precision(result: Result) -> Path:
     return draw.curves(
         series,
         result.plan.pictures / "average_precision.png",
-        title="Average precision on held-out pictures",
+        title="Average precision on held-out images",
         x_label="greatest distance of a right prediction, in units of the scene (2: any)",
         y_label="average precision, per cent",
     )
 
 
 _HOW_TO_READ = (
-    "The picture; below it the scene from above, true objects as rings and predictions as dots, a line between the two "
+    "The image; below it the scene from above, true objects as rings and predictions as dots, a line between the two "
     "of a pair; and each true object beside the prediction that fits it best. An object counts as right when size, "
     "colour, material and shape are all right."
 )
 
-SET_PREDICTION = System(
-    name="Slot Attention",
-    recipe="set_prediction_demo",
-    title="torchslots demo: properties of objects in pictures",
-    unit="pictures",
+PROPERTIES = Kind(
+    unit="images",
     count=8000,
     held_out=500,
     monitor="ap_inf",
     make_sets=make_sets,
-    baselines=no_baselines,
     introduce=introduce,
     show=show,
 )

@@ -1,15 +1,14 @@
-"""SAVi and STATM on generated videos of thrown objects, from the boxes of the first frame."""
+"""Objects followed through generated videos of thrown objects, from the boxes of the first frame."""
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from torchslots.cli.demo.plan import UNTRAINED, Plan, Result, Sets, Shown, System, batches_of, percent
+from torchslots.cli.demo.plan import UNTRAINED, Kind, Plan, Result, Sets, Shown, batches_of, percent
 from torchslots.io import draw
 from torchslots.models.decoders.broadcast import BroadcastDecoder
 
@@ -21,15 +20,15 @@ if TYPE_CHECKING:
 COPY = "boxes copied"
 _SIZE = 64
 _FPS = 6
-_PAINTED = {"video": "picture", "flow": "optical flow", "depth": "depth"}
+_TARGETS = {"video": "image", "flow": "optical flow", "depth": "depth"}
 """What a decoder's targets are called."""
 _EDGE = 16
 """Pixels around a panel, for the frame that marks what is expected."""
 _AHEAD = "The first held-out video: {observe} frames seen, others (in orange) expected; their input is for comparison."
 _HOW_TO_READ = (
     "From left to right and top to bottom: the input; the true objects; what the model makes of them, in the same "
-    "colours; what its slots paint together; and each slot alone. Slot 0 is the background, the others start from the "
-    "boxes of the first frame and must follow their objects from there."
+    "colours; what its slots decode to together; and each slot alone. Slot 0 is the background, the others start from "
+    "the boxes of the first frame and must follow their objects from there."
 )
 
 
@@ -37,8 +36,8 @@ def make_sets(plan: Plan, resolution: int = _SIZE, **scenes: Any) -> Sets:
     """Training clips and whole held-out videos, both from a cache of only what the recipe needs.
 
     Args:
-        resolution: of the videos that are generated.
-        scenes: what else `sim.write.generate` shall know of them.
+        resolution: Pixels of each side of the generated videos.
+        scenes: other arguments of `generate`.
     """
     from torchslots.data.catalog import open_dataset
     from torchslots.data.prepare import prepare
@@ -62,19 +61,19 @@ def copied_boxes(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
     """The first frame's boxes, copied to all frames."""
     from torchslots.evaluation.evaluate import box_copy_baseline
 
-    batches = batches_of(plan, sets.held_out, f"Judging: {COPY}")
+    batches = batches_of(plan, sets.held_out, f"Evaluating: {COPY}")
     return {COPY: box_copy_baseline(batches, plan.recipe.evaluation)}
 
 
-def introduce(what: str, result: Result) -> str:
+def introduce(result: Result) -> str:
     """What was done and how well it went."""
     found = next(iter(result.reports))
-    report = result.reports[found]
+    report, plan = result.reports[found], result.plan
     return (
-        f"A small {what} was trained for {result.plan.recipe.optim.num_steps} steps on {result.plan.count} generated "
-        f"videos of 3 to 10 thrown objects. It learned to paint each frame's {_targets(result)} from its slots, and "
-        f"was told nothing else but the objects' boxes in the first frame. On "
-        f"{report.num_videos} videos that it never saw, each {result.plan.recipe.evaluation.num_frames} frames long, "
+        f"A small {plan.demo.about} was trained for {plan.recipe.optim.num_steps} steps on {plan.count} generated "
+        f"videos of 3 to 10 thrown objects. It learned to decode each frame's {_targets(result)} from its slots, and "
+        f"was given nothing else but the objects' boxes in the first frame. On "
+        f"{report.num_videos} videos that it never saw, each {plan.recipe.evaluation.num_frames} frames long, "
         f"it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; copying the first frame's boxes to all frames "
         f"reaches {percent(result, COPY, 'fg_ari')}, the same model before training "
         f"{percent(result, UNTRAINED, 'fg_ari')}. FG-ARI is 100 where every object is one slot through the whole "
@@ -83,8 +82,8 @@ def introduce(what: str, result: Result) -> str:
 
 
 def _targets(result: Result) -> str:
-    """What the slots must paint, in words."""
-    return " and ".join(_PAINTED[name] for name in cast(BroadcastDecoder, result.model.decoder).targets)
+    """What the slots must decode to, in words."""
+    return " and ".join(_TARGETS[name] for name in cast(BroadcastDecoder, result.model.decoder).targets)
 
 
 def show(result: Result) -> Shown:
@@ -96,14 +95,14 @@ def show(result: Result) -> Shown:
     for index, drawn in enumerate(next(iter(result.reports.values())).panels):
         path, _ = write_panel(drawn.panel(128), result.plan.pictures / f"video_{index}", _FPS, gif=True)
         sections.append(Video(path, f"Held-out video {drawn.name}"))
-    frames = _draw_frames(result)
+    frames = _plot_frames(result)
     sections.append(
         Image(frames, "How well each frame alone is segmented: copied boxes fit the first frame only.")
     )
     return Shown(sections, {})
 
 
-def _draw_frames(result: Result) -> Path:
+def _plot_frames(result: Result) -> Path:
     per_frame: Any = {
         name: (list(range(len(report.curves["fg_ari"]))), report.curves["fg_ari"])
         for name, report in result.reports.items()
@@ -145,19 +144,19 @@ def _say_horizon(found: "HorizonReport", horizon: int) -> str:
         f"frame is decoded. Over these {horizon} frames its FG-ARI is {ahead:.1f}; repeating its segmentation of the "
         f"last observed frame has {copied:.1f}."
     )
-    for key, what in _PAINTED.items():
+    for key, what in _TARGETS.items():
         if f"psnr_{key}" in found.metrics:
             text += (
-                f" The painted {what} has a PSNR of {found.metrics[f'psnr_{key}']:.1f} dB; repeating the last true one "
+                f" The decoded {what} has a PSNR of {found.metrics[f'psnr_{key}']:.1f} dB; repeating the last true one "
                 f"has {found.metrics[f'copy_psnr_{key}']:.1f} dB."
             )
-    return text + " It was trained to explain the frames that it sees, never to expect others."
+    return text + " It was trained to explain the frames that it sees, never to predict others."
 
 
 def _film_ahead(result: Result, observe: int) -> Path:
     """The first held-out video: observed frames, then expected ones."""
     from torchslots.data.loader import eval_batches
-    from torchslots.evaluation.observers import VideoPanel
+    from torchslots.evaluation.panels import VideoPanel
     from torchslots.evaluation.report import write_panel
     from torchslots.io.draw import mark_predicted
     from torchslots.models.model import rollout
@@ -175,24 +174,14 @@ def _film_ahead(result: Result, observe: int) -> Path:
     return write_panel(panel, result.plan.pictures / "rollout", _FPS, gif=True)[0]
 
 
-SAVI = System(
-    name="SAVi",
-    recipe="savi_demo",
-    title="torchslots demo: objects found in video",
+TRACKING = Kind(
     unit="videos",
     count=320,
     held_out=24,
     monitor="fg_ari",
     make_sets=make_sets,
     baselines=copied_boxes,
-    introduce=partial(introduce, "SAVi"),
+    introduce=introduce,
     show=show,
 )
-STATM = replace(
-    SAVI,
-    name="STATM",
-    recipe="statm_demo",
-    title="torchslots demo: objects remembered in video",
-    introduce=partial(introduce, "STATM, a SAVi with a predictor that remembers,"),
-    show=show_memory,
-)
+MEMORY = replace(TRACKING, show=show_memory)

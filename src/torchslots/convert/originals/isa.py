@@ -61,7 +61,7 @@ def initializer_path(config: IsaConfig) -> str:
     """The original's initializer module."""
     if config.invariance == "none":
         return "ParamStateInit_0"
-    kind = "Random" if config.frames == "drawn" else "Learnable"
+    kind = "Random" if config.initial_pose == "sampled" else "Learnable"
     return f"ParamStateInit{kind}{_FRAMES[config.invariance]}_0"
 
 
@@ -70,7 +70,7 @@ def _initializer(config: IsaConfig) -> list[WeightMap]:
     if config.invariance == "none":
         return [layouts.bare(theirs, f"{ours}.slots")]
     found = [layouts.bare(theirs, f"{ours}.slots.slots")]
-    if config.frames == "learned":
+    if config.initial_pose == "learned":
         parts = {"position": "position", "scale": "scale", "angles": "angle"}
         count = {"translation": 1, "scale": 2, "rotation": 3}[config.invariance]
         found += [
@@ -93,7 +93,7 @@ def _corrector(config: IsaConfig) -> list[WeightMap]:
         *layouts.dense(f"{theirs}/MLP_0/dense_mlp_1", f"{ours}.grid_encoder.last"),
     ]
     return (
-        [*found, *layouts.dense(f"{theirs}/dense_embed_0", f"{ours}.tell")] if config.tell_frames else found
+        [*found, *layouts.dense(f"{theirs}/dense_embed_0", f"{ours}.tell")] if config.append_pose else found
     )
 
 
@@ -181,9 +181,9 @@ def like(config: Any, shapes: Shapes) -> IsaConfig:
     return replace(
         config,
         num_slots=shapes[states[0]][0] if states else config.num_slots,
-        frames="learned" if any("Learnable" in path for path in states) else "drawn",
+        initial_pose="learned" if any("Learnable" in path for path in states) else "sampled",
         grid="missing_as_released" if project_added and invariant else "appended",
-        tell_frames=any(path.endswith("dense_embed_0/kernel") for path in shapes),
+        append_pose=any(path.endswith("dense_embed_0/kernel") for path in shapes),
     )
 
 
@@ -206,7 +206,7 @@ def from_reference(reference: dict[str, Any], shapes: Shapes) -> IsaConfig:
     decoder = _decoder_config(model["decoder"], shapes)
     kernel = shapes[f"{CORRECTORS[invariance]}/general_dense_q_0/kernel"]
     return IsaConfig(
-        resolution=decoder.drawn(),
+        resolution=decoder.image_size(),
         encoder=backbone_config(encoder["backbone"], shapes),
         invariance=invariance,
         grid="appended" if encoder["pos_emb"]["update_type"] == "concat" else "missing_as_released",
@@ -217,7 +217,7 @@ def from_reference(reference: dict[str, Any], shapes: Shapes) -> IsaConfig:
         slot_hidden=corrector["mlp_size"],
         grid_hidden=corrector.get("grid_encoder", {}).get("hidden_size", 128),
         position_hidden=encoder["pos_emb"].get("output_transform", {}).get("hidden_size", 128),
-        frames="learned" if "Learnable" in model["initializer"]["module"] else "drawn",
+        initial_pose="learned" if "Learnable" in model["initializer"]["module"] else "sampled",
         decoder=decoder,
         **({} if invariance == "none" else _options(corrector, model["decoder"]["pos_emb"], invariance)),
     )
@@ -238,14 +238,14 @@ def _options(corrector: dict[str, Any], position: dict[str, Any], invariance: In
         )
     return {
         "scale_factor": factor,
-        "values_in_frame": corrector.get("add_rel_pos_to_values", False),
-        "tell_frames": corrector.get("append_statistics", False),
+        "relative_values": corrector.get("add_rel_pos_to_values", False),
+        "append_pose": corrector.get("append_statistics", False),
         "rotation_limit": 45 if corrector.get("limit_rot_to_45_deg", True) else 90,
         "detach": _detached(corrector),
         "temperature": corrector.get("softmax_temperature", 1.0),
         "centered": corrector.get("zero_position_init", True),
         "fixed_scale": corrector.get("init_with_fixed_scale", 0.1),
-        "draws": "independent" if invariance == "rotation" else "correlated",
+        "scale_sampling": "independent" if invariance == "rotation" else "correlated",
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torchslots.convert.layouts import RECONFIGURE, Shapes, WeightMap, count, explained
 from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder
 from torchslots.io.errors import UserError
-from torchslots.recipes.savi_slotdiffusion import PaintConfig, SaviPytorchConfig
+from torchslots.recipes.savi_slotdiffusion import SaviPytorchConfig, SaviPytorchDecoderConfig
 
 
 def leaves(config: SaviPytorchConfig) -> list[WeightMap]:
@@ -50,7 +50,7 @@ def from_reference(reference: Mapping[str, Any]) -> SaviPytorchConfig:
     slots = slot_encoder.from_reference(reference)
     numbers = reference["dec_dict"]
     rows, columns = numbers["dec_resolution"]
-    decoder = PaintConfig(
+    decoder = SaviPytorchDecoderConfig(
         grid=(rows, columns),
         channels=tuple(numbers["dec_channels"][1:]),
         kernel=numbers["dec_ks"],
@@ -73,7 +73,7 @@ def from_shapes(shapes: Shapes) -> SaviPytorchConfig:
             "These are not the weights of SAVi in SlotDiffusion's code: it has a decoder with a grid."
         )
     kernels = [shapes[f"decoder.{i}.0.weight"] for i in range(layers)]
-    decoder = PaintConfig(
+    decoder = SaviPytorchDecoderConfig(
         grid=(grid[1], grid[2]),
         channels=tuple(kernel[1] for kernel in kernels),
         kernel=kernels[0][-1],

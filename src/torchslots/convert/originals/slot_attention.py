@@ -18,7 +18,7 @@ from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.tensorflow import VALUE, TensorflowCheckpoint
 from torchslots.io.errors import UserError
 from torchslots.models.weights import check_fit
-from torchslots.recipes.slot_attention import PictureDecoder, PropertyHead, SlotAttentionConfig
+from torchslots.recipes.slot_attention import ImageDecoderConfig, SetPredictionConfig, SlotAttentionConfig
 
 NETWORK = "network/layer_with_weights-0/"
 """Beginning of the weights' names in the original's checkpoints."""
@@ -174,7 +174,9 @@ def from_shapes(shapes: Shapes, resolution: tuple[int, int] | None = None) -> Sl
     """
     published = SlotAttentionConfig()
     if task_of(shapes) == "set_prediction":
-        published = replace(published, strides=_PREDICTION_STRIDES, num_slots=10, decoder=PropertyHead())
+        published = replace(
+            published, strides=_PREDICTION_STRIDES, num_slots=10, decoder=SetPredictionConfig()
+        )
     return _with_widths(published, resolution or published.resolution, shapes)
 
 
@@ -185,7 +187,7 @@ def like(config: Any, shapes: Shapes) -> SlotAttentionConfig:
         UserError: arrays that no Slot Attention has, or of the other task than `config`.
     """
     task = task_of(shapes)
-    if isinstance(config.decoder, PropertyHead) != (task == "set_prediction"):
+    if isinstance(config.decoder, SetPredictionConfig) != (task == "set_prediction"):
         raise UserError(
             f"This is a checkpoint of {task.replace('_', ' ')}. Convert it with --recipe {_RECIPES[task]}."
         )
@@ -211,12 +213,12 @@ def _with_widths(
     encoder = tuple(shapes[name][-1] for name in params_of(shapes, "encoder_cnn"))
     strides = config.strides if len(config.strides) == len(encoder) else (1,) * len(encoder)
     hidden, size = shapes["mlp/layer_with_weights-0/bias"], shapes["mlp/layer_with_weights-1/bias"]
-    decoder: PictureDecoder | PropertyHead
-    if isinstance(config.decoder, PropertyHead):
+    decoder: ImageDecoderConfig | SetPredictionConfig
+    if isinstance(config.decoder, SetPredictionConfig):
         widths = [shapes[f"mlp_classifier/layer_with_weights-{i}/bias"][-1] for i in (0, 1)]
-        decoder = PropertyHead(*widths)
+        decoder = SetPredictionConfig(*widths)
     else:
-        decoder = _picture_decoder(config.decoder, resolution, shapes)
+        decoder = _image_decoder(config.decoder, resolution, shapes)
     return replace(
         config,
         resolution=resolution,
@@ -230,7 +232,9 @@ def _with_widths(
     )
 
 
-def _picture_decoder(numbers: PictureDecoder, resolution: tuple[int, int], shapes: Shapes) -> PictureDecoder:
+def _image_decoder(
+    numbers: ImageDecoderConfig, resolution: tuple[int, int], shapes: Shapes
+) -> ImageDecoderConfig:
     """All but the last layer; the published strides, all 2 but the last, unless the numbers fit."""
     channels = tuple(shapes[name][-2] for name in params_of(shapes, "decoder_cnn")[:-1])
     strides = numbers.strides

@@ -6,7 +6,7 @@ import numpy as np
 
 from torchslots.convert import layouts
 from torchslots.convert.layouts import WeightMap
-from torchslots.recipes.slot_attention import PropertyHead, SlotAttentionConfig
+from torchslots.recipes.slot_attention import SetPredictionConfig, SlotAttentionConfig
 
 
 def names(task: str, num_encoder: int = 4, num_decoder: int = 6) -> list[str]:
@@ -79,7 +79,7 @@ def leaves(config: SlotAttentionConfig) -> list[WeightMap]:
         *_gru(f"{theirs}/gru", f"{corrector}.gru"),
         *_perceptron(f"{theirs}/mlp", f"{corrector}.mlp", first=1),
     ]
-    if isinstance(config.decoder, PropertyHead):
+    if isinstance(config.decoder, SetPredictionConfig):
         return [*found, *_perceptron("mlp_classifier", "decoder.mlp", first=0)]
     last = f"decoder_cnn/layer_with_weights-{len(config.decoder.channels)}"
     return [

@@ -219,7 +219,7 @@ def _diffusion_of(numbers: Mapping[str, Any]) -> DiffusionConfig:
         start=numbers["linear_start"],
         end=numbers["linear_end"],
         cosine_shift=numbers["cosine_s"],
-        prediction=_PREDICTIONS[numbers["pred_target"]],
+        prediction_type=_PREDICTIONS[numbers["pred_target"]],
         latent_scale=numbers["z_scale_factor"],
     )
 

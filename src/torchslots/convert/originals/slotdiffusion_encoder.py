@@ -7,12 +7,12 @@ from typing import Any
 from torchslots.convert.layouts import OTHER_FILE, RECONFIGURE, Shapes, WeightMap, bare, count, explained
 from torchslots.io.errors import UserError
 from torchslots.recipes.slotdiffusion_encoder import (
-    CnnEncoder,
-    MlpPredictor,
+    CnnEncoderConfig,
+    MlpPredictorConfig,
     NormName,
-    ResNetEncoder,
+    ResNetEncoderConfig,
     SlotsConfig,
-    TransformerPredictor,
+    TransformerPredictorConfig,
 )
 
 NORMS: dict[str, NormName] = {"": "none", "bn": "batch", "in": "instance", "gn": "group"}
@@ -86,7 +86,7 @@ def _corrector(path: str, name: str) -> list[WeightMap]:
 
 
 def _backbone(config: SlotsConfig, name: str) -> list[WeightMap]:
-    if isinstance(config.encoder, CnnEncoder):
+    if isinstance(config.encoder, CnnEncoderConfig):
         return convolutions("encoder", name, len(config.encoder.channels), config.encoder.norm)
     stem = [bare("encoder.conv1.weight", f"{name}.stem.0.weight"), *pair("encoder.bn1", f"{name}.stem.1")]
     for stage, num_blocks in enumerate(config.encoder.stage_sizes):
@@ -118,9 +118,11 @@ def _predictor(config: SlotsConfig, name: str) -> list[WeightMap]:
     ]
 
 
-def _between(path: str, name: str, numbers: TransformerPredictor | MlpPredictor) -> list[WeightMap]:
+def _between(
+    path: str, name: str, numbers: TransformerPredictorConfig | MlpPredictorConfig
+) -> list[WeightMap]:
     """What slots do between frames."""
-    if isinstance(numbers, MlpPredictor):
+    if isinstance(numbers, MlpPredictorConfig):
         return [
             *pair(f"{path}.ln", f"{name}.norm"),
             *pair(f"{path}.mlp.0", f"{name}.mlp.0"),
@@ -163,16 +165,16 @@ def from_reference(reference: Mapping[str, Any]) -> SlotsConfig:
     )
 
 
-def _encoder(numbers: Mapping[str, Any]) -> ResNetEncoder | CnnEncoder:
+def _encoder(numbers: Mapping[str, Any]) -> ResNetEncoderConfig | CnnEncoderConfig:
     if numbers.get("dino") or any(numbers.get("replace_stride_with_dilation") or ()):
         raise UserError(
             "Encoders of DINO or with dilated convolutions are not built here: ResNet and plain CNN are."
         )
     if not numbers.get("resnet"):
-        return CnnEncoder(
+        return CnnEncoderConfig(
             tuple(numbers["enc_channels"][1:]), numbers["enc_ks"], norm_name(numbers["enc_norm"])
         )
-    return ResNetEncoder(_RESNETS[numbers["resnet"]][: 4 if numbers["use_layer4"] else 3])
+    return ResNetEncoderConfig(_RESNETS[numbers["resnet"]][: 4 if numbers["use_layer4"] else 3])
 
 
 def norm_name(theirs: str) -> NormName:
@@ -182,11 +184,13 @@ def norm_name(theirs: str) -> NormName:
     return NORMS[theirs]
 
 
-def _predictor_numbers(numbers: Mapping[str, Any], slot_size: int) -> TransformerPredictor | MlpPredictor:
+def _predictor_numbers(
+    numbers: Mapping[str, Any], slot_size: int
+) -> TransformerPredictorConfig | MlpPredictorConfig:
     norm_first = numbers["pred_norm_first"]
     if numbers.get("pred_type") == "mlp":
-        return MlpPredictor(2 * slot_size, norm_first)
-    return TransformerPredictor(
+        return MlpPredictorConfig(2 * slot_size, norm_first)
+    return TransformerPredictorConfig(
         num_layers=numbers["pred_num_layers"],
         num_heads=numbers["pred_num_heads"],
         mlp_size=numbers["pred_ffn_dim"],
@@ -207,7 +211,7 @@ def from_shapes(shapes: Shapes) -> SlotsConfig:
     (_, num_slots, slot_size), grid = shapes["init_latents"], shapes["encoder_pos_embedding.grid"]
     encoder = _encoder_of(shapes)
     predictor = _predictor_of(shapes)
-    halvings = len(encoder.stage_sizes) - 1 if isinstance(encoder, ResNetEncoder) else int(grid[1] > 32)
+    halvings = len(encoder.stage_sizes) - 1 if isinstance(encoder, ResNetEncoderConfig) else int(grid[1] > 32)
     return SlotsConfig(
         resolution=(grid[1] << halvings, grid[2] << halvings),
         encoder=encoder,
@@ -230,21 +234,23 @@ def norm_of(shapes: Shapes, path: str) -> NormName:
     return "none" if f"{path}.0.0.bias" in shapes else "instance"
 
 
-def _encoder_of(shapes: Shapes) -> ResNetEncoder | CnnEncoder:
+def _encoder_of(shapes: Shapes) -> ResNetEncoderConfig | CnnEncoderConfig:
     if "encoder.conv1.weight" in shapes:
         sizes = [count(shapes, rf"encoder\.layer{stage}\.\d+\.conv1\.weight") for stage in range(1, 5)]
-        return ResNetEncoder(tuple(size for size in sizes if size), shapes["encoder.conv1.weight"][0])
+        return ResNetEncoderConfig(tuple(size for size in sizes if size), shapes["encoder.conv1.weight"][0])
     layers = range(count(shapes, r"encoder\.\d+\.0\.weight"))
     kernels = [shapes[f"encoder.{i}.0.weight"] for i in layers]
-    return CnnEncoder(tuple(kernel[0] for kernel in kernels), kernels[0][-1], norm_of(shapes, "encoder"))
+    return CnnEncoderConfig(
+        tuple(kernel[0] for kernel in kernels), kernels[0][-1], norm_of(shapes, "encoder")
+    )
 
 
-def _predictor_of(shapes: Shapes) -> TransformerPredictor | MlpPredictor | None:
+def _predictor_of(shapes: Shapes) -> TransformerPredictorConfig | MlpPredictorConfig | None:
     if not any(name.startswith("predictor.") for name in shapes):
         return None
     path = "predictor.base_predictor" if "predictor.out_projector.weight" in shapes else "predictor"
     if f"{path}.ln.weight" in shapes:
-        return MlpPredictor(shapes[f"{path}.mlp.0.weight"][0])
+        return MlpPredictorConfig(shapes[f"{path}.mlp.0.weight"][0])
     layers = f"{path}.transformer_encoder.layers"
     num_layers = count(shapes, rf"{re.escape(layers)}\.\d+\.linear1\.weight")
-    return TransformerPredictor(num_layers, mlp_size=shapes[f"{layers}.0.linear1.weight"][0])
+    return TransformerPredictorConfig(num_layers, mlp_size=shapes[f"{layers}.0.linear1.weight"][0])

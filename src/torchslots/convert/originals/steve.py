@@ -25,7 +25,7 @@ from torchslots.convert.originals import dvae
 from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder
 from torchslots.convert.originals.slotdiffusion_encoder import pair
 from torchslots.io.errors import UserError
-from torchslots.recipes.steve import SteveConfig, WriterConfig
+from torchslots.recipes.steve import CodeTransformerConfig, SteveConfig
 
 TOKENIZER, WRITER = "dvae.", "trans_decoder."
 """Where the original keeps the parts of its decoder."""
@@ -47,12 +47,12 @@ def leaves(config: SteveConfig) -> list[WeightMap]:
     """Every tensor of the original's state dict but the masks, which `masks` makes."""
     return [
         *slot_encoder.leaves(config.slots),
-        *_writer(config.writer, "decoder.writer"),
+        *_writer(config.transformer, "decoder.writer"),
         *dvae.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer."),
     ]
 
 
-def _writer(config: WriterConfig, name: str) -> Iterator[WeightMap]:
+def _writer(config: CodeTransformerConfig, name: str) -> Iterator[WeightMap]:
     yield from pair(f"{WRITER}in_proj", f"{name}.project")
     yield bare(f"{WRITER}tok_emb.weight", f"{name}.embedding.weight")
     yield WeightMap(f"{WRITER}pos_emb.pe", f"{name}.position", lambda a: a[0], lambda a: a[None])
@@ -80,7 +80,7 @@ def masks(config: SteveConfig) -> Arrays:
     """What the original stores for each block: True above the diagonal."""
     rows, columns = config.tokenizer.grid
     hidden = np.triu(np.ones((rows * columns, rows * columns), bool), 1)
-    return {_mask(block): hidden for block in range(config.writer.num_layers)}
+    return {_mask(block): hidden for block in range(config.transformer.num_layers)}
 
 
 def _mask(block: int) -> str:
@@ -115,7 +115,7 @@ def from_reference(reference: Mapping[str, Any]) -> SteveConfig:
     """
     slots = slot_encoder.from_reference(reference)
     decoder = reference["dec_dict"]
-    writer = WriterConfig(
+    writer = CodeTransformerConfig(
         size=decoder["dec_d_model"],
         num_layers=decoder["dec_num_layers"],
         num_heads=decoder["dec_num_heads"],
@@ -146,8 +146,8 @@ def from_shapes(shapes: Shapes) -> SteveConfig:
 
 
 @explained("These are not the weights of STEVE in SlotDiffusion's program", OTHER_FILE)
-def _writer_of(shapes: Shapes) -> WriterConfig:
+def _writer_of(shapes: Shapes) -> CodeTransformerConfig:
     """The transformer's numbers."""
     hidden, size = shapes[f"{WRITER}tf_dec.blocks.0.ffn.0.weight"]
     blocks = count(shapes, r"trans_decoder\.tf_dec\.blocks\.\d+\.ffn\.0\.weight")
-    return WriterConfig(size=size, num_layers=blocks, mlp_size=hidden)
+    return CodeTransformerConfig(size=size, num_layers=blocks, mlp_size=hidden)

@@ -18,7 +18,7 @@ from torchslots.convert.originals.slotdiffusion_encoder import pair
 from torchslots.convert.originals.steve import block
 from torchslots.io.errors import UserError
 from torchslots.models.layers.position import cell_grid
-from torchslots.recipes.steve import WriterConfig
+from torchslots.recipes.steve import CodeTransformerConfig
 from torchslots.recipes.steve_joint import SteveJointConfig
 from torchslots.recipes.tokenizers import DvaeConfig
 
@@ -96,7 +96,7 @@ def _writer(config: SteveJointConfig, name: str) -> Iterator[WeightMap]:
     yield bare(f"{ENCODER}slot_proj.weight", f"{name}.project.weight")
     yield bare(_TABLE, f"{name}.embedding.weight")
     yield WeightMap(_WRITTEN, f"{name}.position", lambda a: a[0], lambda a: a[None])
-    for i in range(config.writer.num_layers):
+    for i in range(config.transformer.num_layers):
         yield from block(f"{DECODER}tf.blocks.{i}", f"{name}.decoder.blocks.{i}")
     yield from pair(f"{DECODER}tf.layer_norm", f"{name}.decoder.norm")
     yield bare(f"{DECODER}head.weight", f"{name}.head.weight")
@@ -130,7 +130,7 @@ def _constants(config: SteveJointConfig) -> Arrays:
     """What the original stores among its parameters and never trains."""
     rows, columns = config.tokenizer.grid
     hidden = np.triu(np.ones((rows * columns, rows * columns), bool), 1)
-    masks = {f"{DECODER}tf.blocks.{i}.self_attn_mask": hidden for i in range(config.writer.num_layers)}
+    masks = {f"{DECODER}tf.blocks.{i}.self_attn_mask": hidden for i in range(config.transformer.num_layers)}
     places = cell_grid(*config.token_grid()).permute(2, 0, 1)[None, _GRID]
     return {_PLACES: places.numpy(), **masks}
 
@@ -164,7 +164,7 @@ def from_reference(reference: Mapping[str, Any]) -> SteveJointConfig:
             hard=reference.get("hard", False),
             norm=False,
         ),
-        writer=WriterConfig(
+        transformer=CodeTransformerConfig(
             size=reference["d_model"],
             num_layers=reference["num_decoder_blocks"],
             num_heads=reference["num_decoder_heads"],
@@ -198,7 +198,7 @@ def from_shapes(shapes: Shapes) -> SteveJointConfig:
         tokenizer=replace(
             dvae.from_shapes(within(shapes, TOKENIZER)), resolution=(side, side), temperature_steps=30_000.0
         ),
-        writer=WriterConfig(
+        transformer=CodeTransformerConfig(
             size=size,
             num_layers=count(shapes, r"steve_decoder\.tf\.blocks\.\d+\.ffn\.0\.weight"),
             mlp_size=4 * size,

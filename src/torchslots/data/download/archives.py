@@ -10,13 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from torchslots.io.errors import UserError
-from torchslots.io.files import atomic_file
+from torchslots.io.files import atomic_file, check_space
 from torchslots.io.progress import progress
 
 ENDINGS = (".zip", ".tar.gz")
 _BLOCK = 1 << 20
-_MARGIN = 64 << 20
-"""Bytes of disk that are left free."""
 
 
 def extract(archive: Path) -> None:
@@ -62,9 +60,8 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
 
 
 def _write(target: Path, size: int, stream: IO[bytes]) -> None:
-    folder = target.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_space(folder, size)
+    advice = "Free some space and give the same command again; what is extracted stays."
+    check_space(target.parent, size, advice, f"Extracting {target.name}")
     with atomic_file(target) as partial, partial.open("wb") as file:
         shutil.copyfileobj(stream, file)
 
@@ -81,12 +78,3 @@ def _damaged(archive: Path, error: BaseException, written: list[Path]) -> UserEr
     for path in written:
         path.unlink(missing_ok=True)
     return UserError(f"{archive} cannot be extracted: {error}. Remove it and download it again.")
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed + _MARGIN > free:
-        raise UserError(
-            f"Extracting in {folder} needs {needed:,} bytes more, but only {free:,} are free. Free some space and give "
-            "the same command again; what is extracted stays."
-        )

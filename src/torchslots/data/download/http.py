@@ -1,7 +1,6 @@
 """What a public bucket of Google Cloud Storage holds, and reading from it over HTTPS, with nothing but urllib."""
 
 import base64
-import errno
 import hashlib
 import http.client
 import json
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from torchslots.io.errors import UserError
+from torchslots.io.files import disk_errors
 from torchslots.io.progress import progress
 
 STORAGE = "https://storage.googleapis.com"
@@ -154,6 +154,7 @@ def header_md5(response: Any) -> str | None:
 
 
 _CHUNK = 1 << 18
+_ADVICE = "What has come is kept: free some space or choose another --root, and give the same command again."
 
 
 def download_all(files: list[RemoteFile], folder: Path, name: str, connections: int) -> None:
@@ -161,7 +162,8 @@ def download_all(files: list[RemoteFile], folder: Path, name: str, connections: 
     stop = threading.Event()
     sizes = [file.size for file in files if file.size is not None]
     total = sum(sizes) // 10**6 if len(sizes) == len(files) else None
-    _make(folder)
+    with disk_errors(folder, _ADVICE):
+        folder.mkdir(parents=True, exist_ok=True)
     with progress(f"Downloading {name}", total, "MB") as advance, ThreadPoolExecutor(connections) as pool:
         tasks = [
             pool.submit(_download_one, file, folder / file.name, lambda size: advance(size / 1e6), stop)
@@ -174,13 +176,6 @@ def download_all(files: list[RemoteFile], folder: Path, name: str, connections: 
             pool.shutdown(wait=False, cancel_futures=True)
     for task in done:
         task.result()
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}). Choose another --root.") from error
 
 
 def _download_one(
@@ -196,9 +191,10 @@ def _download_one(
     while not stop.is_set():
         before = file_bytes(part)
         try:
-            _attempt(file, part, advance, stop)
-            if not stop.is_set():
-                part.replace(path)
+            with disk_errors(path, _ADVICE):
+                _attempt(file, part, advance, stop)
+                if not stop.is_set():
+                    part.replace(path)
             return
         except Refused as error:
             if file.name == "features.json" and error.status == 404:
@@ -216,8 +212,6 @@ def _download_one(
                     "the same command goes on from there."
                 ) from error
             stop.wait(pause(failures))
-        except OSError as error:
-            raise disk_error(path, error) from error
 
 
 def _attempt(file: RemoteFile, part: Path, advance: Callable[[int], None], stop: threading.Event) -> None:
@@ -303,18 +297,6 @@ def _md5(path: Path) -> str:
 
 def file_bytes(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def disk_error(path: Path, error: OSError) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return UserError(
-            f"No space left to write {path} ({error.strerror}). What has come is kept: free some space and "
-            "give the same command again."
-        )
-    return UserError(f"{path} cannot be written ({error.strerror or error}). Choose another --root.")
-
-
-# Room
 
 
 def present(path: Path) -> int:

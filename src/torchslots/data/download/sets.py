@@ -33,7 +33,7 @@ from torchslots.data.download.http import (
     told,
 )
 from torchslots.io.errors import UserError
-from torchslots.io.files import atomic_file, check_space, gigabytes
+from torchslots.io.files import check_space, size_text, write_file
 
 _SINGLE = (".tfrecords", ".zip", ".gz")
 
@@ -74,7 +74,7 @@ def download(
         info = checked_info(json.loads(fetch(f"{host}/{remote.bucket}/{prefix}/dataset_info.json")))
         offered = offered_files(host, remote.bucket, prefix, info)
     chosen = _choose(offered, info, splits, shards, f"{name} at {size} pixels")
-    _check_room(folder, chosen, info)
+    _check_room(folder, {file.name: _size(file, info) for file in chosen})
     try:
         download_all(chosen, folder, name, max(1, connections))
     finally:
@@ -95,9 +95,6 @@ def _remote(name: str, resolution: int | None) -> tuple[Remote, int]:
         known = ", ".join(map(str, remote.resolutions))
         raise UserError(f"{name} is not published at {size} pixels. Choose --resolution from: {known}.")
     return remote, size
-
-
-# What there is
 
 
 def _choose(
@@ -123,9 +120,11 @@ def _choose(
     return sorted(filter(wanted, offered), key=lambda file: (matches[file.name] is not None, file.name))
 
 
-def _check_room(folder: Path, files: list[RemoteFile], info: dict[str, Any]) -> None:
-    """Refuse to begin what the disk cannot hold."""
-    check_space(folder, sum(max(_size(file, info) - present(folder / file.name), 0) for file in files))
+def _check_room(folder: Path, sizes: dict[str, int]) -> None:
+    """Refuse to begin what the disk cannot hold. `sizes`: bytes of each file."""
+    missing = sum(max(size - present(folder / name), 0) for name, size in sizes.items())
+    advice = "Free space, choose another --root, or take fewer files with --split or --shards."
+    check_space(folder, missing, advice)
 
 
 def _size(file: RemoteFile, info: dict[str, Any]) -> int:
@@ -139,9 +138,6 @@ def _size(file: RemoteFile, info: dict[str, Any]) -> int:
     return 0
 
 
-# What is there in the end
-
-
 def _write_info(folder: Path, published: dict[str, Any]) -> None:
     """dataset_info.json as published; a split of which only the first shards are there lists only those."""
     if not folder.is_dir():
@@ -150,8 +146,7 @@ def _write_info(folder: Path, published: dict[str, Any]) -> None:
         **published,
         "splits": [_present_split(folder, published, split) for split in published["splits"]],
     }
-    with atomic_file(folder / "dataset_info.json") as part:
-        part.write_text(json.dumps(info, indent=2, sort_keys=True))
+    write_file(folder / "dataset_info.json", json.dumps(info, indent=2, sort_keys=True))
 
 
 def _present_split(folder: Path, info: dict[str, Any], split: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +194,7 @@ def data_download(
     )
     files = [file for file in folder.iterdir() if SHARD.fullmatch(file.name) or file.suffix in _SINGLE]
     size = sum(file.stat().st_size for file in files)
-    print(f"{folder}: {len(files)} files, {gigabytes(size)}")
+    print(f"{folder}: {len(files)} files, {size_text(size)}")
 
 
 def download_single(
@@ -221,7 +216,7 @@ def download_single(
     folder = root / PurePosixPath(place.path).name
     with told(mirror or place.netloc):
         files = [_probe(f"{address}/{file}", file) for file in wanted]
-    check_space(folder, sum(max((file.size or 0) - present(folder / file.name), 0) for file in files))
+    _check_room(folder, {file.name: file.size or 0 for file in files})
     download_all(files, folder, name, max(1, connections))
     for file in files:
         if file.name.endswith(ENDINGS):

@@ -9,12 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torchslots.data.find import folders, names, not_found
 from torchslots.data.formats.tfrecord import CorruptRecord, RecordFile
 from torchslots.io.errors import UserError
 
 _SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord(-(?P<index>\d{5,})-of-(?P<count>\d{5,}))?")
-_DEPTH = 4
-_MOST_FOLDERS = 4000
 
 
 class _Listed(NamedTuple):
@@ -63,7 +62,7 @@ class TfdsFolder:
     @property
     def splits(self) -> list[str]:
         """Names of the splits, by dataset_info.json and by the files that are there."""
-        present = {match["split"] for match in map(_SHARD.fullmatch, _names(self.path)) if match}
+        present = {match["split"] for match in map(_SHARD.fullmatch, names(self.path)) if match}
         return [*self.listed, *sorted(present - set(self.listed))]
 
 
@@ -77,15 +76,14 @@ def find_folder(root: Path, name: str, resolution: int = 0) -> TfdsFolder:
     Raises:
         UserError: `root` does not exist, or holds no record file of this data set; says what it does hold.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root} is no folder. Give the folder that holds {name} with --root.")
-    here = _held(root)
-    if len(here) == 1:
+    root, wanted = Path(root), f"files of {name} ({name}-<split>.tfrecord-00000-of-<n>)"
+    if root.is_dir() and len(here := _held(root)) == 1:
         return TfdsFolder(root, here.pop())
-    found = [folder for folder in _folders(root) if folder.name == name]
+    found = [TfdsFolder(folder, name) for folder in folders(root, name) if name in _held(folder)]
     if not found:
-        raise UserError(_nothing_found(root, name))
+        raise not_found(
+            root, wanted, f"Get it with `torchslots data download {name}`, or give another --root."
+        )
     sizes = {folder.resolution for folder in found}
     enough = [size for size in sizes if size >= resolution]
     size = min(enough) if enough else max(sizes)
@@ -94,53 +92,13 @@ def find_folder(root: Path, name: str, resolution: int = 0) -> TfdsFolder:
     )
 
 
-def _nothing_found(root: Path, name: str) -> str:
-    others = sorted({f"{folder.name} in {folder.path}" for folder in _folders(root)})
-    if others:
-        there = "It holds " + "; ".join(others[:8]) + "."
-    else:
-        entries = sorted(entry.name for entry in root.iterdir())
-        there = "It holds " + (", ".join(entries[:8]) if entries else "nothing") + "."
-    wanted = f"{name}-<split>.tfrecord-00000-of-<n>"
-    return (
-        f"{root} holds no files of {name} (expected {wanted}, in it or up to {_DEPTH} folders below). "
-        f"{there} Get it with `torchslots data download {name}`, or give another --root."
-    )
-
-
 def _version(path: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", path.name))
 
 
-def _folders(root: Path) -> list[TfdsFolder]:
-    """All data sets in `root` and below, breadth first; folders that hold record files are not entered."""
-    found, level, seen = [], [root], 0
-    for _ in range(_DEPTH + 1):
-        below: list[Path] = []
-        for folder in level:
-            names = _held(folder)
-            found += [TfdsFolder(folder, name) for name in sorted(names)]
-            if not names:
-                below += _subfolders(folder)
-        seen += len(level)
-        level = below[: max(0, _MOST_FOLDERS - seen)]
-    return found
-
-
 def _held(folder: Path) -> set[str]:
     """Names of the data sets whose record files lie in a folder."""
-    return {match["name"] for match in map(_SHARD.fullmatch, _names(folder)) if match}
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [entry.name for entry in folder.iterdir()]
-    except OSError as error:
-        raise UserError(f"{folder} cannot be listed: {error.strerror}. Check its permissions.") from error
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return {match["name"] for match in map(_SHARD.fullmatch, names(folder)) if match}
 
 
 @dataclass(frozen=True)
@@ -230,8 +188,8 @@ def _listed_shards(folder: TfdsFolder, split: str) -> list[tuple[Path, int]] | N
     if split not in folder.listed or not folder.listed[split].lengths:
         return None
     lengths, template = folder.listed[split]
-    names = [_shard_name(template, folder.name, split, i, len(lengths)) for i in range(len(lengths))]
-    return [(folder.path / name, length) for name, length in zip(names, lengths)]
+    files = [_shard_name(template, folder.name, split, i, len(lengths)) for i in range(len(lengths))]
+    return [(folder.path / file, length) for file, length in zip(files, lengths)]
 
 
 def _shard_name(template: str, name: str, split: str, index: int, count: int) -> str:
@@ -247,7 +205,7 @@ def _shard_name(template: str, name: str, split: str, index: int, count: int) ->
 
 def _present_shards(folder: TfdsFolder, split: str) -> list[Path]:
     """Files by name, when dataset_info.json is missing: all `n` of `-of-n` must be there."""
-    matches = [match for match in map(_SHARD.fullmatch, sorted(_names(folder.path))) if match]
+    matches = [match for match in map(_SHARD.fullmatch, sorted(names(folder.path))) if match]
     mine = [match for match in matches if match["name"] == folder.name and match["split"] == split]
     counts = sorted({int(match["count"]) for match in mine if match["count"]})
     if len(counts) > 1:
@@ -260,12 +218,12 @@ def _present_shards(folder: TfdsFolder, split: str) -> list[Path]:
     return [folder.path / match[0] for match in mine]
 
 
-def _demand(folder: TfdsFolder, split: str, names: list[str]) -> None:
-    present = set(_names(folder.path))
-    missing = [name for name in names if name not in present]
+def _demand(folder: TfdsFolder, split: str, files: list[str]) -> None:
+    present = set(names(folder.path))
+    missing = [file for file in files if file not in present]
     if missing:
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
         raise UserError(
-            f"{folder.path}: {len(missing)} of {len(names)} shards of `{split}` are missing: "
+            f"{folder.path}: {len(missing)} of {len(files)} shards of `{split}` are missing: "
             f"{', '.join(missing[:4])}{more}. Download them with `torchslots data download {folder.name}`."
         )

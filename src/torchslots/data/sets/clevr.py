@@ -1,19 +1,19 @@
-"""CLEVR (Johnson et al., 2017): pictures of 3 to 10 solids with their properties; there are no masks.
+"""CLEVR (Johnson et al., 2017): images of 3 to 10 solids with their properties; there are no masks.
 
 Read from the folder that TensorFlow Datasets writes (`clevr` 3.1.0), or from that of the original ZIP file. The two
-hold the same pictures in different orders: TFDS shuffles them, the original is read in the order of its names.
+hold the same images in different orders: TFDS shuffles them, the original is read in the order of its names.
 
-Splits: `train`, without the first 512 pictures, and `train_eval`, those 512, as in Slot Attention (which has them in
+Splits: `train`, without the first 512 images, and `train_eval`, those 512, as in Slot Attention (which has them in
 TFDS' order); `validation`; `test`, whose objects are not published; `train_full`. Where the training file holds no
-more than 512 pictures, `train` is all of them.
+more than 512 images, `train` is all of them.
 
-Slot Attention cuts its pictures by numbers made for CLEVR with masks, 240 x 320 pixels, and applies them to these,
+Slot Attention cuts its images by numbers made for CLEVR with masks, 240 x 320 pixels, and applies them to these,
 which have 320 x 480: `REFERENCE_CROP` gives a region left of the centre. `SAME_REGION_CROP` is what was meant.
 """
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from torchslots.data.array_cache import kept
-from torchslots.data.clips import Picture
+from torchslots.data.clips import Example, image_example
+from torchslots.data.find import folders, not_found
 from torchslots.data.formats.example import (
     MalformedExample,
     RawFeature,
@@ -55,11 +56,10 @@ _SPLITS = {
     "test": ("test", 0, None),
 }
 _ORIGINAL = {"train": "train", "validation": "val", "test": "test"}
-_DEPTH = 4
 
 
 class Objects(NamedTuple):
-    """What is in a picture."""
+    """What is in a image."""
 
     positions: Float32[np.ndarray, "n 3"]
     """In the scene's units, -3 to 3."""
@@ -68,7 +68,7 @@ class Objects(NamedTuple):
 
 
 class _Scenes(Protocol):
-    """Where pictures come from."""
+    """Where images come from."""
 
     def __len__(self) -> int: ...
 
@@ -80,13 +80,13 @@ class _Scenes(Protocol):
 
 
 class ClevrImages:
-    """Pictures of one split; `torchslots.data.clips.Stills` makes samples of them."""
+    """Images of one split."""
 
-    title = "CLEVR"
+    title, files = "CLEVR", "single images"
     keys = ("video", "properties")
 
     def __init__(self, root: Path, split: str) -> None:
-        """Find the pictures: TFDS' files or the original's folders, in `root` or below.
+        """Find the images: TFDS' files or the original's folders, in `root` or below.
 
         Raises:
             UserError: neither is there, or no such split.
@@ -97,9 +97,7 @@ class ClevrImages:
         self._scenes = find_scenes(Path(root), stored)
         count = len(self._scenes)
         if 0 < count <= start:
-            _LOG.warning(
-                "CLEVR's training file holds only %d pictures, so none is left out of `train`.", count
-            )
+            _LOG.warning("CLEVR's training file holds only %d images, so none is left out of `train`.", count)
             start = 0
         self._window = range(count)[start:stop]
 
@@ -107,10 +105,10 @@ class ClevrImages:
         return len(self._window)
 
     def name(self, index: int) -> str:
-        """File of the picture, or file and number of its record."""
+        """File of the image, or file and number of its record."""
         return self._scenes.name(self._window[index])
 
-    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Colours, and a row of numbers for each object.
 
         Raises:
@@ -118,39 +116,39 @@ class ClevrImages:
         """
         image, objects = self.example(index)
         rows = encode_objects(objects.positions, objects.labels, len(objects.positions))
-        return Picture(image, properties=rows)
+        return image_example(video=image, properties=rows)
 
     @cached_property
     def _counts(self) -> Int64[np.ndarray, "N"]:
         return self._scenes.counts()
 
     def num_objects(self, index: int) -> int:
-        """Objects in the picture; of a corrupt record 0."""
+        """Objects in the image; of a corrupt record 0."""
         return int(self._counts[self._window[index]])
 
     def example(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Objects]:
-        """A picture as published, without its fourth channel, and what is in it (nothing, in the test split)."""
+        """A image as published, without its fourth channel, and what is in it (nothing, in the test split)."""
         return self._scenes.read(self._window[index])
 
 
 def find_scenes(root: Path, split: str) -> _Scenes:
-    """A split's pictures below `root`; where both forms are there, TFDS'.
+    """A split's images below `root`; where both forms are there, TFDS'.
 
     Raises:
         UserError: none is there.
     """
-    if _is_original(root):
-        return _OriginalScenes(root, split)
-    if any(next(root.glob("*/" * depth + "clevr-*.tfrecord*"), None) for depth in range(_DEPTH + 1)):
-        return _TfdsScenes(root, split)
-    for depth in range(1, _DEPTH):
-        for folder in sorted(root.glob("*/" * depth)):
-            if _is_original(folder):
-                return _OriginalScenes(folder, split)
-    raise UserError(
-        f"{root} holds neither TFDS' files of CLEVR (clevr-train.tfrecord-00000-of-<n>) nor the original's folders "
-        "(images/train and scenes). Get them with `torchslots data download clevr`, or give another --root."
+    what = (
+        "CLEVR, neither TFDS' files (clevr-train.tfrecord-00000-of-<n>) nor the original's folders (images/train and "
+        "scenes)"
     )
+    below = list(folders(root, what))
+    if not _is_original(root) and any(next(folder.glob("clevr-*.tfrecord*"), None) for folder in below):
+        return _TfdsScenes(root, split)
+    original = next(filter(_is_original, below), None)
+    if original is None:
+        remedy = "Get them with `torchslots data download clevr`, or give another --root."
+        raise not_found(root, what, remedy)
+    return _OriginalScenes(original, split)
 
 
 def _is_original(folder: Path) -> bool:
@@ -198,7 +196,7 @@ class _TfdsScenes:
             raise CorruptRecord(file, number, f"cannot be decoded: {error}") from error
 
     def counts(self) -> Int64[np.ndarray, "N"]:
-        """Objects in each picture, counted once for each file and kept. Corrupt records count as having none."""
+        """Objects in each image, counted once for each file and kept. Corrupt records count as having none."""
         files = self._records.files
         with progress("Counting objects", len(files), "files") as advance:
             found = []
@@ -249,7 +247,7 @@ class _OriginalScenes:
         self._images = folder / "images" / _ORIGINAL[split]
         self._listed = folder / "scenes" / f"CLEVR_{_ORIGINAL[split]}_scenes.json"
         if not self._images.is_dir():
-            raise UserError(f"{folder} has no pictures of `{split}`: {self._images} is missing.")
+            raise UserError(f"{folder} has no images of `{split}`: {self._images} is missing.")
 
     @cached_property
     def _table(self) -> Mapping[str, np.ndarray]:

@@ -2,7 +2,7 @@
 that Invariant Slot Attention's scripts write.
 
 ```
-clevrtex_full/0/CLEVRTEX_full_000000.png         picture, RGBA 320 x 240
+clevrtex_full/0/CLEVRTEX_full_000000.png         image, RGBA 320 x 240
 clevrtex_full/0/CLEVRTEX_full_000000_flat.png    ids of objects as the indices of a palette, 0 for background
 clevrtex_full/0/CLEVRTEX_full_000000.json        objects
 clevrtex_full_240x320.tfrecords-zlib-00000-of-00064
@@ -15,14 +15,15 @@ by their numbers: of the whole set the published ranges from 10,000, 5,000 and 0
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torchslots.data.array_cache import PackedShards, decode_plane, find_shards
-from torchslots.data.clips import Picture
+from torchslots.data.array_cache import PackedShards, decode_plane
+from torchslots.data.clips import Example, image_example
+from torchslots.data.find import find_shards, folders
 from torchslots.data.formats.example import (
     MalformedExample,
     RawFeature,
@@ -39,14 +40,14 @@ PARTS = ("train", "validation", "test")
 SPLITS = (*PARTS, *VARIANTS, *(f"{variant}_{part}" for variant in VARIANTS for part in PARTS))
 RESOLUTION = (240, 320)
 """Height and width as published."""
-_KEYS = ("video", "segmentations", "boxes")
-_TITLE = "CLEVRTex"
+_KEYS = ("video", "segmentations")
+_TITLE, _FILES = "CLEVRTex", "single images"
 _REMEDY = "Download the variant's archives, extract them all, and give the folder they lie in with --root."
 _LAYOUT = "CLEVRTex, as version 1 reads it"
 
 
 def find_clevrtex(root: Path, split: str, limit: int | None = None) -> "ClevrTexFolder | ClevrTexRecords":
-    """A split's pictures: from the extracted folder where it is there, else from records.
+    """A split's images: from the extracted folder where it is there, else from records.
 
     Args:
         limit: Of records, unpack only the first so many of the variant; None: all.
@@ -82,7 +83,7 @@ def part_of(numbers: Sequence[int], part: str | None) -> Sequence[int]:
 class ClevrTexFolder:
     """A variant as its archives extract."""
 
-    title, keys = _TITLE, _KEYS
+    title, files, keys = _TITLE, _FILES, _KEYS
 
     def __init__(self, folder: Path, variant: str, part: str | None = None) -> None:
         """List the images.
@@ -105,41 +106,41 @@ class ClevrTexFolder:
                 f"{folder} holds image {max(found)} of {_TITLE} {variant} but not image {gap}. Splits go by number: "
                 "extract all archives up to it."
             )
-        self.files = [found[number] for number in part_of(range(len(found)), part)]
+        self.images = [found[number] for number in part_of(range(len(found)), part)]
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.images)
 
     def name(self, index: int) -> str:
-        """The picture's file name."""
-        return self.files[index].name
+        """The image's file name."""
+        return self.images[index].name
 
-    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Colours without alpha, and the palette's indices.
 
         Raises:
             CorruptRecord: a file is missing or broken.
         """
-        path = self.files[index]
+        path = self.images[index]
         ids = read_image(_beside(path, "_flat.png"), index, ("P", "L"))
-        image = np.zeros((*ids.shape, 3), np.uint8)
-        if "video" in keys:
-            image = read_image(path, index, ("RGBA", "RGB"))[..., :3]
+        if keys is not None and "video" not in keys:
+            return image_example(segmentations=ids)
+        image = read_image(path, index, ("RGBA", "RGB"))[..., :3]
         if image.shape[:2] != ids.shape:
             raise CorruptRecord(path, index, f"is {image.shape[:2]} pixels, its _flat.png {ids.shape}")
-        return Picture(image, ids)
+        return image_example(video=image, segmentations=ids)
 
     def num_objects(self, index: int) -> int:
         """Objects in the scene, as its description tells."""
         return len(self.scene(index)["objects"])
 
     def scene(self, index: int) -> dict[str, Any]:
-        """The picture's description: objects with shape, size, material, place.
+        """The image's description: objects with shape, size, material, place.
 
         Raises:
             CorruptRecord: it is missing or broken.
         """
-        path = _beside(self.files[index], ".json")
+        path = _beside(self.images[index], ".json")
         try:
             scene = json.loads(path.read_text())
             if not isinstance(scene["objects"], list):
@@ -150,9 +151,10 @@ class ClevrTexFolder:
 
 
 def find_images(root: Path, variant: str) -> Path | None:
-    """The folder of a variant's numbered folders, in `root`, in its folder below, or `root` itself."""
-    for folder in (root, root / f"clevrtex_{variant}", root / "clevrtex" / f"clevrtex_{variant}"):
-        if next(folder.glob(f"*/CLEVRTEX_{variant}_*.png"), None) is not None:
+    """The folder of a variant's numbered folders: `root`, or one of the variant's name below it."""
+    for folder in folders(root, _TITLE):
+        named = folder == root or folder.name == f"clevrtex_{variant}"
+        if named and next(folder.glob(f"*/CLEVRTEX_{variant}_*.png"), None) is not None:
             return folder
     return None
 
@@ -164,7 +166,7 @@ def _beside(path: Path, ending: str) -> Path:
 class ClevrTexRecords:
     """A variant as Invariant Slot Attention's script packs it. Unpacked once: 0.3 MB for each image."""
 
-    title, keys = _TITLE, _KEYS
+    title, files, keys = _TITLE, _FILES, _KEYS
 
     def __init__(self, shards: list[Path], part: str | None = None, limit: int | None = None) -> None:
         self.records = PackedShards(shards, _row, _LAYOUT, limit)
@@ -178,14 +180,16 @@ class ClevrTexRecords:
         """File and number of the record."""
         return self.records.name(self.rows[index])
 
-    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Colours and ids.
 
         Raises:
             CorruptRecord: the record could not be read.
         """
         row = self.rows[index]
-        return Picture(self.records.read(row, "image"), self.records.read(row, "segmentations"))
+        return image_example(
+            video=self.records.read(row, "image"), segmentations=self.records.read(row, "segmentations")
+        )
 
     def num_objects(self, index: int) -> int:
         """Objects in the scene, as the record tells."""
@@ -199,7 +203,7 @@ _COORDS = {"object_3d_coords": 3, "object_pixel_coords": 3, "object_rotations": 
 def decode_record(payload: bytes, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Features of one record as its writer's reader gives them (None: all that are there).
 
-    Pictures are uint8 [H, W, 3] or [H, W], places float32 [objects, 3], turns in degrees [objects], padded with zeros;
+    Images are uint8 [H, W, 3] or [H, W], places float32 [objects, 3], turns in degrees [objects], padded with zeros;
     `num_objects` and `image_index` int64 [1].
 
     Raises:

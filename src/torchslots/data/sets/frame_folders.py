@@ -1,4 +1,4 @@
-"""Videos kept as folders of numbered pictures: MOVi-Solid and MOVi-Tex (Singh, Wu and Ahn, 2022, STEVE), and MOVi-D and
+"""Videos stored as folders of numbered images: MOVi-Solid and MOVi-Tex (Singh, Wu and Ahn, 2022, STEVE), and MOVi-D and
 MOVi-E as SlotDiffusion's script converts them.
 
 ```
@@ -14,33 +14,30 @@ equal ones the first, and where all are dark there is background. Its `val` has 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 
-from torchslots.data.batch import check_sample
-from torchslots.data.clips import clip_window, demand_keys, finish_clip
+from torchslots.data.clips import Example
 from torchslots.data.config import DataConfig
+from torchslots.data.find import find
 from torchslots.data.formats.png import read_image
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.data.transforms import Sample, limit_instances, mask_boxes
 from torchslots.io.errors import UserError
 from torchslots.io.video import natural_key
 
 _FROM_MASKS = ("segmentations", "boxes")
-_KEYS = ("video", *_FROM_MASKS)
 _NO_MASKS = (
-    "Judge on another split, such as with `--evaluation.split test` (as published trainings on MOVi-Solid and MOVi-Tex "
-    "do; prepare `--splits train test`), or ask for `video` alone with `--data.keys video`."
+    "Evaluate on another split, such as with `--evaluation.split test` (as published trainings on MOVi-Solid and "
+    "MOVi-Tex do; prepare `--splits train test`), or ask for `video` alone with `--data.keys video`."
 )
 
 
 class Video(NamedTuple):
-    """One video's folder, the names of its frames' pictures in order, and of all files that lie there."""
+    """One video's folder, the names of its frames' images in order, and of all files that lie there."""
 
     folder: Path
     frames: list[str]
@@ -57,7 +54,7 @@ class Layout(NamedTuple):
     title: str
     splits: dict[str, str]
     """Our names of the splits, and the folders that hold them."""
-    picture: re.Pattern[str]
+    image: re.Pattern[str]
     """Names of frames, with their number."""
     mask: re.Pattern[str]
     """Names of masks."""
@@ -83,12 +80,12 @@ def _stored_ids(video: Video, frame: int, index: int) -> UInt8[np.ndarray, "H W"
 
 
 _OBJECT = re.compile(r"\d+_mask_(\d+)\.png")
-_STEVE = {"train": "train", "validation": "val", "test": "test"}
+_PUBLISHED = {"train": "train", "validation": "val", "test": "test"}
 _CONVERTED = {split: split for split in ("train", "validation", "test")}
 
 
-def _steve(title: str) -> Layout:
-    return Layout(title, _STEVE, re.compile(r"(\d+)_image\.png"), _OBJECT, _merged_masks)
+def _masked(title: str) -> Layout:
+    return Layout(title, _PUBLISHED, re.compile(r"(\d+)_image\.png"), _OBJECT, _merged_masks)
 
 
 def _converted(title: str) -> Layout:
@@ -96,40 +93,45 @@ def _converted(title: str) -> Layout:
 
 
 LAYOUTS = {
-    "movi_solid": _steve("MOVi-Solid"),
-    "movi_tex": _steve("MOVi-Tex"),
+    "movi_solid": _masked("MOVi-Solid"),
+    "movi_tex": _masked("MOVi-Tex"),
     "movi_d_frames": _converted("MOVi-D"),
     "movi_e_frames": _converted("MOVi-E"),
 }
 
 
 class FrameFolders:
-    """The videos of one split; a clip's ids are those of the whole video unless `DataConfig.renumber`."""
+    """The videos of one split; ids of objects are those of the whole video."""
 
-    def __init__(self, root: Path, name: str, split: str, config: DataConfig, train: bool = True) -> None:
+    keys = ("video", "segmentations")
+
+    def __init__(self, root: Path, split: str, config: DataConfig) -> None:
         """List the videos' folders; their files are listed when they are read.
 
         Args:
-            root: The set's folder (MOVi-Solid) or one above it.
-            name: Of `LAYOUTS`.
-            train: False: no clip at a random place, but the first `config.num_frames` frames of each video.
+            config: Names the set; the recipe's keys, `max_objects` and `num_records` are checked against it.
 
         Raises:
-            UserError: nothing is found there, no such split, the recipe wants keys or masks that are not there.
+            UserError: nothing is found there, no such split, the recipe wants masks that are not there.
         """
-        self.layout = LAYOUTS[name]
-        demand_keys(config, _KEYS, self.layout.title)
+        self.layout = LAYOUTS[config.dataset]
+        self.title = self.layout.title
         if config.max_objects is not None:
             raise UserError(
-                f"{self.layout.title} does not tell how many objects are in a video: set `data.max_objects` to None."
+                f"{self.title} does not tell how many objects are in a video: set `data.max_objects` to None."
             )
-        self.config, self.split, self.train = config, split, train
-        self.folder = find_base(root, name)
+        self.folder = find_base(root, config.dataset)
         self.videos = _videos(self.folder, self.layout, split)[: config.num_records]
-        if self._wants_masks and not self.has_masks:
+        self.has_masks = any(map(self.layout.mask.fullmatch, _names(self.videos[0])))
+        if not self.has_masks and not {*_FROM_MASKS}.isdisjoint(config.keys):
             raise UserError(
                 f"{self.videos[0].parent} has no masks (the recipe asks for {', '.join(config.keys)}). {_NO_MASKS}"
             )
+
+    @property
+    def files(self) -> str:
+        """Folders, and whether the first video has masks."""
+        return f"folders of frames {'with' if self.has_masks else 'without'} masks"
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -138,35 +140,20 @@ class FrameFolders:
         """Split and folder of the video."""
         return f"{self.videos[index].parent.name}/{self.videos[index].name}"
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether the first video has any."""
-        return any(self.layout.mask.fullmatch(name) for name in _names(self.videos[0]))
-
-    @property
-    def _wants_masks(self) -> bool:
-        return not set(_FROM_MASKS).isdisjoint(self.config.keys)
-
-    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One clip (contract: `data/batch.py`); without `rng` the whole video (its beginning, where not `train`).
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
+        """List a video's files; masks are read where they are asked for and the split has any.
 
         Raises:
             CorruptRecord: a frame or mask is missing or cannot be read; names its file.
         """
-        video, rng = self.video(index), rng if self.train else None
-        start, length = clip_window(len(video.frames), self.config, self.train, rng)
-        stored = self._stored(index, video, range(start, min(start + length, len(video.frames))))
-        sample = finish_clip(stored, self.config, length, rng)
-        return check_sample({**sample, "name": self.name(index)}, self.name(index))
-
-    def stored(self, index: int) -> Sample:
-        """A whole video before windowing, cropping and resizing; what `finish_clip` takes.
-
-        Raises:
-            CorruptRecord: as `sample`.
-        """
         video = self.video(index)
-        return self._stored(index, video, range(len(video.frames)))
+        masks = self.has_masks if keys is None else "segmentations" in keys
+        return Example(
+            len(video.frames), lambda start, stop: self._read(index, video, range(start, stop), masks)
+        )
+
+    def num_objects(self, index: int) -> None:
+        """Nothing tells."""
 
     def video(self, index: int) -> Video:
         """What lies in a video's folder.
@@ -176,38 +163,23 @@ class FrameFolders:
         """
         folder = self.videos[index]
         names = frozenset(_names(folder))
-        frames = {int(match[1]): name for name in names if (match := self.layout.picture.fullmatch(name))}
+        frames = {int(match[1]): name for name in names if (match := self.layout.image.fullmatch(name))}
         missing = next((number for number in range(max(len(frames), 1)) if number not in frames), None)
         if missing is not None:
             raise CorruptRecord(folder, index, f"has no frame {missing}")
         return Video(folder, [frames[number] for number in range(len(frames))], names)
 
-    def check(self, index: int) -> None:
-        """Read all frames of a video, and its masks where the split has any.
-
-        Raises:
-            CorruptRecord: as `sample`.
-        """
-        video = self.video(index)
-        for frame in range(len(video.frames)):
-            self._stored(index, video, [frame])
-
-    def _stored(self, index: int, video: Video, frames: Sequence[int]) -> Sample:
+    def _read(self, index: int, video: Video, frames: Sequence[int], masks: bool) -> dict[str, np.ndarray]:
         files = [video.folder / video.frames[frame] for frame in frames]
-        pictures = _stack(
-            [read_image(file, index, ("RGB", "RGBA"), ("PNG", "JPEG"))[..., :3] for file in files],
-            files,
-            index,
-        )
-        sample: Sample = {"padding_mask": torch.ones(pictures.shape[:3], dtype=torch.bool)}
-        if "video" in self.config.keys:
-            sample["video"] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        if not self._wants_masks:
-            return sample
-        ids = _stack([self.layout.ids(video, frame, index) for frame in frames], files, index)
-        if ids.shape != pictures.shape[:3]:
-            raise CorruptRecord(files[0], index, f"is {pictures.shape[1:3]} pixels, its mask {ids.shape[1:]}")
-        return sample | _objects(ids, self.config)
+        pixels = [read_image(file, index, ("RGB", "RGBA"), ("PNG", "JPEG"))[..., :3] for file in files]
+        arrays = {"video": _stack(pixels, files, index)}
+        if masks:
+            ids = _stack([self.layout.ids(video, frame, index) for frame in frames], files, index)
+            size = arrays["video"].shape[1:3]
+            if ids.shape[1:] != size:
+                raise CorruptRecord(files[0], index, f"is {size} pixels, its mask {ids.shape[1:]}")
+            arrays["segmentations"] = ids
+        return arrays
 
 
 def _stack(planes: list[UInt8[np.ndarray, "..."]], files: list[Path], index: int) -> UInt8[np.ndarray, "..."]:
@@ -220,35 +192,35 @@ def _stack(planes: list[UInt8[np.ndarray, "..."]], files: list[Path], index: int
     return np.stack(planes)
 
 
-def _objects(ids: UInt8[np.ndarray, "T H W"], config: DataConfig) -> Sample:
-    """`segmentations` and `boxes`, as far as they are asked for."""
-    frames = limit_instances({"segmentations": torch.from_numpy(ids.astype(np.int32))}, config.max_instances)
-    if "boxes" in config.keys:
-        frames["boxes"] = mask_boxes(frames["segmentations"], config.max_instances)
-    return {key: value for key, value in frames.items() if key in config.keys}
-
-
 def find_base(root: Path, name: str) -> Path:
-    """The folder that holds a set's splits: `root` itself, or one of the set's name in it or a folder below.
+    """The folder that holds a set's splits: `root` itself, or one of the set's name below it.
 
     Raises:
         UserError: there is none.
     """
-    root, layout = Path(root), LAYOUTS[name]
+    layout = LAYOUTS[name]
     wanted = {_plain(name), _plain(layout.title)}
-    below = [
-        folder
-        for depth in ("*", "*/*")
-        for folder in sorted(root.glob(depth))
-        if _plain(folder.name) in wanted
-    ]
-    for folder in (root, *below):
-        if any((folder / split).is_dir() for split in layout.splits.values()):
-            return folder
-    raise UserError(
-        f"{root} holds no {layout.title} (expected {layout.title}/train and so on, with a folder of pictures for each "
-        "video). `torchslots data list` says how to get it; give the folder with --root."
+
+    def look(folder: Path) -> Path | None:
+        named = folder == root or _plain(folder.name) in wanted
+        return folder if named and _present(folder, layout) else None
+
+    expected = (
+        f"{layout.title} (expected {layout.title}/train and so on, with a folder of images for each video)"
     )
+    return find(
+        root, look, expected, "`torchslots data list` says how to get it; give the folder with --root."
+    )
+
+
+def splits(root: Path, name: str) -> Sequence[str]:
+    """The splits of a set that lie below a folder."""
+    return list(_present(find_base(root, name), LAYOUTS[name]))
+
+
+def _present(base: Path, layout: Layout) -> dict[str, Path]:
+    """Our names of the splits whose folders are there."""
+    return {ours: base / theirs for ours, theirs in layout.splits.items() if (base / theirs).is_dir()}
 
 
 def recognise(folder: Path) -> str | None:
@@ -261,7 +233,7 @@ def recognise(folder: Path) -> str | None:
 def _holds(folder: Path, layout: Layout) -> bool:
     for split in layout.splits.values():
         names = _names(next(iter(sorted((folder / split).glob("*/"))), folder))
-        if any(map(layout.picture.fullmatch, names)) and any(map(layout.mask.fullmatch, names)):
+        if any(map(layout.image.fullmatch, names)) and any(map(layout.mask.fullmatch, names)):
             return True
     return False
 
@@ -275,7 +247,7 @@ def _plain(name: str) -> str:
 
 
 def _videos(base: Path, layout: Layout, split: str) -> list[Path]:
-    folders = {ours: base / theirs for ours, theirs in layout.splits.items() if (base / theirs).is_dir()}
+    folders = _present(base, layout)
     if split not in folders:
         raise UserError(f"{base} has no split `{split}`. It has: {', '.join(folders)}.")
     videos = [

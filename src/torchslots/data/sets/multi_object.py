@@ -1,6 +1,6 @@
 """Tetrominoes, Objects Room, CLEVR with masks and Multi-dSprites (Kabra et al., Multi-Object Datasets, 2019).
 
-Each is one GZIP file of records, unpacked once (`torchslots.data.array_cache`). A picture has a mask for every
+Each is one GZIP file of records, unpacked once (`torchslots.data.array_cache`). A image has a mask for every
 entity, the background's first; `segmentations` holds the number of the entity whose mask is largest at a pixel, as in
 Invariant Slot Attention. In Objects Room entities 0 to 3 are sky, floor and two walls, and only 0 counts as background
 there as everywhere; evaluation with `num_background` 4 leaves out all four.
@@ -19,7 +19,7 @@ Of a file that ends before a split begins, the split is everything; a warning sa
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +28,8 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from torchslots.data.array_cache import RecordArrays
-from torchslots.data.clips import Picture
+from torchslots.data.clips import Example, image_example
+from torchslots.data.find import find
 from torchslots.data.formats.compressed import decode_one_byte_strings
 from torchslots.data.formats.example import MalformedExample, RawFeature, decode_floats, scan_example
 from torchslots.io.errors import UserError
@@ -36,7 +37,6 @@ from torchslots.io.errors import UserError
 __all__ = ["LAYOUTS", "Layout", "MultiObjectImages", "Part"]
 
 _LOG = logging.getLogger("torchslots.data")
-_DEPTH = 3
 _VERSION = 1
 
 
@@ -129,31 +129,33 @@ LAYOUTS: dict[str, Layout] = {
 
 
 class MultiObjectImages:
-    """Pictures of one split of a set; `torchslots.data.clips.Stills` makes samples of them."""
+    """Images of one split of a set."""
 
-    keys = ("video", "segmentations", "boxes")
+    files = "single images"
+    keys = ("video", "segmentations")
 
     def __init__(self, root: Path, layout: Layout, split: str, num_records: int | None = None) -> None:
-        """Find the file, below `root` or `root` itself, and unpack as much of it as the split needs.
+        """Find the file, below `root` or `root` itself; what the split needs of it is unpacked when it is first used.
 
         Args:
             num_records: Only the first so many of the split; no more are unpacked.
 
         Raises:
-            UserError: no such split or file, a file of something else, no room to unpack it.
+            UserError: no such split or file; later, a file of something else, no room to unpack it.
         """
         if split not in layout.splits:
             raise UserError(f"{layout.name} has no split `{split}`. It has: {', '.join(layout.splits)}.")
         self.layout, self.split, self.title = layout, split, layout.name
-        part = layout.splits[split]
+        self._part, self._limit = layout.splits[split], num_records
         word = f"{layout.name}, as version {_VERSION} reads it"
         self.records = RecordArrays(
-            find_file(root, part.file, layout.name), partial(read_row, layout), word, "images"
+            find_file(root, self._part.file, layout.name), partial(read_row, layout), word, "images"
         )
-        self._window = self._unpack(part, num_records)
 
-    def _unpack(self, part: Part, limit: int | None) -> range:
-        """Numbers of the split's records in their file."""
+    @cached_property
+    def _window(self) -> range:
+        """Numbers of the split's records in their file, unpacked."""
+        part, limit = self._part, self._limit
         stop = part.stop if limit is None else min(part.start + limit, part.stop or part.start + limit)
         self.records.ensure(stop)
         count = len(self.records)
@@ -174,17 +176,19 @@ class MultiObjectImages:
         return len(self._window)
 
     def name(self, index: int) -> str:
-        """File and number of the picture's record."""
+        """File and number of the image's record."""
         return f"{self.records.path.name}__{self._window[index]}"
 
-    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Colours and ids of entities.
 
         Raises:
             CorruptRecord: the record cannot be read.
         """
         number = self._window[index]
-        return Picture(self.records.read(number, "image"), self.records.read(number, "segmentations"))
+        return image_example(
+            video=self.records.read(number, "image"), segmentations=self.records.read(number, "segmentations")
+        )
 
     @cached_property
     def _counts(self) -> Int32[np.ndarray, "N"]:
@@ -195,12 +199,12 @@ class MultiObjectImages:
         return int(self._counts[self._window[index]])
 
     def example(self, index: int) -> dict[str, np.ndarray]:
-        """Everything of a picture's record: `image`, `segmentations`, `num_objects`, and what describes entities."""
+        """Everything of a image's record: `image`, `segmentations`, `num_objects`, and what describes entities."""
         return {name: self.records.read(self._window[index], name) for name in self.records.names}
 
 
 def find_file(root: Path, file: str, name: str) -> Path:
-    """A file by name in `root` or up to three folders below; `root` may be the file itself.
+    """A file by name in `root` or the folders below; `root` may be the file itself.
 
     Raises:
         UserError: it is not there; says what is.
@@ -212,24 +216,26 @@ def find_file(root: Path, file: str, name: str) -> Path:
         raise UserError(
             f"{root} is not {file}, which this split of {name} lies in. Give that file, or its folder."
         )
-    for depth in range(_DEPTH + 1):
-        found = sorted(root.glob("*/" * depth + file))
-        if found:
-            return found[0]
-    below = (path.relative_to(root) for path in root.rglob("*.tfrecord*"))
-    there = sorted(path for path in below if ".torchslots" not in path.parts)[:6]
-    held = f"It holds {', '.join(map(str, there))}." if there else "It holds no record files."
-    raise UserError(
-        f"{root} does not hold {file}, in it or up to {_DEPTH} folders below. {held} Get it with `torchslots data "
-        f"download {name}`, or give another --root."
+    remedy = f"Get it with `torchslots data download {name}`, or give another --root."
+    return find(root, lambda folder: folder / file if (folder / file).is_file() else None, file, remedy)
+
+
+def recognise(folder: Path) -> str | None:
+    """The set one of whose files lies in a folder; None: none of these."""
+    holding = (
+        name
+        for name, layout in LAYOUTS.items()
+        for part in layout.splits.values()
+        if (folder / part.file).is_file()
     )
+    return next(holding, None)
 
 
 # One record
 
 
 def read_row(layout: Layout, record: bytes) -> dict[str, np.ndarray]:
-    """Picture, ids of entities and all that describes these.
+    """Image, ids of entities and all that describes these.
 
     Raises:
         MalformedExample: the record is not what the layout says.
@@ -253,7 +259,7 @@ def _picture(
     pixels = height * width
     if mask.size % pixels or not 0 < mask.size // pixels < 256:
         raise MalformedExample(
-            f"has {mask.size} bytes of masks, which is no number of {height} x {width} pictures"
+            f"has {mask.size} bytes of masks, which is no number of {height} x {width} images"
         )
     entities = mask.size // pixels
     if layout.entities_last:
@@ -265,7 +271,7 @@ def _picture(
 
 
 def _size(count: int, layout: Layout) -> tuple[int, int]:
-    """Height and width of a picture of so many bytes, of the layout's aspect."""
+    """Height and width of a image of so many bytes, of the layout's aspect."""
     pixels, (height, width) = count / layout.channels, layout.resolution
     scale = np.sqrt(pixels / (height * width))
     size = round(height * scale), round(width * scale)

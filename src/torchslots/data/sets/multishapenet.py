@@ -1,19 +1,20 @@
 """MultiShapeNet-Easy (Stelzer et al., 2021; Sajjadi et al., 2022) from its TFDS folder `msn_easy_frames`.
 
-A record is a frame seen by several cameras, and each camera is one picture. Instance ids are stored from 1, the first
-being the background, so that one is subtracted here. Depth is stored as an RGBA picture whose four bytes are one
+A record is a frame seen by several cameras, and each camera is one image. Instance ids are stored from 1, the first
+being the background, so that one is subtracted here. Depth is stored as an RGBA image whose four bytes are one
 32-bit float.
 
 Splits: `train`, and the published `val`, which answers to `validation` too.
 """
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Integer, UInt8
+from jaxtyping import Float32, Int32, Integer, UInt8
 
-from torchslots.data.clips import Picture
+from torchslots.data.clips import Example, image_example
 from torchslots.data.formats.example import MalformedExample, RawFeature, decode_bytes, scan_example
 from torchslots.data.formats.png import decode_png
 from torchslots.data.formats.tfds import TfdsSplit, find_folder
@@ -21,7 +22,7 @@ from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.io.errors import UserError
 
 FRAMES = "msn_easy_frames"
-"""The TFDS data set that holds the pictures."""
+"""The TFDS data set that holds the images."""
 _CAMERA = re.compile(r"cameras/(?P<camera>[^/]+)/color_image")
 _OTHER_NAMES = {"validation": "val", "val": "validation"}
 
@@ -29,8 +30,8 @@ _OTHER_NAMES = {"validation": "val", "val": "validation"}
 class MultiShapeNetImages:
     """Every camera of every frame of a split: record by record, cameras in the order of their names."""
 
-    title = "MultiShapeNet-Easy"
-    keys = ("video", "segmentations", "boxes", "depth")
+    title, files = "MultiShapeNet-Easy", "single images"
+    keys = ("video", "segmentations", "depth")
 
     def __init__(self, root: Path, split: str) -> None:
         """Find the files; the first record tells the cameras of all.
@@ -54,28 +55,30 @@ class MultiShapeNetImages:
         file, record = self.records.place(number)
         return f"{file.name}__{record}/{self.cameras[camera]}"
 
-    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
-        """One camera's picture; ids 0 for the background, depth in the scene's unit.
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
+        """One camera's image; ids 0 for the background, depth in the scene's unit.
 
         Raises:
             CorruptRecord: the record cannot be read.
         """
-        wanted = {"color_image": not {"video"}.isdisjoint(keys), "depth_image": "depth" in keys}
-        names = ("instance_image", *(name for name, needed in wanted.items() if needed))
-        arrays = self.example(index, names)
-        ids = arrays["instance_image"][..., 0].astype(np.int32) - 1
-        image = arrays.get("color_image", np.zeros((*ids.shape, 3), np.uint8))
-        depth = arrays["depth_image"][..., 0] if "depth_image" in arrays else None
-        return Picture(image, np.maximum(ids, 0), depth)
+        wanted = self.keys if keys is None else keys
+        names = {"video": "color_image", "segmentations": "instance_image", "depth": "depth_image"}
+        arrays = self.example(index, tuple(name for key, name in names.items() if key in wanted))
+        return image_example(
+            video=arrays.get("color_image"),
+            segmentations=_from_zero(arrays["instance_image"]) if "instance_image" in arrays else None,
+            depth=arrays.get("depth_image"),
+        )
 
     def num_objects(self, index: int) -> int:
         """Objects that the camera sees."""
-        return len(np.setdiff1d(np.asarray(self.picture(index, ()).ids), [0]))
+        ids = _from_zero(self.example(index, ("instance_image",))["instance_image"])
+        return len(np.setdiff1d(ids, [0]))
 
     def example(
         self, index: int, names: tuple[str, ...] = ("color_image", "instance_image", "depth_image")
     ) -> dict[str, np.ndarray]:
-        """Pictures as TFDS gives them: uint8 [H, W, 3] colours, uint8 [H, W, 1] ids from 1, float32 [H, W, 1] depth.
+        """Images as TFDS gives them: uint8 [H, W, 3] colours, uint8 [H, W, 1] ids from 1, float32 [H, W, 1] depth.
 
         Raises:
             CorruptRecord: the record cannot be read, or lacks one of them.
@@ -88,6 +91,10 @@ class MultiShapeNetImages:
             return {name: _decode(raw, f"{prefix}/{name}") for name in names}
         except MalformedExample as error:
             raise CorruptRecord(*place, f"cannot be read: {error}") from error
+
+
+def _from_zero(stored: UInt8[np.ndarray, "H W 1"]) -> Int32[np.ndarray, "H W"]:
+    return np.maximum(stored[..., 0].astype(np.int32) - 1, 0)
 
 
 def _cameras(records: TfdsSplit) -> tuple[str, ...]:
@@ -116,7 +123,7 @@ def _decode(raw: dict[str, RawFeature], name: str) -> np.ndarray:
         raise MalformedExample(f"it has no `{name}`")
     items = decode_bytes(raw[name])
     if len(items) != 1:
-        raise MalformedExample(f"`{name}` is {len(items)} pictures, not one")
+        raise MalformedExample(f"`{name}` is {len(items)} images, not one")
     image = decode_png(items[0])
     if name.endswith("depth_image"):
         return _depth(image)
@@ -129,6 +136,6 @@ def _decode(raw: dict[str, RawFeature], name: str) -> np.ndarray:
 def _depth(image: Integer[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W 1"]:
     """Four bytes of a pixel are one little-endian float."""
     if image.shape[2] != 4 or image.dtype != np.uint8:
-        raise MalformedExample(f"a depth picture of {image.shape[2]} channels, where four bytes make a float")
+        raise MalformedExample(f"a depth image of {image.shape[2]} channels, where four bytes make a float")
     pixels: UInt8[np.ndarray, "H W 4"] = np.ascontiguousarray(image)
     return pixels.view("<f4").astype(np.float32)

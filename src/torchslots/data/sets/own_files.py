@@ -1,9 +1,9 @@
-"""`folder`: your own pictures and videos as a data set, with or without masks.
+"""`folder`: your own images and videos as a data set, with or without masks.
 
 ```
 root/train/      optional, with root/validation/ (and root/test/); without them every tenth is for validation
-    dog.mp4      a film, an animated GIF, or one picture (a clip of one frame)
-    street/      a folder of pictures: one clip, in natural order
+    dog.mp4      a film, an animated GIF, or one image (a clip of one frame)
+    street/      a folder of images: one clip, in natural order
 root/masks/      optional; where there are splits root/masks/train/ or root/train/masks/
     dog/         a folder of PNG, one for each frame;  or dog.npy, dog.npz [T, H, W];  or dog.gif (colours)
     street.npz
@@ -18,7 +18,7 @@ where their bilinear samples would skip pixels, areas are averaged first.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -31,17 +31,15 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from torchslots.data.batch import check_sample
-from torchslots.data.clips import clip_window, finish_clip
+from torchslots.data.clips import Example, finish_clip
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.data.transforms import Crop, Sample, crop, limit_instances, mask_boxes, resize
+from torchslots.data.transforms import Crop, Sample, crop, limit_instances, mask_boxes, resize_nearest
 from torchslots.io.errors import UserError
 from torchslots.io.video import (
     FILM_SUFFIXES,
     PICTURE_SUFFIXES,
     frame_count,
-    iter_frames,
     natural_key,
     picture_files,
     read_frames,
@@ -61,20 +59,21 @@ class UnusableClip(CorruptRecord):
         self.file, self.record, self.reason = file, record, reason
 
 
-class FolderClips:
-    """The clips of one split of a folder; see the head of this file for its layout.
+class OwnFiles:
+    """The clips of one split of a folder; see the head of this file for its layout."""
 
-    Args:
-        split: `train`, `validation`, `test`, or `all` for every clip.
-        train: windows at random places; otherwise the first `config.num_frames` frames of each clip. Where a
-            clip is shorter, the rest is zero and its `padding_mask` False.
+    title, keys = "your folder", None
 
-    Raises:
-        UserError: no such folder or split, nothing in it, a file of unknown kind, a clip without its masks.
-    """
+    def __init__(self, root: Path, split: str, config: DataConfig) -> None:
+        """List the clips and their masks.
 
-    def __init__(self, root: Path, split: str, config: DataConfig, train: bool) -> None:
-        self.root, self.config, self.split, self.train = Path(root), config, split, train
+        Args:
+            split: `train`, `validation`, `test`, or `all` for every clip.
+
+        Raises:
+            UserError: no such folder or split, nothing in it, a file of unknown kind, a clip without its masks.
+        """
+        self.root, self.config = Path(root), config
         self.clips = split_clips(self.root, split)
         masks = {clip: masks_of(self.root, clip) for clip in self.clips}
         without = [clip for clip in self.clips if masks[clip] is None]
@@ -88,62 +87,71 @@ class FolderClips:
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def files(self) -> str:
+        """How many clips have masks."""
+        return f"{len(self)} clips, {sum(masks is not None for masks in self.masks.values())} with masks"
+
     def name(self, index: int) -> str:
         """The clip's path below the root."""
         return self.clips[index].relative_to(self.root).as_posix()
 
-    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One clip (contract: `data/batch.py`): a window at random in training, else see `clip_window`.
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
+        """A clip cut to the square in its middle; `keys` None: its whole frames and masks as they are.
 
         Raises:
             UnusableClip: it cannot be read, or does not fit its masks.
         """
-        with self._named(index) as clip:
-            count = _frame_count(clip)
-            start, length = clip_window(count, self.config, self.train, rng)
-            stored = self._stored(clip, start, min(start + length, count))
-            sample = finish_clip(stored, self.config, length, rng if self.train else None)
-            return check_sample({**sample, "name": self.name(index)}, self.name(index))
-
-    def stored(self, index: int) -> Sample:
-        """A whole clip before windowing, random crops and resizing; what `finish_clip` takes.
-
-        Raises:
-            UnusableClip: as `sample`.
-        """
-        with self._named(index) as clip:
-            return self._stored(clip, 0, _frame_count(clip))
-
-    def check(self, index: int) -> None:
-        """Read a clip and its masks to the end, in constant memory.
-
-        Raises:
-            UnusableClip: as `sample`.
-        """
-        with self._named(index) as clip:
-            count = sum(len(frames) for frames in iter_frames(clip, 16))
-            masks = self.masks[clip]
-            if masks is not None:
-                _check_size(clip, read_frames(clip, 0, 1), masks, read_masks(masks, count))
-
-    @contextmanager
-    def _named(self, index: int) -> Iterator[Path]:
         clip = self.clips[index]
-        try:
-            yield clip
-        except UserError as error:
-            raise UnusableClip(clip, index, str(error)) from error
 
-    def _stored(self, clip: Path, start: int, stop: int) -> Sample:
-        frames = read_frames(clip, start, stop - start)
+        def read(start: int, stop: int) -> dict[str, ndarray]:
+            with _named(clip, index):
+                frames, ids = self._read(clip, start, stop, keys)
+                if keys is None:
+                    return (
+                        {"video": frames} if ids is None else {"video": frames, "segmentations": ids.numpy()}
+                    )
+                return self._fitted(frames, ids, keys)
+
+        def finish(
+            sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None
+        ) -> Sample:
+            with _named(clip, index):
+                return finish_clip(sample, config, length, rng)
+
+        with _named(clip, index):
+            return Example(_frame_count(clip), read, finish)
+
+    def num_objects(self, index: int) -> None:
+        """Nothing tells."""
+
+    def _read(
+        self, clip: Path, start: int, stop: int, keys: Collection[str] | None
+    ) -> tuple[UInt8[ndarray, "T H W 3"], Int[Tensor, "T H W"] | None]:
+        """Frames, and ids of their objects where there are masks and they are asked for."""
+        frames, masks = read_frames(clip, start, stop - start), self.masks[clip]
+        if masks is None or (keys is not None and {"segmentations", "boxes"}.isdisjoint(keys)):
+            return frames, None
+        ids = read_masks(masks, _frame_count(clip), start, stop)
+        _check_size(clip, frames, masks, ids)
+        return frames, ids
+
+    def _fitted(
+        self, frames: UInt8[ndarray, "T H W 3"], ids: Int[Tensor, "T H W"] | None, keys: Collection[str]
+    ) -> dict[str, ndarray]:
         area, size = _middle(frames.shape[1], frames.shape[2]), 2 * self.config.resolution
-        sample = _shrunk(frames, area, size)
-        masks = self.masks[clip]
-        if masks is not None and not {"segmentations", "boxes"}.isdisjoint(self.config.keys):
-            ids = read_masks(masks, _frame_count(clip), start, stop)
-            _check_size(clip, frames, masks, ids)
-            sample |= _objects(ids, area, min(size, area.height), self.config)
-        return sample
+        arrays = {"video": _shrunk(frames, area, size)}
+        if ids is not None:
+            arrays |= _objects(ids, area, min(size, area.height), keys, self.config.max_instances)
+        return arrays
+
+
+@contextmanager
+def _named(clip: Path, index: int) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UnusableClip(clip, index, str(error)) from error
 
 
 def split_clips(root: Path, split: str) -> list[Path]:
@@ -165,9 +173,9 @@ def split_clips(root: Path, split: str) -> list[Path]:
             f"Make the folder {root / split} for it."
         )
     clips = _clips(root)
-    drawn = sorted(clips, key=lambda clip: hashlib.sha256(clip.name.encode()).digest())
+    shuffled = sorted(clips, key=lambda clip: hashlib.sha256(clip.name.encode()).digest())
     cut = max(1, round(_VALIDATION_PART * len(clips)))
-    held_out = set(drawn[:cut])
+    held_out = set(shuffled[:cut])
     return (
         clips
         if len(clips) == 1
@@ -182,7 +190,7 @@ def existing_splits(root: Path) -> tuple[str, ...]:
         UserError: no such folder.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder. Give the folder that holds your pictures or videos.")
+        raise UserError(f"{root} is not a folder. Give the folder that holds your images or videos.")
     return tuple(split for split in SPLITS if (root / split).is_dir())
 
 
@@ -192,12 +200,12 @@ def _clips(folder: Path) -> list[Path]:
     unknown = [e for e in entries if e.is_file() and e.suffix.lower() not in (*kinds, *_BESIDE)]
     if unknown:
         raise UserError(
-            f"{unknown[0]} and {len(unknown) - 1} other files are no pictures or videos by their names. "
+            f"{unknown[0]} and {len(unknown) - 1} other files are no images or videos by their names. "
             f"Known: {', '.join(kind[1:] for kind in kinds)}. Convert them or move them away."
         )
     clips = [entry for entry in entries if entry.is_dir() or entry.suffix.lower() in kinds]
     if not clips:
-        raise UserError(f"{folder} is empty: no picture, video or folder of pictures. Put your clips there.")
+        raise UserError(f"{folder} is empty: no image, video or folder of images. Put your clips there.")
     return sorted(clips, key=lambda clip: natural_key(clip.name))
 
 
@@ -215,28 +223,31 @@ def _middle(height: int, width: int) -> Crop:
     return Crop((height - side) // 2, (width - side) // 2, side, side)
 
 
-def _shrunk(frames: UInt8[ndarray, "T H W 3"], area: Crop, size: int) -> Sample:
-    """`video`, cut to `area` and averaged down to `size` pixels where it is larger, and its `padding_mask`."""
+def _shrunk(frames: UInt8[ndarray, "T H W 3"], area: Crop, size: int) -> UInt8[ndarray, "T h w 3"]:
+    """Cut to `area` and averaged down to `size` pixels where it is larger."""
     rows, columns = slice(area.top, area.top + area.height), slice(area.left, area.left + area.width)
-    video = torch.from_numpy(np.ascontiguousarray(frames[:, rows, columns])).permute(0, 3, 1, 2)
-    if area.height > size:
-        small = [F.interpolate(frame[None].float(), (size, size), mode="area") for frame in video]
-        video = torch.cat(small).round().to(torch.uint8)
-    return {"video": video, "padding_mask": torch.ones(len(video), *video.shape[-2:], dtype=torch.bool)}
+    video = np.ascontiguousarray(frames[:, rows, columns])
+    if area.height <= size:
+        return video
+    pixels = torch.from_numpy(video).permute(0, 3, 1, 2)
+    small = [F.interpolate(frame[None].float(), (size, size), mode="area") for frame in pixels]
+    return torch.cat(small).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _objects(ids: Int[Tensor, "T H W"], area: Crop, size: int, config: DataConfig) -> Sample:
+def _objects(
+    ids: Int[Tensor, "T H W"], area: Crop, size: int, keys: Collection[str], most: int
+) -> dict[str, ndarray]:
     """`segmentations` and `boxes` as far as they are asked for; boxes from the masks at full size."""
-    if ids.max() > config.max_instances:
+    if ids.max() > most:
         values = ids.unique()
         ids = (torch.searchsorted(values[values > 0], ids) + (ids > 0)).to(torch.int32)
-    cut = limit_instances(crop({"segmentations": ids}, area), config.max_instances)
-    sample: Sample = {}
-    if "boxes" in config.keys:
-        sample["boxes"] = mask_boxes(cut["segmentations"], config.max_instances)
-    if "segmentations" in config.keys:
-        sample |= resize(cut, size, size)
-    return sample
+    cut = limit_instances(crop({"segmentations": ids}, area), most)["segmentations"]
+    arrays = {}
+    if "boxes" in keys:
+        arrays["boxes"] = mask_boxes(cut, most).numpy()
+    if "segmentations" in keys:
+        arrays["segmentations"] = resize_nearest(cut, size, size).numpy()
+    return arrays
 
 
 # Masks

@@ -1,6 +1,10 @@
-"""TODO."""
+"""Read what `torchslots data prepare` wrote: ready-made arrays that are mapped into memory, not decoded.
+
+Its samples equal those of the data set that it was made from. `data/prepare.py` describes the files.
+"""
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -10,20 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchslots.data.clips import clip_window, finish_clip
+from torchslots.data.clips import Example, finish_clip
 from torchslots.data.config import DataConfig
 from torchslots.data.transforms import Sample, number_by_rank
 from torchslots.io.errors import UserError
 
 _VERSION = 1
-
-
-_TARGETS = ("video", "segmentations", "boxes", "flow", "depth", "properties")
-
-
-_RANGES = ("flow_range", "depth_range")
-
-
+TARGETS = ("video", "segmentations", "boxes", "flow", "depth", "properties")
+"""Arrays of frames; one file for each."""
+RANGES = ("flow_range", "depth_range")
+"""Two numbers for each video."""
 _AGAIN = "Prepare it for this recipe in another folder, or change the recipe's data settings."
 
 
@@ -39,9 +39,9 @@ class _Entry(NamedTuple):
     width: int
 
 
-def _fingerprint(config: DataConfig) -> dict[str, Any]:
+def fingerprint(config: DataConfig) -> dict[str, Any]:
     """The fields that change what is written. The length of clips does not: whole videos are."""
-    asked = {"version": _VERSION, "dataset": config.dataset, "keys": sorted(set(config.keys) & set(_TARGETS))}
+    asked = {"version": _VERSION, "dataset": config.dataset, "keys": sorted(set(config.keys) & set(TARGETS))}
     asked |= {"max_instances": config.max_instances, "max_objects": config.max_objects}
     asked |= {"random_crop": config.min_object_covered is not None}
     if config.min_object_covered is None:
@@ -50,8 +50,8 @@ def _fingerprint(config: DataConfig) -> dict[str, Any]:
     return asked
 
 
-def _unpack(key: str, packed: Tensor) -> Tensor:
-    """Pictures from 255ths, or from quarters of them: what halving the size of 8-bit frames gives."""
+def unpack(key: str, packed: Tensor) -> Tensor:
+    """Images from 255ths, or from quarters of them: what halving the size of 8-bit frames gives."""
     if key == "segmentations":
         return packed.to(torch.int32)
     if packed.dtype == torch.uint8:
@@ -61,33 +61,40 @@ def _unpack(key: str, packed: Tensor) -> Tensor:
     return packed
 
 
-class PreparedClips:
-    """What `prepare` wrote, as a data set. Its samples equal those of the data set it was made from."""
+class PreparedArrays:
+    """One split as it was prepared."""
 
-    def __init__(self, root: Path, split: str, config: DataConfig, train: bool = True) -> None:
+    title, keys = "prepared arrays", None
+
+    def __init__(self, root: Path, split: str, config: DataConfig) -> None:
         """Read the index.
 
         Args:
             root: The folder that `prepare` wrote into.
-            train: False: no clip at a random place, but the first `config.num_frames` frames of each video.
+            config: What the recipe asks for; nothing is compared where it asks for no keys.
 
         Raises:
             UserError: nothing was prepared there, it is not finished, or it was made for another recipe.
         """
-        self.config, self.split, self.train = config, split, train
         self._folder = Path(root) / split
-        _check(self._folder, config)
+        self._as_stored = _check(self._folder, config)["random_crop"]
 
     @cached_property
     def _entries(self) -> list[_Entry]:
         entries = []
-        for shard in range(len(_read_json(self._folder / "meta.json")["videos_in_shards"])):
-            index = _read_json(_shard(self._folder, shard) / "index.json")
+        for shard in range(len(read_json(self._folder / "meta.json")["videos_in_shards"])):
+            index = read_json(shard_folder(self._folder, shard) / "index.json")
             start = 0
             for number, (name, shape) in enumerate(zip(index["names"], index["shapes"])):
-                entries.append(_Entry(_shard(self._folder, shard), name, number, start, *shape))
+                entries.append(_Entry(shard_folder(self._folder, shard), name, number, start, *shape))
                 start += shape[0]
         return entries
+
+    @property
+    def files(self) -> str:
+        """Number and size of the arrays."""
+        files = list(self._folder.glob("*/*.npy"))
+        return f"{len(files)} arrays of {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -96,32 +103,63 @@ class PreparedClips:
         """The name that the example had in the data set it was prepared from."""
         return self._entries[index].name
 
-    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One clip at a random place; without `rng`, the whole video (its beginning, where not `train`)."""
-        entry, config = self._entries[index], self.config
-        rng = rng if self.train else None
-        start, length = clip_window(entry.length, config, self.train, rng)
-        stop = min(start + length, entry.length)
-        clip = {key: _frames(entry, key, start, stop) for key in config.keys if key in _TARGETS}
-        clip["padding_mask"] = torch.ones(stop - start, entry.height, entry.width, dtype=torch.bool)
-        if config.min_object_covered is not None:
-            clip |= {
-                f"{key}_range": _range(entry, f"{key}_range") for key in ("flow", "depth") if key in clip
-            }
-            return {**finish_clip(clip, config, length, rng), "name": entry.name}
-        clip = {key: value if key == "padding_mask" else _unpack(key, value) for key, value in clip.items()}
-        clip = _pad(clip, config, length)
-        return {**(number_by_rank(clip) if config.renumber else clip), "name": entry.name}
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
+        """A video: as it was stored where the recipe has a random crop, else finished but for padding and numbering."""
+        entry = self._entries[index]
+        if keys is None:
+            keys = [key for key in TARGETS if (entry.shard / f"{key}.npy").exists()]
+            return Example(entry.length, lambda start, stop: _look(_read(entry, keys, start, stop)))
+        finish = finish_clip if self._as_stored else _finish
+        return Example(entry.length, lambda start, stop: _read(entry, keys, start, stop), finish)
+
+    def num_objects(self, index: int) -> None:
+        """Nothing tells; videos of too many objects were left out when it was prepared."""
 
 
-def _check(folder: Path, config: DataConfig) -> None:
+def splits(root: Path) -> Sequence[str]:
+    """The splits that were prepared below a folder."""
+    return sorted(file.parent.name for file in root.glob("*/meta.json"))
+
+
+def _read(entry: _Entry, keys: Collection[str], start: int, stop: int) -> dict[str, np.ndarray]:
+    arrays = {key: _frames(entry, key, start, stop) for key in keys if key in TARGETS}
+    for key in ("flow", "depth"):
+        if key in arrays and (entry.shard / f"{key}_range.npy").exists():
+            arrays[f"{key}_range"] = np.array(_mapped(entry.shard / f"{key}_range.npy")[entry.number])
+    return arrays | {"padding_mask": np.ones((stop - start, entry.height, entry.width), bool)}
+
+
+def _frames(entry: _Entry, key: str, start: int, stop: int) -> np.ndarray:
+    """A copy of some frames; channels, which are stored first, come last."""
+    array = np.array(_mapped(entry.shard / f"{key}.npy")[entry.start + start : entry.start + stop])
+    return np.moveaxis(array, 1, -1) if key in ("video", "flow", "depth") else array
+
+
+def _look(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without what only `Clips` needs, and frames in their own range."""
+    frames = unpack("video", torch.from_numpy(arrays["video"])).numpy() if "video" in arrays else None
+    shown = {key: array for key, array in arrays.items() if key != "padding_mask"}
+    return shown if frames is None else {**shown, "video": frames}
+
+
+def _finish(clip: Sample, config: DataConfig, length: int, rng: np.random.Generator | None) -> Sample:
+    """Samples of arrays that `finish_clip` has already been through."""
+    clip = {key: value if key == "padding_mask" else unpack(key, value) for key, value in clip.items()}
+    clip = _pad(clip, config, length)
+    return number_by_rank(clip) if config.renumber else clip
+
+
+def _check(folder: Path, config: DataConfig) -> dict[str, Any]:
+    """What the arrays were made for, where that suits the recipe."""
     meta = folder / "meta.json"
     if not meta.exists():
         raise UserError(f"{folder} holds nothing prepared. Make it with `torchslots data prepare`.")
-    found = _read_json(meta)
+    found = read_json(meta)
     if not found.get("complete"):
         raise UserError(f"{folder} is not finished. Run the same `torchslots data prepare` again.")
-    made, wanted = found["made_for"], _fingerprint(config)
+    made, wanted = found["made_for"], fingerprint(config)
+    if not config.keys:
+        return made
     del wanted["dataset"]
     missing = set(wanted.pop("keys")) - set(made.get("keys", ()))
     if missing:
@@ -132,15 +170,7 @@ def _check(folder: Path, config: DataConfig) -> None:
                 f"{folder} was prepared with `{field}` = {made.get(field)!r}, the recipe has {value!r}. "
                 f"{_AGAIN}"
             )
-
-
-def _frames(entry: _Entry, key: str, start: int, stop: int) -> Tensor:
-    array = _mapped(entry.shard / f"{key}.npy")
-    return torch.from_numpy(np.array(array[entry.start + start : entry.start + stop]))
-
-
-def _range(entry: _Entry, key: str) -> Tensor:
-    return torch.from_numpy(np.array(_mapped(entry.shard / f"{key}.npy")[entry.number]))
+    return made
 
 
 def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
@@ -170,11 +200,11 @@ def _mapped(file: Path) -> np.ndarray:
         ) from error
 
 
-def _shard(folder: Path, number: int) -> Path:
+def shard_folder(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}"
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:

@@ -1,32 +1,34 @@
-"""Waymo Open camera pictures, as the ZLIB records that Invariant Slot Attention's script makes of them.
+"""Waymo Open camera images, as the ZLIB records that Invariant Slot Attention's script makes of them.
 
-`tfrecords/{training,validation}/camera_1/waymo_open_128x192.tfrecords-zlib-00000-of-00016`: a picture, ids of objects,
-`num_objects`, `has_mask`, `camera`, and `depth` where another script has added it. Training pictures have no masks.
+`tfrecords/{training,validation}/camera_1/waymo_open_128x192.tfrecords-zlib-00000-of-00016`: a image, ids of objects,
+`num_objects`, `has_mask`, `camera`, and `depth` where another script has added it. Training images have no masks.
 `torchslots.data.sets.waymo_prepare` makes these records from the original frames.
 
-Ids are numbered anew by size, as in the paper: objects of less than a hundredth of the picture, and all beyond the ten
+Ids are numbered anew by size, as in the paper: objects of less than a hundredth of the image, and all beyond the ten
 largest, become background.
 
-Splits: `train`; `validation`, without the pictures in which nothing is marked (1,872 are left); `validation_full`, with
+Splits: `train`; `validation`, without the images in which nothing is marked (1,872 are left); `validation_full`, with
 them.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int32, Integer
 
-from torchslots.data.array_cache import PackedShards, decode_plane, find_shards
-from torchslots.data.clips import Picture
+from torchslots.data.array_cache import PackedShards, decode_plane
+from torchslots.data.clips import Example, image_example
+from torchslots.data.find import find, find_shards, folders
 from torchslots.data.formats.example import MalformedExample, decode_floats, decode_ints, scan_example
 from torchslots.io.errors import UserError
 
 RESOLUTION = (128, 192)
-"""Height and width of the records' pictures."""
+"""Height and width of the records' images."""
 FOLDERS = {"train": "training", "validation": "validation", "validation_full": "validation"}
 """Where each split's records lie."""
 SMALLEST, MOST = 0.01, 11
-"""Part of the picture that an object must fill; ids that are kept, the background's among them."""
+"""Part of the image that an object must fill; ids that remain, the background's among them."""
 _KNOWN_IDS = 50
 _LAYOUT = "Waymo Open, as version 1 reads it"
 _NUMBERS = ("num_objects", "has_mask", "camera")
@@ -34,9 +36,9 @@ _REMEDY = "Make them with `torchslots data prepare-waymo`, and give the folder t
 
 
 class WaymoImages:
-    """Front camera pictures of one split."""
+    """Front camera images of one split."""
 
-    title = "Waymo Open"
+    title, files = "Waymo Open", "single images"
 
     def __init__(self, root: Path, split: str, limit: int | None = None, camera: int = 1) -> None:
         """Find the records and unpack them.
@@ -63,7 +65,7 @@ class WaymoImages:
     def keys(self) -> tuple[str, ...]:
         """Of batches, those that can be had."""
         depth = ("depth",) if "depth" in self.records.fields else ()
-        return ("video", "segmentations", "boxes", *depth)
+        return ("video", "segmentations", *depth)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -72,35 +74,37 @@ class WaymoImages:
         """File and number of the record."""
         return self.records.name(self._rows[index])
 
-    def picture(self, index: int, keys: tuple[str, ...]) -> Picture:
+    def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Colours, and ids numbered by size.
 
         Raises:
             CorruptRecord: the record could not be read.
         """
         row = self._rows[index]
-        ids = number_by_size(self.records.read(row, "segmentations"))
-        depth = self.records.read(row, "depth") if "depth" in keys else None
-        return Picture(self.records.read(row, "image"), ids, depth)
+        depth = "depth" in (self.keys if keys is None else keys)
+        return image_example(
+            video=self.records.read(row, "image"),
+            segmentations=number_by_size(self.records.read(row, "segmentations")),
+            depth=self.records.read(row, "depth")[..., None] if depth else None,
+        )
 
     def num_objects(self, index: int) -> int:
         """Objects after numbering."""
-        return len(np.setdiff1d(np.asarray(self.picture(index, ()).ids), [0]))
+        ids = number_by_size(self.records.read(self._rows[index], "segmentations"))
+        return len(np.setdiff1d(ids, [0]))
 
 
 def find_records(root: Path, folder: str, camera: int) -> Path:
-    """Where a split's records of one camera lie: `root`, or the folders below it that the script makes.
+    """Where a split's records of one camera lie: the folder below `root` that the script makes, or `root` itself.
 
     Raises:
         UserError: `root` is no folder, or only other splits and cameras are below it.
     """
-    inside = Path(folder) / f"camera_{camera}"
-    for place in (root / "tfrecords" / inside, root / inside, root / "waymo_open" / "tfrecords" / inside):
-        if place.is_dir():
-            return place
-    if root.is_dir() and not any(root.glob("**/camera_*")):
+    inside = f"{folder}/camera_{camera}"
+    what = f"{inside} of Waymo Open"
+    if not any(below.name.startswith("camera_") for below in folders(root, what)):
         return root
-    raise UserError(f"{root} holds no {inside} of Waymo Open. {_REMEDY}")
+    return find(root, lambda below: below / inside if (below / inside).is_dir() else None, what, _REMEDY)
 
 
 def number_by_size(
@@ -109,8 +113,8 @@ def number_by_size(
     """Ids 1, 2, ... from the largest object on, ties by their old ids; 0 stays 0 whatever its size.
 
     Args:
-        smallest: Part of the picture; what fills less becomes 0, as do ids from 50 on.
-        most: Ids that are kept, 0 among them.
+        smallest: Part of the image; what fills less becomes 0, as do ids from 50 on.
+        most: Ids that remain, 0 among them.
     """
     counts = np.bincount(ids.reshape(-1), minlength=_KNOWN_IDS)[:_KNOWN_IDS]
     order = 1 + np.argsort(-counts[1:], kind="stable")[: most - 1]
@@ -146,7 +150,7 @@ def decode_record(payload: bytes) -> dict[str, np.ndarray]:
 
 def _depth(values: Float32[np.ndarray, "n"], shape: tuple[int, ...]) -> Float32[np.ndarray, "H W"]:
     if values.size != np.prod(shape):
-        raise MalformedExample(f"has {values.size} numbers as `depth` for a picture of {shape} pixels")
+        raise MalformedExample(f"has {values.size} numbers as `depth` for a image of {shape} pixels")
     return values.reshape(shape)
 
 

@@ -1,6 +1,6 @@
-"""Waymo Open's original frames made into small camera pictures with ids of objects, one file of records after another.
+"""Waymo Open's original frames made into small camera images with ids of objects, one file of records after another.
 
-Follows Invariant Slot Attention's script: version 1.4 of the data set, one camera, pictures of 128 x 192 pixels, in
+Follows Invariant Slot Attention's script: version 1.4 of the data set, one camera, images of 128 x 192 pixels, in
 training whether marked or not, in validation only marked ones. Ids of objects pass through 8 bits, as there.
 """
 
@@ -24,7 +24,7 @@ from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 
 _FRONT_HEIGHT = 1280
-"""Rows of the front cameras' pictures; those of the sides have fewer and are filled up above."""
+"""Rows of the front cameras' images; those of the sides have fewer and are filled up above."""
 
 
 def prepare_waymo(
@@ -35,14 +35,14 @@ def prepare_waymo(
     camera: int = 1,
     shards: int = 16,
 ) -> Path:
-    """Make small pictures with ids of objects from Waymo Open's original frames. Returns their folder.
+    """Make small images with ids of objects from Waymo Open's original frames. Returns their folder.
 
     Needs the package waymo-open-dataset. The same call again goes on where it was interrupted.
 
     Args:
         source: folder with the split's files, segment-*.tfrecord, version 1.4.
         out: the data folder; records are written to OUT/tfrecords/<split>/camera_<n>.
-        split: training keeps every picture, validation those with marked objects.
+        split: training keeps every image, validation those with marked objects.
         camera: 1 front, 2 front left, 3 front right, 4 side left, 5 side right.
         shards: files to write; at most as many as there are segments.
 
@@ -101,7 +101,7 @@ def _records(
 def frame_records(
     payload: bytes, frame_type: Callable[[], Any], camera: int, marked_only: bool
 ) -> Iterator[bytes]:
-    """One camera's picture of a frame as a record; none where only marked ones are wanted and it is not.
+    """One camera's image of a frame as a record; none where only marked ones are wanted and it is not.
 
     Raises:
         MalformedExample, OSError, ValueError: the frame cannot be read.
@@ -111,13 +111,13 @@ def frame_records(
         frame.ParseFromString(payload)
     except Exception as error:  # the type of protobuf's error depends on its version
         raise MalformedExample(f"{type(error).__name__}: {error}") from error
-    for picture in frame.images:
-        if picture.name != camera:
+    for image in frame.images:
+        if image.name != camera:
             continue
-        ids = _ids(picture.camera_segmentation_label)
+        ids = _ids(image.camera_segmentation_label)
         if ids is None and marked_only:
             continue
-        yield _encode(_colors(picture.image), ids, camera)
+        yield _encode(_colors(image.image), ids, camera)
 
 
 def _colors(jpeg: bytes) -> UInt8[np.ndarray, "H W 3"]:
@@ -136,7 +136,7 @@ def _ids(label: Any) -> UInt8[np.ndarray, "H W"] | None:
 
 
 def _filled(image: np.ndarray) -> np.ndarray:
-    """Rows of zeros above what is lower than the front camera's pictures, in proportion to its width."""
+    """Rows of zeros above what is lower than the front camera's images, in proportion to its width."""
     height = image.shape[1] * RESOLUTION[0] // RESOLUTION[1]
     above = max(0, height - image.shape[0])
     return np.pad(image, [(above, 0), (0, 0), (0, 0)][: image.ndim])

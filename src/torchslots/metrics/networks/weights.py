@@ -4,11 +4,9 @@ None comes with this package. A file is taken from the cache or from where the u
 is compared with what its publisher says of it before it is opened, and it is opened as numbers alone, never as code.
 """
 
-import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from torchslots.data.download.http import RemoteFile, download_all
 from torchslots.io.errors import UserError, nearest
+from torchslots.io.files import locked
 
 State = dict[str, Tensor]
 _CHUNK = 1 << 20
@@ -152,7 +151,8 @@ def where_to_get(name: str) -> str:
 
 def _download(public: FeatureFile, path: Path) -> None:
     """Bring a file into the cache, one process at a time."""
-    with _alone(path.parent):
+    advice = f"Set {_ENV} to a folder that can."
+    with locked(path.parent / ".lock", advice=advice):
         if path.is_file():
             return
         try:
@@ -167,21 +167,6 @@ def _download(public: FeatureFile, path: Path) -> None:
                 f"What {public.address} gives has the SHA-256 {found}, not that of the published file "
                 f"({_expected(public)}), and was thrown away. Try again, or get {public.file} from elsewhere."
             )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """While the block runs, other processes wait at the same place."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}). Set {_ENV} to a folder that can."
-        ) from error
-    with lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _check(path: Path, public: FeatureFile, sha256: str | None) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
-from torchslots.models.decoders.base import Decoder, attention_masks
-from torchslots.models.decoders.code_transformer import Advance, Choose, CodeTransformer, most_likely
+from torchslots.models.decoders.base import Decoder, RoundTrip, attention_masks
+from torchslots.models.decoders.code_transformer import Advance, Choose, CodeTransformer, most_likely, sampled
+from torchslots.models.decoders.sampling import SamplingOptions
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.losses import mean_cross_entropy, mean_squared_error, sum_squared_error
 from torchslots.models.tokenizers.dvae import DVAE, gumbel_softmax
@@ -30,16 +31,16 @@ class Target(NamedTuple):
     losses: dict[str, Tensor]
 
 
-Targets = Callable[[DVAE, Pictures, Batch], Target]
+TargetCodes = Callable[[DVAE, Pictures, Batch], Target]
 
 
 @torch.no_grad()
-def likeliest(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
+def most_likely_codes(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
     """The codes of a tokenizer that is finished, without a draw: SlotDiffusion's STEVE."""
     return Target(tokenizer.codes(pictures), {})
 
 
-def trained_along(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
+def sampled_codes(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
     """Drawn codes of a tokenizer that learns in the same steps, and its own loss: STEVE's original.
 
     The loss is squared error summed over a picture behind a soft draw, whose temperature follows `batch["step"]`; the
@@ -64,19 +65,22 @@ class AutoregressiveDecoder(Decoder):
         code_grid: rows and columns of a picture's codes.
         grid: height and width of the slot encoder's token map.
         resolution: height and width of the frames.
-        targets: which codes a picture has: `likeliest` or `trained_along`.
+        target_codes: which codes a frame has: `most_likely_codes` or `sampled_codes`.
         frozen: the tokenizer is not trained and stays as in evaluation.
         error: of the scores of all codes, given the true ones.
         image_temperature: also ask for the picture behind a soft draw of this temperature; None: codes alone.
         image_weight: of that picture's error beside the codes'.
         to_native, from_native: from [0, 1] to the tokenizer's range of pictures, and back.
         chunk: pictures written at once; fewer need less memory.
-        choose: which of a place's codes is written: `writer.most_likely`, or `writer.drawn(...)` for other pictures
-            each time.
+        choose: which of a place's codes is written: `most_likely`, or `sampled(...)` for other frames each time.
 
     Raises:
         UserError: tokenizer and writer have other codes, or another number of them.
     """
+
+    targets = ("video",)
+    method = "decodes codes one by one"
+    sampling_options = frozenset({"temperature", "top_k", "seed"})
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class AutoregressiveDecoder(Decoder):
         code_grid: tuple[int, int],
         grid: tuple[int, int],
         resolution: tuple[int, int],
-        targets: Targets = likeliest,
+        target_codes: TargetCodes = most_likely_codes,
         frozen: bool = True,
         error: Callable[[Tensor, Tensor], Tensor] = mean_cross_entropy,
         image_temperature: float | None = None,
@@ -100,7 +104,7 @@ class AutoregressiveDecoder(Decoder):
         _check(tokenizer, writer, code_grid)
         self.tokenizer, self.writer = tokenizer.requires_grad_(not frozen), writer
         self.code_grid, self.grid, self.resolution = code_grid, grid, resolution
-        self.targets, self.frozen, self.error = targets, frozen, error
+        self.target_codes, self.frozen, self.error = target_codes, frozen, error
         self.image_temperature, self.image_weight = image_temperature, image_weight
         self.chunk, self.choose = chunk, choose
         self.to_native, self.from_native = to_native, from_native
@@ -118,13 +122,32 @@ class AutoregressiveDecoder(Decoder):
         `batch["exponential"]`, E draws like the scores, replaces the soft draw of `image`.
         """
         pictures = self.to_native(batch["video"].flatten(0, 1))
-        target = self.targets(self.tokenizer, pictures, batch)
+        target = self.target_codes(self.tokenizer, pictures, batch)
         scores = self.writer(target.codes, clip.slots.flatten(0, 1))
         return {
             "tokens": self.error(scores, target.codes),
             **self._image(scores, pictures, batch),
             **target.losses,
         }
+
+    def frozen_tokenizer(self) -> DVAE | None:
+        """See `Decoder`."""
+        return self.tokenizer if self.frozen else None
+
+    def round_trip(self) -> RoundTrip:
+        """See `Decoder`."""
+        return lambda frames: self.from_native(self.tokenizer.reconstruct(self.to_native(frames)))
+
+    def _set_sampling(self, options: SamplingOptions) -> None:
+        if options.temperature is None:
+            name = next(iter(options.given()), None)
+            if name is not None:
+                raise UserError(
+                    f"`{name}` is about codes that are sampled: give a temperature too, such as 1."
+                )
+            return
+        generator = torch.Generator().manual_seed(options.seed or 0)
+        self.choose = sampled(options.temperature, options.top_k, generator=generator)
 
     def _image(self, scores: Float[Tensor, "n l V"], pictures: Pictures, batch: Batch) -> dict[str, Tensor]:
         if self.image_temperature is None:

@@ -2,20 +2,35 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchslots.models.decoders.sampling import SamplingOptions
+from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch, Clip, Decoded
+
+RoundTrip = Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 H W"]]
+"""Frames in [0, 1] to what a tokenizer alone makes of them."""
 
 
 class Decoder(nn.Module, ABC):
-    """What the slots of a clip must explain."""
+    """What the slots of a clip must explain, and what the rest of the library may know of it."""
 
-    draws_attn = True
+    monitor: ClassVar[str] = "fg_ari"
+    """The figure whose highest value marks the best model of a run."""
+    needs_attn: ClassVar[bool] = True
     """Whether `decode` reads `Clip.attn`; `loss` never does."""
+    targets: tuple[str, ...] = ()
+    """Names of the images in `Decoded.recon`: `video`, `flow`, `depth`."""
+    method: ClassVar[str] = "decodes each slot at once"
+    """What it does, in an error."""
+    sampling_options: ClassVar[frozenset[str]] = frozenset()
+    """The fields of `SamplingOptions` that it takes."""
 
     @abstractmethod
     def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
@@ -23,7 +38,27 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
-        """What the slots draw: masks, pictures unless `recon` is False, each slot's own too with `slot_recon`."""
+        """Decode slots to masks, to images unless `recon` is False, and to each slot's own with `slot_recon`."""
+
+    def frozen_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that was trained before the slots; None: it has none, or trains it along with them."""
+        return None
+
+    def round_trip(self) -> RoundTrip | None:
+        """Frames encoded and decoded by the tokenizer alone, about the best it can decode of slots; None: none."""
+        return None
+
+    def set_sampling(self, options: SamplingOptions) -> None:
+        """Sample from now on as `options` say; what they leave out stays.
+
+        Raises:
+            UserError: an option that means nothing to this decoder.
+        """
+        options.require(self.sampling_options, self.method)
+        self._set_sampling(options)
+
+    def _set_sampling(self, options: SamplingOptions) -> None:
+        """Apply options that this decoder takes; nothing for one that takes none."""
 
 
 def attention_masks(

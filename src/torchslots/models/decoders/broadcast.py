@@ -97,7 +97,7 @@ class BroadcastDecoder(Decoder):
         recompute: keep no activations for the backward pass but compute them again, chunk by chunk.
     """
 
-    draws_attn = False
+    needs_attn = False
 
     def __init__(
         self,
@@ -120,7 +120,8 @@ class BroadcastDecoder(Decoder):
         self.heads = nn.ModuleDict({name: head(features, channels) for name, channels in targets.items()})
         self.error = error
         self.to_native, self.from_native = to_native or _as_it_is, from_native or _as_it_is
-        self.targets, self.chunk, self.recompute = dict(targets), chunk, recompute
+        self.targets, self._channels = tuple(targets), list(targets.values())
+        self.chunk, self.recompute = chunk, recompute
 
     def _picture(
         self, slots: Float[Tensor, "n D"], pose: Pose | None, heads: Sequence[nn.Module]
@@ -185,7 +186,7 @@ class BroadcastDecoder(Decoder):
     def _split(
         self, pictures: Float[Tensor, "*b H W R"], change: Callable[[Tensor], Tensor] | None = None
     ) -> dict[str, Float[Tensor, "*b C H W"]]:
-        parts = pictures.split(list(self.targets.values()), dim=-1)
+        parts = pictures.split(self._channels, dim=-1)
         change = change or _as_it_is
         return {name: change(part.movedim(-1, -3)) for name, part in zip(self.targets, parts)}
 

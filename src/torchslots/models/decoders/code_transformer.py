@@ -22,8 +22,8 @@ def most_likely(logits: Float[Tensor, "n V"]) -> Int[Tensor, "n"]:
     return logits.argmax(-1)
 
 
-def drawn(temperature: float = 1.0, top_k: int | None = None, *, generator: torch.Generator) -> Choose:
-    """Codes drawn by their probability.
+def sampled(temperature: float = 1.0, top_k: int | None = None, *, generator: torch.Generator) -> Choose:
+    """Sample codes by their probability.
 
     Args:
         temperature: divides the scores; below 1 the likely become likelier.
@@ -35,13 +35,13 @@ def drawn(temperature: float = 1.0, top_k: int | None = None, *, generator: torc
     """
     if temperature <= 0 or (top_k is not None and top_k < 1):
         raise ValueError(
-            f"A draw needs a temperature over 0 and a top_k of at least 1, got {temperature} and {top_k}. "
+            f"Sampling needs a temperature over 0 and a top_k of at least 1, got {temperature} and {top_k}. "
             "Leave it out for the most likely codes."
         )
-    return partial(_draw, temperature=temperature, top_k=top_k, generator=generator)
+    return partial(_sample, temperature=temperature, top_k=top_k, generator=generator)
 
 
-def _draw(
+def _sample(
     logits: Float[Tensor, "n V"], temperature: float, top_k: int | None, generator: torch.Generator
 ) -> Int[Tensor, "n"]:
     scores, codes = logits.float().topk(min(top_k or logits.shape[-1], logits.shape[-1]))
@@ -63,9 +63,9 @@ class CodeTransformer(nn.Module):
         length: codes of a picture.
         dropout: of what enters the decoder, in training.
         slot_bias: bias of the projection of slots to the decoder's width.
-        forget: share of the codes before that the decoder is not told, so that it must ask the slots (Bowman et al.
-            2016, section 3.1, word dropout): in training drawn for each code, else at the same places of every picture;
-            0 in the papers.
+        token_dropout: share of the earlier codes that the decoder does not see, so that it must ask the slots (Bowman
+            et al. 2016, section 3.1, word dropout): sampled for each code in training, otherwise at the same places of
+            every image; 0 in the papers.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class CodeTransformer(nn.Module):
         length: int,
         dropout: float = 0.0,
         slot_bias: bool = True,
-        forget: float = 0.0,
+        token_dropout: float = 0.0,
     ):
         super().__init__()
-        self.num_codes, self.length, self.forget = num_codes, length, forget
+        self.num_codes, self.length, self.token_dropout = num_codes, length, token_dropout
         self.project = dense(slot_size, size, slot_bias)
         self.embedding = nn.Embedding(num_codes + 1, size)
         """The last row is what stands before the first code."""
@@ -94,24 +94,24 @@ class CodeTransformer(nn.Module):
 
     def forward(self, codes: Int[Tensor, "n l"], slots: Float[Tensor, "n K D"]) -> Float[Tensor, "n l V"]:
         """Scores of each code where all before it are known; the last one is not looked at."""
-        before = self._remembered(torch.cat([self._start(len(codes), codes.device), codes[:, :-1]], 1))
+        before = self._with_dropout(torch.cat([self._start(len(codes), codes.device), codes[:, :-1]], 1))
         entering = self.dropout(self.embedding(before) + self.position[: before.shape[1]])
         return self.head(self.decoder(entering, self.project(slots)))
 
-    def _remembered(self, codes: Int[Tensor, "n l"]) -> Int[Tensor, "n l"]:
+    def _with_dropout(self, codes: Int[Tensor, "n l"]) -> Int[Tensor, "n l"]:
         """Some codes replaced by what stands before the first."""
-        if not self.forget:
+        if not self.token_dropout:
             return codes
         if self.training:
-            forgotten = torch.rand(codes.shape, device=codes.device) < self.forget
+            dropped = torch.rand(codes.shape, device=codes.device) < self.token_dropout
         else:
-            forgotten = self._forgotten_places()[: codes.shape[1]].to(codes.device)
-        return codes.masked_fill(forgotten, self.num_codes)
+            dropped = self._dropped_places()[: codes.shape[1]].to(codes.device)
+        return codes.masked_fill(dropped, self.num_codes)
 
-    def _forgotten_places(self) -> Bool[Tensor, "l"]:
+    def _dropped_places(self) -> Bool[Tensor, "l"]:
         """For each place, whether the code before it is not told outside training; chosen once and for all, so that the
         same slots write the same codes."""
-        return torch.rand(self.length, generator=torch.Generator().manual_seed(0)) < self.forget
+        return torch.rand(self.length, generator=torch.Generator().manual_seed(0)) < self.token_dropout
 
     def _start(self, number: int, device: torch.device) -> Int[Tensor, "n 1"]:
         return torch.full((number, 1), self.num_codes, device=device)
@@ -132,8 +132,8 @@ class CodeTransformer(nn.Module):
     ) -> Iterator[Int[Tensor, "n 1"]]:
         past = self.decoder.start(self.project(slots), self.length)
         start = code = self._start(len(slots), slots.device)
-        for place, forgotten in enumerate(self._forgotten_places().tolist()):
-            entering = self.embedding(start if forgotten else code) + self.position[place]
+        for place, dropped in enumerate(self._dropped_places().tolist()):
+            entering = self.embedding(start if dropped else code) + self.position[place]
             scores = self.head(self.decoder.step(entering, past, place))
             code = choose(scores[:, 0])[:, None]
             yield code

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchslots.models.decoders.base import Decoder, attention_masks
-from torchslots.models.diffusion.samplers import Estimator, Sampler, estimator, sample
+from torchslots.models.decoders.base import Decoder, RoundTrip, attention_masks
+from torchslots.models.decoders.sampling import SamplingOptions
+from torchslots.models.diffusion.samplers import Estimator, NamedSampler, Sampler, estimator, sample
 from torchslots.models.diffusion.schedule import Diffusion, PredictionType
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.tokenizers.vqvae import VQVAE
@@ -37,13 +38,17 @@ class DiffusionDecoder(Decoder):
             however a video is cut its pictures are the same; False: from noise of their own.
     """
 
+    targets = ("video",)
+    method = "samples by diffusion"
+    sampling_options = frozenset({"sampler", "steps", "snap", "one_noise", "seed"})
+
     def __init__(
         self,
         unet: nn.Module,
         tokenizer: VQVAE,
         diffusion: Diffusion,
         prediction_type: PredictionType,
-        sampler: Sampler,
+        sampler: NamedSampler,
         *,
         grid: tuple[int, int],
         resolution: tuple[int, int],
@@ -92,6 +97,20 @@ class DiffusionDecoder(Decoder):
         if noise is None:
             noise = torch.randn(latents.shape, device=latents.device, dtype=latents.dtype)
         return timesteps, noise
+
+    def frozen_tokenizer(self) -> VQVAE:
+        """See `Decoder`."""
+        return self.tokenizer
+
+    def round_trip(self) -> RoundTrip:
+        """See `Decoder`."""
+        return lambda frames: from_signed(self.tokenizer.reconstruct(to_signed(frames)))
+
+    def _set_sampling(self, options: SamplingOptions) -> None:
+        self.sampler = self.sampler.changed(options.sampler, options.steps)
+        self.snap = self.snap if options.snap is None else options.snap
+        self.one_noise = self.one_noise if options.one_noise is None else options.one_noise
+        self.seed = self.seed if options.seed is None else options.seed
 
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
         """Masks, and pictures unless `recon` is False; a slot by itself has no picture."""

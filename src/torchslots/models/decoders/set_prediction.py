@@ -53,6 +53,9 @@ class SetPredictionDecoder(Decoder):
         resolution: height and width of the frames.
     """
 
+    monitor = "ap_inf"
+    method = "predicts properties, no images"
+
     def __init__(
         self,
         slot_size: int,

@@ -5,7 +5,8 @@ where further noise comes from, which only the ancestral sampler asks for. Numbe
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ Estimator = Callable[[Tensor, Point], Estimate]
 Draw = Callable[[Tensor], Tensor]
 """A tensor to standard normal noise of its shape."""
 Sampler = Callable[[Estimator, Tensor, Diffusion, Draw], Iterator[Tensor]]
+SamplerName = Literal["dpm_solver", "ddim", "ddpm"]
 
 
 def estimator(
@@ -209,6 +211,46 @@ def ddpm(
         estimated = estimate(latent, diffusion.step(index)).latent
         latent = estimated_weight * estimated + latent_weight * latent + deviation * draw(latent)
         yield latent
+
+
+@dataclass(frozen=True)
+class NamedSampler:
+    """A `Sampler` that is chosen by its name.
+
+    Args:
+        num_steps: evaluations of the network; ddpm makes all steps of the schedule.
+        show: draw a progress bar.
+
+    Raises:
+        UserError: no sampler of that name.
+    """
+
+    name: SamplerName
+    num_steps: int
+    show: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(SamplerName):
+            raise UserError(
+                f"sampler should be one of {', '.join(get_args(SamplerName))}, got {self.name!r}."
+            )
+
+    def __call__(
+        self, estimate: Estimator, noise: Float[Tensor, "n C h w"], diffusion: Diffusion, draw: Draw
+    ) -> Iterator[Tensor]:
+        if self.name == "ddpm":
+            return ddpm(estimate, noise, diffusion, draw, show=self.show)
+        function = dpm_solver if self.name == "dpm_solver" else ddim
+        return function(estimate, noise, diffusion, draw, num_steps=self.num_steps, show=self.show)
+
+    def changed(self, name: SamplerName | None, num_steps: int | None) -> "NamedSampler":
+        """Another sampler, with its published number of steps, or another number of steps; None: as it is."""
+        name = name or self.name
+        steps = self.num_steps if name == self.name else _PUBLISHED_STEPS[name]
+        return NamedSampler(name, num_steps or steps, self.show)
+
+
+_PUBLISHED_STEPS: dict[SamplerName, int] = {"dpm_solver": 20, "ddim": 200, "ddpm": 1000}
 
 
 def _each(items: Sequence[Item], show: bool) -> Iterable[Item]:

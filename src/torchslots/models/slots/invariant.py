@@ -174,7 +174,7 @@ class InvariantSlotAttention(Corrector):
         fit: which frames; `fit_translation`, `fit_translation_scale`, `fit_translation_rotation_scale`.
         start: brings the initializer's frames into range.
         scale_factor: as in `seen_from`; the decoder's must be the same.
-        values_in_frame: whether values, too, hold places as the slot sees them (the paper); otherwise only keys do.
+        relative_values: whether values, too, hold places as the slot sees them (the paper); otherwise only keys do.
         temperature: divides attention logits.
         tell: maps slots with the statistics of their frames appended to slots, before each update; None: slots never
             learn where they are, which is what makes them invariant.
@@ -188,7 +188,7 @@ class InvariantSlotAttention(Corrector):
         *,
         start: Callable[[Pose], Pose] = first_frame,
         scale_factor: float = 5.0,
-        values_in_frame: bool = True,
+        relative_values: bool = True,
         temperature: float = 1.0,
         tell: nn.Module | None = None,
     ):
@@ -196,20 +196,20 @@ class InvariantSlotAttention(Corrector):
         if core.num_heads != 1:
             raise ValueError(f"Invariant slot attention has one head, got a core with {core.num_heads}.")
         self.core, self.grid_encoder, self.fit, self.start, self.tell = core, grid_encoder, fit, start, tell
-        self.scale_factor, self.values_in_frame, self.temperature = scale_factor, values_in_frame, temperature
+        self.scale_factor, self.relative_values, self.temperature = scale_factor, relative_values, temperature
 
     def project(self, tokens: Float[Tensor, "*b N C"]) -> Placed:
         """What does not depend on the slots, for all frames at once."""
         projected = self.core.project(tokens[..., :-2])
         keys, values = projected.keys.squeeze(-3), projected.values.squeeze(-3)
         lay = self.grid_encoder.lay
-        return Placed(lay(keys), lay(values) if self.values_in_frame else values, tokens[..., -2:])
+        return Placed(lay(keys), lay(values) if self.relative_values else values, tokens[..., -2:])
 
     def rounds(self, state: State, inputs: Placed) -> Iterator[Grouping]:
         """Slots, attention and frames after each round; the last round leaves the slots."""
         if state.pose is None:
             raise ValueError(
-                "Invariant slot attention needs frames of reference: give its initializer WithFrames."
+                "Invariant slot attention needs frames of reference: wrap its initializer in WithPoses."
             )
         slots, pose = state.slots, self.start(state.pose)
         for i in range(self.core.num_iterations + 1):

@@ -43,23 +43,23 @@ class SampledPoses(nn.Module):
 
     Args:
         invariance: the last part that is drawn; those before it are, too.
-        draws: `independent` scales, or scales `correlated` with the positions: the released code draws both with one
+        scales: `independent` scales, or scales `correlated` with the positions: the released code draws both with one
             random key, so that scale = 0.1 + 0.1 * sqrt(2) * erfinv(position), which is normal too. The released code
             does so where there is no rotation.
     """
 
     def __init__(
-        self, invariance: Invariance, *, draws: Literal["independent", "correlated"] = "independent"
+        self, invariance: Invariance, *, scales: Literal["independent", "correlated"] = "independent"
     ):
         super().__init__()
         self.invariance: Invariance = invariance
-        self.draw_scale = _independent_scale if draws == "independent" else _correlated_scale
+        self.sample_scale = _independent_scale if scales == "independent" else _correlated_scale
 
     def forward(self, hint: Conditioning, num_slots: int) -> Pose:
         position = _uniform(hint, (hint.batch_size, num_slots, 2))
         if self.invariance == "translation":
             return Pose(position)
-        scale = self.draw_scale(hint, position)
+        scale = self.sample_scale(hint, position)
         if self.invariance == "scale":
             return Pose(position, scale)
         angle = math.pi / 4 * _uniform(hint, (hint.batch_size, num_slots))
@@ -80,7 +80,7 @@ def _correlated_scale(hint: Conditioning, position: Float[Tensor, "B K 2"]) -> F
     return 0.1 + 0.1 * math.sqrt(2) * torch.erfinv(position.clamp(min=-1 + torch.finfo(position.dtype).eps))
 
 
-class LearnedFrames(nn.Module):
+class LearnedPoses(nn.Module):
     """One learned frame for each slot, the same for every clip; angles are kept within 45 degrees by a tanh."""
 
     def __init__(self, num_slots: int, invariance: Invariance):

@@ -9,7 +9,9 @@ from torch import Tensor
 from torchslots.models.types import Batch, Conditioning
 
 
-def sample_noise(hint: Conditioning, shape: tuple[int, ...], sample: Callable[..., Tensor] = torch.randn) -> Tensor:
+def sample_noise(
+    hint: Conditioning, shape: tuple[int, ...], sample: Callable[..., Tensor] = torch.randn
+) -> Tensor:
     """Numbers of `shape`, the batch first, on the device of `hint`.
 
     With one generator for each clip a clip's numbers depend on its generator alone, not on the batch that it is in. A

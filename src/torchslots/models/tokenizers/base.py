@@ -23,6 +23,8 @@ class Tokenizer(nn.Module, ABC):
 
     config: Any = None
     load_function: ClassVar[str] = "load_tokenizer"
+    monitor: ClassVar[str] = "psnr"
+    """The figure whose highest value marks the best model of a run."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:

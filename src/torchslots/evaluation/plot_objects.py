@@ -17,7 +17,7 @@ CONFIDENT = 0.5
 
 _INK, _GROUND, _FAINT = (231, 233, 238), (23, 25, 31), (120, 125, 138)
 _RIGHT, _WRONG = (110, 205, 130), (240, 115, 95)
-_PAINT = {
+_INKS = {
     "gray": (140, 140, 140),
     "blue": (42, 75, 215),
     "brown": (129, 74, 25),
@@ -54,7 +54,7 @@ class Pair(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Right or wrong, where there is a truth to judge by."""
+        """Right or wrong, where there is a truth to compare with."""
         return "" if self.true is None else "right" if self.right else "wrong"
 
 
@@ -108,7 +108,7 @@ def _side(one: ObjectProperties | None, otherwise: str) -> tuple[str, str]:
     return one.words(), ", ".join(f"{value:+.2f}" for value in one.position)
 
 
-def draw_properties(
+def plot_properties(
     image: Pixels, predicted: NDArray[np.floating], true: NDArray[np.floating] | None = None
 ) -> Pixels:
     """The image, a map of the scene from above, and a table of predicted beside true objects [H', W', 3].
@@ -128,12 +128,12 @@ def draw_properties(
     sheet = Image.new("RGB", (left + sum(_COLUMNS) + _GAP, height), _GROUND)
     sheet.paste(Image.fromarray(picture), (_GAP, _GAP))
     pen = ImageDraw.Draw(sheet)
-    _draw_map(pen, pairs, (_GAP, picture.shape[0] + 2 * _GAP))
-    _draw_table(pen, pairs, (left, _GAP))
+    _plot_map(pen, pairs, (_GAP, picture.shape[0] + 2 * _GAP))
+    _plot_table(pen, pairs, (left, _GAP))
     return np.asarray(sheet)
 
 
-def _draw_map(pen: ImageDraw.ImageDraw, pairs: list[Pair], corner: tuple[int, int]) -> None:
+def _plot_map(pen: ImageDraw.ImageDraw, pairs: list[Pair], corner: tuple[int, int]) -> None:
     """Positions x and y, four units to each side of the middle."""
     left, top = corner
     pen.rectangle((left, top, left + _TILE - 1, top + _TILE - 1), outline=_FAINT)
@@ -150,11 +150,11 @@ def _draw_map(pen: ImageDraw.ImageDraw, pairs: list[Pair], corner: tuple[int, in
                 if not filled
                 else (x - 4, y - 4, x + 4, y + 4)
             )
-            paint = _PAINT[one.color]
+            colour = _INKS[one.color]
             pen.ellipse(
                 box,
-                fill=paint if filled else None,
-                outline=_INK if filled else paint,
+                fill=colour if filled else None,
+                outline=_INK if filled else colour,
                 width=1 if filled else 3,
             )
 
@@ -165,20 +165,20 @@ def _on_map(one: ObjectProperties, corner: tuple[int, int]) -> tuple[int, int]:
     return corner[0] + half + round(x * (half - 12)), corner[1] + half - round(y * (half - 12))
 
 
-def _draw_table(pen: ImageDraw.ImageDraw, pairs: list[Pair], corner: tuple[int, int]) -> None:
+def _plot_table(pen: ImageDraw.ImageDraw, pairs: list[Pair], corner: tuple[int, int]) -> None:
     font = ImageFont.load_default(size=12)
-    _draw_row(pen, font, corner, HEADER, [_FAINT] * len(HEADER))
+    _plot_row(pen, font, corner, HEADER, [_FAINT] * len(HEADER))
     for i, pair in enumerate(pairs):
         place = (corner[0], corner[1] + (i + 1) * _ROW)
         verdict = _RIGHT if pair.right else _WRONG
         ink = [_FAINT, _INK, _INK, verdict, _INK, _INK, _INK, verdict]
-        _draw_row(pen, font, place, _row(i, pair), ink)
+        _plot_row(pen, font, place, _row(i, pair), ink)
         for one, column in ((pair.true, 1), (pair.predicted, 3)):
             if one is not None:
                 _swatch(pen, (place[0] + sum(_COLUMNS[:column]) - 16, place[1] + 3), one.color)
 
 
-def _draw_row(
+def _plot_row(
     pen: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     place: tuple[int, int],
@@ -192,4 +192,4 @@ def _draw_row(
 
 
 def _swatch(pen: ImageDraw.ImageDraw, place: tuple[int, int], color: str) -> None:
-    pen.rectangle((*place, place[0] + 9, place[1] + 9), _PAINT[color], _INK)
+    pen.rectangle((*place, place[0] + 9, place[1] + 9), _INKS[color], _INK)

@@ -91,7 +91,7 @@ def test_a_mask_gives_ids_in_order_and_boxes_around_them(tmp_path, mode):
 
 def test_masks_without_objects_or_with_colours_are_refused(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "colour.png")
-    with pytest.raises(UserError, match=r"colour\.png is a colour picture"):
+    with pytest.raises(UserError, match=r"colour\.png is a colour image"):
         read_mask(tmp_path / "colour.png")
     Image.new("L", (4, 4)).save(tmp_path / "empty.png")
     with pytest.raises(UserError, match=r"empty\.png holds only background"):

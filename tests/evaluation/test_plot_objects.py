@@ -3,7 +3,7 @@
 import numpy as np
 
 from torchslots.data.objects import encode_objects
-from torchslots.evaluation.draw_objects import draw_properties, match_objects, properties_table
+from torchslots.evaluation.plot_objects import match_objects, plot_properties, properties_table
 
 
 def scene() -> np.ndarray:
@@ -42,7 +42,7 @@ def test_the_table_tells_right_from_wrong_missed_and_extra():
 
 def test_the_picture_holds_the_image_and_shows_agreement_in_green():
     true, image = scene(), np.full((60, 80, 3), 200, np.uint8)
-    right, wrong = draw_properties(image, true, true), draw_properties(image, true[:, ::-1].copy(), true)
+    right, wrong = plot_properties(image, true, true), plot_properties(image, true[:, ::-1].copy(), true)
     assert right.dtype == np.uint8 and right.shape[2] == 3
     assert (right[10:250, 10:330] == 200).all()
     green, red = np.array((110, 205, 130)), np.array((240, 115, 95))
@@ -51,5 +51,5 @@ def test_the_picture_holds_the_image_and_shows_agreement_in_green():
 
 
 def test_predictions_alone():
-    picture = draw_properties(np.zeros((16, 16, 3), np.uint8), scene())
+    picture = plot_properties(np.zeros((16, 16, 3), np.uint8), scene())
     assert picture.any()

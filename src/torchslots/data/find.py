@@ -1,0 +1,131 @@
+"""Find where a data set lies below the folder that the user gave."""
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from torchslots.io.errors import UserError
+
+Found = TypeVar("Found")
+
+DEPTH = 4
+"""Folders below the given one that are looked through."""
+_MOST_FOLDERS = 4000
+_SHOWN = 8
+
+
+def find(
+    root: Path, look: Callable[[Path], Found | None], what: str, remedy: str, depth: int = DEPTH
+) -> Found:
+    """The first that `look` finds: in `root` itself, then in the folders below it, breadth first.
+
+    Args:
+        look: What a folder holds of the data set; None: nothing.
+        what: What is looked for, in words.
+        remedy: How to get it, a sentence.
+
+    Raises:
+        UserError: `root` is no folder, or nothing is found; says what was looked for and what is there.
+    """
+    for folder in folders(root, what, depth):
+        found = look(folder)
+        if found is not None:
+            return found
+    raise not_found(root, what, remedy, depth)
+
+
+def folders(root: Path, what: str, depth: int = DEPTH) -> Iterator[Path]:
+    """`root` and the folders below it, breadth first; not hidden ones, nor those whose name is a number.
+
+    Raises:
+        UserError: `root` is no folder, or one cannot be listed.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder. Give the folder that holds {what} with --root.")
+    level, seen = [root], 0
+    for _ in range(depth + 1):
+        yield from level
+        seen += len(level)
+        below = itertools.chain.from_iterable(map(_subfolders, level))
+        level = list(itertools.islice(below, max(0, _MOST_FOLDERS - seen)))
+
+
+def not_found(root: Path, what: str, remedy: str, depth: int = DEPTH) -> UserError:
+    """The error that says what was looked for, and what is there instead."""
+    held = _held(root, depth)
+    more = f" and {len(held) - _SHOWN} more" if len(held) > _SHOWN else ""
+    return UserError(
+        f"{root} holds no {what}, in it or up to {depth} folders below. "
+        f"It holds {', '.join(held[:_SHOWN]) or 'nothing'}{more}. {remedy}"
+    )
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    with _listing(folder) as entries:
+        return [entry.name for entry in entries]
+
+
+@contextmanager
+def _listing(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield entries
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed: {error.strerror}. Check its permissions.") from error
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    with _listing(folder) as entries:
+        below = [
+            entry.name
+            for entry in entries
+            if entry.name[0] != "." and not entry.name.isdecimal() and entry.is_dir()
+        ]
+    return [folder / name for name in sorted(below)]
+
+
+def _held(root: Path, depth: int) -> list[str]:
+    """The record files below a folder; where there are none, what lies in it."""
+    files = (
+        file.relative_to(root).as_posix()
+        for folder in folders(root, "data", depth)
+        for file in sorted(folder.glob("*.tfrecord*"))
+    )
+    return list(files) or sorted(name for name in names(root) if name[0] != ".")
+
+
+# Files of records dealt out to shards
+
+_SHARD = re.compile(r"(?P<name>.+\.tfrecords-zlib)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
+
+
+def find_shards(root: Path, pattern: str, what: str, remedy: str) -> list[Path]:
+    """The shards whose name, before their numbers, fits `pattern`, in `root` or the folders below it.
+
+    Raises:
+        UserError: none is there, or one is missing.
+    """
+    folder, name, count = find(root, partial(_first_shard, pattern), what, remedy)
+    shards = [folder / f"{name}-{index:05d}-of-{count:05d}" for index in range(count)]
+    missing = [shard.name for shard in shards if not shard.exists()]
+    if missing:
+        raise UserError(f"{folder}: {len(missing)} of {count} shards are missing: {missing[0]}. {remedy}")
+    return shards
+
+
+def _first_shard(pattern: str, folder: Path) -> tuple[Path, str, int] | None:
+    """Folder, name without numbers, and how many there must be."""
+    for match in filter(None, map(_SHARD.fullmatch, sorted(names(folder)))):
+        if re.fullmatch(pattern, match["name"].removesuffix(".tfrecords-zlib")):
+            return folder, match["name"], int(match["count"])
+    return None

@@ -1,0 +1,198 @@
+"""Videos of an evaluation that are stored to be plotted: what a model saw, and what it made of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchslots.evaluation.observers import Findings, Needs, Plotted, Slice, real_frames
+from torchslots.evaluation.plot_objects import plot_properties, properties_markdown
+from torchslots.io.draw import clip_panel, contact_sheet
+from torchslots.io.processes import is_first_process
+from torchslots.models.layers.ranges import to_bytes
+from torchslots.models.types import Batch, Prediction
+
+PLOTTED_FRAMES = 48
+"""Frames of a video that are stored."""
+_RECON_LABELS = {"video": "reconstruction", "flow": "predicted flow", "depth": "predicted depth"}
+
+
+class Collector(Protocol):
+    """Collects one video of a batch slice by slice."""
+
+    def add(self, part: Batch, found: Any) -> None:
+        """Add a slice of frames."""
+        ...
+
+    def finish(self, name: str) -> Plotted:
+        """The video, ready to plot."""
+        ...
+
+
+class Panels:
+    """Collects the first `num_plots` videos, in the first process alone.
+
+    Args:
+        collector: makes the collector of one row of a batch.
+    """
+
+    def __init__(self, num_plots: int, collector: Callable[[int], Collector]) -> None:
+        self._num_plots, self._collector = num_plots if is_first_process() else 0, collector
+        self._rows: list[Collector] = []
+        self._panels: list[Plotted] = []
+        self._frames = 0
+
+    @property
+    def needs(self) -> Needs:
+        """See `Observer`."""
+        wanted = len(self._panels) < self._num_plots and self._frames < PLOTTED_FRAMES
+        return Needs(recon=wanted, slot_recon=wanted)
+
+    def add(self, seen: Slice, found: Any) -> None:
+        """See `Observer`."""
+        if seen.start == 0:
+            count = min(self._num_plots - len(self._panels), len(seen.part["video"]))
+            self._rows = [self._collector(row) for row in range(count)]
+        for row in self._rows if seen.start < PLOTTED_FRAMES else []:
+            row.add(seen.part, found)
+        self._frames = seen.start + seen.part["video"].shape[1]
+
+    def finish(self, batch: Batch) -> None:
+        """See `Observer`."""
+        names: Sequence[str] = batch.get("name", [""] * len(batch["video"]))
+        self._panels += [row.finish(name) for row, name in zip(self._rows, names)]
+        self._rows, self._frames = [], 0
+
+    def report(self) -> Findings:
+        """See `Observer`."""
+        return Findings(panels=self._panels)
+
+
+# ------------------------------------------------------------------------------------------------ models of slots
+
+
+@dataclass(frozen=True)
+class PlottedVideo:
+    """One video and what a model made of it, in bytes; at most 48 frames."""
+
+    name: str
+    video: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    truth: NDArray[np.integer] | None = None
+    recon: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    slot_pictures: NDArray[np.uint8] | None = None
+    properties: NDArray[np.float32] | None = None
+    true_properties: NDArray[np.float32] | None = None
+
+    def properties_picture(self) -> NDArray[np.uint8] | None:
+        """The first frame and its objects' properties, predicted beside true [H, W, 3]; None: none were predicted."""
+        if self.properties is None:
+            return None
+        return plot_properties(self.video[0], self.properties[0], self._first_truth())
+
+    def properties_table(self) -> str | None:
+        """The same in words, as Markdown."""
+        if self.properties is None:
+            return None
+        return f"## {self.name}\n\n{properties_markdown(self.properties[0], self._first_truth())}"
+
+    def _first_truth(self) -> NDArray[np.float32] | None:
+        return None if self.true_properties is None else self.true_properties[0]
+
+    def panel(self, tile: int = 128) -> NDArray[np.uint8]:
+        """Input, ground truth, prediction, reconstructions and slots, labelled [T, H, W, 3]."""
+        masks = self.masks.astype(np.float32) / 255
+        more = {"masks": masks, "recon": self.recon, "slot_pictures": self.slot_pictures, "tile": tile}
+        return clip_panel(self.video, self.prediction, truth=self.truth, **more)
+
+
+class VideoPanel:
+    """Collects one video of a batch slice by slice."""
+
+    def __init__(self, row: int) -> None:
+        self.row = row
+        self._parts: dict[str, list[NDArray[Any]]] = {}
+        self._recon: dict[str, list[NDArray[np.uint8]]] = {}
+
+    def add(self, part: Batch, found: Prediction) -> None:
+        """Add a slice of frames."""
+        row = self.row
+        self._store("video", _pixels(part["video"][row]))
+        self._store("prediction", found.segmentation[row].to(torch.uint8).cpu().numpy())
+        self._store("masks", _bytes(found.masks[row]))
+        if "segmentations" in part:
+            self._store("truth", part["segmentations"][row].cpu().numpy())
+        if found.slot_recon is not None and "video" in found.slot_recon:
+            self._store("slot_pictures", _pixels(found.slot_recon["video"][row]))
+        if found.properties is not None:
+            self._store("properties", found.properties[row].float().cpu().numpy())
+        if found.properties is not None and "properties" in part:
+            self._store("true_properties", part["properties"][row].float().cpu().numpy())
+        for name, frames in found.recon.items():
+            self._recon.setdefault(_RECON_LABELS.get(name, name), []).append(_pixels(frames[row]))
+
+    def _store(self, name: str, values: NDArray[Any]) -> None:
+        self._parts.setdefault(name, []).append(values)
+
+    def finish(self, name: str) -> PlottedVideo:
+        """The video, cut to the longest that is stored."""
+        parts = {key: np.concatenate(values)[:PLOTTED_FRAMES] for key, values in self._parts.items()}
+        recon = {key: np.concatenate(values)[:PLOTTED_FRAMES] for key, values in self._recon.items()}
+        return PlottedVideo(name, **cast(Any, parts), recon=recon)
+
+
+def _pixels(frames: Float[Tensor, "*batch C H W"]) -> NDArray[np.uint8]:
+    """As bytes, colour last; one channel (depth) becomes a grey from its least to its greatest value."""
+    if frames.shape[-3] == 1:
+        frames = frames.float()
+        frames = (frames - frames.min()) / (frames.max() - frames.min()).clamp(min=1e-6)
+        frames = frames.expand(*frames.shape[:-3], 3, *frames.shape[-2:])
+    return np.ascontiguousarray(_bytes(frames.movedim(-3, -1)))
+
+
+def _bytes(values: Tensor) -> NDArray[np.uint8]:
+    return to_bytes(values).cpu().numpy()
+
+
+# ------------------------------------------------------------------------------------------------------ tokenizers
+
+
+@dataclass(frozen=True)
+class PlottedPair:
+    """A video [T, H, W, 3] and its reconstruction, in bytes; at most 48 frames."""
+
+    name: str
+    video: NDArray[np.uint8]
+    reconstruction: NDArray[np.uint8]
+
+    def panel(self, tile: int = 128) -> NDArray[np.uint8]:
+        """Input and reconstruction side by side, labelled [T, H', W', 3]."""
+        labels = ["input", "reconstruction"]
+        pairs = zip(self.video, self.reconstruction)
+        return np.stack([contact_sheet(pair, labels, tile=tile) for pair in pairs])
+
+
+class PairPanel:
+    """Collects one video of a batch and its reconstruction slice by slice, without padding."""
+
+    def __init__(self, row: int) -> None:
+        self._row = row
+        self._video: list[NDArray[np.uint8]] = []
+        self._recon: list[NDArray[np.uint8]] = []
+
+    def add(self, part: Batch, found: Any) -> None:
+        """Add a slice of frames; `found` has the reconstruction under `recon["video"]`."""
+        shown: Bool[Tensor, "t"] = real_frames(part)[self._row]
+        for frames, stored in ((part["video"], self._video), (found.recon["video"], self._recon)):
+            stored.append(_pixels(frames[self._row])[shown.numpy()])
+
+    def finish(self, name: str) -> PlottedPair:
+        """The video, cut to the longest that is stored."""
+        video, recon = (np.concatenate(stored)[:PLOTTED_FRAMES] for stored in (self._video, self._recon))
+        return PlottedPair(name, video, recon)

@@ -1,0 +1,254 @@
+"""Evaluate a trained model on the whole videos of a data set."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from torchslots.evaluation import evaluate as passes
+from torchslots.evaluation.observers import Ceiling, FrameFolders, Observer, ReconstructionFigures
+from torchslots.evaluation.report import EvalReport
+from torchslots.evaluation.rollout import HorizonReport, evaluate_rollout
+from torchslots.hub import load_trained
+from torchslots.inference.generation import SamplingOptions, require_frames, with_sampling
+from torchslots.inference.videos import NetworkOptions, VideosOptions, networks_of, settings_of, whole_videos
+from torchslots.io.errors import UserError
+from torchslots.io.files import write_file
+from torchslots.io.processes import demand_one_process, processes
+from torchslots.metrics.reconstruction import NETWORK_METRICS, PictureScores
+from torchslots.models.adjust import with_counts
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.tokenizers.base import Tokenizer
+from torchslots.recipes.config import DataConfig, EvalConfig, with_changes
+
+_KEYS = ("video", "segmentations", "boxes", "properties")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(NetworkOptions, VideosOptions):
+    """What to measure on which videos."""
+
+    baseline: bool = True
+    """Also evaluate copies of the first frame's boxes."""
+    num_plots: int = 4
+    """Videos to plot."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the matrix products."""
+    skip_corrupt: bool = False
+    """Leave damaged records out and count them, in place of stopping at the first."""
+    seed: int | None = None
+    """Seed of slots that are sampled at random; None: the recipe's."""
+    num_slots: int | None = None
+    """Slots, for models that sample them at random; None: what it was built for."""
+    num_iterations: int | None = None
+    """Rounds of slot attention in each frame; None: what it was built for."""
+    restart_memory: bool = False
+    """Forget the frames before each slice, as STATM's published evaluation does."""
+    observe: int | None = None
+    """Frames to show of each video; evaluated is then what the model predicts for those that follow, unseen."""
+    rollout: int | None = None
+    """Frames to predict after the observed ones; None: all that follow."""
+    recon: bool = False
+    """Also evaluate every frame as the model decodes it: MSE, PSNR, SSIM; LPIPS, FID and FVD where their networks'
+    weights are here; and what its tokenizer alone could reach. Models that generate take far longer for it. --weights,
+    --download and --write-videos include it."""
+    write_videos: Path | None = None
+    """Folder for `gt_vids` and `recon_vids`, in each a folder for every video with a PNG for every frame. None: not
+    written."""
+    published_order: bool = False
+    """Name written frames 0.png, 1.png, ..., and put them into the order 0, 1, 10, 11, ... for FVD, as in the published
+    figures; otherwise 00000.png, ..., in the order of time."""
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether all frames are decoded."""
+        return self.recon or self.write_videos is not None or bool(self.weights) or self.download
+
+
+class Evaluation(NamedTuple):
+    """What was found, and the same figures of copied boxes; None: there are no boxes, or they were not asked for."""
+
+    report: EvalReport | HorizonReport
+    baseline: EvalReport | None = None
+
+
+def evaluate(
+    model: ObjectCentricModel | Tokenizer | str | Path,
+    root: str | Path,
+    options: EvaluateOptions = EvaluateOptions(),
+    *,
+    out: str | Path | None = None,
+    **changes: Any,
+) -> EvalReport | HorizonReport:
+    """Measure a model on whole videos: FG-ARI, ARI, mIoU and mBO of slots, PSNR and SSIM of reconstructions.
+
+    Each video goes through the model in slices that hand on its state, so that memory does not grow with its length.
+    Under `torchrun` every process must call this, and each video is counted once.
+
+    Args:
+        model: A model, or what `load_model` takes. A run of `train` brings its data set and its settings along.
+        root: Folder with the data.
+        options: What to measure on which videos.
+        out: Folder for eval.json, curves and videos; None: nothing is written.
+        changes: Fields of `EvaluateOptions` by name, in place of those of `options`: `split="validation"`,
+            `num_videos=16`, `recon=True`; `device="cuda"` for a model that is loaded, others stay where they are.
+
+    Returns:
+        A report whose `metrics` are floats by name, in [0, 1] for `fg_ari`, `ari`, `miou`, `mbo`, dB for `psnr`; its
+        `definitions` say what each means. With `observe`, a `HorizonReport` of predicted frames.
+
+    Raises:
+        UserError: no such model, data or split; a model without a recipe and no `data`; an option that the model does
+            not take.
+
+    Example:
+        >>> report = torchslots.evaluate(model, root, data="movi_a", split="train", num_frames=4, num_workers=0)
+        >>> 0 <= report.metrics["miou"] <= 1
+        True
+    """
+    options = with_changes(options, **changes)
+    if out is None:
+        options = dataclasses.replace(options, baseline=False)
+    return evaluate_with_baseline(model, root, options, out).report
+
+
+def evaluate_with_baseline(
+    model: ObjectCentricModel | Tokenizer | str | Path,
+    root: str | Path,
+    options: EvaluateOptions,
+    out: str | Path | None = None,
+) -> Evaluation:
+    """As `evaluate`, and beside it copies of the first frame's boxes."""
+    where = model if isinstance(model, str | Path) else None
+    if isinstance(model, str | Path):
+        model = load_trained(model, device=options.device)
+    else:
+        options = dataclasses.replace(options, device=str(next(model.parameters()).device))
+    ready = _adjusted(model, where or "The model", options)
+    data, settings = _settings(where, ready, options)
+    folder = None if out is None else Path(out)
+    if options.observe is not None or options.rollout is not None:
+        return Evaluation(_evaluate_rollout(ready, where, data, settings, Path(root), options, folder))
+    with processes(options.device) as (rank, world_size):
+        dataset = whole_videos(data, settings, Path(root))
+        batches = partial(_batches, dataset, settings, options, rank, world_size)
+        observers, notes = _observers(ready, options, rank, world_size)
+        report = passes.evaluate(
+            ready,
+            batches("Evaluating"),
+            settings,
+            device=options.device,
+            precision=options.precision,
+            num_plots=options.num_plots,
+            observers=observers,
+        )
+        copied = None
+        if options.baseline and {"boxes", "segmentations"} <= set(data.keys):
+            copied = passes.box_copy_baseline(batches("Copying boxes"), settings)
+    report.notes.extend(notes)
+    if options.num_iterations is not None:
+        report.settings["num_iterations"] = options.num_iterations
+    if options.sampling.given():
+        report.settings["sampling"] = options.sampling.given()
+    if rank == 0 and folder is not None:
+        _save(report, copied, folder)
+    return Evaluation(report, copied)
+
+
+def _save(report: EvalReport, copied: EvalReport | None, folder: Path) -> None:
+    report.save(folder, gif=True)
+    if copied is not None:
+        write_file(folder / "box_copy.json", copied.to_json() + "\n")
+
+
+def _settings(
+    where: str | Path | None, model: Any, options: EvaluateOptions
+) -> tuple[DataConfig, EvalConfig]:
+    data, settings = settings_of(where, model, options, (*_KEYS, "flow") if options.observe else _KEYS)
+    seed = settings.seed if options.seed is None else options.seed
+    restart = options.restart_memory or settings.restart_memory
+    return data, dataclasses.replace(settings, seed=seed, restart_memory=restart)
+
+
+def _batches(
+    dataset: Any, settings: EvalConfig, options: EvaluateOptions, rank: int, world_size: int, what: str
+) -> Any:
+    return passes.shown_batches(
+        dataset,
+        settings,
+        what,
+        skip_corrupt=options.skip_corrupt,
+        rank=rank,
+        world_size=world_size,
+        num_workers=options.num_workers,
+    )
+
+
+def _adjusted(model: Any, where: str | Path, options: EvaluateOptions) -> Any:
+    """The model with as many slots and rounds as the options say, sampling as they say."""
+    if isinstance(model, ObjectCentricModel):
+        if options.reconstructs:
+            require_frames(model)
+        if options.num_slots is not None or options.num_iterations is not None:
+            model = with_counts(model, num_slots=options.num_slots, num_iterations=options.num_iterations)
+        return with_sampling(model, options.sampling)
+    if options.num_slots is not None or options.num_iterations is not None:
+        raise UserError(f"{where} is a tokenizer, without slots: leave --num-slots and --num-iterations out.")
+    if options.sampling.given():
+        raise UserError(f"{where} is a tokenizer, which decodes in one way alone: leave --sampling.* out.")
+    return model
+
+
+def _observers(
+    model: Any, options: EvaluateOptions, rank: int, world_size: int
+) -> tuple[Sequence[Observer[Any]], list[str]]:
+    """What measures and writes decoded frames, and a sentence for each metric that is left out."""
+    if not options.reconstructs:
+        return (), []
+    networks, notes = networks_of(options, NETWORK_METRICS)
+    scores = PictureScores(networks, published_order=options.published_order, device=options.device)
+    observers: list[Observer[Any]] = [ReconstructionFigures(scores)]
+    round_trip = model.decoder.round_trip() if isinstance(model, ObjectCentricModel) else None
+    if round_trip is not None:
+        observers.append(Ceiling(round_trip, networks, options.device))
+    if options.write_videos is not None:
+        observers.append(FrameFolders(options.write_videos, options.published_order, rank, world_size))
+    return observers, notes
+
+
+def _evaluate_rollout(
+    model: Any,
+    where: str | Path | None,
+    data: DataConfig,
+    settings: EvalConfig,
+    root: Path,
+    options: EvaluateOptions,
+    out: Path | None,
+) -> HorizonReport:
+    """Evaluate what is predicted without being seen."""
+    if not isinstance(model, ObjectCentricModel):
+        raise UserError(
+            f"{where or 'The model'} is a tokenizer: it has no slots that could predict. Leave out --observe."
+        )
+    demand_one_process("Prediction is evaluated")
+    observe, ahead = options.observe, options.rollout
+    if observe is None or observe < 1 or (ahead is not None and ahead < 1):
+        raise UserError(
+            f"Prediction is evaluated after some observed frames: give --observe of 1 or more, and --rollout of 1 or "
+            f"more or none, got {observe} and {ahead}."
+        )
+    report = evaluate_rollout(
+        model,
+        _batches(whole_videos(data, settings, root), settings, options, 0, 1, "Predicting"),
+        observe,
+        ahead,
+        slice_size=settings.slice_size,
+        device=options.device,
+        seed=settings.seed,
+    )
+    if out is not None:
+        report.save(out)
+    return report

@@ -1,0 +1,117 @@
+"""The whole videos of a data set that a trained model is run on: which they are, how many at once, and where."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchslots.data.catalog import open_dataset
+from torchslots.data.loader import ClipDataset
+from torchslots.io.errors import UserError, nearest
+from torchslots.metrics.networks.weights import FILES
+from torchslots.metrics.reconstruction import load_networks
+from torchslots.recipes import catalog
+from torchslots.recipes.config import DataConfig, EvalConfig
+
+KEYS = ("video", "boxes", "segmentations")
+"""Of a batch: what a model is shown."""
+_SETTINGS = ("split", "num_frames", "slice_size", "batch_size", "num_videos")
+_HOW = "Files elsewhere are named with --weights NAME=FILE; --download fetches those that are not here."
+
+
+@dataclass(frozen=True)
+class VideosOptions:
+    """Which videos, and where to run."""
+
+    data: str | None = None
+    """Data set by name; None: the one the run was trained on."""
+    split: str | None = None
+    """Split; None: the recipe's."""
+    num_frames: int | None = None
+    """Frames of each video; None: the recipe's."""
+    slice_size: int | None = None
+    """Frames that go through the model at once; None: the recipe's."""
+    batch_size: int | None = None
+    """Videos at once; None: the recipe's."""
+    num_videos: int | None = None
+    """Videos to use; None: the whole split."""
+    max_objects: int | None = None
+    """Use only images and videos of at most this many objects; None: as in training."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    num_workers: int = 2
+    """Data loading processes."""
+
+
+def settings_of(
+    where: str | Path | None, model: Any, options: VideosOptions, keys: Sequence[str]
+) -> tuple[DataConfig, EvalConfig]:
+    """Data and evaluation settings of the run in the folder `where`, or else of the model, changed by the options.
+
+    Args:
+        keys: of a batch, to read where the recipe has them.
+
+    Raises:
+        UserError: no recipe that names a data set, nor do the options.
+    """
+    file = None if where is None else Path(where) / "recipe.json"
+    if file is not None and file.is_file():
+        recipe = catalog.read_recipe(file)
+        data, settings = recipe.data, recipe.evaluation
+    else:
+        data, settings = DataConfig(resolution=model.config.resolution[0]), EvalConfig()
+        if options.data is None:
+            raise UserError(
+                f"{where or 'The model'} is not a run with a recipe: name the data set with --data (`data`)."
+            )
+    data = dataclasses.replace(
+        data, keys=tuple(key for key in keys if key in data.keys), dataset=options.data or data.dataset
+    )
+    if options.max_objects is not None:
+        rows = max(options.max_objects, data.max_instances)
+        data = dataclasses.replace(data, max_objects=options.max_objects, max_instances=rows)
+    given = {name: getattr(options, name) for name in _SETTINGS}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return data, dataclasses.replace(settings, **changes)
+
+
+def whole_videos(data: DataConfig, settings: EvalConfig, root: Path) -> ClipDataset:
+    """The data set with its videos whole, as they are evaluated."""
+    whole = dataclasses.replace(data, num_frames=settings.num_frames)
+    return open_dataset(data.dataset, root, settings.split, whole, False)
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Weights of the networks behind LPIPS, FID and FVD."""
+
+    weights: tuple[str, ...] = ()
+    """Public files of these networks as NAME=FILE: vgg16, lpips_vgg, alexnet, lpips_alex, inception, i3d. Others are
+    looked for in the cache."""
+    download: bool = False
+    """Download files that are not here, 528 MB for VGG16; their digests are checked."""
+
+
+def networks_of(options: NetworkOptions, metrics: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The networks whose weights are here, and a sentence for each metric that is left out.
+
+    Raises:
+        UserError: `weights` that are not NAME=FILE of a known name.
+    """
+    networks, notes = load_networks(metrics, _files(options.weights), download=options.download)
+    return networks, [*notes, _HOW] if notes else []
+
+
+def _files(pairs: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, file = pair.partition("=")
+        if not equals or not file:
+            raise UserError(f"--weights takes NAME=FILE, such as vgg16=vgg16-397923af.pth, got {pair!r}.")
+        if name not in FILES:
+            raise UserError(
+                f"--weights knows no `{name}`. {nearest(name, FILES)} There are: {', '.join(FILES)}."
+            )
+        found[name] = Path(file)
+    return found

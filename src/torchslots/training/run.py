@@ -1,0 +1,101 @@
+"""Train a recipe from its name, its data and a folder for the run."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from torchslots.data.catalog import open_dataset
+from torchslots.data.loader import ClipDataset
+from torchslots.recipes import catalog
+from torchslots.recipes.config import Recipe, with_changes
+from torchslots.training import loop
+from torchslots.training.loop import RunResult
+from torchslots.training.warm_start import assemble
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a training takes besides its recipe."""
+
+    dataset: Annotated[str | None, tyro.conf.arg(name="data")] = None
+    """Data set by name, see `torchslots data list`; None: the recipe's own."""
+    device: str | None = None
+    """cpu, cuda or cuda:N; None: cuda where there is one."""
+    tokenizer: str | None = None
+    """Trained tokenizer, for a model that decodes with one: a run folder, a model folder, or owner/name on the hub. Its
+    configuration takes the place of `--model.tokenizer.*`."""
+    slot_encoder: str | None = None
+    """Trained model whose slot encoder to start with, of the same kind: a run folder, a model folder, or owner/name on
+    the hub. Its configuration takes the place of `--model.slots.*`."""
+    monitor: str | None = None
+    """Metric whose highest value marks the best model; None: the usual one, fg_ari of slots, psnr of a tokenizer."""
+    num_plots: int = 4
+    """Videos plotted at each evaluation."""
+    wandb: bool = False
+    """Log to Weights & Biases too."""
+    skip_corrupt: bool = False
+    """Leave damaged records out and count them, in place of stopping at the first."""
+
+
+def train(
+    recipe: str | Recipe,
+    root: str | Path,
+    run: str | Path,
+    options: TrainOptions = TrainOptions(),
+    **changes: Any,
+) -> RunResult:
+    """Train a recipe; the same call again goes on from the newest checkpoint in `run`, and finds a finished run.
+
+    Args:
+        recipe: Its name in `list_recipes()`, or a `Recipe`.
+        root: Folder with the data.
+        run: Folder for checkpoints, logs, plots and the model; `load_model(run)` loads it.
+        options: What a training takes besides its recipe.
+        changes: Fields of `TrainOptions` by name (`dataset="movi_a"`, `device="cuda"`), and of the recipe by dotted
+            name (`**{"optim.num_steps": 1000, "train.batch_size": 8, "data.resolution": 64, "model.num_slots": 8}`).
+
+    Returns:
+        Steps done, the last evaluation's metrics, the best value of the monitored one and its step.
+
+    Raises:
+        UserError: no such recipe, field, data or device; a loss that is not finite; a full disk; a `run` of another
+            recipe. Ctrl-C saves a checkpoint and raises `Interrupted`, which is one.
+
+    Example:
+        >>> tiny = {"model.resolution": (16, 16), "model.decoder.grid": (4, 4), "data.resolution": 16}
+        >>> tiny |= {"data.crop": None, "optim.num_steps": 1, "train.batch_size": 2}
+        >>> tiny |= {"evaluation.split": "train", "evaluation.num_frames": 2}
+        >>> result = torchslots.train("savi_demo", root, run, dataset="movi_a", num_plots=0, **tiny)
+        >>> result.step
+        1
+    """
+    own = {field.name for field in fields(TrainOptions)}
+    options = with_changes(options, **{name: value for name, value in changes.items() if name in own})
+    recipe = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = with_changes(recipe, **{name: value for name, value in changes.items() if name not in own})
+    if options.dataset is not None:
+        recipe = with_changes(recipe, **{"data.dataset": options.dataset})
+    recipe, model = assemble(recipe, Path(run), options.tokenizer, options.slot_encoder)
+    return loop.train(
+        recipe,
+        model,
+        *_open_sets(recipe, Path(root)),
+        Path(run),
+        device=options.device,
+        monitor=options.monitor,
+        num_plots=options.num_plots,
+        wandb=options.wandb,
+        skip_corrupt=options.skip_corrupt,
+    )
+
+
+def _open_sets(recipe: Recipe, root: Path) -> tuple[ClipDataset, ClipDataset]:
+    """Training clips, and whole videos for evaluation."""
+    data, evaluation = recipe.data, recipe.evaluation
+    whole = with_changes(data, num_frames=evaluation.num_frames)
+    return (
+        open_dataset(data.dataset, root, data.train_split, data, True),
+        open_dataset(data.dataset, root, evaluation.split, whole, False),
+    )

@@ -1,0 +1,159 @@
+"""The public names: which they are, that they cost nothing to import, that their examples run."""
+
+import doctest
+import inspect
+import pydoc
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import torchslots
+from data.movi_files import copy_movi
+from tiny_models import TINY
+from torchslots.cli import COMMANDS
+from torchslots.data.batch import collate
+from torchslots.io import video
+from torchslots.io.errors import UserError
+from torchslots.recipes import savi
+
+SURFACE = (
+    "load_model create_model list_recipes load_tokenizer open_dataset list_datasets predict predict_frames evaluate "
+    "train metrics UserError __version__"
+).split()
+API = Path(__file__).parents[1] / "docs" / "api.md"
+README = API.parents[1] / "README.md"
+FUNCTIONS = [name for name in SURFACE if inspect.isfunction(getattr(torchslots, name))]
+METRICS = [getattr(torchslots.metrics, name) for name in torchslots.metrics.__all__]
+
+
+def test_these_are_the_public_names():
+    assert sorted(torchslots.__all__) == sorted(SURFACE) == dir(torchslots)
+    assert all(getattr(torchslots, name) is not None for name in SURFACE)
+    with pytest.raises(AttributeError, match="no attribute 'lode_model'"):
+        _ = torchslots.lode_model  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_page_lists_exactly_the_public_names():
+    listed = re.findall(r"^\| `(?:torchslots\.metrics\.)?(\w+)[^|]*\|", API.read_text(), re.M)
+    surface, metrics = listed[: len(SURFACE)], listed[len(SURFACE) :]
+    assert sorted(surface) == sorted(torchslots.__all__)
+    assert sorted(metrics) == sorted(torchslots.metrics.__all__)
+
+
+def test_public_modules_are_there():
+    modules = re.findall(r"^- `(torchslots[\w.]+)`", API.read_text(), re.M)
+    assert modules and all(pydoc.locate(name) is not None for name in modules)
+
+
+def test_names_are_imported_when_they_are_used():
+    code = (
+        "import sys, torchslots; torchslots.__version__, torchslots.list_datasets(); dir(torchslots)\n"
+        "assert 'torch' not in sys.modules; torchslots.create_model; assert 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_shows_every_function_with_its_first_line():
+    shown = pydoc.plain(pydoc.render_doc(torchslots))
+    for name in FUNCTIONS:
+        first = (getattr(torchslots, name).__doc__ or "").splitlines()[0]
+        assert f"{name}(" in shown and first in shown
+
+
+@pytest.mark.parametrize("function", [*(getattr(torchslots, name) for name in FUNCTIONS), *METRICS])
+def test_examples_run(function, tmp_path, monkeypatch):
+    """Each docstring's example, with the names that it takes for granted."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    copy_movi("a", tmp_path / "data")
+    frames = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
+    video.write_video(tmp_path / "film.mp4", frames, 10)
+    conditioning = "boxes" if function is torchslots.predict_frames else "learned"
+    config = replace(TINY, resolution=(16, 16), decoder=replace(TINY.decoder, grid=(4, 4)))
+    given = {
+        "torchslots": torchslots,
+        "torch": torch,
+        "model": savi.build(replace(config, conditioning=conditioning)).eval(),
+        "frames": frames,
+        "film": "film.mp4",
+        "out": "out",
+        "path": "saved",
+        "root": "data",
+        "run": "run",
+    }
+    (found,) = doctest.DocTestFinder(recurse=False).find(function, function.__name__, globs=given)
+    said: list[str] = []
+    assert doctest.DocTestRunner().run(found, out=said.append).attempted and not said, "".join(said)
+
+
+@pytest.mark.parametrize("function", [*(getattr(torchslots, name) for name in FUNCTIONS), *METRICS])
+def test_docstrings_say_what_a_newcomer_must_know(function):
+    about = " ".join(function.__doc__.split())
+    refers = "Arguments and errors are those of" in about
+    assert "Example:" in about and (refers or "Raises:" in about or function.__name__.startswith("list_"))
+    named = inspect.signature(function).parameters
+    assert refers or all(re.search(rf"\b{name}(, \w+)*: ", about) for name in named)
+
+
+def test_numbers_within_are_changed_by_dotted_names():
+    model = torchslots.create_model(
+        "savi_small", num_slots=8, conditioning="learned", resolution=(32, 32), **{"decoder.grid": (4, 4)}
+    )
+    assert model.config.num_slots == 8 and model.config.decoder.grid == (4, 4)
+    assert model.config.decoder.channels == savi.SaviConfig().decoder.channels
+    for changes, says in (
+        ({"num_slot": 8}, "no field `num_slot`.*num_slots"),
+        ({"decoder.grids": (4, 4)}, "no field `grids`.*grid"),
+        ({"num_slots": "many"}, "should be int"),
+        ({"conditioning": "learnt"}, "should be one of boxes, centers"),
+        ({"resolution": (48, 48)}, "Change decoder.grid"),
+    ):
+        with pytest.raises(UserError, match=says):
+            torchslots.create_model("savi_small", **changes)
+
+
+def test_data_sets_are_torch_data_sets(tmp_path):
+    copy_movi("a", tmp_path)
+    dataset = torchslots.open_dataset("movi_a", tmp_path, frames=4, resolution=32, keys=("video", "boxes"))
+    assert isinstance(dataset, torch.utils.data.Dataset) and len(dataset) == 4
+    assert set(dataset[-1]) == {"video", "boxes", "padding_mask", "name"}
+    assert all(torch.equal(dataset[3][key], dataset[-1][key]) for key in ("video", "boxes", "padding_mask"))
+    assert len(list(dataset)) == 4
+    loader = torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=collate)
+    assert next(iter(loader))["video"].shape == (2, 4, 3, 32, 32)
+    for changes, says in (({"split": "test"}, "no split"), ({"framez": 3}, "no field `framez`")):
+        with pytest.raises(UserError, match=says):
+            torchslots.open_dataset("movi_a", tmp_path, **changes)
+
+
+def test_clips_to_train_on_follow_torchs_generator(tmp_path):
+    copy_movi("a", tmp_path)
+    dataset = torchslots.open_dataset("movi_a", tmp_path, frames=2, resolution=32, train=True)
+    torch.manual_seed(3)
+    clips = [dataset[0]["video"] for _ in range(12)]
+    torch.manual_seed(3)
+    assert all(torch.equal(clip, dataset[0]["video"]) for clip in clips)
+    assert any(not torch.equal(clips[0], clip) for clip in clips)
+
+
+def test_the_five_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    copy_movi("a", tmp_path / "data")
+    config = replace(TINY, resolution=(64, 64), decoder=replace(TINY.decoder, grid=(16, 16)))
+    savi.build(config).save_pretrained(tmp_path / "runs" / "1")
+    (lines,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    assert len(lines.splitlines()) <= 7
+    exec(lines.replace("validation", "train"), {})
+    assert "torch.Size([1, 24, 24, 64, 64])" in capsys.readouterr().out
+
+
+def test_commands_of_the_readme_are_there():
+    lines = re.findall(r"^torchslots (\S+)(.*)$", README.read_text(), re.M)
+    assert {name for name, _ in lines} <= set(COMMANDS) and len(lines) > 10
+    assert len(README.read_text().splitlines()) < 120
