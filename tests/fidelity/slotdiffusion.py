@@ -141,9 +141,9 @@ def _denoised(case: Case, config: SlotDiffusionConfig, model: ObjectCentricModel
     for name, times in {"eps_pred": "t", "eps_pred_tfrac": "t_frac"}.items():
         if name in case.outputs:
             found[name] = decoder.unet(noised, torch.from_numpy(case.inputs[times]), context)
-    for name, prediction in {"denoise_loss": config.diffusion.prediction, **_TARGETS}.items():
+    for name, prediction in {"denoise_loss": config.diffusion.prediction_type, **_TARGETS}.items():
         if name in case.outputs:
-            diffusion = replace(config.diffusion, prediction=prediction)
+            diffusion = replace(config.diffusion, prediction_type=prediction)
             other = build(replace(config, diffusion=diffusion)).eval().to(latent.dtype)
             other.load_state_dict(model.state_dict())
             found[name] = other.loss(batch)["denoise"]

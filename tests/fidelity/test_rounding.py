@@ -108,8 +108,15 @@ def test_a_step_from_a_gradient_near_zero_is_open(name: str, verdict: Verdict) -
         (3.5e-3, 3.8e-3, 2.6e-5, False),
         (7e-3, 3.8e-3, 1.5e-3, False),
         (1e-2, 1e-2, 1e-6, False),
+        (1.2, 1.1, 0.9, True),
     ],
-    ids=["rounding of this size", "rounding is smaller", "further than both together", "a wrong model"],
+    ids=[
+        "rounding of this size",
+        "rounding is smaller",
+        "further than both together",
+        "a wrong model",
+        "another result",
+    ],
 )
 def test_the_criterion(distance: float, recording: float, rounding: float, verdict: bool) -> None:
     row = Row(np.ones(()), 2.5e-3)

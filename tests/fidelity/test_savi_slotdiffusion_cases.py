@@ -13,7 +13,7 @@ from fidelity import full_size
 from fidelity import savi_slotdiffusion as savi_pytorch_golden
 from fidelity.cases import read_case
 from fidelity.hash_init import with_model
-from fidelity.systems import verify
+from fidelity.systems import failed, verify
 from torchslots.convert import layouts
 from torchslots.convert.originals import savi_slotdiffusion as savi_pytorch_torch
 from torchslots.convert.readers import torch as torch_checkpoint

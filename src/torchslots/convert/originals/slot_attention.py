@@ -218,7 +218,7 @@ def _with_widths(
         widths = [shapes[f"mlp_classifier/layer_with_weights-{i}/bias"][-1] for i in (0, 1)]
         decoder = SetPredictionConfig(*widths)
     else:
-        decoder = _picture_decoder(config.decoder, resolution, shapes)
+        decoder = _image_decoder(config.decoder, resolution, shapes)
     return replace(
         config,
         resolution=resolution,
@@ -232,7 +232,7 @@ def _with_widths(
     )
 
 
-def _picture_decoder(
+def _image_decoder(
     numbers: ImageDecoderConfig, resolution: tuple[int, int], shapes: Shapes
 ) -> ImageDecoderConfig:
     """All but the last layer; the published strides, all 2 but the last, unless the numbers fit."""

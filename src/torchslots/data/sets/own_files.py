@@ -38,7 +38,7 @@ from torchslots.data.transforms import Crop, Sample, crop, limit_instances, mask
 from torchslots.io.errors import UserError
 from torchslots.io.video import (
     FILM_SUFFIXES,
-    PICTURE_SUFFIXES,
+    IMAGE_SUFFIXES,
     frame_count,
     natural_key,
     read_frames,
@@ -195,7 +195,7 @@ def existing_splits(root: Path) -> tuple[str, ...]:
 
 def _clips(folder: Path) -> list[Path]:
     entries = [entry for entry in folder.iterdir() if entry.name[0] != "." and entry.name != "masks"]
-    kinds = (*PICTURE_SUFFIXES, *FILM_SUFFIXES)
+    kinds = (*IMAGE_SUFFIXES, *FILM_SUFFIXES)
     unknown = [e for e in entries if e.is_file() and e.suffix.lower() not in (*kinds, *_BESIDE)]
     if unknown:
         raise UserError(

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchslots.io.errors import UserError
-from torchslots.io.video import picture_files, read_frames
+from torchslots.io.video import image_files, read_frames
 
 
 def masks_of(root: Path, clip: Path) -> Path | None:
@@ -34,7 +34,7 @@ def read_masks(masks: Path, count: int, start: int = 0, stop: int | None = None)
         UserError: unreadable, in colour, negative or fractional, or not `count` of them.
     """
     if masks.is_dir():
-        files = picture_files(masks)
+        files = image_files(masks)
         _check_count(masks, len(files), count)
         planes = [_picture_ids(file) for file in files[start:stop]]
         _check_alike(masks, planes)

@@ -71,11 +71,12 @@ class DVAE(Tokenizer):
             grid: rows and columns of tokens; None: as many of each.
         """
         rows, columns = grid or (math.isqrt(codes.shape[1]),) * 2
-        return self.decode(one_hot(codes.unflatten(1, (rows, columns)), self.vocabulary))
+        chosen = one_hot(codes.unflatten(1, (rows, columns)), self.vocabulary)
+        return self.decode(chosen.to(next(self.decoder.parameters()).dtype))
 
     def reconstruct(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
         logits = self.logits(pictures)
-        return self.decode(one_hot(logits.argmax(1), self.vocabulary))
+        return self.decode(one_hot(logits.argmax(1), self.vocabulary).to(logits.dtype))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`recon`: the error, by default the mean square, behind a soft choice, in [-1, 1].
@@ -107,7 +108,7 @@ def gumbel_softmax(
         exponential: unit exponential draws; None: drawn from torch's generator.
         hard: one-hot with the soft draw's gradient.
     """
-    scores = logits.float().log_softmax(1)
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
     drawn = torch.empty_like(scores).exponential_() if exponential is None else exponential
     noise = -torch.log(drawn + torch.finfo(scores.dtype).tiny)
     soft = ((scores + noise) / temperature).softmax(1)
