@@ -131,7 +131,7 @@ def test_pictures_are_generated(tmp_path, capsys):
         "1",
     ]
     assert main(["data", *line]) == 0
-    assert "101 pictures" in capsys.readouterr().out and list((tmp_path / "tetrominoes").iterdir())
+    assert "101 images" in capsys.readouterr().out and list((tmp_path / "tetrominoes").iterdir())
 
 
 def test_films_are_predicted_beyond_their_end(tmp_path, capsys):

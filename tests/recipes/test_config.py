@@ -24,7 +24,7 @@ def test_fields_are_changed_by_dotted_name() -> None:
         ({"num_slot": 3}, "SaviConfig has no field `num_slot`. Did you mean num_slots"),
         ({"decoder.gird": (4, 4)}, "DecoderConfig has no field `gird`. Did you mean grid"),
         ({"num_slots": "8"}, "SaviConfig.num_slots should be int, got '8'"),
-        ({"conditioning": "boxen"}, "should be one of 'boxes', 'centers'"),
+        ({"conditioning": "boxen"}, "should be one of boxes, centers"),
         ({"transformer.num_layers": 2}, "nothing to change in None by num_layers"),
         ({"decoder.grid": (4, 4)}, "Change decoder.grid or decoder.strides"),
     ],
