@@ -112,6 +112,17 @@ def read_arrays(file: Path) -> Arrays:
         return dict(arrays)
 
 
+def read_trajectory(case: Case) -> Arrays:
+    """Recorded training steps; empty where there are none."""
+    file = case.folder / "trajectory.npz"
+    return read_arrays(file) if file.is_file() else {}
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """A result of ours in memory."""
+    return tensor.detach().cpu().numpy()
+
+
 # -------------------------------------------------------------------------------------------------- tolerances
 
 Measure = Callable[[np.ndarray], float]

@@ -56,8 +56,8 @@ def _training_batch(inputs: Arrays, step: int) -> Batch:
 def forward(model: DVAE, inputs: Arrays, temperature: float) -> Arrays:
     """Every output that the recordings name."""
     images = torch.from_numpy(inputs["img"]).flatten(0, 1)
-    logits, draws = model.logits(images), torch.from_numpy(inputs["exponential"])
-    soft, hard = (model.decode(gumbel_softmax(logits, temperature, draws, hard)) for hard in (False, True))
+    logits, noise = model.logits(images), torch.from_numpy(inputs["exponential"])
+    soft, hard = (model.decode(gumbel_softmax(logits, temperature, noise, hard)) for hard in (False, True))
     found = {
         "token_id": logits.argmax(1),
         "recon_argmax": model.reconstruct(images),

@@ -2,7 +2,7 @@
 
 `sd_params/params_<model>_full.json.gz` lists a state dict. `sd_full_hashinit/<model>.npz` holds norm, mean and a
 strided sample of each output, for weights that follow from their names and a video that follows from the salt in
-`meta.json`. Samples are cut to 256 numbers here.
+`meta.json`. Samples are cut to 256 values here.
 """
 
 import gzip
@@ -35,7 +35,7 @@ def shapes(names: dict[str, Any]) -> Shapes:
 
 
 def salt(golden: Path) -> int:
-    """What the recorded weights and video were drawn with."""
+    """Seed of the recorded weights and video."""
     return json.loads((golden / "sd_full_hashinit" / "meta.json").read_text())["salt"]
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the torch originals without a file of weights: the names are kept, the weights follow from them.
+"""Checkpoints of the torch originals without a file of weights: names are stored, weights follow from them.
 
 A case under tests/golden holds, in place of `model.pth` (0.6 to 5 MB each),
 
@@ -13,9 +13,9 @@ In a test:
 `state_dict(folder)` gives the tensors alone. To take a recording with its `model.pth` over into tests/golden (every
 parameter is compared with the formula on the way; what differs becomes a buffer, and the sizes are printed):
 
-    PYTHONPATH=tests/convert python -m hash_init RECORDED/steve_mini tests/golden/steve_mini
+    PYTHONPATH=tests python -m fidelity.hash_init RECORDED/steve_mini tests/golden/steve_mini
 
-The formula itself is `convert.hash_weights`.
+The formula itself is `fidelity.hash_weights`.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Weights that follow from their names alone, so that a recording of a large model needs no file of weights.
 
-The recordings of SlotDiffusion, STEVE and their PyTorch SAVi were made with these: each parameter is a seeded draw
-under the checksum of its name, scaled so that activations keep their size through any of the networks.
+The recordings of SlotDiffusion, STEVE and their PyTorch SAVi were made with these: each parameter is sampled with
+the checksum of its name as seed, and scaled so that activations keep their size through any of the networks.
 """
 
 import math
@@ -32,7 +32,7 @@ def hash_weights(shapes: Mapping[str, Sequence[int]], salt: int, gain: float = 1
 
     Args:
         shapes: the original's parameter names and their shapes; no buffers and no boolean masks.
-        salt: what tells one set of weights from another.
+        salt: changes the seeds of all parameters.
         gain: factor of matrices and kernels.
     """
     return {name: _parameter(name, tuple(shape), salt, gain) for name, shape in shapes.items()}
@@ -51,9 +51,8 @@ def _parameter(name: str, shape: tuple[int, ...], salt: int, gain: float) -> np.
 
 
 def draw(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal numbers as numpy's legacy generator draws them."""
-    numbers = np.random.RandomState(seed & 0x7FFFFFFF).standard_normal(shape)
-    return np.asarray(numbers, np.float32)
+    """Standard normal samples of numpy's legacy generator."""
+    return np.asarray(np.random.RandomState(seed & 0x7FFFFFFF).standard_normal(shape), np.float32)
 
 
 def _fan_in(name: str, shape: tuple[int, ...]) -> int:

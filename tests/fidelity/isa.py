@@ -6,7 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fidelity.cases import Case, Row, Rows, System, constant, integers, read_arrays, zero_gradient
+from fidelity.cases import (
+    Case,
+    Row,
+    Rows,
+    System,
+    constant,
+    integers,
+    read_trajectory,
+    to_array,
+    zero_gradient,
+)
 from fidelity.loading import Loaded, check_digests, load_made, streamed_weights
 from fidelity.loading import load as load_checkpoint
 from fidelity.training import gradients, train
@@ -69,18 +79,13 @@ def is_zero_gradient(path: str) -> bool:
 def trajectory_rows(case: Case) -> dict[str, Row]:
     """Figures of each step, and weights after the last."""
     found = {}
-    for name, recorded in _trajectory(case).items():
+    for name, recorded in read_trajectory(case).items():
         _, _, what = name.partition("/")
         if what in _FIGURES:
             found[f"trajectory/{name}"] = Row(recorded, _FIGURES[what])
         elif what.startswith("final/") and not is_zero_gradient(what):
             found[f"trajectory/{name}"] = Row(recorded, FINAL_TOLERANCE)
     return found
-
-
-def _trajectory(case: Case) -> Arrays:
-    file = case.folder / "trajectory.npz"
-    return read_arrays(file) if file.is_file() else {}
 
 
 # ------------------------------------------------------------------------------------------------------ ours
@@ -115,36 +120,32 @@ def to_batch(config: IsaConfig, inputs: Arrays, state: np.ndarray) -> Batch:
 def _recorded_pose(config: IsaConfig, state: np.ndarray) -> Pose | None:
     if config.invariance == "none" or config.initial_pose == "learned":
         return None
-    drawn = torch.from_numpy(state[..., config.slot_size :].copy())
+    poses = torch.from_numpy(state[..., config.slot_size :].copy())
     return Pose(
-        drawn[..., :2],
-        None if config.invariance == "translation" else drawn[..., 2:4],
-        drawn[..., 4:].unflatten(-1, (2, 2)) if config.invariance == "rotation" else None,
+        poses[..., :2],
+        None if config.invariance == "translation" else poses[..., 2:4],
+        poses[..., 4:].unflatten(-1, (2, 2)) if config.invariance == "rotation" else None,
     )
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
 
 
 def _state(slots: Tensor, pose: Pose | None) -> np.ndarray:
     """Slots and poses side by side, as in the original."""
-    return _array(slots if pose is None else torch.cat([slots, statistics(pose)], -1))
+    return to_array(slots if pose is None else torch.cat([slots, statistics(pose)], -1))
 
 
 def _forward(model: ObjectCentricModel, batch: Batch) -> Arrays:
     clip, start = model.encode(batch), model.slot_encoder.initializer(conditioning(batch))
     decoded = model.decoder.decode(clip, slot_recon=True)
-    loss = _array(torch.stack(list(model.loss(batch).values())).sum())
+    loss = to_array(torch.stack(list(model.loss(batch).values())).sum())
     return {
         "init_state": _state(start.slots, start.pose),
         "states": _state(clip.slots, clip.pose),
-        "encoder_out": _array(model.slot_encoder.tokens(batch["video"])),
-        "recon": _array(decoded.recon["video"].movedim(2, -1)),
-        "recon_per_slot": _array((decoded.slot_recon or {})["video"].movedim(3, -1)),
-        "masks": _array(decoded.masks[..., None]),
-        "mask_logits": _array(decoded.logits[..., None]),
-        "segmentations": _array(segmentation_from_logits(decoded.logits)[..., None]),
+        "encoder_out": to_array(model.slot_encoder.tokens(batch["video"])),
+        "recon": to_array(decoded.recon["video"].movedim(2, -1)),
+        "recon_per_slot": to_array((decoded.slot_recon or {})["video"].movedim(3, -1)),
+        "masks": to_array(decoded.masks[..., None]),
+        "mask_logits": to_array(decoded.logits[..., None]),
+        "segmentations": to_array(segmentation_from_logits(decoded.logits)[..., None]),
         "loss": loss,
         "loss_aux/recon_video_value": loss,
         "loss_aux/recon_video_weight": np.array(1.0, np.float32),
@@ -167,11 +168,10 @@ def _rounds(model: ObjectCentricModel, batch: Batch) -> Arrays:
         "scales_rounds": [one.scale for one in poses if one.scale is not None],
         "rotm_rounds": [one.rotation for one in poses if one.rotation is not None],
     }
-    return {name: _array(torch.stack(values)) for name, values in found.items() if values}
+    return {name: to_array(torch.stack(values)) for name, values in found.items() if values}
 
 
 def _plain_rounds(corrector: SlotAttention, start: State, tokens: Tensor) -> Arrays:
-    """The baseline's."""
     inputs, slots = corrector.project(tokens).frames()[0], start.slots
     attentions, states = [], []
     for _ in range(corrector.num_iterations):
@@ -179,7 +179,7 @@ def _plain_rounds(corrector: SlotAttention, start: State, tokens: Tensor) -> Arr
         slots = corrector.update(slots, gathered)
         attentions.append(attn.squeeze(1))
         states.append(slots)
-    return {"attn_rounds": _array(torch.stack(attentions)), "slots_iter": _array(torch.stack(states))}
+    return {"attn_rounds": to_array(torch.stack(attentions)), "slots_iter": to_array(torch.stack(states))}
 
 
 def trajectory(case: Case, *, restore: bool = True) -> Arrays:
@@ -190,7 +190,7 @@ def trajectory(case: Case, *, restore: bool = True) -> Arrays:
     """
     starts = {
         name.partition("/")[0]: value
-        for name, value in case.arrays(_trajectory(case)).items()
+        for name, value in case.arrays(read_trajectory(case)).items()
         if name.endswith("/init_state")
     }
     found: Arrays = {}

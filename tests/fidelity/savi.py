@@ -22,6 +22,7 @@ from fidelity.cases import (
     constant,
     integers,
     read_arrays,
+    to_array,
     zero_gradient,
 )
 from fidelity.loading import Loaded, load_made, named_weights
@@ -137,21 +138,17 @@ def ours(case: Case, kind: Kind) -> Arrays:
     return found
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
-
-
 def _forward(model: ObjectCentricModel, batch: Batch, savi: SaviConfig, kind: Kind) -> Arrays:
     """Every activation that the recordings name, in the original's layout."""
     start: State = model.slot_encoder.initializer(conditioning(batch))
     clip = model.encode(batch)
     tokens = model.slot_encoder.tokens(batch["video"])
     return {
-        "init_slots": _array(start.slots),
-        "states": _array(clip.slots),
-        "states_pred": _array(clip.predicted),
-        "encoder_out": _array(tokens),
-        "encoder_out_last_frame": _array(tokens[:, -1:]),
+        "init_slots": to_array(start.slots),
+        "states": to_array(clip.slots),
+        "states_pred": to_array(clip.predicted),
+        "encoder_out": to_array(tokens),
+        "encoder_out_last_frame": to_array(tokens[:, -1:]),
         **_images(model, clip, savi),
         **_attention(model, clip, start, tokens),
         **kind.predictor_attention(model, clip, start),
@@ -162,13 +159,13 @@ def _forward(model: ObjectCentricModel, batch: Batch, savi: SaviConfig, kind: Ki
 def _images(model: ObjectCentricModel, clip: Clip, savi: SaviConfig) -> Arrays:
     decoded = model.decoder.decode(clip, slot_recon=True)
     first = decoded.logits[:, 0].flatten(0, 1)[:, None, ..., None]
-    found = {"alphas": _array(decoded.masks[..., None]), "alpha_logits_raw_first_frame": _array(first)}
+    found = {"alphas": to_array(decoded.masks[..., None]), "alpha_logits_raw_first_frame": to_array(first)}
     late = savi.decoder.fusion == "late"
     for name, image in decoded.recon.items():
-        found[f"outputs/{name}"] = _array(image.movedim(2, -1))
+        found[f"outputs/{name}"] = to_array(image.movedim(2, -1))
         slots = (decoded.slot_recon or {})[name][:, :1] if late else image[:, :1]
-        found[f"decoder/{name}_slots_first_frame"] = _array(slots.movedim(-3, -1))
-    found["outputs/segmentations"] = _array(segmentation_from_logits(decoded.logits)[..., None])
+        found[f"decoder/{name}_slots_first_frame"] = to_array(slots.movedim(-3, -1))
+    found["outputs/segmentations"] = to_array(segmentation_from_logits(decoded.logits)[..., None])
     return found
 
 
@@ -182,19 +179,19 @@ def _attention(model: ObjectCentricModel, clip: Clip, start: State, tokens: Tens
     for i in range(corrector.num_iterations):
         gathered, attn = corrector.attend(slots, inputs)
         slots = corrector.update(slots, gathered)
-        found[f"corrector_attn/it{i}"] = _array(attn.unflatten(0, lead))
+        found[f"corrector_attn/it{i}"] = to_array(attn.unflatten(0, lead))
     return found
 
 
 def _interaction(model: ObjectCentricModel, clip: Clip, start: State) -> Arrays:
     attention = cast(TransformerPredictor, model.slot_encoder.predictor).block.attention
-    return {"predictor_attn/0": _array(attention.weights(clip.slots, attention.project(clip.slots)))}
+    return {"predictor_attn/0": to_array(attention.weights(clip.slots, attention.project(clip.slots)))}
 
 
 def _backbone(model: ObjectCentricModel, batch: Batch, savi: SaviConfig) -> Arrays:
     features = cast(FrameEncoder, model.slot_encoder.encoder).backbone(batch["video"][:, 0])
     name = f"encoder/{'ResNet' if isinstance(savi.encoder, ResNetConfig) else 'CNN'}_0_first_frame"
-    maps = _array(features.movedim(1, -1))
+    maps = to_array(features.movedim(1, -1))
     return {name: maps[:, None], f"{name}_last_8ch": maps[..., -8:]}
 
 
@@ -210,7 +207,7 @@ def _slices(
         for _, clip in carry_state(model.encode, pieces, between=between)
     ]
     names = ("sliced/states", "sliced/states_pred", "sliced/outputs/segmentations")
-    return {name: _array(torch.cat(values, 1)) for name, values in zip(names, zip(*parts))}
+    return {name: to_array(torch.cat(values, 1)) for name, values in zip(names, zip(*parts))}
 
 
 def _metrics(case: Case, batch: Batch) -> Arrays:
@@ -225,34 +222,31 @@ def _metrics(case: Case, batch: Batch) -> Arrays:
     tables = contingency(
         batch["segmentations"], predicted, num_slots, num_objects, batch["padding_mask"]
     ).sum(1)
-    return {"metrics/ari": _array(ari(tables)), "metrics/ari_nobg": _array(fg_ari(tables))}
+    return {"metrics/ari": to_array(ari(tables)), "metrics/ari_nobg": to_array(fg_ari(tables))}
 
 
 def _losses(model: ObjectCentricModel, batch: Batch) -> Arrays:
     losses = model.loss(batch)
-    found = {"loss/total": _array(torch.stack(list(losses.values())).sum())}
+    found = {"loss/total": to_array(torch.stack(list(losses.values())).sum())}
     for name, value in losses.items():
-        found[f"loss/{name}_value"], found[f"loss/{name}_weight"] = _array(value), np.ones((), np.float32)
+        found[f"loss/{name}_value"], found[f"loss/{name}_weight"] = to_array(value), np.ones((), np.float32)
     return found
 
 
 def _trajectory(case: Case, folder: Path) -> Arrays:
     """The original trainer's steps on the case's own batch: loss and learning rate of each, weights after the last."""
-    numbers, count = json.loads((folder / "trajectory.json").read_text()), _num_steps(folder)
+    settings = json.loads((folder / "trajectory.json").read_text())
     config = OptimConfig(
-        learning_rate=numbers["learning_rate"],
-        warmup_steps=numbers["warmup_steps"],
-        num_steps=numbers["num_train_steps"],
-        max_grad_norm=numbers["max_grad_norm"],
+        learning_rate=settings["learning_rate"],
+        warmup_steps=settings["warmup_steps"],
+        num_steps=settings["num_train_steps"],
+        max_grad_norm=settings["max_grad_norm"],
     )
     loaded = load(case)
-    steps = train(loaded, config, [to_batch(case.inputs)] * count)
+    num_steps = len(read_arrays(folder / "trajectory.npz")["loss"])
+    steps = train(loaded, config, [to_batch(case.inputs)] * num_steps)
     trained = loaded.to_theirs(dict(loaded.model.state_dict()))
     return {"loss": steps.losses, "learning_rate": steps.rates[:, 0], **norms(trained, _FINAL)}
-
-
-def _num_steps(folder: Path) -> int:
-    return len(read_arrays(folder / "trajectory.npz")["loss"])
 
 
 def _same(value: Any) -> Any:

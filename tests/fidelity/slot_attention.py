@@ -16,7 +16,8 @@ from fidelity.cases import (
     absolute,
     holds,
     integers,
-    read_arrays,
+    read_trajectory,
+    to_array,
     zero_gradient,
 )
 from fidelity.loading import Loaded
@@ -49,7 +50,7 @@ def rows(case: Case) -> Rows:
     for folder in _other_checkpoints(case):
         found[f"{folder}/weights"] = holds("the same in the layout of another version of Keras")
     last = last_bias(case)
-    for name, recorded in _trajectory(case).items():
+    for name, recorded in read_trajectory(case).items():
         what = name.partition("/")[2]
         if what in _FIGURES:
             found[name] = Row(recorded, _FIGURES[what])
@@ -82,11 +83,6 @@ def last_bias(case: Case) -> tuple[str, ...]:
     return (f"decoder_cnn/layer_with_weights-{len(layers) - 1}/bias",) if layers else ()
 
 
-def _trajectory(case: Case) -> Arrays:
-    file = case.folder / "trajectory.npz"
-    return read_arrays(file) if file.is_file() else {}
-
-
 # ------------------------------------------------------------------------------------------------------ ours
 
 
@@ -117,10 +113,6 @@ def to_batch(inputs: Arrays) -> Batch:
     return batch
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
-
-
 def _forward(model: ObjectCentricModel, batch: Batch) -> Arrays:
     """Every activation that the recordings name, in the original's layout."""
     encoder = model.slot_encoder
@@ -129,10 +121,10 @@ def _forward(model: ObjectCentricModel, batch: Batch) -> Arrays:
     start: State = encoder.initializer(conditioning(batch))
     (loss,) = model.loss(batch).values()
     return {
-        "slots_init": _array(start.slots),
-        "encoder_cnn_mean_std": np.array([_array(features).mean(), _array(features).std()]),
-        "encoder_out": _array(tokens),
-        "loss": _array(loss),
+        "slots_init": to_array(start.slots),
+        "encoder_cnn_mean_std": np.array([to_array(features).mean(), to_array(features).std()]),
+        "encoder_out": to_array(tokens),
+        "loss": to_array(loss),
         **_rounds(model, start, tokens),
         **(_images if isinstance(model.decoder, BroadcastDecoder) else _sets)(model, batch),
     }
@@ -145,10 +137,10 @@ def _rounds(model: ObjectCentricModel, start: State, tokens: Tensor) -> Arrays:
     found: dict[str, list[np.ndarray]] = {"attn_iter": [], "gru_iter": [], "slots_iter": []}
     for _ in range(corrector.num_iterations):
         gathered, attn = corrector.attend(slots, inputs)
-        found["gru_iter"].append(_array(corrector.gru(gathered, slots)))
+        found["gru_iter"].append(to_array(corrector.gru(gathered, slots)))
         slots = corrector.update(slots, gathered)
-        found["attn_iter"].append(_array(attn[:, 0].transpose(1, 2)))
-        found["slots_iter"].append(_array(slots))
+        found["attn_iter"].append(to_array(attn[:, 0].transpose(1, 2)))
+        found["slots_iter"].append(to_array(slots))
     return {name: np.stack(values) for name, values in found.items()}
 
 
@@ -157,10 +149,10 @@ def _images(model: ObjectCentricModel, batch: Batch) -> Arrays:
     decoded = model.decoder.decode(clip, slot_recon=True)
     each = (decoded.slot_recon or {})["video"]
     return {
-        "slots": _array(clip.slots[:, 0]),
-        "recon_combined": _array(to_signed(decoded.recon["video"])[:, 0].movedim(1, -1)),
-        "recons": _array(to_signed(each)[:, 0].movedim(2, -1)),
-        "masks": _array(decoded.masks[:, 0, ..., None]),
+        "slots": to_array(clip.slots[:, 0]),
+        "recon_combined": to_array(to_signed(decoded.recon["video"])[:, 0].movedim(1, -1)),
+        "recons": to_array(to_signed(each)[:, 0].movedim(2, -1)),
+        "masks": to_array(decoded.masks[:, 0, ..., None]),
     }
 
 
@@ -170,11 +162,11 @@ def _sets(model: ObjectCentricModel, batch: Batch) -> Arrays:
     predicted, true = model.decoder(clip.slots)[:, 0], batch["properties"][:, 0]
     cost = pairwise_cost(predicted, true)
     return {
-        "slots": _array(clip.slots[:, 0]),
-        "predictions": _array(predicted),
-        "pairwise_cost": _array(cost),
-        "assignment": _array(assign(cost).transpose(0, 1)),
-        "ap": average_precision(_array(predicted), _array(true)),
+        "slots": to_array(clip.slots[:, 0]),
+        "predictions": to_array(predicted),
+        "pairwise_cost": to_array(cost),
+        "assignment": to_array(assign(cost).transpose(0, 1)),
+        "ap": average_precision(to_array(predicted), to_array(true)),
     }
 
 
@@ -186,12 +178,12 @@ def _same(case: Case, loaded: Loaded, folder: str) -> bool:
 
 def _steps(case: Case) -> Arrays:
     """The original trainer's steps on the case's own batch, from nothing and from the checkpoint's moments."""
-    recorded = case.arrays(_trajectory(case))
+    recorded = case.arrays(read_trajectory(case))
     found: Arrays = {}
     for mode in case.config["trajectory"]["modes"] if recorded else ():
         loaded, batch = load(case), to_batch(case.inputs)
-        draws = recorded[f"{mode}/slot_noise"]
-        batches = ({**batch, "noise": torch.from_numpy(noise)} for noise in draws)
+        noises = recorded[f"{mode}/slot_noise"]
+        batches = ({**batch, "noise": torch.from_numpy(noise)} for noise in noises)
         steps = train(loaded, _schedule(case.config["trajectory"]), batches, resume=mode == "resume")
         trained = loaded.to_theirs(dict(loaded.model.state_dict()))
         found |= {
@@ -206,14 +198,14 @@ def _steps(case: Case) -> Arrays:
     return found
 
 
-def _schedule(numbers: dict[str, Any]) -> OptimConfig:
+def _schedule(recorded: dict[str, Any]) -> OptimConfig:
     return OptimConfig(
-        learning_rate=numbers["base_learning_rate"],
-        warmup_steps=numbers["warmup_steps"],
+        learning_rate=recorded["base_learning_rate"],
+        warmup_steps=recorded["warmup_steps"],
         max_grad_norm=None,
         schedule="exponential",
-        decay_rate=numbers["decay_rate"],
-        decay_steps=numbers["decay_steps"],
+        decay_rate=recorded["decay_rate"],
+        decay_steps=recorded["decay_steps"],
         epsilon_hat=True,
     )
 

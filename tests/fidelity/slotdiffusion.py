@@ -104,10 +104,8 @@ def _training_batch(inputs: Arrays, step: int) -> Batch:
 def _weights(loaded: Loaded) -> Arrays:
     """Whether what was read is written back the same, the schedule's tables among it, and what is frozen."""
     params, model = loaded.read.params, loaded.model
-    written, tables = (
-        loaded.to_theirs(model.state_dict()),
-        slotdiffusion_torch.schedule(loaded.config.diffusion),
-    )
+    written = loaded.to_theirs(model.state_dict())
+    tables = slotdiffusion_torch.schedule(loaded.config.diffusion)
     same = set(written) | set(tables) == set(params)
     same = same and all(np.array_equal(value, params[name]) for name, value in written.items())
     frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
@@ -244,18 +242,18 @@ def _ancestral(case: Case, decoder: DiffusionDecoder, slots: Tensor) -> Arrays:
         recorded = case.outputs.get(f"{name}_traj")
         if recorded is None or start is None:
             continue
-        draws = iter(torch.from_numpy(case.inputs[f"{name}_noise"]))
+        recorded_noise = iter(torch.from_numpy(case.inputs[f"{name}_noise"]))
         top = decoder.diffusion.num_steps if name == "ddpm_first" else len(recorded)
         steps = range(top - 1, top - 1 - len(recorded), -1)
         noise = torch.from_numpy(start).to(slots.dtype)
         estimate = _estimator(case, decoder, slots)
-        samples = ddpm(estimate, noise, decoder.diffusion, partial(_next_of, draws), steps=steps)
+        samples = ddpm(estimate, noise, decoder.diffusion, partial(_next_of, recorded_noise), steps=steps)
         found[f"{name}_traj"] = torch.stack(list(samples)).numpy()
     return found
 
 
-def _next_of(draws: Iterator[Tensor], like: Tensor) -> Tensor:
-    return next(draws)
+def _next_of(noise: Iterator[Tensor], like: Tensor) -> Tensor:
+    return next(noise)
 
 
 SYSTEM = System(rows, ours)

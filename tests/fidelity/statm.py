@@ -16,8 +16,6 @@ from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slices import carry_state, cut
 from torchslots.models.slots.temporal import Fusion, History, Memory, MemoryPredictor, forget
 from torchslots.models.types import Clip, Grouping, State
-from torchslots.recipes.savi import SaviConfig
-from torchslots.recipes.statm import StatmConfig
 
 
 def rows(case: Case) -> Rows:
@@ -52,7 +50,7 @@ def predictor_attention(model: ObjectCentricModel, clip: Clip, start: State) -> 
 
 @contextmanager
 def recorded_attention(fusion: Fusion) -> Iterator[list[np.ndarray]]:
-    """The maps of all attention that `fusion` pays meanwhile, in the order of its calls."""
+    """Attention maps of `fusion`, in the order of its calls inside the context."""
     maps: list[np.ndarray] = []
 
     def in_space(module: nn.Module, args: tuple[Tensor]) -> None:
@@ -74,9 +72,5 @@ def recorded_attention(fusion: Fusion) -> Iterator[list[np.ndarray]]:
             hook.remove()
 
 
-def _savi(config: StatmConfig) -> SaviConfig:
-    return config.savi
-
-
-STATM = savi.Kind(_savi, predictor_attention, between_slices=forget)
+STATM = savi.Kind(lambda config: config.savi, predictor_attention, between_slices=forget)
 SYSTEM = System(rows, ours)

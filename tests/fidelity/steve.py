@@ -55,14 +55,14 @@ def ours(case: Case) -> Arrays:
 def to_batch(inputs: Arrays) -> Batch:
     """The recorded clip, and the noise of its loss of images where there is any."""
     batch: Batch = {"video": from_signed(torch.from_numpy(inputs["img"]))}
-    draws = {"exponential": torch.from_numpy(inputs["exponential"])} if "exponential" in inputs else {}
-    return {**batch, **draws}
+    noise = {"exponential": torch.from_numpy(inputs["exponential"])} if "exponential" in inputs else {}
+    return {**batch, **noise}
 
 
 def _training_batch(inputs: Arrays, step: int) -> Batch:
     """The recorded clip with the noise of a step of training."""
-    draws = {"exponential": inputs["train_exponential"][step]} if "train_exponential" in inputs else {}
-    return to_batch({"img": inputs["img"], **draws})
+    noise = {"exponential": inputs["train_exponential"][step]} if "train_exponential" in inputs else {}
+    return to_batch({"img": inputs["img"], **noise})
 
 
 def _written_back(loaded: Loaded) -> bool:

@@ -1,4 +1,4 @@
-"""THE place to add a system whose recordings are compared: the beginning of `model` in config.json, and its file."""
+"""Table of the systems whose recordings are compared: the beginning of `model` in config.json, and the system."""
 
 from pathlib import Path
 
@@ -44,5 +44,5 @@ def verify(folders: list[Path], *, float64: bool = False) -> list[CaseResult]:
 
 
 def failed(folder: Path) -> list[str]:
-    """Names of what fails in a case."""
+    """Names of what does not pass in a case."""
     return [check.name for check in verify([folder])[0].checks if not check.passed]

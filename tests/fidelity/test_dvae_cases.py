@@ -41,16 +41,16 @@ def test_a_changed_recording_fails(case, key):
 
 
 @pytest.mark.parametrize(
-    ("draws", "failing"),
+    ("noise", "failing"),
     [
         ("exponential", {"recon_soft", "recon_loss_hard", "grad_norm/decoder.11.bias"}),
         ("train_exponential", {"train_losses"}),
     ],
     ids=["forward", "training"],
 )
-def test_the_recorded_draws_decide(case, draws, failing):
+def test_the_recorded_noise_decides(case, noise, failing):
     inputs = dict(np.load(case / "inputs.npz"))
-    inputs[draws] = np.roll(inputs[draws], 1, axis=-1)
+    inputs[noise] = np.roll(inputs[noise], 1, axis=-1)
     np.savez(case / "inputs.npz", **inputs)
     assert failing <= set(failed(case))
 

@@ -190,7 +190,7 @@ def test_a_foreign_checkpoint_is_refused_by_its_parts() -> None:
         isa_flax.from_shapes({"TransformerBlock_0/kernel": (1,)})
 
 
-def test_unreleased_sizes_ask_for_the_numbers() -> None:
+def test_unreleased_sizes_ask_for_the_configuration() -> None:
     config = isa.IsaConfig(
         resolution=(16, 16),
         slot_size=8,

@@ -51,7 +51,7 @@ def test_a_changed_recording_fails(golden, tmp_path, key):
     assert failed(folder) == [key]
 
 
-def test_an_output_that_nobody_computes_fails(golden, tmp_path):
+def test_an_output_that_is_not_computed_fails(golden, tmp_path):
     folder = with_model(golden / CASES[1], tmp_path)
     outputs = dict(np.load(folder / "outputs.npz"))
     np.savez(folder / "outputs.npz", **outputs, something=np.zeros(3))
@@ -131,7 +131,7 @@ def test_configurations_that_are_not_built_here_are_refused(golden, part, change
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_numbers_are_recognised_from_shapes(golden, name):
+def test_sizes_are_recognised_from_shapes(golden, name):
     """All but those that no weight depends on."""
     names = json.loads((golden / name / "state_dict.json").read_text())
     shapes = {path: tuple(shape) for path, (shape, _) in names.items()}

@@ -82,7 +82,7 @@ def test_a_sampler_near_a_tie_of_codes_is_open(golden, tmp_path) -> None:
     assert check.verdict is Verdict.OPEN and "rounding moves ours" in check.note
 
 
-def test_an_output_that_nobody_computes_fails(golden, tmp_path) -> None:
+def test_an_output_that_is_not_computed_fails(golden, tmp_path) -> None:
     case = read_case(with_model(golden / CASE, tmp_path))
     case.outputs["something"] = np.zeros(3)
     found = checks(case, System(slotdiffusion_golden.rows, lambda _: {}))
@@ -152,7 +152,7 @@ def test_another_schedule_of_noise_is_refused() -> None:
     ],
     ids=["one level", "attention at full size", "down and up", "only the last"],
 )
-def test_numbers_of_a_unet_are_known_by_its_names(unet) -> None:
+def test_sizes_of_a_unet_are_known_by_its_names(unet) -> None:
     config = replace(SlotDiffusionConfig(), unet=unet)
     with torch.device("meta"):
         shapes = {name: tuple(value.shape) for name, value in build(config).state_dict().items()}

@@ -59,7 +59,7 @@ def test_another_written_code_fails(golden, tmp_path):
     assert failed(folder) == ["ar_ids"]
 
 
-def test_an_output_that_nobody_computes_fails(golden, tmp_path):
+def test_an_output_that_is_not_computed_fails(golden, tmp_path):
     folder = with_model(golden / CASE, tmp_path)
     outputs = dict(np.load(folder / "outputs.npz"))
     np.savez(folder / "outputs.npz", **outputs, something=np.zeros(3))
@@ -74,14 +74,14 @@ def test_a_configuration_without_a_part_is_refused(golden, part):
         steve_torch.from_reference(reference)
 
 
-def test_the_loss_of_pictures_is_asked_for(golden):
+def test_the_loss_of_images_is_asked_for(golden):
     reference = json.loads((golden / CASE / "config.json").read_text())["config"]
     assert steve_torch.from_reference(reference).image_temperature is None
     reference["loss_dict"]["use_img_recon_loss"] = True
     assert steve_torch.from_reference(reference).image_temperature == 0.1
 
 
-def test_the_picture_behind_a_soft_draw_is_compared_where_there_is_a_loss_of_it(golden, tmp_path):
+def test_the_image_of_a_soft_sample_is_compared_where_there_is_a_loss_of_it(golden, tmp_path):
     folder = with_model(golden / CASE, tmp_path)
     case = read_case(folder)
     case.config["config"]["loss_dict"]["use_img_recon_loss"] = True

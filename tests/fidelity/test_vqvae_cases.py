@@ -115,9 +115,9 @@ def test_the_full_model_computes_what_was_recorded(golden):
     config = catalog.recipe("vqvae_movi_e").model
     model = build_vqvae(config).eval()
     model.load_state_dict(layouts.to_ours(vqvae_torch.leaves(config), hashed, "here"))
-    recorded, pictures = full_size.read_digests(golden, "vqvae_movie"), full_size.video(golden, "VQVAE", 1)[0]
+    recorded, images = full_size.read_digests(golden, "vqvae_movie"), full_size.video(golden, "VQVAE", 1)[0]
     with torch.no_grad():
-        latent = model.encode(pictures)
+        latent = model.encode(images)
         snapped = model.quantize(latent)
         recon = model.decode(snapped.latent, quantize=False)
     full_size.assert_equal(recorded, "latent", latent[None].numpy())
@@ -134,8 +134,8 @@ def test_lpips_of_a_checkpoint_takes_part(case, golden):
     (case / "config.json").write_text(json.dumps(config))
     names = full_size.shapes(full_size.read_names(golden, "vqvae_movie"))
     lpips = {name: shape for name, shape in names.items() if name.startswith("loss.")}
-    drawn = {name: torch.from_numpy(value) for name, value in hash_weights(lpips, 1).items()}
-    torch.save({**state_dict(golden / CASE), **drawn}, case / "model.pth")
+    lpips_state = {name: torch.from_numpy(value) for name, value in hash_weights(lpips, 1).items()}
+    torch.save({**state_dict(golden / CASE), **lpips_state}, case / "model.pth")
     recorded = read_case(case)
     model = vqvae_golden.load(recorded).model
     assert not any(name.startswith("perceptual") for name in model.state_dict())

@@ -49,13 +49,13 @@ def convert(
         checkpoint: Checkpoint file or prefix, or the folder that holds it (`checkpoints-0`, or its parent; of torch's
             `.pth` files the best, else the newest).
         out: Folder to write config.json and model.safetensors to.
-        recipe: Recipe whose numbers the checkpoint has; by default they are recognised from names and shapes.
+        recipe: Recipe whose configuration the checkpoint has; by default it is recognised from names and shapes.
         config: The original's own configuration as JSON, for sizes that were not published.
         run: New folder to write as a run with the optimiser's moments, in which `torchslots train` goes on; needs
-            --recipe, which with --config says no more than how to train.
+            --recipe, which beside --config decides only how to train.
 
     Raises:
-        UserError: a file that is damaged, foreign or of another system, or numbers that do not fit it.
+        UserError: a file that is damaged, foreign or of another system, or a configuration that does not fit it.
     """
     if recipe is not None and config is not None and run is None:
         raise UserError("give either --recipe or --config: both say what the sizes are.")
@@ -76,27 +76,24 @@ def convert(
 def adam_state(
     model: nn.Module, first: dict[str, Tensor], second: dict[str, Tensor], step: int | None
 ) -> dict[str, Tensor]:
-    """Adam's memory of a model's parameters, in the form that `training.optim.load_optimizer` takes; empty where there
-    are no moments.
+    """Adam's moments and steps for `training.optim.load_optimizer`; empty where there are no moments.
 
     Args:
         first, second: moments by our names; those of constants that the original counted as weights are left out.
         step: updates done.
     """
-    names = [name for name, _ in model.named_parameters() if name in first and name in second]
     found: dict[str, Tensor] = {}
-    for name in names:
-        found |= {f"exp_avg/{name}": first[name], f"exp_avg_sq/{name}": second[name]}
-        found[f"step/{name}"] = torch.tensor(float(step or 0))
+    for name, _ in model.named_parameters():
+        if name in first and name in second:
+            found |= {f"exp_avg/{name}": first[name], f"exp_avg_sq/{name}": second[name]}
+            found[f"step/{name}"] = torch.tensor(float(step or 0))
     return found
 
 
 def write_run(
     run: Path, recipe: Recipe, model: nn.Module, optimizer: dict[str, Tensor], step: int | None
 ) -> Path:
-    """Write one checkpoint of the trainer's own kind; returns its folder.
-
-    The same `recipe` must then be named to `torchslots train`, with the same changes.
+    """Write a checkpoint that `torchslots train` with the same `recipe` and changes resumes; returns its folder.
 
     Args:
         run: a new folder.

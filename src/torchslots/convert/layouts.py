@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,29 +16,6 @@ from torchslots.models.weights import check_fit, shapes
 Arrays = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of the original's arrays by its names."""
-
-
-@dataclass(frozen=True)
-class WeightMap:
-    """One array of the original and the place of its numbers in our state dict.
-
-    Several leaves of one path read parts of the same array; written, they are joined along `axis` in the order of the
-    leaves.
-
-    Args:
-        path: the original's name, `/` between levels.
-        name: our tensor's name.
-        read: from the original's layout to ours; `write` is its inverse.
-        part: rows of our tensor that this leaf fills, as (index, of how many equal parts).
-        axis: of the original's array, along which it is shared out among several leaves.
-    """
-
-    path: str
-    name: str
-    read: Callable[[np.ndarray], np.ndarray]
-    write: Callable[[np.ndarray], np.ndarray]
-    part: tuple[int, int] = (0, 1)
-    axis: int = 0
 
 
 def _same(array: np.ndarray) -> np.ndarray:
@@ -52,14 +30,45 @@ def _transpose(array: np.ndarray) -> np.ndarray:
     return array.T
 
 
+Conversion = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class WeightMap:
+    """One array of the original and where its values stand in our state dict.
+
+    Several leaves of one path read parts of the same array; `to_theirs` joins them along `axis` in the order of the
+    leaves.
+
+    Args:
+        path: the original's name, `/` between levels.
+        name: our tensor's name.
+        read: from the original's layout to ours; `write` is its inverse.
+        part: rows of our tensor that this leaf fills, as (index, of how many equal parts).
+        axis: of the original's array, along which it is shared out among several leaves.
+    """
+
+    path: str
+    name: str
+    read: Conversion = _same
+    write: Conversion = _same
+    part: tuple[int, int] = (0, 1)
+    axis: int = 0
+
+
+def layer(path: str, name: str, read: Conversion, write: Conversion, *, bias: bool = True) -> list[WeightMap]:
+    """A kernel in another layout, and the bias as it is."""
+    kernel = WeightMap(f"{path}/kernel", f"{name}.weight", read, write)
+    return [kernel, WeightMap(f"{path}/bias", f"{name}.bias")] if bias else [kernel]
+
+
 def dense(path: str, name: str, *, bias: bool = True) -> list[WeightMap]:
     """Kernel (in, out) to weight (out, in)."""
-    leaves = [WeightMap(f"{path}/kernel", f"{name}.weight", _transpose, _transpose)]
-    return [*leaves, WeightMap(f"{path}/bias", f"{name}.bias", _same, _same)] if bias else leaves
+    return layer(path, name, _transpose, _transpose, bias=bias)
 
 
 def norm(path: str, name: str) -> list[WeightMap]:
-    """Scale and bias, whatever axes of length one the original keeps: flax 0.3 stores group norms as (1, 1, 1, C)."""
+    """Scale and bias, with any axes of length one: flax 0.3 stores group norms as (1, 1, 1, C)."""
     return [
         WeightMap(f"{path}/scale", f"{name}.weight", _flat, _flat),
         WeightMap(f"{path}/bias", f"{name}.bias", _flat, _flat),
@@ -68,75 +77,53 @@ def norm(path: str, name: str) -> list[WeightMap]:
 
 def conv(path: str, name: str, *, bias: bool = True) -> list[WeightMap]:
     """Kernel (h, w, in, out) to weight (out, in, h, w)."""
-    leaves = [
-        WeightMap(
-            f"{path}/kernel",
-            f"{name}.weight",
-            lambda a: a.transpose(3, 2, 0, 1),
-            lambda a: a.transpose(2, 3, 1, 0),
-        )
-    ]
-    return [*leaves, WeightMap(f"{path}/bias", f"{name}.bias", _same, _same)] if bias else leaves
+    return layer(path, name, lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0), bias=bias)
 
 
 def pixelwise(path: str, name: str) -> list[WeightMap]:
     """A linear layer on each pixel as a 1x1 convolution: kernel (in, out) to weight (out, in, 1, 1)."""
-    return [
-        WeightMap(
-            f"{path}/kernel", f"{name}.weight", lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T
-        ),
-        WeightMap(f"{path}/bias", f"{name}.bias", _same, _same),
-    ]
+    return layer(path, name, lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T)
 
 
 def conv_transpose(path: str, name: str) -> list[WeightMap]:
     """(h, w, in, out), flipped, to (in, out, h, w): JAX correlates with the kernel, torch with its mirror image."""
-    return [
-        WeightMap(
-            f"{path}/kernel",
-            f"{name}.weight",
-            lambda a: a[::-1, ::-1].transpose(2, 3, 0, 1),
-            lambda a: a.transpose(2, 3, 0, 1)[::-1, ::-1],
-        ),
-        WeightMap(f"{path}/bias", f"{name}.bias", _same, _same),
-    ]
+    return layer(
+        path,
+        name,
+        lambda a: a[::-1, ::-1].transpose(2, 3, 0, 1),
+        lambda a: a.transpose(2, 3, 0, 1)[::-1, ::-1],
+    )
 
 
 def heads_in(path: str, name: str, num_heads: int, *, bias: bool = True) -> list[WeightMap]:
     """Projection to heads: kernel (in, heads, width) to weight (heads * width, in)."""
-    leaves = [
-        WeightMap(
-            f"{path}/kernel",
-            f"{name}.weight",
-            lambda a: a.reshape(a.shape[0], -1).T,
-            lambda a: a.T.reshape(a.shape[1], num_heads, -1),
-        )
-    ]
-    if bias:
-        leaves.append(WeightMap(f"{path}/bias", f"{name}.bias", _flat, lambda a: a.reshape(num_heads, -1)))
-    return leaves
+    kernel = WeightMap(
+        f"{path}/kernel",
+        f"{name}.weight",
+        lambda a: a.reshape(a.shape[0], -1).T,
+        lambda a: a.T.reshape(a.shape[1], num_heads, -1),
+    )
+    shift = WeightMap(f"{path}/bias", f"{name}.bias", _flat, lambda a: a.reshape(num_heads, -1))
+    return [kernel, shift] if bias else [kernel]
 
 
 def heads_out(path: str, name: str, num_heads: int) -> list[WeightMap]:
     """Projection from heads: kernel (heads, width, out) to weight (out, heads * width)."""
-    return [
-        WeightMap(
-            f"{path}/kernel",
-            f"{name}.weight",
-            lambda a: a.reshape(-1, a.shape[-1]).T,
-            lambda a: a.T.reshape(num_heads, -1, a.shape[0]),
-        ),
-        WeightMap(f"{path}/bias", f"{name}.bias", _same, _same),
-    ]
+    return layer(
+        path,
+        name,
+        lambda a: a.reshape(-1, a.shape[-1]).T,
+        lambda a: a.T.reshape(num_heads, -1, a.shape[0]),
+    )
 
 
 def gru(path: str, name: str) -> list[WeightMap]:
     """flax's six gate matrices to torch's two stacks in the order reset, update, candidate."""
-    leaves = [WeightMap(f"{path}/hn/bias", f"{name}.bias_hh", _same, _same)]
+    leaves = [WeightMap(f"{path}/hn/bias", f"{name}.bias_hh")]
     for i, gate in enumerate("rzn"):
         leaves += [
             WeightMap(f"{path}/i{gate}/kernel", f"{name}.weight_ih", _transpose, _transpose, (i, 3)),
-            WeightMap(f"{path}/i{gate}/bias", f"{name}.bias_ih", _same, _same, (i, 3)),
+            WeightMap(f"{path}/i{gate}/bias", f"{name}.bias_ih", part=(i, 3)),
             WeightMap(f"{path}/h{gate}/kernel", f"{name}.weight_hh", _transpose, _transpose, (i, 3)),
         ]
     return leaves
@@ -161,8 +148,16 @@ def perceptron(path: str, name: str, *, num_layers: int = 2, pre_norm: bool = Fa
 
 
 def bare(path: str, name: str) -> WeightMap:
-    """A parameter that both sides keep as it is."""
-    return WeightMap(path, name, _same, _same)
+    """A parameter in the same layout on both sides."""
+    return WeightMap(path, name)
+
+
+def gaussian(mean: str, log_sigma: str, name: str) -> list[WeightMap]:
+    """Mean and logarithm of the deviation of slots: (1, 1, D) to (D)."""
+    return [
+        WeightMap(path, f"{name}.{part}", _flat, lambda a: a[None, None])
+        for path, part in ((mean, "mean"), (log_sigma, "log_sigma"))
+    ]
 
 
 def grid(path: str, name: str) -> WeightMap:
@@ -182,18 +177,13 @@ def to_ours(leaves: Iterable[WeightMap], theirs: Arrays, where: str) -> dict[str
         UserError: missing or left-over arrays, with the first few names.
     """
     leaves = list(leaves)
-    _check_names({leaf.path for leaf in leaves}, set(theirs), where)
+    stored, needed = (dict.fromkeys(sorted(names), ()) for names in (theirs, {leaf.path for leaf in leaves}))
+    remedy = "Name the right recipe with --recipe."
+    check_fit(stored, needed, f"{where}: weights do not fit the model", remedy)  # shapes: in `fill`
     stacks: dict[str, list[np.ndarray]] = {}
     for leaf in sorted(leaves, key=lambda leaf: leaf.part[0]):
         stacks.setdefault(leaf.name, []).append(leaf.read(np.asarray(theirs[leaf.path], np.float32)))
     return {name: torch.from_numpy(np.array(_joined(parts), order="C")) for name, parts in stacks.items()}
-
-
-def _check_names(wanted: set[str], found: set[str], where: str) -> None:
-    """The same names; shapes are checked once the arrays are ours."""
-    remedy = "Name the right recipe with --recipe."
-    stored, needed = (dict.fromkeys(sorted(names), ()) for names in (found, wanted))
-    check_fit(stored, needed, f"{where}: weights do not fit the model", remedy)
 
 
 def _joined(parts: list[np.ndarray], axis: int = 0) -> np.ndarray:
@@ -252,6 +242,17 @@ def explained(what: str, remedy: str) -> Iterator[None]:
         yield
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{what}: {error!r} is missing, ill-typed or of another shape. {remedy}") from error
+
+
+def refuse_unusual(what: str, given: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+    """Refuse options that the original's code has and its released configurations never use.
+
+    Raises:
+        UserError: `given` has another value than `usual`.
+    """
+    for name, value in usual.items():
+        if given.get(name, value) != value:
+            raise UserError(f"{what} with `{name}` {given[name]} is not built here, only with {value}.")
 
 
 RECONFIGURE = "Give the original's params as JSON."

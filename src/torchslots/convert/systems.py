@@ -1,4 +1,4 @@
-"""THE place to add an original program: one row says how its checkpoints are recognised, sized, named and laid out."""
+"""Table of original programs. A new one is one row: how its checkpoints are recognised, sized, named and laid out."""
 
 import json
 import re
@@ -65,18 +65,6 @@ _READERS = (FLAX, TENSORFLOW, TORCH)
 """In this order: trainers in flax write an empty TensorFlow checkpoint beside their own file."""
 
 
-def _unchanged(arrays: Arrays, config: ModelConfig, where: str) -> Arrays:
-    return arrays
-
-
-def _as_it_is(config: Any, found: Shapes) -> ModelConfig:
-    return config
-
-
-def _never(model: Any) -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class Program:
     """One original program's way from a checkpoint to a model.
@@ -84,13 +72,13 @@ class Program:
     Args:
         title: its name in messages.
         reader: the format of its checkpoints.
-        mark: beginning of a name that no checkpoint of the same format further down the table has.
+        mark: beginning of a name in its checkpoints, and in none of the same format further down the table.
         config: the type of the model's configuration.
         from_shapes: the configuration by the names and shapes of the arrays alone.
         from_reference: the configuration by the original's own, and by names and shapes.
         leaves: which array goes where.
         like: a recipe's configuration with what names and shapes show.
-        arrays: the arrays that have a place here.
+        arrays: the arrays that our model has.
         configures: whether `model` in an original's configuration says that it is of this program.
         decoder: begins the names of the parameters in the second group of the original's optimiser; None: one group.
         frozen: begins the names of parameters in no group, which its trainer does not train.
@@ -103,9 +91,9 @@ class Program:
     from_shapes: Callable[[Shapes], ModelConfig]
     from_reference: Callable[[Any, Shapes], ModelConfig]
     leaves: Callable[[Any], list[WeightMap]]
-    like: Callable[[Any, Shapes], ModelConfig] = _as_it_is
-    arrays: Callable[[Arrays, Any, str], Arrays] = _unchanged
-    configures: Callable[[Any], bool] = _never
+    like: Callable[[Any, Shapes], ModelConfig] = lambda config, shapes: config
+    arrays: Callable[[Arrays, Any, str], Arrays] = lambda arrays, config, where: arrays
+    configures: Callable[[Any], bool] = lambda model: False
     decoder: str | None = None
     frozen: str | None = None
 
@@ -317,13 +305,13 @@ def _about(path: Path) -> Iterator[None]:
 
 
 def weights(program: Program, read: Checkpoint | TorchCheckpoint, config: ModelConfig) -> dict[str, Any]:
-    """Our state dict; every array of theirs that has a place here must be used, and none may lack.
+    """Our state dict. Each array of the original that our model has must be there, and no other.
 
     Raises:
         UserError: missing or left-over arrays.
     """
-    where = str(read.path)
-    return to_ours(program.leaves(config), program.arrays(read.params, config, where), where)
+    arrays = program.arrays(read.params, config, str(read.path))
+    return to_ours(program.leaves(config), arrays, str(read.path))
 
 
 def moments(
@@ -368,19 +356,14 @@ def _read_reference(file: Path, checkpoint: Path, program: Program) -> dict[str,
         raise UserError(f"{file} is not an original configuration as JSON: {error}.") from error
     if not isinstance(values, dict):
         raise UserError(
-            f"{file} is not an original configuration: a {type(values).__name__} in place of fields."
+            f"{file} is not an original configuration: a {type(values).__name__} where fields should be."
         )
     inner = values["config"] if isinstance(values.get("config"), dict) else values
-    named = [_configured(part.get("model")) for part in (values, inner)]
-    found = named[0] or named[1]
+    models = [part.get("model") for part in (values, inner)]
+    found = next((program for model in models for program in PROGRAMS if program.configures(model)), None)
     if found is not None and found.title != program.title:
         raise UserError(
             f"{checkpoint} is a checkpoint of {program.title}, and {file} configures {found.title}. Give the "
             "configuration that it was trained with, or leave --config out."
         )
     return inner
-
-
-def _configured(model: Any) -> Program | None:
-    """The program that `model` in a configuration names; None where that cannot be told."""
-    return next((program for program in PROGRAMS if program.configures(model)), None)

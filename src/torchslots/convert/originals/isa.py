@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torchslots.convert import layouts
 from torchslots.convert.layouts import Shapes, WeightMap, fits
-from torchslots.convert.originals.savi import backbone_config, resnet
+from torchslots.convert.originals import savi
 from torchslots.io.errors import UserError
 from torchslots.models.slots.invariant import Part
 from torchslots.recipes.isa import (
@@ -40,7 +40,7 @@ def leaves(config: IsaConfig) -> list[WeightMap]:
 def _encoder(config: IsaConfig) -> list[WeightMap]:
     theirs, ours = "FrameEncoder_0", "slot_encoder.encoder"
     if isinstance(config.encoder, ResNetConfig):
-        found = resnet(f"{theirs}/ResNet_0", f"{ours}.backbone", config.encoder)
+        found = savi.resnet(f"{theirs}/ResNet_0", f"{ours}.backbone", config.encoder)
     else:
         found = [
             leaf
@@ -71,12 +71,9 @@ def _initializer(config: IsaConfig) -> list[WeightMap]:
         return [layouts.bare(theirs, f"{ours}.slots")]
     found = [layouts.bare(theirs, f"{ours}.slots.slots")]
     if config.initial_pose == "learned":
-        parts = {"position": "position", "scale": "scale", "angles": "angle"}
+        parts = (("position", "position"), ("scale", "scale"), ("angles", "angle"))
         count = {"translation": 1, "scale": 2, "rotation": 3}[config.invariance]
-        found += [
-            layouts.bare(f"{theirs}_{part}", f"{ours}.frames.{name}")
-            for part, name in list(parts.items())[:count]
-        ]
+        found += [layouts.bare(f"{theirs}_{part}", f"{ours}.frames.{name}") for part, name in parts[:count]]
     return found
 
 
@@ -84,31 +81,22 @@ def _corrector(config: IsaConfig) -> list[WeightMap]:
     """The norms and perceptrons are numbered in the order in which the original makes them, which differs."""
     theirs, ours = CORRECTORS[config.invariance], "slot_encoder.corrector"
     if config.invariance == "none":
-        return _core(theirs, ours, norms=("slots", "inputs"), mlp=0, heads=True)
+        return savi.corrector(1, mlp=True)
+    core = f"{ours}.core"
     found = [
-        *_core(theirs, f"{ours}.core", norms=("inputs", "slots"), mlp=1, heads=False),
+        *layouts.gru(f"{theirs}/GRU_0/GRUCell_0", f"{core}.gru"),
+        *layouts.perceptron(f"{theirs}/MLP_1", f"{core}.mlp", pre_norm=True),
+        *layouts.norm(f"{theirs}/LayerNorm_0", f"{core}.norm_inputs"),
+        *layouts.norm(f"{theirs}/LayerNorm_1", f"{core}.norm_slots"),
         *layouts.dense(f"{theirs}/dense_gp_0", f"{ours}.grid_encoder.project"),
         *layouts.norm(f"{theirs}/MLP_0/LayerNorm_0", f"{ours}.grid_encoder.norm"),
         *layouts.dense(f"{theirs}/MLP_0/dense_mlp_0", f"{ours}.grid_encoder.first"),
         *layouts.dense(f"{theirs}/MLP_0/dense_mlp_1", f"{ours}.grid_encoder.last"),
     ]
-    return (
-        [*found, *layouts.dense(f"{theirs}/dense_embed_0", f"{ours}.tell")] if config.append_pose else found
-    )
-
-
-def _core(theirs: str, ours: str, *, norms: tuple[str, str], mlp: int, heads: bool) -> list[WeightMap]:
-    found = [
-        *layouts.gru(f"{theirs}/GRU_0/GRUCell_0", f"{ours}.gru"),
-        *layouts.perceptron(f"{theirs}/MLP_{mlp}", f"{ours}.mlp", pre_norm=True),
-    ]
-    for i, name in enumerate(norms):
-        found += layouts.norm(f"{theirs}/LayerNorm_{i}", f"{ours}.norm_{name}")
     for part in ("query", "key", "value"):
-        path, name = f"{theirs}/general_dense_{part[0]}_0", f"{ours}.{part}"
-        found += (
-            layouts.heads_in(path, name, 1, bias=False) if heads else layouts.dense(path, name, bias=False)
-        )
+        found += layouts.dense(f"{theirs}/general_dense_{part[0]}_0", f"{core}.{part}", bias=False)
+    if config.append_pose:
+        found += layouts.dense(f"{theirs}/dense_embed_0", f"{ours}.tell")
     return found
 
 
@@ -123,21 +111,18 @@ def _decoder(config: IsaConfig) -> list[WeightMap]:
 
 
 def _backbone(config: PixelDecoderConfig | CnnDecoderConfig) -> list[WeightMap]:
+    if isinstance(config, CnnDecoderConfig):
+        return savi.cnn(f"{_DECODER}/CNN_0", "decoder.backbone", config.strides, upsample=True)
     found = []
-    if isinstance(config, PixelDecoderConfig):
-        for i in range(len(config.channels)):
-            found += layouts.pixelwise(f"{_DECODER}/MLP_0/dense_mlp_{i}", f"decoder.backbone.{2 * i}")
-        return found
-    for i, stride in enumerate(config.strides):
-        rule = layouts.conv_transpose if stride > 1 else layouts.conv
-        found += rule(f"{_DECODER}/CNN_0/conv_{i}", f"decoder.backbone.{2 * i}")
+    for i in range(len(config.channels)):
+        found += layouts.pixelwise(f"{_DECODER}/MLP_0/dense_mlp_{i}", f"decoder.backbone.{2 * i}")
     return found
 
 
 def from_shapes(shapes: Shapes) -> IsaConfig:
     """The released configuration whose arrays have exactly these names and shapes.
 
-    Several share them all: image size, strides and whether values see places leave no trace in the weights.
+    Several may have them: image size, strides and relative coordinates of values leave no trace in the weights.
 
     Raises:
         UserError: none fits, or more than one.
@@ -169,12 +154,12 @@ def from_shapes(shapes: Shapes) -> IsaConfig:
 
 def invariance_of(shapes: Shapes) -> Invariance | None:
     """By the corrector's name; None where there is none."""
-    found = {path.split("/")[0] for path in shapes}
-    return next((invariance for invariance, name in CORRECTORS.items() if name in found), None)
+    tops = {path.split("/")[0] for path in shapes}
+    return next((invariance for invariance, name in CORRECTORS.items() if name in tops), None)
 
 
 def like(config: Any, shapes: Shapes) -> IsaConfig:
-    """`config` with what the arrays show besides its sizes: slots, where frames start, a grid left out."""
+    """`config` with the number of slots, the initial poses and the grid that the arrays show."""
     states = [path for path in shapes if path.endswith("/state_init")]
     project_added = "FrameEncoder_0/PositionEmbedding_0/dense_pe_0/kernel" in shapes
     invariant = config.invariance != "none"
@@ -207,7 +192,7 @@ def from_reference(reference: dict[str, Any], shapes: Shapes) -> IsaConfig:
     kernel = shapes[f"{CORRECTORS[invariance]}/general_dense_q_0/kernel"]
     return IsaConfig(
         resolution=decoder.image_size(),
-        encoder=backbone_config(encoder["backbone"], shapes),
+        encoder=savi.backbone_config(encoder["backbone"], shapes),
         invariance=invariance,
         grid="appended" if encoder["pos_emb"]["update_type"] == "concat" else "missing_as_released",
         num_slots=model["initializer"]["shape"][0],
@@ -224,7 +209,7 @@ def from_reference(reference: dict[str, Any], shapes: Shapes) -> IsaConfig:
 
 
 def _options(corrector: dict[str, Any], position: dict[str, Any], invariance: Invariance) -> dict[str, Any]:
-    """What the equivariant modules take, with the modules' own defaults where the configuration is silent."""
+    """Options of the equivariant modules, with the modules' defaults where the configuration has none."""
     unknown = [name for name in ("mix_slots", "ablate_non_equivariant") if corrector.get(name)]
     if unknown:
         raise UserError(

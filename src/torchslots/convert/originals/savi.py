@@ -1,5 +1,6 @@
 """SAVi and SAVi++, the authors' program in JAX: flax files of its trainer (`checkpoints-0/ckpt-N.flax`)."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,19 +24,25 @@ from torchslots.recipes.savi import (
 
 def leaves(config: SaviConfig) -> list[WeightMap]:
     """Every array of the original's parameter tree."""
-    return [*leaves_but_predictor(config), *_predictor(config)]
+    predictor = _block("TransformerBlock_0", "slot_encoder.predictor.block", config.predictor_heads)
+    return [*leaves_but_predictor(config), *predictor]
 
 
 def leaves_but_predictor(config: SaviConfig) -> list[WeightMap]:
     """Those that systems with another predictor share."""
-    return [*_encoder(config), *_initializer(config), *_corrector(config), *_decoder(config)]
+    return [
+        *_encoder(config),
+        *_initializer(config),
+        *corrector(config.num_heads, mlp=config.corrector_mlp is not None),
+        *_decoder(config),
+    ]
 
 
-def _cnn(path: str, name: str, config: CnnConfig | DecoderConfig) -> list[WeightMap]:
+def cnn(path: str, name: str, strides: tuple[int, ...], *, upsample: bool = False) -> list[WeightMap]:
+    """A stack of convolutions, those with a stride transposed where they `upsample`."""
     found = []
-    for i, stride in enumerate(config.strides):
-        transposed = isinstance(config, DecoderConfig) and stride > 1
-        rule = layouts.conv_transpose if transposed else layouts.conv
+    for i, stride in enumerate(strides):
+        rule = layouts.conv_transpose if upsample and stride > 1 else layouts.conv
         found += rule(f"{path}/conv_{i}", f"{name}.{2 * i}")
     return found
 
@@ -72,7 +79,7 @@ def _encoder(config: SaviConfig) -> list[WeightMap]:
     if isinstance(config.encoder, ResNetConfig):
         found = resnet(f"{theirs}/ResNet_0", f"{ours}.backbone", config.encoder)
     else:
-        found = _cnn(f"{theirs}/CNN_0", f"{ours}.backbone", config.encoder)
+        found = cnn(f"{theirs}/CNN_0", f"{ours}.backbone", config.encoder.strides)
     found += layouts.position(f"{theirs}/PositionEmbedding_0", f"{ours}.position")
     found += layouts.perceptron(f"{theirs}/PositionEmbedding_0/MLP_0", f"{ours}.transform.0", pre_norm=True)
     if config.transformer is not None:
@@ -88,11 +95,11 @@ def _initializer(config: SaviConfig) -> list[WeightMap]:
     if config.conditioning in ("boxes", "centers"):
         return layouts.perceptron("CoordinateEncoderStateInit_0/MLP_0", f"{ours}.mlp")
     if config.conditioning == "learned":
-        return [WeightMap("ParamStateInit_0/state_init", f"{ours}.slots", lambda a: a, lambda a: a)]
+        return [layouts.bare("ParamStateInit_0/state_init", f"{ours}.slots")]
     if config.conditioning == "masks":
         theirs = "SegmentationEncoderStateInit_0/FrameEncoder_0"
         return [
-            *_cnn(f"{theirs}/CNN_0", f"{ours}.encoder.backbone", CnnConfig()),
+            *cnn(f"{theirs}/CNN_0", f"{ours}.encoder.backbone", CnnConfig().strides),
             *layouts.position(f"{theirs}/PositionEmbedding_0", f"{ours}.encoder.position"),
             *layouts.perceptron(
                 f"{theirs}/PositionEmbedding_0/MLP_0", f"{ours}.encoder.transform", pre_norm=True
@@ -100,46 +107,34 @@ def _initializer(config: SaviConfig) -> list[WeightMap]:
             *layouts.perceptron(f"{theirs}/MLP_0", f"{ours}.head"),
         ]
     if config.conditioning == "learned_gaussian":
-        return [
-            WeightMap(
-                f"NoHintsEncoderStateInit_0/{part}",
-                f"{ours}.{name}",
-                lambda a: a.reshape(-1),
-                lambda a: a[None, None],
-            )
-            for part, name in (("slots_mu", "mean"), ("slots_log_sigma", "log_sigma"))
-        ]
+        theirs = "NoHintsEncoderStateInit_0"
+        return layouts.gaussian(f"{theirs}/slots_mu", f"{theirs}/slots_log_sigma", ours)
     return []
 
 
-def _corrector(config: SaviConfig) -> list[WeightMap]:
-    theirs, ours, heads = "SlotAttention_0", "slot_encoder.corrector", config.num_heads
+def corrector(heads: int, *, mlp: bool) -> list[WeightMap]:
+    """Slot attention with or without a perceptron behind the recurrent unit."""
+    theirs, ours = "SlotAttention_0", "slot_encoder.corrector"
     found = [
         *layouts.norm(f"{theirs}/LayerNorm_0", f"{ours}.norm_slots"),
         *layouts.norm(f"{theirs}/LayerNorm_1", f"{ours}.norm_inputs"),
-        *layouts.heads_in(f"{theirs}/general_dense_q_0", f"{ours}.query", heads, bias=False),
-        *layouts.heads_in(f"{theirs}/general_dense_k_0", f"{ours}.key", heads, bias=False),
-        *layouts.heads_in(f"{theirs}/general_dense_v_0", f"{ours}.value", heads, bias=False),
         *layouts.gru(f"{theirs}/GRU_0/GRUCell_0", f"{ours}.gru"),
     ]
+    for part in ("query", "key", "value"):
+        found += layouts.heads_in(f"{theirs}/general_dense_{part[0]}_0", f"{ours}.{part}", heads, bias=False)
     if heads > 1:
-        found += layouts.heads_out(
-            f"{theirs}/InvertedDotProductAttention_0/DenseGeneral_0", f"{ours}.merge", heads
-        )
-    if config.corrector_mlp is not None:
+        path = f"{theirs}/InvertedDotProductAttention_0/DenseGeneral_0"
+        found += layouts.heads_out(path, f"{ours}.merge", heads)
+    if mlp:
         found += layouts.perceptron(f"{theirs}/MLP_0", f"{ours}.mlp", pre_norm=True)
     return found
-
-
-def _predictor(config: SaviConfig) -> list[WeightMap]:
-    return _block("TransformerBlock_0", "slot_encoder.predictor.block", config.predictor_heads)
 
 
 def _decoder(config: SaviConfig) -> list[WeightMap]:
     """The readouts are numbered by their targets' names in alphabetical order."""
     theirs = "SpatialBroadcastDecoder_0"
     found = [
-        *_cnn(f"{theirs}/CNN_0", "decoder.backbone", config.decoder),
+        *cnn(f"{theirs}/CNN_0", "decoder.backbone", config.decoder.strides, upsample=True),
         *layouts.position(f"{theirs}/PositionEmbedding_0", "decoder.position"),
         *layouts.dense(f"{theirs}/alpha_logits", "decoder.mask_head"),
     ]
@@ -179,24 +174,23 @@ def like(config: Any, shapes: Shapes) -> SaviConfig:
 
 
 def configures(model: Any) -> bool:
-    """Whether `model` in an original's configuration is SAVi's: the only flax program whose modules are not told
-    apart by name, so it is asked last."""
+    """Whether `model` in an original's configuration is SAVi's. To be asked last: any flax program's would fit."""
     return isinstance(model, dict) and "module" in model
 
 
 def from_reference(reference: dict[str, Any], shapes: Shapes) -> SaviConfig:
     """Configuration from the original's configuration (its `model` part) and its arrays' shapes.
 
-    The number of rounds of slot attention, strides and fusion are in the configuration only.
+    Rounds of slot attention, strides and fusion are in the configuration only; conditioning is read from the shapes.
     """
     model = reference["model"]
-    encoder, decoder = model["encoder"], model["decoder"]
+    encoder, decoder, initializer = model["encoder"], model["decoder"], model["initializer"]
+    num_slots = initializer.get("max_num_slots", initializer.get("num_slots", reference.get("num_slots", 24)))
+    transform = initializer.get("embedding_transform", {})
     strides = tuple(stride[0] for stride in decoder["backbone"]["strides"])
     grid = (decoder["resolution"][0], decoder["resolution"][1])
-    scale = 1
-    for stride in strides:
-        scale *= stride
-    return SaviConfig(
+    scale = math.prod(strides)
+    config = SaviConfig(
         resolution=(grid[0] * scale, grid[1] * scale),
         encoder=backbone_config(encoder["backbone"], shapes),
         transformer=_transformer(encoder.get("output_transform")),
@@ -216,8 +210,10 @@ def from_reference(reference: dict[str, Any], shapes: Shapes) -> SaviConfig:
             fusion="early" if decoder.get("early_fusion") else "late",
         ),
         targets=tuple(sorted(decoder["target_readout"]["keys"])),
-        **_conditioning(model["initializer"], shapes, reference.get("num_slots", 24)),
+        num_slots=num_slots,
+        initializer_hidden=transform.get("hidden_size", SaviConfig.initializer_hidden),
     )
+    return like(config, shapes)
 
 
 def backbone_config(backbone: dict[str, Any], shapes: Shapes) -> CnnConfig | ResNetConfig:
@@ -234,23 +230,3 @@ def _transformer(transform: dict[str, Any] | None) -> TransformerConfig | None:
     return TransformerConfig(
         transform["num_layers"], transform["num_heads"], transform["qkv_size"], transform["mlp_size"]
     )
-
-
-def _conditioning(initializer: dict[str, Any], shapes: Shapes, num_slots: int) -> dict[str, Any]:
-    kind = initializer["module"].split(".")[-1]
-    if kind == "CoordinateEncoderStateInit":
-        centers = initializer.get("center_of_mass", False)
-        hidden = initializer["embedding_transform"]["hidden_size"]
-        return {
-            "conditioning": "centers" if centers else "boxes",
-            "initializer_hidden": hidden,
-            "num_slots": num_slots,
-        }
-    if kind == "ParamStateInit":
-        return {"conditioning": "learned", "num_slots": shapes["ParamStateInit_0/state_init"][0]}
-    if kind == "SegmentationEncoderStateInit":
-        return {"conditioning": "masks", "num_slots": initializer.get("max_num_slots", num_slots)}
-    if kind == "NoHintsEncoderStateInit":
-        count = initializer.get("num_slots", num_slots)
-        return {"conditioning": "learned_gaussian", "num_slots": count}
-    return {"conditioning": "gaussian", "num_slots": num_slots}

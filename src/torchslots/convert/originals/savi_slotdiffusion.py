@@ -22,21 +22,12 @@ def leaves(config: SaviPytorchConfig) -> list[WeightMap]:
 
 def _head(path: str) -> list[WeightMap]:
     """One 1x1 convolution to colours and, last, mask score: two linear maps here."""
+    colours, mask, weight = "decoder.heads.video", "decoder.mask_head", f"{path}.weight"
     return [
-        WeightMap(
-            f"{path}.weight",
-            "decoder.heads.video.weight",
-            lambda a: a[:3, :, 0, 0],
-            lambda a: a[..., None, None],
-        ),
-        WeightMap(
-            f"{path}.weight",
-            "decoder.mask_head.weight",
-            lambda a: a[3:, :, 0, 0],
-            lambda a: a[..., None, None],
-        ),
-        WeightMap(f"{path}.bias", "decoder.heads.video.bias", lambda a: a[:3], lambda a: a),
-        WeightMap(f"{path}.bias", "decoder.mask_head.bias", lambda a: a[3:], lambda a: a),
+        WeightMap(weight, f"{colours}.weight", lambda a: a[:3, :, 0, 0], lambda a: a[..., None, None]),
+        WeightMap(weight, f"{mask}.weight", lambda a: a[3:, :, 0, 0], lambda a: a[..., None, None]),
+        WeightMap(f"{path}.bias", f"{colours}.bias", lambda a: a[:3]),
+        WeightMap(f"{path}.bias", f"{mask}.bias", lambda a: a[3:]),
     ]
 
 
@@ -48,13 +39,13 @@ def from_reference(reference: Mapping[str, Any]) -> SaviPytorchConfig:
         UserError: a field is missing, or asks for what is not built here.
     """
     slots = slot_encoder.from_reference(reference)
-    numbers = reference["dec_dict"]
-    rows, columns = numbers["dec_resolution"]
+    theirs = reference["dec_dict"]
+    rows, columns = theirs["dec_resolution"]
     decoder = SaviPytorchDecoderConfig(
         grid=(rows, columns),
-        channels=tuple(numbers["dec_channels"][1:]),
-        kernel=numbers["dec_ks"],
-        norm=slot_encoder.norm_name(numbers["dec_norm"]),
+        channels=tuple(theirs["dec_channels"][1:]),
+        kernel=theirs["dec_ks"],
+        norm=slot_encoder.norm_name(theirs["dec_norm"]),
     )
     return SaviPytorchConfig(slots, decoder)
 

@@ -1,6 +1,6 @@
 """Slot Attention, the authors' program in TensorFlow: `tf.train.Checkpoint` files (`ckpt-N.index` and shards).
 
-Optimisers kept their moments in three ways: beside each weight (Keras up to 2.10, the published checkpoints), as one
+Moments of optimisers are stored in three ways: beside each weight (Keras up to 2.10, the published checkpoints), as one
 numbered list (2.11 to 2.15), and, in Keras 3, as a numbered list beside another that holds the weights themselves.
 """
 
@@ -22,15 +22,10 @@ from torchslots.recipes.slot_attention import ImageDecoderConfig, SetPredictionC
 
 NETWORK = "network/layer_with_weights-0/"
 """Beginning of the weights' names in the original's checkpoints."""
-_PREDICTION_STRIDES = (1, 2, 2, 1)
-_DECODER_STRIDE = 2
 _OTHER_DISCOVERY, _OTHER_PREDICTION = 28, 30
-"""Variables that are not of convolutions."""
+"""Number of variables that are not of convolutions."""
 _DECODER_LAYERS = 6
-_RECIPES = {
-    "object_discovery": "slot_attention_clevr6",
-    "set_prediction": "slot_attention_set_prediction",
-}
+_RECIPES = {"object_discovery": "slot_attention_clevr6", "set_prediction": "slot_attention_set_prediction"}
 
 
 def read(source: Path) -> Checkpoint:
@@ -50,7 +45,7 @@ def read(source: Path) -> Checkpoint:
     held = sorted({key.split("/")[0] for key in checkpoint.entries})
     raise UserError(
         f"{checkpoint.path} is a TensorFlow checkpoint, but not of Slot Attention: it holds {', '.join(held[:6])}. "
-        "SAVi, SAVi++, STATM and Invariant Slot Attention are kept in flax files (ckpt-N.flax)."
+        "SAVi, SAVi++, STATM and Invariant Slot Attention are stored in flax files (ckpt-N.flax)."
     )
 
 
@@ -71,7 +66,7 @@ def _named(checkpoint: TensorflowCheckpoint) -> dict[str, str]:
 
 def _by_graph(checkpoint: TensorflowCheckpoint) -> dict[str, str]:
     """The same by way of the objects' graph, for files that keep weights under other names."""
-    for task in ("object_discovery", "set_prediction"):
+    for task in _RECIPES:
         found = {path: checkpoint.find(NETWORK + path) for path in names(task)}
         if all(found.values()):
             return {path: key for path, key in found.items() if key is not None}
@@ -106,17 +101,12 @@ def _order_of(checkpoint: TensorflowCheckpoint, listed: list[str]) -> list[str]:
 
 
 def _complete(checkpoint: TensorflowCheckpoint, keys: dict[str, str], layout: str) -> Checkpoint:
-    """All arrays, and the moments where the file has them."""
-    generation, first, second = _moments(checkpoint, keys)
-    read = checkpoint.array
-    return Checkpoint(
-        checkpoint.path,
-        {path: read(key) for path, key in keys.items()},
-        {path: read(key) for path, key in first.items()},
-        {path: read(key) for path, key in second.items()},
-        _step(checkpoint),
-        f"{layout}, {generation}",
+    """All arrays, and the moments where the file has any."""
+    generation, *moments = _moments(checkpoint, keys)
+    weights, first, second = (
+        {path: checkpoint.array(key) for path, key in part.items()} for part in (keys, *moments)
     )
+    return Checkpoint(checkpoint.path, weights, first, second, _step(checkpoint), f"{layout}, {generation}")
 
 
 def _moments(
@@ -137,7 +127,7 @@ def _moments(
     listed = [key for key in listed if int(key.split("/")[2]) >= (2 if third else 1)]
     if len(listed) != 2 * len(keys):
         return "no moments", {}, {}
-    order = _listed_order(keys)
+    order = names(task_of(keys), count_layers(keys, "encoder_cnn"), count_layers(keys, "decoder_cnn"))
     pairs = dict(zip(order, listed[::2])), dict(zip(order, listed[1::2]))
     for path, key in keys.items():
         shape = checkpoint.entries[key].shape
@@ -149,15 +139,10 @@ def _moments(
     return "moments in the optimiser's list", *pairs
 
 
-def _listed_order(keys: dict[str, str]) -> list[str]:
-    return names(task_of(keys), count_layers(keys, "encoder_cnn"), count_layers(keys, "decoder_cnn"))
-
-
 def _step(checkpoint: TensorflowCheckpoint) -> int | None:
-    for path in ("optimizer/iter", "optimizer/_iterations", "optimizer/iterations", "global_step"):
-        if path + VALUE in checkpoint.entries:
-            return int(checkpoint.array(path + VALUE))
-    return None
+    paths = ("optimizer/iter", "optimizer/_iterations", "optimizer/iterations", "global_step")
+    found = (path + VALUE for path in paths if path + VALUE in checkpoint.entries)
+    return next((int(checkpoint.array(key)) for key in found), None)
 
 
 def from_shapes(shapes: Shapes, resolution: tuple[int, int] | None = None) -> SlotAttentionConfig:
@@ -174,9 +159,7 @@ def from_shapes(shapes: Shapes, resolution: tuple[int, int] | None = None) -> Sl
     """
     published = SlotAttentionConfig()
     if task_of(shapes) == "set_prediction":
-        published = replace(
-            published, strides=_PREDICTION_STRIDES, num_slots=10, decoder=SetPredictionConfig()
-        )
+        published = replace(published, strides=(1, 2, 2, 1), num_slots=10, decoder=SetPredictionConfig())
     return _with_widths(published, resolution or published.resolution, shapes)
 
 
@@ -194,22 +177,14 @@ def like(config: Any, shapes: Shapes) -> SlotAttentionConfig:
     return _with_widths(config, config.resolution, shapes)
 
 
-def _check_names(shapes: Shapes) -> None:
-    task = task_of(shapes)
-    wanted = names(task, count_layers(shapes, "encoder_cnn"), count_layers(shapes, "decoder_cnn"))
-    check_fit(
-        dict.fromkeys(shapes, ()),
-        dict.fromkeys(wanted, ()),
-        f"This is not of Slot Attention's {task.replace('_', ' ')} as published",
-        OTHER_FILE,
-    )
-
-
 def _with_widths(
     config: SlotAttentionConfig, resolution: tuple[int, int], shapes: Shapes
 ) -> SlotAttentionConfig:
-    """The sizes that shapes do tell."""
-    _check_names(shapes)
+    """`config` with the sizes that shapes show."""
+    task = task_of(shapes)
+    wanted = names(task, count_layers(shapes, "encoder_cnn"), count_layers(shapes, "decoder_cnn"))
+    what = f"This is not of Slot Attention's {task.replace('_', ' ')} as published"
+    check_fit(dict.fromkeys(shapes, ()), dict.fromkeys(wanted, ()), what, OTHER_FILE)
     encoder = tuple(shapes[name][-1] for name in params_of(shapes, "encoder_cnn"))
     strides = config.strides if len(config.strides) == len(encoder) else (1,) * len(encoder)
     hidden, size = shapes["mlp/layer_with_weights-0/bias"], shapes["mlp/layer_with_weights-1/bias"]
@@ -233,28 +208,27 @@ def _with_widths(
 
 
 def _image_decoder(
-    numbers: ImageDecoderConfig, resolution: tuple[int, int], shapes: Shapes
+    config: ImageDecoderConfig, resolution: tuple[int, int], shapes: Shapes
 ) -> ImageDecoderConfig:
-    """All but the last layer; the published strides, all 2 but the last, unless the numbers fit."""
+    """All but the last layer; where strides of `config` are of another number, all are 2 but the last."""
     channels = tuple(shapes[name][-2] for name in params_of(shapes, "decoder_cnn")[:-1])
-    strides = numbers.strides
+    strides = config.strides
     if len(strides) != len(channels):
-        strides = (*(_DECODER_STRIDE for _ in channels[1:]), 1)
+        strides = (*(2 for _ in channels[1:]), 1)
     scale = int(np.prod(strides))
-    return replace(
-        numbers, channels=channels, strides=strides, grid=(resolution[0] // scale, resolution[1] // scale)
-    )
+    grid = (resolution[0] // scale, resolution[1] // scale)
+    return replace(config, channels=channels, strides=strides, grid=grid)
 
 
 def from_reference(reference: dict[str, Any], shapes: Shapes) -> SlotAttentionConfig:
-    """Configuration where the original was built with others than the published numbers.
+    """Configuration where the original was built with another than the published one.
 
     Args:
-        reference: `resolution` [height, width], `num_slots`, `num_iterations`; those that lack are as published.
-            `model`, where it is given, names the task.
+        reference: `resolution` [height, width], `num_slots`, `num_iterations`; missing ones are as published. `model`,
+            where it is given, names the task.
 
     Raises:
-        UserError: a resolution that is not two whole numbers, or numbers of another task.
+        UserError: a resolution that is not two whole numbers, or the configuration of another task.
     """
     task = task_of(shapes)
     if reference.get("model", task) != task:

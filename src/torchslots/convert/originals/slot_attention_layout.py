@@ -22,7 +22,7 @@ def names(task: str, num_encoder: int = 4, num_decoder: int = 6) -> list[str]:
         *(_layers("decoder_cnn", num_decoder) if discovery else []),
         *_pair("encoder_pos/dense"),
         *(_pair("decoder_pos/dense") if discovery else []),
-        *_pair("layer_norm", ("gamma", "beta")),
+        *_norm("layer_norm"),
         *_layers("mlp", 2),
         *(f"slot_attention/slots_{what}" for what in ("mu", "log_sigma")),
         *(name for part in ("inputs", "slots", "mlp") for name in _norm(f"slot_attention/norm_{part}")),
@@ -69,7 +69,7 @@ def leaves(config: SlotAttentionConfig) -> list[WeightMap]:
         *layouts.dense("encoder_pos/dense", f"{encoder}.position.project"),
         *_layer_norm("layer_norm", f"{encoder}.transform.0"),
         *_perceptron("mlp", f"{encoder}.transform", first=1),
-        *(_vector(f"{theirs}/slots_{what}", f"slot_encoder.initializer.{name}") for what, name in _SLOTS),
+        *layouts.gaussian(f"{theirs}/slots_mu", f"{theirs}/slots_log_sigma", "slot_encoder.initializer"),
         *_layer_norm(f"{theirs}/norm_inputs", f"{corrector}.norm_inputs"),
         *_layer_norm(f"{theirs}/norm_slots", f"{corrector}.norm_slots"),
         *_layer_norm(f"{theirs}/norm_mlp", f"{corrector}.mlp.0"),
@@ -91,31 +91,15 @@ def leaves(config: SlotAttentionConfig) -> list[WeightMap]:
     ]
 
 
-_SLOTS = (("mu", "mean"), ("log_sigma", "log_sigma"))
-
-
 def _convolutions(path: str, name: str, transposed: list[bool], first: int = 0) -> list[WeightMap]:
     """A stack with ReLU behind each layer. Keras' decoder is transposed throughout; at stride 1 that is a convolution
     with the mirrored kernel."""
     found = []
     for i, is_transposed in enumerate(transposed):
-        theirs, ours = f"{path}/layer_with_weights-{i}", f"{name}.{first + 2 * i}"
-        plain = _mirrored if path == "decoder_cnn" else layouts.conv
-        found += _transposed(theirs, ours) if is_transposed else plain(theirs, ours)
+        # A strided transposed kernel (h, w, out, in) becomes (in, out, h, w): the same axes as a convolution's.
+        rule = _mirrored if path == "decoder_cnn" and not is_transposed else layouts.conv
+        found += rule(f"{path}/layer_with_weights-{i}", f"{name}.{first + 2 * i}")
     return found
-
-
-def _transposed(path: str, name: str) -> list[WeightMap]:
-    """Kernel (h, w, out, in), which both sides read as the gradient of a convolution, to weight (in, out, h, w)."""
-    return [
-        WeightMap(
-            f"{path}/kernel",
-            f"{name}.weight",
-            lambda a: a.transpose(3, 2, 0, 1),
-            lambda a: a.transpose(2, 3, 1, 0),
-        ),
-        WeightMap(f"{path}/bias", f"{name}.bias", np.array, np.array),
-    ]
 
 
 def _mirrored(path: str, name: str, out: slice = slice(None)) -> list[WeightMap]:
@@ -132,19 +116,15 @@ def _mirrored(path: str, name: str, out: slice = slice(None)) -> list[WeightMap]
             lambda a: a.transpose(2, 3, 0, 1)[::-1, ::-1],
             axis=2,
         ),
-        WeightMap(f"{path}/bias", f"{name}.bias", lambda a: a[out], np.array),
+        WeightMap(f"{path}/bias", f"{name}.bias", lambda a: a[out]),
     ]
 
 
 def _layer_norm(path: str, name: str) -> list[WeightMap]:
     return [
-        WeightMap(f"{path}/gamma", f"{name}.weight", np.array, np.array),
-        WeightMap(f"{path}/beta", f"{name}.bias", np.array, np.array),
+        WeightMap(f"{path}/gamma", f"{name}.weight"),
+        WeightMap(f"{path}/beta", f"{name}.bias"),
     ]
-
-
-def _vector(path: str, name: str) -> WeightMap:
-    return WeightMap(path, name, lambda a: a.reshape(-1), lambda a: a.reshape(1, 1, -1))
 
 
 def _perceptron(path: str, name: str, first: int) -> list[WeightMap]:

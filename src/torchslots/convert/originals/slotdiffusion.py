@@ -7,17 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from torchslots.convert.layouts import (
-    OTHER_FILE,
-    RECONFIGURE,
-    Arrays,
-    Shapes,
-    WeightMap,
-    bare,
-    count,
-    explained,
-    within,
-)
+from torchslots.convert import layouts
+from torchslots.convert.layouts import Arrays, Shapes, WeightMap, bare, count, within
 from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder
 from torchslots.convert.originals import vqvae
 from torchslots.io.errors import UserError
@@ -31,14 +22,14 @@ from torchslots.recipes.slotdiffusion import (
 )
 
 UNET, TOKENIZER = "dm_decoder.model.diffusion_model.", "dm_decoder.vae.vqvae."
-"""Where the original keeps the parts of its decoder."""
+"""Prefixes of the decoder's parts in the original's names."""
 _PREDICTIONS: dict[str, Literal["noise", "latent", "velocity"]] = {
     "eps": "noise",
     "x0": "latent",
     "v": "velocity",
 }
 _LEAST_VARIANCE = 1e-20
-"""Whose logarithm is taken where the variance is zero."""
+"""Under the logarithm where the variance is zero."""
 _RESIDUAL = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -50,48 +41,37 @@ _RESIDUAL = {
 """Parts of a residual block; transformers have the same names on both sides."""
 
 
-# ----------------------------------------------------------------------------------------------- names
-
-
 def leaves(config: SlotDiffusionConfig) -> list[WeightMap]:
     """Every tensor of the original's state dict but those of the schedule, which `schedule` computes."""
-    tokenizer = vqvae.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer.")
-    return [*slot_encoder.leaves(config.slots), *_unet(config), *tokenizer]
-
-
-def _unet(config: SlotDiffusionConfig) -> list[WeightMap]:
-    """Both sides keep every array as it is; only the modules' names differ."""
     with torch.device("meta"):
         names = list(build_unet(config).network.state_dict())
-    theirs = dict(_modules(config.unet))
-    return [bare(UNET + _rename(name, theirs), f"decoder.unet.network.{name}") for name in names]
+    modules = dict(_modules(config.unet))
+    return [
+        *slot_encoder.leaves(config.slots),
+        *(bare(UNET + _rename(name, modules), f"decoder.unet.network.{name}") for name in names),
+        *vqvae.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer."),
+    ]
 
 
 def _rename(name: str, modules: Mapping[str, str]) -> str:
-    """The longest of our modules' names that `name` begins with, and what is inside of a residual block."""
-    module = next(".".join(parts) for parts in _beginnings(name) if ".".join(parts) in modules)
-    inside = name[len(module) + 1 :]
+    """The original's name of a tensor of the U-Net: of its module, and of the part of a residual block."""
+    module = next(module for module in modules if name.startswith(f"{module}."))
+    inside = name.removeprefix(f"{module}.")
     if ".resnets." in module:
         part, _, tensor = inside.partition(".")
         inside = f"{_RESIDUAL[part]}.{tensor}"
     return f"{modules[module]}.{inside}"
 
 
-def _beginnings(name: str) -> Iterator[list[str]]:
-    parts = name.split(".")
-    return (parts[:end] for end in range(len(parts) - 1, 0, -1))
-
-
-def _modules(numbers: UNetConfig) -> Iterator[tuple[str, str]]:
+def _modules(unet: UNetConfig) -> Iterator[tuple[str, str]]:
     """Our modules beside theirs, which count the blocks of all levels in one row."""
     yield from (("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"))
     yield from (("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"))
     yield from (("mid_block.resnets.0", "middle_block.0"), ("mid_block.resnets.1", "middle_block.2"))
     yield ("mid_block.attentions.0", "middle_block.1")
-    for level in range(len(numbers.channels)):
-        yield from _down(level, numbers.blocks_per_level)
-        attends = numbers.attention[-1 - level]
-        yield from _up(level, numbers.blocks_per_level + 1, attends)
+    for level in range(len(unet.channels)):
+        yield from _down(level, unet.blocks_per_level)
+        yield from _up(level, unet.blocks_per_level + 1, unet.attention[-1 - level])
 
 
 def _down(level: int, num_blocks: int) -> Iterator[tuple[str, str]]:
@@ -113,14 +93,9 @@ def _up(level: int, num_blocks: int, attends: bool) -> Iterator[tuple[str, str]]
     yield f"up_blocks.{level}.upsamplers.0.conv", f"output_blocks.{last}.{1 + attends}.conv"
 
 
-# -------------------------------------------------------------------------------------------- schedule
-
-
-def schedule(numbers: DiffusionConfig) -> Arrays:
-    """The tables of the schedule that the original keeps in its state dict."""
-    betas = beta_schedule(
-        numbers.schedule, numbers.num_steps, numbers.start, numbers.end, numbers.cosine_shift
-    )
+def schedule(config: DiffusionConfig) -> Arrays:
+    """The tables of the schedule that the original's state dict holds."""
+    betas = beta_schedule(config.schedule, config.num_steps, config.start, config.end, config.cosine_shift)
     kept = np.cumprod(1 - betas)
     before = np.append(1.0, kept[:-1])
     variance = betas * (1 - before) / (1 - kept)
@@ -141,27 +116,25 @@ def schedule(numbers: DiffusionConfig) -> Arrays:
     return {f"dm_decoder.{name}": table.astype(np.float32) for name, table in tables.items()}
 
 
-def without_schedule(params: Arrays, numbers: DiffusionConfig, where: str) -> Arrays:
-    """The arrays but those of the schedule, which must be the one of `numbers`.
+def without_schedule(params: Arrays, config: DiffusionConfig, where: str) -> Arrays:
+    """The arrays without those of the schedule, which must be the one of `config`.
 
     Raises:
         UserError: a table is missing, or that of another schedule.
     """
-    for name, table in schedule(numbers).items():
+    tables = schedule(config)
+    for name, table in tables.items():
         found = params.get(name)
         if found is None or found.shape != table.shape or not np.allclose(found, table, rtol=1e-4, atol=1e-6):
             what = "lacks" if found is None else "has another schedule of noise in"
             raise UserError(
-                f"{where} {what} `{name}`, which should hold {len(table)} steps, `{numbers.schedule}` from "
-                f"{numbers.start} to {numbers.end}. Give the original's params as JSON with --config."
+                f"{where} {what} `{name}`, which should hold {len(table)} steps, `{config.schedule}` from "
+                f"{config.start} to {config.end}. Give the original's params as JSON with --config."
             )
-    return {name: value for name, value in params.items() if name not in schedule(numbers)}
+    return {name: value for name, value in params.items() if name not in tables}
 
 
-# --------------------------------------------------------------------------------------------- configuration
-
-
-@explained("This is no configuration of SlotDiffusion", RECONFIGURE)
+@layouts.explained("This is no configuration of SlotDiffusion", layouts.RECONFIGURE)
 def from_reference(reference: Mapping[str, Any]) -> SlotDiffusionConfig:
     """Configuration from the original's own configuration.
 
@@ -170,10 +143,13 @@ def from_reference(reference: Mapping[str, Any]) -> SlotDiffusionConfig:
     """
     slots = slot_encoder.from_reference(reference)
     decoder = reference["dec_dict"]
-    _refuse_strange(decoder)
+    usual = {"use_ema": False, "conditioning_key": "crossattn", "cond_stage_key": "slots"}
+    layouts.refuse_unusual("SlotDiffusion", decoder, usual)
+    if not decoder.get("vae_dict"):
+        raise UserError("SlotDiffusion on pixels, without `vae_dict`, is not built here, only on latents.")
     tokenizer = vqvae.from_reference({"resolution": slots.resolution, **decoder["vae_dict"]})
-    unet = _unet_of(decoder["unet_dict"])
     diffusion = _diffusion_of(decoder["diffusion_dict"])
+    unet = _unet_of(decoder["unet_dict"])
     return SlotDiffusionConfig(slots, tokenizer, unet, diffusion, sampling(diffusion.num_steps))
 
 
@@ -182,45 +158,29 @@ def sampling(num_steps: int) -> SamplingConfig:
     return SamplingConfig(num_steps=max(20, num_steps // 50))
 
 
-def _refuse_strange(decoder: Mapping[str, Any]) -> None:
-    """What the original's code could build and its configurations never ask for."""
-    usual = {"use_ema": False, "conditioning_key": "crossattn", "cond_stage_key": "slots"}
-    for name, value in usual.items():
-        if decoder.get(name, value) != value:
-            raise UserError(
-                f"SlotDiffusion with `{name}` {decoder[name]} is not built here, only with {value}."
-            )
-    if not decoder.get("vae_dict"):
-        raise UserError("SlotDiffusion on pixels, without `vae_dict`, is not built here, only on latents.")
-
-
-def _unet_of(numbers: Mapping[str, Any]) -> UNetConfig:
-    strange = [name for name in ("resblock_updown", "n_embed") if numbers.get(name)]
-    strange += [name for name in ("conv_resample",) if not numbers.get(name, True)]
-    if strange or numbers.get("dims", 2) != 2:
-        raise UserError(
-            f"U-Nets with another `{(strange or ['dims'])[0]}` than published are not built here."
-        )
-    multipliers = numbers["channel_mult"]
+def _unet_of(reference: Mapping[str, Any]) -> UNetConfig:
+    usual = {"resblock_updown": False, "n_embed": None, "conv_resample": True, "dims": 2}
+    layouts.refuse_unusual("A U-Net", reference, usual)
+    multipliers = reference["channel_mult"]
     return UNetConfig(
-        channels=tuple(numbers["model_channels"] * multiplier for multiplier in multipliers),
-        attention=tuple(2**level in numbers["attention_resolutions"] for level in range(len(multipliers))),
-        blocks_per_level=numbers["num_res_blocks"],
-        head_size=numbers["num_head_channels"],
-        transformer_layers=numbers["transformer_depth"],
-        dropout=numbers["dropout"],
+        channels=tuple(reference["model_channels"] * multiplier for multiplier in multipliers),
+        attention=tuple(2**level in reference["attention_resolutions"] for level in range(len(multipliers))),
+        blocks_per_level=reference["num_res_blocks"],
+        head_size=reference["num_head_channels"],
+        transformer_layers=reference["transformer_depth"],
+        dropout=reference["dropout"],
     )
 
 
-def _diffusion_of(numbers: Mapping[str, Any]) -> DiffusionConfig:
+def _diffusion_of(reference: Mapping[str, Any]) -> DiffusionConfig:
     return DiffusionConfig(
-        num_steps=numbers["timesteps"],
-        schedule=numbers["beta_schedule"],
-        start=numbers["linear_start"],
-        end=numbers["linear_end"],
-        cosine_shift=numbers["cosine_s"],
-        prediction_type=_PREDICTIONS[numbers["pred_target"]],
-        latent_scale=numbers["z_scale_factor"],
+        num_steps=reference["timesteps"],
+        schedule=reference["beta_schedule"],
+        start=reference["linear_start"],
+        end=reference["linear_end"],
+        cosine_shift=reference["cosine_s"],
+        prediction_type=_PREDICTIONS[reference["pred_target"]],
+        latent_scale=reference["z_scale_factor"],
     )
 
 
@@ -240,7 +200,7 @@ def from_shapes(shapes: Shapes) -> SlotDiffusionConfig:
     return SlotDiffusionConfig(slots, tokenizer, _unet_from_shapes(within(shapes, UNET)))
 
 
-@explained("These are not the weights of SlotDiffusion", OTHER_FILE)
+@layouts.explained("These are not the weights of SlotDiffusion", layouts.OTHER_FILE)
 def _unet_from_shapes(shapes: Shapes) -> UNetConfig:
     """Blocks that halve part the levels; a middle block is always there."""
     layers = count(shapes, r"middle_block\.1\.transformer_blocks\.\d+\.norm1\.weight")

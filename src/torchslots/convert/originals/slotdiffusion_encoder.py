@@ -21,9 +21,6 @@ _RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-# ----------------------------------------------------------------------------------------------- names
-
-
 def leaves(config: SlotsConfig, name: str = "slot_encoder") -> list[WeightMap]:
     """Every tensor of the slot encoder in the original's state dict, buffers among them."""
     return [
@@ -41,7 +38,7 @@ def leaves(config: SlotsConfig, name: str = "slot_encoder") -> list[WeightMap]:
 
 
 def pair(path: str, name: str) -> list[WeightMap]:
-    """Weight and bias of a layer that both sides keep as it is."""
+    """Weight and bias of a layer, in the same layout on both sides."""
     return [bare(f"{path}.{part}", f"{name}.{part}") for part in ("weight", "bias")]
 
 
@@ -64,14 +61,9 @@ def convolutions(path: str, name: str, num_layers: int, norm: NormName) -> list[
 
 def _norm(path: str, name: str, norm: NormName) -> list[WeightMap]:
     """Weights and, of a batch norm, its running statistics; an instance norm has neither."""
-    statistics = ("running_mean", "running_var", "num_batches_tracked")
-    parts = {
-        "none": (),
-        "instance": (),
-        "group": ("weight", "bias"),
-        "batch": ("weight", "bias", *statistics),
-    }
-    return [bare(f"{path}.{part}", f"{name}.{part}") for part in parts[norm]]
+    statistics = ("running_mean", "running_var", "num_batches_tracked") if norm == "batch" else ()
+    found = [bare(f"{path}.{part}", f"{name}.{part}") for part in statistics]
+    return [*pair(path, name), *found] if norm in ("group", "batch") else []
 
 
 def _corrector(path: str, name: str) -> list[WeightMap]:
@@ -101,7 +93,7 @@ def _block(path: str, name: str, projected: bool) -> list[WeightMap]:
     parts += [("downsample.0", "downsample.1", "shortcut.0", "shortcut.1")] if projected else []
     found: list[WeightMap] = []
     for conv, norm, ours, our_norm in parts:
-        found += [bare(f"{path}.{conv}.weight", f"{name}.{ours}.weight")]
+        found.append(bare(f"{path}.{conv}.weight", f"{name}.{ours}.weight"))
         found += pair(f"{path}.{norm}", f"{name}.{our_norm}")
     return found
 
@@ -110,35 +102,30 @@ def _predictor(config: SlotsConfig, name: str) -> list[WeightMap]:
     if config.predictor is None:
         return []
     if config.recurrent_size is None:
-        return _between("predictor", f"{name}.block", config.predictor)
+        return _predictor_block("predictor", f"{name}.block", config.predictor)
     return [
-        *_between("predictor.base_predictor", f"{name}.block", config.predictor),
+        *_predictor_block("predictor.base_predictor", f"{name}.block", config.predictor),
         *(bare(f"predictor.rnn.{part}_l0", f"{name}.cell.{part}") for part in _CELL),
         *pair("predictor.out_projector", f"{name}.out"),
     ]
 
 
-def _between(
-    path: str, name: str, numbers: TransformerPredictorConfig | MlpPredictorConfig
+def _predictor_block(
+    path: str, name: str, config: TransformerPredictorConfig | MlpPredictorConfig
 ) -> list[WeightMap]:
-    """What slots do between frames."""
-    if isinstance(numbers, MlpPredictorConfig):
+    if isinstance(config, MlpPredictorConfig):
+        renamed = {"ln": "norm", "mlp.0": "mlp.0", "mlp.2": "mlp.2"}
         return [
-            *pair(f"{path}.ln", f"{name}.norm"),
-            *pair(f"{path}.mlp.0", f"{name}.mlp.0"),
-            *pair(f"{path}.mlp.2", f"{name}.mlp.2"),
+            leaf for theirs, ours in renamed.items() for leaf in pair(f"{path}.{theirs}", f"{name}.{ours}")
         ]
     parts = [f"self_attn.in_proj_{part}" for part in ("weight", "bias")]
     layers = ("self_attn.out_proj", "linear1", "linear2", "norm1", "norm2")
     parts += [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
     return [
         bare(f"{path}.transformer_encoder.layers.{i}.{part}", f"{name}.layers.{i}.{part}")
-        for i in range(numbers.num_layers)
+        for i in range(config.num_layers)
         for part in parts
     ]
-
-
-# --------------------------------------------------------------------------------------------- configuration
 
 
 @explained("This is no configuration of a slot encoder", RECONFIGURE)
@@ -148,53 +135,55 @@ def from_reference(reference: Mapping[str, Any]) -> SlotsConfig:
     Raises:
         UserError: a field is missing, or asks for what is not built here.
     """
-    slots, encoder = reference["slot_dict"], reference["enc_dict"]
-    predictor = reference.get("pred_dict")
+    slots, encoder, predictor = reference["slot_dict"], reference["enc_dict"], reference.get("pred_dict")
     height, width = reference["resolution"]
     return SlotsConfig(
         resolution=(height, width),
-        encoder=_encoder(encoder),
+        encoder=_encoder_config(encoder),
         token_size=encoder["enc_out_channels"],
         num_slots=slots["num_slots"],
         slot_size=slots["slot_size"],
         num_iterations=slots["num_iterations"],
         mlp_size=slots["slot_mlp_size"],
-        predictor=None if predictor is None else _predictor_numbers(predictor, slots["slot_size"]),
+        predictor=None if predictor is None else _predictor_config(predictor, slots["slot_size"]),
         recurrent_size=slots["slot_mlp_size"] if predictor and predictor["pred_rnn"] else None,
         truncate_every=predictor.get("pred_sg_every") if predictor else None,
     )
 
 
-def _encoder(numbers: Mapping[str, Any]) -> ResNetEncoderConfig | CnnEncoderConfig:
-    if numbers.get("dino") or any(numbers.get("replace_stride_with_dilation") or ()):
+def _encoder_config(reference: Mapping[str, Any]) -> ResNetEncoderConfig | CnnEncoderConfig:
+    if reference.get("dino") or any(reference.get("replace_stride_with_dilation") or ()):
         raise UserError(
             "Encoders of DINO or with dilated convolutions are not built here: ResNet and plain CNN are."
         )
-    if not numbers.get("resnet"):
+    if not reference.get("resnet"):
         return CnnEncoderConfig(
-            tuple(numbers["enc_channels"][1:]), numbers["enc_ks"], norm_name(numbers["enc_norm"])
+            tuple(reference["enc_channels"][1:]), reference["enc_ks"], norm_name(reference["enc_norm"])
         )
-    return ResNetEncoderConfig(_RESNETS[numbers["resnet"]][: 4 if numbers["use_layer4"] else 3])
+    return ResNetEncoderConfig(_RESNETS[reference["resnet"]][: 4 if reference["use_layer4"] else 3])
 
 
 def norm_name(theirs: str) -> NormName:
-    """Our name of a norm. Raises UserError where there is none."""
+    """Our name of a norm.
+
+    Raises:
+        UserError: a norm that is not built here.
+    """
     if theirs not in NORMS:
         raise UserError(f"There is no norm `{theirs}` for convolutions here. Known: {', '.join(NORMS)}.")
     return NORMS[theirs]
 
 
-def _predictor_numbers(
-    numbers: Mapping[str, Any], slot_size: int
+def _predictor_config(
+    reference: Mapping[str, Any], slot_size: int
 ) -> TransformerPredictorConfig | MlpPredictorConfig:
-    norm_first = numbers["pred_norm_first"]
-    if numbers.get("pred_type") == "mlp":
-        return MlpPredictorConfig(2 * slot_size, norm_first)
+    if reference.get("pred_type") == "mlp":
+        return MlpPredictorConfig(2 * slot_size, reference["pred_norm_first"])
     return TransformerPredictorConfig(
-        num_layers=numbers["pred_num_layers"],
-        num_heads=numbers["pred_num_heads"],
-        mlp_size=numbers["pred_ffn_dim"],
-        norm_first=norm_first,
+        num_layers=reference["pred_num_layers"],
+        num_heads=reference["pred_num_heads"],
+        mlp_size=reference["pred_ffn_dim"],
+        norm_first=reference["pred_norm_first"],
     )
 
 
@@ -209,8 +198,7 @@ def from_shapes(shapes: Shapes) -> SlotsConfig:
         UserError: a name that every slot encoder has is missing.
     """
     (_, num_slots, slot_size), grid = shapes["init_latents"], shapes["encoder_pos_embedding.grid"]
-    encoder = _encoder_of(shapes)
-    predictor = _predictor_of(shapes)
+    encoder, predictor = _encoder_of(shapes), _predictor_of(shapes)
     halvings = len(encoder.stage_sizes) - 1 if isinstance(encoder, ResNetEncoderConfig) else int(grid[1] > 32)
     return SlotsConfig(
         resolution=(grid[1] << halvings, grid[2] << halvings),

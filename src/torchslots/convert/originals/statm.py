@@ -41,12 +41,7 @@ _PRE_NORMS: dict[str, tuple[str, ...]] = {
         "around_space.before.0",
         "around_mlp.before.0",
     ),
-    "TimeSpaceTransformerBlock4": (
-        "around_both.before.0",
-        "around_both.before.1",
-        "time.norm",
-        "around_mlp.before.0",
-    ),
+    "TimeSpaceTransformerBlock4": ("around_both.before.0", "around_both.before.1", *_SUM_PRE[2:]),
     "TimeSpaceTransformerBlock5": _SUM_PRE,
 }
 _POST_NORMS: dict[str, tuple[str, ...]] = {
@@ -98,12 +93,6 @@ def fusion_of(module: str, pre_norm: bool) -> FusionName:
     )
 
 
-def _module(shapes: Shapes) -> str | None:
-    """The predictor's class."""
-    tops = (path.split("/")[0] for path in shapes)
-    return next((top.removesuffix("_0") for top in tops if top.startswith("TimeSpaceTransformerBlock")), None)
-
-
 def from_shapes(shapes: Shapes) -> StatmConfig:
     """The published configuration whose arrays have exactly these names and shapes.
 
@@ -132,19 +121,17 @@ def from_shapes(shapes: Shapes) -> StatmConfig:
 def like(config: Any, shapes: Shapes) -> StatmConfig:
     """`config` with the conditioning, the fusion and the place of the norms that the arrays show.
 
-    Of `space_then_time`, norms in front and behind have the same names: there the recipe's place is kept.
+    Of `space_then_time`, norms in front and behind have the same names: there `pre_norm` stays the recipe's.
     """
-    config, module = replace(config, savi=savi.like(config.savi, shapes)), _module(shapes)
-    if module not in _PRE_NORMS:
+    config = replace(config, savi=savi.like(config.savi, shapes))
+    tops = {path.split("/")[0].removesuffix("_0") for path in shapes}
+    module = next((module for module in _PRE_NORMS if module in tops), None)
+    if module is None:
         return config
-    in_front = _norms_in_front(config, shapes, module)
-    return replace(config, fusion=fusion_of(module, in_front), pre_norm=in_front)
-
-
-def _norms_in_front(config: StatmConfig, shapes: Shapes, module: str) -> bool:
-    counts = [len(norms[module]) for norms in (_POST_NORMS, _PRE_NORMS)]
-    found = sum(f"{module}_0/LayerNorm_{i}/scale" in shapes for i in range(max(counts)))
-    return config.pre_norm if counts[0] == counts[1] else found == counts[1]
+    after, before = len(_POST_NORMS[module]), len(_PRE_NORMS[module])
+    found = sum(f"{module}_0/LayerNorm_{i}/scale" in shapes for i in range(max(after, before)))
+    pre_norm = config.pre_norm if after == before else found == before
+    return replace(config, fusion=fusion_of(module, pre_norm), pre_norm=pre_norm)
 
 
 def configures(model: Any) -> bool:

@@ -1,7 +1,7 @@
 """STEVE in SlotDiffusion's PyTorch program: `.pth` files of its trainer.
 
-The original keeps each block's causal mask, True where a position must not look, among its parameters. They are checked
-when read, and made again when written.
+The original's state dict holds each block's causal mask, True where a position must not look. Masks are checked when
+read, and left out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,27 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from torchslots.convert.layouts import (
-    OTHER_FILE,
-    RECONFIGURE,
-    Arrays,
-    Shapes,
-    WeightMap,
-    bare,
-    count,
-    explained,
-    within,
-)
+from torchslots.convert import layouts
+from torchslots.convert.layouts import Arrays, Shapes, WeightMap, bare, count, within
 from torchslots.convert.originals import dvae
 from torchslots.convert.originals import slotdiffusion_encoder as slot_encoder
 from torchslots.convert.originals.slotdiffusion_encoder import pair
 from torchslots.io.errors import UserError
 from torchslots.recipes.steve import CodeTransformerConfig, SteveConfig
 
-TOKENIZER, WRITER = "dvae.", "trans_decoder."
-"""Where the original keeps the parts of its decoder."""
+TOKENIZER, TRANSFORMER = "dvae.", "trans_decoder."
+"""Prefixes of the decoder's parts in the original's names."""
 IMAGE_TEMPERATURE = 0.1
-"""Of the original's loss of pictures, which its released configurations leave out."""
+"""Of the original's loss of images, which its released configurations leave out."""
 _ATTENTIONS = {"self_attn": "self_attention", "encoder_decoder_attn": "cross_attention"}
 _PROJECTIONS = {"proj_q": "query", "proj_k": "key", "proj_v": "value", "proj_o": "out"}
 _NORMS = {
@@ -40,26 +31,23 @@ _NORMS = {
 }
 
 
-# ----------------------------------------------------------------------------------------------- names
-
-
 def leaves(config: SteveConfig) -> list[WeightMap]:
     """Every tensor of the original's state dict but the masks, which `masks` makes."""
     return [
         *slot_encoder.leaves(config.slots),
-        *_writer(config.transformer, "decoder.writer"),
+        *_transformer(config.transformer, "decoder.writer"),
         *dvae.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer."),
     ]
 
 
-def _writer(config: CodeTransformerConfig, name: str) -> Iterator[WeightMap]:
-    yield from pair(f"{WRITER}in_proj", f"{name}.project")
-    yield bare(f"{WRITER}tok_emb.weight", f"{name}.embedding.weight")
-    yield WeightMap(f"{WRITER}pos_emb.pe", f"{name}.position", lambda a: a[0], lambda a: a[None])
+def _transformer(config: CodeTransformerConfig, name: str) -> Iterator[WeightMap]:
+    yield from pair(f"{TRANSFORMER}in_proj", f"{name}.project")
+    yield bare(f"{TRANSFORMER}tok_emb.weight", f"{name}.embedding.weight")
+    yield WeightMap(f"{TRANSFORMER}pos_emb.pe", f"{name}.position", lambda a: a[0], lambda a: a[None])
     for i in range(config.num_layers):
-        yield from block(f"{WRITER}tf_dec.blocks.{i}", f"{name}.decoder.blocks.{i}")
-    yield from pair(f"{WRITER}tf_dec.layer_norm", f"{name}.decoder.norm")
-    yield bare(f"{WRITER}head.weight", f"{name}.head.weight")
+        yield from block(f"{TRANSFORMER}tf_dec.blocks.{i}", f"{name}.decoder.blocks.{i}")
+    yield from pair(f"{TRANSFORMER}tf_dec.layer_norm", f"{name}.decoder.norm")
+    yield bare(f"{TRANSFORMER}head.weight", f"{name}.head.weight")
 
 
 def block(path: str, name: str) -> Iterator[WeightMap]:
@@ -73,40 +61,32 @@ def block(path: str, name: str) -> Iterator[WeightMap]:
         yield from pair(f"{path}.ffn.{layer}", f"{name}.mlp.{layer}")
 
 
-# ----------------------------------------------------------------------------------------------- masks
-
-
 def masks(config: SteveConfig) -> Arrays:
     """What the original stores for each block: True above the diagonal."""
     rows, columns = config.tokenizer.grid
     hidden = np.triu(np.ones((rows * columns, rows * columns), bool), 1)
-    return {_mask(block): hidden for block in range(config.transformer.num_layers)}
-
-
-def _mask(block: int) -> str:
-    return f"{WRITER}tf_dec.blocks.{block}.self_attn_mask"
+    blocks = range(config.transformer.num_layers)
+    return {f"{TRANSFORMER}tf_dec.blocks.{block}.self_attn_mask": hidden for block in blocks}
 
 
 def without_masks(params: Arrays, config: SteveConfig, where: str) -> Arrays:
-    """The arrays but the masks, where they are there; they must be causal.
+    """The arrays without the masks, which may be missing and must be causal.
 
     Raises:
         UserError: a mask of another length, or that lets a position look ahead.
     """
-    for name, mask in masks(config).items():
+    causal = masks(config)
+    for name, mask in causal.items():
         found = params.get(name)
         if found is not None and not np.array_equal(found.astype(bool), mask):
             raise UserError(
                 f"{where}: `{name}` {list(found.shape)} is not the causal mask of {len(mask)} codes, which this model "
                 "is built for. Give the original's params as JSON with --config."
             )
-    return {name: value for name, value in params.items() if name not in masks(config)}
+    return {name: value for name, value in params.items() if name not in causal}
 
 
-# --------------------------------------------------------------------------------------------- configuration
-
-
-@explained("This is no configuration of STEVE", RECONFIGURE)
+@layouts.explained("This is no configuration of STEVE", layouts.RECONFIGURE)
 def from_reference(reference: Mapping[str, Any]) -> SteveConfig:
     """Configuration from the original's own configuration.
 
@@ -115,7 +95,7 @@ def from_reference(reference: Mapping[str, Any]) -> SteveConfig:
     """
     slots = slot_encoder.from_reference(reference)
     decoder = reference["dec_dict"]
-    writer = CodeTransformerConfig(
+    transformer = CodeTransformerConfig(
         size=decoder["dec_d_model"],
         num_layers=decoder["dec_num_layers"],
         num_heads=decoder["dec_num_heads"],
@@ -123,13 +103,13 @@ def from_reference(reference: Mapping[str, Any]) -> SteveConfig:
     )
     tokenizer = dvae.from_reference({**reference["dvae_dict"], "resolution": slots.resolution})
     image = (reference.get("loss_dict") or {}).get("use_img_recon_loss")
-    return SteveConfig(slots, tokenizer, writer, IMAGE_TEMPERATURE if image else None)
+    return SteveConfig(slots, tokenizer, transformer, IMAGE_TEMPERATURE if image else None)
 
 
 def from_shapes(shapes: Shapes) -> SteveConfig:
     """Configuration from the names and shapes of a state dict.
 
-    What no weight depends on is as published: 4 heads, no loss of pictures; and see `slot_encoder.from_shapes`.
+    What no weight depends on is as published: 4 heads, no loss of images; and see `slot_encoder.from_shapes`.
 
     Raises:
         UserError: the names are not those of this model, or its tokenizer is not among them.
@@ -142,12 +122,11 @@ def from_shapes(shapes: Shapes) -> SteveConfig:
         )
     slots = slot_encoder.from_shapes(shapes)
     tokenizer = replace(dvae.from_shapes(inside), resolution=slots.resolution)
-    return SteveConfig(slots, tokenizer, _writer_of(shapes))
+    return SteveConfig(slots, tokenizer, _transformer_of(shapes))
 
 
-@explained("These are not the weights of STEVE in SlotDiffusion's program", OTHER_FILE)
-def _writer_of(shapes: Shapes) -> CodeTransformerConfig:
-    """The transformer's numbers."""
-    hidden, size = shapes[f"{WRITER}tf_dec.blocks.0.ffn.0.weight"]
+@layouts.explained("These are not the weights of STEVE in SlotDiffusion's program", layouts.OTHER_FILE)
+def _transformer_of(shapes: Shapes) -> CodeTransformerConfig:
+    hidden, size = shapes[f"{TRANSFORMER}tf_dec.blocks.0.ffn.0.weight"]
     blocks = count(shapes, r"trans_decoder\.tf_dec\.blocks\.\d+\.ffn\.0\.weight")
     return CodeTransformerConfig(size=size, num_layers=blocks, mlp_size=hidden)

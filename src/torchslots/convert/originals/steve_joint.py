@@ -1,8 +1,7 @@
 """STEVE of its authors' PyTorch program: the `.pt` and `.pt.tar` files of its trainer.
 
-Beside the weights their state dict holds the causal mask of each block, the places of the encoder's cells, a position
-behind the last code that nothing is ever written at, and what stands before the first code apart from the codes'
-embeddings, which here are one table.
+Their state dict also holds the causal mask of each block, the coordinates of the encoder's cells and an unused position
+behind the last code. The embedding of the start token is apart from those of the codes; here they are one table.
 """
 
 import math
@@ -12,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from torchslots.convert.layouts import OTHER_FILE, Arrays, Shapes, WeightMap, bare, count, explained, within
+from torchslots.convert import layouts
+from torchslots.convert.layouts import Arrays, Shapes, WeightMap, bare, count, gaussian, within
 from torchslots.convert.originals import dvae
 from torchslots.convert.originals.slotdiffusion_encoder import pair
 from torchslots.convert.originals.steve import block
@@ -23,23 +23,20 @@ from torchslots.recipes.steve_joint import SteveJointConfig
 from torchslots.recipes.tokenizers import DvaeConfig
 
 ENCODER, DECODER, TOKENIZER = "steve_encoder.", "steve_decoder.", "dvae."
-"""Where the original keeps its parts."""
+"""Prefixes of the parts in the original's names."""
 _SAVI, _CNN = f"{ENCODER}savi", f"{ENCODER}cnn"
 _CODES, _FIRST, _TABLE = f"{DECODER}dict.dictionary.weight", f"{DECODER}bos", f"{DECODER}dict_and_bos"
-_PLACES, _WRITTEN = f"{ENCODER}pos.pe", f"{DECODER}pos.pe"
+_COORDINATES, _POSITIONS = f"{ENCODER}pos.pe", f"{DECODER}pos.pe"
 _GRID = [1, 0, 3, 2]
 """Their order of a cell's coordinates, (x, y, 1 - x, 1 - y), in ours."""
 
 
-# ----------------------------------------------------------------------------------------------- names
-
-
 def leaves(config: SteveJointConfig) -> list[WeightMap]:
-    """Every array that `joined` leaves."""
+    """Every array that `joined` returns."""
     return [
         *_frames(len(config.channels), "slot_encoder.encoder"),
         *_slots(config, "slot_encoder"),
-        *_writer(config, "decoder.writer"),
+        *_transformer(config, "decoder.writer"),
         *dvae.leaves(config.tokenizer, TOKENIZER, "decoder.tokenizer."),
     ]
 
@@ -62,10 +59,7 @@ def _frames(num_layers: int, name: str) -> Iterator[WeightMap]:
 
 
 def _slots(config: SteveJointConfig, name: str) -> Iterator[WeightMap]:
-    for theirs, ours in {"slot_mu": "mean", "slot_log_sigma": "log_sigma"}.items():
-        yield WeightMap(
-            f"{_SAVI}.{theirs}", f"{name}.initializer.{ours}", lambda a: a[0, 0], lambda a: a[None, None]
-        )
+    yield from gaussian(f"{_SAVI}.slot_mu", f"{_SAVI}.slot_log_sigma", f"{name}.initializer")
     corrector = f"{name}.corrector"
     for norm in ("norm_inputs", "norm_slots"):
         yield from pair(f"{_SAVI}.{norm}", f"{corrector}.{norm}")
@@ -92,10 +86,10 @@ def _predictor(num_layers: int, name: str) -> Iterator[WeightMap]:
     yield from pair(f"{path}.layer_norm", f"{name}.{num_layers}")
 
 
-def _writer(config: SteveJointConfig, name: str) -> Iterator[WeightMap]:
+def _transformer(config: SteveJointConfig, name: str) -> Iterator[WeightMap]:
     yield bare(f"{ENCODER}slot_proj.weight", f"{name}.project.weight")
     yield bare(_TABLE, f"{name}.embedding.weight")
-    yield WeightMap(_WRITTEN, f"{name}.position", lambda a: a[0], lambda a: a[None])
+    yield WeightMap(_POSITIONS, f"{name}.position", lambda a: a[0], lambda a: a[None])
     for i in range(config.transformer.num_layers):
         yield from block(f"{DECODER}tf.blocks.{i}", f"{name}.decoder.blocks.{i}")
     yield from pair(f"{DECODER}tf.layer_norm", f"{name}.decoder.norm")
@@ -103,10 +97,10 @@ def _writer(config: SteveJointConfig, name: str) -> Iterator[WeightMap]:
 
 
 def joined(params: Arrays, config: SteveJointConfig, where: str) -> Arrays:
-    """The arrays without what is no weight here, codes and what stands before the first in one table.
+    """The arrays without what is no weight here; embeddings of codes and start token in one table.
 
     Raises:
-        UserError: arrays that are missing, or a mask or places that are not those of this size.
+        UserError: arrays that are missing, or a mask or coordinates that are not those of this size.
     """
     for name, expected in _constants(config).items():
         found = params.get(name)
@@ -117,13 +111,13 @@ def joined(params: Arrays, config: SteveJointConfig, where: str) -> Arrays:
                 f"{where}: `{name}` {list(found.shape)} is not what this model has for frames of "
                 f"{config.resolution}. Give the original's arguments as JSON with --config."
             )
-    missing = [name for name in (_CODES, _FIRST, _WRITTEN) if name not in params]
+    missing = [name for name in (_CODES, _FIRST, _POSITIONS) if name not in params]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}. Give a whole checkpoint of STEVE.")
     left_out = {_CODES, _FIRST, *_constants(config), *_unused(config)}
-    kept = {name: array for name, array in params.items() if name not in left_out}
+    found = {name: array for name, array in params.items() if name not in left_out}
     table = np.concatenate([params[_CODES], params[_FIRST][0]])
-    return {**kept, _TABLE: table, _WRITTEN: params[_WRITTEN][:, :-1]}
+    return {**found, _TABLE: table, _POSITIONS: params[_POSITIONS][:, :-1]}
 
 
 def _constants(config: SteveJointConfig) -> Arrays:
@@ -131,12 +125,12 @@ def _constants(config: SteveJointConfig) -> Arrays:
     rows, columns = config.tokenizer.grid
     hidden = np.triu(np.ones((rows * columns, rows * columns), bool), 1)
     masks = {f"{DECODER}tf.blocks.{i}.self_attn_mask": hidden for i in range(config.transformer.num_layers)}
-    places = cell_grid(*config.token_grid()).permute(2, 0, 1)[None, _GRID]
-    return {_PLACES: places.numpy(), **masks}
+    coordinates = cell_grid(*config.token_grid()).permute(2, 0, 1)[None, _GRID]
+    return {_COORDINATES: coordinates.numpy(), **masks}
 
 
 def _unused(config: SteveJointConfig) -> list[str]:
-    """The perceptron of slot attention, which a single round never comes to."""
+    """The perceptron of slot attention, which a single round does not use."""
     if config.num_iterations > 1:
         return []
     return [
@@ -144,10 +138,9 @@ def _unused(config: SteveJointConfig) -> list[str]:
     ]
 
 
-# --------------------------------------------------------------------------------------------- configuration
-
-
-@explained("These are no arguments of STEVE's training", "Give all as JSON, by the names of the options.")
+@layouts.explained(
+    "These are no arguments of STEVE's training", "Give all as JSON, by the names of the options."
+)
 def from_reference(reference: Mapping[str, Any]) -> SteveJointConfig:
     """Configuration from the arguments of the original's training command by their names, such as `image_size`.
 
@@ -183,7 +176,7 @@ def from_reference(reference: Mapping[str, Any]) -> SteveJointConfig:
     )
 
 
-@explained("These are not the weights of STEVE as its authors train it", OTHER_FILE)
+@layouts.explained("These are not the weights of STEVE as its authors train it", layouts.OTHER_FILE)
 def from_shapes(shapes: Shapes) -> SteveJointConfig:
     """Configuration from the names and shapes of a state dict.
 
@@ -193,11 +186,10 @@ def from_shapes(shapes: Shapes) -> SteveJointConfig:
         UserError: the names are not those of this model.
     """
     vocabulary, size = shapes[_CODES]
-    side = 4 * math.isqrt(shapes[_WRITTEN][1] - 1)
-    numbers = SteveJointConfig(
-        tokenizer=replace(
-            dvae.from_shapes(within(shapes, TOKENIZER)), resolution=(side, side), temperature_steps=30_000.0
-        ),
+    side = 4 * math.isqrt(shapes[_POSITIONS][1] - 1)
+    tokenizer = replace(dvae.from_shapes(within(shapes, TOKENIZER)), vocabulary=vocabulary)
+    return SteveJointConfig(
+        tokenizer=replace(tokenizer, resolution=(side, side), temperature_steps=30_000.0),
         transformer=CodeTransformerConfig(
             size=size,
             num_layers=count(shapes, r"steve_decoder\.tf\.blocks\.\d+\.ffn\.0\.weight"),
@@ -213,4 +205,3 @@ def from_shapes(shapes: Shapes) -> SteveJointConfig:
         predictor_layers=count(shapes, r"steve_encoder\.savi\.predictor\.blocks\.\d+\.ffn\.0\.weight"),
         predictor_mlp=4 * shapes[f"{_SAVI}.slot_mu"][-1],
     )
-    return replace(numbers, tokenizer=replace(numbers.tokenizer, vocabulary=vocabulary))

@@ -4,20 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
-from torchslots.convert.layouts import (
-    OTHER_FILE,
-    RECONFIGURE,
-    Arrays,
-    Shapes,
-    WeightMap,
-    bare,
-    count,
-    explained,
-)
-from torchslots.io.errors import UserError
+from torchslots.convert import layouts
+from torchslots.convert.layouts import Arrays, Shapes, WeightMap, bare, count
 from torchslots.recipes.tokenizers import VqvaeConfig, build_vqvae
 
 _RENAMED = (
@@ -36,9 +26,19 @@ _RENAMED = (
     (r"(down|up)_(\d+)\.attentions\.", r"\1.\2.attn."),
     (r"(down|up)_(\d+)\.resnets\.", r"\1.\2.block."),
 )
-"""Our names to theirs, one change after the other."""
+"""Changes from our names to theirs, made in this order."""
 _PIXELWISE = re.compile(r"attentions\.\d+\.to_(q|k|v|out\.0)\.weight$")
 """1x1 convolutions there, linear layers here."""
+_USUAL = {
+    "in_channels": 3,
+    "out_ch": 3,
+    "double_z": False,
+    "resamp_with_conv": True,
+    "attn_type": "vanilla",
+    "tanh_out": False,
+    "use_linear_attn": False,
+    "give_pre_end": False,
+}
 
 
 def leaves(config: VqvaeConfig, path: str = "", name: str = "") -> list[WeightMap]:
@@ -53,32 +53,21 @@ def leaves(config: VqvaeConfig, path: str = "", name: str = "") -> list[WeightMa
 
 
 def _leaf(path: str, name: str, ours: str) -> WeightMap:
-    theirs = f"{path}{_their_name(ours)}"
+    theirs = ours
+    for pattern, replacement in _RENAMED:
+        theirs = re.sub(pattern, replacement, theirs)
+    theirs = f"{path}{theirs}"
     if _PIXELWISE.search(ours):
-        return WeightMap(theirs, f"{name}{ours}", _without_pixels, _with_pixels)
+        return WeightMap(theirs, f"{name}{ours}", lambda a: a[:, :, 0, 0], lambda a: a[:, :, None, None])
     return bare(theirs, f"{name}{ours}")
 
 
-def _their_name(ours: str) -> str:
-    for pattern, replacement in _RENAMED:
-        ours = re.sub(pattern, replacement, ours)
-    return ours
-
-
-def _without_pixels(kernel: np.ndarray) -> np.ndarray:
-    return kernel[:, :, 0, 0]
-
-
-def _with_pixels(matrix: np.ndarray) -> np.ndarray:
-    return matrix[:, :, None, None]
-
-
 def without_loss(params: Arrays) -> Arrays:
-    """The arrays but those of LPIPS, which the trainer saved along: public weights, its last layers even twice."""
+    """The arrays without those of LPIPS, whose public weights the trainer saves too."""
     return {name: array for name, array in params.items() if not name.startswith("loss.")}
 
 
-@explained("This is no configuration of a VQ-VAE", RECONFIGURE)
+@layouts.explained("This is no configuration of a VQ-VAE", layouts.RECONFIGURE)
 def from_reference(reference: Mapping[str, Any]) -> VqvaeConfig:
     """Configuration from the original's own configuration: `resolution`, `enc_dec_dict`, `vq_dict`.
 
@@ -87,7 +76,7 @@ def from_reference(reference: Mapping[str, Any]) -> VqvaeConfig:
     """
     network, codes = reference["enc_dec_dict"], reference["vq_dict"]
     height, width = reference["resolution"]
-    _refuse_strange(network)
+    layouts.refuse_unusual("A VQ-VAE", network, _USUAL)
     sides = [network["resolution"] >> level for level in range(len(network["ch_mult"]))]
     return VqvaeConfig(
         resolution=(height, width),
@@ -106,22 +95,7 @@ def from_reference(reference: Mapping[str, Any]) -> VqvaeConfig:
     )
 
 
-def _refuse_strange(network: Mapping[str, Any]) -> None:
-    """What latent diffusion's code could build and SlotDiffusion's configurations never ask for."""
-    usual = {
-        "in_channels": 3,
-        "out_ch": 3,
-        "double_z": False,
-        "resamp_with_conv": True,
-        "attn_type": "vanilla",
-    }
-    usual |= {"tanh_out": False, "use_linear_attn": False, "give_pre_end": False}
-    for name, value in usual.items():
-        if network.get(name, value) != value:
-            raise UserError(f"VQ-VAEs with `{name}` {network[name]} are not built here, only with {value}.")
-
-
-@explained("These are not the weights of a VQ-VAE of SlotDiffusion's program", OTHER_FILE)
+@layouts.explained("These are not the weights of a VQ-VAE of SlotDiffusion's program", layouts.OTHER_FILE)
 def from_shapes(shapes: Shapes) -> VqvaeConfig:
     """Configuration from the names and shapes of a state dict, for frames of 128x128, which no weight depends on.
 
