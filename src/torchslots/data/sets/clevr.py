@@ -16,13 +16,13 @@ import logging
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from torchslots.data.clips import Example, image_example
-from torchslots.data.find import folders, not_found
+from torchslots.data.find import check_split, folders, not_found
 from torchslots.data.formats.example import (
     MalformedExample,
     RawFeature,
@@ -59,24 +59,12 @@ _ORIGINAL = {"train": "train", "validation": "val", "test": "test"}
 
 
 class Objects(NamedTuple):
-    """What is in a image."""
+    """What is in an image."""
 
     positions: Float32[np.ndarray, "n 3"]
     """In the scene's units, -3 to 3."""
     labels: Mapping[str, Int64[np.ndarray, "n"]]
     """Numbers in `torchslots.data.objects.LABELS`."""
-
-
-class _Scenes(Protocol):
-    """Where images come from."""
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str: ...
-
-    def read(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Objects]: ...
-
-    def counts(self) -> Int64[np.ndarray, "N"]: ...
 
 
 class ClevrImages:
@@ -91,8 +79,7 @@ class ClevrImages:
         Raises:
             UserError: neither is there, or no such split.
         """
-        if split not in _SPLITS:
-            raise UserError(f"clevr has no split `{split}`. It has: {', '.join(_SPLITS)}.")
+        check_split("clevr", split, _SPLITS)
         stored, start, stop = _SPLITS[split]
         self._scenes = find_scenes(Path(root), stored)
         count = len(self._scenes)
@@ -118,20 +105,16 @@ class ClevrImages:
         rows = encode_objects(objects.positions, objects.labels, len(objects.positions))
         return image_example(video=image, properties=rows)
 
-    @cached_property
-    def _counts(self) -> Int64[np.ndarray, "N"]:
-        return self._scenes.counts()
-
     def num_objects(self, index: int) -> int:
         """Objects in the image; of a corrupt record 0."""
-        return int(self._counts[self._window[index]])
+        return int(self._scenes.counts[self._window[index]])
 
     def example(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Objects]:
-        """A image as published, without its fourth channel, and what is in it (nothing, in the test split)."""
+        """An image as published, without its fourth channel, and what is in it (nothing, in the test split)."""
         return self._scenes.read(self._window[index])
 
 
-def find_scenes(root: Path, split: str) -> _Scenes:
+def find_scenes(root: Path, split: str) -> "_TfdsScenes | _OriginalScenes":
     """A split's images below `root`; where both forms are there, TFDS'.
 
     Raises:
@@ -182,19 +165,17 @@ class _TfdsScenes:
         return len(self._records)
 
     def name(self, index: int) -> str:
-        file, number = self._records.place(index)
-        return f"{file.name}__{number}"
+        return self._records.name(index)
 
     def read(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Objects]:
-        file, number = self._records.place(index)
-        payload = self._records.read(index)
+        raw, (file, number) = self._records.scan(index), self._records.place(index)
+        _demand_features(raw, file, number)
         try:
-            raw = scan_example(payload)
-            _demand_features(raw, file, number)
             return _pixels(decode_bytes(raw["image"])[0]), _objects(raw)
         except (MalformedExample, ValueError, IndexError) as error:
             raise CorruptRecord(file, number, f"cannot be decoded: {error}") from error
 
+    @cached_property
     def counts(self) -> Int64[np.ndarray, "N"]:
         """Objects in each image, counted once for each file and stored. Corrupt records count as having none."""
         files = self._records.files
@@ -277,6 +258,7 @@ class _OriginalScenes:
         labels = {name: self._table["labels"][own, place] for place, name in enumerate(LABELS)}
         return image, Objects(self._table["positions"][own], labels)
 
+    @cached_property
     def counts(self) -> Int64[np.ndarray, "N"]:
         return self._table["counts"]
 
