@@ -39,8 +39,6 @@ from torchslots.io.cache import cached
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 
-__all__ = ["REFERENCE_CROP", "SAME_REGION_CROP", "ClevrImages", "Objects"]
-
 REFERENCE_CROP = (29, 64, 192, 192)
 """Top, left, height, width, as Slot Attention has it."""
 SAME_REGION_CROP = (39, 112, 256, 256)
@@ -59,7 +57,7 @@ _ORIGINAL = {"train": "train", "validation": "val", "test": "test"}
 
 
 class Objects(NamedTuple):
-    """What is in an image."""
+    """The objects of an image."""
 
     positions: Float32[np.ndarray, "n 3"]
     """In the scene's units, -3 to 3."""
@@ -269,12 +267,9 @@ def _read_scenes(file: Path) -> Mapping[str, np.ndarray]:
     try:
         for scene in _each_scene(file.read_text()):
             names.append(scene["image_filename"])
-            objects.append(
-                [
-                    (thing["3d_coords"], [LABELS[name].index(thing[name]) for name in LABELS])
-                    for thing in scene["objects"]
-                ]
-            )
+            places = [thing["3d_coords"] for thing in scene["objects"]]
+            labels = [[LABELS[name].index(thing[name]) for name in LABELS] for thing in scene["objects"]]
+            objects.append(list(zip(places, labels)))
         order = np.argsort(names)
         things = [thing for index in order for thing in objects[index]]
         return _scene_table(np.array(names)[order], [len(objects[index]) for index in order], things)

@@ -153,7 +153,7 @@ class FrameFolders:
         )
 
     def num_objects(self, index: int) -> None:
-        """Nothing tells."""
+        """Unknown."""
 
     def video(self, index: int) -> Video:
         """What lies in a video's folder.

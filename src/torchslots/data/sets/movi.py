@@ -16,8 +16,6 @@ from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.movi_schema import SIZES, MoviRecord, Ragged
 from torchslots.data.transforms import dense_boxes
 
-__all__ = ["MoviReader", "Ragged"]
-
 _NEEDS = {
     "video": ("video",),
     "segmentations": ("segmentations",),

@@ -34,8 +34,6 @@ from torchslots.data.formats.compressed import decode_one_byte_strings, decode_p
 from torchslots.data.formats.example import MalformedExample, RawFeature, decode_floats, scan_example
 from torchslots.io.errors import UserError
 
-__all__ = ["LAYOUTS", "Layout", "MultiObjectImages", "Part"]
-
 _LOG = logging.getLogger("torchslots.data")
 _VERSION = 1
 
@@ -162,12 +160,8 @@ class MultiObjectImages:
             return range(part.start, count if stop is None else min(stop, count))
         if part.start:
             _LOG.warning(
-                "%s holds only %d records, and `%s` begins behind the first %d: it is taken to be all of them, which "
-                "other splits share.",
-                self.records.path,
-                count,
-                self.split,
-                part.start,
+                f"{self.records.path} holds only {count} records, and `{self.split}` begins behind the first "
+                f"{part.start}: it is taken to be all of them, which other splits share."
             )
         return range(count if limit is None else min(limit, count))
 
@@ -221,13 +215,10 @@ def find_file(root: Path, file: str, name: str) -> Path:
 
 def recognise(folder: Path) -> str | None:
     """The set one of whose files lies in a folder; None: none of these."""
-    holding = (
-        name
-        for name, layout in LAYOUTS.items()
-        for part in layout.splits.values()
-        if (folder / part.file).is_file()
-    )
-    return next(holding, None)
+    for name, layout in LAYOUTS.items():
+        if any((folder / part.file).is_file() for part in layout.splits.values()):
+            return name
+    return None
 
 
 # One record
