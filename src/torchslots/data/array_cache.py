@@ -166,7 +166,7 @@ class RecordArrays:
 
 
 class _Conversion:
-    """Adds rows until there are enough."""
+    """Add rows to the arrays up to a number of records."""
 
     def __init__(self, path: Path, folder: Path, index: _Index, rows: Rows, what: str) -> None:
         self.path, self.folder, self.index, self.rows, self.what = path, folder, index, rows, what

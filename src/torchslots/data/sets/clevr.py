@@ -7,8 +7,8 @@ Splits: `train`, without the first 512 images, and `train_eval`, those 512, as i
 TFDS' order); `validation`; `test`, whose objects are not published; `train_full`. Where the training file holds no
 more than 512 images, `train` is all of them.
 
-Slot Attention cuts its images by numbers made for CLEVR with masks, 240 x 320 pixels, and applies them to these,
-which have 320 x 480: `REFERENCE_CROP` gives a region left of the centre. `SAME_REGION_CROP` is what was meant.
+Slot Attention crops these images of 320 x 480 pixels with the numbers for CLEVR with masks, 240 x 320:
+`REFERENCE_CROP`, a region left of the centre. `SAME_REGION_CROP` is the intended region.
 """
 
 import json
@@ -262,7 +262,7 @@ class _OriginalScenes:
 
 
 def _read_scenes(file: Path) -> Mapping[str, np.ndarray]:
-    """The list of scenes as arrays; the original's of 70,000 takes seconds to read, hence once."""
+    """The list of scenes as arrays."""
     names, objects = [], []
     try:
         for scene in _each_scene(file.read_text()):
@@ -278,7 +278,7 @@ def _read_scenes(file: Path) -> Mapping[str, np.ndarray]:
 
 
 def _each_scene(text: str) -> Iterator[dict[str, Any]]:
-    """One scene after the other: all at once would take ten times the room of the text."""
+    """Scenes one by one; all at once would take ten times the memory of the text."""
     decoder = json.JSONDecoder()
     position = text.index("[", text.index('"scenes"')) + 1
     while True:
