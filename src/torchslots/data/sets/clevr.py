@@ -118,17 +118,14 @@ def find_scenes(root: Path, split: str) -> "_TfdsScenes | _OriginalScenes":
     Raises:
         UserError: none is there.
     """
-    what = (
-        "CLEVR, neither TFDS' files (clevr-train.tfrecord-00000-of-<n>) nor the original's folders (images/train and "
-        "scenes)"
-    )
+    records, images = "clevr-train.tfrecord-00000-of-<n>", "images/train and scenes"
+    what = f"CLEVR, neither TFDS' files ({records}) nor the original's folders ({images})"
     below = list(folders(root, what))
     if not _is_original(root) and any(next(folder.glob("clevr-*.tfrecord*"), None) for folder in below):
         return _TfdsScenes(root, split)
     original = next(filter(_is_original, below), None)
     if original is None:
-        remedy = "Get them with `torchslots data download clevr`, or give another --root."
-        raise not_found(root, what, remedy)
+        raise not_found(root, what, "Get them with `torchslots data download clevr`, or give another --root.")
     return _OriginalScenes(original, split)
 
 
