@@ -14,7 +14,8 @@ from data.movi_files import copy_movi, flip_byte, shard
 from data.opened import movi_clips
 from torchslots.data.batch import ClipDataset
 from torchslots.data.config import DataConfig
-from torchslots.data.loader import CorruptRecord, eval_batches, train_batches
+from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
 from torchslots.models.types import Batch

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from torchslots.data.loader import CorruptRecord
+from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
 from torchslots.training import checkpoint, loop, validation

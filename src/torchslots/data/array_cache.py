@@ -9,10 +9,9 @@ the rest later. A data file of another size or time makes all of it void.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -167,7 +166,7 @@ class RecordArrays:
 
 
 class _Conversion:
-    """Adds rows until there are enough."""
+    """Add rows to the arrays up to a number of records."""
 
     def __init__(self, path: Path, folder: Path, index: _Index, rows: Rows, what: str) -> None:
         self.path, self.folder, self.index, self.rows, self.what = path, folder, index, rows, what
@@ -291,14 +290,14 @@ class PackedShards:
         self.shards = [RecordArrays(path, rows, layout, "images") for path in shards]
         for number, shard in enumerate(self.shards):
             shard.ensure(None if limit is None else -(-max(0, limit - number) // len(shards)))
-        self.limit = limit
-
-    @cached_property
-    def _places(self) -> np.ndarray:
-        """(shard, row) of each row, in the order in which they were dealt."""
         turns = [np.stack([np.full(len(s), k), np.arange(len(s))], 1) for k, s in enumerate(self.shards)]
         places = np.concatenate(turns)
-        return places[np.lexsort((places[:, 0], places[:, 1]))][: self.limit]
+        self._places = places[np.lexsort((places[:, 0], places[:, 1]))][:limit]
+        """(shard, row in it) of each row."""
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> None:
+        """Leave only these rows, in this order."""
+        self._places = self._places[rows]
 
     def __len__(self) -> int:
         return len(self._places)

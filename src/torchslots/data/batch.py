@@ -7,7 +7,7 @@
 | `boxes` | [B, T, n, 4] | float32 | (ymin, xmin, ymax, xmax) in [0, 1], zeros where absent |
 | `flow` | [B, T, 3, H, W] | float32 | optical flow as an RGB image, [0, 1] |
 | `depth` | [B, T, 1, H, W] | float32 | transformed distance to the camera |
-| `properties` | [B, T, n, P] | float32 | numbers of each object, zeros for none (`torchslots.data.objects`), [0, 1] |
+| `properties` | [B, T, n, P] | float32 | of each object (`torchslots.data.objects`) in [0, 1], zeros for none |
 | `padding_mask` | [B, T, H, W] | bool | False on frames or pixels that are padding |
 | `name` | list of B strings | | where the example comes from |
 
@@ -24,24 +24,16 @@ from torch import Tensor
 from torchslots.io.errors import UserError
 from torchslots.models.types import Batch
 
-_DTYPES = {
-    "video": torch.float32,
-    "segmentations": torch.int32,
-    "boxes": torch.float32,
-    "flow": torch.float32,
-    "depth": torch.float32,
-    "properties": torch.float32,
-    "padding_mask": torch.bool,
+_KINDS = {
+    "video": (torch.float32, 4),
+    "segmentations": (torch.int32, 3),
+    "boxes": (torch.float32, 3),
+    "flow": (torch.float32, 4),
+    "depth": (torch.float32, 4),
+    "properties": (torch.float32, 3),
+    "padding_mask": (torch.bool, 3),
 }
-_RANKS = {
-    "video": 4,
-    "segmentations": 3,
-    "boxes": 3,
-    "flow": 4,
-    "depth": 4,
-    "properties": 3,
-    "padding_mask": 3,
-}
+"""dtype and number of dimensions of each key of a sample."""
 
 
 @runtime_checkable
@@ -102,18 +94,16 @@ def cut_clips(batch: Batch, frames: int) -> Batch:
 
 
 def check_sample(sample: Batch, where: str) -> Batch:
-    """Hold a sample to the contract above and return it unchanged.
+    """Check a sample against the contract above and return it unchanged.
 
     Raises:
         UserError: a wrong dtype or rank, naming `where` the sample comes from.
     """
-    for key, dtype in _DTYPES.items():
+    for key, (dtype, rank) in _KINDS.items():
         value = sample.get(key)
-        if value is None:
-            continue
-        if value.dtype != dtype or value.ndim != _RANKS[key]:
+        if value is not None and (value.dtype, value.ndim) != (dtype, rank):
             raise UserError(
-                f"{where}: `{key}` should be {dtype} with {_RANKS[key]} dimensions, got {value.dtype} in "
+                f"{where}: `{key}` should be {dtype} with {rank} dimensions, got {value.dtype} in "
                 f"{list(value.shape)}. See torchslots/data/batch.py for what a data set must return."
             )
     return sample

@@ -1,4 +1,4 @@
-"""THE place to add a data set: one row with what it is, where it lies, and the function that opens it.
+"""The place to add a data set: one row with a description, its source, and the function that opens it.
 
 Nothing heavy is imported before a data set is opened: `torchslots data list` answers without torch.
 """
@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchslots.data.sets import opener
 from torchslots.io.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,10 +27,7 @@ FindSplits = Callable[[Path, str], Sequence[str]]
 _KUBRIC_LICENCE = "generator: Apache-2.0; the publisher states no licence for the files"
 _FRAMES_DRIVE = "https://drive.google.com/drive/folders/1R-2M4V1MeFu5Ycig1ofynbxxmLKc3wgM"
 _SIM_LICENCE = "generated on your machine: yours"
-_MOVI_SIZE = (
-    "of the order of MOVi-A's 60 GB at 128 pixels",
-    "about 60 GB at 128 pixels, 240 GB at 256",
-)
+_MOVI_SIZE = ("of the order of MOVi-A's 60 GB at 128 pixels", "about 60 GB at 128 pixels, 240 GB at 256")
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Remote:
 
     @property
     def address(self) -> str:
-        """Where a browser finds it, for people."""
+        """Where a browser finds it."""
         return f"https://storage.googleapis.com/{self.bucket}/{self.prefix}"
 
     def __str__(self) -> str:
@@ -114,101 +112,16 @@ def open_dataset(name: str, root: Path, split: str, config: DataConfig, train: b
 
     found, root, config = entry(name), Path(root), replace(config, dataset=name)
     if not root.exists():
-        raise UserError(f"{root} does not exist. {_how_to_get(name, found)}")
+        remedy = found.get or "Check the path."
+        if found.remote:
+            remedy = f"Get it with `torchslots data download {name}`."
+        raise UserError(f"{root} does not exist. {remedy}")
     return Clips(found.open(root, split, config), split, config, train)
-
-
-def _how_to_get(name: str, found: DatasetEntry) -> str:
-    return (
-        f"Get it with `torchslots data download {name}`." if found.remote else found.get or "Check the path."
-    )
-
-
-# How each set is opened; modules are imported when one is
-
-
-def _open_movi(root: Path, split: str, config: DataConfig) -> Source:
-    from torchslots.data.sets.movi import MoviReader
-
-    return MoviReader(root, config.dataset, split, config.resolution)
-
-
-def _movi_splits(root: Path, name: str) -> Sequence[str]:
-    from torchslots.data.sets.movi import splits
-
-    return splits(root, name)
-
-
-def _open_frames(root: Path, split: str, config: DataConfig) -> Source:
-    from torchslots.data.sets.frame_folders import FrameFolders
-
-    return FrameFolders(root, split, config)
-
-
-def _frames_splits(root: Path, name: str) -> Sequence[str]:
-    from torchslots.data.sets.frame_folders import splits
-
-    return splits(root, name)
-
-
-def _open_own_files(root: Path, split: str, config: DataConfig) -> Source:
-    from torchslots.data.sets.own_files import OwnFiles
-
-    return OwnFiles(root, split, config)
-
-
-def _own_splits(root: Path, name: str) -> Sequence[str]:
-    from torchslots.data.sets.own_files import existing_splits
-
-    return existing_splits(root) or ("all",)
-
-
-def _open_prepared(root: Path, split: str, config: DataConfig) -> Source:
-    from torchslots.data.sets.prepared import PreparedArrays
-
-    return PreparedArrays(root, split, config)
-
-
-def _prepared_splits(root: Path, name: str) -> Sequence[str]:
-    from torchslots.data.sets.prepared import splits
-
-    return splits(root)
-
-
-def _open_multi_object(layout: str, root: Path, split: str, config: DataConfig) -> Source:
-    from torchslots.data.sets.multi_object import LAYOUTS, MultiObjectImages
-
-    return MultiObjectImages(root, LAYOUTS[layout], split, config.num_records)
-
-
-def _open_clevr(root: Path, split: str, config: DataConfig) -> Source:
-    from torchslots.data.sets.clevr import ClevrImages
-
-    return ClevrImages(root, split)
-
-
-def _open_multishapenet(root: Path, split: str, config: DataConfig) -> Source:
-    from torchslots.data.sets.multishapenet import MultiShapeNetImages
-
-    return MultiShapeNetImages(root, split)
-
-
-def _open_clevrtex(root: Path, split: str, config: DataConfig) -> Source:
-    from torchslots.data.sets.clevrtex import find_clevrtex
-
-    return find_clevrtex(root, split, config.num_records)
-
-
-def _open_waymo(root: Path, split: str, config: DataConfig) -> Source:
-    from torchslots.data.sets.waymo import WaymoImages
-
-    return WaymoImages(root, split, config.num_records)
 
 
 # The rows
 
 _CLEVRTEX_VARIANTS = ("full", "outd", "camo", "pbg", "vbg", "grassbg")
-
 _PARTS = ("train", "validation", "train_full", "validation_full", "test_full", "all")
 
 
@@ -218,7 +131,7 @@ def _multi_object(
     """A set of Multi-Object Datasets; `tests` are splits in files of their own."""
     trained = f"{name}.tfrecords" if folder else f"{name}_train.tfrecords"
     return DatasetEntry(
-        open=partial(_open_multi_object, name),
+        open=partial(opener.multi_object, name),
         description=description,
         licence="repository: Apache-2.0; the publisher states no other licence for the files",
         splits=(*_PARTS, *tests),
@@ -240,8 +153,8 @@ def _movi(
     letter: str, description: str, *, test: bool, resolutions: tuple[int, ...] = (128, 256)
 ) -> DatasetEntry:
     return DatasetEntry(
-        open=_open_movi,
-        find_splits=_movi_splits,
+        open=opener.movi,
+        find_splits=opener.movi_splits,
         description=description,
         licence=_KUBRIC_LICENCE,
         splits=("train", "validation", *(("test",) if test else ())),
@@ -254,8 +167,8 @@ def _movi(
 
 def _movi_frames(name: str, title: str, description: str) -> DatasetEntry:
     return DatasetEntry(
-        open=_open_frames,
-        find_splits=_frames_splits,
+        open=opener.frames,
+        find_splits=opener.frames_splits,
         description=f"{title}: {description}, one folder of PNG files for each video",
         licence="none known here: see where its makers, the authors of STEVE, publish it",
         splits=("train", "validation", "test"),
@@ -269,8 +182,8 @@ def _movi_frames(name: str, title: str, description: str) -> DatasetEntry:
 def _converted_movi(letter: str) -> DatasetEntry:
     title = f"MOVi-{letter.upper()}"
     return DatasetEntry(
-        open=_open_frames,
-        find_splits=_frames_splits,
+        open=opener.frames,
+        find_splits=opener.frames_splits,
         description=f"{title} as SlotDiffusion's script converts it: JPEG frames (with loss) and PNG masks",
         licence=_KUBRIC_LICENCE,
         splits=("train", "validation", "test"),
@@ -282,8 +195,8 @@ def _converted_movi(letter: str) -> DatasetEntry:
 
 def _sim(name: str, description: str) -> DatasetEntry:
     return DatasetEntry(
-        open=_open_movi,
-        find_splits=_movi_splits,
+        open=opener.movi,
+        find_splits=opener.movi_splits,
         description=description,
         licence=_SIM_LICENCE,
         splits=("train", "validation"),
@@ -309,7 +222,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "sim_c": _sim("sim_c", "Generated here: textured objects and floor, in the manner of MOVi-C"),
     "sim_e": _sim("sim_e", "Generated here: as sim_a with a camera that moves, in the manner of MOVi-E"),
     "clevr": DatasetEntry(
-        open=_open_clevr,
+        open=opener.clevr,
         description="CLEVR: 3 to 10 plain solids on a grey floor, with their properties and without masks",
         licence="CC BY 4.0",
         splits=("train", "train_eval", "validation", "test", "train_full"),
@@ -340,7 +253,7 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "multi_dsprites_binarized": _sprites("binarized", "Multi-dSprites: up to 3 white sprites on black"),
     "multishapenet_easy": DatasetEntry(
-        open=_open_multishapenet,
+        open=opener.multishapenet,
         description="MultiShapeNet-Easy: a few ShapeNet objects on a plain floor, every camera an image",
         licence=_KUBRIC_LICENCE,
         splits=("train", "validation"),
@@ -348,7 +261,7 @@ DATASETS: dict[str, DatasetEntry] = {
         get="Copy gs://kubric-public/tfds/msn_easy_frames below the data folder, such as with `gcloud storage cp -r`.",
     ),
     "clevrtex": DatasetEntry(
-        open=_open_clevrtex,
+        open=opener.clevrtex,
         description="CLEVRTex: 3 to 10 textured solids on textured floors, and five variants to test on",
         licence="the publisher's terms: www.robots.ox.ac.uk/~vgg/data/clevrtex",
         splits=("train", "validation", "test", *_CLEVRTEX_VARIANTS),
@@ -363,7 +276,7 @@ DATASETS: dict[str, DatasetEntry] = {
         ),
     ),
     "waymo_open": DatasetEntry(
-        open=_open_waymo,
+        open=opener.waymo,
         description="Waymo Open: front camera images of streets, with ids of objects for validation",
         licence="Waymo Dataset License Agreement for Non-Commercial Use, to be accepted at waymo.com/open",
         splits=("train", "validation", "validation_full"),
@@ -372,16 +285,16 @@ DATASETS: dict[str, DatasetEntry] = {
         "`torchslots data prepare-waymo`.",
     ),
     "folder": DatasetEntry(
-        open=_open_own_files,
-        find_splits=_own_splits,
+        open=opener.own_files,
+        find_splits=opener.own_splits,
         description="Your own images or videos in a folder, with or without masks",
         licence="yours",
         splits=("train", "validation"),
         size="whatever the folder holds",
     ),
     "prepared": DatasetEntry(
-        open=_open_prepared,
-        find_splits=_prepared_splits,
+        open=opener.prepared,
+        find_splits=opener.prepared_splits,
         description="Any data set after `torchslots data prepare`: ready-made arrays, fastest to read",
         licence="that of the data set it was made from",
         splits=("train", "validation", "test"),

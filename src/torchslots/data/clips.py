@@ -1,7 +1,7 @@
 """Clips of a data set: which examples, which frames, and how stored arrays become samples of the batch contract.
 
-A data set is a `Source`: what is stored of one split. `Clips` does the rest alike for all of them: it leaves out
-examples, takes windows, crops, resizes, pads and numbers objects anew.
+A data set is a `Source`: the stored arrays of one split. `Clips` selects examples, takes windows, crops, resizes, pads
+and renumbers objects, for all of them alike.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -19,7 +19,7 @@ from torchslots.io.progress import progress
 
 _CHANNELS_LAST = ("video", "flow", "depth")
 _SHOWN = 100
-"""Examples between two moves of the progress bar, which takes longer than to look a number up."""
+"""Examples between two updates of the progress bar."""
 
 Finish = Callable[[Sample, DataConfig, int, np.random.Generator | None], Sample]
 """(clip as stored, config, frames of the result, rng) -> sample of the batch contract without its name."""
@@ -37,10 +37,8 @@ def clip_window(
         return 0, config.num_frames
     if rng is None:
         return 0, num_frames
-    start = {"end_to_end": transforms.strided_window_start, "anywhere": transforms.window_start}[
-        config.windows
-    ]
-    return start(num_frames, config.num_frames, rng), config.num_frames
+    starts = {"end_to_end": transforms.strided_window_start, "anywhere": transforms.window_start}
+    return starts[config.windows](num_frames, config.num_frames, rng), config.num_frames
 
 
 def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None) -> Sample:
@@ -91,7 +89,7 @@ def image_example(**arrays: np.ndarray | None) -> Example:
 
 
 class Source(Protocol):
-    """What is stored of one split of a data set, before windows, crops and sizes."""
+    """The stored arrays of one split of a data set, before windows, crops and sizes."""
 
     @property
     def title(self) -> str:
@@ -127,7 +125,7 @@ class Source(Protocol):
         ...
 
     def num_objects(self, index: int) -> int | None:
-        """Objects in an example; None: nothing tells, short of counting the ids of its masks.
+        """Objects in an example; None: unknown without counting the ids of its masks.
 
         Raises:
             CorruptRecord: they cannot be read.
@@ -184,11 +182,9 @@ class Clips:
     def _read(self, example: Example, start: int, stop: int) -> Sample:
         """Frames as tensors, channels first, with as many rows of objects as the recipe has."""
         stored = _tensors(example.read(start, stop))
-        sample = {
-            key: value for key, value in stored.items() if key.removesuffix("_range") in self.config.keys
-        }
-        rows = self.config.max_instances
-        if "boxes" in self.config.keys and "boxes" not in stored and "segmentations" in stored:
+        keys, rows = self.config.keys, self.config.max_instances
+        sample = {key: value for key, value in stored.items() if key.removesuffix("_range") in keys}
+        if "boxes" in keys and "boxes" not in stored and "segmentations" in stored:
             sample["boxes"] = transforms.mask_boxes(stored["segmentations"], rows)
         for key in ("boxes", "properties"):
             if key in sample:

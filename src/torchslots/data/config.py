@@ -1,4 +1,4 @@
-"""What a recipe asks of its data, as frozen numbers. Nothing heavy is imported here."""
+"""The data settings of a recipe. Nothing heavy is imported here."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What a recipe asks of its data, in the order of the preprocessing."""
+    """The data settings of a recipe: what to load, and how to preprocess it."""
 
     dataset: str = "movi_a"
     """Name in `torchslots data list`."""

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 
 from torchslots.data import catalog
+from torchslots.data.batch import ClipDataset
 from torchslots.data.config import DataConfig
-from torchslots.data.loader import ClipDataset
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError, nearest
 

@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -65,6 +65,12 @@ def not_found(root: Path, what: str, remedy: str, depth: int = DEPTH) -> UserErr
     )
 
 
+def check_split(where: object, split: str, known: Collection[str]) -> None:
+    """Raise a `UserError` where a data set has no such split; the message names those that it has."""
+    if split not in known:
+        raise UserError(f"{where} has no split `{split}`. It has: {', '.join(known) or 'none'}.")
+
+
 def names(folder: Path) -> list[str]:
     """What lies in a folder.
 
@@ -86,12 +92,8 @@ def _listing(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
 
 def _subfolders(folder: Path) -> list[Path]:
     with _listing(folder) as entries:
-        below = [
-            entry.name
-            for entry in entries
-            if entry.name[0] != "." and not entry.name.isdecimal() and entry.is_dir()
-        ]
-    return [folder / name for name in sorted(below)]
+        plain = (entry for entry in entries if entry.name[0] != "." and not entry.name.isdecimal())
+        return [folder / name for name in sorted(entry.name for entry in plain if entry.is_dir())]
 
 
 def _held(root: Path, depth: int) -> list[str]:

@@ -17,6 +17,7 @@ from PIL import Image
 from torchslots.data.catalog import DATASETS, DatasetEntry, entry
 from torchslots.data.clips import Source
 from torchslots.data.config import DataConfig
+from torchslots.data.find import check_split
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.recognise import recognise
 from torchslots.io.draw import colorize, contact_sheet
@@ -165,9 +166,10 @@ def _wanted(name: str, place: Path, split: str | None) -> Sequence[str]:
     row = _row(name)
     own = [split for split in row.splits if split != "all" and not split.endswith("_full")]
     splits = own if row.find_splits is None else row.find_splits(place, name)
-    if split is not None and split not in splits:
-        raise UserError(f"{place} has no split `{split}`. It has: {', '.join(splits) or 'none'}.")
-    return splits if split is None else [split]
+    if split is None:
+        return splits
+    check_split(place, split, splits)
+    return [split]
 
 
 def _open(name: str, place: Path, split: str) -> Source:

@@ -1,11 +1,12 @@
-"""From a data set to batches: in an order fixed by the seed, over any number of processes and workers.
+"""Batches of a data set, in an order fixed by the seed, over any number of processes and workers.
 
-The order of training is one endless stream of items: epoch after epoch, each a permutation sampled from (seed,
-epoch). Global batch s is items [s * batch_size, (s + 1) * batch_size) of that stream, and what is sampled for
-an item (its window, its crop) follows from (seed, its position in the stream) alone. Hence a run goes on
-after an interruption where it stopped, and any number of processes sees together what one would see.
+Training reads one endless stream of items: epoch after epoch, each a permutation sampled from (seed, epoch). Global
+batch s is items [s * batch_size, (s + 1) * batch_size) of that stream. What is sampled for an item (its window, its
+crop) follows from (seed, its position in the stream) alone. So an interrupted run resumes where it stopped, and any
+number of processes reads together what one process would read.
 """
 
+import itertools
 import logging
 import signal
 import sys
@@ -23,8 +24,6 @@ from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
 from torchslots.models.types import Batch
-
-__all__ = ["CorruptRecord", "eval_batches", "number_read", "train_batches"]
 
 _LOG = logging.getLogger("torchslots.data")
 _ORDER, _SAMPLES, _REPLACEMENT = 0, 1, 2
@@ -116,8 +115,7 @@ def _train_items(
 ) -> Iterator[list[Item]]:
     share = batch_size // world_size
     epoch, order = -1, np.zeros(0, np.int64)
-    step = start_step
-    while True:
+    for step in itertools.count(start_step):
         items = []
         for position in range(step * batch_size + rank * share, step * batch_size + (rank + 1) * share):
             if position // size != epoch:
@@ -125,13 +123,10 @@ def _train_items(
                 order = np.random.default_rng((seed, _ORDER, epoch)).permutation(size)
             items.append(Item(int(order[position % size]), position))
         yield items
-        step += 1
 
 
 class _Loaded(NamedTuple):
-    """What comes back for one batch. Errors travel as values, so that they arrive whole and without a
-    traceback.
-    """
+    """One batch from a loading process. Errors travel as values, so that they arrive whole, without a traceback."""
 
     batch: Batch | None
     skipped: list[CorruptRecord]
@@ -194,9 +189,7 @@ def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: 
     with warnings.catch_warnings():
         # More workers than cores, and forking where threads exist: harmless, workers run no parallel code.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
-        warnings.filterwarnings(
-            "ignore", message="This process .* is multi-threaded", category=DeprecationWarning
-        )
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         loader = DataLoader(
             reader,
             batch_size=None,
@@ -224,15 +217,15 @@ def _unchanged(loaded: _Loaded) -> _Loaded:
 
 
 def _start_worker(_: int) -> None:
-    """Ctrl-C is for the parent, which ends its workers; one thread each, for there are many of them."""
+    """Leave Ctrl-C to the parent, which ends its workers; use one thread each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _report_unless_parting
+    sys.excepthook = _report_unless_disconnected
     torch.set_num_threads(1)
 
 
-def _report_unless_parting(
+def _report_unless_disconnected(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """A parent that stops in the middle of taking over a tensor breaks the connection: nothing to tell of."""
+    """No traceback where the parent has stopped while it took over a tensor, which breaks the connection."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)

@@ -1,4 +1,4 @@
-"""What the 19 numbers of an object mean (Locatello et al. 2020, section 4.2; CLEVR).
+"""The 19 properties of a CLEVR object as a vector (Locatello et al. 2020, section 4.2).
 
 Coordinates x, y, z, mapped from [-3, 3] to [0, 1]; one-hot size, material, shape and colour; 1 for an object, 0 for
 padding, whose other numbers are zero too. The order of the labels is that of TFDS `clevr`, which is neither
@@ -32,7 +32,7 @@ def _places() -> dict[str, slice]:
 
 
 ATTRIBUTES = _places()
-"""Where each attribute's one-hot numbers lie."""
+"""Where each attribute's one-hot vector lies."""
 
 
 class ObjectProperties(NamedTuple):
@@ -51,7 +51,7 @@ class ObjectProperties(NamedTuple):
 
 
 def decode_object(numbers: NDArray[np.floating]) -> ObjectProperties:
-    """The 19 numbers of one object, true or predicted, in words."""
+    """The vector of one object, true or predicted, as words."""
     x, y, z = ((float(value) - 0.5) * SCENE_SIZE for value in numbers[:3])
     labels = {name: LABELS[name][int(numbers[place].argmax())] for name, place in ATTRIBUTES.items()}
     return ObjectProperties((x, y, z), **labels, confidence=float(numbers[-1]))

@@ -1,8 +1,8 @@
-"""Cache a data set as a recipe needs it: ready-made arrays that are mapped into memory, not decoded.
+"""Cache a data set as a recipe needs it: preprocessed arrays that are mapped into memory, not decoded.
 
-`prepare` writes whole videos, already resized, with flow as an image and depth as the target, in the
-narrowest type that gives back the same numbers to the last bit. Recipes with random crops keep the frames as
-they are stored. `sets/prepared.py` then gives the very samples that the data set itself would.
+`prepare` writes whole videos, already resized, with flow as an image and depth as the target, in the narrowest type
+that is exact to the last bit. For recipes with random crops the frames stay as stored. Samples that `sets/prepared.py`
+reads equal those of the data set itself.
 
 ```
 out/train/meta.json          what was asked for, how many videos
@@ -118,23 +118,21 @@ def _begin(folder: Path, wanted: dict[str, Any]) -> None:
         _write_json(meta, {"made_for": wanted, "complete": False})
         return
     made = read_json(meta)["made_for"]
-    different = [field for field in wanted if made.get(field) != wanted[field]]
-    if different:
-        field = different[0]
-        raise UserError(
-            f"{folder} was prepared with `{field}` = {made.get(field)!r}, now it is {wanted[field]!r}. "
-            "Choose another folder with --out, or remove this one."
-        )
+    for field, value in wanted.items():
+        if made.get(field) != value:
+            raise UserError(
+                f"{folder} was prepared with `{field}` = {made.get(field)!r}, now it is {value!r}. "
+                "Choose another folder with --out, or remove this one."
+            )
 
 
 def _end(folder: Path, made_for: dict[str, Any], num_shards: int) -> Prepared:
     entries = [read_json(shard_folder(folder, shard) / "index.json") for shard in range(num_shards)]
     left_out = [message for entry in entries for message in entry["left_out"]]
-    num_videos = sum(len(entry["names"]) for entry in entries)
-    shards = [len(entry["names"]) for entry in entries]
-    _write_json(folder / "meta.json", {"made_for": made_for, "complete": True, "videos_in_shards": shards})
+    counts = [len(entry["names"]) for entry in entries]
+    _write_json(folder / "meta.json", {"made_for": made_for, "complete": True, "videos_in_shards": counts})
     num_bytes = sum(file.stat().st_size for file in folder.glob("*/*.npy"))
-    return Prepared(folder, num_videos, left_out, num_bytes)
+    return Prepared(folder, sum(counts), left_out, num_bytes)
 
 
 def _write_shard(dataset: Clips, skip_corrupt: bool, place: Path, indices: range) -> int:

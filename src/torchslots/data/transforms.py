@@ -1,9 +1,8 @@
 """Clip sampling, cropping, resizing, flow and depth decoding: functions from one sample to one sample.
 
-The operations and their conventions are SAVi's (supplement, and its released input pipeline). While a sample
-is on its way, `video` may still be uint8 in 0..255 (it becomes float in [0, 1] when it is resized, or at the
-end by `video_to_float`), and `flow` is [T, 2, H, W] in pixels, row first, until `flow_to_rgb`. Random
-operations take what was sampled (`start`, `Crop`), so that sampling and doing can be tested apart.
+The operations follow SAVi (supplement, and its released input pipeline). Until `video_to_float`, or a resize, `video`
+may be uint8 in 0..255; until `flow_to_rgb`, `flow` is [T, 2, H, W] in pixels, row first. Random operations take what
+was sampled (`start`, `Crop`) as an argument.
 """
 
 import math
@@ -61,9 +60,7 @@ def fit_length(values: Tensor, dim: int, length: int) -> Tensor:
 
 
 def take_window(sample: Sample, start: int, length: int) -> Sample:
-    """`length` frames from `start`; where the video ends earlier the rest is zero and its `padding_mask`
-    False.
-    """
+    """`length` frames from `start`; beyond the video's end they are zero and their `padding_mask` False."""
     return _map(sample, _IN_TIME, lambda value: fit_length(value[start:], 0, length))
 
 
@@ -74,13 +71,11 @@ def crop(sample: Sample, area: Crop, min_box_area: float = 0.0) -> Sample:
     """Cut all frames to one rectangle; boxes follow.
 
     Args:
-        min_box_area: A box is dropped when its area, as a part of the cut frame, is less than this many times
-            what
-            it was as a part of the whole one (SAVi's `relative_box_area_threshold`).
+        min_box_area: A box is dropped when its share of the cut frame is less than this times its share of the whole
+            one (SAVi's `relative_box_area_threshold`).
     """
     height, width = frame_size(sample)
-    rows = slice(area.top, area.top + area.height)
-    columns = slice(area.left, area.left + area.width)
+    rows, columns = slice(area.top, area.top + area.height), slice(area.left, area.left + area.width)
     cut = _map(sample, _SPATIAL, lambda value: value[..., rows, columns])
     return _map(cut, ("boxes",), lambda boxes: crop_boxes(boxes, area, height, width, min_box_area))
 
@@ -116,8 +111,7 @@ def sample_crop(height: int, width: int, min_object_covered: float, rng: np.rand
 
 def _sample_rectangle(height: int, width: int, aspect: float, rng: np.random.Generator) -> Crop | None:
     smallest, largest = 0.08 * height * width, 1.0 * height * width
-    low = round(math.sqrt(smallest / aspect))
-    high = round(math.sqrt(largest / aspect))
+    low, high = round(math.sqrt(smallest / aspect)), round(math.sqrt(largest / aspect))
     if round(high * aspect) > width:
         high = int((width + 0.5 - 1e-7) / aspect)
         high -= round(high * aspect) > width
@@ -141,9 +135,7 @@ def random_resized_crop(
 
 
 def small_size(height: int, width: int, size: int, max_size: int | None = None) -> tuple[int, int]:
-    """Height and width when the shorter side becomes `size`, or less where the longer one would pass
-    `max_size`.
-    """
+    """Height and width when the shorter side becomes `size`, or less where the longer one would pass `max_size`."""
     if max_size is not None and max(height, width) / min(height, width) * size > max_size:
         size = int(max_size * min(height, width) / max(height, width))
     ratio = np.float32(size) / np.float32(min(height, width))
@@ -172,9 +164,7 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
 def resize_nearest(
     values: Shaped[Tensor, "*lead H W"], height: int, width: int
 ) -> Shaped[Tensor, "*lead h w"]:
-    """The last two dimensions resized by taking the pixel under each new pixel's centre (torch's nearest-
-    exact).
-    """
+    """The last two dimensions resized to the pixel under each new pixel's centre (torch's `nearest-exact`)."""
     rows, columns = _nearest(values.shape[-2], height), _nearest(values.shape[-1], width)
     return values[..., rows[:, None], columns]
 
@@ -187,9 +177,7 @@ def _nearest(size: int, new_size: int) -> Integer[Tensor, "new_size"]:
 
 
 def _resize_bilinear(values: Shaped[Tensor, "T C H W"], height: int, width: int) -> Float[Tensor, "T C h w"]:
-    """uint8 becomes float in [0, 1], after resizing: exact for whole-number ratios, so nothing is lost on the
-    way.
-    """
+    """Bilinear; uint8 becomes float in [0, 1] after resizing, which is exact for whole-number ratios."""
     resized = F.interpolate(values.float(), (height, width), mode="bilinear", antialias=False)
     return resized * (1 / 255) if values.dtype == torch.uint8 else resized
 
@@ -198,10 +186,11 @@ def _resize_bilinear(values: Shaped[Tensor, "T C H W"], height: int, width: int)
 
 
 def video_to_float(sample: Sample) -> Sample:
-    """`video` as float32 in [0, 1]; nothing happens when it is already."""
-    return _map(
-        sample, ("video",), lambda video: video.float() * (1 / 255) if video.dtype == torch.uint8 else video
-    )
+    """uint8 `video` as float32 in [0, 1]."""
+    video = sample.get("video")
+    if video is None or video.dtype != torch.uint8:
+        return sample
+    return {**sample, "video": video.float() * (1 / 255)}
 
 
 def decode_range(
@@ -226,10 +215,8 @@ def flow_image(flow: Float[Tensor, "T 2 H W"]) -> UInt8[Tensor, "T 3 H W"]:
     hue = (torch.atan2(column, row) / math.pi + 1) / 2
     diagonal = math.sqrt(flow.shape[-2] ** 2 + flow.shape[-1] ** 2)
     saturation = (torch.sqrt(row**2 + column**2) * 50 / diagonal).clamp(0, 1)
-    wheel = torch.stack([(6 * hue - 3).abs() - 1, 2 - (6 * hue - 2).abs(), 2 - (6 * hue - 4).abs()], 1).clamp(
-        0, 1
-    )
-    image = 1 - saturation[:, None] + saturation[:, None] * wheel
+    wheel = torch.stack([(6 * hue - 3).abs() - 1, 2 - (6 * hue - 2).abs(), 2 - (6 * hue - 4).abs()], 1)
+    image = 1 - saturation[:, None] + saturation[:, None] * wheel.clamp(0, 1)
     return (image * 255.5).floor().to(torch.uint8)
 
 
@@ -253,14 +240,13 @@ def dense_boxes(
     """Boxes of tracks (one list per object, an entry per frame where it is seen) as a table, else zeros.
 
     Args:
-        values: The boxes of all objects, one after the other.
-        frames: The frame of each.
+        values: The boxes of all objects, one after the other; `frames` has the frame of each.
         row_lengths: How many belong to each object; objects beyond `max_instances` are dropped.
     """
     track = np.repeat(np.arange(len(row_lengths)), row_lengths)
-    kept = (track < max_instances) & (frames < num_frames)
+    valid = (track < max_instances) & (frames < num_frames)
     boxes = np.zeros((num_frames, max_instances, 4), np.float32)
-    boxes[frames[kept], track[kept]] = values[kept]
+    boxes[frames[valid], track[valid]] = values[valid]
     return torch.from_numpy(boxes)
 
 

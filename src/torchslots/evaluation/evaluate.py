@@ -9,7 +9,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from torchslots.data.loader import ClipDataset, eval_batches, number_read
+from torchslots.data.batch import ClipDataset
+from torchslots.data.loader import eval_batches, number_read
 from torchslots.evaluation.baselines import BoxCopy
 from torchslots.evaluation.observers import (
     Losses,

@@ -14,7 +14,8 @@ from jaxtyping import Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from torchslots.data.loader import ClipDataset, number_read
+from torchslots.data.batch import ClipDataset
+from torchslots.data.loader import number_read
 from torchslots.evaluation.frame_folders import write_frames
 from torchslots.evaluation.panels import PLOTTED_FRAMES
 from torchslots.evaluation.report import EvalReport, write_panel

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from torchslots.data.loader import ClipDataset
+from torchslots.data.batch import ClipDataset
 from torchslots.evaluation.frame_folders import write_frames
 from torchslots.inference.concept_library import Library, cluster
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots

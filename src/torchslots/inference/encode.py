@@ -7,7 +7,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from torchslots.data.loader import ClipDataset, eval_batches
+from torchslots.data.batch import ClipDataset
+from torchslots.data.loader import eval_batches
 from torchslots.evaluation.evaluate import shown_batches
 from torchslots.evaluation.observers import real_frames
 from torchslots.io.errors import UserError

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchslots.data.batch import ClipDataset
 from torchslots.data.catalog import open_dataset
-from torchslots.data.loader import ClipDataset
 from torchslots.io.errors import UserError, nearest
 from torchslots.metrics.networks.weights import FILES
 from torchslots.metrics.reconstruction import load_networks

@@ -6,7 +6,6 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -52,22 +51,13 @@ def cached(path: Path, kind: str, make: Callable[[], Arrays]) -> Arrays:
     places = cache_places(path, f".{kind}.npz")
     for place in places:
         with contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile):
-            arrays = _load(place)
-            if np.array_equal(arrays.pop("stamp", None), stamp):
+            with np.load(place, allow_pickle=False) as table:
+                arrays: dict[str, np.ndarray] = {name: table[name] for name in table.files}
+            if np.array_equal(arrays.pop("stamp", np.empty(0)), stamp):
                 return arrays
     made = make()
     for place in places:
-        with contextlib.suppress(UserError):
-            _store(place, {"stamp": stamp, **made})
+        with contextlib.suppress(UserError), atomic_file(place) as part, part.open("wb") as file:
+            np.savez(file, **{"stamp": stamp, **made})
             break
     return made
-
-
-def _load(place: Path) -> dict[str, Any]:
-    with np.load(place, allow_pickle=False) as table:
-        return {name: table[name] for name in table.files}
-
-
-def _store(place: Path, arrays: dict[str, Any]) -> None:
-    with atomic_file(place) as part, part.open("wb") as file:
-        np.savez(file, **arrays)

@@ -6,6 +6,7 @@ object in every tile of a figure: `match_colors` gives each slot the colour of i
 
 import colorsys
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,35 +99,22 @@ def match_colors(truth: Ids | None, prediction: Ids, num_slots: int) -> NDArray[
     no object has. Without `truth`, the slot with the most pixels counts as background.
     """
     if truth is None:
-        return _background_is_largest(prediction, num_slots)
-    truth, prediction = (
-        np.asarray(truth).astype(np.int64).ravel(),
-        np.asarray(prediction).astype(np.int64).ravel(),
-    )
-    num_true = int(truth.max()) + 1
-    table = np.bincount(truth * num_slots + prediction, minlength=num_true * num_slots).reshape(
-        num_true, num_slots
-    )
+        area = np.bincount(np.asarray(prediction).astype(np.int64).ravel(), minlength=num_slots)
+        return _fill_colors({int(area.argmax()): 0}, num_slots, 1)
+    true, predicted = (np.asarray(ids).astype(np.int64).ravel() for ids in (truth, prediction))
+    num_true = int(true.max()) + 1
+    table = np.bincount(true * num_slots + predicted, minlength=num_true * num_slots)
+    table = table.reshape(num_true, num_slots)
     union = table.sum(0, keepdims=True) + table.sum(1, keepdims=True) - table
     objects, slots = linear_sum_assignment(table / np.maximum(union, 1), maximize=True)
     overlap = table[objects, slots] > 0
     return _fill_colors(dict(zip(slots[overlap].tolist(), objects[overlap].tolist())), num_slots, num_true)
 
 
-def _background_is_largest(prediction: Ids, num_slots: int) -> NDArray[np.int64]:
-    area = np.bincount(np.asarray(prediction).astype(np.int64).ravel(), minlength=num_slots)
-    return _fill_colors({int(area.argmax()): 0}, num_slots, 1)
-
-
 def _fill_colors(matched: dict[int, int], num_slots: int, first_free: int) -> NDArray[np.int64]:
-    colors = np.zeros(num_slots, dtype=np.int64)
-    for slot in range(num_slots):
-        if slot in matched:
-            colors[slot] = matched[slot]
-        else:
-            colors[slot] = first_free
-            first_free += 1
-    return colors
+    free = itertools.count(first_free)
+    colors = [matched[slot] if slot in matched else next(free) for slot in range(num_slots)]
+    return np.array(colors, dtype=np.int64)
 
 
 def slot_views(images: Pixels, masks: NDArray[np.floating]) -> Pixels:
@@ -145,11 +133,9 @@ def slot_views(images: Pixels, masks: NDArray[np.floating]) -> Pixels:
 def slot_strip(images: Pixels, masks: NDArray[np.floating], *, tile: int = 128) -> Pixels:
     """The slots of one frame, or of each frame, labelled and beside each other [..., H', W', 3]."""
     views = slot_views(images, masks)
-    lead, num_slots = views.shape[:-4], views.shape[-4]
     frames = views.reshape(-1, *views.shape[-4:])
-    colors = list(range(num_slots))
-    strip = _arrange([_slot_tiles(frames, colors, tile)])
-    return strip.reshape(*lead, *strip.shape[1:])
+    strip = _arrange([_slot_tiles(frames, range(frames.shape[1]), tile)])
+    return strip.reshape(*views.shape[:-4], *strip.shape[1:])
 
 
 Tile = tuple[str, Pixels, "int | None"]

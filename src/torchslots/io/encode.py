@@ -1,4 +1,4 @@
-"""Images and videos to files, whole or not at all (Pillow, PyAV)."""
+"""Write images and videos atomically (Pillow, PyAV)."""
 
 import warnings
 from collections.abc import Iterable, Iterator

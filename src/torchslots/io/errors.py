@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exception whose message is for the user."""
 
 import difflib
 from collections.abc import Iterable
@@ -20,6 +20,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says of an error, in one line without its full stop."""
+    """The first line of an error's message, without its full stop."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".")

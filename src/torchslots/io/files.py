@@ -1,4 +1,4 @@
-"""Files and folders that are written as a whole or not at all; a lock; the free space of a disk."""
+"""Atomic writes of files and folders, a lock, and the free space of a disk."""
 
 import contextlib
 import errno

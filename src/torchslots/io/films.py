@@ -1,4 +1,4 @@
-"""Films: decoded frame by frame, sought by time stamps, and refused where they are cut short (PyAV)."""
+"""Read video files frame by frame with PyAV: seek by time stamps, and refuse truncated files."""
 
 import re
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from torchslots.io.errors import UserError
 
 FILM_SUFFIXES = tuple(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ogv .wmv .flv .3gp .ts".split())
 """File names that PyAV reads."""
+_ATOMS = b"ftyp moov mdat free skip wide uuid moof sidx".split()
 _SEEK_FROM = 32
 """A later frame is sought by its time stamp; before it, decoding from the start is as quick."""
 
@@ -32,10 +33,8 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
-    except (
-        av.FFmpegError,
-        IndexError,
-    ) as error:  # PyAV raises IndexError where a header names no readable stream
+    # PyAV raises IndexError where a header names no readable stream
+    except (av.FFmpegError, IndexError) as error:
         raise UserError(
             f"{path} cannot be read as a video ({error}): it is truncated, damaged or of another kind. "
             "Copy it again, or write it anew with ffmpeg."
@@ -50,16 +49,16 @@ def film_frames(path: Path, start: int, stop: int | None) -> Iterator[UInt8[ndar
     with opened(path) as (container, stream):
         if times is not None:
             container.seek(int(times[start]), stream=stream, backward=True)
-        decoded, shown, first = container.decode(stream), 0, 0 if times is None else start
+        number = 0 if times is None else start
         size = end = None
-        for frame in decoded:
+        for frame in container.decode(stream):
             if times is not None and frame.pts < times[start]:
                 continue
             size, end = size or (frame.width, frame.height), frame.time
-            if first + shown >= start:
+            if number >= start:
                 yield _rgb(frame, *size)
-            shown += 1
-            if stop is not None and first + shown >= stop:
+            number += 1
+            if stop is not None and number >= stop:
                 return
         _check_length(path, stream, end)
 
@@ -100,17 +99,7 @@ def _check_extent(path: Path) -> None:
             head = file.read(16)
             if head[:4] == b"RIFF":
                 length = int.from_bytes(head[4:8], "little") + 8
-            elif head[4:8] in (
-                b"ftyp",
-                b"moov",
-                b"mdat",
-                b"free",
-                b"skip",
-                b"wide",
-                b"uuid",
-                b"moof",
-                b"sidx",
-            ):
+            elif head[4:8] in _ATOMS:
                 length = int.from_bytes(head[:4], "big")
                 length = int.from_bytes(head[8:], "big") if length == 1 else length
             else:

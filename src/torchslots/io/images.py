@@ -37,7 +37,8 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and _visible(file)]
+    named = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = [file for file in named if file.is_file() and not file.name.startswith(".")]
     if not files:
         raise UserError(
             f"{folder} holds no images. A folder is read as one video: its {known(IMAGE_SUFFIXES)}."
@@ -122,10 +123,6 @@ def existing(path: Path) -> Path:
     if path.is_file() and path.stat().st_size == 0:
         raise UserError(f"{path} is empty (0 bytes). Copy or record it again.")
     return path
-
-
-def _visible(file: Path) -> bool:
-    return file.is_file() and not file.name.startswith(".")
 
 
 def known(suffixes: Iterable[str]) -> str:

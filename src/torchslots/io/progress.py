@@ -1,4 +1,4 @@
-"""One progress bar for all long work: what, how much is done, speed, time left."""
+"""The progress bar of long work: what, how much is done, speed, time left."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,30 +13,22 @@ def progress(what: str, total: int | None, unit: str = "") -> Iterator[Callable[
     """Show a bar on standard error while the block runs.
 
     Yields:
-        `advance(n=1, note="")`: n more units are done; `note` is shown behind the bar. Nothing is drawn where standard
+        `advance(n=1, note="")`: n more units are done; `note` is shown behind the bar. There is no bar where standard
         error is not a terminal.
     """
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit + " {task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        "{task.description}",
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        unit + " {task.fields[rate]}",
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
+        "{task.fields[note]}",
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+    with rich.Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=total, note="", rate="")
 
         def advance(n: int = 1, note: str = "") -> None:
@@ -47,7 +39,7 @@ def progress(what: str, total: int | None, unit: str = "") -> Iterator[Callable[
 
 
 def counted(items: Iterable[Item], advance: Callable[..., None]) -> Iterator[Item]:
-    """Hand on the items; after each, one unit more is done."""
+    """The items; after each, the bar advances by one."""
     for item in items:
         yield item
         advance()

@@ -1,4 +1,4 @@
-"""The file of a run that its metrics are logged to, read."""
+"""Read the metrics that a run has logged."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
-    """The whole records of a log as they were written; a line that a killed process left half-written is none."""
+    """The records of a log in the order of writing; half-written lines of a killed process are left out."""
     if not file.exists():
         return []
     records = []

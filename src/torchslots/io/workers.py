@@ -57,12 +57,9 @@ def count_cores() -> int:
 
 
 def _fetched(
-    pool: ProcessPoolExecutor,
-    make: Callable[..., Result],
-    tasks: Sequence[tuple[Any, ...]],
-    ahead: int,
+    pool: ProcessPoolExecutor, make: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], ahead: int
 ) -> Iterator[Result]:
-    """Results in order; few are under way at once, so that they do not fill the memory."""
+    """Results in order, at most `ahead` at once, so that they do not fill the memory."""
     waiting: deque[Future[Result]] = deque()
     for task in tasks:
         waiting.append(pool.submit(make, *task))

@@ -14,7 +14,8 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 
-from torchslots.data.loader import ClipDataset, train_batches
+from torchslots.data.batch import ClipDataset
+from torchslots.data.loader import train_batches
 from torchslots.io.errors import UserError
 from torchslots.io.files import locked
 from torchslots.io.progress import progress

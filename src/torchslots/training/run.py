@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from torchslots.data.batch import ClipDataset
 from torchslots.data.catalog import open_dataset
-from torchslots.data.loader import ClipDataset
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, with_changes
 from torchslots.training import loop

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from torchslots.data.loader import ClipDataset, CorruptRecord, eval_batches
+from torchslots.data.batch import ClipDataset
+from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.data.loader import eval_batches
 from torchslots.evaluation.evaluate import evaluate
 from torchslots.evaluation.report import EvalReport
 from torchslots.io.files import write_file

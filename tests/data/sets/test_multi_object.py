@@ -258,7 +258,7 @@ def test_keys_are_looked_at_before_anything_is_unpacked(tmp_path):
     [
         ({"mask": None}, "has no `mask`, only: color, image"),
         ({"visibility": None}, "has no `visibility`"),
-        ({"image": b"abcd"}, "has an image of 4 bytes, not 35 x 35"),
+        ({"image": b"abcd"}, "has 4 bytes as `image`, no image of the aspect 35 to 35"),
         ({"image": b"abc"}, "has 4900 bytes of masks"),
         ({"mask": b"abc"}, "has 3 bytes of masks"),
         ({"x": np.zeros(3, np.float32)}, "has 3 numbers as `x` for 4 entities"),

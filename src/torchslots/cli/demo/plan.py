@@ -12,7 +12,7 @@ from torchslots.recipes.config import Recipe
 from torchslots.recipes.demos import Demo
 
 if TYPE_CHECKING:
-    from torchslots.data.loader import ClipDataset
+    from torchslots.data.batch import ClipDataset
     from torchslots.evaluation.observers import Observer
     from torchslots.evaluation.page import Section
     from torchslots.evaluation.report import EvalReport

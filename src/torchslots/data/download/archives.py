@@ -74,7 +74,7 @@ def _inside(name: str, archive: Path) -> PurePosixPath:
 
 
 def _damaged(archive: Path, error: BaseException, written: list[Path]) -> UserError:
-    """What came out of a damaged archive is removed: a checksum tells of all of it, not of single files."""
+    """Remove what was extracted: a checksum covers the whole archive, not single files."""
     for path in written:
         path.unlink(missing_ok=True)
     return UserError(f"{archive} cannot be extracted: {error}. Remove it and download it again.")

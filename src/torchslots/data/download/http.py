@@ -44,7 +44,7 @@ class RemoteFile:
 
 
 class Refused(Exception):
-    """The server answered, and the answer is no."""
+    """The server refused the request."""
 
     def __init__(self, url: str, status: int) -> None:
         super().__init__(f"{url} answers with status {status}")
@@ -52,7 +52,7 @@ class Refused(Exception):
 
 
 class Broken(Exception):
-    """The connection broke, or what came is not what should have come; worth another attempt."""
+    """The connection broke, or the data are damaged; another attempt may succeed."""
 
 
 def _pause(failures: int) -> float:

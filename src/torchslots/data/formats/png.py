@@ -32,9 +32,7 @@ def decode_png(data: bytes) -> UInt[np.ndarray, "H W C"]:
 
 
 def _decode_deep_color(data: bytes) -> UInt[np.ndarray, "H W 3"]:
-    """16-bit RGB, which Pillow would cut to 8 bits. The decoder keeps the last image to add to, so each gets
-    its own.
-    """
+    """16-bit RGB, which Pillow would cut to 8 bits; each image needs a decoder of its own."""
     import av
     from av.error import FFmpegError
 

@@ -4,12 +4,14 @@ import bisect
 import itertools
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torchslots.data.find import folders, names, not_found
+from torchslots.data.find import check_split, folders, names, not_found
+from torchslots.data.formats.example import MalformedExample, RawFeature, scan_example
 from torchslots.data.formats.tfrecord import CorruptRecord, RecordFile
 from torchslots.io.errors import UserError
 
@@ -142,6 +144,23 @@ class TfdsSplit:
         shard, record = self._locate(index)
         return shard.file.path, record
 
+    def name(self, index: int) -> str:
+        """File and number of a record, in the form of TFDS' own example ids."""
+        file, record = self.place(index)
+        return f"{file.name}__{record}"
+
+    def scan(self, index: int, names: Collection[str] | None = None) -> dict[str, RawFeature]:
+        """Features of a record (None: all), found but not decoded.
+
+        Raises:
+            CorruptRecord: the record is damaged, or no tf.train.Example.
+        """
+        payload = self.read(index)
+        try:
+            return scan_example(payload, names)
+        except MalformedExample as error:
+            raise CorruptRecord(*self.place(index), f"is no tf.train.Example: {error}") from error
+
     def read(self, index: int) -> bytes:
         """The payload of a record, counted over all shards.
 
@@ -172,10 +191,7 @@ class TfdsSplit:
 
 
 def _find_shards(folder: TfdsFolder, split: str) -> list[_Shard]:
-    if split not in folder.splits:
-        raise UserError(
-            f"{folder.path} has no split `{split}`. It has: {', '.join(folder.splits) or 'none'}."
-        )
+    check_split(folder.path, split, folder.splits)
     listed = _listed_shards(folder, split)
     if listed is None:
         return [_Shard(RecordFile(path), None) for path in _present_shards(folder, split)]

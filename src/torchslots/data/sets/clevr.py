@@ -7,8 +7,8 @@ Splits: `train`, without the first 512 images, and `train_eval`, those 512, as i
 TFDS' order); `validation`; `test`, whose objects are not published; `train_full`. Where the training file holds no
 more than 512 images, `train` is all of them.
 
-Slot Attention cuts its images by numbers made for CLEVR with masks, 240 x 320 pixels, and applies them to these,
-which have 320 x 480: `REFERENCE_CROP` gives a region left of the centre. `SAME_REGION_CROP` is what was meant.
+Slot Attention crops these images of 320 x 480 pixels with the numbers for CLEVR with masks, 240 x 320:
+`REFERENCE_CROP`, a region left of the centre. `SAME_REGION_CROP` is the intended region.
 """
 
 import json
@@ -16,13 +16,13 @@ import logging
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from torchslots.data.clips import Example, image_example
-from torchslots.data.find import folders, not_found
+from torchslots.data.find import check_split, folders, not_found
 from torchslots.data.formats.example import (
     MalformedExample,
     RawFeature,
@@ -38,8 +38,6 @@ from torchslots.data.objects import LABELS, encode_objects
 from torchslots.io.cache import cached
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
-
-__all__ = ["REFERENCE_CROP", "SAME_REGION_CROP", "ClevrImages", "Objects"]
 
 REFERENCE_CROP = (29, 64, 192, 192)
 """Top, left, height, width, as Slot Attention has it."""
@@ -59,24 +57,12 @@ _ORIGINAL = {"train": "train", "validation": "val", "test": "test"}
 
 
 class Objects(NamedTuple):
-    """What is in a image."""
+    """The objects of an image."""
 
     positions: Float32[np.ndarray, "n 3"]
     """In the scene's units, -3 to 3."""
     labels: Mapping[str, Int64[np.ndarray, "n"]]
     """Numbers in `torchslots.data.objects.LABELS`."""
-
-
-class _Scenes(Protocol):
-    """Where images come from."""
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str: ...
-
-    def read(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Objects]: ...
-
-    def counts(self) -> Int64[np.ndarray, "N"]: ...
 
 
 class ClevrImages:
@@ -91,8 +77,7 @@ class ClevrImages:
         Raises:
             UserError: neither is there, or no such split.
         """
-        if split not in _SPLITS:
-            raise UserError(f"clevr has no split `{split}`. It has: {', '.join(_SPLITS)}.")
+        check_split("clevr", split, _SPLITS)
         stored, start, stop = _SPLITS[split]
         self._scenes = find_scenes(Path(root), stored)
         count = len(self._scenes)
@@ -118,36 +103,29 @@ class ClevrImages:
         rows = encode_objects(objects.positions, objects.labels, len(objects.positions))
         return image_example(video=image, properties=rows)
 
-    @cached_property
-    def _counts(self) -> Int64[np.ndarray, "N"]:
-        return self._scenes.counts()
-
     def num_objects(self, index: int) -> int:
         """Objects in the image; of a corrupt record 0."""
-        return int(self._counts[self._window[index]])
+        return int(self._scenes.counts[self._window[index]])
 
     def example(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Objects]:
-        """A image as published, without its fourth channel, and what is in it (nothing, in the test split)."""
+        """An image as published, without its fourth channel, and what is in it (nothing, in the test split)."""
         return self._scenes.read(self._window[index])
 
 
-def find_scenes(root: Path, split: str) -> _Scenes:
+def find_scenes(root: Path, split: str) -> "_TfdsScenes | _OriginalScenes":
     """A split's images below `root`; where both forms are there, TFDS'.
 
     Raises:
         UserError: none is there.
     """
-    what = (
-        "CLEVR, neither TFDS' files (clevr-train.tfrecord-00000-of-<n>) nor the original's folders (images/train and "
-        "scenes)"
-    )
+    records, images = "clevr-train.tfrecord-00000-of-<n>", "images/train and scenes"
+    what = f"CLEVR, neither TFDS' files ({records}) nor the original's folders ({images})"
     below = list(folders(root, what))
     if not _is_original(root) and any(next(folder.glob("clevr-*.tfrecord*"), None) for folder in below):
         return _TfdsScenes(root, split)
     original = next(filter(_is_original, below), None)
     if original is None:
-        remedy = "Get them with `torchslots data download clevr`, or give another --root."
-        raise not_found(root, what, remedy)
+        raise not_found(root, what, "Get them with `torchslots data download clevr`, or give another --root.")
     return _OriginalScenes(original, split)
 
 
@@ -182,19 +160,17 @@ class _TfdsScenes:
         return len(self._records)
 
     def name(self, index: int) -> str:
-        file, number = self._records.place(index)
-        return f"{file.name}__{number}"
+        return self._records.name(index)
 
     def read(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Objects]:
-        file, number = self._records.place(index)
-        payload = self._records.read(index)
+        raw, (file, number) = self._records.scan(index), self._records.place(index)
+        _demand_features(raw, file, number)
         try:
-            raw = scan_example(payload)
-            _demand_features(raw, file, number)
             return _pixels(decode_bytes(raw["image"])[0]), _objects(raw)
         except (MalformedExample, ValueError, IndexError) as error:
             raise CorruptRecord(file, number, f"cannot be decoded: {error}") from error
 
+    @cached_property
     def counts(self) -> Int64[np.ndarray, "N"]:
         """Objects in each image, counted once for each file and stored. Corrupt records count as having none."""
         files = self._records.files
@@ -277,22 +253,20 @@ class _OriginalScenes:
         labels = {name: self._table["labels"][own, place] for place, name in enumerate(LABELS)}
         return image, Objects(self._table["positions"][own], labels)
 
+    @cached_property
     def counts(self) -> Int64[np.ndarray, "N"]:
         return self._table["counts"]
 
 
 def _read_scenes(file: Path) -> Mapping[str, np.ndarray]:
-    """The list of scenes as arrays; the original's of 70,000 takes seconds to read, hence once."""
+    """The list of scenes as arrays."""
     names, objects = [], []
     try:
         for scene in _each_scene(file.read_text()):
             names.append(scene["image_filename"])
-            objects.append(
-                [
-                    (thing["3d_coords"], [LABELS[name].index(thing[name]) for name in LABELS])
-                    for thing in scene["objects"]
-                ]
-            )
+            places = [thing["3d_coords"] for thing in scene["objects"]]
+            labels = [[LABELS[name].index(thing[name]) for name in LABELS] for thing in scene["objects"]]
+            objects.append(list(zip(places, labels)))
         order = np.argsort(names)
         things = [thing for index in order for thing in objects[index]]
         return _scene_table(np.array(names)[order], [len(objects[index]) for index in order], things)
@@ -301,7 +275,7 @@ def _read_scenes(file: Path) -> Mapping[str, np.ndarray]:
 
 
 def _each_scene(text: str) -> Iterator[dict[str, Any]]:
-    """One scene after the other: all at once would take ten times the room of the text."""
+    """Scenes one by one; all at once would take ten times the memory of the text."""
     decoder = json.JSONDecoder()
     position = text.index("[", text.index('"scenes"')) + 1
     while True:

@@ -23,7 +23,7 @@ import numpy as np
 
 from torchslots.data.array_cache import PackedShards
 from torchslots.data.clips import Example, image_example
-from torchslots.data.find import find_shards, folders
+from torchslots.data.find import check_split, find_shards, folders
 from torchslots.data.formats.compressed import decode_plane
 from torchslots.data.formats.example import (
     MalformedExample,
@@ -56,8 +56,7 @@ def find_clevrtex(root: Path, split: str, limit: int | None = None) -> "ClevrTex
     Raises:
         UserError: no such split, or neither folder nor records.
     """
-    if split not in SPLITS:
-        raise UserError(f"{_TITLE} has no split `{split}`. It has: {', '.join(SPLITS)}.")
+    check_split(_TITLE, split, SPLITS)
     root, (variant, part) = Path(root), _variant(split)
     folder = find_images(root, variant)
     if folder is not None:
@@ -172,14 +171,14 @@ class ClevrTexRecords:
     def __init__(self, shards: list[Path], part: str | None = None, limit: int | None = None) -> None:
         self.records = PackedShards(shards, _row, _LAYOUT, limit)
         order = np.argsort(self.records.column("image_index"), kind="stable").tolist()
-        self.rows = part_of(order, part)
+        self.records.take(part_of(order, part))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.records)
 
     def name(self, index: int) -> str:
         """File and number of the record."""
-        return self.records.name(self.rows[index])
+        return self.records.name(index)
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Colours and ids.
@@ -187,14 +186,13 @@ class ClevrTexRecords:
         Raises:
             CorruptRecord: the record could not be read.
         """
-        row = self.rows[index]
         return image_example(
-            video=self.records.read(row, "image"), segmentations=self.records.read(row, "segmentations")
+            video=self.records.read(index, "image"), segmentations=self.records.read(index, "segmentations")
         )
 
     def num_objects(self, index: int) -> int:
         """Objects in the scene, as the record tells."""
-        return int(self.records.read(self.rows[index], "num_objects"))
+        return int(self.records.read(index, "num_objects"))
 
 
 _PLANES = {"image": 3, "albedo": 3, "normal": 3, "depth": 1, "shadow": 1, "segmentations": 1}

@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 
 from torchslots.data.clips import Example
 from torchslots.data.config import DataConfig
-from torchslots.data.find import find
+from torchslots.data.find import check_split, find
 from torchslots.data.formats.png import read_image
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.io.errors import UserError
@@ -153,7 +153,7 @@ class FrameFolders:
         )
 
     def num_objects(self, index: int) -> None:
-        """Nothing tells."""
+        """Unknown."""
 
     def video(self, index: int) -> Video:
         """What lies in a video's folder.
@@ -248,8 +248,7 @@ def _plain(name: str) -> str:
 
 def _videos(base: Path, layout: Layout, split: str) -> list[Path]:
     folders = _present(base, layout)
-    if split not in folders:
-        raise UserError(f"{base} has no split `{split}`. It has: {', '.join(folders)}.")
+    check_split(base, split, folders)
     videos = [
         entry for entry in folders[split].iterdir() if entry.is_dir() and not entry.name.startswith(".")
     ]

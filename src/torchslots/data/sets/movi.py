@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 
 from torchslots.data.clips import Example
-from torchslots.data.formats.example import MalformedExample, scan_example
 from torchslots.data.formats.tfds import TfdsSplit, find_folder
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.movi_schema import SIZES, MoviRecord, Ragged
 from torchslots.data.transforms import dense_boxes
-
-__all__ = ["MoviReader", "Ragged"]
 
 _NEEDS = {
     "video": ("video",),
@@ -48,9 +45,8 @@ class MoviReader:
         return len(self.records)
 
     def name(self, index: int) -> str:
-        """The example's file and number in it, in the form of TFDS' own example ids."""
-        file, record = self.records.place(index)
-        return f"{file.name}__{record}"
+        """The example's file and number in it."""
+        return self.records.name(index)
 
     @property
     def files(self) -> str:
@@ -67,7 +63,7 @@ class MoviReader:
         """
         wanted = None if keys is None else {name for key in keys for name in _NEEDS.get(key, ())}
         record = self.record(index, wanted)
-        num_frames = record.shape().num_frames
+        num_frames = record.shape.num_frames
         if num_frames < 1:
             raise CorruptRecord(record.file, record.number, "has no frames")
         if keys is None:
@@ -76,7 +72,7 @@ class MoviReader:
 
     def num_objects(self, index: int) -> int:
         """Objects in the video, by its metadata."""
-        return self.record(index, ()).shape().num_instances
+        return self.record(index, ()).shape.num_instances
 
     def record(self, index: int, names: Collection[str] | None = None) -> MoviRecord:
         """Read an example; features beyond `names` and the sizes in metadata are not even looked up.
@@ -84,12 +80,7 @@ class MoviReader:
         Raises:
             CorruptRecord: it cannot be read.
         """
-        file, number = self.records.place(index)
-        payload = self.records.read(index)
-        try:
-            return MoviRecord(scan_example(payload, _stored(names)), file, number)
-        except MalformedExample as error:
-            raise CorruptRecord(file, number, f"is no tf.train.Example: {error}") from error
+        return MoviRecord(self.records.scan(index, _stored(names)), *self.records.place(index))
 
     def example(self, index: int, features: Collection[str] | None = None) -> dict[str, Any]:
         """Decode features of an example as TFDS would: arrays, bytes, `Ragged`; names joined by "/".
@@ -147,7 +138,7 @@ def _arrays(record: MoviRecord, keys: Collection[str], start: int, stop: int) ->
 def _boxes(record: MoviRecord) -> np.ndarray:
     (boxes, lengths), (frames, _) = (record.feature(name) for name in _NEEDS["boxes"])
     try:
-        return dense_boxes(boxes, frames, lengths, record.shape().num_frames, len(lengths)).numpy()
+        return dense_boxes(boxes, frames, lengths, record.shape.num_frames, len(lengths)).numpy()
     except (ValueError, IndexError) as error:
         raise CorruptRecord(record.file, record.number, f"has boxes that do not fit: {error}") from error
 

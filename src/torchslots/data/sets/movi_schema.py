@@ -104,12 +104,9 @@ class MoviRecord:
         """Whether the record holds a feature."""
         return name in self._raw or f"{name}/ragged_flat_values" in self._raw
 
+    @cached_property
     def shape(self) -> VideoShape:
         """Sizes by the record's own metadata."""
-        return self._shape
-
-    @cached_property
-    def _shape(self) -> VideoShape:
         return self._decode("metadata", lambda: VideoShape(*(self._scalar(name) for name in SIZES)))
 
     def feature(self, name: str, start: int = 0, stop: int | None = None) -> Any:
@@ -151,7 +148,7 @@ class MoviRecord:
         return int(decode_ints(self._get(name))[0])
 
     def _flow(self, name: str, start: int, stop: int | None) -> np.ndarray:
-        shape = self.shape()
+        shape = self.shape
         begin, end, _ = slice(start, stop).indices(shape.num_frames)
         size = shape.height * shape.width * 2
         values = decode_ints(self._get(name), begin * size, end * size)
@@ -177,5 +174,5 @@ class MoviRecord:
         )
         sizes: dict[str | int, int] = {"M": -1}
         if {"T", "H", "W", "N"} & set(kind.shape):
-            sizes.update(zip("THWN", self.shape()))
+            sizes.update(zip("THWN", self.shape))
         return values.reshape([sizes[size] if isinstance(size, str) else size for size in kind.shape])

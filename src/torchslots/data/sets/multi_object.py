@@ -1,6 +1,6 @@
 """Tetrominoes, Objects Room, CLEVR with masks and Multi-dSprites (Kabra et al., Multi-Object Datasets, 2019).
 
-Each is one GZIP file of records, unpacked once (`torchslots.data.array_cache`). A image has a mask for every
+Each is one GZIP file of records, unpacked once (`torchslots.data.array_cache`). An image has a mask for every
 entity, the background's first; `segmentations` holds the number of the entity whose mask is largest at a pixel, as in
 Invariant Slot Attention. In Objects Room entities 0 to 3 are sky, floor and two walls, and only 0 counts as background
 there as everywhere; evaluation with `num_background` 4 leaves out all four.
@@ -29,12 +29,10 @@ from jaxtyping import Float32, Int32, UInt8
 
 from torchslots.data.array_cache import RecordArrays
 from torchslots.data.clips import Example, image_example
-from torchslots.data.find import find
-from torchslots.data.formats.compressed import decode_one_byte_strings
+from torchslots.data.find import check_split, find
+from torchslots.data.formats.compressed import decode_one_byte_strings, decode_plane
 from torchslots.data.formats.example import MalformedExample, RawFeature, decode_floats, scan_example
 from torchslots.io.errors import UserError
-
-__all__ = ["LAYOUTS", "Layout", "MultiObjectImages", "Part"]
 
 _LOG = logging.getLogger("torchslots.data")
 _VERSION = 1
@@ -143,8 +141,7 @@ class MultiObjectImages:
         Raises:
             UserError: no such split or file; later, a file of something else, no room to unpack it.
         """
-        if split not in layout.splits:
-            raise UserError(f"{layout.name} has no split `{split}`. It has: {', '.join(layout.splits)}.")
+        check_split(layout.name, split, layout.splits)
         self.layout, self.split, self.title = layout, split, layout.name
         self._part, self._limit = layout.splits[split], num_records
         word = f"{layout.name}, as version {_VERSION} reads it"
@@ -163,12 +160,8 @@ class MultiObjectImages:
             return range(part.start, count if stop is None else min(stop, count))
         if part.start:
             _LOG.warning(
-                "%s holds only %d records, and `%s` begins behind the first %d: it is taken to be all of them, which "
-                "other splits share.",
-                self.records.path,
-                count,
-                self.split,
-                part.start,
+                f"{self.records.path} holds only {count} records, and `{self.split}` begins behind the first "
+                f"{part.start}: it is taken to be all of them, which other splits share."
             )
         return range(count if limit is None else min(limit, count))
 
@@ -199,7 +192,7 @@ class MultiObjectImages:
         return int(self._counts[self._window[index]])
 
     def example(self, index: int) -> dict[str, np.ndarray]:
-        """Everything of a image's record: `image`, `segmentations`, `num_objects`, and what describes entities."""
+        """Everything of an image's record: `image`, `segmentations`, `num_objects`, and what describes entities."""
         return {name: self.records.read(self._window[index], name) for name in self.records.names}
 
 
@@ -222,13 +215,10 @@ def find_file(root: Path, file: str, name: str) -> Path:
 
 def recognise(folder: Path) -> str | None:
     """The set one of whose files lies in a folder; None: none of these."""
-    holding = (
-        name
-        for name, layout in LAYOUTS.items()
-        for part in layout.splits.values()
-        if (folder / part.file).is_file()
-    )
-    return next(holding, None)
+    for name, layout in LAYOUTS.items():
+        if any((folder / part.file).is_file() for part in layout.splits.values()):
+            return name
+    return None
 
 
 # One record
@@ -244,18 +234,18 @@ def read_row(layout: Layout, record: bytes) -> dict[str, np.ndarray]:
     missing = [name for name in ("image", "mask", *layout.numbers, *layout.codes) if name not in raw]
     if missing:
         raise MalformedExample(f"has no `{missing[0]}`, only: {', '.join(sorted(raw)) or 'nothing'}")
-    image, ids, entities = _picture(raw, layout)
+    image, ids, entities = _image_and_ids(raw, layout)
     row = {name: _numbers(raw[name], name, entities) for name in layout.numbers}
     row |= {name: _codes(raw[name], name, entities) for name in layout.codes}
     return {"image": image, "segmentations": ids, "num_objects": _num_objects(row, ids, layout), **row}
 
 
-def _picture(
+def _image_and_ids(
     raw: Mapping[str, RawFeature], layout: Layout
 ) -> tuple[UInt8[np.ndarray, "H W 3"], np.ndarray, int]:
     """Colours, ids [H, W] and the number of entities."""
-    image, mask = (decode_one_byte_strings(raw[name]) for name in ("image", "mask"))
-    height, width = _size(image.size, layout)
+    image = decode_plane(raw["image"], "image", layout.channels, layout.resolution)
+    mask, (height, width) = decode_one_byte_strings(raw["mask"]), image.shape[:2]
     pixels = height * width
     if mask.size % pixels or not 0 < mask.size // pixels < 256:
         raise MalformedExample(
@@ -268,18 +258,6 @@ def _picture(
         ids = mask.reshape(entities, pixels).argmax(0)
     colors = np.broadcast_to(image.reshape(height, width, layout.channels), (height, width, 3))
     return colors, ids.astype(np.uint8).reshape(height, width), entities
-
-
-def _size(count: int, layout: Layout) -> tuple[int, int]:
-    """Height and width of a image of so many bytes, of the layout's aspect."""
-    pixels, (height, width) = count / layout.channels, layout.resolution
-    scale = np.sqrt(pixels / (height * width))
-    size = round(height * scale), round(width * scale)
-    if not count or size[0] * size[1] != pixels:
-        raise MalformedExample(
-            f"has an image of {count} bytes, not {height} x {width} pixels or of that aspect"
-        )
-    return size
 
 
 def _numbers(raw: RawFeature, name: str, entities: int) -> Float32[np.ndarray, "entities *each"]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Integer, UInt8
 
 from torchslots.data.clips import Example, image_example
-from torchslots.data.formats.example import MalformedExample, RawFeature, decode_bytes, scan_example
+from torchslots.data.formats.example import MalformedExample, RawFeature, decode_bytes
 from torchslots.data.formats.png import decode_png
 from torchslots.data.formats.tfds import TfdsSplit, find_folder
 from torchslots.data.formats.tfrecord import CorruptRecord
@@ -52,8 +52,7 @@ class MultiShapeNetImages:
     def name(self, index: int) -> str:
         """File, record and camera."""
         number, camera = divmod(index, len(self.cameras))
-        file, record = self.records.place(number)
-        return f"{file.name}__{record}/{self.cameras[camera]}"
+        return f"{self.records.name(number)}/{self.cameras[camera]}"
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
         """One camera's image; ids 0 for the background, depth in the scene's unit.
@@ -85,12 +84,11 @@ class MultiShapeNetImages:
         """
         number, position = divmod(index, len(self.cameras))
         prefix = f"cameras/{self.cameras[position]}"
-        payload, place = self.records.read(number), self.records.place(number)
+        raw = self.records.scan(number, {f"{prefix}/{name}" for name in names})
         try:
-            raw = scan_example(payload, {f"{prefix}/{name}" for name in names})
             return {name: _decode(raw, f"{prefix}/{name}") for name in names}
         except MalformedExample as error:
-            raise CorruptRecord(*place, f"cannot be read: {error}") from error
+            raise CorruptRecord(*self.records.place(number), f"cannot be read: {error}") from error
 
 
 def _from_zero(stored: UInt8[np.ndarray, "H W 1"]) -> Int32[np.ndarray, "H W"]:
@@ -98,13 +96,10 @@ def _from_zero(stored: UInt8[np.ndarray, "H W 1"]) -> Int32[np.ndarray, "H W"]:
 
 
 def _cameras(records: TfdsSplit) -> tuple[str, ...]:
-    payload, (file, number) = records.read(0), records.place(0)
-    try:
-        matches = [_CAMERA.fullmatch(name) for name in scan_example(payload)]
-    except MalformedExample as error:
-        raise CorruptRecord(file, number, f"is no tf.train.Example: {error}") from error
+    matches = [_CAMERA.fullmatch(name) for name in records.scan(0)]
     cameras = tuple(sorted((match["camera"] for match in matches if match), key=_by_number))
     if not cameras:
+        file, number = records.place(0)
         raise UserError(
             f"{file}: record {number} has no `cameras/<name>/color_image`, so it is no frame of MultiShapeNet. Give "
             f"the folder of {FRAMES}."

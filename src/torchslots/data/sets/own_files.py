@@ -36,13 +36,7 @@ from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.own_masks import check_size, masks_of, read_masks
 from torchslots.data.transforms import Crop, Sample, crop, limit_instances, mask_boxes, resize_nearest
 from torchslots.io.errors import UserError
-from torchslots.io.video import (
-    FILM_SUFFIXES,
-    IMAGE_SUFFIXES,
-    frame_count,
-    natural_key,
-    read_frames,
-)
+from torchslots.io.video import FILM_SUFFIXES, IMAGE_SUFFIXES, frame_count, natural_key, read_frames
 
 SPLITS = ("train", "validation", "test")
 _VALIDATION_PART = 0.1
@@ -106,11 +100,9 @@ class OwnFiles:
         def read(start: int, stop: int) -> dict[str, ndarray]:
             with _named(clip, index):
                 frames, ids = self._read(clip, start, stop, keys)
-                if keys is None:
-                    return (
-                        {"video": frames} if ids is None else {"video": frames, "segmentations": ids.numpy()}
-                    )
-                return self._fitted(frames, ids, keys)
+                if keys is not None:
+                    return self._fitted(frames, ids, keys)
+                return {"video": frames} | ({} if ids is None else {"segmentations": ids.numpy()})
 
         def finish(
             sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None
@@ -122,7 +114,7 @@ class OwnFiles:
             return Example(_frame_count(clip), read, finish)
 
     def num_objects(self, index: int) -> None:
-        """Nothing tells."""
+        """Unknown."""
 
     def _read(
         self, clip: Path, start: int, stop: int, keys: Collection[str] | None
@@ -175,11 +167,9 @@ def split_clips(root: Path, split: str) -> list[Path]:
     shuffled = sorted(clips, key=lambda clip: hashlib.sha256(clip.name.encode()).digest())
     cut = max(1, round(_VALIDATION_PART * len(clips)))
     held_out = set(shuffled[:cut])
-    return (
-        clips
-        if len(clips) == 1
-        else [clip for clip in clips if (clip in held_out) == (split == "validation")]
-    )
+    if len(clips) == 1:
+        return clips
+    return [clip for clip in clips if (clip in held_out) == (split == "validation")]
 
 
 def existing_splits(root: Path) -> tuple[str, ...]:

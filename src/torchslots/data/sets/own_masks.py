@@ -18,10 +18,8 @@ def masks_of(root: Path, clip: Path) -> Path | None:
     inside = clip.relative_to(root)
     for place in (root / "masks" / inside, clip.parent / "masks" / clip.name):
         bare = place.with_suffix("") if clip.is_file() else place
-        for found in (
-            bare,
-            *(bare.with_name(bare.name + suffix) for suffix in (".png", ".gif", ".npy", ".npz")),
-        ):
+        for ending in ("", ".png", ".gif", ".npy", ".npz"):
+            found = bare.with_name(bare.name + ending)
             if found.is_dir() or (found.is_file() and found.suffix):
                 return found
     return None
@@ -36,7 +34,7 @@ def read_masks(masks: Path, count: int, start: int = 0, stop: int | None = None)
     if masks.is_dir():
         files = image_files(masks)
         _check_count(masks, len(files), count)
-        planes = [_picture_ids(file) for file in files[start:stop]]
+        planes = [_image_ids(file) for file in files[start:stop]]
         _check_alike(masks, planes)
         ids = np.stack(planes)
     elif masks.suffix in (".npy", ".npz"):
@@ -44,13 +42,13 @@ def read_masks(masks: Path, count: int, start: int = 0, stop: int | None = None)
         _check_count(masks, len(ids), count)
         ids = ids[start:stop]
     else:
-        planes = _gif_ids(masks) if masks.suffix == ".gif" else [_picture_ids(masks)]
+        planes = _gif_ids(masks) if masks.suffix == ".gif" else [_image_ids(masks)]
         _check_count(masks, len(planes), count)
         ids = np.stack(planes[start:stop])
     return torch.from_numpy(ids.astype(np.int32))
 
 
-def _picture_ids(file: Path) -> Integer[ndarray, "H W"]:
+def _image_ids(file: Path) -> Integer[ndarray, "H W"]:
     try:
         with Image.open(file) as image:
             ids = np.asarray(image)

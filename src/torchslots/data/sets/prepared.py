@@ -113,7 +113,7 @@ class PreparedArrays:
         return Example(entry.length, lambda start, stop: _read(entry, keys, start, stop), finish)
 
     def num_objects(self, index: int) -> None:
-        """Nothing tells; videos of too many objects were left out when it was prepared."""
+        """Unknown; videos of too many objects were left out when it was prepared."""
 
 
 def splits(root: Path) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """Waymo Open camera images, as the ZLIB records that Invariant Slot Attention's script makes of them.
 
-`tfrecords/{training,validation}/camera_1/waymo_open_128x192.tfrecords-zlib-00000-of-00016`: a image, ids of objects,
+`tfrecords/{training,validation}/camera_1/waymo_open_128x192.tfrecords-zlib-00000-of-00016`: an image, ids of objects,
 `num_objects`, `has_mask`, `camera`, and `depth` where another script has added it. Training images have no masks.
 `torchslots.data.sets.waymo_prepare` makes these records from the original frames.
 
@@ -19,10 +19,9 @@ from jaxtyping import Float32, Int32, Integer
 
 from torchslots.data.array_cache import PackedShards
 from torchslots.data.clips import Example, image_example
-from torchslots.data.find import find, find_shards, folders
+from torchslots.data.find import check_split, find, find_shards, folders
 from torchslots.data.formats.compressed import decode_plane
 from torchslots.data.formats.example import MalformedExample, decode_floats, decode_ints, scan_example
-from torchslots.io.errors import UserError
 
 RESOLUTION = (128, 192)
 """Height and width of the records' images."""
@@ -51,16 +50,14 @@ class WaymoImages:
         Raises:
             UserError: no such split, no records, a shard is missing or of another kind, no room to unpack them.
         """
-        if split not in FOLDERS:
-            raise UserError(f"{self.title} has no split `{split}`. It has: {', '.join(FOLDERS)}.")
+        check_split(self.title, split, FOLDERS)
         folder = find_records(Path(root), FOLDERS[split], camera)
         what = f"waymo_open_128x192.tfrecords-zlib files of {self.title}"
         shards = find_shards(folder, r"waymo_open_\d+x\d+", what, _REMEDY)
         self.records = PackedShards(shards, _row, _LAYOUT, limit)
-        self._rows = np.arange(len(self.records))
         if split == "validation" and len(self.records):
             marked = self.records.column("num_ids") >= 2
-            self._rows = np.flatnonzero(marked | ~self.records.intact())
+            self.records.take(np.flatnonzero(marked | ~self.records.intact()))
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -69,11 +66,11 @@ class WaymoImages:
         return ("video", "segmentations", *depth)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.records)
 
     def name(self, index: int) -> str:
         """File and number of the record."""
-        return self.records.name(self._rows[index])
+        return self.records.name(index)
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Colours, and ids numbered by size.
@@ -81,17 +78,16 @@ class WaymoImages:
         Raises:
             CorruptRecord: the record could not be read.
         """
-        row = self._rows[index]
         depth = "depth" in (self.keys if keys is None else keys)
         return image_example(
-            video=self.records.read(row, "image"),
-            segmentations=number_by_size(self.records.read(row, "segmentations")),
-            depth=self.records.read(row, "depth")[..., None] if depth else None,
+            video=self.records.read(index, "image"),
+            segmentations=number_by_size(self.records.read(index, "segmentations")),
+            depth=self.records.read(index, "depth")[..., None] if depth else None,
         )
 
     def num_objects(self, index: int) -> int:
         """Objects after numbering."""
-        ids = number_by_size(self.records.read(self._rows[index], "segmentations"))
+        ids = number_by_size(self.records.read(index, "segmentations"))
         return len(np.setdiff1d(ids, [0]))
 
 
@@ -151,7 +147,7 @@ def decode_record(payload: bytes) -> dict[str, np.ndarray]:
 
 def _depth(values: Float32[np.ndarray, "n"], shape: tuple[int, ...]) -> Float32[np.ndarray, "H W"]:
     if values.size != np.prod(shape):
-        raise MalformedExample(f"has {values.size} numbers as `depth` for a image of {shape} pixels")
+        raise MalformedExample(f"has {values.size} numbers as `depth` for an image of {shape} pixels")
     return values.reshape(shape)
 
 

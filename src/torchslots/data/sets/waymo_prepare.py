@@ -23,9 +23,6 @@ from torchslots.data.transforms import resize
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 
-_FRONT_HEIGHT = 1280
-"""Rows of the front cameras' images; those of the sides have fewer and are filled up above."""
-
 
 def prepare_waymo(
     source: Path,

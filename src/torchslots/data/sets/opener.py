@@ -1,0 +1,89 @@
+"""How each data set is opened, and how its splits are found; a set's module is imported when it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchslots.data.clips import Source
+    from torchslots.data.config import DataConfig
+
+
+def movi(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.movi import MoviReader
+
+    return MoviReader(root, config.dataset, split, config.resolution)
+
+
+def movi_splits(root: Path, name: str) -> Sequence[str]:
+    from torchslots.data.sets.movi import splits
+
+    return splits(root, name)
+
+
+def frames(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.frame_folders import FrameFolders
+
+    return FrameFolders(root, split, config)
+
+
+def frames_splits(root: Path, name: str) -> Sequence[str]:
+    from torchslots.data.sets.frame_folders import splits
+
+    return splits(root, name)
+
+
+def own_files(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.own_files import OwnFiles
+
+    return OwnFiles(root, split, config)
+
+
+def own_splits(root: Path, name: str) -> Sequence[str]:
+    from torchslots.data.sets.own_files import existing_splits
+
+    return existing_splits(root) or ("all",)
+
+
+def prepared(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.prepared import PreparedArrays
+
+    return PreparedArrays(root, split, config)
+
+
+def prepared_splits(root: Path, name: str) -> Sequence[str]:
+    from torchslots.data.sets.prepared import splits
+
+    return splits(root)
+
+
+def multi_object(layout: str, root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.multi_object import LAYOUTS, MultiObjectImages
+
+    return MultiObjectImages(root, LAYOUTS[layout], split, config.num_records)
+
+
+def clevr(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.clevr import ClevrImages
+
+    return ClevrImages(root, split)
+
+
+def multishapenet(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.multishapenet import MultiShapeNetImages
+
+    return MultiShapeNetImages(root, split)
+
+
+def clevrtex(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.clevrtex import find_clevrtex
+
+    return find_clevrtex(root, split, config.num_records)
+
+
+def waymo(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.waymo import WaymoImages
+
+    return WaymoImages(root, split, config.num_records)
