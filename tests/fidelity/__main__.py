@@ -28,6 +28,8 @@ def compare(
     """
     if not folders:
         raise UserError("name at least one folder with a recorded case.")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UserError(f"{json_file.parent} is no folder. Make it, or name another file behind --json.")
     results = verify(list(folders), float64=float64)
     print_results(results, float64=float64)
     if json_file is not None:

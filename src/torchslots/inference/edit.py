@@ -79,7 +79,7 @@ class Edited(NamedTuple):
 
 def edit(
     model: ObjectCentricModel | str | Path,
-    inputs: Sequence[Path | str],
+    inputs: Path | str | Sequence[Path | str],
     out: Path | str,
     options: EditOptions = EditOptions(),
     **changes: Any,

@@ -78,7 +78,9 @@ class Job(NamedTuple):
     hint: FirstFrameHint
 
 
-def jobs_of(inputs: Sequence[Path | str], out: Path | str, options: InputOptions, each: bool) -> list[Job]:
+def jobs_of(
+    inputs: Path | str | Sequence[Path | str], out: Path | str, options: InputOptions, each: bool
+) -> list[Job]:
     """Every image and video among the inputs, folders of many videos taken apart.
 
     Args:
@@ -88,7 +90,8 @@ def jobs_of(inputs: Sequence[Path | str], out: Path | str, options: InputOptions
         UserError: no input, or one that is missing; results that would go where an input lies; hints that cannot be
             read, or one hint for many inputs.
     """
-    sources = [file for path in inputs for file in _files(Path(path), each)]
+    given = [inputs] if isinstance(inputs, str | Path) else inputs
+    sources = [file for path in given for file in _files(Path(path), each)]
     if not sources:
         raise UserError("There is no input. Give images, videos or folders of them.")
     targets = _result_folders(sources, Path(out))

@@ -143,7 +143,7 @@ def predict_frames(
 
 def predict(
     model: ObjectCentricModel | str | Path,
-    inputs: Sequence[Path | str],
+    inputs: Path | str | Sequence[Path | str],
     out: Path | str,
     options: PredictOptions = PredictOptions(),
     **changes: Any,
@@ -155,7 +155,7 @@ def predict(
 
     Args:
         model: a model, a run or model folder, or owner/name on the Hugging Face hub.
-        inputs: files and folders.
+        inputs: files and folders, or one of them.
         out: folder for the results.
         options: how to read, segment and write.
         changes: fields of `PredictOptions` by name, in place of those of `options`: `boxes="boxes.json"`, `observe=6`;
