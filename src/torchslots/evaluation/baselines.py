@@ -11,8 +11,7 @@ from torchslots.models.types import Batch, Prediction, State
 
 
 class BoxCopy(nn.Module):
-    """The first frame's boxes, filled, as the segmentation of every frame; smaller boxes lie over larger
-    ones.
+    """The first frame's boxes, filled, as the segmentation of every frame; smaller boxes lie over larger ones.
 
     Slot i + 1 is box i, slot 0 the rest. The state's slots are the boxes themselves.
     """

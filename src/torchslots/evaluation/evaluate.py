@@ -70,15 +70,13 @@ def evaluate(
 ) -> EvalReport:
     """Evaluate a model of slots or a `Tokenizer` on whole videos; the report defines every figure.
 
-    A video goes through the model in slices of `config.slice_size` frames, each from the state that the one
-    before left. The last slice is shorter where T does not divide (the reference pads it and cuts the
-    padding off: the same for models whose frames do not look ahead). Figures are means over real videos,
-    over all processes together where torch.distributed runs; every process must then call this, and the
-    first one stores videos to plot.
+    A video goes through the model in slices of `config.slice_size` frames, each from the state that the one before
+    left. The last slice is shorter where T does not divide (the reference pads it and cuts the padding off: the same
+    for models whose frames do not look ahead). Figures are means over real videos, over all processes together where
+    torch.distributed runs; every process must then call this, and the first one stores videos to plot.
 
     Args:
-        batches: from `eval_batches`: each video once over all processes. Frames past `config.num_frames` are
-            left out.
+        batches: from `eval_batches`: each video once over all processes. Frames past `config.num_frames` are left out.
         precision: `fp32`, `bf16` or `fp16`, of the matrix products.
         num_plots: videos to store for plots.
         with_loss: also average `model.loss` over videos, from whole batches at once (memory grows with T).

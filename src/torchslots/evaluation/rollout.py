@@ -246,11 +246,7 @@ class Rollout:
             videos.update(whole[whole.sum((-2, -1)) > 0])
 
     def _add_frames(
-        self,
-        name: str,
-        predicted: Float[Tensor, "B T 3 H W"],
-        last: Float[Tensor, "B 1 3 H W"],
-        truth: Batch,
+        self, name: str, predicted: Float[Tensor, "B T 3 H W"], last: Float[Tensor, "B 1 3 H W"], truth: Batch
     ) -> None:
         """Predicted frames are clipped to [0, 1]."""
         target: Tensor = truth[name]

@@ -74,12 +74,11 @@ class SeedTable:
 def report(runs: Sequence[Path]) -> SeedTable:
     """Group run folders by recipe name, in order of first appearance, and average over each group.
 
-    A run's figures are those of its eval/eval.json or eval.json (`torchslots evaluate` writes them); without
-    one, the last that the training logged. An evaluation's own folder inside a run stands for the run.
+    A run's figures are those of its eval/eval.json or eval.json (`torchslots evaluate` writes them); without one, the
+    last that the training logged. An evaluation's own folder inside a run stands for the run.
 
     Raises:
-        UserError: no folders; a folder without recipe.json or without any evaluation; a file that cannot be
-            read.
+        UserError: no folders; a folder without recipe.json or without any evaluation; a file that cannot be read.
     """
     if not runs:
         raise UserError(

@@ -18,8 +18,7 @@ _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def start_accelerator(train: TrainConfig, device: str | None) -> "Accelerator":
-    """accelerate's handle on device, precision and processes (`torchrun` and `accelerate launch` set the
-    latter).
+    """accelerate's handle on device, precision and processes (`torchrun` and `accelerate launch` set the latter).
 
     Raises:
         UserError: the device or its precision is not there.

@@ -120,12 +120,10 @@ def defaults(config: Any) -> dict[str, Any]:
 def save(
     run: Path, state: RunState, model: dict[str, Tensor], training: dict[str, Tensor], keep: int
 ) -> Path:
-    """Write a checkpoint as a whole or not at all, then remove those that are neither the last `keep` nor the
-    best.
+    """Write a checkpoint as a whole or not at all, then remove those that are neither the last `keep` nor the best.
 
     Raises:
-        UserError: no space or no permission; the earlier checkpoints are untouched and nothing half-written
-            stays.
+        UserError: no space or no permission; the earlier checkpoints are untouched and nothing half-written stays.
     """
     final = run / "checkpoints" / f"{_PREFIX}{state.step:07d}"
     with atomic_folder(final, advice=_UNTOUCHED) as folder:
@@ -136,8 +134,7 @@ def save(
 
 
 def latest(run: Path, tell: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over with a message. None: there is none
-    yet.
+    """The newest checkpoint that is whole; damaged ones are passed over with a message. None: there is none yet.
 
     Args:
         tell: receives one message for each damaged checkpoint.

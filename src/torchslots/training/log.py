@@ -25,10 +25,8 @@ class RunLog:
     """Writes a run's log; on processes other than the first it does nothing.
 
     Args:
-        step: updates done before; what an interrupted run logged beyond is dropped, so that no step appears
-            twice.
-        wandb: also log to Weights & Biases, project `torchslots`; the same run folder continues the same W&B
-            run.
+        step: updates done before; what an interrupted run logged beyond is dropped, so that no step appears twice.
+        wandb: also log to Weights & Biases, project `torchslots`; the same run folder continues the same W&B run.
         settings: the recipe, shown by W&B.
 
     Raises:

@@ -214,8 +214,7 @@ def load_optimizer(
     """Put back what `optimizer_tensors` gave; devices and the order in memory follow the parameters.
 
     Raises:
-        UserError: state for a parameter that the model lacks, or of another shape, naming `where` it was
-            read.
+        UserError: state for a parameter that the model lacks, or of another shape, naming `where` it was read.
     """
     parameters = trainable(model)
     state: dict[str, dict[str, Tensor]] = {}

@@ -89,9 +89,8 @@ class Losses(nn.Module):
 class TrainStep:
     """A model, its optimiser and its averaged weights, ready for one update after another.
 
-    A step whose loss or gradient is not finite leaves the weights alone and raises `NonFinite`. On CUDA the
-    update is held back on the device itself and the raise comes one step later, so that no step waits for the
-    device.
+    A step whose loss or gradient is not finite leaves the weights alone and raises `NonFinite`. On CUDA the update is
+    held back on the device itself and the raise comes one step later, so that no step waits for the device.
 
     Args:
         device: `cpu`, `cuda` or `cuda:N`; None: a GPU where there is one.
