@@ -1,4 +1,4 @@
-"""What a model must beat: predictors that learn nothing."""
+"""Baselines: predictors that learn nothing."""
 
 import torch
 import torch.nn.functional as F

@@ -22,7 +22,7 @@ from torchslots.models.slots.initializers import Gaussian, Learned
 from torchslots.models.slots.poses import WithPoses
 from torchslots.models.types import Batch, Prediction
 
-BOTH = "Give either boxes or masks: both say where the objects are."
+BOTH = "Give either boxes or masks of the objects, not both."
 _UNCONDITIONAL = (Learned, Gaussian, WithPoses)
 _FILMS = (*video.FILM_SUFFIXES, ".gif")
 
@@ -60,7 +60,7 @@ class InputOptions:
                 raise UserError(f"{name} should be more than 0, got {value}.")
 
     def ready(self, model: ObjectCentricModel | str | Path) -> ObjectCentricModel:
-        """The model, loaded if it is named, with the rounds and the sampling of the options."""
+        """The model, loaded if it is a path or hub id, with the rounds and the sampling of the options."""
         if isinstance(model, str | Path):
             model = load_model(model, device=self.device)
         return with_sampling(with_counts(model, num_iterations=self.num_iterations), self.sampling)
@@ -79,7 +79,7 @@ class Job(NamedTuple):
 
 
 def jobs_of(inputs: Sequence[Path | str], out: Path | str, options: InputOptions, each: bool) -> list[Job]:
-    """Every image and video among the inputs, folders of many videos taken apart.
+    """A job for every image and video among the inputs and in folders of many.
 
     Args:
         each: take every image of a folder as an input of its own.
@@ -169,7 +169,7 @@ def batches(
 
 
 def _num_slots(model: ObjectCentricModel, hint: FirstFrameHint, asked: int | None) -> int | None:
-    """Hints decide the number of slots themselves."""
+    """The number of slots to ask the model for; None: its own, or the hint's."""
     hinted = hint.boxes is not None
     if hinted and isinstance(model.slot_encoder.initializer, _UNCONDITIONAL):
         raise UserError(
@@ -183,7 +183,7 @@ def _num_slots(model: ObjectCentricModel, hint: FirstFrameHint, asked: int | Non
 
 
 def slot_order(found: Prediction, hint: FirstFrameHint) -> list[int]:
-    """The background first: without a hint that is the slot with most pixels."""
+    """The slots, the background first: without a hint that is the slot with most pixels."""
     count = found.masks.shape[2]
     if hint.boxes is not None:
         return list(range(count))
