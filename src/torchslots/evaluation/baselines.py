@@ -16,15 +16,8 @@ class BoxCopy(nn.Module):
     Slot i + 1 is box i, slot 0 the rest. The state's slots are the boxes themselves.
     """
 
-    def predict(
-        self,
-        batch: Batch,
-        state: State | None = None,
-        slot_recon: bool = False,
-        recon: bool = True,
-        attn: bool = True,
-    ) -> Prediction:
-        """Segment a slice as a model would; no slot is decoded to frames.
+    def predict(self, batch: Batch, state: State | None = None, **decoding: bool) -> Prediction:
+        """Segment a slice as a model would; nothing is decoded, whatever `decoding` asks for.
 
         Raises:
             UserError: the first slice has neither boxes nor segmentations.

@@ -114,9 +114,6 @@ def merged(observers: Sequence[Observer[Any]]) -> Findings:
     return whole
 
 
-# ----------------------------------------------------------------------------------------------- slots, properties
-
-
 class Segmentation:
     """How well the slots' masks agree with the objects'."""
 
@@ -231,9 +228,6 @@ class Losses:
         names = dict.fromkeys(name for part in sums for name in part)
         losses = {f"loss_{name}": sum(part.get(name, 0.0) for part in sums) / sum(counts) for name in names}
         return Findings(losses, dict.fromkeys(losses, _LOSS_DEFINITION))
-
-
-# -------------------------------------------------------------------------------------------------- reconstruction
 
 
 def frames_of(found: Reconstructed) -> Float[Tensor, "B t 3 H W"]:

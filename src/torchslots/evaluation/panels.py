@@ -69,9 +69,6 @@ class Panels:
         return Findings(panels=self._panels)
 
 
-# ------------------------------------------------------------------------------------------------ models of slots
-
-
 @dataclass(frozen=True)
 class PlottedVideo:
     """One video and what a model found in it, in bytes; at most 48 frames."""
@@ -154,9 +151,6 @@ def _pixels(frames: Float[Tensor, "*batch C H W"]) -> NDArray[np.uint8]:
 
 def _bytes(values: Tensor) -> NDArray[np.uint8]:
     return to_bytes(values).cpu().numpy()
-
-
-# ------------------------------------------------------------------------------------------------------ tokenizers
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,6 @@ class _Sources:
     """(Video, slot) to the video faded around the slot, for the slots in the compositions to be plotted."""
 
     def add(self, video: EncodedVideo) -> None:
-        """Store a video's slots, and the views of those that are plotted."""
         self.clips[video.number] = video.clip
         if video.masks is None:
             return

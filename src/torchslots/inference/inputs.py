@@ -122,7 +122,6 @@ def _result_folders(sources: list[Path], out: Path) -> list[Path]:
 
 
 def _hint(name: str, options: InputOptions, num_inputs: int) -> FirstFrameHint:
-    """The hint for the input of that name."""
     if options.boxes and options.masks:
         raise UserError(BOTH)
     given, read, suffix = (options.boxes, read_boxes, "json")

@@ -90,9 +90,6 @@ def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part
             write(item)
 
 
-# ------------------------------------------------------------------------------------------------------ masks
-
-
 class ObjectMask(NamedTuple):
     """One slot in one frame: its box (ymin, xmin, ymax, xmax) in [0, 1], pixels, and run lengths."""
 
@@ -130,9 +127,6 @@ def decode_mask(mask: dict[str, Any]) -> Bool[ndarray, "H W"]:
     height, width = mask["size"]
     inside = np.arange(len(mask["counts"])) % 2 == 1
     return np.repeat(inside, mask["counts"]).reshape(width, height).T
-
-
-# ---------------------------------------------------------------------------------------------------- writing
 
 
 @contextmanager

@@ -80,9 +80,6 @@ def numbered_slots(
         yield contact_sheet([large, number_slots(tinted, ids)], ["input", label], columns=2, tile=_TILE)
 
 
-# ------------------------------------------------------------------------------------------------------- poses
-
-
 def plot_poses(
     image: Pixels, pose: Pose, masks: NDArray[Any] | None = None, *, hidden: tuple[int, ...] = ()
 ) -> Pixels:

@@ -224,15 +224,11 @@ def _ready(model: ObjectCentricModel | str | Path, options: PredictOptions) -> O
 
 
 def _first(chunks: Iterable[UInt8[ndarray, "T H W 3"]], count: int) -> Iterator[UInt8[ndarray, "T H W 3"]]:
-    """The first `count` frames."""
     for chunk in chunks:
         yield chunk[:count]
         count -= len(chunk)
         if count <= 0:
             return
-
-
-# ----------------------------------------------------------------------------------------------------- slices
 
 
 def _slices(

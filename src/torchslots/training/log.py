@@ -64,7 +64,9 @@ class RunLog(AbstractContextManager["RunLog"]):
         if not self._active or self._board is None:
             return
         known = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        _append(self._file, {"step": step, "time": round(time.time(), 3), **known})
+        advice = "The checkpoints are untouched: free some space and give the same command again."
+        with disk_errors(self._file, advice), self._file.open("a") as stream:
+            stream.write(json.dumps({"step": step, "time": round(time.time(), 3), **known}) + "\n")
         finite = {key: value for key, value in known.items() if value is not None}
         for key, value in finite.items():
             self._board.add_scalar(key, value, step)
@@ -115,12 +117,6 @@ def _truncate(file: Path, step: int) -> None:
     if file.exists():
         lines = [json.dumps(record) + "\n" for record in read_records(file) if record["step"] <= step]
         write_file(file, "".join(lines), durable=True)
-
-
-def _append(file: Path, record: dict[str, Any]) -> None:
-    advice = "The checkpoints are untouched: free some space and give the same command again."
-    with disk_errors(file, advice), file.open("a") as stream:
-        stream.write(json.dumps(record) + "\n")
 
 
 def _start_wandb(run: Path, settings: dict[str, Any]) -> Any:

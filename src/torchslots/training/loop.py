@@ -29,7 +29,7 @@ from torchslots.training.stops import Interrupted, StopRequest, explained, stop_
 from torchslots.training.validation import SkippedRecords, StopNow, Validation
 
 MODEL_FOLDER = "model"
-"""Under the run: the newest weights, in the end the final ones; averaged where an average is kept."""
+"""Under the run: the newest weights, in the end the final ones; averaged where the recipe asks for it."""
 BEST_FOLDER = "best"
 """Under the run: the weights with the best value of the watched metric."""
 
@@ -167,7 +167,6 @@ class _Loop:
             raise
 
     def _after(self, report: StepReport, clock: Clock) -> None:
-        """Log, stop, evaluate and save as due."""
         logged = self._due(self.recipe.train.log_every) or self.state.step == 1
         validate = self.validate if self._due(self.recipe.train.eval_every) else None
         saved = self._due(self.recipe.train.checkpoint_every)

@@ -74,7 +74,6 @@ def schedule(config: OptimConfig, part: str = REST) -> Callable[[int], float]:
 
 
 def _peak(config: OptimConfig, part: str) -> float:
-    """Highest rate of a part."""
     above = {TOKENIZER: (config.tokenizer_learning_rate, config.decoder_learning_rate)}
     rates = (*above.get(part, ()), config.decoder_learning_rate if part == DECODER else None)
     peak = next((rate for rate in rates if rate is not None), config.learning_rate)
@@ -174,8 +173,7 @@ def clip_gradients(
 
 
 def average_weights(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """An exponential moving average of the weights, starting at the weights after the first update; None:
-    none is kept.
+    """An exponential moving average of the weights, from those after the first update on; None: without one.
 
     Raises:
         UserError: a decay outside [0, 1).

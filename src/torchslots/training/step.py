@@ -177,7 +177,7 @@ class TrainStep:
         self._settle(pending)
 
     def evaluated_model(self) -> nn.Module:
-        """The model to evaluate and to save: the averaged one where an average is kept."""
+        """The model to evaluate and to save: the averaged one where the recipe asks for an average."""
         return self.model if self.average is None else self.average.module
 
     def training_tensors(self) -> dict[str, Tensor]:
