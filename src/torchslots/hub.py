@@ -4,7 +4,6 @@ A folder holds config.json, `{"torchslots": version, "family": name in recipes/c
 model.safetensors. A pickle can run code while it is read, so none is ever opened here.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ import torch
 
 from torchslots._version import __version__
 from torchslots.io.errors import UserError, first_line
+from torchslots.io.json_files import read_object
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.weights import CONFIG_NAME, HUB_ID, WEIGHTS_NAME, load_weights
@@ -21,7 +21,7 @@ from torchslots.recipes.config import ModelConfig, with_changes
 
 PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".pkl", ".pickle", ".ckpt")
 RUN_MODELS = ("model", "best")
-"""Where a run folder has models, in the order of preference: the final one, then the best so far."""
+"""Folders of models in a run, in the order of preference: the final one, then the best so far."""
 
 _Kind = TypeVar("_Kind", ObjectCentricModel, Tokenizer)
 _Model = TypeVar("_Model", bound=catalog.Built)
@@ -30,7 +30,7 @@ _WHAT = (
     "a model of slots, no tokenizer: load it with torchslots.load_model, or give what a recipe such as "
     "vqvae_movi_e or dvae_movi_e trained",
 )
-"""What is there where a model of slots was asked for, and where a tokenizer was."""
+"""For errors: what a folder holds instead of a model of slots, and instead of a tokenizer."""
 _SETTINGS = {"torchslots": str, "family": str, "model": dict}
 
 
@@ -167,7 +167,7 @@ def _weights_file(path: Path) -> tuple[Path, Path]:
         return path.parent, path
     if path.suffix == ".safetensors":
         raise UserError(
-            f"{path} has no {CONFIG_NAME} beside it, so its model cannot be rebuilt. Keep both together."
+            f"{path} has no {CONFIG_NAME} beside it, so its model cannot be built. Keep both together."
         )
     raise UserError(
         f"{path} is not a model of torchslots. Give the folder with {CONFIG_NAME} and {WEIGHTS_NAME}; "
@@ -183,7 +183,7 @@ def _model_folder(folder: Path) -> Path:
             return candidate
         if found[1]:
             raise UserError(
-                f"{candidate} has {WEIGHTS_NAME} but no {CONFIG_NAME}, so its model cannot be rebuilt."
+                f"{candidate} has {WEIGHTS_NAME} but no {CONFIG_NAME}, so its model cannot be built."
             )
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLE_SUFFIXES)
     if pickles:
@@ -218,20 +218,15 @@ def _rebuild(file: Path) -> tuple[ModelConfig, catalog.Built]:
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise UserError(
-            f"{file}: no {family} model can be built from this configuration: {first_line(error)}."
-        ) from error
+        wrong = f"{file}: no {family} model can be built from this configuration: {first_line(error)}."
+        raise UserError(wrong) from error
 
 
 def _read_config(file: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        settings = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file} cannot be read as JSON: {first_line(error)}. Copy or convert it again."
-        ) from error
-    found = settings if isinstance(settings, dict) else {}
-    wrong = [f"`{key}`" for key, kind in _SETTINGS.items() if not isinstance(found.get(key), kind)]
+    settings = read_object(
+        file, "Copy it again, or convert another project's checkpoint with `torchslots convert`."
+    )
+    wrong = [f"`{key}`" for key, kind in _SETTINGS.items() if not isinstance(settings.get(key), kind)]
     if wrong:
         raise UserError(
             f"{file} is not a config of torchslots: {', '.join(wrong)} missing or of the wrong kind. "

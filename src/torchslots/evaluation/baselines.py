@@ -1,4 +1,4 @@
-"""What a model must beat: predictors that learn nothing."""
+"""Baselines: predictors that learn nothing."""
 
 import torch
 import torch.nn.functional as F
@@ -11,21 +11,13 @@ from torchslots.models.types import Batch, Prediction, State
 
 
 class BoxCopy(nn.Module):
-    """The first frame's boxes, filled, as the segmentation of every frame; smaller boxes lie over larger
-    ones.
+    """The first frame's boxes, filled, as the segmentation of every frame; smaller boxes lie over larger ones.
 
     Slot i + 1 is box i, slot 0 the rest. The state's slots are the boxes themselves.
     """
 
-    def predict(
-        self,
-        batch: Batch,
-        state: State | None = None,
-        slot_recon: bool = False,
-        recon: bool = True,
-        attn: bool = True,
-    ) -> Prediction:
-        """Segment a slice as a model would; no slot is decoded to frames.
+    def predict(self, batch: Batch, state: State | None = None, **decoding: bool) -> Prediction:
+        """Segment a slice as a model would; nothing is decoded, whatever `decoding` asks for.
 
         Raises:
             UserError: the first slice has neither boxes nor segmentations.

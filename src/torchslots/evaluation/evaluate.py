@@ -36,8 +36,7 @@ from torchslots.recipes.config import EvalConfig
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 Step = Callable[[Batch, State | None, Needs], Carries]
-"""A slice of frames through the model, going on from the state that the slice before left."""
-
+"""Runs the model on a slice of frames, from the state that the slice before left."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Of the matrix products in each precision but fp32."""
 
@@ -71,15 +70,13 @@ def evaluate(
 ) -> EvalReport:
     """Evaluate a model of slots or a `Tokenizer` on whole videos; the report defines every figure.
 
-    A video goes through the model in slices of `config.slice_size` frames, each from the state that the one
-    before left. The last slice is shorter where T does not divide (the reference pads it and cuts the
-    padding off: the same for models whose frames do not look ahead). Figures are means over real videos,
-    over all processes together where torch.distributed runs; every process must then call this, and the
-    first one stores videos to plot.
+    A video goes through the model in slices of `config.slice_size` frames, each from the state that the one before
+    left. The last slice is shorter where T does not divide (the reference pads it and cuts the padding off: the same
+    for models whose frames do not look ahead). Figures are means over real videos, over all processes together where
+    torch.distributed runs; every process must then call this, and the first one stores videos to plot.
 
     Args:
-        batches: from `eval_batches`: each video once over all processes. Frames past `config.num_frames` are
-            left out.
+        batches: from `eval_batches`: each video once over all processes. Frames past `config.num_frames` are left out.
         precision: `fp32`, `bf16` or `fp16`, of the matrix products.
         num_plots: videos to store for plots.
         with_loss: also average `model.loss` over videos, from whole batches at once (memory grows with T).
@@ -170,7 +167,7 @@ def predict_step(model: Predictor, context: Autocast, restart_memory: bool = Fal
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """`fp32`, `bf16` or `fp16` for the matrix products below."""
+    """A context whose matrix products are in `fp32`, `bf16` or `fp16`."""
     dtype = _DTYPES.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
@@ -178,7 +175,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 def box_copy_baseline(
     batches: Iterable[Batch], config: EvalConfig, *, device: torch.device | str = "cpu", num_plots: int = 0
 ) -> EvalReport:
-    """What copying the first frame's boxes to all frames scores: the floor for conditioned models."""
+    """Evaluate copies of the first frame's boxes: the least that a conditioned model should reach."""
     return evaluate(BoxCopy(), batches, config, device=device, num_plots=num_plots)
 
 
@@ -196,7 +193,7 @@ def shown_batches(
     """Each example once over all processes, in order.
 
     Args:
-        what: is done, in front of the bar.
+        what: text in front of the progress bar.
         unit: what the bar counts.
 
     Raises:

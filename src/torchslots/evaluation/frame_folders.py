@@ -1,4 +1,4 @@
-"""Write the frames of an evaluation as PNGs: the true ones, and those that the model decoded."""
+"""Write the true and the decoded frames of an evaluation as PNGs."""
 
 from pathlib import Path
 
@@ -51,20 +51,14 @@ class FrameFolders:
 def write_frames(
     folder: Path, frames: UInt8[Tensor, "t 3 H W"], first: int = 0, published_names: bool = False
 ) -> None:
-    """Write frames as PNGs, numbered from `first`; with 0 what a video before left there is removed.
+    """Write frames as PNGs, numbered from `first`; with 0 the numbered PNGs of an earlier video are removed.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    if first == 0:
-        _clear(folder)
+    for old in folder.glob("*.png") if first == 0 else ():
+        if old.stem.isdecimal():
+            old.unlink()
     for number, frame in enumerate(frames, first):
         name = str(number) if published_names else f"{number:05d}"
         write_png(folder / f"{name}.png", frame.permute(1, 2, 0).numpy())
-
-
-def _clear(folder: Path) -> None:
-    """Remove numbered PNGs."""
-    for file in folder.glob("*.png"):
-        if file.stem.isdecimal():
-            file.unlink()

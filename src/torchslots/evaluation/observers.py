@@ -1,4 +1,4 @@
-"""Observers of an evaluation: each is shown every slice of every video and reports what it found."""
+"""Observers of an evaluation: each gets every slice of every video and reports metrics, curves or plots."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -45,12 +45,12 @@ class Plotted(Protocol):
         ...
 
     def panel(self, tile: int = 128) -> NDArray[np.uint8]:
-        """All that is to be seen, labelled [T, H, W, 3]."""
+        """The plot, labelled [T, H, W, 3]."""
         ...
 
 
 class Needs(NamedTuple):
-    """What a model must decode for an observer, besides masks."""
+    """What an observer needs decoded besides masks."""
 
     recon: bool = False
     slot_recon: bool = False
@@ -81,7 +81,7 @@ Found = TypeVar("Found", contravariant=True)
 
 
 class Observer(Protocol[Found]):
-    """Is shown every slice, batch after batch, each batch from its first frame to its last."""
+    """Gets every slice, batch after batch, each batch from its first frame to its last."""
 
     @property
     def needs(self) -> Needs:
@@ -97,7 +97,7 @@ class Observer(Protocol[Found]):
         ...
 
     def report(self) -> Findings:
-        """All that was found, by all processes; each must ask."""
+        """What was found, by all processes together; every process must call this."""
         ...
 
 
@@ -107,14 +107,11 @@ def merged(observers: Sequence[Observer[Any]]) -> Findings:
     for found in [observer.report() for observer in observers]:
         whole.metrics.update(found.metrics)
         whole.definitions.update(found.definitions)
-        whole.notes.extend(note for note in found.notes if note not in whole.notes)
         whole.curves.update(found.curves)
         whole.settings.update(found.settings)
+        whole.notes.extend(note for note in found.notes if note not in whole.notes)
         whole.panels.extend(found.panels)
     return whole
-
-
-# ----------------------------------------------------------------------------------------------- slots, properties
 
 
 class Segmentation:
@@ -142,19 +139,15 @@ class Segmentation:
 
     def report(self) -> Findings:
         metrics, curves, census = self._scores.compute()
-        parts = gather((self._videos, self._num_slots))
-        videos, num_slots = sum(part[0] for part in parts), max(part[1] for part in parts)
-        return Findings(
-            metrics,
-            {name: scores.DEFINITIONS[name] for name in metrics},
-            _notes(census, videos, num_slots),
-            curves if census["videos"] else {},
-            {"num_slots": num_slots},
-        )
+        counts, slots = zip(*gather((self._videos, self._num_slots)))
+        definitions = {name: scores.DEFINITIONS[name] for name in metrics}
+        notes = _notes(census, sum(counts), max(slots))
+        curves = curves if census["videos"] else {}
+        return Findings(metrics, definitions, notes, curves, {"num_slots": max(slots)})
 
 
 def _notes(census: Mapping[str, int], videos: int, num_slots: int) -> list[str]:
-    """What a reader of the figures should know."""
+    """Sentences on videos without masks, with more objects than slots, or without objects."""
     notes = []
     if not census["videos"]:
         notes.append("The data have no masks, so there are no segmentation figures.")
@@ -231,16 +224,10 @@ class Losses:
         self._videos += len(batch["video"])
 
     def report(self) -> Findings:
-        parts = gather((self._videos, self._sums))
-        videos, names = (
-            sum(part[0] for part in parts),
-            dict.fromkeys(name for part in parts for name in part[1]),
-        )
-        losses = {f"loss_{name}": sum(part[1].get(name, 0.0) for part in parts) / videos for name in names}
+        counts, sums = zip(*gather((self._videos, self._sums)))
+        names = dict.fromkeys(name for part in sums for name in part)
+        losses = {f"loss_{name}": sum(part.get(name, 0.0) for part in sums) / sum(counts) for name in names}
         return Findings(losses, dict.fromkeys(losses, _LOSS_DEFINITION))
-
-
-# -------------------------------------------------------------------------------------------------- reconstruction
 
 
 def frames_of(found: Reconstructed) -> Float[Tensor, "B t 3 H W"]:
@@ -250,10 +237,9 @@ def frames_of(found: Reconstructed) -> Float[Tensor, "B t 3 H W"]:
         UserError: it decodes something else.
     """
     if "video" not in found.recon:
-        targets = ", ".join(found.recon) or "nothing"
         raise UserError(
-            f"This model decodes {targets} and no frames, so no frames can be evaluated or written. Leave "
-            "--recon and --write-videos out."
+            f"This model decodes {', '.join(found.recon) or 'nothing'} and no frames, so no frames can be evaluated or "
+            "written. Leave --recon and --write-videos out."
         )
     return found.recon["video"].float()
 
@@ -262,7 +248,7 @@ class ReconstructionFigures:
     """How near the decoded frames are to the true ones.
 
     Args:
-        notes: what a reader should know beforehand, such as which figures are left out.
+        notes: to report, such as which figures are left out.
     """
 
     needs = Needs(recon=True)

@@ -34,7 +34,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """Paragraphs, apart by empty lines."""
+    """Paragraphs, separated by empty lines."""
 
     text: str
 
@@ -50,7 +50,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Image:
-    """An image or GIF; the caption says what one sees."""
+    """An image or GIF with a caption."""
 
     path: Path
     caption: str
@@ -58,7 +58,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Video:
-    """An mp4 or webm that plays in a loop without sound; the caption says what one sees."""
+    """An mp4 or webm with a caption, which plays in a loop without sound."""
 
     path: Path
     caption: str
@@ -78,7 +78,7 @@ def write_page(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     """Write `folder/index.html` and return its path. Text is escaped; nothing in it is taken as HTML.
 
     Raises:
-        UserError: an image or video that cannot be read or is of no kind that browsers show; a full disk.
+        UserError: an image or video that cannot be read or that browsers do not show; a full disk.
     """
     template = Template((files("torchslots.evaluation") / "page.html").read_text(encoding="utf-8"))
     body = "\n".join(_render(section) for section in sections)
@@ -94,15 +94,16 @@ def _render(section: Section) -> str:
         level = min(max(section.level, 2), 3)
         return f"<h{level}>{escape(section.text)}</h{level}>"
     if isinstance(section, Text):
-        return "\n".join(
-            f"<p>{escape(part.strip())}</p>" for part in section.text.split("\n\n") if part.strip()
-        )
+        parts = [part.strip() for part in section.text.split("\n\n")]
+        return "\n".join(f"<p>{escape(part)}</p>" for part in parts if part)
     if isinstance(section, Table):
         return _figure(_table(section), section.caption)
     if isinstance(section, Row):
         return '<div class="row">' + "\n".join(_render(item) for item in section.items) + "</div>"
     if isinstance(section, Video):
-        return _figure(_video(section), section.caption)
+        about = f'aria-label="{escape(section.caption)}" src="{_embedded(section.path, "video")}"'
+        video = f'<video class="wide" autoplay loop muted playsinline controls {about}></video>'
+        return _figure(video, section.caption)
     image = f'<img class="wide" src="{_embedded(section.path, "image")}" alt="{escape(section.caption)}">'
     return _figure(image, section.caption)
 
@@ -110,12 +111,6 @@ def _render(section: Section) -> str:
 def _figure(content: str, caption: str) -> str:
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f'<figure><div class="scroll">{content}</div>{below}</figure>'
-
-
-def _video(section: Video) -> str:
-    source = _embedded(section.path, "video")
-    label = f'aria-label="{escape(section.caption)}"'
-    return f'<video class="wide" autoplay loop muted playsinline controls {label} src="{source}"></video>'
 
 
 def _table(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""Videos of an evaluation that are stored to be plotted: what a model saw, and what it made of it."""
+"""Videos of an evaluation that are stored to be plotted: input, prediction and reconstruction."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,12 +69,9 @@ class Panels:
         return Findings(panels=self._panels)
 
 
-# ------------------------------------------------------------------------------------------------ models of slots
-
-
 @dataclass(frozen=True)
 class PlottedVideo:
-    """One video and what a model made of it, in bytes; at most 48 frames."""
+    """One video and what a model found in it, in bytes; at most 48 frames."""
 
     name: str
     video: NDArray[np.uint8]
@@ -93,7 +90,7 @@ class PlottedVideo:
         return plot_properties(self.video[0], self.properties[0], self._first_truth())
 
     def properties_table(self) -> str | None:
-        """The same in words, as Markdown."""
+        """The same as a Markdown table."""
         if self.properties is None:
             return None
         return f"## {self.name}\n\n{properties_markdown(self.properties[0], self._first_truth())}"
@@ -112,13 +109,13 @@ class VideoPanel:
     """Collects one video of a batch slice by slice."""
 
     def __init__(self, row: int) -> None:
-        self.row = row
+        self._row = row
         self._parts: dict[str, list[NDArray[Any]]] = {}
         self._recon: dict[str, list[NDArray[np.uint8]]] = {}
 
     def add(self, part: Batch, found: Prediction) -> None:
         """Add a slice of frames."""
-        row = self.row
+        row = self._row
         self._store("video", _pixels(part["video"][row]))
         self._store("prediction", found.segmentation[row].to(torch.uint8).cpu().numpy())
         self._store("masks", _bytes(found.masks[row]))
@@ -137,7 +134,7 @@ class VideoPanel:
         self._parts.setdefault(name, []).append(values)
 
     def finish(self, name: str) -> PlottedVideo:
-        """The video, cut to the longest that is stored."""
+        """The video, at most 48 frames of it."""
         parts = {key: np.concatenate(values)[:PLOTTED_FRAMES] for key, values in self._parts.items()}
         recon = {key: np.concatenate(values)[:PLOTTED_FRAMES] for key, values in self._recon.items()}
         return PlottedVideo(name, **cast(Any, parts), recon=recon)
@@ -154,9 +151,6 @@ def _pixels(frames: Float[Tensor, "*batch C H W"]) -> NDArray[np.uint8]:
 
 def _bytes(values: Tensor) -> NDArray[np.uint8]:
     return to_bytes(values).cpu().numpy()
-
-
-# ------------------------------------------------------------------------------------------------------ tokenizers
 
 
 @dataclass(frozen=True)
@@ -189,6 +183,6 @@ class PairPanel:
             stored.append(_pixels(frames[self._row])[shown.numpy()])
 
     def finish(self, name: str) -> PlottedPair:
-        """The video, cut to the longest that is stored."""
+        """The video, at most 48 frames of it."""
         video, recon = (np.concatenate(stored)[:PLOTTED_FRAMES] for stored in (self._video, self._recon))
         return PlottedPair(name, video, recon)

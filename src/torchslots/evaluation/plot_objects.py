@@ -59,8 +59,8 @@ class Pair(NamedTuple):
 
 
 def match_objects(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> list[Pair]:
-    """Each true object with its prediction, at least squared difference in all; then predictions left over that claim
-    to be objects, the surest first.
+    """Each true object with its prediction, at least squared difference in all; then the other predictions of at least
+    `CONFIDENT`, the most confident first.
 
     Args:
         predicted: [K, 19].
@@ -69,13 +69,14 @@ def match_objects(predicted: NDArray[np.floating], true: NDArray[np.floating]) -
     real = true[true[:, -1] != 0]
     cost = np.square(real[:, None] - predicted[None]).sum(-1)
     partner = dict(zip(*(side.tolist() for side in linear_sum_assignment(cost))))
+    objects = [decode_object(row) for row in predicted]
     pairs = [
-        Pair(decode_object(row), decode_object(predicted[partner[i]]) if i in partner else None)
-        for i, row in enumerate(real)
+        Pair(decode_object(row), objects[partner[i]] if i in partner else None) for i, row in enumerate(real)
     ]
-    left = [decode_object(row) for k, row in enumerate(predicted) if k not in set(partner.values())]
-    extra = sorted((one for one in left if one.confidence >= CONFIDENT), key=lambda one: -one.confidence)
-    return pairs + [Pair(None, one) for one in extra]
+    left = [
+        one for k, one in enumerate(objects) if k not in set(partner.values()) and one.confidence >= CONFIDENT
+    ]
+    return pairs + [Pair(None, one) for one in sorted(left, key=lambda one: -one.confidence)]
 
 
 def properties_table(
@@ -139,24 +140,14 @@ def _plot_map(pen: ImageDraw.ImageDraw, pairs: list[Pair], corner: tuple[int, in
     pen.rectangle((left, top, left + _TILE - 1, top + _TILE - 1), outline=_FAINT)
     pen.text((left + 4, top + 2), "from above", _FAINT, ImageFont.load_default(size=12))
     for pair in pairs:
-        ends = [_on_map(one, corner) for one in pair if one is not None]
+        ends = [(one, _on_map(one, corner)) for one in pair if one is not None]
         if len(ends) == 2:
-            pen.line((*ends[0], *ends[1]), _INK)
-        for one, (x, y) in zip((one for one in pair if one is not None), ends):
-            radius = 9 if one.size == "large" else 6
-            filled = one is pair.predicted
-            box = (
-                (x - radius, y - radius, x + radius, y + radius)
-                if not filled
-                else (x - 4, y - 4, x + 4, y + 4)
-            )
-            colour = _INKS[one.color]
-            pen.ellipse(
-                box,
-                fill=colour if filled else None,
-                outline=_INK if filled else colour,
-                width=1 if filled else 3,
-            )
+            pen.line((*ends[0][1], *ends[1][1]), _INK)
+        for one, (x, y) in ends:
+            filled, color = one is pair.predicted, _INKS[one.color]
+            radius = 4 if filled else 9 if one.size == "large" else 6
+            fill, outline, width = (color, _INK, 1) if filled else (None, color, 3)
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill, outline, width)
 
 
 def _on_map(one: ObjectProperties, corner: tuple[int, int]) -> tuple[int, int]:
@@ -175,7 +166,8 @@ def _plot_table(pen: ImageDraw.ImageDraw, pairs: list[Pair], corner: tuple[int, 
         _plot_row(pen, font, place, _row(i, pair), ink)
         for one, column in ((pair.true, 1), (pair.predicted, 3)):
             if one is not None:
-                _swatch(pen, (place[0] + sum(_COLUMNS[:column]) - 16, place[1] + 3), one.color)
+                left, top = place[0] + sum(_COLUMNS[:column]) - 16, place[1] + 3
+                pen.rectangle((left, top, left + 9, top + 9), _INKS[one.color], _INK)
 
 
 def _plot_row(
@@ -189,7 +181,3 @@ def _plot_row(
     for cell, ink, width in zip(cells, inks, _COLUMNS):
         pen.text((left, place[1]), cell, ink, font)
         left += width
-
-
-def _swatch(pen: ImageDraw.ImageDraw, place: tuple[int, int], color: str) -> None:
-    pen.rectangle((*place, place[0] + 9, place[1] + 9), _INKS[color], _INK)

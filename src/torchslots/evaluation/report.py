@@ -2,10 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torchslots.evaluation.observers import Plotted
 from torchslots.evaluation.panels import PlottedVideo
 from torchslots.evaluation.tokenizer import CEILING_LABELS
-from torchslots.io import draw as pictures
 from torchslots.io import video
+from torchslots.io.draw import plot_curves
 from torchslots.io.files import write_file
 from torchslots.metrics import reconstruction, scores, set_prediction
 
@@ -36,25 +36,19 @@ class EvalReport:
     panels: Sequence[Plotted] = field(default_factory=list, repr=False, compare=False)
 
     def to_json(self) -> str:
-        """All but the panels, as JSON text; what is not a number becomes null."""
+        """All but the panels, as JSON text; what is not finite in a curve becomes null."""
         values = {name: value for name, value in vars(self).items() if name != "panels"}
-        curves = {name: [_finite(value) for value in curve] for name, curve in self.curves.items()}
-        return json.dumps({**values, "curves": curves}, indent=2)
+        return json.dumps(
+            values | {"curves": {name: finite(curve) for name, curve in self.curves.items()}}, indent=2
+        )
 
     def print_table(self) -> None:
         """Print the figures, in per cent where they are parts of one, with what each means."""
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=f"{self.num_videos} videos", show_lines=True)
-        for column, justify in (("figure", "left"), ("value", "right"), ("definition", "left")):
-            table.add_column(column, justify=cast(Any, justify))
-        for name, value in self.metrics.items():
-            table.add_row(name, format_figure(name, value), self.definitions[name])
-        console = Console()
-        console.print(table)
-        for note in self.notes:
-            console.print(f"Note: {note}", markup=False)
+        rows = [
+            (name, format_figure(name, value), self.definitions[name]) for name, value in self.metrics.items()
+        ]
+        notes = [f"Note: {note}" for note in self.notes]
+        print_table(f"{self.num_videos} videos", ("figure", "value", "definition"), rows, notes, lines=True)
 
     def save(self, folder: Path, *, fps: float = 12.0, gif: bool = False, tile: int = 128) -> list[Path]:
         """Write eval.json, FG-ARI over frames as a PNG, and each stored video as mp4 (and GIF; PNG for one
@@ -67,7 +61,9 @@ class EvalReport:
         written = [folder / "eval.json"]
         curve = self.curves.get("fg_ari", [])
         if len(curve) > 1:
-            written.append(self._plot_curve(curve, folder / "fg_ari_per_frame.png"))
+            series, file = {"FG-ARI": (list(range(len(curve))), curve)}, folder / "fg_ari_per_frame.png"
+            plot_curves(series, file, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI")
+            written.append(file)
         for index, panel in enumerate(self.panels):
             written += write_panel(panel.panel(tile), folder / f"video_{index}", fps, gif)
         return written + self._save_properties(folder)
@@ -84,12 +80,6 @@ class EvalReport:
             written.append(folder / "properties.md")
             write_file(written[-1], "\n".join(tables))
         return written
-
-    def _plot_curve(self, curve: list[float], path: Path) -> Path:
-        series = {"FG-ARI": (list(range(len(curve))), curve)}
-        return pictures.plot_curves(
-            series, path, title="FG-ARI of each frame", x_label="frame", y_label="FG-ARI"
-        )
 
 
 def write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) -> list[Path]:
@@ -110,20 +100,37 @@ def format_figure(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if name in DEFINITIONS else f"{value:.4g}"
 
 
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    notes: Iterable[str],
+    lines: bool = False,
+) -> None:
+    """Print a table whose columns but the first and `definition` are aligned right, and sentences below it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table, console = Table(title=title, show_lines=lines), Console()
+    for column in columns:
+        table.add_column(column, justify="left" if column in (columns[0], "definition") else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for note in notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def finite(values: Iterable[float]) -> list[float | None]:
+    """The values; None in place of those that are not finite."""
+    return [value if math.isfinite(value) else None for value in values]
+
+
 def compare(reports: Mapping[str, EvalReport]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table with a row for each figure and a column for each report."""
-    names = list(dict.fromkeys(name for report in reports.values() for name in report.metrics))
     rows = []
-    for name in names:
+    for name in dict.fromkeys(name for report in reports.values() for name in report.metrics):
         values = [report.metrics.get(name) for report in reports.values()]
-        rows.append(
-            [
-                LABELS.get(name, name),
-                *("" if value is None else format_figure(name, value) for value in values),
-            ]
-        )
+        cells = ["" if value is None else format_figure(name, value) for value in values]
+        rows.append([LABELS.get(name, name), *cells])
     return ["", *reports], rows
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,7 +1,6 @@
-"""Evaluate prediction without observations: how well a model predicts the frames after those it was shown."""
+"""Evaluate prediction without observations: how well a model predicts the frames after the observed ones."""
 
 import json
-import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from torchslots.evaluation.evaluate import predict_step, run_pass
-from torchslots.evaluation.observers import Findings, Needs, Slice
-from torchslots.io import draw as pictures
+from torchslots.evaluation.observers import Findings, Needs, Slice, real_frames
+from torchslots.evaluation.report import finite, print_table
+from torchslots.io.draw import plot_curves
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
 from torchslots.metrics import scores
@@ -56,40 +56,27 @@ class HorizonReport:
 
     def to_json(self) -> str:
         """All as JSON text; what is not a number becomes null."""
-        values = {
-            "observed": self.observed,
-            "num_videos": self.num_videos,
-            "metrics": {name: _finite(value) for name, value in self.metrics.items()},
-            "curves": {name: [_finite(value) for value in curve] for name, curve in self.curves.items()},
-            "definitions": DEFINITIONS,
-        }
-        return json.dumps(values, indent=2)
+        metrics = dict(zip(self.metrics, finite(self.metrics.values())))
+        curves = {name: finite(curve) for name, curve in self.curves.items()}
+        about = {"observed": self.observed, "num_videos": self.num_videos}
+        return json.dumps(
+            about | {"metrics": metrics, "curves": curves, "definitions": DEFINITIONS}, indent=2
+        )
 
     def print_table(self) -> None:
         """Print the figures over the whole horizon, beside each that of repeating the last observed frame."""
-        from rich.console import Console
-        from rich.table import Table
-
-        names = [name for name in self.metrics if not name.startswith(COPY)]
-        table = Table(
-            title=f"{self.num_videos} videos: {self.observed} frames seen, {self._horizon} predicted"
-        )
-        for column in ("figure", "model", "last frame repeated"):
-            table.add_column(column, justify="left" if column == "figure" else "right")
-        for name in names:
-            table.add_row(
-                LABELS.get(name, name), *(_shown(key, self.metrics[key]) for key in (name, COPY + name))
-            )
-        console = Console()
-        console.print(table)
-        for name in names:
-            key = name if name in DEFINITIONS else "psnr_*"
-            console.print(f"{LABELS.get(name, name)}: {DEFINITIONS[key]}", markup=False, highlight=False)
-
-    @property
-    def _horizon(self) -> int:
-        """Frames that were predicted."""
-        return max((len(curve) for curve in self.curves.values()), default=0)
+        labels = {name: LABELS.get(name, name) for name in self.metrics if not name.startswith(COPY)}
+        horizon = max((len(curve) for curve in self.curves.values()), default=0)
+        title = f"{self.num_videos} videos: {self.observed} frames seen, {horizon} predicted"
+        rows = [
+            (label, *(_shown(key, self.metrics[key]) for key in (name, COPY + name)))
+            for name, label in labels.items()
+        ]
+        notes = [
+            f"{label}: {DEFINITIONS[name if name in DEFINITIONS else 'psnr_*']}"
+            for name, label in labels.items()
+        ]
+        print_table(title, ("figure", "model", "last frame repeated"), rows, notes)
 
     def save(self, folder: Path) -> list[Path]:
         """Write horizon.json, and a plot over the horizon for each figure beside its baseline.
@@ -105,23 +92,16 @@ class HorizonReport:
         ]
 
     def _plot(self, name: str, path: Path) -> Path:
-        steps = list(range(1, len(self.curves[name]) + 1))
-        series = {
-            "model": (steps, self.curves[name]),
-            "last frame repeated": (steps, self.curves[COPY + name]),
-        }
-        label = LABELS.get(name, name)
-        return pictures.plot_curves(
+        steps, label = list(range(1, len(self.curves[name]) + 1)), LABELS.get(name, name)
+        curves = {"model": self.curves[name], "last frame repeated": self.curves[COPY + name]}
+        series = {key: (steps, curve) for key, curve in curves.items()}
+        return plot_curves(
             series, path, title=f"{label} without input", x_label="frames ahead", y_label=label
         )
 
 
 def _shown(name: str, value: float) -> str:
     return f"{value:.2f} dB" if "psnr_" in name else f"{100 * value:.1f} %"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 class FrameErrors:
@@ -236,33 +216,23 @@ class Rollout:
         copied = seen.segmentation[:, -1:].expand_as(found)
         num_slots, num_objects = seen.masks.shape[2], int(truth["segmentations"].max()) + 1
         for name, ids in (("fg_ari", found), (f"{COPY}fg_ari", copied)):
-            tables = contingency(
-                truth["segmentations"], ids, num_slots, num_objects, truth.get("padding_mask")
-            )
-            frames = self._frames.setdefault(name, FrameMean(fg_ari, found.shape[1]).to(self._device))
-            frames.update(tables)
+            mask = truth.get("padding_mask")
+            tables = contingency(truth["segmentations"], ids, num_slots, num_objects, mask)
             whole = tables.sum(1)
-            videos = self._videos.setdefault(name, VideoMean(fg_ari).to(self._device))
-            videos.update(whole[whole.sum((-2, -1)) > 0])
+            frames, videos = FrameMean(fg_ari, found.shape[1]), VideoMean(fg_ari)
+            self._frames.setdefault(name, frames.to(self._device)).update(tables)
+            self._videos.setdefault(name, videos.to(self._device)).update(whole[whole.sum((-2, -1)) > 0])
 
     def _add_frames(
-        self,
-        name: str,
-        predicted: Float[Tensor, "B T 3 H W"],
-        last: Float[Tensor, "B 1 3 H W"],
-        truth: Batch,
+        self, name: str, predicted: Float[Tensor, "B T 3 H W"], last: Float[Tensor, "B 1 3 H W"], truth: Batch
     ) -> None:
         """Predicted frames are clipped to [0, 1]."""
         target: Tensor = truth[name]
-        mask: Tensor | None = truth.get("padding_mask")
-        real = torch.ones(target.shape[:2], dtype=torch.bool, device=target.device)
-        real = real if mask is None else mask.flatten(2).any(2)
+        real = real_frames(truth).to(target.device)
         for prefix, frames in (("", predicted.clamp(0, 1)), (COPY, last.expand_as(target))):
             error = squared_error(frames, target) / target[0, 0].numel()
-            errors = self._errors.setdefault(
-                f"{prefix}psnr_{name}", FrameErrors(target.shape[1], self._device)
-            )
-            errors.update(error, real)
+            new = FrameErrors(target.shape[1], self._device)
+            self._errors.setdefault(f"{prefix}psnr_{name}", new).update(error, real)
 
     def report(self) -> Findings:
         metrics = {name: float(mean.compute()) for name, mean in self._videos.items()}

@@ -1,16 +1,17 @@
 """Compare runs: mean and standard error over seeds, and learning curves."""
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from json import JSONDecodeError, dumps, loads
 from pathlib import Path
 from typing import Any
 
-from torchslots.evaluation.report import format_figure
+from torchslots.evaluation.report import format_figure, print_table
 from torchslots.io.draw import Series
 from torchslots.io.errors import UserError
+from torchslots.io.json_files import flatten, read_object
 from torchslots.io.run_log import METRICS_NAME, read_log
 
 _SEED = "train.seed"
@@ -58,33 +59,34 @@ class SeedTable:
 
     def to_json(self) -> str:
         """All of it as JSON text."""
-        return dumps([asdict(group) for group in self.groups], indent=2)
+        return json.dumps([asdict(group) for group in self.groups], indent=2)
 
     def print_table(self) -> None:
         """Print a table for each recipe."""
-        from rich.console import Console
-
-        console = Console()
+        columns = ("figure", "n", "mean", "± standard error", "best")
         for group in self.groups:
-            console.print(_table(group))
-            for note in group.notes:
-                console.print(f"Note: {note}", markup=False)
+            title = f"{group.recipe}: {len(group.runs)} run{'s' if len(group.runs) > 1 else ''}"
+            rows = [_cells(figure) for figure in group.figures]
+            print_table(title, columns, rows, [f"Note: {note}" for note in group.notes])
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    error = "" if figure.standard_error is None else format_figure(figure.name, figure.standard_error)
+    mean, best = (format_figure(figure.name, value) for value in (figure.mean, figure.best))
+    return figure.name, str(figure.n), mean, error, best
 
 
 def report(runs: Sequence[Path]) -> SeedTable:
     """Group run folders by recipe name, in order of first appearance, and average over each group.
 
-    A run's figures are those of its eval/eval.json or eval.json (`torchslots evaluate` writes them); without
-    one, the last that the training logged. An evaluation's own folder inside a run stands for the run.
+    A run's figures are those of its eval/eval.json or eval.json (`torchslots evaluate` writes them); without one, the
+    last that the training logged. An evaluation's own folder inside a run stands for the run.
 
     Raises:
-        UserError: no folders; a folder without recipe.json or without any evaluation; a file that cannot be
-            read.
+        UserError: no folders; a folder without recipe.json or without any evaluation; a file that cannot be read.
     """
     if not runs:
-        raise UserError(
-            "No run folders were given. Name at least one folder that `torchslots train --run` wrote."
-        )
+        raise UserError("No run folders were given. Name at least one that `torchslots train --run` wrote.")
     by_recipe: dict[str, list[_Run]] = {}
     for folder in dict.fromkeys(_run_folder(Path(run)) for run in runs):
         run = _read_run(folder)
@@ -98,29 +100,17 @@ def _run_folder(folder: Path) -> Path:
 
 
 def _read_run(folder: Path) -> _Run:
-    recipe = _read_object(folder / "recipe.json", "Give a folder that `torchslots train --run` wrote.")
+    recipe = read_object(folder / "recipe.json", "Give a folder that `torchslots train --run` wrote.")
     if "name" not in recipe:
         raise UserError(f"{folder / 'recipe.json'} has no `name`, so it is no recipe of a run.")
     places = (folder / "eval" / "eval.json", folder / "eval.json")
     file = next((place for place in places if place.exists()), None)
     if file is None:
         return _Run(folder, recipe, _last_logged(folder), {})
-    found = _read_object(file, _AGAIN)
+    found = read_object(file, _AGAIN)
     if not isinstance(found.get("metrics"), dict):
         raise UserError(f"{file} has no `metrics`. {_AGAIN}")
     return _Run(folder, recipe, _finite(found["metrics"]), dict(found.get("settings") or {}))
-
-
-def _read_object(file: Path, remedy: str) -> dict[str, Any]:
-    try:
-        value = loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror or error}). {remedy}") from error
-    except (JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is damaged: it is no JSON text ({error}). {remedy}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{file} should hold a JSON object, got {type(value).__name__}. {remedy}")
-    return value
 
 
 def _last_logged(folder: Path) -> dict[str, float]:
@@ -142,7 +132,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-    """Finite numbers only; true and false are none."""
+    """The finite numbers; true and false are none."""
     plain = {key: value for key, value in values.items() if type(value) in (int, float)}
     return {key: float(value) for key, value in plain.items() if math.isfinite(value)}
 
@@ -160,49 +150,19 @@ def _figure(name: str, values: list[float]) -> Figure:
 
 
 def _differences(runs: list[_Run]) -> list[str]:
-    """What makes the runs something else than repetitions with other seeds."""
-    recipes, settings = [_flatten(run.recipe) for run in runs], [_flatten(run.settings) for run in runs]
+    """Sentences on what differs between the runs besides the seed."""
+    recipes, settings = [flatten(run.recipe) for run in runs], [flatten(run.settings) for run in runs]
     notes = []
-    seeds = [recipe.get(_SEED) for recipe in recipes]
-    if len({*seeds}) < len(seeds):
+    if len({recipe.get(_SEED) for recipe in recipes}) < len(runs):
         notes.append(
             "Some runs have the same seed: they are not independent, and the standard error is too small."
         )
     for what, tables in (("recipe", recipes), ("evaluation", [table for table in settings if table])):
-        differing = [
-            key for key in _keys(tables) if key != _SEED and len({str(t.get(key)) for t in tables}) > 1
-        ]
+        keys = dict.fromkeys(key for table in tables for key in table if key != _SEED)
+        differing = [key for key in keys if len({str(table.get(key)) for table in tables}) > 1]
         if differing:
             notes.append(f"The runs differ in their {what}: {', '.join(differing)}.")
     return notes
-
-
-def _keys(tables: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for table in tables for key in table))
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
-
-
-def _table(group: Group) -> Any:
-    from rich.table import Table
-
-    table = Table(title=f"{group.recipe}: {len(group.runs)} run{'s' if len(group.runs) > 1 else ''}")
-    for column in ("figure", "n", "mean", "± standard error", "best"):
-        table.add_column(column, justify="left" if column == "figure" else "right")
-    for figure in group.figures:
-        table.add_row(*_cells(figure))
-    return table
-
-
-def _cells(figure: Figure) -> tuple[str, ...]:
-    error = "" if figure.standard_error is None else format_figure(figure.name, figure.standard_error)
-    mean, best = (format_figure(figure.name, value) for value in (figure.mean, figure.best))
-    return figure.name, str(figure.n), mean, error, best
 
 
 def learning_curves(run: Path, keys: Sequence[str]) -> Series:

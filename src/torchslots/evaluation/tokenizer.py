@@ -1,4 +1,4 @@
-"""Evaluate tokenizers, by themselves and below a decoder: how near reconstructed frames come to the true ones."""
+"""Evaluate tokenizers, alone and below a decoder: how near reconstructed frames come to the true ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -32,7 +32,7 @@ class Reconstruction(NamedTuple):
 
     recon: dict[str, Float[Tensor, "B t 3 H W"]]
     state: Any = None
-    """Nothing: frames are independent of each other."""
+    """None: frames are independent of each other."""
 
 
 def reconstruct_step(
@@ -51,7 +51,7 @@ def reconstruct_step(
 
 
 def missing_figures(observers: Sequence[Observer[Any]], device: torch.device) -> list[ReconstructionFigures]:
-    """Figures of reconstructions, unless one of the observers gives them."""
+    """The observer of reconstructions, unless it is among `observers`."""
     if any(isinstance(observer, ReconstructionFigures) for observer in observers):
         return []
     networks, notes = perceptual_network()
@@ -60,7 +60,7 @@ def missing_figures(observers: Sequence[Observer[Any]], device: torch.device) ->
 
 @lru_cache(maxsize=1)
 def perceptual_network() -> tuple[dict[str, Any], list[str]]:
-    """LPIPS on VGG16 where its public weights are on this machine, else a sentence on where to get them."""
+    """LPIPS on VGG16 where its public weights are on this machine, else a note on where to get them."""
     return load_networks(("lpips_vgg",))
 
 
@@ -93,9 +93,8 @@ class Ceiling:
 
     def report(self) -> Findings:
         metrics, _ = self._scores.compute()
-        definitions = {
-            f"{name}{_CEILING}": f"As {name}, of what the model's tokenizer alone gives back of each frame, without "
-            "any slot: about what the decoder could reach."
-            for name in metrics
-        }
+        means = (
+            "frames that the model's tokenizer reconstructs without slots: about what the decoder can reach"
+        )
+        definitions = {f"{name}{_CEILING}": f"As {name}, of {means}." for name in metrics}
         return Findings({f"{name}{_CEILING}": value for name, value in metrics.items()}, definitions)

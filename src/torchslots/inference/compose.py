@@ -33,7 +33,7 @@ from torchslots.models.types import Clip
 from torchslots.recipes.config import EvalConfig
 
 _FADED = 0.2
-"""What is left of a source's colours where its slot wins no pixel."""
+"""Weight of a source's colours where its slot wins no pixel."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class ComposeOptions:
     """Which slots are exchanged, and what is written."""
 
     reference_shift: bool = False
-    """Exchange by the published evaluation's fixed shift within each batch, in place of at random over all videos; with
-    batches of one video it exchanges nothing."""
+    """Exchange by the published evaluation's fixed shift within each batch, not at random over all videos; with batches
+    of one video it exchanges nothing."""
     seed: int = 0
     """Seed of the random exchange."""
     num_plots: int = 4
@@ -98,7 +98,6 @@ class _Sources:
     """(Video, slot) to the video faded around the slot, for the slots in the compositions to be plotted."""
 
     def add(self, video: EncodedVideo) -> None:
-        """Store a video's slots, and the views of those that are plotted."""
         self.clips[video.number] = video.clip
         if video.masks is None:
             return
@@ -159,7 +158,10 @@ def compose_videos(
     distances = SetDistances(networks or {}, options.published_order, device)
     total = number_read(dataset, settings.num_videos)
     num_slots = number_of_slots(model, dataset, settings, device)
-    plan = _plan(options, total, num_slots, settings.batch_size)
+    if options.reference_shift:
+        plan = shifted_plan(total, num_slots, settings.batch_size)
+    else:
+        plan = random_plan(total, num_slots, options.seed)
     sources = _Sources(plan, options.num_plots)
     where = {"device": device, "num_workers": num_workers, "rank": rank, "world_size": world_size}
     plotted = frozenset(plan[: options.num_plots].ravel().tolist())
@@ -187,12 +189,6 @@ def save(report: EvalReport, folder: Path | str, fps: float = 12.0) -> list[Path
     return written
 
 
-def _plan(options: ComposeOptions, total: int, num_slots: int, batch_size: int) -> Int[ndarray, "N K"]:
-    if options.reference_shift:
-        return shifted_plan(total, num_slots, batch_size)
-    return random_plan(total, num_slots, options.seed)
-
-
 def _write(options: ComposeOptions, name: str, number: int, frames: UInt8[Tensor, "T 3 h w"]) -> None:
     if options.write_videos is not None:
         place = Path(options.write_videos) / name / str(number)
@@ -206,7 +202,7 @@ def _decode(
     distances: SetDistances,
     numbers: range,
 ) -> list[Composition]:
-    """Decode this process' share of compositions; returns those to be plotted, of all processes."""
+    """Decode this process' share of compositions; returns those to plot, of all processes."""
     panels: dict[int, Composition] = {}
     with progress("Decoding", len(numbers), "videos") as advance:
         for number in numbers:

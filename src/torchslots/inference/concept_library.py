@@ -75,7 +75,7 @@ def _settled(points: Float[ndarray, "M D"], start: Float[ndarray, "C D"]) -> Clu
 
 @dataclass(frozen=True)
 class Library:
-    """Slots by concept."""
+    """Slots in clusters, the concepts."""
 
     slots: Float[Tensor, "M D"]
     labels: Int[Tensor, "M"]
@@ -97,7 +97,7 @@ class Library:
         return len(self.centers)
 
     def nearest(self, concept: int, count: int) -> list[int]:
-        """The members nearest to a concept's centre, each from another frame where there are so many."""
+        """The members nearest to a concept's centre, each from another frame while there are enough frames."""
         members = torch.nonzero(self.labels == concept)[:, 0]
         members = members[self.distances[members].argsort(stable=True)].tolist()
         frames: dict[tuple[int, int], int] = {}
@@ -109,11 +109,8 @@ class Library:
     def sample(self, count: int, seed: int) -> Int[Tensor, "S C"]:
         """`count` times one member of each concept; all of a concept's members are equally likely."""
         rng = np.random.default_rng(seed)
-        columns = [
-            rng.choice(np.flatnonzero(self.labels.numpy() == concept), count)
-            for concept in range(self.num_concepts)
-        ]
-        return torch.from_numpy(np.stack(columns, 1))
+        members = (np.flatnonzero(self.labels.numpy() == concept) for concept in range(self.num_concepts))
+        return torch.from_numpy(np.stack([rng.choice(one, count) for one in members], 1))
 
     def clip(self, members: Int[Tensor, "S C"]) -> Clip:
         """Clips of one frame each, from members."""

@@ -38,7 +38,7 @@ class ConceptOptions:
     seed: int = 0
     """Seed of the clusters and of the samples."""
     every: int = 6
-    """Take the slots of every so many frames of a video, the first among them."""
+    """Take the slots of every so many frames of a video, from the first on."""
     nearest: int = 8
     """Slots to plot of each concept: those nearest to its centre."""
     chunk: int = 24
@@ -84,9 +84,8 @@ def concepts(
     model, out = with_sampling(model, options.sampling), Path(out)
     num_concepts = options.num_concepts or number_of_slots(model, dataset, settings, device)
     slots = _Slots(options.every)
-    for video in encoded_videos(
-        model, dataset, settings, lambda _: True, device=device, num_workers=num_workers
-    ):
+    where = {"device": device, "num_workers": num_workers}
+    for video in encoded_videos(model, dataset, settings, lambda _: True, **where):
         slots.add(video)
     about = {**asdict(settings), **asdict(options), "sampling": options.sampling.given()}
     library = slots.library(num_concepts, options.seed, about)
@@ -96,7 +95,7 @@ def concepts(
 
 
 class _Slots:
-    """Slots of some frames of each video, and what is needed to plot them."""
+    """Slots of some frames of each video, with the frames to plot them."""
 
     def __init__(self, every: int) -> None:
         self._every = every
@@ -107,9 +106,11 @@ class _Slots:
         self._ids: dict[tuple[int, int], UInt8[ndarray, "h w"]] = {}
 
     def add(self, video: EncodedVideo) -> None:
-        """Take every so many frames of a video."""
+        """Store the slots of some frames of a video."""
         assert video.masks is not None
-        clip = _frame_by_frame(frames_of(video.clip, slice(0, None, self._every)))
+        clip = frames_of(video.clip, slice(0, None, self._every))
+        pose = None if clip.pose is None else clip.pose.map(lambda values: values.transpose(0, 1))
+        clip = clip._replace(slots=clip.slots.transpose(0, 1), pose=pose)  # T clips of one frame
         self._clips.append(clip)
         self._names[video.number] = video.name
         slots = torch.arange(clip.slots.shape[2])
@@ -142,12 +143,6 @@ class _Slots:
         return slot_views(self._frames[number, time], mask)[0]
 
 
-def _frame_by_frame(clip: Clip) -> Clip:
-    """One clip of T frames as T clips of one frame."""
-    pose = None if clip.pose is None else clip.pose.map(lambda values: values.transpose(0, 1))
-    return clip._replace(slots=clip.slots.transpose(0, 1), pose=pose)
-
-
 View = Callable[[Tensor], UInt8[ndarray, "h w 3"]]
 """From a slot's origin (video, frame, slot) to the image that shows it."""
 
@@ -176,6 +171,7 @@ def _samples(
     for number, frame in enumerate(frames):
         images += [frame.permute(1, 2, 0).numpy(), *(view(library.origin[m]) for m in members[number])]
         labels += [f"sample {number}", *(str(concept) for concept in range(library.num_concepts))]
-    sheet = contact_sheet(images, labels, columns=1 + library.num_concepts, tile=_TILE)
-    write_png(out / "samples.png", sheet)
+    write_png(
+        out / "samples.png", contact_sheet(images, labels, columns=1 + library.num_concepts, tile=_TILE)
+    )
     return [out / "samples.png", *(out / "samples" / f"{number:05d}.png" for number in range(len(frames)))]

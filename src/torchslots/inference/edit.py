@@ -1,8 +1,8 @@
 """Edit the objects of images and videos: remove, keep, move, resize, turn or swap slots, and decode the rest.
 
-First every input is shown with its slots numbered, as `predict` numbers them; without an edit that is all. The edits
-(`torchslots.models.edits`) are made slice by slice, and the decoder decodes the result. It shows what the model was
-trained to reconstruct: frames (`video`), or only optical flow (`flow`).
+Every input is plotted with its slots numbered, as `predict` numbers them; without an edit that is all. The edits
+(`torchslots.models.edits`) are made slice by slice, then decoded to what the model was trained to reconstruct: frames
+(`video`), or only optical flow (`flow`).
 """
 
 import math
@@ -156,7 +156,7 @@ class _Slice(NamedTuple):
 
 
 def _slices(model: ObjectCentricModel, job: Job, options: EditOptions) -> Iterator[_Slice]:
-    """Slice after slice, never edited, so that an edit of one frame does not carry on into the next."""
+    """The slices of an input, unedited, so that an edit of one frame does not carry on into the next."""
     _, parts = batches(model, video.iter_frames(job.source, _SLICE), job.hint, options)
     order: list[int] = []
     for batch, clip in carry_state(torch.no_grad()(model.encode), (batch for _, batch in parts)):
@@ -178,7 +178,7 @@ def _decoded(model: ObjectCentricModel, clip: Clip, recon: bool) -> Decoded:
 
 @torch.no_grad()
 def _edited(model: ObjectCentricModel, clips: list[Clip], options: EditOptions) -> list[Decoded | None]:
-    """What the edited slots decode to; None where nothing is edited."""
+    """Decode the edited slots; None where nothing is edited."""
     if not options.changes:
         return [None for _ in clips]
     if options.swap:
@@ -198,7 +198,6 @@ class _Result:
             self._write_edited = stack.enter_context(frame_writer(self.edited, fps))
 
     def write(self, part: _Slice, after: Decoded | None) -> None:
-        """Plot a slice."""
         recon, masks, pose = part.decoded.recon, part.decoded.masks[0].float().cpu().numpy(), part.clip.pose
         target = _target(recon, self._target)
         self.note = _note(recon, target, masks.shape[1])
@@ -227,7 +226,5 @@ def _target(recon: dict[str, torch.Tensor], asked: str | None) -> str:
 
 
 def _note(recon: dict[str, torch.Tensor], target: str, num_slots: int) -> str:
-    """Which slots there are and what is shown of them."""
     only = "." if "video" in recon else ": the model was trained to reconstruct no frames."
-    shown = f"Shown: {_CALLED.get(target, target)}{only}"
-    return f"Slots 0 to {num_slots - 1}, 0 being the background. {shown}"
+    return f"Slots 0 to {num_slots - 1}, 0 being the background. Shown: {_CALLED.get(target, target)}{only}"

@@ -67,7 +67,7 @@ def encoded_videos(
 def number_of_slots(
     model: ObjectCentricModel, dataset: ClipDataset, settings: EvalConfig, device: torch.device | str = "cpu"
 ) -> int:
-    """How many slots the model has on these data, seen from the first frame of the first video."""
+    """How many slots the model has on these data, by the first frame of the first video."""
     batch = next(eval_batches(dataset, batch_size=1, limit=1))
     for part in cut(seeded(batch, settings.seed), 1, 1):
         return model.encode(to_device(part, device), attn=False).slots.shape[2]

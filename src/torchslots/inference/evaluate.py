@@ -71,7 +71,7 @@ class EvaluateOptions(NetworkOptions, VideosOptions):
 
 
 class Evaluation(NamedTuple):
-    """What was found, and the same figures of copied boxes; None: there are no boxes, or they were not asked for."""
+    """The report, and that of copied boxes; None: there are no boxes, or they were not asked for."""
 
     report: EvalReport | HorizonReport
     baseline: EvalReport | None = None
@@ -138,15 +138,8 @@ def evaluate_with_baseline(
         dataset = whole_videos(data, settings, Path(root))
         batches = partial(_batches, dataset, settings, options, rank, world_size)
         observers, notes = _observers(ready, options, rank, world_size)
-        report = passes.evaluate(
-            ready,
-            batches("Evaluating"),
-            settings,
-            device=options.device,
-            precision=options.precision,
-            num_plots=options.num_plots,
-            observers=observers,
-        )
+        how = {"device": options.device, "precision": options.precision, "num_plots": options.num_plots}
+        report = passes.evaluate(ready, batches("Evaluating"), settings, observers=observers, **how)
         copied = None
         if options.baseline and {"boxes", "segmentations"} <= set(data.keys):
             copied = passes.box_copy_baseline(batches("Copying boxes"), settings)
@@ -156,14 +149,10 @@ def evaluate_with_baseline(
     if options.sampling.given():
         report.settings["sampling"] = options.sampling.given()
     if rank == 0 and folder is not None:
-        _save(report, copied, folder)
+        report.save(folder, gif=True)
+        if copied is not None:
+            write_file(folder / "box_copy.json", copied.to_json() + "\n")
     return Evaluation(report, copied)
-
-
-def _save(report: EvalReport, copied: EvalReport | None, folder: Path) -> None:
-    report.save(folder, gif=True)
-    if copied is not None:
-        write_file(folder / "box_copy.json", copied.to_json() + "\n")
 
 
 def _settings(
@@ -178,15 +167,8 @@ def _settings(
 def _batches(
     dataset: Any, settings: EvalConfig, options: EvaluateOptions, rank: int, world_size: int, what: str
 ) -> Any:
-    return passes.shown_batches(
-        dataset,
-        settings,
-        what,
-        skip_corrupt=options.skip_corrupt,
-        rank=rank,
-        world_size=world_size,
-        num_workers=options.num_workers,
-    )
+    how = {"skip_corrupt": options.skip_corrupt, "num_workers": options.num_workers}
+    return passes.shown_batches(dataset, settings, what, rank=rank, world_size=world_size, **how)
 
 
 def _adjusted(model: Any, where: str | Path, options: EvaluateOptions) -> Any:
@@ -207,7 +189,7 @@ def _adjusted(model: Any, where: str | Path, options: EvaluateOptions) -> Any:
 def _observers(
     model: Any, options: EvaluateOptions, rank: int, world_size: int
 ) -> tuple[Sequence[Observer[Any]], list[str]]:
-    """What measures and writes decoded frames, and a sentence for each metric that is left out."""
+    """Observers that measure and write decoded frames, and a sentence for each metric that is left out."""
     if not options.reconstructs:
         return (), []
     networks, notes = networks_of(options, NETWORK_METRICS)
@@ -233,24 +215,18 @@ def _evaluate_rollout(
     """Evaluate what is predicted without being seen."""
     if not isinstance(model, ObjectCentricModel):
         raise UserError(
-            f"{where or 'The model'} is a tokenizer: it has no slots that could predict. Leave out --observe."
+            f"{where or 'The model'} is a tokenizer, with no slots that could predict. Leave out --observe."
         )
     demand_one_process("Prediction is evaluated")
     observe, ahead = options.observe, options.rollout
     if observe is None or observe < 1 or (ahead is not None and ahead < 1):
         raise UserError(
-            f"Prediction is evaluated after some observed frames: give --observe of 1 or more, and --rollout of 1 or "
-            f"more or none, got {observe} and {ahead}."
+            f"Prediction follows observed frames: give --observe of 1 or more, and --rollout of 1 or more or none, got "
+            f"{observe} and {ahead}."
         )
-    report = evaluate_rollout(
-        model,
-        _batches(whole_videos(data, settings, root), settings, options, 0, 1, "Predicting"),
-        observe,
-        ahead,
-        slice_size=settings.slice_size,
-        device=options.device,
-        seed=settings.seed,
-    )
+    batches = _batches(whole_videos(data, settings, root), settings, options, 0, 1, "Predicting")
+    how = {"slice_size": settings.slice_size, "device": options.device, "seed": settings.seed}
+    report = evaluate_rollout(model, batches, observe, ahead, **how)
     if out is not None:
         report.save(out)
     return report

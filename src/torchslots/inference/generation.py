@@ -1,4 +1,4 @@
-"""Decode frames of slots, sampled as chosen after training."""
+"""Decode frames from slots, with sampling options chosen after training."""
 
 import torch
 from jaxtyping import UInt8
@@ -12,14 +12,12 @@ from torchslots.models.layers.ranges import to_bytes
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Clip
 
-__all__ = ["SamplingOptions", "decode_frames", "require_frames", "with_sampling"]
-
 
 def with_sampling(model: ObjectCentricModel, options: SamplingOptions) -> ObjectCentricModel:
-    """The same weights in a model that samples as the options say; the model handed in stays as it is.
+    """A model with the same weights that samples as the options say; the given model does not change.
 
     Raises:
-        UserError: an option that means nothing to this model.
+        UserError: an option that this model lacks.
     """
     if not options.given():
         return model
@@ -40,7 +38,7 @@ def require_frames(model: ObjectCentricModel) -> None:
 
 @torch.no_grad()
 def decode_frames(model: ObjectCentricModel, clip: Clip, chunk: int = 24) -> UInt8[Tensor, "B T 3 H W"]:
-    """The frames that a model decodes of slots alone, on the CPU.
+    """The frames that a model decodes from slots, on the CPU.
 
     Args:
         chunk: frames decoded at once; fewer need less memory.

@@ -22,7 +22,7 @@ from torchslots.models.slots.initializers import Gaussian, Learned
 from torchslots.models.slots.poses import WithPoses
 from torchslots.models.types import Batch, Prediction
 
-BOTH = "Give either boxes or masks: both say where the objects are."
+BOTH = "Give either boxes or masks of the objects, not both."
 _UNCONDITIONAL = (Learned, Gaussian, WithPoses)
 _FILMS = (*video.FILM_SUFFIXES, ".gif")
 
@@ -51,6 +51,13 @@ class InputOptions:
 
     def __post_init__(self) -> None:
         self.require_positive("num_slots", "num_iterations", "fps")
+        for name in ("boxes", "masks"):
+            value = getattr(self, name)
+            if not isinstance(value, Path | str | None):
+                raise UserError(
+                    f"`{name}` is the path of a file or folder here, got a {type(value).__name__}. "
+                    "`torchslots.predict_frames` takes arrays."
+                )
 
     def require_positive(self, *names: str) -> None:
         """Raises UserError where one of these options is given and not more than 0."""
@@ -60,7 +67,7 @@ class InputOptions:
                 raise UserError(f"{name} should be more than 0, got {value}.")
 
     def ready(self, model: ObjectCentricModel | str | Path) -> ObjectCentricModel:
-        """The model, loaded if it is named, with the rounds and the sampling of the options."""
+        """The model, loaded if it is a path or hub id, with the rounds and the sampling of the options."""
         if isinstance(model, str | Path):
             model = load_model(model, device=self.device)
         return with_sampling(with_counts(model, num_iterations=self.num_iterations), self.sampling)
@@ -81,7 +88,7 @@ class Job(NamedTuple):
 def jobs_of(
     inputs: Path | str | Sequence[Path | str], out: Path | str, options: InputOptions, each: bool
 ) -> list[Job]:
-    """Every image and video among the inputs, folders of many videos taken apart.
+    """A job for every image and video among the inputs and in folders of many.
 
     Args:
         each: take every image of a folder as an input of its own.
@@ -125,7 +132,6 @@ def _result_folders(sources: list[Path], out: Path) -> list[Path]:
 
 
 def _hint(name: str, options: InputOptions, num_inputs: int) -> FirstFrameHint:
-    """The hint for the input of that name."""
     if options.boxes and options.masks:
         raise UserError(BOTH)
     given, read, suffix = (options.boxes, read_boxes, "json")
@@ -172,7 +178,7 @@ def batches(
 
 
 def _num_slots(model: ObjectCentricModel, hint: FirstFrameHint, asked: int | None) -> int | None:
-    """Hints decide the number of slots themselves."""
+    """The number of slots to ask the model for; None: its own, or the hint's."""
     hinted = hint.boxes is not None
     if hinted and isinstance(model.slot_encoder.initializer, _UNCONDITIONAL):
         raise UserError(
@@ -186,7 +192,7 @@ def _num_slots(model: ObjectCentricModel, hint: FirstFrameHint, asked: int | Non
 
 
 def slot_order(found: Prediction, hint: FirstFrameHint) -> list[int]:
-    """The background first: without a hint that is the slot with most pixels."""
+    """The slots, the background first: without a hint that is the slot with most pixels."""
     count = found.masks.shape[2]
     if hint.boxes is not None:
         return list(range(count))

@@ -27,7 +27,6 @@ from torchslots.io.files import atomic_file
 from torchslots.io.video import write_palette_png, write_png, write_video
 
 OUTPUTS = ("overlay", "masks", "strip", "slots", "tracks")
-
 WriteFrame = Callable[[Any], None]
 
 
@@ -40,7 +39,7 @@ class Slice(NamedTuple):
     images: UInt8[ndarray, "..."]
     """What the strip shows through the masks: [T, h, w, 3] for all slots, or each slot's own [T, K, h, w, 3]."""
     predicted: bool = False
-    """Whether the frames are the model's own, predicted without observations."""
+    """Whether the frames were predicted without observations."""
     recon: Sequence[UInt8[ndarray, "H W 3"]] = ()
     """Each frame beside its reconstruction; empty: not asked for."""
 
@@ -91,9 +90,6 @@ def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part
             write(item)
 
 
-# ------------------------------------------------------------------------------------------------------ masks
-
-
 class ObjectMask(NamedTuple):
     """One slot in one frame: its box (ymin, xmin, ymax, xmax) in [0, 1], pixels, and run lengths."""
 
@@ -127,13 +123,10 @@ def _box(place: tuple[slice, slice], size: tuple[int, ...]) -> tuple[float, floa
 
 
 def decode_mask(mask: dict[str, Any]) -> Bool[ndarray, "H W"]:
-    """The mask that `{"size": [H, W], "counts": [...]}` in tracks.json stands for."""
+    """The mask of `{"size": [H, W], "counts": [...]}` in tracks.json."""
     height, width = mask["size"]
     inside = np.arange(len(mask["counts"])) % 2 == 1
     return np.repeat(inside, mask["counts"]).reshape(width, height).T
-
-
-# ---------------------------------------------------------------------------------------------------- writing
 
 
 @contextmanager
@@ -163,15 +156,10 @@ def _track_writer(file: Path, about: dict[str, Any]) -> Iterator[WriteFrame]:
 
 
 def _frame_entry(number: int, size: tuple[int, ...], found: list[ObjectMask]) -> dict[str, Any]:
-    objects = [
-        {
-            "slot": mask.slot,
-            "box": [round(side, 5) for side in mask.box],
-            "area": mask.area,
-            "mask": {"size": list(size), "counts": mask.counts},
-        }
-        for mask in found
-    ]
+    objects = []
+    for slot, box, area, counts in found:
+        mask = {"size": list(size), "counts": counts}
+        objects.append({"slot": slot, "box": [round(side, 5) for side in box], "area": area, "mask": mask})
     return {"frame": number, "objects": objects}
 
 

@@ -1,4 +1,4 @@
-"""Figures of slots: numbered regions, reconstructions beside the input, before and after an edit, poses."""
+"""Plots of slots: numbered regions, reconstructions beside the input, before and after an edit, poses."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ _PREFERRED = ("video", "flow")
 
 
 def preferred_target(recon: Mapping[str, Any]) -> str:
-    """The target to show of what a model reconstructs: frames, else optical flow, else the first."""
+    """The target to show of a model's reconstructions: frames, else optical flow, else the first."""
     return next((name for name in _PREFERRED if name in recon), next(iter(recon)))
 
 
@@ -72,16 +72,12 @@ def numbered_slots(
         large = scale_up(image, _TILE)
         factor = len(large) // len(image)
         ids = masks[t].argmax(0).repeat(factor, 0).repeat(factor, 1)
-        if pose is None:
-            tinted = overlay(large, ids, opacity=0.4)
-        else:
+        tinted = overlay(large, ids, opacity=0.4)
+        if pose is not None:
             tinted = plot_poses(image, pose.map(lambda part, t=t: part[t]), masks[t], hidden=(0,))
         unseen = sorted({*range(masks.shape[1])} - {*np.unique(ids).tolist()})
         label = "slots" + (f" (no pixels: {', '.join(map(str, unseen))})" if unseen else "")
         yield contact_sheet([large, number_slots(tinted, ids)], ["input", label], columns=2, tile=_TILE)
-
-
-# ------------------------------------------------------------------------------------------------------- poses
 
 
 def plot_poses(

@@ -77,7 +77,7 @@ class PredictOptions(InputOptions):
             return observe, self.rollout
         if observe == total and self.observe is not None:
             raise UserError(
-                f"All {total} frames are observed and none follows. Say with --rollout how many to predict."
+                f"All {total} frames are observed and none follows. Give --rollout, the frames to predict."
             )
         return observe, total - observe
 
@@ -187,23 +187,21 @@ def predict(
 
 def _predict_file(model: ObjectCentricModel, job: Job, options: PredictOptions) -> None:
     observe, ahead = options.plan(video.frame_count(job.source))
-    total = observe + ahead
+    total, name = observe + ahead, job.source.name
     chunks = _first(video.iter_frames(job.source, options.slice_size), observe)
     view, parts = batches(model, chunks, job.hint, options, options.resolution)
     slices = _slices(model, parts, view, job.hint, options, ahead)
     save = (*options.save, "recon") if options.recon else options.save
     fps = options.frame_rate(job.source, total)
-    writer = result_writer(
-        job.target, view, save=save, max_side=options.max_side, fps=fps, source=job.source.name
-    )
-    with writer as write, progress(job.source.name, total, "frames") as advance:
+    writer = result_writer(job.target, view, save=save, max_side=options.max_side, fps=fps, source=name)
+    with writer as write, progress(name, total, "frames") as advance:
         for part in slices:
             write(part)
             advance(len(part.frames))
 
 
 def _ready(model: ObjectCentricModel | str | Path, options: PredictOptions) -> ObjectCentricModel:
-    """The model with what the options change, its memory bounded.
+    """The model, changed as the options say.
 
     Raises:
         UserError: a bound for a model that remembers nothing, or frames to predict for one that predicts none.
@@ -226,15 +224,11 @@ def _ready(model: ObjectCentricModel | str | Path, options: PredictOptions) -> O
 
 
 def _first(chunks: Iterable[UInt8[ndarray, "T H W 3"]], count: int) -> Iterator[UInt8[ndarray, "T H W 3"]]:
-    """The first `count` frames."""
     for chunk in chunks:
         yield chunk[:count]
         count -= len(chunk)
         if count <= 0:
             return
-
-
-# ----------------------------------------------------------------------------------------------------- slices
 
 
 def _slices(
@@ -245,7 +239,7 @@ def _slices(
     options: PredictOptions,
     ahead: int = 0,
 ) -> Iterator[Slice]:
-    """Observed slices, then `ahead` frames without observations. Nothing of a slice is stored."""
+    """Observed slices, then `ahead` frames without observations; memory does not grow with their number."""
 
     def step(part: Part, state: State | None) -> Prediction:
         return model.predict(part[1], state, slot_recon=options.slot_views, recon=options.recon, attn=False)

@@ -63,16 +63,14 @@ def settings_of(
         data, settings = DataConfig(resolution=model.config.resolution[0]), EvalConfig()
         if options.data is None:
             raise UserError(
-                f"{where or 'The model'} is not a run with a recipe: name the data set with --data (`data`)."
+                f"{where or 'The model'} is no run with a recipe: name the data set with --data (`data`)."
             )
-    data = dataclasses.replace(
-        data, keys=tuple(key for key in keys if key in data.keys), dataset=options.data or data.dataset
-    )
+    keys = tuple(key for key in keys if key in data.keys)
+    data = dataclasses.replace(data, keys=keys, dataset=options.data or data.dataset)
     if options.max_objects is not None:
         rows = max(options.max_objects, data.max_instances)
         data = dataclasses.replace(data, max_objects=options.max_objects, max_instances=rows)
-    given = {name: getattr(options, name) for name in _SETTINGS}
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
     return data, dataclasses.replace(settings, **changes)
 
 
@@ -111,7 +109,7 @@ def _files(pairs: Sequence[str]) -> dict[str, Path]:
             raise UserError(f"--weights takes NAME=FILE, such as vgg16=vgg16-397923af.pth, got {pair!r}.")
         if name not in FILES:
             raise UserError(
-                f"--weights knows no `{name}`. {nearest(name, FILES)} There are: {', '.join(FILES)}."
+                f"--weights has no `{name}`. {nearest(name, FILES)} There are: {', '.join(FILES)}."
             )
         found[name] = Path(file)
     return found

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from torchslots.data.transforms import mask_boxes
 from torchslots.io.errors import UserError
 
+_FORMATS, _YES_NO = ("yxyx", "xyxy"), (None, True, False)
+
 
 class FirstFrameHint(NamedTuple):
     """Conditioning: where the objects are in the first frame, in coordinates of the whole frame."""
@@ -98,11 +100,11 @@ def read_mask(file: Path) -> FirstFrameHint:
             mode, values = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(
-            f"{file} cannot be read as an image: {error}. A mask is an indexed or grey PNG."
+            f"{file} cannot be read as an image: {error}. Give an indexed or grey PNG."
         ) from error
     if values.ndim != 2:
         raise UserError(
-            f"{file} is a colour image ({mode}). A mask is an indexed or grey PNG: 0 is background."
+            f"{file} is a colour image ({mode}). Give an indexed or grey PNG with 0 for background."
         )
     return mask_hint(values, where=str(file))
 
@@ -240,6 +242,3 @@ def resized(frame: UInt8[ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[ndar
     if frame.shape[:2] == size:
         return frame
     return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
-
-
-_FORMATS, _YES_NO = ("yxyx", "xyxy"), (None, True, False)

@@ -1,4 +1,4 @@
-"""accelerate, started for one run: device, precision, processes; and the seeds of a step."""
+"""Start accelerate for a run (device, precision, processes), and seed a step."""
 
 import os
 import random
@@ -18,8 +18,7 @@ _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def start_accelerator(train: TrainConfig, device: str | None) -> "Accelerator":
-    """accelerate's handle on device, precision and processes (`torchrun` and `accelerate launch` set the
-    latter).
+    """accelerate's handle on device, precision and processes (`torchrun` and `accelerate launch` set the latter).
 
     Raises:
         UserError: the device or its precision is not there.
@@ -40,27 +39,23 @@ def start_accelerator(train: TrainConfig, device: str | None) -> "Accelerator":
 
 
 def _choose_card(device: str) -> None:
-    """Make `cuda` or `cuda:N` the card of this process."""
+    """Make `cuda` or `cuda:N` the GPU of this process."""
     kind, _, index = device.partition(":")
     if kind != "cuda" or (index and not index.isdigit()):
         raise UserError(f"device should be cpu, cuda or cuda:N, got {device!r}.")
     if not torch.cuda.is_available():
-        raise UserError(
-            "No CUDA device is visible to this torch. Use --device cpu, or install a CUDA build of torch."
-        )
+        raise UserError("No CUDA device is visible. Use --device cpu, or install a CUDA build of torch.")
     if not index:
         return
     if "LOCAL_RANK" in os.environ:
-        raise UserError(f"Each of several processes gets a card of its own: say cuda, not {device}.")
+        raise UserError(f"Each of several processes gets its own GPU: give cuda, not {device}.")
     if int(index) >= torch.cuda.device_count():
-        raise UserError(
-            f"There is no {device}: {torch.cuda.device_count()} CUDA devices are visible, from 0."
-        )
+        raise UserError(f"There is no {device}: torch sees {torch.cuda.device_count()} CUDA devices, from 0.")
     torch.cuda.set_device(int(index))
 
 
 def check_split(train: TrainConfig, processes: int) -> None:
-    """A mean over the global batch is exact only when its parts are of one size.
+    """Check that the global batch splits into parts of one size, so that the mean over it is exact.
 
     Raises:
         UserError: it does not divide, or a count is not positive.

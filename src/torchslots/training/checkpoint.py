@@ -23,21 +23,24 @@ from torch import Tensor
 
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_folder, disk_errors, remove_partial, write_file
+from torchslots.io.json_files import flatten, read_object
 from torchslots.recipes.config import Recipe, current_item, from_dict, to_json
 
 _FORMAT = 1
 _PREFIX = "step_"
+_PARTS = ("model.safetensors", "training.safetensors")
 _UNTOUCHED = (
     "The earlier checkpoints are untouched. Free some space or choose another run folder, and start again."
 )
-_FREE = (
+_FREE = {
     "train.num_workers",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
     "train.keep",
     "train.compile",
-)
+}
+"""Settings that may change when a run is resumed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +75,10 @@ class Checkpoint(NamedTuple):
 
 
 def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
-    """Make `run` this recipe's folder, or see that it already is.
+    """Make `run` this recipe's folder, or check that it already is.
 
-    How often a run logs, evaluates and saves, its number of workers and whether it is compiled may change between
-    resumes; nothing else may. A setting that an older version did not know had its default.
+    The settings in `_FREE` may change between resumes, no others. A setting that an older version lacked had its
+    default.
 
     Args:
         write: False on processes that only check.
@@ -84,21 +87,18 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
         UserError: the folder belongs to another recipe, naming each field that differs, or cannot be written.
     """
     file = run / "recipe.json"
-    wanted = _flatten(json.loads(to_json(recipe)))
+    wanted = flatten(json.loads(to_json(recipe)))
     if file.exists():
-        written = (current_item(recipe, *item) for item in _flatten(_read_json(file)).items())
-        found = _flatten(defaults(recipe)) | {"family": recipe.model.family} | dict(written)
-        differing = [key for key in sorted({*found, *wanted} - {*_FREE}) if found.get(key) != wanted.get(key)]
+        written = (current_item(recipe, *item) for item in flatten(read_object(file)).items())
+        found = flatten(defaults(recipe)) | {"family": recipe.model.family} | dict(written)
+        differing = [key for key in sorted({*found, *wanted} - _FREE) if found.get(key) != wanted.get(key)]
         if differing:
             changes = "; ".join(f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}" for key in differing)
             raise UserError(
-                f"{run} was started with another recipe: {changes}. Choose another run folder, or give the "
-                f"same settings."
+                f"{run} was started with another recipe: {changes}. Choose another folder, or give the same settings."
             )
     elif list_steps(run):
-        raise UserError(
-            f"{run} has checkpoints but no recipe.json, so nobody can say whose they are. Choose another folder."
-        )
+        raise UserError(f"{run} has checkpoints but no recipe.json that says whose. Choose another folder.")
     if write:
         write_file(file, to_json(recipe), durable=True)
         remove_partial(run)
@@ -120,12 +120,10 @@ def defaults(config: Any) -> dict[str, Any]:
 def save(
     run: Path, state: RunState, model: dict[str, Tensor], training: dict[str, Tensor], keep: int
 ) -> Path:
-    """Write a checkpoint as a whole or not at all, then remove those that are neither the last `keep` nor the
-    best.
+    """Write a checkpoint as a whole or not at all, then remove those that are neither the last `keep` nor the best.
 
     Raises:
-        UserError: no space or no permission; the earlier checkpoints are untouched and nothing half-written
-            stays.
+        UserError: no space or no permission; the earlier checkpoints are untouched and nothing half-written stays.
     """
     final = run / "checkpoints" / f"{_PREFIX}{state.step:07d}"
     with atomic_folder(final, advice=_UNTOUCHED) as folder:
@@ -136,8 +134,7 @@ def save(
 
 
 def latest(run: Path, tell: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over with a message. None: there is none
-    yet.
+    """The newest checkpoint that is whole; damaged ones are passed over with a message. None: there is none yet.
 
     Args:
         tell: receives one message for each damaged checkpoint.
@@ -152,11 +149,11 @@ def latest(run: Path, tell: Callable[[str], None]) -> Checkpoint | None:
             return read(run / "checkpoints" / f"{_PREFIX}{step:07d}")
         except UserError as problem:
             problems.append(str(problem))
-            tell(f"{problem} Passing over this checkpoint.")
+            tell(f"{problem} Skipping this checkpoint.")
     if problems:
         raise UserError(
-            f"None of the {len(steps)} checkpoints in {run / 'checkpoints'} can be read; the newest: "
-            f"{problems[0]} Remove the run folder to start again."
+            f"None of the {len(steps)} checkpoints in {run / 'checkpoints'} can be read; the newest: {problems[0]} "
+            f"Remove the run folder to start again."
         )
     return None
 
@@ -167,18 +164,14 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         UserError: a part is missing, cut short, changed, from another program or version, or a pickle.
     """
-    values = _read_json(folder / "state.json")
+    file = folder / "state.json"
+    values = read_object(file)
     if values.get("format") != _FORMAT:
         raise UserError(
-            f"{folder / 'state.json'}: format {values.get('format')!r} is not {_FORMAT}, which this version "
-            f"reads."
+            f"{file}: format {values.get('format')!r} is not {_FORMAT}, which this version reads."
         )
-    state = from_dict(RunState, values.get("state", {}), str(folder / "state.json"))
-    parts = values.get("files", {})
-    model, training = (
-        _read_part(folder / name, parts) for name in ("model.safetensors", "training.safetensors")
-    )
-    return Checkpoint(folder, state, model, training)
+    state = from_dict(RunState, values.get("state", {}), str(file))
+    return Checkpoint(folder, state, *(_read_part(folder / name, values.get("files", {})) for name in _PARTS))
 
 
 def list_steps(run: Path) -> list[int]:
@@ -196,7 +189,7 @@ def read_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
     # A safetensors file may begin with a pickle's first byte, the lowest of its header's length; its ninth byte is `{`.
     if data[:4] == b"PK\x03\x04" or (data[:1] == b"\x80" and data[8:9] != b"{"):
         raise UserError(
-            f"{path} is a pickle, which can run any code when opened: refused. Use a safetensors file."
+            f"{path} is a pickle, which can run code when opened: refused. Use a safetensors file."
         )
     try:
         return safetensors.torch.load(data)
@@ -212,7 +205,7 @@ def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None)
 
 def _fill(folder: Path, state: RunState, model: dict[str, Tensor], training: dict[str, Tensor]) -> None:
     parts = {}
-    for name, tensors in (("model.safetensors", model), ("training.safetensors", training)):
+    for name, tensors in zip(_PARTS, (model, training)):
         data = to_bytes(tensors)
         parts[name] = {"bytes": len(data), "crc32c": google_crc32c.value(data)}
         (folder / name).write_bytes(data)
@@ -235,29 +228,10 @@ def _read_part(path: Path, parts: dict[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} should hold a JSON object, got {type(values).__name__}.")
-    return values
-
-
 def _prune(run: Path, state: RunState, keep: int) -> None:
-    """Steps beyond the present one are damaged checkpoints that a resume passed over: they go too."""
+    """Steps beyond the present one are damaged checkpoints that a resume skipped: they are removed too."""
     steps = list_steps(run)
     stay = {*[step for step in steps if step <= state.step][-keep:], state.best_step}
     for step in steps:
         if step not in stay:
             shutil.rmtree(run / "checkpoints" / f"{_PREFIX}{step:07d}")
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -28,22 +28,24 @@ LEAST_GAIN = 1.25
 """A compiled step is taken to be this many times as fast as a plain one on CUDA: an assumption."""
 MARGIN = 2.0
 """Compile where this many times the cold start is won back."""
-
-
 _SLOW = "; the first step takes a minute or more"
 
 
 class Decision(NamedTuple):
-    """What was decided, and a line that says why."""
+    """Whether to compile, and a line with the reason."""
 
     compiled: bool
     reason: str
 
 
+def _decision(compiled: bool, why: str) -> Decision:
+    return Decision(compiled, f"torch.compile is {'on' if compiled else 'off'}{why}")
+
+
 def settle(
     wanted: bool | None, before: bool | None, num_steps: int, device: torch.device, trial: Callable[[], float]
 ) -> Decision:
-    """What a run does: what the recipe says, else what the run did before, else what pays.
+    """Decide for a run: as the recipe says, else as the run did before, else what pays.
 
     Args:
         wanted: of the recipe; None: it leaves the choice open.
@@ -57,22 +59,15 @@ def settle(
     if wanted and missing:
         raise UserError(f"train.compile is on, but {missing}. Install it, or choose --train.compile False.")
     if wanted is not None:
-        return Decision(
-            wanted, f"torch.compile is {_word(wanted)}, as the recipe says{_SLOW if wanted else ''}."
-        )
+        return _decision(wanted, f", as the recipe says{_SLOW if wanted else ''}.")
     if before and missing:
-        return Decision(
-            False, f"torch.compile is off: {missing}. The run was compiled before: digits may differ."
-        )
+        return _decision(False, f": {missing}. The run was compiled before: digits may differ.")
     if before is not None:
-        return Decision(before, f"torch.compile is {_word(before)}, as before{_SLOW if before else ''}.")
+        return _decision(before, f", as before{_SLOW if before else ''}.")
     if device.type not in WORTH_WHILE:
-        return Decision(
-            False,
-            "torch.compile is off: on this kind of device compiled steps were no faster where they were measured; "
-            "--train.compile True compiles all the same.",
-        )
-    return Decision(False, f"torch.compile is off: {missing}.") if missing else decide(num_steps, trial())
+        slow = "compiled steps were no faster on this kind of device"
+        return _decision(False, f": {slow}; --train.compile True compiles all the same.")
+    return _decision(False, f": {missing}.") if missing else decide(num_steps, trial())
 
 
 def decide(num_steps: int, seconds: float) -> Decision:
@@ -89,9 +84,7 @@ def decide(num_steps: int, seconds: float) -> Decision:
         if pays
         else "too short to win back what compiling takes; --train.compile True compiles all the same"
     )
-    return Decision(
-        pays, f"torch.compile is {_word(pays)}: without it the run takes {_spoken(plain)}, {why}."
-    )
+    return _decision(pays, f": without it the run takes {_duration(plain)}, {why}.")
 
 
 def obstacle(device: torch.device) -> str | None:
@@ -109,12 +102,7 @@ def obstacle(device: torch.device) -> str | None:
     return None
 
 
-def _word(on: bool) -> str:
-    return "on" if on else "off"
-
-
-def _spoken(seconds: float) -> str:
-    """A length of time in words."""
+def _duration(seconds: float) -> str:
     for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * unit:
             return f"about {seconds / unit:.0f} {name}"

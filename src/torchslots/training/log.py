@@ -1,4 +1,4 @@
-"""What a run reports: one JSON line for each logged step, TensorBoard, and Weights & Biases on request.
+"""The log of a run: one JSON line for each logged step, TensorBoard, and Weights & Biases on request.
 
 accelerate's trackers are not used: they cannot drop the steps that a resume repeats, nor put the project's
 name and the folder apart.
@@ -8,8 +8,8 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,14 +21,12 @@ from torchslots.io.run_log import METRICS_NAME, read_records
 _T = TypeVar("_T")
 
 
-class RunLog:
+class RunLog(AbstractContextManager["RunLog"]):
     """Writes a run's log; on processes other than the first it does nothing.
 
     Args:
-        step: updates done before; what an interrupted run logged beyond is dropped, so that no step appears
-            twice.
-        wandb: also log to Weights & Biases, project `torchslots`; the same run folder continues the same W&B
-            run.
+        step: updates done before; what an interrupted run logged beyond is dropped, so that no step appears twice.
+        wandb: also log to Weights & Biases, project `torchslots`; the same run folder continues the same W&B run.
         settings: the recipe, shown by W&B.
 
     Raises:
@@ -66,7 +64,9 @@ class RunLog:
         if not self._active or self._board is None:
             return
         known = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        _append(self._file, {"step": step, "time": round(time.time(), 3), **known})
+        advice = "The checkpoints are untouched: free some space and give the same command again."
+        with disk_errors(self._file, advice), self._file.open("a") as stream:
+            stream.write(json.dumps({"step": step, "time": round(time.time(), 3), **known}) + "\n")
         finite = {key: value for key, value in known.items() if value is not None}
         for key, value in finite.items():
             self._board.add_scalar(key, value, step)
@@ -82,20 +82,11 @@ class RunLog:
 
             self._wandb.log({name: wandb.Image(pixels)}, step=step)
 
-    def close(self) -> None:
-        """Flush and end."""
+    def __exit__(self, *error: object) -> None:
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-    def __enter__(self) -> "RunLog":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Clock:
@@ -117,35 +108,24 @@ class Clock:
         return value
 
     def read(self) -> dict[str, float]:
-        elapsed, steps = time.perf_counter() - self._start, max(self._steps, 1)
-        return {
-            "train/seconds_per_step": elapsed / steps,
-            "train/seconds_waiting_for_data": self._waited / steps,
-        }
+        seconds = {"per_step": time.perf_counter() - self._start, "waiting_for_data": self._waited}
+        return {f"train/seconds_{what}": spent / max(self._steps, 1) for what, spent in seconds.items()}
 
 
 def _truncate(file: Path, step: int) -> None:
-    """Keep the records up to `step`; rewritten as a whole, so that a cut last line never joins the next."""
+    """Drop the records beyond `step`; rewritten as a whole, so that a cut last line never joins the next."""
     if file.exists():
         lines = [json.dumps(record) + "\n" for record in read_records(file) if record["step"] <= step]
         write_file(file, "".join(lines), durable=True)
-
-
-def _append(file: Path, record: dict[str, Any]) -> None:
-    advice = "The checkpoints are untouched: free some space and give the same command again."
-    with disk_errors(file, advice), file.open("a") as stream:
-        stream.write(json.dumps(record) + "\n")
 
 
 def _start_wandb(run: Path, settings: dict[str, Any]) -> Any:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(
-            "Weights & Biases is not installed: pip install 'torchslots[wandb]', or leave it out."
-        ) from error
-    name = run.resolve().name
-    identity = "".join(letter if letter.isalnum() else "-" for letter in str(run.resolve()))[-64:]
-    return wandb.init(
-        project="torchslots", name=name, id=identity, resume="allow", dir=str(run), config=settings
-    )
+        wrong = "Weights & Biases is not installed: pip install 'torchslots[wandb]', or leave it out."
+        raise UserError(wrong) from error
+    whole = run.resolve()
+    about = {"project": "torchslots", "name": whole.name, "dir": str(run), "config": settings}
+    identity = "".join(letter if letter.isalnum() else "-" for letter in str(whole))[-64:]
+    return wandb.init(id=identity, resume="allow", **about)

@@ -30,7 +30,7 @@ from torchslots.training.stops import Interrupted, StopRequest, explained, stop_
 from torchslots.training.validation import SkippedRecords, StopNow, Validation
 
 MODEL_FOLDER = "model"
-"""Under the run: the newest weights, in the end the final ones; averaged where an average is kept."""
+"""Under the run: the newest weights, in the end the final ones; averaged where the recipe asks for it."""
 BEST_FOLDER = "best"
 """Under the run: the weights with the best value of the watched metric."""
 
@@ -88,17 +88,17 @@ def train(
     with locked(run / ".lock", busy) if first else nullcontext():
         state = _resume(stepper, run, first)
         if state.finished:
-            again = "Choose another run folder to train again."
-            _say(first, f"{run} is finished: {state.step} steps are done. {again}")
+            _say(
+                first,
+                f"{run} is finished: {state.step} steps are done. Choose another run folder to train.",
+            )
             return _result(run, state)
         log = RunLog(run, state.step, wandb=wandb, settings=dataclasses.asdict(recipe), active=first)
         with log, stop_request() as stop, explained(run, recipe.train, rank):
             skipped = SkippedRecords(skip_corrupt)
-            validate = (
-                None
-                if eval_set is None
-                else Validation(recipe, stepper, eval_set, skipped, run, log, stop, num_plots)
-            )
+            validate = None
+            if eval_set is not None:
+                validate = Validation(recipe, stepper, eval_set, skipped, run, log, stop, num_plots)
             watched = monitor or cast(Trainable, model).monitor
             loop = _Loop(recipe, stepper, validate, skipped, run, log, stop, state, watched)
             return loop.run_to_end(train_set)
@@ -106,7 +106,7 @@ def train(
 
 @dataclass
 class _Loop:
-    """What the hooks of the loop share; `state` is replaced, never changed."""
+    """A run in progress; `state` is replaced, never changed."""
 
     recipe: Recipe
     stepper: TrainStep
@@ -150,13 +150,8 @@ class _Loop:
             return float(cast(Tensor, accelerator.reduce(seconds, "mean")))
 
         before = False if self.state.step and self.state.compiled is None else self.state.compiled
-        choice = settle(
-            self.recipe.train.compile,
-            before,
-            self.recipe.optim.num_steps,
-            self.stepper.accelerator.device,
-            trial,
-        )
+        steps, device = self.recipe.optim.num_steps, self.stepper.accelerator.device
+        choice = settle(self.recipe.train.compile, before, steps, device, trial)
         _say(self.stepper.accelerator.is_main_process, choice.reason)
         self.state = replace(self.state, compiled=choice.compiled)
         if choice.compiled:
@@ -164,7 +159,7 @@ class _Loop:
         return chain(read, batches)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
-        """Bad data end a run, but not without what it has learned."""
+        """The next batch; bad data end the run, after a checkpoint is saved."""
         try:
             return next(batches)
         except UserError:
@@ -173,7 +168,6 @@ class _Loop:
             raise
 
     def _after(self, report: StepReport, clock: Clock) -> None:
-        """Log, stop, evaluate and save as due."""
         logged = self._due(self.recipe.train.log_every) or self.state.step == 1
         validate = self.validate if self._due(self.recipe.train.eval_every) else None
         saved = self._due(self.recipe.train.checkpoint_every)
@@ -192,7 +186,7 @@ class _Loop:
         clock.restart()
 
     def _due(self, every: int) -> bool:
-        """At the last step all is due."""
+        """Whether something that happens every so many steps, and at the last, happens now."""
         return (every > 0 and self.state.step % every == 0) or self.state.step == self.recipe.optim.num_steps
 
     def _owed(self) -> bool:
@@ -202,15 +196,21 @@ class _Loop:
         return due and self.state.evaluated_step != step
 
     def _record(self, report: StepReport, clock: Clock) -> dict[str, float]:
-        """This step's values, losses averaged over processes; the one place that waits for the device."""
+        """This step's values, losses averaged over processes; waits for the device."""
         losses = torch.stack(list(report.losses.values()))
         losses = cast(Tensor, self.stepper.accelerator.reduce(losses, "mean"))
         *values, norm = torch.cat([losses, report.grad_norm.reshape(1).to(losses)]).tolist()
         record = {f"train/{name}": value for name, value in zip(report.losses, values)}
         rates = {f"train/{name}": rate for name, rate in report.rates.items()}
-        rates = {"train/grad_norm": norm, **rates}
         skipped = {"train/skipped_records": float(self.skipped.count)} if self.skipped.count else {}
-        return {**record, "train/loss": sum(values), **rates, **clock.read(), **skipped}
+        return {
+            **record,
+            "train/loss": sum(values),
+            "train/grad_norm": norm,
+            **rates,
+            **clock.read(),
+            **skipped,
+        }
 
     def _validate_and_save(self, validate: Validation, record: dict[str, float]) -> None:
         """Evaluate the model; a new best one is saved at once, others when a checkpoint is due."""
@@ -229,7 +229,7 @@ class _Loop:
             self._save()
 
     def _is_better(self, metrics: dict[str, float]) -> bool:
-        """Data without masks have no figures, hence no best model; where there are, the watched one must exist."""
+        """Whether the watched figure is the best so far; data without masks have no figures, so no best model."""
         if metrics and self.monitor not in metrics:
             raise UserError(f"There is no figure `{self.monitor}` to watch. There are: {', '.join(metrics)}.")
         value = metrics.get(self.monitor, math.nan)
@@ -265,11 +265,7 @@ class _Loop:
         shown = {"loss": record.get("train/loss"), self.monitor: self.state.metrics.get(self.monitor)}
         self.note = "  ".join(f"{name} {value:.4g}" for name, value in shown.items() if value is not None)
         if self.stepper.accelerator.is_main_process and not sys.stderr.isatty():
-            print(
-                f"step {self.state.step}/{self.recipe.optim.num_steps}  {self.note}",
-                file=sys.stderr,
-                flush=True,
-            )
+            _say(True, f"step {self.state.step}/{self.recipe.optim.num_steps}  {self.note}")
 
     def _batches(self, train_set: ClipDataset) -> Any:
         return train_batches(

@@ -1,4 +1,4 @@
-"""The optimiser's parts as plain functions: schedules, Adam, clipping, weight average, named state.
+"""The optimiser as plain functions: schedules, Adam, clipping, weight average, named state.
 
 A model has up to three parts with a learning rate of their own, distinguished by the names of their parameters: the
 decoder (`decoder.`), in it a tokenizer that is trained along (`decoder.tokenizer.`), and the rest.
@@ -67,24 +67,13 @@ def schedule(config: OptimConfig, part: str = REST) -> Callable[[int], float]:
     if part == TOKENIZER and config.tokenizer_learning_rate is not None:
         return lambda step: peak
     if config.schedule == "exponential":
-        return partial(
-            exponential_with_warmup,
-            peak=peak,
-            warmup_steps=config.warmup_steps,
-            decay_rate=config.decay_rate,
-            decay_steps=config.decay_steps,
-        )
-    return partial(
-        cosine_with_warmup,
-        peak=peak,
-        warmup_steps=config.warmup_steps,
-        num_steps=config.num_steps,
-        least=config.min_learning_rate,
-    )
+        decay = {"decay_rate": config.decay_rate, "decay_steps": config.decay_steps}
+        return partial(exponential_with_warmup, peak=peak, warmup_steps=config.warmup_steps, **decay)
+    ends = {"num_steps": config.num_steps, "least": config.min_learning_rate}
+    return partial(cosine_with_warmup, peak=peak, warmup_steps=config.warmup_steps, **ends)
 
 
 def _peak(config: OptimConfig, part: str) -> float:
-    """Highest rate of a part."""
     above = {TOKENIZER: (config.tokenizer_learning_rate, config.decoder_learning_rate)}
     rates = (*above.get(part, ()), config.decoder_learning_rate if part == DECODER else None)
     peak = next((rate for rate in rates if rate is not None), config.learning_rate)
@@ -139,15 +128,15 @@ def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Ada
     Raises:
         UserError: the model has nothing to train, or the rates make no schedule.
     """
-    parameters = trainable(model)
+    parameters, config = trainable(model), config or OptimConfig()
     if not parameters:
         raise UserError(f"{type(model).__name__} has no trainable parameter: every one is frozen.")
     fusable = all(parameter.device.type in _FUSED for parameter in parameters.values())
     choice = {"fused": True} if fusable else {"foreach": True}
-    own = _own_rates(config or OptimConfig())
+    own = _own_rates(config)
     groups = _groups(parameters, own)
     for part in (REST, *own):
-        schedule(config or OptimConfig(), part)
+        schedule(config, part)
         if part and not any(group["part"] == part for group in groups):
             field = "tokenizer" if part == TOKENIZER else "decoder"
             raise UserError(
@@ -184,8 +173,7 @@ def clip_gradients(
 
 
 def average_weights(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """An exponential moving average of the weights, starting at the weights after the first update; None:
-    none is kept.
+    """An exponential moving average of the weights, from those after the first update on; None: without one.
 
     Raises:
         UserError: a decay outside [0, 1).
@@ -193,9 +181,7 @@ def average_weights(model: nn.Module, decay: float | None) -> AveragedModel | No
     if decay is None:
         return None
     if not 0.0 <= decay < 1.0:
-        raise UserError(
-            f"optim.ema_decay should lie in [0, 1), got {decay}. Common values are 0.999 and 0.9999."
-        )
+        raise UserError(f"optim.ema_decay should lie in [0, 1), got {decay}. Usual are 0.999 and 0.9999.")
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
@@ -214,8 +200,7 @@ def load_optimizer(
     """Put back what `optimizer_tensors` gave; devices and the order in memory follow the parameters.
 
     Raises:
-        UserError: state for a parameter that the model lacks, or of another shape, naming `where` it was
-            read.
+        UserError: state for a parameter that the model lacks, or of another shape, naming `where` it was read.
     """
     parameters = trainable(model)
     state: dict[str, dict[str, Tensor]] = {}

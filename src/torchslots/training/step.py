@@ -1,4 +1,4 @@
-"""One optimiser step: forward, backward over micro batches, clip, check, update. accelerate is the engine.
+"""One optimiser step, run by accelerate: forward, backward over micro batches, clip, check, update.
 
 All random numbers of a step come from (seed, step, process), so an interrupted run samples what an uninterrupted
 one samples, and evaluating in between changes nothing.
@@ -89,9 +89,8 @@ class Losses(nn.Module):
 class TrainStep:
     """A model, its optimiser and its averaged weights, ready for one update after another.
 
-    A step whose loss or gradient is not finite leaves the weights alone and raises `NonFinite`. On CUDA the
-    update is held back on the device itself and the raise comes one step later, so that no step waits for the
-    device.
+    A step whose loss or gradient is not finite leaves the weights alone and raises `NonFinite`. On CUDA the update is
+    held back on the device itself and the raise comes one step later, so that no step waits for the device.
 
     Args:
         device: `cpu`, `cuda` or `cuda:N`; None: a GPU where there is one.
@@ -178,17 +177,14 @@ class TrainStep:
         self._settle(pending)
 
     def evaluated_model(self) -> nn.Module:
-        """The model to evaluate and to save: the averaged one where an average is kept."""
+        """The model to evaluate and to save: the averaged one where the recipe asks for an average."""
         return self.model if self.average is None else self.average.module
 
     def training_tensors(self) -> dict[str, Tensor]:
         """Optimiser state and averaged weights, named for a checkpoint."""
-        tensors = {
-            f"optim/{key}": value
-            for key, value in optim.optimizer_tensors(self.model, self.optimizer).items()
-        }
-        average = {} if self.average is None else self.average.state_dict()
-        return tensors | {f"average/{key}": value for key, value in average.items()}
+        parts = {"optim": optim.optimizer_tensors(self.model, self.optimizer)}
+        parts |= {} if self.average is None else {"average": self.average.state_dict()}
+        return {f"{part}/{key}": value for part, tensors in parts.items() for key, value in tensors.items()}
 
     def load(
         self, model: dict[str, Tensor], training: dict[str, Tensor], scale: dict[str, float], where: str
@@ -234,7 +230,7 @@ class TrainStep:
         return optim.clip_gradients(self._parameters, self._config.max_grad_norm, self._config.clip_norm)
 
     def _flag(self, step: int, report: StepReport, batch: Batch, stop: bool) -> _Pending:
-        """Start bringing home whether any process found a non-finite number or was asked to stop."""
+        """Start copying to the CPU whether any process found a non-finite number or was asked to stop."""
         good = torch.isfinite(torch.stack(list(report.losses.values()))).all()
         if (
             self.accelerator.scaler is None
@@ -246,8 +242,11 @@ class TrainStep:
         if not self._delayed:
             return _Pending(step, report, flags, None, batch)
         self._hold_back(flags[0])
-        home = flags.to("cpu", non_blocking=True)
-        return _Pending(step, report, home, _mark(flags.device), batch)
+        copied = flags.to("cpu", non_blocking=True)
+        arrived = torch.cuda.Event() if flags.is_cuda else None
+        if arrived is not None:
+            arrived.record()
+        return _Pending(step, report, copied, arrived, batch)
 
     def _hold_back(self, bad: Tensor) -> None:
         """Have the fused kernel leave the weights alone from the first bad step on; the host is not asked."""
@@ -274,10 +273,9 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     Raises:
         UserError: names or shapes differ, naming `where` they were read.
     """
+    what = f"{where}: the weights belong to another model"
     remedy = "Resume with the recipe that wrote them, or start in a new run folder."
-    check_fit(
-        shapes(tensors), shapes(model.state_dict()), f"{where}: the weights belong to another model", remedy
-    )
+    check_fit(shapes(tensors), shapes(model.state_dict()), what, remedy)
     model.load_state_dict(tensors)
 
 
@@ -287,15 +285,6 @@ def _split(batch: Batch, parts: int) -> Iterator[Batch]:
     pieces: dict[str, Sequence[Tensor]] = {key: value.chunk(parts) for key, value in tensors.items()}
     for index in range(parts):
         yield {key: piece[index] for key, piece in pieces.items()}
-
-
-def _mark(device: torch.device) -> "torch.cuda.Event | None":
-    """An event behind all that the device was given so far; None: the device does not run ahead."""
-    if device.type != "cuda":
-        return None
-    event = torch.cuda.Event()
-    event.record()
-    return event
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ class Interrupted(UserError):
 
 
 class StopRequest:
-    """Set by the first signal; a second one acts at once, as it would without us."""
+    """Set by the first signal; a second one acts at once, as by default."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -64,31 +64,28 @@ def stop_request() -> Iterator[StopRequest]:
 
 @contextmanager
 def explained(run: Path, train: TrainConfig, rank: int) -> Iterator[None]:
-    """Turn what can go wrong in a step into a message with a remedy."""
+    """Turn a non-finite loss and a full device memory into a `UserError` with a remedy."""
     try:
         yield
     except NonFinite as error:
-        raise UserError(_keep_evidence(run, error, rank)) from error
+        raise UserError(_save_batch(run, error, rank)) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"The device has no memory for {train.batch_size} clips in {train.accumulation} "
-            f"parts. Raise train.accumulation, lower train.batch_size or the resolution, or use bf16 (in a "
-            f"new run folder)."
+            f"The device has no memory for {train.batch_size} clips in {train.accumulation} parts. Raise "
+            "train.accumulation, lower train.batch_size or the resolution, or use bf16 (in a new run folder)."
         ) from error
 
 
-def _keep_evidence(run: Path, error: NonFinite, rank: int) -> str:
+def _save_batch(run: Path, error: NonFinite, rank: int) -> str:
+    """Save the batch of a step that is not finite; returns the message."""
     step = error.step + 1
     file = run / f"nonfinite_batch_step_{step}{f'_process_{rank}' if rank else ''}.safetensors"
     tensors = {key: value for key, value in error.batch.items() if isinstance(value, Tensor)}
     names = json.dumps(error.batch.get("name", []))
     write_file(file, to_bytes(tensors, {"names": names}), durable=True)
-    what = (
-        ", ".join(f"`{name}` is {value}" for name, value in error.culprits.items())
-        or "another process's loss is bad"
-    )
+    bad = ", ".join(f"`{name}` is {value}" for name, value in error.culprits.items())
     return (
-        f"Step {step} stopped before the update: {what}, at learning rate {error.learning_rate:.3g}. The "
-        f"batch is in {file}. Look at it for bad values; else lower optim.learning_rate or "
-        f"optim.max_grad_norm, or use fp32."
+        f"Step {step} stopped before the update: {bad or 'a loss of another process is bad'}, at learning rate "
+        f"{error.learning_rate:.3g}. The batch is in {file}. Look at it for bad values; else lower "
+        "optim.learning_rate or optim.max_grad_norm, or use fp32."
     )

@@ -1,4 +1,4 @@
-"""The periodic evaluation of a run: it gives way to a stop request, and saves a plot."""
+"""The periodic evaluation of a run, which a stop request ends and which saves a plot."""
 
 import sys
 from collections.abc import Generator, Iterator
@@ -23,11 +23,11 @@ from torchslots.training.log import RunLog
 from torchslots.training.step import TrainStep
 from torchslots.training.stops import StopRequest
 
-_EVALUATION = 1  # sets the random numbers of an evaluation apart from those of the step before
+_EVALUATION = 1  # makes the random numbers of an evaluation others than those of the step before
 
 
 class StopNow(Exception):
-    """An evaluation gave way to a stop request."""
+    """A stop request ended an evaluation."""
 
 
 @dataclass
@@ -38,7 +38,6 @@ class SkippedRecords:
     count: int = 0
 
     def __call__(self, error: CorruptRecord) -> None:
-        """One more."""
         self.count += 1
         print(f"Left out ({self.count} so far): {error}", file=sys.stderr, flush=True)
 
@@ -89,9 +88,9 @@ class Validation:
 
     def _plot(self, step: int, report: EvalReport) -> None:
         """The middle frame of each stored video, one above the other."""
-        panels = [video.panel() for video in report.panels]
-        if not panels:
+        if not report.panels:
             return
+        panels = [video.panel() for video in report.panels]
         sheet = _stack([panel[len(panel) // 2] for panel in panels])
         png = BytesIO()
         Image.fromarray(sheet).save(png, format="png")
@@ -99,7 +98,7 @@ class Validation:
         self.log.image(step, "eval/slots", sheet)
 
     def _unless_stopped(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-        """Alone, a process may leave an evaluation at once; among others it would keep them waiting."""
+        """The batches up to a stop request, which only a single process obeys: others would wait for it."""
         for batch in batches:
             if self.stop and self.stepper.accelerator.num_processes == 1:
                 raise StopNow

@@ -1,8 +1,7 @@
-"""Trained parts that a new model takes over: the tokenizer that its decoder needs, another model's slot encoder.
+"""Start a new model from trained parts: the tokenizer that its decoder needs, another model's slot encoder.
 
-In Python the parts of a model are simply handed to its constructor: any `SlotEncoder` goes under any decoder of the
-same slot size, `ObjectCentricModel(trained.slot_encoder, decoder)`. Here is what the command line does, which also
-keeps the configuration in the recipe true to the parts.
+In Python, hand the parts to the constructor: any `SlotEncoder` goes with any decoder of the same slot size,
+`ObjectCentricModel(trained.slot_encoder, decoder)`. The command line also takes over their configuration.
 """
 
 from dataclasses import dataclass, replace
@@ -130,7 +129,7 @@ def _wants(recipe: Recipe) -> type | None:
 def _check_tokenizer(
     recipe: Recipe, tokenizer: Tokenizer | None, where: str | Path | None, begun: bool
 ) -> None:
-    """Before a model is built: what is given is what is wanted, and nothing is missing."""
+    """Check before a model is built that the tokenizer is the one that the recipe needs."""
     wanted = _wants(recipe)
     if tokenizer is None:
         if wanted is not None and not begun:
@@ -156,9 +155,8 @@ def _how_to_train(recipe: Recipe) -> str:
     """The command that trains the tokenizer a recipe needs."""
     wanted, names = _wants(recipe), []
     for name, make in catalog.RECIPES.items():
-        other = make()
-        if type(other.model) is wanted:
-            names = [name, *names] if other.data.dataset == _published_data(recipe) else [*names, name]
+        if type((other := make()).model) is wanted:
+            names.insert(0 if other.data.dataset == _published_data(recipe) else len(names), name)
     return f"Train one: torchslots train {names[0]} --root DIR --run RUN." if names else ""
 
 
@@ -184,7 +182,7 @@ def _as_begun(config: ModelConfig, run: Path) -> ModelConfig:
 
 
 def _check_same(run: Path, tokenizer: Tokenizer, where: str | Path | None) -> None:
-    """A run goes on with the tokenizer it began with."""
+    """Check that a run goes on with the tokenizer it began with."""
     found = checkpoint.latest(run, tell=lambda message: None)
     stored = {} if found is None else found.model
     for name, weight in tokenizer.state_dict().items():
@@ -198,8 +196,8 @@ def _check_same(run: Path, tokenizer: Tokenizer, where: str | Path | None) -> No
 
 def _copy(source: nn.Module, target: nn.Module, what: str) -> None:
     tensors = source.state_dict()
-    remedy = "Give the new model the same configuration."
+    wrong = f"The trained {what} does not fit the new model"
     check_fit(
-        shapes(tensors), shapes(target.state_dict()), f"The trained {what} does not fit the new model", remedy
+        shapes(tensors), shapes(target.state_dict()), wrong, "Give the new model the same configuration."
     )
     target.load_state_dict(tensors)
