@@ -1,7 +1,8 @@
-"""Fréchet distance of two sets of features, each taken for a normal distribution (Heusel et al., 2017; Dowson and
-Landau, 1982): |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
+"""Fréchet distance of two sets of features, each modelled as a normal distribution.
 
-Only sums are kept, in float64, so that sets stream through in batches and processes add up.
+|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel et al., 2017; Dowson and Landau, 1982).
+
+Only sums are stored, in float64, so that batches and processes add up.
 """
 
 import math
@@ -23,7 +24,7 @@ class Normal(NamedTuple):
 def normal(
     count: Int[Tensor, ""], total: Float[Tensor, "D"], products: Float[Tensor, "D D"], unbiased: bool
 ) -> Normal:
-    """From the number of features, their sum and the sum of their outer products.
+    """Mean and covariance from the number of features, their sum and the sum of their outer products.
 
     Args:
         unbiased: the covariance is divided by count - 1, as numpy's `cov` and pytorch-fid do; otherwise by count, as
@@ -35,10 +36,10 @@ def normal(
 
 
 def frechet_distance(one: Normal, other: Normal) -> Float[Tensor, ""]:
-    """The squared distance, never negative for want of precision and defined for singular covariances.
+    """The squared distance, not negative, and defined for singular covariances.
 
-    The trace of the root of S1 S2 is the sum of the singular values of R1' R2, where S = R R'. The usual root of a
-    matrix that is not symmetric loses half of the digits, and has no real value, where covariances are singular.
+    The trace of the root of S1 S2 is the sum of the singular values of R1' R2, where S = R R'. The root of the
+    unsymmetric S1 S2 loses half of the digits where covariances are singular, and may be complex.
     """
     shared = torch.linalg.svdvals(_root(one.covariance).T @ _root(other.covariance)).sum()
     traces = one.covariance.trace() + other.covariance.trace()
@@ -46,15 +47,15 @@ def frechet_distance(one: Normal, other: Normal) -> Float[Tensor, ""]:
 
 
 def _root(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D r"]:
-    """R with R R' = the matrix, of as many columns as it has rank: few where there were few features."""
+    """R with R R' = the matrix, with as many columns as its rank."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     noise = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
-    kept = values > noise
-    return vectors[:, kept] * values[kept].sqrt()
+    positive = values > noise
+    return vectors[:, positive] * values[positive].sqrt()
 
 
 class FrechetDistance(Metric):
-    """Distance between the real and the made features that were seen, over all processes.
+    """Fréchet distance between the real and the made features over all processes.
 
     Args:
         num_features: D.
@@ -72,11 +73,9 @@ class FrechetDistance(Metric):
         super().__init__(**kwargs)
         self.unbiased = unbiased
         self.add_state("count", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
-        shape = (2, num_features)
-        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state(
-            "products", torch.zeros(*shape, num_features, dtype=torch.float64), dist_reduce_fx="sum"
-        )
+        total = torch.zeros(2, num_features, dtype=torch.float64)
+        self.add_state("total", total, dist_reduce_fx="sum")
+        self.add_state("products", total[..., None].repeat(1, 1, num_features), dist_reduce_fx="sum")
 
     def update(self, features: Float[Tensor, "n D"], real: bool) -> None:
         """Add features of real images, or of made ones."""

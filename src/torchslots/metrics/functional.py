@@ -1,4 +1,4 @@
-"""Segmentation metrics of plain integer maps, as one float.
+"""Segmentation metrics of integer maps, each as one float.
 
 All take `true` and `predicted`: integer maps of one shape, numpy arrays or tensors, [H, W], [T, H, W] or [B, T, H, W].
 Ids may have gaps, may be negative, and mean nothing but "the same segment": another numbering gives the same figure.

@@ -1,4 +1,4 @@
-"""MSE, PSNR and SSIM of frames, one figure per frame."""
+"""Squared error, PSNR and SSIM of each frame."""
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,8 @@ def psnr(prediction: Images, target: Images) -> Float[Tensor, "*batch"]:
 def ssim(prediction: Images, target: Images) -> Float[Tensor, "*batch"]:
     """Structural similarity of each frame for images in [0, 1] (Wang et al., 2004), mean over channels.
 
-    Gaussian window of 11 pixels and standard deviation 1.5, population covariance, and only windows that lie
-    inside the frame, as scikit-image computes it; torchmetrics' own differs at small sizes. Frames need 11
-    pixels a side.
+    Gaussian window of 11 pixels and standard deviation 1.5, population covariance, only windows inside the frame, as in
+    scikit-image; torchmetrics differs at small sizes. Frames need 11 pixels a side.
     """
     x, y = (image.double().flatten(0, -3)[:, None] for image in (prediction, target))
     mean_x, mean_y = _blur(x), _blur(y)

@@ -1,11 +1,12 @@
-"""LPIPS v0.1 (Zhang et al., 2018): how different two images look, by the features of VGG16 or AlexNet.
+"""LPIPS v0.1 (Zhang et al., 2018): perceptual distance of two images from features of VGG16 or AlexNet.
 
-Features of each of five depths are normalised at every pixel; their squared differences are weighted by channel, with
-weights learned from people's comparisons, averaged over pixels and summed over depths. 0 is the same image.
+Features of five depths are normalised at each pixel; their squared differences are weighted by channel with weights
+learned from human comparisons, averaged over pixels and summed over depths. 0 is the same image.
 """
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +45,7 @@ class Lpips(nn.Module):
         self.eval().requires_grad_(False)
 
     def depths(self, x: Float[Tensor, "n 3 H W"], y: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n D"]:
-        """What each depth adds to the distance, the finest first."""
+        """Distance of each depth, the finest first."""
         pairs = zip(self._features(x), self._features(y), self.heads)
         parts = [head(self.dropout((a - b).square())).mean((1, 2, 3)) for a, b, head in pairs]
         return torch.stack(parts, dim=1)
@@ -78,18 +79,16 @@ def load_lpips(
         trunk: torchvision's file of the network; None: see `feature_weights`.
         heads: LPIPS's own file; None: see `feature_weights`.
         dropout: see `Lpips`.
-        download: whether files that are not here may be brought.
+        download: whether missing files may be downloaded.
 
     Raises:
-        MissingWeights: a file is not here.
+        MissingWeights: a file is missing.
         UserError: as `feature_weights`.
     """
     build, name = _NETWORKS[network]
-    return _loaded(
-        Lpips(build(), dropout),
-        feature_weights(name, trunk, download=download),
-        feature_weights(f"lpips_{network}", heads, download=download),
-    )
+    trunk_state = feature_weights(name, trunk, download=download)
+    head_state = feature_weights(f"lpips_{network}", heads, download=download)
+    return _loaded(Lpips(build(), dropout), trunk_state, head_state)
 
 
 def lpips_from_state(state: Mapping[str, Tensor], dropout: float = 0.0) -> Lpips:
@@ -101,17 +100,14 @@ def lpips_from_state(state: Mapping[str, Tensor], dropout: float = 0.0) -> Lpips
     Raises:
         UserError: tensors are missing or of another shape.
     """
-    places = [
-        name.removesuffix("net.slice1.0.weight") for name in state if name.endswith("net.slice1.0.weight")
-    ]
-    if not places:
+    first = "net.slice1.0.weight"
+    prefix = next((name.removesuffix(first) for name in state if name.endswith(first)), None)
+    if prefix is None:
         raise UserError(
             "There is no LPIPS in this checkpoint (no `net.slice1.0.weight`). Checkpoints without "
             "`loss.perceptual_loss` have lost it: use the published files."
         )
-    inner = {
-        name.removeprefix(places[0]): value for name, value in state.items() if name.startswith(places[0])
-    }
+    inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     trunk = {
         re.sub(r"net\.slice\d\.", "features.", name): value
         for name, value in inner.items()
@@ -123,10 +119,7 @@ def lpips_from_state(state: Mapping[str, Tensor], dropout: float = 0.0) -> Lpips
 
 def _loaded(metric: Lpips, trunk: State, heads: State) -> Lpips:
     load_public(metric.trunk, trunk, "the file of LPIPS's network", unused=("classifier.",))
-    load_public(metric.heads, heads, "the file of LPIPS's heads", _head_name)
+    # `lin3.model.1.weight` (`model.0` is the dropout) to `3.weight`
+    own_name = partial(re.sub, r"lin(\d)\.model\.\d\.", r"\1.")
+    load_public(metric.heads, heads, "the file of LPIPS's heads", own_name)
     return metric
-
-
-def _head_name(public: str) -> str:
-    """`lin3.model.1.weight` (the dropout in front is `model.0`) to `3.weight`."""
-    return re.sub(r"lin(\d)\.model\.\d\.", r"\1.", public)

@@ -1,4 +1,4 @@
-"""All segmentation figures of whole videos that arrive slice by slice, and what each of them means."""
+"""Segmentation metrics of videos that arrive slice by slice."""
 
 import math
 from functools import partial
@@ -71,8 +71,8 @@ _LATER_SCORES = {"fg_ari_no_first": fg_ari, "ari_no_first": ari}
 
 
 def _of_seen(score: Score, kept: int, tables: Int[Tensor, "n G K"]) -> Float[Tensor, "n"]:
-    """A score without the objects that have no pixel, the first `kept` ids aside: which ids a frame lacks says nothing
-    of how well it is segmented, though in a whole video a gap in the ids counts as an object that was missed."""
+    """A score of a frame without the ids that have no pixels; the first `kept` ids always stay. In a whole video a gap
+    in the ids counts as a missed object."""
     rows = tables[:, kept:]
     order = (rows.sum(-1) == 0).to(torch.uint8).argsort(dim=-1, stable=True)
     return score(torch.cat([tables[:, :kept], rows.gather(1, order[..., None].expand_as(rows))], 1))
@@ -90,7 +90,7 @@ _CURVES = {"fg_ari": fg_ari, "ari": ari}
 
 
 class Census(Metric):
-    """How many videos there are, how many show no object, and how many show more than the slots can hold."""
+    """Number of videos, of those without objects, and of those with more objects than slots."""
 
     full_state_update = False
     videos: Tensor
@@ -145,7 +145,7 @@ class SegmentationScores:
         return {name: self._start(VideoMean(score)) for name, score in scores.items()}
 
     def _start(self, metric: Any, *frames: int) -> Any:
-        """On the device, and with an update of no video: a process may well be given none."""
+        """A metric on the device, updated without a video, because a process may be given none."""
         metric = metric.to(self._device)
         metric.update(torch.zeros(0, *frames, 2, 1, dtype=torch.int64, device=self._device))
         return metric

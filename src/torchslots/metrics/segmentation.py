@@ -1,11 +1,8 @@
-"""How well integer maps of slots agree with integer maps of objects: ARI, FG-ARI, mIoU, mBO.
+"""Segmentation metrics of contingency tables: ARI, FG-ARI, mIoU, mBO.
 
-Everything is computed from one contingency table [G, K] per video or frame: how many pixels have object g
-and slot k. Tables of the frames of a video add up to the table of the video, so slices and processes add up
-too. Counts are int64 and the indices float64: the pair counts of a 24-frame video of 128x128 pixels reach
-1e11 and their products 1e22.
-
-Tables keep row 0, the background; the functions that measure foreground alone leave it out.
+A table [G, K] holds the pixels of each pair of object and slot, of a frame or a video; tables of frames add up to that
+of the video. Counts are int64 and scores float64: the pair counts of a 24-frame video of 128x128 pixels reach 1e11 and
+their products 1e22. Row 0 is the background; the foreground metrics leave it out.
 """
 
 from collections.abc import Callable
@@ -30,13 +27,12 @@ def contingency(
     num_objects: int | None = None,
     padding_mask: Bool[Tensor, "*batch H W"] | None = None,
 ) -> Tables:
-    """Pixels of each pair of object and slot, for each image of the batch [..., G, K], by one count over all.
+    """Pixels of each pair of object and slot for each image of the batch [..., G, K].
 
     Args:
-        num_slots: K; a pixel with another slot id is left out of the table.
-        num_objects: G, background included. A pixel whose object id is G or more is left out of the table,
-            as it is in the reference implementations, whose one-hot code of such an id is all zeros. None:
-            as many as the largest id in `truth` asks for, so nothing is left out.
+        num_slots: K; pixels with another slot id are left out.
+        num_objects: G, background included. Pixels whose object id is G or more are left out, as in the reference
+            implementations, whose one-hot code of such an id is all zeros. None: largest id in `truth` plus one.
         padding_mask: False on pixels that are left out.
     """
     if num_objects is None:
@@ -63,10 +59,10 @@ def adjusted_rand_index(
     ARI = (r - a b / n(n-1)) / ((a + b) / 2 - a b / n(n-1)).
 
     Args:
-        foreground: leave out the pixels whose object is 0; what the slots do there does not count.
-        undefined: where the denominator is 0 (no pixels, or both partitions trivial), "one" gives 1, as
-            SAVi, ISA and SlotDiffusion do. "nan" gives NaN, as multi_object_datasets does, save where it
-            finds one object and one slot over the whole image, background included.
+        foreground: leave out the pixels whose object is 0.
+        undefined: value where the denominator is 0 (no pixels, or both partitions trivial). "one": 1, as in SAVi, ISA
+            and SlotDiffusion. "nan": NaN, as in multi_object_datasets, except for one object and one slot over the
+            whole image, background included.
     """
     counts = tables[..., 1:, :] if foreground else tables
     pairs, objects, slots = _pairs(counts.flatten(-2)), _pairs(counts.sum(-1)), _pairs(counts.sum(-2))
@@ -88,7 +84,7 @@ def _pairs(counts: Int[Tensor, "*batch n"]) -> Int[Tensor, "*batch"]:
 def _is_trivial(tables: Tables, foreground: bool) -> Bool[Tensor, "*batch"]:
     """One slot and one object; in the foreground variant background pixels count as object 1.
 
-    The source takes an argmax over the one-hot code without its first channel, which is 0 for background.
+    The source takes an argmax over the one-hot code without its first channel, which gives 0 for background.
     """
     present = tables > 0
     objects, slots = present.any(-1), present.any(-2)
@@ -115,14 +111,13 @@ def intersection_over_union(tables: Tables) -> Float[Tensor, "*batch G K"]:
 
 
 def mean_iou(tables: Tables, *, foreground: bool = False) -> Scores:
-    """Objects matched one to one with slots to the greatest sum of IoU (Hungarian), mean over objects; [...].
+    """Mean over objects of the IoU with the slot of one-to-one (Hungarian) matching; [...].
 
-    The mean runs over ids 0 (or 1) to the largest that the table holds pixels of: an id in between that has
-    no pixels, and an object for which no slot is left, count as 0. NaN where there is no such id.
+    The mean runs over ids 0 (or 1) to the largest with pixels: an id in between without pixels, and an object without
+    a slot, count as 0. NaN where there is no such id.
 
     Args:
-        foreground: background is not an object that wants a slot; slots still pay for the background they
-        cover.
+        foreground: background gets no slot; it still counts in the union of slots that cover it.
     """
     overlap, sizes = _rows_and_sizes(tables, foreground)
     scores = [_matched(table[:size]) for table, size in zip(overlap, sizes)]
@@ -160,10 +155,9 @@ def fg_miou(tables: Tables) -> Scores:
 
 
 def mbo(tables: Tables) -> Scores:
-    """Best IoU that any slot has with each foreground object, mean over objects; NaN where a video has none.
+    """Mean over foreground objects of the best IoU of any slot; NaN where a video has none.
 
-    One slot may be the best of several objects. Ids without pixels below the largest count as 0, as in
-    `mean_iou`.
+    One slot may be the best of several objects. Ids without pixels below the largest count as 0, as in `mean_iou`.
     """
     best = intersection_over_union(tables).amax(-1)[..., 1:].sum(-1)
     return best / (_num_ids(tables) - 1).clamp(min=0)
@@ -174,12 +168,8 @@ def num_foreground(tables: Tables) -> Int[Tensor, "*batch"]:
     return (tables[..., 1:, :].sum(-1) > 0).sum(-1)
 
 
-class VideoMean(Metric):
-    """Mean of a score over videos, each as a whole: all pixels of all frames in one table.
-
-    An object that changes its slot between frames is thus an error. Videos where the score is NaN are left
-    out.
-    """
+class _ScoreMean(Metric):
+    """Mean of a score over videos, float64; NaN where no video has the score."""
 
     is_differentiable = False
     higher_is_better = True
@@ -187,46 +177,36 @@ class VideoMean(Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self, score: Score, **kwargs: Any) -> None:
+    def __init__(self, score: Score, *shape: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.score = score
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def compute(self) -> Float[Tensor, "*frames"]:
+        return self.total / self.count
+
+
+class VideoMean(_ScoreMean):
+    """Mean of a score over videos, NaN scores left out.
+
+    A video has one table over all its frames, so an object that changes its slot between frames is an error.
+    """
 
     def update(self, tables: Int[Tensor, "B G K"]) -> None:
-        """Add videos, one table each, summed over the frames that shall count."""
+        """Add videos, one table each, summed over the frames that count."""
         values = self.score(tables)
         self.total += values.nansum()
         self.count += values.isfinite().sum()
 
-    def compute(self) -> Float[Tensor, ""]:
-        """The mean, float64; NaN without any video."""
-        return self.total / self.count
 
-
-class FrameMean(Metric):
-    """Mean of a score over videos for each frame by itself: what a slot held before does not matter."""
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, score: Score, num_frames: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.score = score
-        self.add_state("total", torch.zeros(num_frames, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(num_frames, dtype=torch.int64), dist_reduce_fx="sum")
+class FrameMean(_ScoreMean):
+    """Mean of a score over videos for each frame on its own: `FrameMean(score, num_frames)`."""
 
     def update(self, tables: Int[Tensor, "B T G K"], start: int = 0) -> None:
-        """Add frames `start` to `start + T`; frames without a single counted pixel (padding) are left out."""
+        """Add frames `start` to `start + T`; frames without a counted pixel (padding) are left out."""
         values = self.score(tables)
         real = (tables.sum((-2, -1)) > 0) & values.isfinite()
         frames = slice(start, start + tables.shape[1])
         self.total[frames] += torch.where(real, values, 0.0).sum(0)
         self.count[frames] += real.sum(0)
-
-    def compute(self) -> Float[Tensor, "T"]:
-        """The mean for each frame, float64; NaN for a frame that no video has."""
-        return self.total / self.count

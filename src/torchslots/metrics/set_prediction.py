@@ -1,6 +1,6 @@
-"""Average precision of predicted sets of objects (Locatello et al. 2020, section 4.2), in array operations.
+"""Average precision of predicted sets of objects (Locatello et al. 2020, section 4.2).
 
-`torchslots.data.objects` says what the 19 numbers of an object mean.
+`torchslots.data.objects` defines the 19 values of an object.
 """
 
 from typing import Any
@@ -36,8 +36,7 @@ _STATES = ("predicted", "predicted_sizes", "true", "true_sizes")
 def ranking(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
     """Predictions from the most to the least confident, in the reference's order.
 
-    It reverses numpy's default sort, which is not stable: among equal confidences the order is that of this machine's
-    numpy. Scores of trained models hardly ever tie.
+    It reverses numpy's default sort, which is not stable: equal confidences have an arbitrary order.
     """
     return np.argsort(confidence.reshape(-1))[::-1]
 
@@ -116,7 +115,7 @@ def _area(right: NDArray[np.bool_], num_objects: float) -> float:
 class AveragePrecision(Metric):
     """Average precision over all images seen, ranked jointly, as `ap_inf`, `ap_1`, `ap_0.5`, `ap_0.25`, `ap_0.125`.
 
-    Images may hold sets of different sizes. The sets are kept, 76 bytes an object, until `compute`.
+    Images may have sets of different sizes. The sets are stored, 76 bytes an object, until `compute`.
     """
 
     full_state_update = False

@@ -1,7 +1,7 @@
-"""How near a set of made videos is to a set of real ones: Fréchet distances of clips (FVD) and of frames (FID).
+"""Fréchet distances between sets of made and real videos, of clips (FVD) and of frames (FID).
 
 FVD (Unterthiner et al., 2018) in the protocol `fvd2048_16f` of StyleGAN-V (Skorokhodov et al., 2022), see
-docs/fidelity.md: one clip of 16 frames from each video, 8-bit frames resized to 224x224, I3D's 400 logits, covariances
+docs/fidelity.md: one clip of 16 frames of each video, 8-bit frames resized to 224x224, I3D's 400 logits, covariances
 divided by the number of clips.
 """
 
@@ -24,41 +24,38 @@ _CLIPS_AT_ONCE, _FRAMES_AT_ONCE = 8, 32
 
 
 class Features(Protocol):
-    """What a network of features offers besides being an `nn.Module`."""
+    """A network that turns images into features [n, num_features]."""
 
     num_features: int
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features [n, num_features]."""
-        ...
+    def __call__(self, images: Tensor) -> Tensor: ...
 
-    def to(self, device: torch.device) -> Any:
-        """Move it, and hand it back."""
-        ...
+    def to(self, device: torch.device) -> Any: ...
 
 
 def frame_order(num_frames: int, as_published: bool = False) -> list[int]:
     """The order in which the frames of a video are read.
 
     Args:
-        as_published: 0, 1, 10, 11, ..., 19, 2, 20, ...: StyleGAN-V sorts names of files as text, and SlotDiffusion
-            writes `10.png` without zeros in front. Both sets are shuffled alike, but the clips are not what was filmed.
+        as_published: 0, 1, 10, 11, ..., 19, 2, 20, ...: StyleGAN-V sorts file names as text, and SlotDiffusion writes
+            `10.png` without leading zeros. Both sets are shuffled alike, but the clips are not in temporal order.
     """
     return sorted(range(num_frames), key=str) if as_published else list(range(num_frames))
 
 
 def clip_start(name: str, num_frames: int, clip_frames: int, seed: int) -> int:
-    """First frame of a real video's clip: any that leaves room, by the video's name and a seed alone."""
+    """First frame of a real video's clip, sampled from the video's name and a seed."""
     return random.Random(f"{seed}/{name}").randint(0, num_frames - clip_frames)
 
 
 @torch.no_grad()
 def clip_features(network: Features, clips: UInt8[Tensor, "B T 3 H W"]) -> Float[Tensor, "B D"]:
     """I3D's logits of 8-bit clips."""
-    size = (i3d.SIZE, i3d.SIZE)
     features = []
     for part in clips.split(_CLIPS_AT_ONCE):
-        frames = F.interpolate(part.flatten(0, 1).float(), size, mode="bilinear", align_corners=False)
+        frames = F.interpolate(
+            part.flatten(0, 1).float(), (i3d.SIZE,) * 2, mode="bilinear", align_corners=False
+        )
         features.append(network((frames * 2 / 255 - 1).unflatten(0, part.shape[:2]).transpose(1, 2)))
     return torch.cat(features)
 
@@ -70,13 +67,16 @@ def frame_features(network: Features, frames: UInt8[Tensor, "n 3 H W"]) -> Float
 
 
 class VideoDistance:
-    """FVD between the real and the made videos that were added, over all processes; 0 is best.
+    """FVD between real and made videos over all processes; 0 is best.
 
     Args:
         network: clips [B, 3, T, 224, 224] in [-1, 1] to features, as `i3d.load_i3d()`.
-        clip_frames: of one clip; shorter videos are left out.
-        seed: of the real clips' starts, which StyleGAN-V samples anew in every run; made clips start at frame 0.
+        clip_frames: frames of a clip; shorter videos are left out.
+        seed: of the real clips' starts, which StyleGAN-V samples in every run; made clips start at frame 0.
         published_order: see `frame_order`.
+
+    Raises:
+        UserError: clips of fewer than `i3d.MIN_FRAMES` frames.
     """
 
     def __init__(
@@ -92,24 +92,23 @@ class VideoDistance:
             raise UserError(
                 f"Clips for the Fréchet video distance need at least {i3d.MIN_FRAMES} frames, got {clip_frames}."
             )
-        self._network = network.to(torch.device(device))
+        self._network, self._device = network.to(torch.device(device)), torch.device(device)
         self._clip_frames, self._seed, self._published_order = clip_frames, seed, published_order
-        self._device = torch.device(device)
         self._distance = _started(network.num_features, unbiased=False, device=self._device)
         self._too_short = SumMetric().to(self._device)
         self._too_short.update(0)
 
     def add(self, videos: UInt8[Tensor, "B T 3 H W"], names: Sequence[str], *, real: bool) -> None:
-        """Add whole videos, 8-bit, all of T frames; their names decide where real clips start."""
+        """Add whole 8-bit videos of T frames; their names decide where real clips start."""
         num_frames = videos.shape[1]
         if num_frames < self._clip_frames:
             self._too_short.update(len(videos))
             return
         order = frame_order(num_frames, self._published_order)
-        starts = [
-            clip_start(name, num_frames, self._clip_frames, self._seed) if real else 0 for name in names
-        ]
-        clips = [video[order[start : start + self._clip_frames]] for video, start in zip(videos, starts)]
+        clips = []
+        for video, name in zip(videos, names):
+            start = clip_start(name, num_frames, self._clip_frames, self._seed) if real else 0
+            clips.append(video[order[start : start + self._clip_frames]])
         self._distance.update(clip_features(self._network, torch.stack(clips).to(self._device)), real)
 
     def compute(self) -> float:
@@ -122,18 +121,13 @@ class VideoDistance:
 
 
 class FrameDistance:
-    """FID between the real and the made frames that were added, over all processes; 0 is best.
+    """FID between real and made frames over all processes; 0 is best.
 
     Args:
         network: images [n, 3, H, W] in [0, 1] to features, as `inception.load_inception()`.
     """
 
-    def __init__(
-        self,
-        network: Features,
-        *,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, network: Features, *, device: torch.device | str = "cpu") -> None:
         self._network, self._device = network.to(torch.device(device)), torch.device(device)
         self._distance = _started(network.num_features, unbiased=True, device=self._device)
 
@@ -148,7 +142,7 @@ class FrameDistance:
 
 
 def _started(num_features: int, unbiased: bool, device: torch.device) -> FrechetDistance:
-    """On the device, and with an update of nothing: a process may well be given no video."""
+    """A distance on the device, updated without a feature, because a process may be given no video."""
     distance = FrechetDistance(num_features, unbiased).to(device)
     distance.update(torch.zeros(0, num_features, device=device), real=True)
     return distance

@@ -1,7 +1,7 @@
-"""CLEVR-like images: 3 to 10 resting solids, their masks and properties; plain, or textured as in CLEVRTex.
+"""CLEVR-like images of 3 to 10 resting solids with masks and properties; plain, or textured as in CLEVRTex.
 
 Sizes, spacing, camera and its jitter are CLEVR's (Johnson et al., 2017); light and textures are those of the generated
-videos. An image is the middle of a square one as wide, so its height may not exceed its width.
+videos. An image is cropped from the middle of a square one, so its height may not exceed its width.
 """
 
 import io
@@ -45,7 +45,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class ClevrObject:
-    """One object in words, as CLEVR's scene lists tell it. `rotation` in degrees about the vertical."""
+    """One object in the words of CLEVR's scene lists; `rotation` in degrees about the vertical."""
 
     position: tuple[float, float, float]
     rotation: float
@@ -109,7 +109,8 @@ def sample_clevr(rng: Rng, size: Size, textured: bool = False, most: int = OBJEC
     bodies = tuple(one.body for one in placed)
     scene = Scene(bodies, kind.lights(rng), camera, kind.backdrop(rng), kind.ambient, kind.develop)
     image = _middle(render_video(scene, placed, size[1], _SAMPLES), size)[0]
-    coords = _pixel_coords(objects, camera, size)
+    at, depth = camera.project(np.array([thing.position for thing in objects])[:, None])
+    coords = np.concatenate([at[:, 0] * size[1] - [0, (size[1] - size[0]) // 2], depth], 1)
     return ClevrExample(image, masks, tuple(objects), coords, scene.backdrop.name)
 
 
@@ -138,17 +139,11 @@ def masked_record(example: ClevrExample) -> bytes:
 
 
 def scene_entry(example: ClevrExample) -> list[dict[str, Any]]:
-    """The objects as CLEVR's scene lists write them."""
+    """The objects in the format of CLEVR's scene lists."""
+    names = ("rotation", "size", "color", "material", "shape")
     return [
-        {
-            "3d_coords": list(thing.position),
-            "pixel_coords": coords.tolist(),
-            "rotation": thing.rotation,
-            "size": thing.size,
-            "color": thing.color,
-            "material": thing.material,
-            "shape": thing.shape,
-        }
+        {"3d_coords": list(thing.position), "pixel_coords": coords.tolist()}
+        | {name: getattr(thing, name) for name in names}
         for thing, coords in zip(example.objects, example.pixel_coords)
     ]
 
@@ -194,9 +189,8 @@ def _clear(fresh: ClevrObject, others: list[ClevrObject], camera: Camera) -> boo
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     for other in others:
         offset = np.subtract(fresh.position[:2], other.position[:2])
-        if np.hypot(*offset) < fresh.radius + other.radius + _GAP:
-            return False
-        if (np.abs(axes @ offset) < _MARGIN).any():
+        near = np.hypot(*offset) < fresh.radius + other.radius + _GAP
+        if near or (np.abs(axes @ offset) < _MARGIN).any():
             return False
     return True
 
@@ -217,14 +211,8 @@ def _middle(frames: np.ndarray, size: Size) -> np.ndarray:
     return frames[:, top : top + size[0]]
 
 
-def _pixel_coords(objects: list[ClevrObject], camera: Camera, size: Size) -> Float[np.ndarray, "n 3"]:
-    at, depth = camera.project(np.array([thing.position for thing in objects])[:, None])
-    top = (size[1] - size[0]) // 2
-    return np.concatenate([at[:, 0] * size[1] - [0, top], depth], 1)
-
-
 def _rows(values: Any) -> np.ndarray:
-    """Objects' numbers behind a row of zeros for the background, padded with zeros."""
+    """Properties of objects after a row of zeros for the background, padded with zeros."""
     values = np.asarray(values, np.float32)
     rows = np.zeros((NUM_ENTITIES, *values.shape[1:]), np.float32)
     rows[1 : len(values) + 1] = values

@@ -1,8 +1,8 @@
 """Generate sets of single images with masks and properties, in the files of the published sets.
 
-Whatever opens a published set opens these unchanged: Tetrominoes, Objects Room, Multi-dSprites and CLEVR with masks as
-one GZIP TFRecord file each, CLEVR and CLEVRTex as their folders of PNG files and descriptions. A block of images
-depends on nothing but the settings and its number, so any number of workers writes the same bytes.
+Tetrominoes, Objects Room, Multi-dSprites and CLEVR with masks are one GZIP TFRecord file each, CLEVR and CLEVRTex
+folders of PNG files and descriptions. A block of images depends only on the settings and its number, so any number of
+workers writes the same bytes.
 """
 
 import json
@@ -51,19 +51,28 @@ class ImageSettings:
     """Most objects of an image; None: the kind's own."""
     version: int = 1
 
+    @property
+    def held_out(self) -> int:
+        """CLEVR's images for validation."""
+        return max(1, self.count // _HELD_OUT) if self.kind == "clevr" else 0
+
+    @property
+    def total(self) -> int:
+        return self.count + self.held_out
+
 
 @dataclass(frozen=True)
 class _Published:
-    """How a published set is laid out, and what makes our images."""
+    """Layout of a published set, and the functions that make and write its images."""
 
     folder: str
     """Below the data folder."""
     last: Callable[[int], str]
-    """The file that is written last, in the folder, by the number of images."""
+    """File that is written last, relative to the folder, by the number of images."""
     resolution: tuple[int, int]
     any_size: bool
     block: int
-    """Images that one worker makes at a time."""
+    """Images per task."""
     make: Callable[[ImageSettings, int, np.random.Generator], list[Any]]
     write: Callable[[Path, ImageSettings, Iterator[Any]], None]
 
@@ -111,17 +120,9 @@ def generate_images(
 def make_block(settings: ImageSettings, block: int) -> list[Any]:
     """The images of one block, serialized: a function of its arguments alone."""
     published = _KINDS[settings.kind]
-    count = min(published.block, _total(settings) - block * published.block)
+    count = min(published.block, settings.total - block * published.block)
     rng = np.random.default_rng([settings.seed, block, *settings.kind.encode()])
     return published.make(settings, count, rng)
-
-
-def _total(settings: ImageSettings) -> int:
-    return settings.count + (_held_out(settings) if settings.kind == "clevr" else 0)
-
-
-def _held_out(settings: ImageSettings) -> int:
-    return max(1, settings.count // _HELD_OUT)
 
 
 def _check(settings: ImageSettings, published: _Published) -> None:
@@ -155,13 +156,13 @@ def _refuse_foreign(file: Path) -> None:
 
 
 def _write(folder: Path, settings: ImageSettings, published: _Published, workers: int) -> None:
-    blocks = -(-_total(settings) // published.block)
+    blocks = -(-settings.total // published.block)
     tasks = [(settings, block) for block in range(blocks)]
     for leftover in folder.rglob(".*.part"):
         leftover.unlink(missing_ok=True)
     with (
         in_order(make_block, tasks, min(workers, blocks)) as made,
-        progress(f"Generating {settings.kind}", _total(settings), "images") as advance,
+        progress(f"Generating {settings.kind}", settings.total, "images") as advance,
     ):
         published.write(folder, settings, counted(chain.from_iterable(made), advance))
 
@@ -172,7 +173,7 @@ def _write_gzip(folder: Path, settings: ImageSettings, records: Iterator[bytes])
 
 def _write_clevr(folder: Path, settings: ImageSettings, images: Iterator[tuple[bytes, list[Any]]]) -> None:
     """images/train/CLEVR_train_000000.png and so on, each split's scene list when its images are there."""
-    for split, count in (("train", settings.count), ("val", _held_out(settings))):
+    for split, count in (("train", settings.count), ("val", settings.held_out)):
         scenes = []
         for index in range(count):
             name = f"CLEVR_{split}_{index:06d}.png"
@@ -190,20 +191,9 @@ def _write_clevrtex(
     for index, (image, ids, description) in enumerate(images):
         stem = folder / str(index // 1000) / f"CLEVRTEX_full_{index:06d}"
         description = {"image_index": index, "image_filename": f"{stem.name}.png", **description}
-        for ending, data in (
-            (".png", image),
-            ("_flat.png", ids),
-            (".json", json.dumps(description).encode()),
-        ):
+        text = json.dumps(description).encode()
+        for ending, data in ((".png", image), ("_flat.png", ids), (".json", text)):
             write_file(stem.with_name(stem.name + ending), data)
-
-
-def _make_tetrominoes(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
-    return _records(tetrominoes.sample_tetrominoes(count, rng))
-
-
-def _make_sprites(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
-    return _records(sprites.sample_sprites(count, rng))
 
 
 def _records(batch: tetrominoes.Tetrominoes | sprites.Sprites) -> list[bytes]:
@@ -211,14 +201,6 @@ def _records(batch: tetrominoes.Tetrominoes | sprites.Sprites) -> list[bytes]:
     return [
         encode_example(dict(zip(batch._fields, parts)), one_byte=("image", "mask")) for parts in zip(*batch)
     ]
-
-
-def _make_rooms(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
-    return [rooms.room_record(rng) for _ in range(count)]
-
-
-def _make_masked(settings: ImageSettings, count: int, rng: np.random.Generator) -> list[bytes]:
-    return [masked_record(example) for example in _sample(settings, count, rng)]
 
 
 def _make_clevr(
@@ -259,14 +241,30 @@ def _gzip(
 
 
 _KINDS: dict[str, _Published] = {
-    "tetrominoes": _gzip("tetrominoes", (tetrominoes.SIZE, tetrominoes.SIZE), 500, _make_tetrominoes),
-    "objects_room": _gzip("objects_room", (rooms.SIZE, rooms.SIZE), 50, _make_rooms),
-    "clevr_with_masks": _gzip("clevr_with_masks", (240, 320), 4, _make_masked, any_size=True),
+    "tetrominoes": _gzip(
+        "tetrominoes",
+        (tetrominoes.SIZE, tetrominoes.SIZE),
+        500,
+        lambda _, n, rng: _records(tetrominoes.sample_tetrominoes(n, rng)),
+    ),
+    "objects_room": _gzip(
+        "objects_room",
+        (rooms.SIZE, rooms.SIZE),
+        50,
+        lambda _, n, rng: [rooms.room_record(rng) for _ in range(n)],
+    ),
+    "clevr_with_masks": _gzip(
+        "clevr_with_masks",
+        (240, 320),
+        4,
+        lambda *of: [masked_record(example) for example in _sample(*of)],
+        any_size=True,
+    ),
     "multi_dsprites": _gzip(
         "multi_dsprites",
         (sprites.SIZE, sprites.SIZE),
         100,
-        _make_sprites,
+        lambda _, n, rng: _records(sprites.sample_sprites(n, rng)),
         variant="colored_on_grayscale",
     ),
     "clevr": _Published(

@@ -1,8 +1,8 @@
 """Generate MOVi data sets: `<out>/sim_a/64x64/1.0.0/` with shards and the files that TFDS wants beside them.
 
-Video i of a split depends on nothing but the settings and i, so any number of workers, and any division over
-machines of one kind with the same NumPy and MuJoCo, writes the same bytes. A shard appears under its name only when
-it is complete; the same call again makes the rest.
+Video i of a split depends only on the settings and i, so any number of workers, and any division over machines of one
+kind with the same NumPy and MuJoCo, writes the same bytes. A shard gets its name when it is complete; the same call
+again makes the rest.
 """
 
 import json
@@ -101,9 +101,8 @@ def generate(
     _write_missing([entry for entry in mine if not entry.path.exists()], settings, workers or count_cores())
     missing = sum(not entry.path.exists() for entry in shards)
     if missing:
-        print(
-            f"{folder}: part {shard} is done, {missing} of {len(shards)} shards are left to the other parts."
-        )
+        left = f"{missing} of {len(shards)} shards are left to the other parts."
+        print(f"{folder}: part {shard} is done, {left}")
         return folder
     _write_descriptions(folder, settings, shards)
     print(f"{folder}: " + ", ".join(f"{count} {split} videos" for split, count in videos.items()))
@@ -137,10 +136,9 @@ def plan(folder: Path, settings: Settings) -> list[Shard]:
 
 def video_record(settings: Settings, split: str, index: int) -> bytes:
     """The record of one video: a function of its arguments alone."""
-    words = [settings.seed, _SPLITS.index(split), index, *settings.variant.encode()]
-    rng = np.random.default_rng(words)
-    name = f"{split}_{index}"
     s = settings
+    rng = np.random.default_rng([s.seed, _SPLITS.index(split), index, *s.variant.encode()])
+    name = f"{split}_{index}"
     return make_record(s.variant, rng, name, s.objects, s.resolution, s.num_frames, s.samples)
 
 

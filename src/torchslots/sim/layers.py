@@ -12,7 +12,7 @@ from torchslots.sim.render import ground
 
 @dataclass(frozen=True)
 class Layers:
-    """Everything that is known about each pixel; bodies are numbered from 1 in the order of `order`.
+    """Ground truth of each pixel; bodies are numbered from 1 in the order of `order`.
 
     Flow is (rows, columns) in pixels: forward = the next frame's place minus this one's, backward = this one's
     place minus that of the frame before; zero in the last and the first frame, as published.
@@ -29,7 +29,7 @@ class Layers:
 
 
 def measure(bodies: tuple[PlacedBody, ...], camera: Camera, size: int) -> Layers:
-    """Ground truth of a video; bodies are put into the order of their total visibility, largest first."""
+    """Ground truth of a video; bodies are ordered by total visibility, largest first."""
     grid = RayGrid(camera, size)
     hits = cast(bodies, grid)
     visibility = np.stack([np.diff(seen.rays.bounds) for seen in hits.seen])
@@ -71,15 +71,11 @@ def boxes(
     rows = (segmentation[..., None] == numbers).any(2)
     columns = (segmentation[..., None] == numbers).any(1)
     height, width = segmentation.shape[1:]
-    edges = [_first(rows) / height, _first(columns) / width]
-    edges += [1 - _first(rows[:, ::-1]) / height, 1 - _first(columns[:, ::-1]) / width]
+    edges = [rows.argmax(1) / height, columns.argmax(1) / width]
+    edges += [1 - rows[:, ::-1].argmax(1) / height, 1 - columns[:, ::-1].argmax(1) / width]
     corners = np.stack(edges, -1)
     visible = rows.any(1)
     return [(np.flatnonzero(visible[:, k]), corners[visible[:, k], k]) for k in range(count)]
-
-
-def _first(marks: np.ndarray) -> np.ndarray:
-    return marks.argmax(1)
 
 
 def _image(components: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

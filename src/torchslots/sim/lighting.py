@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Float32
 
 from torchslots.sim.raycast import PlacedBody, RayGrid, RaySet, rays_in, screen_boxes
 from torchslots.sim.scene import Light
-from torchslots.sim.solids import Hull
 
 Vectors = Float32[np.ndarray, "3 n"]
 PerPoint = Float32[np.ndarray, "n"]
@@ -41,10 +40,7 @@ class Shadow:
         self.axis = -self.lamp / self.lamp_distance[:, None]
         self.radius = placed.body.radius
         self.outside = self.lamp_distance > 1.3 * self.radius + light.radius * (not light.is_sun)
-        hull = placed.body.solid.hull
-        self.outline = (
-            None if hull is None else _outline(placed, hull, self.lamp, self.axis, self.lamp_distance)
-        )
+        self.outline = _outline(placed, self.lamp, self.axis, self.lamp_distance)
 
     def reaches(self, centers: Float[np.ndarray, "T 3"], radius: float) -> Bool[np.ndarray, "T"]:
         """In which frames the shadow may touch a ball."""
@@ -101,17 +97,13 @@ class Shadow:
         across = offset - along * axis[:, None]
         across = np.sqrt(across[0] ** 2 + across[1] ** 2 + across[2] ** 2)
         signed = across * np.float32(cosine) - (along + np.float32(distance)) * np.float32(sine)
-        behind = along + np.float32(distance * sine * sine)
-        width = np.maximum(behind, 0) * np.float32(self.light.radius / (distance * cosine**2)) + np.float32(
-            _SHARPEST
-        )
-        return signed / width
+        behind = np.maximum(along + np.float32(distance * sine * sine), 0)
+        rate = np.float32(self.light.radius / (distance * cosine**2))
+        return signed / (behind * rate + np.float32(_SHARPEST))
 
     def _planes(self, frame: int, outline: Outline, offset: Vectors, along: PerPoint) -> PerPoint:
-        normals, offsets = (
-            outline.normals[frame].astype(np.float32),
-            outline.offsets[frame].astype(np.float32),
-        )
+        normals = outline.normals[frame].astype(np.float32)
+        offsets = outline.offsets[frame].astype(np.float32)
         edge = outline.edge_distance[frame].astype(np.float32)
         worst = np.full_like(along, np.float32(_NEVER))
         from_lamp = along + np.float32(self.lamp_distance[frame])
@@ -127,16 +119,16 @@ class Shadow:
         return worst
 
 
-def _outline(
-    placed: PlacedBody, hull: Hull, lamp: np.ndarray, axis: np.ndarray, distance: np.ndarray
-) -> Outline:
-    """Edges between a face that the lamp sees and one that it does not, and their planes through the lamp."""
+def _outline(placed: PlacedBody, lamp: np.ndarray, axis: np.ndarray, distance: np.ndarray) -> Outline | None:
+    """Edges between a lit and an unlit face, and their planes through the lamp; None for a sphere."""
+    hull = placed.body.solid.hull
+    if hull is None:
+        return None
     half = np.array(placed.body.half)
     corners = np.einsum("tij,cj->tci", placed.rotations, hull.corners * half)
     scaled = hull.normals / half
-    normals = np.einsum(
-        "tij,fj->tfi", placed.rotations, scaled / np.linalg.norm(scaled, axis=-1, keepdims=True)
-    )
+    scaled /= np.linalg.norm(scaled, axis=-1, keepdims=True)
+    normals = np.einsum("tij,fj->tfi", placed.rotations, scaled)
     facing = (normals * (lamp[:, None] - corners[:, hull.face_corner])).sum(-1) > 0
     rim = facing[:, hull.edges[:, 2]] != facing[:, hull.edges[:, 3]]
     first = np.argsort(~rim, axis=1, kind="stable")[:, : max(1, rim.sum(1).max())]

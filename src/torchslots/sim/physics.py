@@ -23,7 +23,7 @@ _EPISODE_GAP = 24
 
 @dataclass(frozen=True)
 class Collisions:
-    """One row each time that two bodies come into touch: who, when, how hard (peak newtons), where, which way."""
+    """One row per collision: bodies, frame, peak force in newtons, position, contact normal."""
 
     bodies: Int64[np.ndarray, "M 2"]
     frame: Int64[np.ndarray, "M"]
@@ -34,7 +34,7 @@ class Collisions:
 
 @dataclass(frozen=True)
 class Motion:
-    """Where each body is in each frame: metres, quaternions wxyz, metres and radians per second in world axes."""
+    """State of each body in each frame: metres, quaternions wxyz, metres and radians per second in world axes."""
 
     positions: Float[np.ndarray, "N T 3"]
     quaternions: Float[np.ndarray, "N T 4"]
@@ -44,7 +44,7 @@ class Motion:
 
 
 def simulate(bodies: tuple[Body, ...], num_frames: int, frame_rate: int = 12) -> Motion:
-    """Let the bodies fly, fall and collide for `num_frames` frames; the first frame is the start."""
+    """Simulate the bodies for `num_frames` frames; the first frame is the start."""
     import mujoco
 
     model = mujoco.MjModel.from_xml_string(_model_xml(bodies))  # pyright: ignore[reportAttributeAccessIssue]
@@ -65,20 +65,12 @@ def simulate(bodies: tuple[Body, ...], num_frames: int, frame_rate: int = 12) ->
 
 def _model_xml(bodies: tuple[Body, ...]) -> str:
     parts = [_body_xml(index, body) for index, body in enumerate(bodies)]
-    pairs = [
-        _pair_xml(
-            "floor",
-            f"g{i}",
-            b.substance.friction * FLOOR_FRICTION,
-            b.substance.restitution * FLOOR_RESTITUTION,
-        )
-        for i, b in enumerate(bodies)
+    surfaces = [
+        (f"g{i}", body.substance.friction, body.substance.restitution) for i, body in enumerate(bodies)
     ]
-    for (i, a), (j, b) in combinations(enumerate(bodies), 2):
-        one, two = a.substance, b.substance
-        pairs.append(
-            _pair_xml(f"g{i}", f"g{j}", one.friction * two.friction, one.restitution * two.restitution)
-        )
+    floor = ("floor", FLOOR_FRICTION, FLOOR_RESTITUTION)
+    touching = [*((floor, surface) for surface in surfaces), *combinations(surfaces, 2)]
+    pairs = [_pair_xml(one[0], two[0], one[1] * two[1], one[2] * two[2]) for one, two in touching]
     return (
         f'<mujoco><option timestep="{1 / _STEPS_PER_SECOND}" gravity="0 0 -9.81" cone="elliptic" impratio="5"/>'
         f'<worldbody><geom name="floor" type="plane" size="0 0 1"/>{"".join(parts)}</worldbody>'
@@ -106,9 +98,9 @@ def _pair_xml(one: str, two: str, friction: float, restitution: float) -> str:
 
 
 def _damping_for(restitution: float) -> float:
-    """The damping ratio of a spring that pushes but never pulls (Schwager and Pöschel 2007, eq. 21).
+    """Damping ratio of a spring that pushes but never pulls (Schwager and Pöschel 2007, eq. 21).
 
-    Less than exp(-2) = 0.135 is not to be had without overdamping; metal against metal (0.09) gets that.
+    Without overdamping the least restitution is exp(-2) = 0.135; metal against metal (0.09) gets that.
     """
     ratios = np.linspace(0.999, 0.001, 1000)
     root = np.sqrt(1 - ratios * ratios)

@@ -60,11 +60,8 @@ def encode_pngs(images: np.ndarray) -> list[bytes]:
     """PNG files of uint8 or uint16 images [T, H, W, 1 or 3], each row as its difference to the row above."""
     frames, height, width, channels = images.shape
     depth, color = _PNG_KINDS[channels, images.itemsize]
-    rows = (
-        np.ascontiguousarray(images, images.dtype.newbyteorder(">"))
-        .view(np.uint8)
-        .reshape(frames, height, -1)
-    )
+    rows = np.ascontiguousarray(images, images.dtype.newbyteorder(">"))
+    rows = rows.view(np.uint8).reshape(frames, height, -1)
     filtered = np.empty((frames, height, rows.shape[2] + 1), np.uint8)
     filtered[:, :, 0] = 2
     filtered[:, 0, 1:] = rows[:, 0]
@@ -82,9 +79,8 @@ def _to_range(values: Float[np.ndarray, "*any"]) -> tuple[np.ndarray, np.ndarray
     """uint16 over the values' own range, and that range; a constant layer gets a range of 1e-3."""
     low, high = np.float32(values.min()), np.float32(values.max())
     high = max(high, np.float32(low + 1e-3))
-    return np.rint((values - low) * (65535 / (high - low))).clip(0, 65535).astype(np.uint16), np.array(
-        [low, high]
-    )
+    scaled = np.rint((values - low) * (65535 / (high - low))).clip(0, 65535)
+    return scaled.astype(np.uint16), np.array([low, high])
 
 
 def _pixel_features(layers: Layers) -> Features:
@@ -135,7 +131,7 @@ def _instance_features(
 
 
 def _look_features(variant: Variant, scene: Scene, layers: Layers) -> Features:
-    """What MOVi-A, and what MOVi-C and E, say about the objects' looks."""
+    """Properties of the objects in MOVi-A, or in MOVi-C and E."""
     bodies = [scene.bodies[i] for i in layers.order]
     if variant == "a":
         return {

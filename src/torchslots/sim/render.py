@@ -1,4 +1,4 @@
-"""Render videos: what each ray sees, from the materials of floor and bodies, lamps, shadows and reflections."""
+"""Render videos by ray casting with materials, lamps, shadows and reflections."""
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -77,13 +77,9 @@ def _surroundings(
     places = [ground(grid.camera.positions[t], grid.directions[t]) for t in range(count)]
     at = (lambda frame: frame) if count > 1 else (lambda frame: 0)
     is_floor = np.concatenate([places[at(t)][1] for t in range(grid.num_frames)]) & free
-    light = [
-        [_floor_light(scene, number, points) for points, _ in places] for number in range(len(scene.lights))
-    ]
-    shares = [
-        shadows.on_floor(number, grid, lambda frame: places[at(frame)][0], is_floor)
-        for number in range(len(scene.lights))
-    ]
+    lamps = range(len(scene.lights))
+    light = [[_floor_light(scene, number, points) for points, _ in places] for number in lamps]
+    shares = [shadows.on_floor(number, grid, lambda t: places[at(t)][0], is_floor) for number in lamps]
     albedo = [_floor_colors(scene, grid, t, *places[t]) for t in range(count)]
     sky = [np.where(floor, 0, scene.backdrop.sky_color(points)) for points, floor in places]
     image = np.empty((3, grid.num_frames * grid.per_frame), np.float32)

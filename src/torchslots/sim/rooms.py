@@ -1,6 +1,6 @@
 """Rooms with coloured walls and floor, open to the sky, and a few objects in them, 64 x 64 pixels.
 
-In the manner of Objects Room (Kabra et al., Multi-Object Datasets, 2019), with its entities: sky, floor and the two
+As Objects Room (Kabra et al., Multi-Object Datasets, 2019), with its entities: sky, floor and the two
 halves of the wall come before the objects. Sizes, colours and light are chosen here.
 """
 
@@ -51,11 +51,8 @@ class _Object:
         """World to its own frame; points are `offset` by its place, directions are not."""
         x, y, z = vectors
         if offset:
-            x, y, z = (
-                x - np.float32(self.center[0]),
-                y - np.float32(self.center[1]),
-                z - np.float32(self.half[2]),
-            )
+            x, y = x - np.float32(self.center[0]), y - np.float32(self.center[1])
+            z = z - np.float32(self.half[2])
         cosine, sine = np.float32(math.cos(self.turn)), np.float32(math.sin(self.turn))
         return np.stack([cosine * x + sine * y, cosine * y - sine * x, z])
 
@@ -78,7 +75,7 @@ class _Room:
 
 
 class _Hit(NamedTuple):
-    """What rays meet first: entity, distance in metres, unit normal."""
+    """First hit of each ray: entity, distance in metres, unit normal."""
 
     entity: Int64[np.ndarray, "n"]
     distance: PerRay
@@ -116,13 +113,11 @@ def _sample(rng: Rng, number: int) -> _Room:
     objects: list[_Object] = []
     while len(objects) < number:
         fresh = _sample_object(rng)
-        if all(
-            math.dist(fresh.center, other.center) > fresh.half[0] + other.half[0] + 0.15 for other in objects
-        ):
+        apart = (math.dist(fresh.center, it.center) > fresh.half[0] + it.half[0] + 0.15 for it in objects)
+        if all(apart):
             objects.append(fresh)
-    return _Room(
-        tuple(objects), heading, float(rng.uniform(0.12, 0.28)), _color(rng, 0.45), _color(rng, 0.45)
-    )
+    pitch = float(rng.uniform(0.12, 0.28))
+    return _Room(tuple(objects), heading, pitch, floor=_color(rng, 0.45), wall=_color(rng, 0.45))
 
 
 def _sample_object(rng: Rng) -> _Object:
@@ -181,15 +176,13 @@ def _cast_room(room: _Room, origin: Vectors, directions: Vectors) -> _Hit:
 
 
 def _shade(room: _Room, origin: Vectors, directions: Vectors, hit: _Hit) -> Float[np.ndarray, "3 n"]:
-    colors = np.array(
-        [_SKY_COLOR, room.floor, room.wall, room.wall, *(thing.color for thing in room.objects)]
-    )
+    colors = [_SKY_COLOR, room.floor, room.wall, room.wall, *(thing.color for thing in room.objects)]
     facing = np.maximum(_TOWARD_LIGHT @ hit.normal, 0)
     floor = np.flatnonzero(hit.entity == FLOOR)
     points = origin + hit.distance[floor] * directions[:, floor]
     facing[floor] *= np.where(_in_shadow(room, points), np.float32(1 - _SHADOW), np.float32(1))
     brightness = np.where(hit.entity == SKY, 1, _AMBIENT + (1 - _AMBIENT) * facing)
-    return colors[hit.entity].T * brightness
+    return np.array(colors)[hit.entity].T * brightness
 
 
 def _in_shadow(room: _Room, points: Vectors) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""What is in a video before it starts: objects, lights, camera and surroundings, from the published statistics.
+"""Sample scenes: objects, lights, camera and surroundings from the published statistics.
 
-The numbers are those of the MOVi workers of Kubric (Greff et al., CVPR 2022): object sizes, colours, friction
+The values are those of the MOVi workers of Kubric (Greff et al., CVPR 2022): object sizes, colours, friction
 and restitution of MOVi-A; the camera shells of MOVi-C and MOVi-E. Different here: objects start inside the view,
 the standing objects of MOVi-E rest on the floor instead of having been dropped, and C and E use textured solids.
 """
@@ -140,7 +140,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Kind:
-    """What makes a published set: how its camera, objects, lights and surroundings are sampled.
+    """Samplers of a published set's camera, objects, lights and surroundings.
 
     `objects` = fewest and most; `thrown` = how many of them move at most (the rest stand on the floor).
     """
@@ -213,14 +213,8 @@ def _sample_textured(rng: Rng) -> dict:
         sides /= sides.max()
     x, y, z = (float(side * scale / 2) for side in sides)
     texture = sample_solid_texture(rng)
-    return {
-        "solid": solid,
-        "half": (x, y, z),
-        "substance": PLAIN,
-        "color": texture.mean,
-        "texture": texture,
-        "scale": scale,
-    }
+    shape = {"solid": solid, "half": (x, y, z), "substance": PLAIN, "scale": scale}
+    return {**shape, "color": texture.mean, "texture": texture}
 
 
 def _place(shape: dict, others: list[Body], camera: Camera, rng: Rng, resting: bool) -> Body | None:

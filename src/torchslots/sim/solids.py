@@ -1,4 +1,4 @@
-"""The three convex solids: where rays enter them, which way their surfaces face, and their corners and edges.
+"""Three convex solids: intersections with rays, surface normals, corners and edges.
 
 Rays come as components [3, n] in the solid's own frame, so that each operation runs over contiguous memory.
 `half` is the solid's half extents in metres; a cylinder stands along z and a sphere has three equal extents.
@@ -6,7 +6,6 @@ Rays come as components [3, n] in the solid's own frame, so that each operation 
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -20,7 +19,7 @@ _TINY = np.float32(1e-9)
 
 @dataclass(frozen=True)
 class Hull:
-    """A convex polyhedron inside [-1, 1]^3: what casts a solid's shadow.
+    """A convex polyhedron inside [-1, 1]^3 that casts a solid's shadow.
 
     `edges` rows are (corner, corner, face, face): the two faces that meet there.
     """
@@ -29,31 +28,6 @@ class Hull:
     normals: np.ndarray
     face_corner: Int64[np.ndarray, "faces"]
     edges: Int64[np.ndarray, "edges 4"]
-
-
-@runtime_checkable
-class Solid(Protocol):
-    """A convex solid in its own frame, scaled by `half`."""
-
-    label: str
-    mujoco_type: str
-    hull: Hull | None
-
-    def interval(self, origin: Rays, direction: Rays, half: Half) -> tuple[PerRay, PerRay]:
-        """Where each ray (unit direction) enters and leaves; it misses where the first exceeds the second."""
-        ...
-
-    def normal(self, points: Rays, half: Half) -> Rays:
-        """Outward unit normals of points on the surface."""
-        ...
-
-    def mujoco_size(self, half: Half) -> tuple[float, ...]:
-        """The size as MuJoCo's geoms want it."""
-        ...
-
-    def volume(self, half: Half) -> float:
-        """In cubic metres."""
-        ...
 
 
 def _slab(origin: PerRay, direction: PerRay, half: float) -> tuple[PerRay, PerRay]:
@@ -70,9 +44,10 @@ class Cube:
     mujoco_type = "box"
 
     def __init__(self) -> None:
-        self.hull: Hull | None = _prism_hull(4, math.sqrt(2), math.pi / 4)
+        self.hull = _prism_hull(4, math.sqrt(2), math.pi / 4)
 
     def interval(self, origin: Rays, direction: Rays, half: Half) -> tuple[PerRay, PerRay]:
+        """Where each ray (unit direction) enters and leaves; it misses where the first exceeds the second."""
         enter, leave = _slab(origin[0], direction[0], half[0])
         for axis in (1, 2):
             near, far = _slab(origin[axis], direction[axis], half[axis])
@@ -80,15 +55,18 @@ class Cube:
         return enter, leave
 
     def normal(self, points: Rays, half: Half) -> Rays:
+        """Outward unit normals of points on the surface."""
         near = np.abs(points) / np.array(half, np.float32)[:, None]
         x = (near[0] >= near[1]) & (near[0] >= near[2])
         y = ~x & (near[1] >= near[2])
         return np.sign(points) * np.stack([x, y, ~(x | y)])
 
     def mujoco_size(self, half: Half) -> tuple[float, ...]:
+        """Size in the form of MuJoCo's geoms."""
         return half
 
     def volume(self, half: Half) -> float:
+        """In cubic metres."""
         return 8 * half[0] * half[1] * half[2]
 
 
@@ -99,7 +77,7 @@ class Cylinder:
     mujoco_type = "cylinder"
 
     def __init__(self) -> None:
-        self.hull: Hull | None = _prism_hull(20, 1.0, 0.0)
+        self.hull = _prism_hull(20, 1.0, 0.0)
 
     def interval(self, origin: Rays, direction: Rays, half: Half) -> tuple[PerRay, PerRay]:
         enter, leave = _slab(origin[2], direction[2], half[2])
@@ -130,7 +108,7 @@ class Sphere:
 
     label = "sphere"
     mujoco_type = "sphere"
-    hull: Hull | None = None
+    hull = None
 
     def interval(self, origin: Rays, direction: Rays, half: Half) -> tuple[PerRay, PerRay]:
         closest = -(origin[0] * direction[0] + origin[1] * direction[1] + origin[2] * direction[2])
@@ -169,5 +147,6 @@ def _prism_hull(sides: int, radius: float, turn: float) -> Hull:
     return Hull(corners, normals, face_corner, np.concatenate([np.stack(edge, 1) for edge in edges]))
 
 
+Solid = Cube | Cylinder | Sphere
 SOLIDS: tuple[Solid, ...] = (Cube(), Cylinder(), Sphere())
 """In the order of the published shape labels."""

@@ -1,13 +1,13 @@
 """Coloured squares, ellipses and hearts on grey, 64 x 64 pixels, many images at once.
 
-In the manner of Multi-dSprites, coloured on grayscale (Kabra et al., Multi-Object Datasets, 2019), with its names; the
+As Multi-dSprites, coloured on grayscale (Kabra et al., Multi-Object Datasets, 2019), with its names; the
 ranges of sizes and colours are chosen here. Later sprites hide earlier ones.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 
 SIZE = 64
 """Height and width of an image in pixels."""
@@ -96,14 +96,7 @@ def _inside(values: dict[str, np.ndarray]) -> Bool[np.ndarray, "B E 64 64"]:
     u, v = (cosine * across + sine * down) / reach, (cosine * down - sine * across) / reach
     kind = values["shape"][..., None, None]
     square = np.maximum(np.abs(u), np.abs(v)) < 0.75
-    return np.where(kind == SQUARE, square, np.where(kind == ELLIPSE, _ellipse(u, v), _heart(u, v)))
-
-
-def _ellipse(u: Float[np.ndarray, "*any"], v: Float[np.ndarray, "*any"]) -> Bool[np.ndarray, "*any"]:
-    return u * u + (v / 0.6) ** 2 < 1
-
-
-def _heart(u: Float[np.ndarray, "*any"], v: Float[np.ndarray, "*any"]) -> Bool[np.ndarray, "*any"]:
-    """The curve (a^2 + b^2 - 1)^3 = a^2 b^3, its point down."""
+    ellipse = u * u + (v / 0.6) ** 2 < 1
     a, b = u * 1.25, 0.2 - v * 1.25
-    return (a * a + b * b - 1) ** 3 < a * a * b**3
+    heart = (a * a + b * b - 1) ** 3 < a * a * b**3
+    return np.where(kind == SQUARE, square, np.where(kind == ELLIPSE, ellipse, heart))

@@ -56,7 +56,7 @@ class SolidTexture:
 
 
 class Relief:
-    """A square image that repeats over the floor, kept at several sizes so that far away it does not flicker."""
+    """A square image that repeats over the floor, stored at several sizes against flicker far away."""
 
     def __init__(self, image: Float32[np.ndarray, "3 N N"], metres: float) -> None:
         self.size = image.shape[1]
@@ -173,17 +173,13 @@ def sample_backdrop(rng: Rng) -> Backdrop:
 def _sample_sky(ground: np.ndarray, rng: Rng) -> Sky:
     """Blue or overcast, with clouds and a skyline of hills or trees."""
     rise = np.linspace(0, 1, _SKY_HEIGHT)[None, :, None] ** 2
-    zenith, haze = (
-        _channels(rng.uniform([0.1, 0.2, 0.4], [0.3, 0.4, 0.7])),
-        _channels(rng.uniform(0.55, 0.95, 3)),
-    )
+    zenith = _channels(rng.uniform([0.1, 0.2, 0.4], [0.3, 0.4, 0.7]))
+    haze = _channels(rng.uniform(0.55, 0.95, 3))
     clouds = np.clip(0.4 * _noise(_SKY_HEIGHT, _SKY_WIDTH, 1.8, rng), 0, 0.7)
     sky = haze + (zenith - haze) * rise**0.5
     sky = sky + (0.95 - sky) * clouds
-    line = (
-        rng.uniform(0.01, 0.09)
-        + rng.uniform(0.002, 0.02) * _noise(1, _SKYLINE, rng.uniform(0.8, 1.6), rng)[0]
-    )
+    level, relief = rng.uniform(0.01, 0.09), rng.uniform(0.002, 0.02)
+    line = level + relief * _noise(1, _SKYLINE, rng.uniform(0.8, 1.6), rng)[0]
     land = ground * rng.uniform(0.5, 1.3, 3)
     return Sky(sky.astype(np.float32), np.maximum(line, 0.004).astype(np.float32), land.astype(np.float32))
 

@@ -90,10 +90,8 @@ def i3d() -> I3D:
 
 def load_i3d(file: Path | str | None = None, *, download: bool = True) -> I3D:
     """The network with its published weights; arguments and errors as `feature_weights`."""
-    network = i3d()
-    load_public(
-        network, feature_weights("i3d", file, download=download), "the file of the I3D network", own_name
-    )
+    network, state = i3d(), feature_weights("i3d", file, download=download)
+    load_public(network, state, "the file of the I3D network", own_name)
     return network
 
 
@@ -105,10 +103,9 @@ def own_name(public: str) -> str:
 
 
 def _unit(width: int, channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv3d(width, channels, kernel, stride, bias=False)
     return chain(
         pad=PadSame((kernel,) * 3, (stride,) * 3),
-        conv3d=convolution,
+        conv3d=nn.Conv3d(width, channels, kernel, stride, bias=False),
         bn=nn.BatchNorm3d(channels, eps=_EPS),
         relu=nn.ReLU(),
     )

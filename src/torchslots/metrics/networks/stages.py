@@ -15,11 +15,10 @@ _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class Stages(nn.Module):
-    """Convolutions in a row that hand out what stands behind some of them.
+    """Convolutions that return the outputs of some of their layers.
 
     Args:
-        features: the layers.
-        taps: indices of layers whose output is handed out, ascending; the last is the last layer.
+        taps: indices of the layers whose output is returned, ascending; the last is the last layer.
         widths: channels of each output.
     """
 

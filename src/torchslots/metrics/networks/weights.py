@@ -1,7 +1,7 @@
-"""The public files that hold the networks' weights: where they are, how they are told from others, and how they load.
+"""Public files of the networks' weights: addresses, digests, download and loading.
 
-None comes with this package. A file is taken from the cache or from where the user says, or is downloaded; its digest
-is compared with what its publisher says of it before it is opened, and it is opened as numbers alone, never as code.
+None comes with this package. A file is taken from the cache or a given path, or is downloaded; its digest is compared
+with the published one before it is opened, and it is opened as tensors only, never as code.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ _ENV = "TORCHSLOTS_FEATURES"
 class FeatureFile:
     """A published file of weights.
 
-    Its publisher gives the first digits of its SHA-256 (in the file's name, as torch.hub's convention has it, or of
-    the file in a repository), or the id under which git keeps it, which is a SHA-1 of its length and content.
+    It is identified by the first digits of its SHA-256 (as in torch.hub's file names), or by its git id, a SHA-1 of its
+    length and content.
     """
 
     name: str
@@ -100,15 +100,15 @@ FILES: dict[str, FeatureFile] = {
         ),
     )
 }
-"""Name -> file. The hexadecimal digits are the publishers' own, or of the files as their repositories hold them."""
+"""Name -> file, with digests of the publishers or of the files in their repositories."""
 
 
 class MissingWeights(UserError):
-    """A public file is not here; the message says where to get it and where to put it."""
+    """A public file is missing; the message says where to get it and where to put it."""
 
 
 def feature_folder() -> Path:
-    """Where downloaded files are kept: TORCHSLOTS_FEATURES, or `torchslots/features` in the user's cache."""
+    """Folder of downloaded files: TORCHSLOTS_FEATURES, or `torchslots/features` in the user's cache."""
     if folder := os.environ.get(_ENV):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchslots" / "features"
@@ -117,16 +117,16 @@ def feature_folder() -> Path:
 def feature_weights(
     name: str, file: Path | str | None = None, *, sha256: str | None = None, download: bool = True
 ) -> State:
-    """The tensors of a public file by their public names.
+    """Tensors of a public file by their public names.
 
     Args:
         name: one of `FILES`.
-        file: the file on this machine; None: from `feature_folder`, downloaded into it where it is not there.
-        sha256: digest of a file that shall be taken though it is not the published one, as after saving it anew.
-        download: False: never.
+        file: its path; None: in `feature_folder`, downloaded if missing.
+        sha256: digest of a file to accept although it is not the published one.
+        download: whether it may be downloaded.
 
     Raises:
-        MissingWeights: the file is not here, and may not or cannot be brought.
+        MissingWeights: the file is missing, and may not or cannot be downloaded.
         UserError: unknown name; a file with another digest; a file that holds more than tensors.
     """
     if name not in FILES:
@@ -142,7 +142,7 @@ def feature_weights(
 
 
 def where_to_get(name: str) -> str:
-    """Two sentences for a user without the file."""
+    """Instructions for a user without the file."""
     public = FILES[name]
     return (
         f"It is {public.what} ({public.licence}): get {public.address} and save it as "
@@ -151,16 +151,14 @@ def where_to_get(name: str) -> str:
 
 
 def _download(public: FeatureFile, path: Path) -> None:
-    """Bring a file into the cache, one process at a time."""
-    advice = f"Set {_ENV} to a folder that can."
-    with locked(path.parent / ".lock", advice=advice):
+    """Download a file into the cache, one process at a time."""
+    with locked(path.parent / ".lock", advice=f"Set {_ENV} to a folder that can."):
         if path.is_file():
             return
         try:
             download_all([RemoteFile(public.address, path.name)], path.parent, public.name, connections=1)
         except UserError as error:
-            reason = str(error).split(". ")[0]
-            raise MissingWeights(f"{reason}. {where_to_get(public.name)}") from error
+            raise MissingWeights(f"{str(error).split('. ')[0]}. {where_to_get(public.name)}") from error
         found = _sha256(path)
         if not _is_public(path, public, found):
             path.unlink()
@@ -183,9 +181,8 @@ def _check(path: Path, public: FeatureFile, sha256: str | None) -> None:
 
 def _is_public(path: Path, public: FeatureFile, found: str) -> bool:
     if public.git_id:
-        return _digest(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)) == (
-            public.git_id
-        )
+        git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        return _digest(path, git) == public.git_id
     return found.startswith(public.sha256)
 
 
@@ -207,9 +204,7 @@ def _digest(path: Path, digest: "hashlib._Hash") -> str:
 def _read(path: Path) -> State:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # the reader of pickles raises whatever a damaged or foreign file makes it meet
+    except Exception as error:  # unpickling a damaged or foreign file may raise anything
         raise UserError(
             f"{path} is not a file of weights alone ({type(error).__name__}), so it was not opened. TorchScript "
             "archives hold programs and are never run; get the file of plain weights."
@@ -226,15 +221,15 @@ def load_public(
     own_name: Callable[[str], str] = str,
     unused: Iterable[str] = (),
 ) -> None:
-    """Put the tensors of a public file into a network, strict both ways, and freeze it in its evaluation mode.
+    """Load the tensors of a public file into a network, strict both ways, and freeze it in evaluation mode.
 
     Args:
-        what: how messages call the file.
-        own_name: a public name to that of the parameter or buffer here.
-        unused: beginnings of public names that are known and not needed. Counters of batches never are.
+        what: name of the file in messages.
+        own_name: public name to that of the parameter or buffer here.
+        unused: prefixes of public names that are ignored, besides batch counters.
 
     Raises:
-        UserError: a tensor is missing, not known, or of another shape.
+        UserError: a tensor is missing, unknown, or of another shape.
     """
     own = {own_name(name): value for name, value in state.items() if not _skipped(name, tuple(unused))}
     target = {name: value for name, value in network.state_dict().items() if not _skipped(name, ())}
