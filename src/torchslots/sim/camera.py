@@ -1,4 +1,4 @@
-"""A pinhole camera that looks at the origin: rays out of pixels, points into pixels.
+"""Pinhole camera that looks at the origin: rays through pixels, projection of points.
 
 Conventions of the published sets: the camera looks along its own -z with y up, quaternions are (w, x, y, z),
 image positions are (x, y) in 0..1 from the upper left corner.

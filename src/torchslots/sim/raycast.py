@@ -87,7 +87,7 @@ class RaySet:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is seen of one body: its rays, their lengths in metres, and the points in the body's own frame."""
+    """Visible part of one body: its rays, their lengths in metres, and the points in the body's own frame."""
 
     rays: RaySet
     distance: Float32[np.ndarray, "n"]

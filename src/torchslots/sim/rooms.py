@@ -1,4 +1,4 @@
-"""Rooms with coloured walls and floor, open to the sky, and a few objects in them, 64 x 64 pixels.
+"""Images of rooms with coloured walls and floor, open sky and a few objects, 64 x 64 pixels.
 
 As Objects Room (Kabra et al., Multi-Object Datasets, 2019), with its entities: sky, floor and the two
 halves of the wall come before the objects. Sizes, colours and light are chosen here.

@@ -103,7 +103,7 @@ class Body:
 
     @property
     def asset_id(self) -> str:
-        """A name for what it looks like, where the published sets name a scanned object."""
+        """Name of its appearance, in place of the published sets' scanned object."""
         return f"{self.solid.label}_{self.texture.name if self.texture else self.substance.label}"
 
     @property
