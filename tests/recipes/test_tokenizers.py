@@ -98,7 +98,9 @@ def test_models_and_image_codes_are_not_taken_for_each_other(tmp_path):
     config = slot_attention_demo().model
     save_pretrained(catalog.build(config), config, tmp_path / "slots")
     catalog.build(SMALL["dvae"]).save_pretrained(tmp_path / "codes")
-    with pytest.raises(UserError, match=r"codes holds a tokenizer, without slots: load it with torchslots\.load_tokenizer"):
+    with pytest.raises(
+        UserError, match=r"codes holds a tokenizer, without slots: load it with torchslots\.load_tokenizer"
+    ):
         torchslots.load_model(tmp_path / "codes")
     with pytest.raises(UserError, match=r"slots holds a model of slots.*torchslots\.load_model"):
         torchslots.load_tokenizer(tmp_path / "slots")
