@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tiny_models import tiny
 from torchslots.inference import predict as inference
 from torchslots.inference.inputs import batches
 from torchslots.inference.outputs import decode_mask
@@ -430,3 +431,12 @@ def test_an_output_folder_that_cannot_be_made_is_named(clip, tmp_path):
 def test_settings_that_make_no_sense_are_refused(settings, said):
     with pytest.raises(UserError, match=said):
         PredictOptions(**settings)
+
+
+def test_one_file_is_an_input_and_arrays_are_no_files(tmp_path):
+    model = tiny("learned")
+    image = tmp_path / "one.png"
+    video.write_png(image, np.full((16, 24, 3), 99, np.uint8))
+    assert [folder.name for folder in predict(model, str(image), tmp_path / "out")] == ["one"]
+    with pytest.raises(UserError, match=r"`boxes` is the path of a file .* got a list.*predict_frames"):
+        predict(model, image, tmp_path / "out", boxes=[[0.1, 0.2, 0.4, 0.5]])

@@ -1,14 +1,11 @@
 """`torchslots evaluate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
 from torchslots.cli.options import Flat, Words, parse
-
-if TYPE_CHECKING:
-    from torchslots.evaluation.report import EvalReport
+from torchslots.cli.table import print_comparison
 
 
 def evaluate(words: Words) -> int:
@@ -40,7 +37,7 @@ def evaluate(words: Words) -> int:
             if is_first_process():
                 report.print_table()
                 if isinstance(report, EvalReport) and baseline is not None:
-                    _print_comparison({"model": report, "boxes copied": baseline})
+                    print_comparison({"model": report, "boxes copied": baseline}, "Beside the baseline")
                 print(f"Written to {folder}")
         return 0
 
@@ -50,16 +47,3 @@ def evaluate(words: Words) -> int:
 def out_folder(model: str, name: str) -> Path:
     """Where results go by default: in the run or model folder, else here."""
     return Path(model) / name if Path(model).is_dir() else Path(name)
-
-
-def _print_comparison(reports: "dict[str, EvalReport]") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from torchslots.evaluation.report import compare
-
-    header, rows = compare(reports)
-    table = Table(*header, title="Beside the baseline")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

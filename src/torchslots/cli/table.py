@@ -2,7 +2,11 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchslots.evaluation.report import EvalReport
 
 _WIDEST = 110
 """Columns of a terminal that a table takes at most."""
@@ -31,3 +35,17 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
 
 def _fit(cell: str, width: int) -> str:
     return cell if len(cell) <= width else f"{cell[: width - 1]}…"
+
+
+def print_comparison(reports: "Mapping[str, EvalReport]", title: str) -> None:
+    """A column for each report, a line for each figure."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from torchslots.evaluation.report import compare
+
+    header, rows = compare(reports)
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -258,18 +258,16 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
         raise UserError(
             f"{where} should be one of {', '.join(map(str, typing.get_args(hint)))}, got {value!r}."
         )
-    if hint is Path:
+    if hint is Path and isinstance(value, str):
         return Path(value)
     if origin is tuple and isinstance(value, list | tuple):
         inner = typing.get_args(hint)[0]
         return tuple(_revive(inner, item, where) for item in value)
+    if origin is tuple:
+        raise UserError(f"{where} should be several values, such as (64, 64), got {value!r}.")
     if origin in (typing.Union, types.UnionType) and value is not None:
         options = [option for option in typing.get_args(hint) if option is not types.NoneType]
         return _revive(_fitting(options, value), value, where)
-    if origin is Literal and value not in typing.get_args(hint):
-        raise UserError(
-            f"{where} should be one of {', '.join(map(repr, typing.get_args(hint)))}, got {value!r}."
-        )
     if hint in (int, float, str, bool) and not (
         isinstance(value, hint) or (hint is float and isinstance(value, int))
     ):

@@ -1,7 +1,4 @@
-"""`torchslots demo`: the whole way on generated data, in minutes, from nothing to a page of images.
-
-Data are generated in a published set's format, learned from, evaluated beside baselines, and shown.
-"""
+"""`torchslots demo`: generate data in a published set's format, train, evaluate beside baselines, write a page."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,11 +33,11 @@ def demo(
 ) -> Path:
     """Generate data, train a small model on them, evaluate it on held-out ones, and make a page of images.
 
-    The same command goes on where it was interrupted. Returns the page.
+    The same command again resumes. Returns the page.
 
     Args:
-        out: Folder for everything: data, run, metrics.json, pictures, index.html; None: runs/demo, for other systems
-            than the default runs/demo-SYSTEM.
+        out: Folder for everything: data, run, metrics.json, images, index.html; None: runs/demo, or
+            runs/demo-SYSTEM for other systems than the default.
         system: What to train. savi, statm: objects followed through videos; slot-attention, isa: objects found in
             images; set-prediction: their properties predicted; steve, slotdiffusion: a tokenizer is trained first, then
             slots from which videos are generated and edited.
@@ -51,7 +48,7 @@ def demo(
         device: cpu, cuda or cuda:N.
 
     Raises:
-        UserError: no such system, data of other settings in the folder, and whatever stops a training.
+        UserError: unknown system, data of other settings in the folder, or an error that stops training.
     """
     if system not in DEMOS:
         raise UserError(f"There is no demonstration of `{system}`. {nearest(system, DEMOS)}")
@@ -98,10 +95,9 @@ def _recipe(demo: Demo, steps: int | None, held_out: int, seed: int) -> Recipe:
 
 
 def _tokenizer(demo: Demo, steps: int | None, seed: int) -> Recipe | None:
-    """The recipe of what is trained first, as much longer or shorter as the model's training is."""
+    """The tokenizer's recipe, its steps scaled as the model's are."""
     if demo.tokenizer is None:
         return None
     recipe, usual = catalog.recipe(demo.tokenizer), catalog.recipe(demo.recipe).optim.num_steps
-    num_steps = max(1, round(recipe.optim.num_steps * (steps or usual) / usual))
-    optim = replace(recipe.optim, num_steps=num_steps)
+    optim = replace(recipe.optim, num_steps=max(1, round(recipe.optim.num_steps * (steps or usual) / usual)))
     return replace(recipe, optim=optim, train=replace(recipe.train, seed=seed))

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from torchslots.cli.demo import videos
 from torchslots.cli.demo.plan import UNTRAINED, Kind, Plan, Result, Sets, Shown, batches_of, percent
+from torchslots.inference.plots import to_images
 from torchslots.io import draw, video
-from torchslots.models import edits as editing
-from torchslots.models.layers.ranges import to_bytes
+from torchslots.models import edits
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Clip, Decoded
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MEAN = "mean frame"
 _OBJECTS = (2, 3)
-"""Fewest and most objects of a video."""
+"""Fewest and most objects in a video."""
 _RENDERED = 64
 """Height and width of the videos that are generated; the recipes take their middle."""
 _FILMS, _ROWS = 3, 6
@@ -38,16 +38,15 @@ def make_sets(plan: Plan) -> Sets:
     """Clips, whole held-out videos, and single frames for the tokenizer."""
     from torchslots.data.catalog import open_dataset
 
-    fewest, most = _OBJECTS
-    sets = videos.make_sets(plan, variant="c", resolution=_RENDERED, min_objects=fewest, max_objects=most)
     assert plan.tokenizer is not None
-    wanted = plan.tokenizer.data
+    (fewest, most), wanted = _OBJECTS, plan.tokenizer.data
+    sets = videos.make_sets(plan, variant="c", resolution=_RENDERED, min_objects=fewest, max_objects=most)
     frames = open_dataset("prepared", plan.data / "prepared", wanted.train_split, wanted, True)
     return sets._replace(frames=frames)
 
 
 def observers(model: ObjectCentricModel, device: str) -> "Sequence[Observer]":
-    """How near decoded frames come to the true ones, and how near the tokenizer alone does."""
+    """Reconstruction metrics of decoded frames, and of the tokenizer alone."""
     from torchslots.evaluation.observers import ReconstructionFigures
     from torchslots.evaluation.tokenizer import Ceiling
     from torchslots.metrics.reconstruction import ReconstructionScores
@@ -58,7 +57,7 @@ def observers(model: ObjectCentricModel, device: str) -> "Sequence[Observer]":
 
 
 def mean_frame(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
-    """The mean of training frames in place of every held-out one: what knowing nothing of a frame reaches."""
+    """Baseline: the mean training frame in place of every held-out one."""
     from torchslots.evaluation.report import EvalReport
     from torchslots.metrics.reconstruction import DEFINITIONS, ReconstructionScores
 
@@ -85,15 +84,15 @@ def _mean_frame(sets: Sets) -> Tensor:
 
 
 def introduce(result: Result) -> str:
-    """What was done and how well it went."""
-    found, plan = next(iter(result.reports)), result.plan
+    """What was trained, and its figures."""
+    plan, found = result.plan, result.plan.demo.name
     assert plan.tokenizer is not None
     fewest, most = _OBJECTS
     return (
         f"A small {plan.demo.about} was trained in two steps on {plan.count} generated videos of {fewest} to {most} "
         f"thrown, textured objects: a tokenizer by itself for {plan.tokenizer.optim.num_steps} steps, then slots and "
         f"{plan.demo.decoder} for {plan.recipe.optim.num_steps}. It has no labels of objects: its slots only have to "
-        f"say enough of each frame for its code to be generated. On {result.reports[found].num_videos} videos that it "
+        f"suffice to generate each frame's code. On {result.own.num_videos} videos that it "
         f"never saw, what its slots attend to has an FG-ARI of {percent(result, found, 'fg_ari')} over whole videos "
         f"and of {percent(result, found, 'fg_ari_frame')} over single frames; the same model before training has "
         f"{percent(result, UNTRAINED, 'fg_ari')} and {percent(result, UNTRAINED, 'fg_ari_frame')}. The frames that it "
@@ -108,11 +107,8 @@ def _decibel(result: Result, name: str, figure: str) -> str:
     return "no figure" if value is None else f"{value:.1f} dB"
 
 
-# ----------------------------------------------------------------------------------------------- what is shown
-
-
 class _Seen(NamedTuple):
-    """One held-out video, what its slots say, and what is decoded of them; frames are bytes [T, H, W, 3]."""
+    """One held-out video, its slots, and what is decoded from them; frames are bytes [T, H, W, 3]."""
 
     name: str
     frames: NDArray[np.uint8]
@@ -148,12 +144,15 @@ def show(result: Result) -> Shown:
     sections: list[Section] = [
         Text(_HOW_TO_READ),
         Image(
-            folder / "reconstructions.png",
-            "The middle frame of held-out videos, from its codes and from its slots.",
+            folder / "reconstructions.png", "The middle frame of held-out videos, from codes and from slots."
         ),
     ]
     for index, one in enumerate(seen[:_FILMS]):
-        path, _ = write_panel(_film(one), folder / f"video_{index}", _FPS, gif=True)
+        recon = {"tokenizer": one.code, "from slots": one.decoded}
+        film = draw.clip_panel(
+            one.frames, one.ids, truth=one.truth, recon=recon, masks=one.masks, tile=_TILE, columns=7
+        )
+        path, _ = write_panel(film, folder / f"video_{index}", _FPS, gif=True)
         sections.append(Video(path, f"Held-out video {one.name}"))
     film = _edited(result, seen[0], seen[1 % len(seen)])
     video.write_png(folder / "edited.png", film[len(film) // 2])
@@ -163,8 +162,8 @@ def show(result: Result) -> Shown:
 
 
 _HOW_TO_READ = (
-    "The input; what the tokenizer alone makes of it, which is the best that can be expected; what the model "
-    "generates from its slots and nothing else; the true objects; and where each slot looked, in the same colours. "
+    "The input; what the tokenizer alone reconstructs, which is the best that can be expected; what the model "
+    "generates from its slots alone; the true objects; and what each slot attends to, in the same colours. "
     "The films also show the input as each slot sees it."
 )
 _EDITED = (
@@ -186,9 +185,9 @@ def _look(result: Result, index: int) -> _Seen:
     assert back is not None
     return _Seen(
         batch["name"][0],
-        _bytes(frames[0]),
+        to_images(frames[0]),
         batch["segmentations"][0].numpy(),
-        _bytes(back(frames[0])),
+        to_images(back(frames[0])),
         _frames(decoded),
         decoded.masks[0].float().cpu().numpy(),
         clip,
@@ -210,20 +209,13 @@ def _still(seen: _Seen) -> NDArray[np.uint8]:
     )
 
 
-def _film(seen: _Seen) -> NDArray[np.uint8]:
-    recon = {"tokenizer": seen.code, "from slots": seen.decoded}
-    return draw.clip_panel(
-        seen.frames, seen.ids, truth=seen.truth, recon=recon, masks=seen.masks, tile=_TILE, columns=7
-    )
-
-
 @torch.no_grad()
 def _edited(result: Result, first: _Seen, second: _Seen) -> NDArray[np.uint8]:
     """Labelled frames: each video, the first without an object, and both with an object exchanged."""
     mine, theirs = _best_slot(first), _best_slot(second)
     decoder = result.model.decoder
-    without = decoder.decode(editing.remove(first.clip, [mine]))
-    swapped = [decoder.decode(clip) for clip in editing.swap(first.clip, second.clip, [(mine, theirs)])]
+    without = decoder.decode(edits.remove(first.clip, [mine]))
+    swapped = [decoder.decode(clip) for clip in edits.swap(first.clip, second.clip, [(mine, theirs)])]
     films = {
         "first: input": first.frames,
         "from slots": first.decoded,
@@ -252,12 +244,7 @@ def _best_slot(seen: _Seen) -> int:
 
 
 def _frames(decoded: Decoded) -> NDArray[np.uint8]:
-    return _bytes(decoded.recon["video"][0])
-
-
-def _bytes(frames: Tensor) -> NDArray[np.uint8]:
-    """[T, 3, H, W] in [0, 1] to [T, H, W, 3]."""
-    return to_bytes(frames).permute(0, 2, 3, 1).cpu().numpy()
+    return to_images(decoded.recon["video"][0])
 
 
 GENERATION = Kind(

@@ -8,11 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from torchslots.cli.demo.plan import UNTRAINED, Kind, Plan, Result, Sets, Shown, percent
-from torchslots.inference.plots import plot_poses
+from torchslots.inference.plots import plot_poses, to_images
 from torchslots.io import video
 from torchslots.io.draw import contact_sheet, scale_up
-from torchslots.models import edits as editing
-from torchslots.models.layers.ranges import to_bytes
+from torchslots.models import edits
 from torchslots.models.types import Clip, Decoded, Pose
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ _OTHER_SEED = 1_000_003
 """Added to the seed of the held-out images."""
 _TILE = 175
 _STEP = 0.5
-"""How far a slot is moved each way, in halves of the image."""
+"""How far a slot is moved towards the middle, in halves of the image."""
 _HOW_TO_READ = (
     "From left to right and top to bottom: the input; the true objects; what the model makes of them, in the same "
     "colours; what its slots decode to together; and what each slot decodes to, as far as its mask lets it."
@@ -44,12 +43,12 @@ def make_sets(plan: Plan) -> Sets:
 
 
 def introduce(result: Result) -> str:
-    """What was done and how well it went."""
-    found = next(iter(result.reports))
+    """What was trained, and its figures."""
+    found = result.plan.demo.name
     return (
         f"A small {result.plan.demo.about} was trained for {result.plan.recipe.optim.num_steps} steps of "
         f"{result.plan.recipe.train.batch_size} images on {result.plan.count} generated Tetrominoes, without labels "
-        f"of objects: its slots only have to decode each image together. On {result.reports[found].num_videos} images "
+        f"of objects: its slots only have to decode each image together. On {result.own.num_videos} images "
         f"that it never saw it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; the same model before training "
         f"has {percent(result, UNTRAINED, 'fg_ari')}. FG-ARI is 100 where every object is one slot, and 0 where the "
         "grouping is no better than chance; it leaves the background out, ARI does not."
@@ -61,9 +60,9 @@ def show(result: Result) -> Shown:
     from torchslots.evaluation.page import Image, Text
 
     sections: list[Section] = [Text(_HOW_TO_READ)]
-    for index, drawn in enumerate(next(iter(result.reports.values())).panels):
+    for index, plotted in enumerate(result.own.panels):
         path = result.plan.pictures / f"image_{index}.png"
-        video.write_png(path, drawn.panel(_TILE)[0])
+        video.write_png(path, plotted.panel(_TILE)[0])
         sections.append(Image(path, f"Held-out image {index}"))
     return Shown(sections, {})
 
@@ -87,13 +86,12 @@ class _Seen(NamedTuple):
 
     @property
     def pose(self) -> Pose:
-        """The slots' poses."""
         assert self.clip.pose is not None
         return self.clip.pose.map(lambda part: part[0, 0])
 
 
 def show_poses(result: Result) -> Shown:
-    """As `show`, and where the slots are, and one of them moved."""
+    """As `show`, and the slots' positions, and one slot moved."""
     from torchslots.evaluation.page import Heading, Image, Text
 
     plain = show(result)
@@ -104,15 +102,14 @@ def show_poses(result: Result) -> Shown:
         Heading("Slots have positions"),
         Text(_MOVED),
         Image(
-            path,
-            "Four held-out images: input, positions, decoded by the model, decoded with one slot moved.",
+            path, "Four held-out images: input, positions, decoded by the model, decoded with one slot moved."
         ),
     ]
     return Shown(plain.sections + sections, {})
 
 
 _MOVED = (
-    "A cross marks where each slot says that it is; nobody told the model what a position is. The slot of the largest "
+    "A cross marks each slot's position, which the model learned without labels. The slot of the largest "
     "region, the background, is left out. The last image of each row is decoded from the same slots after the "
     "position of one of them, and nothing else, was changed by a quarter of the image's height and width: its object "
     "should be where the cross is, of the same form and colour, and the others should stay. What is left behind in its "
@@ -128,43 +125,27 @@ def _look(result: Result, index: int) -> _Seen:
     batch = seeded(collate([result.sets.held_out.sample(index, None)]), 0, index)
     batch["video"] = batch["video"].to(result.plan.device)
     clip = result.model.encode(batch)
-    return _Seen(_bytes(batch["video"][0, 0]), clip, result.model.decoder.decode(clip))
+    return _Seen(to_images(batch["video"][0, 0]), clip, result.model.decoder.decode(clip))
 
 
 @torch.no_grad()
 def _row(result: Result, seen: _Seen) -> NDArray[np.uint8]:
-    background, slot = int(seen.areas.argmax()), _second_largest(seen.areas)
-    dy, dx = _towards_middle(seen.pose.position[slot])
-    moved = editing.move(seen.clip, slot, dy, dx)
+    background, slot = int(seen.areas.argmax()), int(seen.areas.argsort()[-2])
+    y, x = seen.pose.position[slot].tolist()
+    moved = edits.move(seen.clip, slot, -_STEP if y > 0 else _STEP, -_STEP if x > 0 else _STEP)
     decoded = result.model.decoder.decode(moved).recon["video"]
     hidden = tuple({background, *np.flatnonzero(seen.areas == 0).tolist()})
     assert moved.pose is not None
     there = tuple(other for other in range(len(seen.areas)) if other != slot)
-    pictures = {
+    images = {
         "input": scale_up(seen.image, _TILE),
         "positions": plot_poses(seen.image, seen.pose, seen.decoded.masks[0, 0].cpu().numpy(), hidden=hidden),
-        "decoded": scale_up(_bytes(seen.decoded.recon["video"][0, 0]), _TILE),
+        "decoded": scale_up(to_images(seen.decoded.recon["video"][0, 0]), _TILE),
         f"slot {slot} moved": plot_poses(
-            _bytes(decoded[0, 0]), moved.pose.map(lambda part: part[0, 0]), hidden=there
+            to_images(decoded[0, 0]), moved.pose.map(lambda part: part[0, 0]), hidden=there
         ),
     }
-    return contact_sheet(list(pictures.values()), list(pictures), tile=_TILE)
-
-
-def _second_largest(areas: NDArray[np.int64]) -> int:
-    """The slot of the largest object: the largest region is the background's."""
-    return int(areas.argsort()[-2])
-
-
-def _towards_middle(position: torch.Tensor) -> tuple[float, float]:
-    """A step that stays inside the image."""
-    y, x = position.tolist()
-    return (-_STEP if y > 0 else _STEP), (-_STEP if x > 0 else _STEP)
-
-
-def _bytes(picture: torch.Tensor) -> NDArray[np.uint8]:
-    """[3, H, W] in [0, 1] to [H, W, 3]."""
-    return to_bytes(picture).permute(1, 2, 0).cpu().numpy()
+    return contact_sheet(list(images.values()), list(images), tile=_TILE)
 
 
 DISCOVERY = Kind(

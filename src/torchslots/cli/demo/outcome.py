@@ -1,4 +1,4 @@
-"""What every demonstration leaves: metrics.json, a table in the terminal, and the page."""
+"""Results of a demonstration: metrics.json, a table in the terminal, and the page."""
 
 import json
 from dataclasses import replace
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torchslots.cli.demo.plan import Kind, Result, Shown
+from torchslots.cli.table import print_comparison
 from torchslots.evaluation.page import Heading, Image, Row, Section, Table, Text, write_page
 from torchslots.evaluation.report import LABELS, EvalReport, compare
 from torchslots.evaluation.seeds import learning_curves
@@ -14,7 +15,7 @@ from torchslots.io.files import write_file
 
 
 def write_metrics(result: Result, shown: Shown, seconds: dict[str, float]) -> None:
-    """Write metrics.json: the reports, what the kind adds, what it was trained on, and how long each part took."""
+    """Write metrics.json: reports, the kind's own figures, what was trained on, and seconds of each part."""
     values: dict[str, Any] = {
         "recipe": result.plan.recipe.name,
         "examples": len(result.sets.train),
@@ -28,20 +29,14 @@ def write_metrics(result: Result, shown: Shown, seconds: dict[str, float]) -> No
 
 def print_figures(result: Result, kind: Kind) -> None:
     """All reports side by side."""
-    from rich.console import Console
-    from rich.table import Table as Printed
-
-    header, rows = compare(_shown_reports(result))
-    table = Printed(*header, title=f"{_count(result)} held-out {kind.unit}")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print_comparison(_shown_reports(result), f"{result.own.num_videos} held-out {kind.unit}")
 
 
 def write_result(result: Result, shown: Shown, kind: Kind, seconds: dict[str, float]) -> Path:
-    """The page."""
-    header, rows = compare(_shown_reports(result))
-    report = next(iter(_shown_reports(result).values()))
+    """Write the page."""
+    reports = _shown_reports(result)
+    header, rows = compare(reports)
+    report = reports[result.plan.demo.name]
     sections: list[Section] = [
         Text(kind.introduce(result)),
         Table(header, rows, "Each figure is defined below."),
@@ -50,23 +45,18 @@ def write_result(result: Result, shown: Shown, kind: Kind, seconds: dict[str, fl
         Heading("Learning"),
         Row(_learning(result, kind)),
         Heading("How the figures are defined"),
-        Table(
-            ["figure", "definition"],
-            [[LABELS.get(name, name), report.definitions[name]] for name in report.metrics],
-        ),
+        Table(["figure", "definition"], [[LABELS.get(f, f), report.definitions[f]] for f in report.metrics]),
         Heading("What took how long"),
-        Table(["part", "seconds"], [[name, f"{value:.0f}"] for name, value in seconds.items()], _CLOCK),
+        Table(["part", "seconds"], [[part, f"{value:.0f}"] for part, value in seconds.items()], _CLOCK),
     ]
     return write_page(result.plan.out, f"torchslots demo: {result.plan.demo.title}", sections)
 
 
-_CLOCK = (
-    "Of the call that made this page: steps of a training that was interrupted before are not among them."
-)
+_CLOCK = "Of the call that made this page, without the steps of a training that was interrupted before."
 
 
 def _learning(result: Result, kind: Kind) -> list[Image]:
-    """Curves of the training."""
+    """Learning curves."""
     folder, run, label = result.plan.pictures, result.plan.run, LABELS[kind.monitor]
     loss = draw.plot_curves(
         learning_curves(run, ["train/loss"]),
@@ -88,17 +78,11 @@ def _learning(result: Result, kind: Kind) -> list[Image]:
 
 
 def _shown_reports(result: Result) -> dict[str, EvalReport]:
-    """The reports; of images without the figures of single frames, which would say the same twice."""
+    """The reports; of images without the figures of single frames, which are the same."""
     if result.plan.recipe.evaluation.num_frames > 1:
         return dict(result.reports)
-    return {name: replace(report, metrics=_whole(report.metrics)) for name, report in result.reports.items()}
-
-
-def _whole(metrics: dict[str, float]) -> dict[str, float]:
-    return {
-        name: value for name, value in metrics.items() if "_frame" not in name and "_no_first" not in name
-    }
-
-
-def _count(result: Result) -> int:
-    return next(iter(result.reports.values())).num_videos
+    shown = {}
+    for name, report in result.reports.items():
+        whole = {f: v for f, v in report.metrics.items() if "_frame" not in f and "_no_first" not in f}
+        shown[name] = replace(report, metrics=whole)
+    return shown

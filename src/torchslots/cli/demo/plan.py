@@ -1,4 +1,4 @@
-"""What all demonstrations share: what is to be done, its data, how long each part took, and what came out."""
+"""Parts shared by all demonstrations: plan, data, timing, training, evaluation, result."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time a block and say what it is."""
+        """Time a block, and print its name and seconds."""
         print(f"{name} ...", flush=True)
         start = time.perf_counter()
         yield
@@ -53,64 +53,56 @@ class Plan:
     seed: int
     device: str
     tokenizer: Recipe | None = None
-    """Of the tokenizer that is trained first; None: the model needs none."""
+    """The tokenizer's, which is trained first; None: the model needs none."""
 
     @property
     def run(self) -> Path:
-        """Of the training."""
         return self.out / "run"
 
     @property
     def tokenizer_run(self) -> Path:
-        """Of the tokenizer's training."""
         return self.out / "tokenizer"
 
     @property
     def data(self) -> Path:
-        """Of what is generated."""
         return self.out / "data"
 
     @property
     def pictures(self) -> Path:
-        """Of the images and films that the page shows."""
+        """Folder of the images and films of the page."""
         return self.out / "pictures"
 
 
 class Sets(NamedTuple):
-    """Examples to train on, and whole ones that the model never sees in training."""
+    """Training examples, and whole held-out ones."""
 
     train: "ClipDataset"
     held_out: "ClipDataset"
     frames: "ClipDataset | None" = None
-    """What a tokenizer is trained on; None: none is needed."""
+    """Training examples of the tokenizer; None: none is needed."""
 
 
 class Result(NamedTuple):
-    """A trained model and its evaluations, that of the model itself under its own name first."""
+    """A trained model and its evaluations; its own, under its name, comes first."""
 
     plan: Plan
     sets: Sets
     model: "ObjectCentricModel"
     reports: "Mapping[str, EvalReport]"
 
+    @property
+    def own(self) -> "EvalReport":
+        """The trained model's evaluation."""
+        return self.reports[self.plan.demo.name]
+
 
 class Shown(NamedTuple):
     """What a kind of demonstration adds to metrics and page."""
 
     sections: "list[Section]"
-    """Images with what is to be seen in them."""
+    """Images and texts."""
     metrics: dict[str, Any]
-    """More than the reports hold."""
-
-
-def no_observers(model: "ObjectCentricModel", device: str) -> "Sequence[Observer]":
-    """Decoded frames are not evaluated."""
-    return ()
-
-
-def no_baselines(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
-    """None but the untrained model."""
-    return {}
+    """Added to metrics.json."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +112,9 @@ class Kind:
     unit: str
     """What an example is, in the plural."""
     count: int
-    """Examples to train on, where nobody asks for another number."""
+    """Examples to train on by default."""
     held_out: int
-    """Examples to evaluate on, likewise."""
+    """Examples to evaluate on by default."""
     monitor: str
     """The figure whose learning curve is shown."""
     make_sets: Callable[[Plan], Sets]
@@ -130,10 +122,10 @@ class Kind:
     introduce: Callable[[Result], str]
     """What was done, in sentences with the figures."""
     show: Callable[[Result], Shown]
-    baselines: "Callable[[Plan, Sets], dict[str, EvalReport]]" = no_baselines
-    """What the model must beat, besides itself untrained."""
-    observers: "Callable[[ObjectCentricModel, str], Sequence[Observer]]" = no_observers
-    """What evaluates the frames that the trained model decodes; the second argument is the device."""
+    baselines: "Callable[[Plan, Sets], dict[str, EvalReport]]" = lambda plan, sets: {}
+    """Evaluations of baselines, besides the untrained model."""
+    observers: "Callable[[ObjectCentricModel, str], Sequence[Observer]]" = lambda model, device: ()
+    """Observers that evaluate decoded frames of the trained model; the second argument is the device."""
 
 
 def batches_of(plan: Plan, dataset: "ClipDataset", what: str) -> Iterator[Any]:
@@ -157,8 +149,7 @@ def train_model(plan: Plan, sets: Sets, monitor: str) -> None:
     from torchslots.training.loop import train
     from torchslots.training.warm_start import assemble
 
-    code = None if plan.tokenizer is None else plan.tokenizer_run
-    recipe, model = assemble(plan.recipe, plan.run, code)
+    recipe, model = assemble(plan.recipe, plan.run, plan.tokenizer and plan.tokenizer_run)
     train(recipe, model, sets.train, sets.held_out, plan.run, device=plan.device, monitor=monitor)
 
 
@@ -176,15 +167,11 @@ def evaluate_model(plan: Plan, sets: Sets, kind: Kind) -> Result:
         reports[name] = evaluate(
             model, batches, settings, device=plan.device, num_plots=num_plots, observers=looking
         )
-    ordered = {
-        own: reports[own],
-        **kind.baselines(plan, sets),
-        UNTRAINED: reports[UNTRAINED],
-    }
+    ordered = {own: reports[own], **kind.baselines(plan, sets), UNTRAINED: reports[UNTRAINED]}
     return Result(plan, sets, trained, ordered)
 
 
 def percent(result: Result, name: str, figure: str) -> str:
-    """A figure of one report in words; what could not be computed is said so."""
+    """A figure of one report, in per cent; `no figure` where it could not be computed."""
     value = result.reports[name].metrics.get(figure)
     return "no figure" if value is None else f"{100 * value:.1f}"

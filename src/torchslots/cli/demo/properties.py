@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torchslots.evaluation.page import Section
 
 _ANY = 2.0
-"""Where the plot has `any distance`."""
+"""Place of `any distance` in the plot."""
 
 
 def make_sets(plan: Plan) -> Sets:
@@ -20,10 +20,13 @@ def make_sets(plan: Plan) -> Sets:
     from torchslots.sim.generate_images import generate_images
 
     wanted = plan.recipe.data
-    size = (wanted.resolution, wanted.resolution * 3 // 2)
-    most = wanted.max_objects
     generate_images(
-        plan.data, kind="clevr", count=plan.count, resolution=size, seed=plan.seed, max_objects=most
+        plan.data,
+        kind="clevr",
+        count=plan.count,
+        resolution=(wanted.resolution, wanted.resolution * 3 // 2),
+        seed=plan.seed,
+        max_objects=wanted.max_objects,
     )
     return Sets(
         open_dataset(wanted.dataset, plan.data, "train_full", wanted, True),
@@ -32,13 +35,13 @@ def make_sets(plan: Plan) -> Sets:
 
 
 def introduce(result: Result) -> str:
-    """What was done and how well it went."""
-    found, most = next(iter(result.reports)), result.plan.recipe.data.max_objects
+    """What was trained, and its figures."""
+    found, most = result.plan.demo.name, result.plan.recipe.data.max_objects
     return (
         f"A small {result.plan.demo.about} was trained for "
         f"{result.plan.recipe.optim.num_steps} steps of {result.plan.recipe.train.batch_size} images on "
         f"{result.plan.count} generated CLEVR-like images of 3 to {most} objects, with the true size, material, "
-        f"shape, colour and place of each object as its teacher. On {result.reports[found].num_videos} images that "
+        f"shape, colour and place of each object as its teacher. On {result.own.num_videos} images that "
         f"it never saw its average precision is {percent(result, found, 'ap_inf')} where all four attributes must be "
         f"right and the place does not count, {percent(result, found, 'ap_1')} where it must be less than 1 unit away, "
         f"and {percent(result, found, 'ap_0.5')} for half a unit; the same model before training has "
@@ -53,11 +56,11 @@ def show(result: Result) -> Shown:
     from torchslots.evaluation.panels import PlottedVideo
 
     sections: list[Section] = [Text(_HOW_TO_READ)]
-    for index, drawn in enumerate(next(iter(result.reports.values())).panels):
-        picture = drawn.properties_plot() if isinstance(drawn, PlottedVideo) else None
-        if picture is not None:
+    for index, plotted in enumerate(result.own.panels):
+        image = plotted.properties_plot() if isinstance(plotted, PlottedVideo) else None
+        if image is not None:
             path = result.plan.pictures / f"properties_{index}.png"
-            video.write_png(path, picture)
+            video.write_png(path, image)
             sections.append(Image(path, f"Held-out image {index}: true objects and what the model predicts."))
     sections.append(
         Image(_plot_precision(result), "Average precision at each distance; 2 stands for any distance.")
@@ -66,7 +69,7 @@ def show(result: Result) -> Shown:
 
 
 def _plot_precision(result: Result) -> Path:
-    distances = [threshold if threshold != THRESHOLDS[0] else _ANY for threshold in THRESHOLDS]
+    distances = [_ANY, *THRESHOLDS[1:]]
     series = {
         name: (distances, [100 * report.metrics.get(f"ap_{threshold:g}", 0.0) for threshold in THRESHOLDS])
         for name, report in result.reports.items()

@@ -21,10 +21,10 @@ COPY = "boxes copied"
 _SIZE = 64
 _FPS = 6
 _TARGETS = {"video": "image", "flow": "optical flow", "depth": "depth"}
-"""What a decoder's targets are called."""
+"""Names of a decoder's targets."""
 _EDGE = 16
-"""Pixels around a panel, for the frame that marks what is expected."""
-_AHEAD = "The first held-out video: {observe} frames seen, others (in orange) expected; their input is for comparison."
+"""Pixels around a panel, for the border that marks predicted frames."""
+_AHEAD = "The first held-out video: {observe} frames observed, the others (orange border) predicted."
 _HOW_TO_READ = (
     "From left to right and top to bottom: the input; the true objects; what the model makes of them, in the same "
     "colours; what its slots decode to together; and each slot alone. Slot 0 is the background, the others start from "
@@ -37,7 +37,7 @@ def make_sets(plan: Plan, resolution: int = _SIZE, **scenes: Any) -> Sets:
 
     Args:
         resolution: Pixels of each side of the generated videos.
-        scenes: other arguments of `generate`.
+        scenes: Other arguments of `generate`.
     """
     from torchslots.data.catalog import open_dataset
     from torchslots.data.prepare import prepare
@@ -66,14 +66,14 @@ def copied_boxes(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":
 
 
 def introduce(result: Result) -> str:
-    """What was done and how well it went."""
-    found = next(iter(result.reports))
-    report, plan = result.reports[found], result.plan
+    """What was trained, and its figures."""
+    plan, found = result.plan, result.plan.demo.name
+    targets = " and ".join(_TARGETS[name] for name in cast(BroadcastDecoder, result.model.decoder).targets)
     return (
         f"A small {plan.demo.about} was trained for {plan.recipe.optim.num_steps} steps on {plan.count} generated "
-        f"videos of 3 to 10 thrown objects. It learned to decode each frame's {_targets(result)} from its slots, and "
+        f"videos of 3 to 10 thrown objects. It learned to decode each frame's {targets} from its slots, and "
         f"was given nothing else but the objects' boxes in the first frame. On "
-        f"{report.num_videos} videos that it never saw, each {plan.recipe.evaluation.num_frames} frames long, "
+        f"{result.own.num_videos} videos that it never saw, each {plan.recipe.evaluation.num_frames} frames long, "
         f"it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; copying the first frame's boxes to all frames "
         f"reaches {percent(result, COPY, 'fg_ari')}, the same model before training "
         f"{percent(result, UNTRAINED, 'fg_ari')}. FG-ARI is 100 where every object is one slot through the whole "
@@ -81,25 +81,17 @@ def introduce(result: Result) -> str:
     )
 
 
-def _targets(result: Result) -> str:
-    """What the slots must decode to, in words."""
-    return " and ".join(_TARGETS[name] for name in cast(BroadcastDecoder, result.model.decoder).targets)
-
-
 def show(result: Result) -> Shown:
-    """Films of held-out videos, and how well each frame alone is segmented."""
+    """Films of held-out videos, and FG-ARI of each frame."""
     from torchslots.evaluation.page import Image, Text, Video
     from torchslots.evaluation.report import write_panel
 
     sections: list[Section] = [Text(_HOW_TO_READ)]
-    for index, drawn in enumerate(next(iter(result.reports.values())).panels):
-        path, _ = write_panel(drawn.panel(128), result.plan.pictures / f"video_{index}", _FPS, gif=True)
-        sections.append(Video(path, f"Held-out video {drawn.name}"))
-    frames = _plot_frames(result)
-    sections.append(
-        Image(frames, "How well each frame alone is segmented: copied boxes fit the first frame only.")
-    )
-    return Shown(sections, {})
+    for index, plotted in enumerate(result.own.panels):
+        path, _ = write_panel(plotted.panel(128), result.plan.pictures / f"video_{index}", _FPS, gif=True)
+        sections.append(Video(path, f"Held-out video {plotted.name}"))
+    caption = "FG-ARI of each frame alone: copied boxes fit the first frame only."
+    return Shown([*sections, Image(_plot_frames(result), caption)], {})
 
 
 def _plot_frames(result: Result) -> Path:
@@ -112,32 +104,26 @@ def _plot_frames(result: Result) -> Path:
 
 
 def show_memory(result: Result) -> Shown:
-    """As `show`, and what the model expects of frames that it is not shown."""
+    """As `show`, and frames predicted without observations."""
     from torchslots.evaluation.page import Heading, Image, Row, Text, Video
     from torchslots.evaluation.rollout import evaluate_rollout
 
     plain, plan = show(result), result.plan
     frames = plan.recipe.evaluation.num_frames
     observe = frames // 2
-    batches = batches_of(plan, result.sets.held_out, "Rolling on")
+    batches = batches_of(plan, result.sets.held_out, "Evaluating: rollout")
     found = evaluate_rollout(result.model, batches, observe, device=plan.device)
     plots = [path for path in found.save(plan.pictures) if path.suffix == ".png"]
-    film = _film_ahead(result, observe)
     sections: list[Section] = [
         Heading("Without input"),
-        Text(_say_horizon(found, frames - observe)),
-        Row(
-            [
-                Image(path, "The model's frames ahead, beside its last observed frame repeated.")
-                for path in plots
-            ]
-        ),
-        Video(film, _AHEAD.format(observe=observe)),
+        Text(_horizon_text(found, frames - observe)),
+        Row([Image(path, "Predicted frames, beside the last observed one repeated.") for path in plots]),
+        Video(_film_ahead(result, observe), _AHEAD.format(observe=observe)),
     ]
     return Shown(plain.sections + sections, {"horizon": json.loads(found.to_json())})
 
 
-def _say_horizon(found: "HorizonReport", horizon: int) -> str:
+def _horizon_text(found: "HorizonReport", horizon: int) -> str:
     ahead, copied = (100 * found.metrics[name] for name in ("fg_ari", "copy_fg_ari"))
     text = (
         f"After {found.observed} observed frames the predictor goes on alone for {horizon}, from its memory, and every "
@@ -154,11 +140,10 @@ def _say_horizon(found: "HorizonReport", horizon: int) -> str:
 
 
 def _film_ahead(result: Result, observe: int) -> Path:
-    """The first held-out video: observed frames, then expected ones."""
+    """The first held-out video: observed frames, then predicted ones."""
     from torchslots.data.loader import eval_batches
     from torchslots.evaluation.panels import VideoPanel
     from torchslots.evaluation.report import write_panel
-    from torchslots.io.draw import mark_predicted
     from torchslots.models.model import rollout
 
     batch = next(eval_batches(result.sets.held_out, batch_size=1, limit=1))
@@ -166,11 +151,11 @@ def _film_ahead(result: Result, observe: int) -> Path:
         key: value.to(result.plan.device) for key, value in batch.items() if isinstance(value, torch.Tensor)
     }
     frames = batch["video"].shape[1]
-    drawing = VideoPanel(0)
-    drawing.add(batch, rollout(result.model, batch, observe, frames - observe, slot_recon=True))
-    panel = np.pad(drawing.finish("").panel(128), ((0, 0), (_EDGE, _EDGE), (_EDGE, _EDGE), (0, 0)))
+    plot = VideoPanel(0)
+    plot.add(batch, rollout(result.model, batch, observe, frames - observe, slot_recon=True))
+    panel = np.pad(plot.finish("").panel(128), ((0, 0), (_EDGE, _EDGE), (_EDGE, _EDGE), (0, 0)))
     for index in range(observe, len(panel)):
-        panel[index] = mark_predicted(panel[index])
+        panel[index] = draw.mark_predicted(panel[index])
     return write_panel(panel, result.plan.pictures / "rollout", _FPS, gif=True)[0]
 
 
