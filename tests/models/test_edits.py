@@ -129,7 +129,7 @@ def test_slots_without_frames_can_be_removed_and_swapped_but_not_moved() -> None
     clip = _clip()._replace(pose=None)
     clip = clip._replace(state=replace_pose(clip.state))
     assert editing.remove(clip, [0]).pose is None and editing.swap(clip, clip, [(0, 1)])[0].pose is None
-    with pytest.raises(UserError, match="no frame of reference"):
+    with pytest.raises(UserError, match="no pose to change"):
         editing.move(clip, 0, 1.0, 0.0)
 
 
@@ -157,7 +157,7 @@ def test_wrong_slots_and_factors_are_refused() -> None:
         editing.remove(clip, [-1])
     with pytest.raises(UserError, match="name one twice"):
         editing.keep(clip, [1, 1])
-    with pytest.raises(UserError, match="left to draw"):
+    with pytest.raises(UserError, match="left to decode"):
         editing.remove(clip, range(K))
     for factor in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(UserError, match="positive factor"):
