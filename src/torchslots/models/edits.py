@@ -150,7 +150,7 @@ def _checked(clip: Clip, slots: Iterable[int]) -> list[int]:
 
 def _choose(clip: Clip, order: list[int]) -> Clip:
     if not order:
-        raise UserError(f"No slot of {clip.slots.shape[2]} would be left to decode. Keep one at least.")
+        raise UserError(f"No slot of {clip.slots.shape[2]} would be left to draw. Keep one at least.")
     index = torch.tensor(order, device=clip.slots.device)
 
     def whole(values: Tensor) -> Tensor:
