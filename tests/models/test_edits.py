@@ -129,7 +129,7 @@ def test_slots_without_frames_can_be_removed_and_swapped_but_not_moved() -> None
     clip = _clip()._replace(pose=None)
     clip = clip._replace(state=replace_pose(clip.state))
     assert editing.remove(clip, [0]).pose is None and editing.swap(clip, clip, [(0, 1)])[0].pose is None
-    with pytest.raises(UserError, match="no frame of reference"):
+    with pytest.raises(UserError, match="no pose to change"):
         editing.move(clip, 0, 1.0, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""How many slots a model has and how often they look: numbers that evaluation may choose where no weight fixes them."""
+"""Change the number of slots, of rounds of slot attention, or of remembered frames of a built model."""
 
 import copy
 import dataclasses
@@ -16,17 +16,16 @@ from torchslots.models.slots.temporal import MemoryPredictor
 def with_counts(
     model: ObjectCentricModel, *, num_slots: int | None = None, num_iterations: int | None = None
 ) -> ObjectCentricModel:
-    """The same weights with another number of slots or of rounds of slot attention.
+    """A model with the same weights and another number of slots or of rounds of slot attention.
 
-    Rounds share their weights, so every model may make more or fewer of them. Slots that are sampled from one normal
-    distribution may be more or fewer; those that were learned one by one, or that start from hints, may not. The model
-    handed in stays as it is; the two share their weights.
+    Every model may make more or fewer rounds, which share their weights. The number of slots can change only where they
+    are sampled from one normal distribution. `model` stays as it is; the two share their weights.
 
     Args:
         num_slots, num_iterations: None: as in the model.
 
     Raises:
-        UserError: less than one, or a model that fixes its slots.
+        UserError: a number below 1, or a model whose number of slots is fixed.
     """
     wanted = {"num_slots": num_slots, "num_iterations": num_iterations}
     changes = {name: value for name, value in wanted.items() if value is not None}
@@ -53,11 +52,7 @@ def sharing_weights(model: ObjectCentricModel) -> ObjectCentricModel:
 
 
 def _sampling(initializer: nn.Module) -> Gaussian:
-    """The initializer that samples the slots.
-
-    Raises:
-        UserError: slots that are not sampled.
-    """
+    """The initializer, if it samples slots; UserError otherwise."""
     if isinstance(initializer, Gaussian):
         return initializer
     if isinstance(initializer, FromBoxes | FromMasks):
@@ -72,18 +67,15 @@ def _sampling(initializer: nn.Module) -> Gaussian:
 
 
 def _replaced(config: Any, changes: dict[str, int]) -> Any:
-    """The configuration with `changes`, wherever the slot encoder's part stands."""
+    """The configuration with `changes` in it and in the dataclasses inside it."""
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return config
-    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return dataclasses.replace(
-        config,
-        **{name: changes.get(name, _replaced(value, changes)) for name, value in found.items()},
-    )
+    found = {name: changes.get(name, _replaced(value, changes)) for name, value in vars(config).items()}
+    return dataclasses.replace(config, **found)
 
 
 def bound_memory(model: nn.Module, max_frames: int | None) -> int:
-    """Bound every memory of a model that was built or loaded, to run it over a stream; returns how many it has."""
+    """Bound the memory of each `MemoryPredictor` of a model, to run it over a stream; returns how many there are."""
     found = [module for module in model.modules() if isinstance(module, MemoryPredictor)]
     for predictor in found:
         predictor.bound(max_frames)

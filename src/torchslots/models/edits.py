@@ -1,8 +1,8 @@
-"""Editing what a model saw: slots taken out, kept, moved, resized, turned, exchanged, before they are decoded.
+"""Edit the slots of a clip before they are decoded: remove, keep, move, resize, turn, swap.
 
-Pure functions from clips to clips; `model.decoder.decode(edited)` draws the result. Moving, resizing and turning change
-a slot's frame of reference and need a model whose slots have one (Invariant Slot Attention). An edited clip is for
-decoding: its state carries the edited slots of the last frame, but no predictor's memory.
+Pure functions from clips to clips; `model.decoder.decode(edited)` gives the result. Moving, resizing and turning change
+a slot's pose and need a model whose slots have poses (Invariant Slot Attention). The state of an edited clip has the
+edited slots of the last frame, but no predictor's memory.
 """
 
 import math
@@ -17,11 +17,11 @@ from torch import Tensor
 from torchslots.io.errors import UserError
 from torchslots.models.types import Clip, Pose, State
 
-_FRAMES = "Invariant Slot Attention (recipes isa_*)"
+_POSES = "Invariant Slot Attention (recipes isa_*)"
 
 
 def remove(clip: Clip, slots: Iterable[int]) -> Clip:
-    """Without `slots`; the others share their pixels.
+    """The clip without `slots`; the others share their pixels.
 
     Raises:
         UserError: a slot that the clip lacks, or nothing would be left.
@@ -31,7 +31,7 @@ def remove(clip: Clip, slots: Iterable[int]) -> Clip:
 
 
 def keep(clip: Clip, slots: Iterable[int]) -> Clip:
-    """Only `slots`, in the order given.
+    """The clip with `slots` only, in the order given.
 
     Raises:
         UserError: a slot that the clip lacks or that is named twice, or none.
@@ -43,7 +43,7 @@ def move(clip: Clip, slot: int, dy: float, dx: float) -> Clip:
     """Shift a slot.
 
     Args:
-        dy, dx: down and to the right, in halves of the picture's height and width: 2 crosses it.
+        dy, dx: down and to the right, in halves of the image's height and width.
 
     Raises:
         UserError: no such slot, or slots without positions.
@@ -68,7 +68,7 @@ def resize(clip: Clip, slot: int, factor: float) -> Clip:
 
 
 def turn(clip: Clip, slot: int, angle: float) -> Clip:
-    """Turn a slot about its position, in coordinates in which the picture is a square.
+    """Turn a slot about its position, in coordinates in which the image is a square.
 
     Args:
         angle: radians, counter-clockwise as seen.
@@ -80,7 +80,7 @@ def turn(clip: Clip, slot: int, angle: float) -> Clip:
 
 
 def swap(clip_a: Clip, clip_b: Clip, pairs: Sequence[tuple[int, int]]) -> tuple[Clip, Clip]:
-    """Exchange slots between two clips; each brings its frame of reference along.
+    """Exchange slots between two clips; each keeps its pose.
 
     Args:
         pairs: (slot of `clip_a`, slot of `clip_b`).
@@ -127,11 +127,10 @@ class _Exchange:
     def _pose(self, mine: Pose | None, theirs: Pose | None, dim: int) -> Pose | None:
         if mine is None or theirs is None:
             return None
-        pairs = zip(mine, theirs)
-        position, scale, rotation = (
-            None if a is None or b is None else self._put(a, b, dim) for a, b in pairs
+        scale, rotation = (
+            None if a is None or b is None else self._put(a, b, dim) for a, b in zip(mine[1:], theirs[1:])
         )
-        return None if position is None else Pose(position, scale, rotation)
+        return Pose(self._put(mine.position, theirs.position, dim), scale, rotation)
 
 
 def _parts(pose: Pose | None) -> tuple[bool, ...]:
@@ -139,7 +138,7 @@ def _parts(pose: Pose | None) -> tuple[bool, ...]:
 
 
 def _checked(clip: Clip, slots: Iterable[int]) -> list[int]:
-    """The slots as a list, each there and there once."""
+    """The slots as a list; UserError unless each exists and is named once."""
     wanted, count = list(slots), clip.slots.shape[2]
     wrong = [slot for slot in wanted if not 0 <= slot < count]
     if wrong:
@@ -150,11 +149,16 @@ def _checked(clip: Clip, slots: Iterable[int]) -> list[int]:
 
 
 def _choose(clip: Clip, order: list[int]) -> Clip:
-    """The clip with the slots of `order` only."""
     if not order:
         raise UserError(f"No slot of {clip.slots.shape[2]} would be left to draw. Keep one at least.")
     index = torch.tensor(order, device=clip.slots.device)
-    whole, last = partial(_pick, index=index, dim=2), partial(_pick, index=index, dim=1)
+
+    def whole(values: Tensor) -> Tensor:
+        return values.index_select(2, index)
+
+    def last(values: Tensor) -> Tensor:
+        return values.index_select(1, index)
+
     state = State(
         last(clip.state.slots),
         None if clip.state.pose is None else clip.state.pose.map(last),
@@ -164,17 +168,13 @@ def _choose(clip: Clip, order: list[int]) -> Clip:
     return Clip(whole(clip.slots), whole(clip.predicted), whole(clip.attn), pose, state)
 
 
-def _pick(values: Tensor, *, index: Tensor, dim: int) -> Tensor:
-    return values.index_select(dim, index)
-
-
 def _lowest(labels: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
     """For each slot the lowest one with the same label."""
     return (labels[:, :, None] == labels[:, None]).int().argmax(-1)
 
 
 def _alone(source: Int[Tensor, "B K"] | None, slots: list[int]) -> Int[Tensor, "B K"] | None:
-    """`source` after `slots` have become different from all others, and from each other."""
+    """`source` after `slots` became different from all others and from each other."""
     if source is None:
         return None
     labels = source.clone()
@@ -183,10 +183,10 @@ def _alone(source: Int[Tensor, "B K"] | None, slots: list[int]) -> Int[Tensor, "
 
 
 def _reframe(clip: Clip, slot: int, change: Callable[[Pose, int], Pose]) -> Clip:
-    """Change one slot's frame in every frame of the clip."""
+    """Change one slot's pose in every frame of the clip."""
     (slot,) = _checked(clip, [slot])
     if clip.pose is None:
-        raise UserError(f"This model's slots have no frame of reference to move. {_FRAMES} has them.")
+        raise UserError(f"This model's slots have no pose to change. {_POSES} has poses.")
     state = clip.state._replace(
         pose=None if clip.state.pose is None else change(clip.state.pose, slot),
         memory=None,
@@ -196,7 +196,6 @@ def _reframe(clip: Clip, slot: int, change: Callable[[Pose, int], Pose]) -> Clip
 
 
 def _at_slot(values: Float[Tensor, "*b K 2"], slot: int) -> Bool[Tensor, "K 1"]:
-    """One at the slot, zero elsewhere."""
     return (torch.arange(values.shape[-2], device=values.device) == slot)[:, None]
 
 
@@ -207,14 +206,14 @@ def _moved(pose: Pose, slot: int, *, dy: float, dx: float) -> Pose:
 
 def _resized(pose: Pose, slot: int, *, factor: float) -> Pose:
     if pose.scale is None:
-        raise UserError(f"This model's slots have no scale. {_FRAMES}, variants with `scale`, have one.")
+        raise UserError(f"This model's slots have no scale. {_POSES}, variants with `scale`, have one.")
     return pose._replace(scale=torch.where(_at_slot(pose.scale, slot), pose.scale * factor, pose.scale))
 
 
 def _turned(pose: Pose, slot: int, *, angle: float) -> Pose:
     """The axes are columns of (x, y), y down: counter-clockwise as seen turns x towards minus y."""
     if pose.rotation is None:
-        raise UserError(f"This model's slots have no rotation. {_FRAMES}, variants with `rot`, have one.")
+        raise UserError(f"This model's slots have no rotation. {_POSES}, variants with `rot`, have one.")
     cos, sin = math.cos(angle), math.sin(angle)
     turned = pose.rotation.new_tensor([[cos, sin], [-sin, cos]]) @ pose.rotation
     return pose._replace(

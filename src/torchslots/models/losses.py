@@ -21,9 +21,9 @@ def mean_squared_error(prediction: Float[Tensor, "B *n"], target: Float[Tensor, 
 def mean_colour_error(
     prediction: Float[Tensor, "n 3 H W"], target: Float[Tensor, "n 3 H W"], weight: float
 ) -> Float[Tensor, ""]:
-    """Squared error averaged over everything, in which what is no grey counts `weight` times.
+    """Squared error averaged over everything, with the part that is not grey counted `weight` times.
 
-    Brightness differs about ten times as much as colour does, and is learned so much sooner.
+    Brightness differs about ten times as much as colour does, and is learned sooner.
     """
     error = prediction - target
     grey = error.mean(1, keepdim=True)
@@ -31,10 +31,10 @@ def mean_colour_error(
 
 
 def mean_cross_entropy(logits: Float[Tensor, "n l V"], codes: Int[Tensor, "n l"]) -> Float[Tensor, ""]:
-    """Of the true codes, averaged over all of them: SlotDiffusion's STEVE."""
+    """Cross entropy of the true codes, averaged over all of them: SlotDiffusion's STEVE."""
     return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
 
 
 def sum_cross_entropy(logits: Float[Tensor, "n l V"], codes: Int[Tensor, "n l"]) -> Float[Tensor, ""]:
-    """Of the true codes, summed over a picture's and averaged over pictures: STEVE's original."""
+    """Cross entropy of the true codes, summed over an image and averaged over images: STEVE's original."""
     return F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="sum") / len(codes)

@@ -1,4 +1,4 @@
-"""The one model: a slot encoder that finds objects, and a decoder that its slots must satisfy."""
+"""The object-centric model: a slot encoder that finds objects, and a decoder that explains frames from slots."""
 
 from functools import partial
 from typing import Any, ClassVar
@@ -15,11 +15,11 @@ from torchslots.models.types import Batch, Clip, Conditioning, Prediction, State
 from torchslots.models.weights import push_to_hub, save_pretrained
 
 START_KEYS = ("noise", "pose", "num_slots", "generator")
-"""Keys of a batch that say where slots start, besides data (`types.Conditioning`)."""
+"""Keys of a batch, besides data, that `types.Conditioning` takes."""
 
 
 class ObjectCentricModel(nn.Module):
-    """Slots from frames, and what the decoder makes of slots.
+    """A slot encoder and a decoder.
 
     Args:
         slot_encoder: frames to slots.
@@ -41,7 +41,7 @@ class ObjectCentricModel(nn.Module):
     def encode(self, batch: Batch, state: State | None = None, attn: bool = True) -> Clip:
         """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`.
 
-        Without `attn` the clip's attention is [B, T, K, 0]: the maps are large, and few are looked at.
+        Without `attn` the clip's attention is [B, T, K, 0], to save memory.
         """
         video = batch["video"]
         if video.ndim != 5 or video.shape[2] != 3:
@@ -53,10 +53,10 @@ class ObjectCentricModel(nn.Module):
         return self.decoder.loss(self.encode(batch, attn=False), batch)
 
     def fixed_shapes(self, batch: Batch) -> Batch:
-        """The batch with what shapes depend on as plain numbers, read while it is still in the host's memory.
+        """The batch with the number of slots to decode (`num_decoded`), read while it is in the host's memory.
 
         Without it, training decodes exactly the distinct slots of a batch: on a GPU the host waits to learn how many,
-        and compiled code must fit another count in every step. With it there are few counts, and nobody waits.
+        and compiled code meets another shape in every step. With it there are few shapes, and no wait.
         """
         initializer, hint = self.slot_encoder.initializer, conditioning(batch)
         if not isinstance(initializer, FromBoxes | FromMasks) or (
@@ -68,7 +68,7 @@ class ObjectCentricModel(nn.Module):
         return {**batch, "num_decoded": padded_size(min(initializer.most_distinct(hint), pairs), pairs)}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """`loss`, under the name that wrappers for many processes call."""
+        """`loss`, for wrappers such as DistributedDataParallel."""
         return self.loss(batch)
 
     @torch.no_grad()
@@ -85,10 +85,10 @@ class ObjectCentricModel(nn.Module):
         Args:
             batch: `video` [B, T, 3, H, W] in [0, 1]; for the first slice of a conditional model also its hint, `boxes`
                 or `segmentations`, of which frame 0 is used.
-            state: what the slice before returned; None at the start.
+            state: of the slice before; None at the start.
             slot_recon: also return each slot's own images.
-            recon: also return the images; masks alone are cheaper, most of all where a decoder generates.
-            attn: also return the attention; without it, it may be [B, T, K, 0].
+            recon: also return the images; masks alone are cheaper.
+            attn: also return the attention; otherwise it may be [B, T, K, 0].
         """
         clip = self.encode(batch, state, attn or self.decoder.needs_attn)
         return self.decode(clip, slot_recon, recon)
@@ -140,25 +140,23 @@ def rollout(
     state: State | None = None,
     slot_recon: bool = False,
 ) -> Prediction:
-    """Segment `observe` frames, then predict and decode `horizon` more that the model is not shown.
+    """Segment `observe` frames, then predict and decode `horizon` more without observations.
 
-    A predicted frame's slots take the place of corrected ones: the predictor goes on from them, and one with a memory
-    remembers them. The attention of predicted frames is zero.
+    Predicted slots take the place of corrected ones, in a predictor's memory too. The attention of predicted frames is
+    zero.
 
     Args:
-        batch: as for `model.predict`; of `video` the first `observe` frames are used. May be empty where `observe` is
-            0.
-        observe: frames to look at; 0: none, go on from `state`.
+        batch: as for `model.predict`; may be empty where `observe` is 0.
+        observe: frames of `video` to observe; 0: go on from `state`.
         horizon: frames to predict.
-        state: what a slice before returned, from `predict` or from here: long clips can be observed, and rolled on, in
-            parts.
+        state: of the slice before, from `predict` or `rollout`.
         slot_recon: also return each slot's own images.
 
     Returns:
         All frames, the observed ones first.
 
     Raises:
-        UserError: more frames to observe than there are, nothing to go on from, or nothing to predict.
+        UserError: more frames to observe than the clip has, no frames and no state, or nothing to predict.
     """
     _check(batch, observe, horizon, state)
     parts: list[Clip] = []
@@ -178,8 +176,7 @@ def _check(batch: Batch, observe: int, horizon: int, state: State | None) -> Non
         )
     if observe == 0 and state is None:
         raise UserError(
-            "There is nothing to predict from: observe at least 1 frame, or go on from a state that "
-            "another slice left."
+            "There is nothing to predict from: observe at least 1 frame, or give the state of another slice."
         )
     if observe and batch["video"].shape[1] < observe:
         raise UserError(

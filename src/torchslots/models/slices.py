@@ -1,4 +1,4 @@
-"""A long video slice by slice: cut it, hand the state on, predict further slices without observations."""
+"""Run a long video slice by slice: cut it, pass the state on, predict further slices without observations."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -11,12 +11,10 @@ from torchslots.models.types import Batch, Pose, Prediction, State
 
 
 class Carries(Protocol):
-    """What a model says of a slice: a `Clip`, a `Prediction`."""
+    """What a model returns for a slice: a `Clip` or a `Prediction`."""
 
     @property
-    def state(self) -> State:
-        """What the next slice goes on from."""
-        ...
+    def state(self) -> State: ...
 
 
 Part = TypeVar("Part")
@@ -26,21 +24,21 @@ Found = TypeVar("Found", bound=Carries)
 def cut(batch: Batch, slice_size: int, num_frames: int | None = None) -> Iterator[Batch]:
     """The batch's frames in order, `slice_size` at once; the last slice is shorter where they do not divide.
 
-    What has no frames, as the source of random starts or a hint of one frame, goes along whole.
+    Values without a time axis, such as generators, are in every slice as they are.
 
     Args:
         num_frames: frames to go through; None or more than there are: all.
     """
     total = batch["video"].shape[1]
     end = total if num_frames is None else min(total, num_frames)
-    framed = {key for key, value in batch.items() if key not in START_KEYS and _has_frames(value, total)}
+    framed = {
+        key
+        for key, value in batch.items()
+        if key not in START_KEYS and isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == total
+    }
     for start in range(0, end, slice_size):
         frames = slice(start, min(start + slice_size, end))
         yield {key: value[:, frames] if key in framed else value for key, value in batch.items()}
-
-
-def _has_frames(value: object, total: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == total
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
@@ -60,11 +58,11 @@ def carry_state(
     state: State | None = None,
     between: Callable[[State], State] = lambda state: state,
 ) -> Iterator[tuple[Part, Found]]:
-    """Each part with what `step` finds in it, going on from the state that the part before left.
+    """Each part with the result of `step(part, state)`, the state being that of the part before.
 
     Args:
-        state: where the first part begins; None: at the start of a video.
-        between: what becomes of a state before the next part gets it.
+        state: of the first part; None: at the start of a video.
+        between: applied to a state before it is passed on.
     """
     for part in parts:
         found = step(part, state)
@@ -78,7 +76,7 @@ def predict_ahead(
     """Predict `num_frames` frames without observations, `slice_size` at once.
 
     Args:
-        state: what the last observed slice left.
+        state: of the last observed slice.
         slot_recon: also return each slot's own reconstruction.
     """
     counts = [min(slice_size, num_frames - start) for start in range(0, num_frames, slice_size)]

@@ -1,4 +1,4 @@
-"""The named tuples that cross files, and the letters used for shapes.
+"""Named tuples shared by all parts of a model, and the letters used for shapes.
 
 Letters: B clips, T frames, K slots, N tokens of one frame, D slot size, C channels, H height, W width, n boxes.
 """
@@ -7,15 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
 class Pose(NamedTuple):
-    """Position, scale and rotation of a slot in the image: its frame of reference (Biza et al. 2023, section 3).
-
-    Parts that a model lacks are None.
-    """
+    """Position, scale and rotation of a slot in the image (Biza et al. 2023, section 3); None: the model has none."""
 
     position: Float[Tensor, "B K 2"]
     scale: Float[Tensor, "B K 2"] | None = None
@@ -26,7 +23,7 @@ class Pose(NamedTuple):
         return self.scale is None and self.rotation is None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Pose":
-        """The same change made to every part."""
+        """`change` applied to every part."""
         return Pose(
             change(self.position),
             None if self.scale is None else change(self.scale),
@@ -35,12 +32,12 @@ class Pose(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """What an initializer may use: the first frame's hint, and what is needed to sample slots.
+    """Input of an initializer: the first frame's hint, and what is needed to sample slots.
 
     `boxes` are (ymin, xmin, ymax, xmax) in [0, 1], all zeros where there is no object; `segmentation` holds integer
     ids, 0 for background. `noise` replaces the standard normal noise of a random initializer, `pose` the sampled poses;
-    `generator` is the source of randomness, one for all clips or one for each; `num_slots` overrides the
-    number of slots that the model was built for, where the model allows it.
+    `generator` is the source of randomness, one for all clips or one for each; `num_slots` overrides the model's number
+    of slots, where the model allows it.
     """
 
     batch_size: int
@@ -54,7 +51,7 @@ class Conditioning(NamedTuple):
 
 
 class Grouping(NamedTuple):
-    """One frame's slots, the attention that made them, and their poses (Invariant Slot Attention).
+    """One frame's slots, the attention they come from, and their poses (Invariant Slot Attention).
 
     `attn` is the softmax over slots, averaged over heads, before it is renormalized over tokens.
     """
@@ -65,10 +62,10 @@ class Grouping(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that passes from one frame, or one slice of frames, to the next.
+    """What passes from one frame, or one slice of frames, to the next.
 
-    `memory` is the predictor's own. `source` says which slots are copies: slots that start equal stay equal, so slot k
-    of clip b is the same as slot `source[b, k]`, the lowest of its equals. None: all are distinct.
+    `memory` is the predictor's own. `source` marks copies: slots that start equal stay equal, so slot k of clip b
+    equals slot `source[b, k]`, the lowest of its equals. None: all are distinct.
     """
 
     slots: Float[Tensor, "B K D"]
@@ -78,7 +75,7 @@ class State(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """The encoder's account of a whole clip. `slots` are corrected, `predicted` are one frame ahead."""
+    """Slots of a whole clip. `slots` are corrected, `predicted` are one frame ahead."""
 
     slots: Float[Tensor, "B T K D"]
     predicted: Float[Tensor, "B T K D"]
@@ -88,10 +85,10 @@ class Clip(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What a decoder makes of slots. `masks` sum to one over K; `logits` are their scores before the softmax.
+    """Decoded slots. `masks` sum to one over K; `logits` are their scores before the softmax.
 
     `recon` maps a target's name (`video`, `flow`, `depth`) to its image; `slot_recon` holds each slot's own image
-    and is filled only on request. `properties` are what a set predictor says of each slot's object.
+    and is filled only on request. `properties` are a set predictor's, of each slot's object.
     """
 
     recon: dict[str, Float[Tensor, "B T C H W"]]
@@ -102,7 +99,7 @@ class Decoded(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a model says about a clip or a slice of one; hand `state` to the next slice to go on."""
+    """Output of a model for a clip or a slice of one; pass `state` to the next slice."""
 
     segmentation: Int[Tensor, "B T H W"]
     masks: Float[Tensor, "B T K H W"]
@@ -116,17 +113,3 @@ class Prediction(NamedTuple):
 
 Batch = dict[str, Any]
 """Keys, dtypes and ranges: `torchslots.data.batch`."""
-
-__all__ = [
-    "Batch",
-    "Bool",
-    "Clip",
-    "Conditioning",
-    "Decoded",
-    "Float",
-    "Grouping",
-    "Int",
-    "Pose",
-    "Prediction",
-    "State",
-]

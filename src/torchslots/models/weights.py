@@ -1,4 +1,4 @@
-"""Models in folders: config.json + model.safetensors, written together, and read back only where they fit.
+"""Save models to folders with config.json and model.safetensors, publish them, and load weights with a strict check.
 
 `config.json` is `{"torchslots": version, "family": ModelConfig.family, "model": its configuration}`.
 """
@@ -22,15 +22,13 @@ from torchslots.io.files import atomic_files, write_file
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-CARD_NAME = "README.md"
+_CARD_NAME = "README.md"
 _CARD_MARK = "<!-- written by torchslots: edit freely below and remove this line to keep the text -->"
-
-
 _KINDS = {"load_model": "a slot model", "load_tokenizer": "a tokenizer"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-class Numbers(Protocol):
+class Config(Protocol):
     """A model's configuration, a frozen dataclass (`recipes.config.ModelConfig`)."""
 
     family: ClassVar[str]
@@ -47,32 +45,36 @@ class Saved(Protocol):
 
 
 def save_pretrained(
-    model: Saved, config: Numbers, folder: str | Path, *, card: dict[str, Any] | None = None
+    model: Saved, config: Config, folder: str | Path, *, card: dict[str, Any] | None = None
 ) -> Path:
-    """Write `folder`/config.json, model.safetensors and a short README.md, each whole or not at all.
+    """Write `folder`/config.json, model.safetensors and a short README.md; a failure leaves no partial file.
 
     Args:
-        card: what else the README should say, one line for each entry, such as the data set and the scores.
-            A README.md that somebody else wrote is left alone.
+        card: further lines of the README, such as the data set and the scores. A README.md that was not written here
+            is left alone.
+
     Raises:
-        UserError: the folder cannot be written or the disk is full; a model that was there stays as it was.
+        UserError: the folder cannot be written or the disk is full; an older model there is unchanged.
     """
-    folder, family = Path(folder), config.family
-    settings = {"torchslots": __version__, "family": family, "model": dataclasses.asdict(config)}
-    tensors = {name: _own_copy(tensor) for name, tensor in model.state_dict().items()}
+    folder = Path(folder)
+    settings = {"torchslots": __version__, "family": config.family, "model": dataclasses.asdict(config)}
+    tensors = {  # safetensors wants contiguous tensors that share no memory
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
     with atomic_files(folder / WEIGHTS_NAME, folder / CONFIG_NAME, durable=True) as (
         weights_file,
         config_file,
     ):
         save_file(tensors, weights_file, metadata={"format": "pt"})
         config_file.write_text(json.dumps(settings, indent=2) + "\n")
-    _write_card(folder / CARD_NAME, family, model.load_function, tensors, card or {})
+    _write_card(folder / _CARD_NAME, config.family, model.load_function, tensors, card or {})
     return folder
 
 
 def push_to_hub(
     model: Saved,
-    config: Numbers,
+    config: Config,
     repo_id: str,
     *,
     private: bool = False,
@@ -101,11 +103,6 @@ def push_to_hub(
     return str(address)
 
 
-def _own_copy(tensor: Tensor) -> Tensor:
-    """safetensors wants contiguous tensors that share no memory."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
 def load_weights(model: nn.Module, file: Path, device: torch.device) -> None:
     """Fill a model from a safetensors file, all of it and nothing else, and move it to `device`.
 
@@ -128,26 +125,24 @@ def load_weights(model: nn.Module, file: Path, device: torch.device) -> None:
 
 
 class Shaped(Protocol):
-    """A tensor or an array."""
-
     @property
     def shape(self) -> Sequence[int]: ...
 
 
 def shapes(arrays: Mapping[str, Shaped]) -> dict[str, tuple[int, ...]]:
-    """The shape of each array, by name: what `check_fit` compares."""
+    """The shape of each array, by name."""
     return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 def check_fit(
     stored: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], where: str, remedy: str
 ) -> None:
-    """Strict fit of weights, both ways: every wanted array is stored in the wanted shape, and no other is.
+    """Check that every wanted array is stored in the wanted shape, and no other array is.
 
     Args:
-        stored, wanted: shapes by name, what there is and what there should be (`shapes`).
+        stored, wanted: shapes by name (`shapes`).
         where: beginning of the error, such as "RUN/model.safetensors does not fit the model".
-        remedy: end of the error, a sentence that says what to do.
+        remedy: end of the error: what to do.
 
     Raises:
         UserError: arrays are missing, left over or of another shape; three of each are named.
@@ -174,14 +169,13 @@ def _write_card(
     if file.is_file() and _CARD_MARK not in file.read_text(errors="replace"):
         return
     weights = sum(tensor.numel() for tensor in tensors.values())
-    what = _KINDS[load_function]
     lines = [f"- {key.replace('_', ' ')}: {value}" for key, value in card.items()]
     text = f"""---
 library_name: torchslots
 tags: [object-centric, slots, {family}]
 ---
 {_CARD_MARK}
-# {family}: {what} for torchslots
+# {family}: {_KINDS[load_function]} for torchslots
 
 {weights:,} weights. The model's configuration is in `{CONFIG_NAME}`, its weights in `{WEIGHTS_NAME}`.
 

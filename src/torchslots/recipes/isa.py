@@ -48,13 +48,13 @@ class PixelDecoderConfig:
     """
 
     grid: tuple[int, int] = (35, 35)
-    """Cells over which a slot is tiled: the picture's own."""
+    """Cells over which a slot is tiled: the image's own."""
     channels: tuple[int, ...] = (256, 256, 256, 256, 256, 256)
     chunk: int | None = None
-    """Pictures, one for each slot, painted at once; fewer need less memory. None: all."""
+    """Images, one for each slot, painted at once; fewer need less memory. None: all."""
 
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the picture."""
+        """Height and width of the image."""
         return self.grid
 
 
@@ -67,10 +67,10 @@ class CnnDecoderConfig:
     channels: tuple[int, ...] = (64, 64, 64, 64, 64)
     strides: tuple[int, ...] = (2, 2, 2, 1, 1)
     chunk: int | None = None
-    """Pictures, one for each slot, painted at once; fewer need less memory. None: all."""
+    """Images, one for each slot, painted at once; fewer need less memory. None: all."""
 
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the picture."""
+        """Height and width of the image."""
         factor = math.prod(self.strides)
         return self.grid[0] * factor, self.grid[1] * factor
 
@@ -117,7 +117,7 @@ class IsaConfig(ModelConfig):
     temperature: float = 1.0
     """Divides attention logits."""
     centered: bool = False
-    """Frames start in the middle of the picture."""
+    """Frames start in the middle of the image."""
     fixed_scale: float | None = None
     """Frames start with this scale; None: with the drawn or learned one."""
     decoder: PixelDecoderConfig | CnnDecoderConfig = CnnDecoderConfig()

@@ -36,7 +36,7 @@ from torchslots.models.slots.predictors import TransformerPredictor
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 
 TARGET_CHANNELS = {"video": 3, "flow": 3, "depth": 1}
-"""Channels of each picture that a decoder can be asked for."""
+"""Channels of each image that a decoder can be asked for."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ class DecoderConfig:
     channels: tuple[int, ...] = (64, 64, 64, 64)
     strides: tuple[int, ...] = (2, 2, 2, 1)
     fusion: Literal["late", "early"] = "late"
-    """Blend pictures (SAVi) or features (SAVi++): the same function, as readouts are linear. The originals name their
+    """Blend images (SAVi) or features (SAVi++): the same function, as readouts are linear. The originals name their
     readouts by it."""
     chunk: int | None = None
-    """Pictures, one for each slot and frame, painted at once; fewer need less memory. None: all."""
+    """Images, one for each slot and frame, painted at once; fewer need less memory. None: all."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class SaviConfig(ModelConfig):
     predictor_mlp: int = 256
     decoder: DecoderConfig = DecoderConfig()
     targets: tuple[str, ...] = ("flow",)
-    """Pictures the decoder draws: video, flow, depth."""
+    """Images the decoder draws: video, flow, depth."""
     recompute: bool = False
     """Recompute activations of encoder and decoder in the backward pass: less memory, slower."""
 

@@ -1,7 +1,7 @@
 """SAVi as SlotDiffusion's authors wrote it in PyTorch and compared it with theirs (Wu et al., NeurIPS 2023).
 
 It is another model than the one of `recipes/savi.py`, which is SAVi's authors' own: learned slots without hints, two
-rounds of slot attention with a perceptron, a transformer of two layers between frames, pictures in place of flow, and
+rounds of slot attention with a perceptron, a transformer of two layers between frames, images in place of flow, and
 an error that is averaged, not summed.
 """
 
@@ -41,7 +41,7 @@ class SaviPytorchDecoderConfig:
     """Odd."""
     norm: NormName = "none"
     chunk: int | None = None
-    """Pictures, one for each slot and frame, painted at once; fewer need less memory. None: all."""
+    """Images, one for each slot and frame, painted at once; fewer need less memory. None: all."""
     recompute: bool = False
     """Recompute activations in the backward pass: less memory, slower."""
 
@@ -69,7 +69,7 @@ class SaviPytorchConfig(ModelConfig):
         return self.slots.resolution
 
     def strides(self) -> tuple[int, ...]:
-        """Of the decoder's layers: 2 until the picture has the frame's size, then 1."""
+        """Of the decoder's layers: 2 until the image has the frame's size, then 1."""
         size, found = tuple(self.decoder.grid), []
         for _ in self.decoder.channels:
             found.append(1 if size == tuple(self.resolution) else 2)

@@ -1,7 +1,7 @@
 """Slot Attention: Locatello et al., Object-Centric Learning with Slot Attention (NeurIPS 2020).
 
 Numbers and numerics are those of the authors' TensorFlow code: layer norms with epsilon 1e-3, every bias of the gated
-recurrent unit, pictures in [-1, 1], Adam with Keras' epsilon. That code has CLEVR only; the sizes for Tetrominoes and
+recurrent unit, images in [-1, 1], Adam with Keras' epsilon. That code has CLEVR only; the sizes for Tetrominoes and
 Multi-dSprites are chosen here.
 """
 
@@ -39,7 +39,7 @@ class ImageDecoderConfig:
     channels: tuple[int, ...] = (64, 64, 64, 64, 64)
     strides: tuple[int, ...] = (2, 2, 2, 2, 1)
     chunk: int | None = None
-    """Pictures, one for each slot, painted at once; fewer need less memory. None: all."""
+    """Images, one for each slot, painted at once; fewer need less memory. None: all."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def slot_attention_clevr6() -> Recipe:
 
 def slot_attention_tetrominoes() -> Recipe:
     """Object discovery on Tetrominoes, 35x35: 4 slots, 32 channels, slots tiled over the full resolution; otherwise as
-    CLEVR6. The paper reaches FG-ARI 99.5 with sizes that its code does not tell. Trained on 60,000 pictures: the split
+    CLEVR6. The paper reaches FG-ARI 99.5 with sizes that its code does not tell. Trained on 60,000 images: the split
     `train` is the 512 of Invariant Slot Attention, and all that a small generated file needs (`--data.train-split train
     --evaluation.split validation`)."""
     base = slot_attention_clevr6()

@@ -1,6 +1,6 @@
 """The slot encoder of SlotDiffusion (Wu et al., NeurIPS 2023), which its STEVE and SAVi baselines share.
 
-Numbers and numerics are those of the authors' PyTorch code: pictures in [-1, 1], layer norms with epsilon 1e-5, one
+Numbers and numerics are those of the authors' PyTorch code: images in [-1, 1], layer norms with epsilon 1e-5, one
 learned vector for each slot, a perceptron in every round of slot attention, and a transformer with dropout between
 frames.
 """

@@ -42,7 +42,7 @@ class CodeTransformerConfig:
     dropout: float = 0.1
     """Of what enters, of attention, and of what each branch adds."""
     chunk: int = 24
-    """Pictures written at once; fewer need less memory."""
+    """Images written at once; fewer need less memory."""
     token_dropout: float = 0.0
     """Share of the earlier codes that the transformer does not see, so that it must ask the slots; 0 in the papers."""
 
@@ -59,7 +59,7 @@ class SteveConfig(ModelConfig):
     tokenizer: DvaeConfig = field(default_factory=DvaeConfig)
     transformer: CodeTransformerConfig = field(default_factory=CodeTransformerConfig)
     image_temperature: float | None = None
-    """Also compare the picture behind a soft draw of the codes at this temperature (the authors' is 0.1); None: codes
+    """Also compare the image behind a soft draw of the codes at this temperature (the authors' is 0.1); None: codes
     alone."""
     image_weight: float = 1.0
     """Weight of that comparison beside the codes'; more for short trainings, in which codes alone, of which many look

@@ -1,7 +1,7 @@
 """STEVE as its authors train it: tokenizer, slots and transformer in the same steps (Singh, Wu and Ahn, Simple
 Unsupervised Object-Centric Learning for Complex and Naturalistic Videos, NeurIPS 2022).
 
-Beside SlotDiffusion's version, `recipes/steve.py`: the codes are drawn, both losses are sums over a picture, pictures
+Beside SlotDiffusion's version, `recipes/steve.py`: the codes are drawn, both losses are sums over an image, images
 are in [0, 1], slots start from one learned normal distribution, each round of slot attention but the last has a
 perceptron, the predictor is one block of the decoder's kind, and the largest entry of the gradient is clipped. Weights
 start as this library's layers do, the transformer's as the authors'.

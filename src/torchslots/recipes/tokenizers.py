@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchslots.io.errors import UserError
 from torchslots.models.losses import mean_colour_error
 from torchslots.models.tokenizers import autoencoder as pyramid
-from torchslots.models.tokenizers.base import PictureError
+from torchslots.models.tokenizers.base import ImageLoss
 from torchslots.models.tokenizers.dvae import (
     DVAE,
     PATCH,
@@ -40,7 +40,7 @@ class VqvaeConfig(ModelConfig):
 
     family: ClassVar[str] = "vqvae"
     resolution: tuple[int, int] = (128, 128)
-    """Height and width of the pictures; each level but the last halves them."""
+    """Height and width of the images; each level but the last halves them."""
     channels: int = 64
     """Width of the first convolution."""
     multipliers: tuple[int, ...] = (1, 2, 4)
@@ -82,7 +82,7 @@ class VqvaeConfig(ModelConfig):
             return
         if any(side % factor for side in self.resolution):
             raise UserError(
-                f"{len(self.multipliers)} levels halve a picture {len(self.multipliers) - 1} times: both sides should "
+                f"{len(self.multipliers)} levels halve an image {len(self.multipliers) - 1} times: both sides should "
                 f"be multiples of {factor}, got {list(self.resolution)}."
             )
         widths = [self.channels * multiplier for multiplier in (1, *self.multipliers)]
@@ -107,7 +107,7 @@ class DvaeConfig(ModelConfig):
 
     family: ClassVar[str] = "dvae"
     resolution: tuple[int, int] = (128, 128)
-    """Height and width of the pictures; a token stands for 4x4 pixels."""
+    """Height and width of the images; a token stands for 4x4 pixels."""
     vocabulary: int = 4096
     """Tokens to choose from."""
     channels: int = 64
@@ -162,7 +162,7 @@ def build_vqvae(config: VqvaeConfig) -> VQVAE:
 
 
 def _networks(config: VqvaeConfig) -> tuple[nn.Module, nn.Module]:
-    """Pictures to what is coded, and back."""
+    """Images to what is coded, and back."""
     if config.patch_channels is not None:
         patches = config.latent_channels, config.patch_channels
         return patch_encoder(*patches, norm=False), patch_decoder(*patches, norm=False)
@@ -198,12 +198,12 @@ def build_dvae(config: DvaeConfig) -> DVAE:
     )
 
 
-def _error(colour_weight: float) -> PictureError:
+def _error(colour_weight: float) -> ImageLoss:
     return F.mse_loss if colour_weight == 1 else partial(mean_colour_error, weight=colour_weight)
 
 
 class PerceptualDistance:
-    """LPIPS on VGG16 between pictures in [-1, 1], its public weights read when it is first asked.
+    """LPIPS on VGG16 between images in [-1, 1], its public weights read when it is first asked.
 
     So a model is built, loaded and saved without them, and training that needs them and has none ends before its first
     update, with word of where they are to be had.
@@ -226,7 +226,7 @@ class PerceptualDistance:
 
 def vqvae_demo() -> Recipe:
     """VQ-VAE cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, latents of 8x8 with
-    four channels, squared error alone, and networks without norms, which take away the colour of a picture as a whole;
+    four channels, squared error alone, and networks without norms, which take away the colour of an image as a whole;
     all sizes are ours."""
     model = VqvaeConfig(
         resolution=(32, 32),
@@ -244,7 +244,7 @@ def vqvae_demo() -> Recipe:
 def dvae_demo() -> Recipe:
     """Discrete VAE cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, 8x8 tokens of
     512; all sizes are ours. Scores start far apart and the temperature falls from 2, since with the published start
-    only a handful of tokens are in use after so few steps; there are no norms, which take away the colour of a picture
+    only a handful of tokens are in use after so few steps; there are no norms, which take away the colour of an image
     as a whole."""
     num_steps = 3000
     model = DvaeConfig(

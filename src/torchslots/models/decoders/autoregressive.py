@@ -21,7 +21,7 @@ from torchslots.models.types import Batch, Clip, Decoded
 
 LONG = 16_384
 """Number of codes from which on decoding them shows a progress bar."""
-Pictures = Float[Tensor, "n 3 H W"]
+Images = Float[Tensor, "n 3 H W"]
 
 
 class Target(NamedTuple):
@@ -31,27 +31,27 @@ class Target(NamedTuple):
     losses: dict[str, Tensor]
 
 
-TargetCodes = Callable[[DVAE, Pictures, Batch], Target]
+TargetCodes = Callable[[DVAE, Images, Batch], Target]
 
 
 @torch.no_grad()
-def most_likely_codes(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
+def most_likely_codes(tokenizer: DVAE, images: Images, batch: Batch) -> Target:
     """The most likely codes of a finished tokenizer: SlotDiffusion's STEVE."""
-    return Target(tokenizer.codes(pictures), {})
+    return Target(tokenizer.codes(images), {})
 
 
-def sampled_codes(tokenizer: DVAE, pictures: Pictures, batch: Batch) -> Target:
+def sampled_codes(tokenizer: DVAE, images: Images, batch: Batch) -> Target:
     """Sampled codes of a tokenizer that learns in the same steps, and its own loss: STEVE's original.
 
     The loss is squared error summed over an image decoded from a soft sample, whose temperature follows
     `batch["step"]`; the codes are a second, hard sample without gradient. `batch["exponential"]`, two tensors of unit
     exponential noise like the scores, replaces what is sampled from torch's generator.
     """
-    scores, temperature = tokenizer.logits(pictures), tokenizer.temperature(batch.get("step"))
+    scores, temperature = tokenizer.logits(images), tokenizer.temperature(batch.get("step"))
     soft, hard = batch.get("exponential", (None, None))
     decoded = tokenizer.decode(gumbel_softmax(scores, temperature, soft, hard=tokenizer.hard))
     codes = gumbel_softmax(scores.detach(), temperature, hard).argmax(1).flatten(1)
-    return Target(codes, {"tokenizer": sum_squared_error(decoded, pictures)})
+    return Target(codes, {"tokenizer": sum_squared_error(decoded, images)})
 
 
 class AutoregressiveDecoder(Decoder):
@@ -121,12 +121,12 @@ class AutoregressiveDecoder(Decoder):
 
         `batch["exponential"]`, unit exponential noise like the scores, replaces what `image` samples.
         """
-        pictures = self.to_native(batch["video"].flatten(0, 1))
-        target = self.target_codes(self.tokenizer, pictures, batch)
+        images = self.to_native(batch["video"].flatten(0, 1))
+        target = self.target_codes(self.tokenizer, images, batch)
         scores = self.writer(target.codes, clip.slots.flatten(0, 1))
         return {
             "tokens": self.error(scores, target.codes),
-            **self._image(scores, pictures, batch),
+            **self._image(scores, images, batch),
             **target.losses,
         }
 
@@ -149,11 +149,11 @@ class AutoregressiveDecoder(Decoder):
         generator = torch.Generator().manual_seed(options.seed or 0)
         self.choose = sampled(options.temperature, options.top_k, generator=generator)
 
-    def _image(self, scores: Float[Tensor, "n l V"], pictures: Pictures, batch: Batch) -> dict[str, Tensor]:
+    def _image(self, scores: Float[Tensor, "n l V"], images: Images, batch: Batch) -> dict[str, Tensor]:
         if self.image_temperature is None:
             return {}
         decoded = self.soft_images(scores, self.image_temperature, batch)
-        return {"image": self.image_weight * mean_squared_error(decoded, pictures)}
+        return {"image": self.image_weight * mean_squared_error(decoded, images)}
 
     def soft_images(
         self, scores: Float[Tensor, "n l V"], temperature: float, batch: Batch
@@ -195,8 +195,8 @@ class AutoregressiveDecoder(Decoder):
         masks, logits = attention_masks(clip.attn, self.grid, self.resolution)
         if not recon:
             return Decoded(recon={}, masks=masks, logits=logits)
-        pictures = self.from_native(self.generate(clip.slots.flatten(0, 1)))
-        return Decoded({"video": pictures.unflatten(0, clip.slots.shape[:2])}, masks, logits)
+        images = self.from_native(self.generate(clip.slots.flatten(0, 1)))
+        return Decoded({"video": images.unflatten(0, clip.slots.shape[:2])}, masks, logits)
 
 
 @contextmanager

@@ -89,6 +89,6 @@ class SetPredictionDecoder(Decoder):
         return {"properties": set_loss(predicted.flatten(0, 1), true.flatten(0, 1))}
 
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
-        """Properties of every slot, and its attention as a mask; there are no pictures."""
+        """Properties of every slot, and its attention as a mask; there are no images."""
         masks, logits = attention_masks(clip.attn, self.grid, self.resolution)
         return Decoded(recon={}, masks=masks, logits=logits, properties=self(clip.slots))

@@ -1,4 +1,4 @@
-"""Multi-head dot-product attention in the three steps that recurrent users need apart."""
+"""Multi-head dot-product attention in steps: project keys and values, attend, or both at once."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from torchslots.models.layers.init import dense
 
 
 class Context(NamedTuple):
-    """Keys and values of what is attended to; they can be kept while it does not change."""
+    """Keys and values of what is attended to."""
 
     keys: Float[Tensor, "*b h m d"]
     values: Float[Tensor, "*b h m d"]
@@ -58,10 +58,10 @@ class MultiHeadAttention(nn.Module):
     def attend(
         self, x: Float[Tensor, "*b n c"], context: Context, causal: bool = False
     ) -> Float[Tensor, "*b n c"]:
-        """Queries from `x` over keys and values that were projected before.
+        """Attention from `x` to projected keys and values.
 
         Args:
-            causal: each position sees itself and those before it; `x` and `context` are the same positions.
+            causal: each position attends to itself and those before it; `x` and `context` are the same positions.
         """
         mixed = F.scaled_dot_product_attention(
             self._heads(self.query(x)),
@@ -73,7 +73,7 @@ class MultiHeadAttention(nn.Module):
         return self.out(mixed.transpose(-2, -3).flatten(-2))
 
     def weights(self, x: Float[Tensor, "*b n c"], context: Context) -> Float[Tensor, "*b h n m"]:
-        """The attention itself, for pictures and checks."""
+        """The attention weights, for plots and checks."""
         queries = self._heads(self.query(x))
         logits = queries @ context.keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
         return logits.softmax(-1)

@@ -1,4 +1,4 @@
-"""Perceptrons, the gated recurrent unit and transformer blocks, as SAVi and its descendants build them."""
+"""Perceptrons, the gated recurrent unit and transformer blocks."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ def mlp(
     pre_norm: bool = False,
     norm_eps: float = NORM_EPS,
 ) -> nn.Sequential:
-    """Linear layers with ReLU between them, none behind the last; optionally a layer norm in front."""
+    """Linear layers with ReLU between them; optionally a layer norm in front."""
     layers: list[nn.Module] = [layer_norm(input_size, norm_eps)] if pre_norm else []
     sizes = [input_size, *hidden]
     for wide, narrow in zip(sizes, sizes[1:]):
@@ -40,10 +40,10 @@ def mlp(
 
 
 class GRUCell(nn.Module):
-    """Gated recurrent unit (Cho et al. 2014) whose hidden side has a bias on the candidate only, as flax's has.
+    """Gated recurrent unit (Cho et al. 2014) whose hidden side has a bias on the candidate only, as in flax.
 
-    `torch.nn.GRUCell` has two more hidden biases that repeat the input's; trained, they would double the step that
-    Adam takes along that direction. With `full_bias` they are kept, for systems that trained with them.
+    `torch.nn.GRUCell` has two more hidden biases that repeat the input's and double Adam's step along that direction;
+    `full_bias` adds them, for systems that were trained with them.
     """
 
     def __init__(self, input_size: int, hidden_size: int, full_bias: bool = False):
@@ -90,7 +90,7 @@ class PreNormBlock(nn.Module):
 
     Args:
         bias: of the attention's projections.
-        residual_from_norm: attention adds to what was normalised and not to the input, as in STEVE's first block.
+        residual_from_norm: attention adds to the normalised input, as in STEVE's first block.
     """
 
     def __init__(
@@ -137,13 +137,11 @@ class ResidualMlp(nn.Module):
 def transformer(
     size: int, *, num_layers: int, num_heads: int, mlp_size: int, dropout: float, norm_first: bool
 ) -> nn.TransformerEncoder:
-    """Torch's own transformer layers with ReLU, on [B, n, size], without a norm behind the last.
-
-    All layers start with the same weights: torch copies the first.
+    """Torch's transformer layers with ReLU, on [B, n, size], without a final norm; all start with the same weights.
 
     Args:
         dropout: also of the attention.
-        norm_first: normalise inside the residual branches, not behind their sums.
+        norm_first: normalise inside the residual branches, not after their sums.
     """
     layer = nn.TransformerEncoderLayer(
         size, num_heads, mlp_size, dropout, batch_first=True, norm_first=norm_first

@@ -1,5 +1,4 @@
-"""Convolutions with the padding of TensorFlow and JAX ("SAME"), which torch's symmetric padding cannot express, or with
-torch's usual one."""
+"""Convolutions with the padding of TensorFlow and JAX ("SAME") or with torch's symmetric one."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,11 +26,10 @@ def pad_same(
 
 
 class Conv(nn.Conv2d):
-    """Square convolution with SAME padding: one more zero behind than in front where they cannot be equal.
+    """Square convolution with SAME padding: one more zero after than before where they cannot be equal.
 
     Args:
-        centered: pad `kernel // 2` zeros on every side instead, as models written in torch do. For odd kernels it
-            differs at strides above one alone.
+        centered: pad `kernel // 2` zeros on every side, as torch models do; the same for odd kernels at stride 1.
     """
 
     def __init__(
@@ -51,7 +49,7 @@ class Conv(nn.Conv2d):
         before, after = (kernel - 1) // 2, kernel // 2
         whole = stride == 1 and (before == after or not symmetric)
         self.reach: tuple[int, int] | None = (before, after) if whole else None
-        """Cells before and behind its own that a cell of the output, as large as the input, is made of."""
+        """Cells before and after its own that a cell of the output, as large as the input, depends on."""
         _start(self, kernel * kernel * input_size)
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B O h w"]:
@@ -63,13 +61,12 @@ class Conv(nn.Conv2d):
 class ConvTranspose(nn.Module):
     """Square transposed convolution with the padding of JAX and TensorFlow (SAME): exactly `stride` times as large.
 
-    The input, `stride - 1` zeros between its pixels, is correlated with the kernel as it is (JAX); torch's transposed
-    convolution would give the same with (n - 1) * stride + kernel rows, of which `front` are cut at the start. The
-    common `padding=2, output_padding=1` for 5x5 at stride 2 has the same size and is shifted by one pixel.
+    The input, with `stride - 1` zeros between its pixels, is correlated with the kernel (JAX). Torch's transposed
+    convolution gives the same with (n - 1) * stride + kernel rows, of which `front` are cut at the start; its common
+    `padding=2, output_padding=1` for 5x5 at stride 2 is shifted by one pixel.
 
-    What runs is the sub-pixel form: one convolution computes the stride x stride outputs that lie between two inputs
-    as channels of their own, without multiplying any of the stuffed zeros. It is the same sum of products, and several
-    times faster than the transposed convolution of torch's CPU library, most of all in bf16.
+    Computed in the sub-pixel form: one convolution gives the stride x stride outputs between two inputs as channels. On
+    the CPU it is several times faster than torch's transposed convolution, most of all in bf16.
 
     The weight has the layout of `torch.nn.ConvTranspose2d`: [in, out, kernel, kernel].
 
@@ -93,7 +90,7 @@ class ConvTranspose(nn.Module):
         front = kernel // 2 if centered else _same_front(kernel, stride)
         taps, self.pads = _subpixel_taps(kernel, stride, front)
         self.reach = self.pads
-        """Cells before and behind its own that the outputs of a cell are made of."""
+        """Cells before and after its own that the outputs of a cell depend on."""
         self.register_buffer("taps", taps, persistent=False)
         self.weight = nn.Parameter(torch.empty(input_size, output_size, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(output_size)) if bias else None
@@ -117,20 +114,19 @@ class ConvTranspose(nn.Module):
             return y
         batch, _, height, width = y.shape
         cells = y.permute(0, 2, 3, 1).reshape(batch, height, width, stride, stride, self.output_size)
-        picture = cells.transpose(2, 3).reshape(batch, height * stride, width * stride, self.output_size)
-        return picture.permute(0, 3, 1, 2)
+        image = cells.transpose(2, 3).reshape(batch, height * stride, width * stride, self.output_size)
+        return image.permute(0, 3, 1, 2)
 
 
 def _same_front(kernel: int, stride: int) -> int:
     """Rows that the SAME padding of a transposed convolution cuts at the start."""
-    both = kernel + stride - 2
-    return kernel - 1 - (kernel - 1 if stride > kernel - 1 else -(-both // 2))
+    return kernel - 1 - (kernel - 1 if stride > kernel - 1 else -(-(kernel + stride - 2) // 2))
 
 
 def _subpixel_taps(kernel: int, stride: int, front: int) -> tuple[Tensor, tuple[int, int]]:
-    """Which tap of the kernel joins input m + d to output stride * m + phase, as [phase, d], and zeros on each side.
+    """The kernel's tap from input m + d to output stride * m + phase, as [phase, d], and the padding on each side.
 
-    A tap that does not exist is given as `kernel`.
+    A tap that does not exist is `kernel`.
     """
     offsets = [
         d
@@ -163,11 +159,10 @@ def cnn(
     bias: bool = True,
     centered: bool = False,
 ) -> nn.Sequential:
-    """Convolutions with ReLU between them and, unless `activate_last` is off, behind the last (SAVi, appendix A).
+    """Convolutions with ReLU after each, the last one included if `activate_last` (SAVi, appendix A).
 
     Args:
-        norm: builds what follows each convolution from its channels; None: nothing.
-        bias: whether the convolutions have one.
+        norm: builds the norm after each convolution from its channels; None: no norm.
         centered: torch's padding in place of SAME.
     """
     sizes = [input_size, *channels]
@@ -184,10 +179,14 @@ def cnn(
 def over_constant(
     layers: nn.Module, constant: Float[Tensor, "n C"], shared: Float[Tensor, "1 C H W"]
 ) -> Float[Tensor, "n c h w"]:
-    """`layers(constant + shared)`, the first convolution without its repetitions where it can be taken apart."""
+    """`layers(constant + shared)`; the first convolution is applied to both parts separately where possible."""
     if isinstance(layers, nn.Sequential) and len(layers):
         first = layers[0]
-        if isinstance(first, Conv | ConvTranspose) and _fits(first, shared):
+        if (
+            isinstance(first, Conv | ConvTranspose)
+            and first.reach is not None
+            and min(shared.shape[-2:]) > sum(first.reach)
+        ):
             pixels = _first(first, constant, shared)
             active = len(layers) > 1 and isinstance(layers[1], nn.ReLU)
             return layers[1 + active :]((pixels.relu_() if active else pixels).permute(0, 3, 1, 2))
@@ -195,16 +194,10 @@ def over_constant(
     return layers(whole.contiguous(memory_format=torch.channels_last))
 
 
-def _fits(layer: Conv | ConvTranspose, shared: Float[Tensor, "1 C H W"]) -> bool:
-    """Whether the grid has a middle, and the layer's cells are the grid's or parts of them."""
-    reach = layer.reach
-    return reach is not None and min(shared.shape[-2:]) > sum(reach)
-
-
 def _first(
     layer: Conv | ConvTranspose, constant: Float[Tensor, "n C"], shared: Float[Tensor, "1 C H W"]
 ) -> Float[Tensor, "n h w c"]:
-    """Channels last in shape as in memory: torch adds these, and sums their gradients, ten times as fast."""
+    """The first layer's output, channels last: torch adds these, and sums their gradients, ten times as fast."""
     assert layer.reach is not None
     side = sum(layer.reach) + 1
     small = constant[:, :, None, None].expand(-1, -1, side, side)
@@ -223,7 +216,7 @@ def _first(
 
 
 def _repeating(reach: Sequence[int], length: int, parts: int, device: torch.device) -> Tensor:
-    """Which row of the small answer each row of the large one is; each cell has `parts` rows."""
+    """For each row of the large output its row in the small one; each cell has `parts` rows."""
     front, back = reach
     cells = torch.arange(length, device=device)
     small = cells.clamp(max=front) + (cells - (length - 1 - back)).clamp(min=0)

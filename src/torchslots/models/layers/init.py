@@ -1,4 +1,4 @@
-"""Weight initialisations of the original programs."""
+"""Weight initialisation of flax."""
 
 import math
 

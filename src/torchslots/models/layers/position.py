@@ -1,4 +1,4 @@
-"""Where a token is: a coordinate grid, projected and added."""
+"""Position embeddings from coordinate grids."""
 
 from collections.abc import Callable
 
@@ -23,14 +23,14 @@ def soft_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
 
 
 def cell_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
-    """(y, x, 1 - y, 1 - x) of each cell's centre, the picture's edges at 0 and 1: STEVE's original."""
+    """(y, x, 1 - y, 1 - x) of each cell's centre, the image's edges at 0 and 1: STEVE's original."""
     rows, columns = (torch.arange(0.5, size) / size for size in (height, width))
     near = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
     return torch.cat([near, 1 - near], dim=-1)
 
 
 def require_size(x: Float[Tensor, "*b C H W"], grid: Tensor) -> None:
-    """Raises UserError where a feature map has another size than the grid [H, W, ...]."""
+    """Raise UserError if a feature map has another size than the grid [H, W, ...]."""
     if x.shape[-2:] != grid.shape[:2]:
         raise UserError(
             f"This model was built for feature maps of {tuple(grid.shape[:2])}, got {tuple(x.shape[-2:])}. "
@@ -41,12 +41,11 @@ def require_size(x: Float[Tensor, "*b C H W"], grid: Tensor) -> None:
 class PositionEmbedding(nn.Module):
     """Add a linear map of the (y, x) grid to features (SAVi, appendix A).
 
-    The grid is a buffer that checkpoints carry: SAVi's originals store it beside the weights, and a stored grid is used
-    as it is. It pins the resolution.
+    The grid fixes the resolution.
 
     Args:
         grid: positions of the cells of a map of given height and width.
-        stored: whether checkpoints carry the grid.
+        stored: whether checkpoints hold the grid, as SAVi's originals do; a stored grid is used as it is.
     """
 
     grid: Tensor
@@ -64,6 +63,5 @@ class PositionEmbedding(nn.Module):
         self.project = dense(self.grid.shape[-1], channels)
 
     def forward(self, x: Float[Tensor, "*b C H W"]) -> Float[Tensor, "*b C H W"]:
-        """Raises UserError where the feature map has another size than the grid."""
         require_size(x, self.grid)
         return x + self.project(self.grid).permute(2, 0, 1)

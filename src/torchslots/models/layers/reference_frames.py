@@ -1,7 +1,7 @@
-"""A slot's frame of reference as geometry: the coordinate grid as the slot sees it.
+"""Coordinate grids relative to the poses of slots.
 
-Coordinates are (y, x) in [-1, 1] over the picture. A rotation's columns are the frame's axes as (x, y) vectors, y
-pointing down: the convention of the originals' state vectors.
+Coordinates are (y, x) in [-1, 1] over the image. A rotation's columns are a pose's axes as (x, y) vectors, y pointing
+down, as in the originals.
 """
 
 from typing import NamedTuple
@@ -27,10 +27,10 @@ def turn(offsets: Float[Tensor, "*b N 2"], rotation: Float[Tensor, "*#b 2 2"]) -
 def seen_from(
     grid: Float[Tensor, "*b N 2"], pose: Pose, scale_factor: float = 1.0
 ) -> Float[Tensor, "*b K N 2"]:
-    """The grid relative to each slot: moved, turned and scaled into its frame, as far as the frame goes.
+    """The grid relative to each slot's pose: moved, turned and scaled, as far as the pose has these parts.
 
     Args:
-        scale_factor: divides once more; scales are small, and the grid in their units is large.
+        scale_factor: divides the grid, besides the scale.
     """
     offsets = grid[..., None, :, :] - pose.position[..., None, :]
     if pose.rotation is not None:
@@ -41,7 +41,7 @@ def seen_from(
 
 
 class AppendGrid(nn.Module):
-    """Two more channels that say where each cell is, for a corrector that gives slots frames of reference."""
+    """Append each cell's (y, x) as two channels, for a corrector that fits poses."""
 
     grid: Tensor
 
@@ -50,16 +50,14 @@ class AppendGrid(nn.Module):
         self.register_buffer("grid", coordinate_grid(*size))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C+2 H W"]:
-        """Raises UserError where the feature map has another size than the grid."""
         require_size(x, self.grid)
         return torch.cat([x, self.grid.permute(2, 0, 1).expand(len(x), -1, -1, -1)], 1)
 
 
 class RelativePosition(nn.Module):
-    """Add a linear map of the grid as each slot sees it (Biza et al. 2023): the decoder's side.
+    """Add a linear map of the grid relative to each slot (Biza et al. 2023), in the decoder.
 
     Args:
-        size: height and width of the grid.
         scale_factor: as in `seen_from`.
     """
 
@@ -78,19 +76,20 @@ class RelativePosition(nn.Module):
     def taken_apart(
         self, slots: Float[Tensor, "n C"], position: Float[Tensor, "n 2"]
     ) -> tuple[Float[Tensor, "n C"], Float[Tensor, "1 C H W"]]:
-        """What a slot is everywhere and what all slots share, for frames that only move: the map is linear in grid -
-        position, and the sum of both is `forward` of tiled slots."""
+        """For poses that only move: a slot's constant part and the part that all slots share.
+
+        The map is linear in grid - position: the sum of both parts is `forward` of tiled slots."""
         shared = self.project(self.grid).permute(2, 0, 1)[None]
         return slots - F.linear(position, self.project.weight), shared
 
 
 def at_least_single(values: Tensor) -> Tensor:
-    """Half precision widened: places and spreads need more digits than it has."""
+    """Half precision as float32, for positions and scales."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 class Laid(NamedTuple):
-    """What a token contributes to the grid encoder's hidden layer, whoever looks at it."""
+    """A token's contribution to the grid encoder's hidden layer, the same for all slots."""
 
     hidden: Float[Tensor, "*b N h"]
     """The first layer's response to the centred token."""
@@ -101,36 +100,32 @@ class Laid(NamedTuple):
 
 
 class GridEncoder(nn.Module):
-    """A perceptron with layer norm over token plus projected place, for every pair of slot and token.
+    """A perceptron with layer norm on token plus projected position, for every pair of slot and token.
 
-    Computed as it stands it costs two wide matrix products for each pair. Three identities leave none: the norm's
-    centring and the first layer are linear, so tokens and places go through them apart; the norm's variance is a
-    quadratic form in the two coordinates; and the last layer moves behind the sum over tokens (`gather`) or onto the
-    queries (`score`).
+    Directly it costs two wide matrix products for each pair. Three identities avoid them: the norm's centring and the
+    first layer are linear, so tokens and positions pass them separately; the norm's variance is quadratic in the two
+    coordinates; and the last layer can follow the sum over tokens (`gather`) or apply to the queries (`score`).
     """
 
     def __init__(self, size: int, hidden_size: int):
         super().__init__()
         self.project = dense(2, size)
-        self.norm, self.first, self.last = (
-            layer_norm(size),
-            dense(size, hidden_size),
-            dense(hidden_size, size),
-        )
+        self.norm, self.first = layer_norm(size), dense(size, hidden_size)
+        self.last = dense(hidden_size, size)
 
     def forward(
         self, tokens: Float[Tensor, "*b N d"], seen: Float[Tensor, "*b N 2"]
     ) -> Float[Tensor, "*b N d"]:
-        """As it stands, for tokens that one slot sees."""
+        """Direct computation, for tokens relative to one slot."""
         return self.last(F.relu(self.first(self.norm(tokens + self.project(seen)))))
 
     def _centred(self) -> tuple[Float[Tensor, "h d"], Float[Tensor, "d 2"]]:
-        """The first layer with the norm's gain, and the projection of places with the norm's centring."""
+        """The first layer with the norm's gain, and the projection of positions with the norm's centring."""
         weight = self.project.weight
         return self.first.weight * self.norm.weight, weight - weight.mean(0)
 
     def lay(self, tokens: Float[Tensor, "*b N d"]) -> Laid:
-        """Once for all slots and rounds."""
+        """Tokens prepared once for all slots and rounds."""
         first, places = self._centred()
         moved = tokens + self.project.bias
         moved = moved - moved.mean(-1, keepdim=True)

@@ -1,5 +1,4 @@
-"""ResNets with group norm for small images, as SAVi-L, SAVi++, Invariant Slot Attention (ResNet-34) and, in torch's
-manner, STEVE's and SlotDiffusion's slot encoders (ResNet-18) use them."""
+"""ResNets with group norm for small images."""
 
 from collections.abc import Sequence
 
@@ -13,8 +12,7 @@ _GROUPS = 32
 
 
 class _Norm(nn.GroupNorm):
-    """Group norm on contiguous memory: torch's channels-last kernel for the CPU rounds ten times more coarsely, which
-    shows in the gradients of a deep network."""
+    """Group norm on contiguous memory: torch's channels-last CPU kernel is ten times less accurate."""
 
     def __init__(self, size: int, eps: float):
         super().__init__(_GROUPS, size, eps=eps)
@@ -63,8 +61,8 @@ class ResNet(nn.Module):
     Args:
         stage_sizes: blocks in each stage; the channels double from one stage to the next.
         width: channels of the first stage; a multiple of 32, the number of norm groups.
-        norm_eps: epsilon of the norms: flax's by default, 1e-5 in torch.
-        activate_stem: put the usual ReLU behind the stem.
+        norm_eps: epsilon of the norms.
+        activate_stem: put the usual ReLU after the stem.
         centered: torch's padding in place of SAME.
     """
 

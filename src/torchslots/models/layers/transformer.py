@@ -1,4 +1,4 @@
-"""A causal transformer with a context: all positions at once in training, one after the other in decoding."""
+"""Causal transformer decoder: all positions at once in training, one by one in decoding."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from torchslots.models.layers.blocks import TORCH_NORM_EPS, layer_norm, mlp
 
 
 class KVCache(NamedTuple):
-    """Keys and values of one block: of the context, and of the positions so far, with room for all that may come."""
+    """Keys and values of one block: of the context, and of the positions so far, allocated for all positions."""
 
     context: Context
     keys: Float[Tensor, "b h L d"]
@@ -26,12 +26,11 @@ class KVCache(NamedTuple):
 
 
 class CausalBlock(nn.Module):
-    """Look back, look at the context, think: three residual branches, each normalised on its way in.
+    """Causal self-attention, cross-attention and perceptron: three residual branches with pre-norm.
 
     Args:
-        size, mlp_size: widths of positions and of the perceptron's hidden layer.
         dropout: probability, in training, to drop an attention weight or an output of a branch.
-        residual_from_norm: the first branch adds to what it normalised and not to its input. STEVE's first block does.
+        residual_from_norm: the first branch adds to its normalised input, as in STEVE's first block.
     """
 
     def __init__(
@@ -55,16 +54,16 @@ class CausalBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def look_at(self, context: Float[Tensor, "b K D"]) -> Context:
-        """The context's keys and values; they are the same for all positions."""
+        """The context's keys and values, the same for all positions."""
         return self.cross_attention.project(context)
 
     def forward(self, x: Float[Tensor, "b n D"], context: Context) -> Float[Tensor, "b n D"]:
-        """All positions at once; each sees itself and those before it."""
+        """All positions at once; each attends to itself and those before it."""
         normed = self.norm_self(x)
         return self._branches(x, normed, self.self_attention.project(normed), context, causal=True)
 
     def step(self, x: Float[Tensor, "b 1 D"], cache: KVCache, position: int) -> Float[Tensor, "b 1 D"]:
-        """One position alone; it sees those in the cache, and is added to it."""
+        """One position; it attends to those in the cache and is added to it."""
         normed = self.norm_self(x)
         seen = cache.add(self.self_attention.project(normed), position)
         return self._branches(x, normed, seen, cache.context, causal=False)
@@ -88,12 +87,9 @@ def _attention(size: int, num_heads: int, dropout: float) -> MultiHeadAttention:
 
 
 class CausalDecoder(nn.Module):
-    """Blocks one after the other, and a last layer norm (Singh et al. 2022, appendix; Vaswani et al. 2017).
+    """Blocks and a final layer norm (Singh et al. 2022, appendix; Vaswani et al. 2017).
 
-    The causal mask is no weight: training uses the kernel's own rule, decoding has nothing else to see.
-
-    Args:
-        num_layers: blocks; the first takes its residual from its layer norm.
+    The first block adds to its normalised input.
     """
 
     def __init__(
@@ -107,9 +103,9 @@ class CausalDecoder(nn.Module):
         norm_eps: float = TORCH_NORM_EPS,
     ):
         super().__init__()
-        numbers = {"num_heads": num_heads, "mlp_size": mlp_size, "dropout": dropout, "norm_eps": norm_eps}
+        options = {"num_heads": num_heads, "mlp_size": mlp_size, "dropout": dropout, "norm_eps": norm_eps}
         self.blocks = nn.ModuleList(
-            CausalBlock(size, residual_from_norm=index == 0, **numbers) for index in range(num_layers)
+            CausalBlock(size, residual_from_norm=index == 0, **options) for index in range(num_layers)
         )
         self.norm = layer_norm(size, norm_eps)
         self.num_heads = num_heads
@@ -119,24 +115,25 @@ class CausalDecoder(nn.Module):
         return [block for block in self.blocks if isinstance(block, CausalBlock)]
 
     def forward(self, x: Float[Tensor, "b n D"], context: Float[Tensor, "b K D"]) -> Float[Tensor, "b n D"]:
-        """All positions at once; each sees itself, those before it and the whole context."""
+        """All positions at once; each attends to itself, those before it and the whole context."""
         for block in self._blocks():
             x = block(x, block.look_at(context))
         return self.norm(x)
 
     def start(self, context: Float[Tensor, "b K D"], length: int) -> list[KVCache]:
         """A cache for each block, with room for `length` positions."""
-        return [self._room(block.look_at(context), length) for block in self._blocks()]
-
-    def _room(self, context: Context, length: int) -> KVCache:
-        batch, heads, _, width = context.keys.shape
-        keys, values = (context.keys.new_empty(batch, heads, length, width) for _ in "kv")
-        return KVCache(context, keys, values)
+        caches = []
+        for block in self._blocks():
+            projected = block.look_at(context)
+            batch, heads, _, width = projected.keys.shape
+            keys, values = (projected.keys.new_empty(batch, heads, length, width) for _ in "kv")
+            caches.append(KVCache(projected, keys, values))
+        return caches
 
     def step(
         self, x: Float[Tensor, "b 1 D"], caches: Sequence[KVCache], position: int
     ) -> Float[Tensor, "b 1 D"]:
-        """The same as `forward` at one position, from the caches of the others; this one is added to them."""
+        """`forward` at one position, from the caches of those before; it is added to them."""
         for block, cache in zip(self._blocks(), caches):
             x = block.step(x, cache, position)
         return self.norm(x)
@@ -144,8 +141,8 @@ class CausalDecoder(nn.Module):
 
 @torch.no_grad()
 def start_small(blocks: Sequence[CausalBlock]) -> None:
-    """Weights that keep the sum of all residual branches at the size of one, as STEVE's original starts: Xavier, what
-    closes a branch divided by the root of the number of branches; Kaiming before the ReLU."""
+    """Initialise as STEVE's original: Xavier, divided by the root of the number of branches in a branch's last layer;
+    Kaiming before the ReLU."""
     gain = (3 * max(len(blocks), 1)) ** -0.5
     for block in blocks:
         for attention in (block.self_attention, block.cross_attention):

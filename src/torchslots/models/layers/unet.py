@@ -1,7 +1,6 @@
-"""The U-Net of latent diffusion models, told what to draw by attention to a set of vectors.
+"""The U-Net of latent diffusion models, conditioned by cross-attention to a set of vectors; built with diffusers.
 
-Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (CVPR 2022), section 3.3. The network is
-the one of diffusers; what is set here is what the published models need.
+Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (CVPR 2022), section 3.3.
 """
 
 from collections.abc import Sequence
@@ -21,21 +20,16 @@ NORM_GROUPS = 32
 
 
 class ConditionedUNet(nn.Module):
-    """Noised latents, their timesteps and what they shall show to the predicted latents or noises.
-
-    There is no order in the context: it is a set.
+    """Predict from noised latents, their timesteps and a context, an unordered set of vectors.
 
     Args:
-        latent_channels: channels of latents, in and out.
         channels: width of each level, multiples of `norm_groups`; every level but the last halves the resolution.
         attention: for each level whether its pixels attend to each other and to the context; the middle always does.
         blocks_per_level: residual blocks on the way down; one more on the way up.
         head_size: width of an attention head, a divisor of every width.
         context_size: width of the context's vectors.
-        transformer_layers: layers of each transformer.
-        dropout: share of features dropped in residual blocks, and nowhere else.
-        norm_groups: groups of every group norm. A group of one or two channels forgets how bright a picture is, and
-            of what colour.
+        dropout: in residual blocks only.
+        norm_groups: groups of every group norm. A group of one or two channels loses an image's brightness and colour.
 
     Raises:
         UserError: widths that do not divide.
@@ -69,7 +63,7 @@ class ConditionedUNet(nn.Module):
             layers_per_block=blocks_per_level,
             cross_attention_dim=context_size,
             transformer_layers_per_block=transformer_layers,
-            # Heads, in spite of the name: diffusers keeps it for files of old.
+            # Number of heads, in spite of the name.
             attention_head_dim=cast(Any, tuple(width // head_size for width in channels)),
             dropout=dropout,
             norm_num_groups=norm_groups,
@@ -83,7 +77,7 @@ class ConditionedUNet(nn.Module):
         timesteps: Float[Tensor, "n"],
         context: Float[Tensor, "n K D"],
     ) -> Float[Tensor, "n C h w"]:
-        """Timesteps count from 0 and need not be whole."""
+        """Timesteps count from 0 and may be fractions."""
         latents = noised.contiguous(memory_format=torch.channels_last)
         return self.network(latents, timesteps, context, return_dict=False)[0]
 
@@ -107,8 +101,8 @@ def _start_as_identity(network: "UNet2DConditionModel") -> None:
 def _check(channels: Sequence[int], attention: Sequence[bool], head_size: int, norm_groups: int) -> None:
     if len(channels) != len(attention) or not channels:
         raise UserError(
-            f"Each level of a U-Net has a width and says whether it attends: got {len(channels)} widths and "
-            f"{len(attention)} answers."
+            f"A U-Net needs `channels` and `attention` for each level, got {len(channels)} widths and "
+            f"{len(attention)} values."
         )
     for width in channels:
         if width % norm_groups or width % head_size:

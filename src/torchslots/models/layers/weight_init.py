@@ -1,4 +1,4 @@
-"""Fresh weights as torch's own layers draw them, for systems that were written in torch."""
+"""Weight initialisation of torch and Keras, for systems that were written in them."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torchslots.models.layers.conv import ConvTranspose
 def start_as_torch(module: nn.Module) -> None:
     """Uniform kernels and biases within 1 / sqrt(fan_in), recurrent weights within 1 / sqrt(hidden size).
 
-    Not for torch's own transformer layers, which start otherwise and by themselves.
+    Not for torch's transformer layers, which start otherwise.
     """
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
@@ -35,8 +35,8 @@ def _within(fan_in: int, *tensors: Tensor | None) -> None:
 
 
 def start_spread(network: nn.Module) -> None:
-    """Normal kernels with variance 2 / fan_in and biases of zero: convolutions with ReLU between them pass on the
-    variance of what they see (He et al. 2015, section 2.2), of which torch's own start leaves a sixth in each."""
+    """Normal kernels with variance 2 / fan_in and zero biases, which preserve variance through ReLUs (He et al. 2015,
+    section 2.2); torch's default divides it by six in each layer."""
     for part in network.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
@@ -45,8 +45,8 @@ def start_spread(network: nn.Module) -> None:
 
 
 def start_residual(network: nn.Module) -> None:
-    """Normal kernels with variance 2 / fan_out, and norms that change nothing, the last of a block's included: how
-    torch's vision models start a ResNet (He et al. 2015)."""
+    """Normal kernels with variance 2 / fan_out and norms that are the identity, as in torchvision's ResNets (He et al.
+    2015)."""
     for part in network.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -66,7 +66,7 @@ def start_as_keras(model: nn.Module) -> None:
 
 @torch.no_grad()
 def start_together(layers: Sequence[nn.Module]) -> None:
-    """Glorot-uniform kernels for layers that the original keeps as one: they share the bounds of the whole."""
+    """Glorot-uniform kernels, zero biases, for layers that are one layer in the original."""
     weights = [cast(Tensor, layer.weight) for layer in layers]
     joined = torch.empty(sum(len(weight) for weight in weights), *weights[0].shape[1:])
     nn.init.xavier_uniform_(joined)

@@ -1,4 +1,4 @@
-"""Slot Attention: slots compete for tokens, then each is updated from what it won (Locatello et al. 2020)."""
+"""Slot Attention: slots compete for tokens, then each is updated from those it attends to (Locatello et al. 2020)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -22,17 +22,7 @@ class Projected(NamedTuple):
     values: Float[Tensor, "*b h N d"]
 
     def frames(self) -> "list[Projected]":
-        """Those of each frame."""
         return [Projected(keys, values) for keys, values in zip(self.keys.unbind(1), self.values.unbind(1))]
-
-
-def _mean_over_tokens(attn: Float[Tensor, "*b K N"], eps: float) -> Float[Tensor, "*b K N"]:
-    return attn / (attn.sum(-1, keepdim=True) + eps)
-
-
-def _mean_of_shifted(attn: Float[Tensor, "*b K N"], eps: float) -> Float[Tensor, "*b K N"]:
-    shifted = attn + eps
-    return shifted / shifted.sum(-1, keepdim=True)
 
 
 def eps_on_sum(eps: float = 1e-8) -> Normalizer:
@@ -40,17 +30,26 @@ def eps_on_sum(eps: float = 1e-8) -> Normalizer:
     return partial(_mean_over_tokens, eps=eps)
 
 
+def _mean_over_tokens(attn: Float[Tensor, "*b K N"], eps: float) -> Float[Tensor, "*b K N"]:
+    return attn / (attn.sum(-1, keepdim=True) + eps)
+
+
 def eps_on_weights(eps: float = 1e-8) -> Normalizer:
     """Weights of a mean over tokens with epsilon on each: Slot Attention (1e-8), STEVE and SlotDiffusion (1e-6)."""
     return partial(_mean_of_shifted, eps=eps)
 
 
+def _mean_of_shifted(attn: Float[Tensor, "*b K N"], eps: float) -> Float[Tensor, "*b K N"]:
+    shifted = attn + eps
+    return shifted / shifted.sum(-1, keepdim=True)
+
+
 class Corrector(nn.Module, ABC):
-    """What turns the slots that were predicted for a frame into the slots that fit it."""
+    """Correct the slots that were predicted for a frame from its tokens."""
 
     @abstractmethod
     def project(self, tokens: Float[Tensor, "*b N C"]) -> Projected:
-        """What does not depend on the slots, for all frames at once."""
+        """The part that does not depend on slots, for all frames at once."""
 
     @abstractmethod
     def forward(self, state: State, inputs: Projected) -> Grouping:
@@ -60,19 +59,18 @@ class Corrector(nn.Module, ABC):
 class SlotAttention(Corrector):
     """Slot Attention (Locatello et al. 2020, algorithm 1) in the form of SAVi (Kipf et al. 2022, section 3.1).
 
-    Three steps that can be used apart: `project` tokens once for a whole clip, `attend` for one round, `update`.
+    Three steps: `project` tokens once for a whole clip, `attend` for one round, `update`.
 
     Args:
-        input_size, slot_size: widths of tokens and slots.
         qkv_size: width of queries, keys and values; None: `slot_size`.
         num_iterations: rounds of attention and update.
-        num_heads: heads that compete separately; with more than one, their values are merged to the width of one head,
-            as the reference does.
-        mlp_size: hidden width of the residual perceptron behind the recurrent unit; None (SAVi): none.
+        num_heads: heads that compete separately; the values of several are projected to the width of one head, as in
+            the reference.
+        mlp_size: hidden width of the residual perceptron after the recurrent unit; None (SAVi): none.
         normalizer: turns the softmax over slots into weights over tokens.
         norm_eps: epsilon of the layer norms: flax's by default, 1e-3 in the Keras original.
-        full_bias: give the recurrent unit all of its hidden biases, as Keras and torch do and flax does not.
-        mlp_in_last: use the perceptron in the last round too; STEVE's original does not, so with one round never.
+        full_bias: give the recurrent unit all hidden biases, as in Keras and torch.
+        mlp_in_last: use the perceptron in the last round too; STEVE's original does not.
     """
 
     def __init__(
@@ -112,19 +110,19 @@ class SlotAttention(Corrector):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
 
     def project(self, tokens: Float[Tensor, "*b N C"]) -> Projected:
-        """Keys and values; they do not depend on the slots, so once is enough for all frames and rounds."""
+        """Keys and values."""
         tokens = self.norm_inputs(tokens)
         return Projected(self._heads(self.key(tokens)), self._heads(self.value(tokens)))
 
     def queries(self, slots: Float[Tensor, "B K D"]) -> Float[Tensor, "B h K d"]:
-        """What slots ask for, scaled for the softmax."""
+        """Queries of slots, scaled for the softmax."""
         queries = self._heads(self.query(self.norm_slots(slots)))
         return queries * queries.shape[-1] ** -0.5
 
     def attend(
         self, slots: Float[Tensor, "B K D"], inputs: Projected
     ) -> tuple[Float[Tensor, "B K d"], Float[Tensor, "B h K N"]]:
-        """One round: what each slot gathered, and the softmax over slots."""
+        """One round: each slot's weighted mean of values, and the softmax over slots."""
         attn = (self.queries(slots) @ inputs.keys.transpose(-1, -2)).softmax(dim=-2)
         gathered = self.normalizer(attn) @ inputs.values
         return self.merge(gathered.transpose(1, 2).flatten(2)), attn
@@ -132,23 +130,15 @@ class SlotAttention(Corrector):
     def update(
         self, slots: Float[Tensor, "B K D"], gathered: Float[Tensor, "B K d"]
     ) -> Float[Tensor, "B K D"]:
-        """Gated step from the old slots, and the residual perceptron where there is one."""
-        slots = self.gate(slots, gathered)
+        """Recurrent unit, then the residual perceptron where there is one."""
+        slots = self.gru(gathered, slots)
         return slots if self.mlp is None else slots + self.mlp(slots)
 
     def forward(self, state: State, inputs: Projected) -> Grouping:
         """All rounds on one frame. `attn` is the last round's."""
         slots = attn = state.slots
-        for update in self._updates():
+        for left in reversed(range(self.num_iterations)):
             gathered, attn = self.attend(slots, inputs)
-            slots = update(slots, gathered)
+            with_mlp = left > 0 or self.mlp_in_last
+            slots = self.update(slots, gathered) if with_mlp else self.gru(gathered, slots)
         return Grouping(slots, attn.squeeze(1) if self.num_heads == 1 else attn.mean(1), state.pose)
-
-    def _updates(self) -> list[Callable[[Tensor, Tensor], Tensor]]:
-        """Of each round."""
-        last = self.update if self.mlp_in_last else self.gate
-        return [*[self.update] * (self.num_iterations - 1), last]
-
-    def gate(self, slots: Float[Tensor, "B K D"], gathered: Float[Tensor, "B K d"]) -> Float[Tensor, "B K D"]:
-        """Gated step from the old slots alone."""
-        return self.gru(gathered, slots)

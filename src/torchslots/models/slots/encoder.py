@@ -1,4 +1,4 @@
-"""From frames to slots: the only loop over time in the project."""
+"""Encode frames to slots: the loop over time."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from torchslots.models.types import Clip, Conditioning, Grouping, Pose, State
 
 
 class FrameEncoder(nn.Module):
-    """An image to tokens: convolutions, positions, then a transform of the flattened map."""
+    """Encode an image to tokens: backbone, position embedding, transform of the flattened map."""
 
     def __init__(self, backbone: nn.Module, position: nn.Module, transform: nn.Module):
         super().__init__()
@@ -32,7 +32,7 @@ class SlotEncoder(nn.Module):
         initializer: a `Conditioning` to the first `State`.
         corrector: `project(tokens)` for all frames at once, then (state, projected frame) to a `Grouping`.
         predictor: (grouping, state) to the next `State`.
-        recompute: keep no activations of the encoder for the backward pass but compute them again.
+        recompute: compute the encoder's activations again in the backward pass, to save memory.
     """
 
     def __init__(
@@ -50,7 +50,6 @@ class SlotEncoder(nn.Module):
         self.recompute = recompute
 
     def tokens(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T N C"]:
-        """All frames at once."""
         frames = video.flatten(0, 1)
         if self.recompute and torch.is_grad_enabled():
             tokens = checkpoint(self.encoder, frames, use_reentrant=False)
@@ -65,27 +64,23 @@ class SlotEncoder(nn.Module):
         state: State | None = None,
         attn: bool = True,
     ) -> Clip:
-        """Slots of every frame. With `state`, go on where another slice ended and ignore the conditioning.
+        """Slots of every frame; a given `state` replaces the conditioning.
 
-        Without `attn` no attention is kept: the clip's is [B, T, K, 0].
+        Without `attn` the clip's attention is [B, T, K, 0].
         """
         inputs = self.corrector.project(self.tokens(video))
         current: State = self.initializer(conditioning) if state is None else state
         groups: list[Grouping] = []
         predicted: list[Tensor] = []
-        keep = _as_it_is if attn else _without_attn
         for frame in inputs.frames():
             group: Grouping = self.corrector(current, frame)
             current = self.predictor(group, current)
-            groups.append(keep(group))
+            groups.append(group if attn else _without_attn(group))
             predicted.append(current.slots)
         return _clip(groups, predicted, current)
 
     def roll_on(self, state: State, num_frames: int) -> Clip:
-        """Slots of frames that nobody sees: each is what was predicted for it, and the next is predicted from it.
-
-        There is no attention to tokens: `attn` is [B, T, K, 0].
-        """
+        """Predict `num_frames` slots [B, T, K, D] without observations; `attn` is [B, T, K, 0]."""
         groups: list[Grouping] = []
         predicted: list[Tensor] = []
         for _ in range(num_frames):
@@ -96,16 +91,11 @@ class SlotEncoder(nn.Module):
         return _clip(groups, predicted, state)
 
 
-def _as_it_is(group: Grouping) -> Grouping:
-    return group
-
-
 def _without_attn(group: Grouping) -> Grouping:
     return group._replace(attn=group.slots.new_zeros(*group.slots.shape[:2], 0))
 
 
 def _clip(groups: list[Grouping], predicted: list[Tensor], state: State) -> Clip:
-    """One account of all frames."""
     slots = torch.stack([group.slots for group in groups], 1)
     attn = torch.stack([group.attn for group in groups], 1)
     poses = merge_poses([group.pose for group in groups], partial(torch.stack, dim=1))
@@ -113,12 +103,10 @@ def _clip(groups: list[Grouping], predicted: list[Tensor], state: State) -> Clip
 
 
 def merge_poses(poses: Sequence[Pose | None], merge: Callable[[list[Tensor]], Tensor]) -> Pose | None:
-    """One frame of reference of many, part by part; None where there are none."""
+    """Poses merged part by part; None where there are none."""
     found = [pose for pose in poses if pose is not None]
     if not found:
         return None
-    position, scale, rotation = (
-        None if parts[0] is None else merge([part for part in parts if part is not None])
-        for parts in zip(*found)
-    )
-    return None if position is None else Pose(position, scale, rotation)
+    position, scale, rotation = (None if parts[0] is None else merge(list(parts)) for parts in zip(*found))
+    assert position is not None
+    return Pose(position, scale, rotation)

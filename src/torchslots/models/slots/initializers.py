@@ -1,4 +1,4 @@
-"""Where slots start: from the first frame's hint, from learned vectors, or from chance."""
+"""Initial slots: from the first frame's hint, learned, or sampled."""
 
 import torch
 from jaxtyping import Float, Int
@@ -14,10 +14,9 @@ from torchslots.models.types import Conditioning, State
 class FromBoxes(nn.Module):
     """Encode each first-frame box; one background slot, a box of zeros, comes first (SAVi, section 3.3).
 
-    Absent objects have boxes of zeros too, so their slots equal the background's and stay so.
+    Absent objects have boxes of zeros too: their slots are copies of the background's.
 
     Args:
-        hidden_size: width of the perceptron's hidden layer.
         centers: encode the boxes' centres (y, x) in place of their corners.
     """
 
@@ -27,7 +26,7 @@ class FromBoxes(nn.Module):
         self.mlp = mlp(2 if centers else 4, [hidden_size], slot_size)
 
     def forward(self, hint: Conditioning) -> State:
-        """Raises UserError where no boxes are given."""
+        """Raise UserError where no boxes are given."""
         if hint.boxes is None:
             raise UserError(
                 "This model starts from boxes in the first frame and got none. Give `boxes` [B, n, 4] as (ymin, xmin, "
@@ -39,14 +38,13 @@ class FromBoxes(nn.Module):
         return State(self.mlp(boxes), source=first_equal(boxes))
 
     def most_distinct(self, hint: Conditioning) -> int:
-        """Slots of the batch that may differ: one for each box that is not empty, and each clip's background."""
+        """Upper bound of a batch's distinct slots: one for each box that is not empty and each background."""
         return 0 if hint.boxes is None else int(hint.boxes.any(-1).sum()) + hint.batch_size
 
 
 def first_equal(hints: Float[Tensor, "B K C"]) -> Int[Tensor, "B K"]:
-    """For each slot the lowest slot with the same hint: itself, unless it is a copy."""
-    equal = (hints[:, :, None] == hints[:, None]).all(-1)
-    return equal.int().argmax(-1)
+    """For each slot the lowest slot with the same hint."""
+    return (hints[:, :, None] == hints[:, None]).all(-1).int().argmax(-1)
 
 
 class FromMasks(nn.Module):
@@ -63,7 +61,7 @@ class FromMasks(nn.Module):
         self.encoder, self.head, self.num_slots = encoder, head, num_slots
 
     def forward(self, hint: Conditioning) -> State:
-        """Raises UserError where no segmentation is given."""
+        """Raise UserError where no segmentation is given."""
         if hint.segmentation is None:
             raise UserError(
                 "This model starts from masks of the first frame and got none. Give `segmentations` (on the command "
@@ -78,7 +76,7 @@ class FromMasks(nn.Module):
         return State(slots, source=own * masks.any((-1, -2)))
 
     def most_distinct(self, hint: Conditioning) -> int:
-        """Slots of the batch that may differ: one for each id in its frame, and each clip's background."""
+        """Upper bound of a batch's distinct slots: one for each id in its frame and each background."""
         frames = () if hint.segmentation is None else hint.segmentation
         return sum(len(frame.unique()) for frame in frames) + hint.batch_size
 
@@ -91,7 +89,7 @@ class Learned(nn.Module):
         self.slots = nn.Parameter(torch.randn(num_slots, slot_size))
 
     def forward(self, hint: Conditioning) -> State:
-        """Raises UserError where another number of slots is asked for than was learned."""
+        """Raise UserError where another number of slots is asked for than was learned."""
         if hint.num_slots not in (None, self.slots.shape[0]):
             raise UserError(
                 f"This model has {self.slots.shape[0]} learned slots and cannot start with {hint.num_slots}. "
@@ -101,11 +99,11 @@ class Learned(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """Slots drawn from one normal distribution, anew in every call (Locatello et al. 2020, section 2.1).
+    """Slots sampled from one normal distribution in every call (Locatello et al. 2020, section 2.1).
 
     Args:
-        learned: learn the mean and the logarithm of the deviation, shared by all slots; otherwise a standard normal,
-            which has no weights (SAVi's unconditional variant).
+        learned: learn the mean and the log standard deviation, shared by all slots; otherwise a standard normal
+            distribution (SAVi's unconditional variant).
     """
 
     def __init__(self, num_slots: int, slot_size: int, *, learned: bool = True):
@@ -124,7 +122,5 @@ class Gaussian(nn.Module):
 
     def forward(self, hint: Conditioning) -> State:
         shape = (hint.batch_size, hint.num_slots or self.num_slots, self.mean.shape[0])
-        return State(self._place(sample_noise(hint, shape) if hint.noise is None else hint.noise))
-
-    def _place(self, noise: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
-        return self.mean + self.log_sigma.exp() * noise
+        noise = sample_noise(hint, shape) if hint.noise is None else hint.noise
+        return State(self.mean + self.log_sigma.exp() * noise)

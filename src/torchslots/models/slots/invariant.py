@@ -1,4 +1,4 @@
-"""Invariant Slot Attention: each slot sees tokens in its own frame of reference, which it fits to what it attends to.
+"""Invariant Slot Attention: each slot sees tokens relative to its pose, which is fitted to its attention.
 
 Biza et al., Invariant Slot Attention (ICML 2023).
 """
@@ -17,21 +17,16 @@ from torchslots.models.slots.attention import Corrector, SlotAttention
 from torchslots.models.types import Grouping, Pose, State
 
 Fit = Callable[[Float[Tensor, "B K N"], Float[Tensor, "B N 2"]], Pose]
-"""Weights over tokens and the tokens' places to each slot's frame."""
+"""Weights over tokens and the tokens' positions to each slot's pose."""
 Part = Literal["position", "scale", "rotation"]
 
 MIN_SCALE, MAX_SCALE = 1e-3, 2.0
-"""Range of a scale; the picture is 2 wide."""
+"""Range of a scale; images are 2 wide."""
 _EPS = 1e-8
 
 
-def fit_position(weights: Float[Tensor, "B K N"], grid: Float[Tensor, "B N 2"]) -> Float[Tensor, "B K 2"]:
-    """Centre of mass of what a slot attends to."""
-    return weights @ grid
-
-
 def fit_scale(weights: Float[Tensor, "B K N"], offsets: Float[Tensor, "B K N 2"]) -> Float[Tensor, "B K 2"]:
-    """Standard deviation of what a slot attends to, along each of its axes."""
+    """Standard deviation of a slot's attention along each of its axes."""
     variance = (weights + _EPS)[..., None, :] @ offsets.square()
     return variance.squeeze(-2).sqrt().clamp(MIN_SCALE, MAX_SCALE)
 
@@ -39,10 +34,10 @@ def fit_scale(weights: Float[Tensor, "B K N"], offsets: Float[Tensor, "B K N 2"]
 def fit_rotation(
     weights: Float[Tensor, "B K N"], offsets: Float[Tensor, "B K N 2"], *, limit: Literal[45, 90] = 45
 ) -> Float[Tensor, "B K 2 2"]:
-    """Principal axes of what a slot attends to.
+    """Principal axes of a slot's attention.
 
-    Axes have no sign and no order, so rules choose them: within 45 degrees of the picture's axes (a door is upright
-    and a car is flat), or within 90 with the longer one first. They jump where two choices meet.
+    Their sign and order are chosen: within 45 degrees of the image's axes, or within 90 with the longer one first. They
+    jump where two choices meet.
     """
     xy = offsets.flip(-1)
     covariance = (xy * weights[..., None]).transpose(-1, -2) @ xy
@@ -59,8 +54,7 @@ def _principal_axes(
 ) -> tuple[Float[Tensor, "*b 2"], Float[Tensor, "*b 2"]]:
     """Unit eigenvectors (x, y), that of the larger eigenvalue first.
 
-    Where the covariance of x and y vanishes they are the picture's axes; with `long_first` the larger one leads there
-    too.
+    Where the covariance of x and y vanishes they are the image's axes, in this order only with `long_first`.
     """
     xx, xy, yy = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
     spread = (4 * xy.square() + (xx - yy).square() + 1e-16).sqrt()
@@ -78,12 +72,12 @@ def _principal_axes(
 
 
 def fit_translation(weights: Float[Tensor, "B K N"], grid: Float[Tensor, "B N 2"]) -> Pose:
-    """Frames that move."""
-    return Pose(fit_position(weights, grid))
+    """Poses with positions: centres of mass of the attention."""
+    return Pose(weights @ grid)
 
 
 def fit_translation_scale(weights: Float[Tensor, "B K N"], grid: Float[Tensor, "B N 2"]) -> Pose:
-    """Frames that move and stretch."""
+    """Poses with positions and scales."""
     moved = fit_translation(weights, grid)
     return moved._replace(scale=fit_scale(weights, seen_from(grid, moved)))
 
@@ -91,7 +85,7 @@ def fit_translation_scale(weights: Float[Tensor, "B K N"], grid: Float[Tensor, "
 def fit_translation_rotation_scale(
     weights: Float[Tensor, "B K N"], grid: Float[Tensor, "B N 2"], *, limit: Literal[45, 90] = 45
 ) -> Pose:
-    """Frames that move, turn, and stretch along their own axes."""
+    """Poses with positions, rotations, and scales along the rotated axes."""
     moved = fit_translation(weights, grid)
     offsets = seen_from(grid, moved)
     rotation = fit_rotation(weights, offsets, limit=limit)
@@ -99,7 +93,7 @@ def fit_translation_rotation_scale(
 
 
 def detached(fit: Fit, parts: tuple[Part, ...]) -> Fit:
-    """The same frames without gradients through `parts`."""
+    """`fit` without gradients through `parts` of the poses."""
     return partial(_detached, fit=fit, parts=parts)
 
 
@@ -111,10 +105,10 @@ def _detached(weights: Tensor, grid: Tensor, *, fit: Fit, parts: tuple[Part, ...
 
 
 def first_frame(pose: Pose, *, centered: bool = False, fixed_scale: float | None = None) -> Pose:
-    """What an initializer gives, brought into range.
+    """An initializer's pose, clamped to its range.
 
     Args:
-        centered: start in the middle of the picture, whatever the initializer says.
+        centered: start in the middle of the image instead.
         fixed_scale: start with this scale; None: the initializer's.
     """
     position = pose.position * 0 if centered else pose.position.clamp(-1, 1)
@@ -125,11 +119,7 @@ def first_frame(pose: Pose, *, centered: bool = False, fixed_scale: float | None
 
 
 def statistics(pose: Pose, *, angle: bool = False) -> Float[Tensor, "*b K s"]:
-    """All numbers of a frame in the original's order: position, scale, rotation by rows.
-
-    Args:
-        angle: also the rotation's angle, which the original appends where slots are told their frame.
-    """
+    """All values of a pose in the original's order: position, scale, rotation by rows, with `angle` also its angle."""
     parts = [pose.position]
     if pose.scale is not None:
         parts.append(pose.scale)
@@ -141,43 +131,40 @@ def statistics(pose: Pose, *, angle: bool = False) -> Float[Tensor, "*b K s"]:
 
 
 class Placed(NamedTuple):
-    """Keys, values and places of one frame's tokens, or of all frames' with T behind B."""
+    """Keys, values and positions of one frame's tokens, or of all frames' with T behind B."""
 
     keys: Laid
     values: Laid | Float[Tensor, "*b N d"]
     grid: Float[Tensor, "*b N 2"]
 
     def frames(self) -> "list[Placed]":
-        """Those of each frame."""
         return [Placed(*parts) for parts in zip(*map(_unbound, self))]
 
 
 def _unbound(part: Laid | Tensor) -> Sequence[Laid | Tensor]:
-    """A part's frames."""
-    return (
-        part.unbind(1)
-        if isinstance(part, Tensor)
-        else [Laid(*each) for each in zip(*(x.unbind(1) for x in part))]
-    )
+    """Split a part into frames."""
+    if isinstance(part, Tensor):
+        return part.unbind(1)
+    return [Laid(*each) for each in zip(*(values.unbind(1) for values in part))]
 
 
 class InvariantSlotAttention(Corrector):
-    """Slot attention whose slots carry frames of reference (Biza et al. 2023).
+    """Slot attention whose slots have poses (Biza et al. 2023).
 
-    The last two channels of a token are where it is; the features before them go through the core's projections. There
-    is one round more than the core has: the last one fits the frames to the attention and leaves the slots.
+    The last two channels of a token are its position; the features before them go through the core's projections. There
+    is one round more than the core has: the last one fits the poses and does not change the slots.
 
     Args:
         core: projections, normalizer and update of slot attention with one head, built for tokens without their last
             two channels.
-        grid_encoder: mixes places as a slot sees them into keys, and into values.
-        fit: which frames; `fit_translation`, `fit_translation_scale`, `fit_translation_rotation_scale`.
-        start: brings the initializer's frames into range.
+        grid_encoder: adds positions relative to a slot to keys, and to values.
+        fit: `fit_translation`, `fit_translation_scale` or `fit_translation_rotation_scale`.
+        start: applied to the initializer's poses.
         scale_factor: as in `seen_from`; the decoder's must be the same.
-        relative_values: whether values, too, hold places as the slot sees them (the paper); otherwise only keys do.
+        relative_values: add relative positions to values too (the paper); otherwise only to keys.
         temperature: divides attention logits.
-        tell: maps slots with the statistics of their frames appended to slots, before each update; None: slots never
-            learn where they are, which is what makes them invariant.
+        tell: maps slots with the statistics of their poses appended to slots, before each update; None: slots stay
+            independent of their poses. Its weights are saved under this name.
     """
 
     def __init__(
@@ -199,17 +186,16 @@ class InvariantSlotAttention(Corrector):
         self.scale_factor, self.relative_values, self.temperature = scale_factor, relative_values, temperature
 
     def project(self, tokens: Float[Tensor, "*b N C"]) -> Placed:
-        """What does not depend on the slots, for all frames at once."""
         projected = self.core.project(tokens[..., :-2])
         keys, values = projected.keys.squeeze(-3), projected.values.squeeze(-3)
         lay = self.grid_encoder.lay
         return Placed(lay(keys), lay(values) if self.relative_values else values, tokens[..., -2:])
 
     def rounds(self, state: State, inputs: Placed) -> Iterator[Grouping]:
-        """Slots, attention and frames after each round; the last round leaves the slots."""
+        """Slots, attention and poses after each round."""
         if state.pose is None:
             raise ValueError(
-                "Invariant slot attention needs frames of reference: wrap its initializer in WithPoses."
+                "Invariant slot attention needs slots with poses: wrap its initializer in WithPoses."
             )
         slots, pose = state.slots, self.start(state.pose)
         for i in range(self.core.num_iterations + 1):
@@ -218,7 +204,9 @@ class InvariantSlotAttention(Corrector):
             with torch.autocast(slots.device.type, enabled=False):
                 pose = self.fit(at_least_single(weights), at_least_single(inputs.grid))
             if i < self.core.num_iterations:
-                slots = self.core.update(self._told(slots, pose), self._gather(weights, inputs.values, seen))
+                slots = self.core.update(
+                    self._with_pose(slots, pose), self._gather(weights, inputs.values, seen)
+                )
             yield Grouping(slots, attn, pose)
 
     def _attend(
@@ -240,9 +228,9 @@ class InvariantSlotAttention(Corrector):
             return weights @ values
         return self.grid_encoder.gather(self.grid_encoder.hidden(values, seen), weights)
 
-    def _told(self, slots: Float[Tensor, "B K D"], pose: Pose) -> Float[Tensor, "B K D"]:
+    def _with_pose(self, slots: Float[Tensor, "B K D"], pose: Pose) -> Float[Tensor, "B K D"]:
         return slots if self.tell is None else self.tell(torch.cat([slots, statistics(pose, angle=True)], -1))
 
     def forward(self, state: State, inputs: Placed) -> Grouping:
-        """All rounds on one frame; what the last one leaves."""
+        """All rounds on one frame; the result of the last."""
         return deque(self.rounds(state, inputs), maxlen=1).pop()

@@ -1,4 +1,4 @@
-"""Where the poses of slots start: sampled in every call, or learned (Invariant Slot Attention)."""
+"""Initial poses of slots: sampled in every call, or learned (Invariant Slot Attention)."""
 
 import math
 from typing import Literal
@@ -11,15 +11,16 @@ from torchslots.models.slots.seeding import sample_noise
 from torchslots.models.types import Conditioning, Pose, State
 
 Invariance = Literal["translation", "scale", "rotation"]
-"""What a pose holds: positions; positions and scales; positions, scales and rotations."""
+"""Parts of a pose: position; position and scale; position, scale and rotation."""
 
 
 class WithPoses(nn.Module):
-    """Slots from one initializer, their poses from another part.
+    """Combine an initializer of slots with an initializer of poses.
 
     Args:
         slots: a `Conditioning` to a `State` without poses.
-        frames: (conditioning, number of slots) to a `Pose`; not asked where the conditioning brings one.
+        frames: (conditioning, number of slots) to a `Pose`; not used where the conditioning has one. Its weights are
+            saved under this name.
     """
 
     def __init__(self, slots: nn.Module, frames: nn.Module):
@@ -33,19 +34,18 @@ class WithPoses(nn.Module):
 
 
 def rotation_from_angle(angle: Float[Tensor, "*b"]) -> Float[Tensor, "*b 2 2"]:
-    """[[cos, sin], [-sin, cos]] of an angle in radians; the transpose of the usual matrix, as the original has it."""
+    """[[cos, sin], [-sin, cos]] of an angle in radians: the transpose of the usual matrix, as in the original."""
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2))
 
 
 class SampledPoses(nn.Module):
-    """Positions uniform over the picture, scales normal around 0.1, rotations uniform within 45 degrees.
+    """Positions uniform over the image, scales normal around 0.1, rotations uniform within 45 degrees.
 
     Args:
-        invariance: the last part that is sampled; those before it are, too.
-        scales: `independent` scales, or scales `correlated` with the positions: the released code samples both with one
-            random key, so that scale = 0.1 + 0.1 * sqrt(2) * erfinv(position), which is normal too. The released code
-            does so where there is no rotation.
+        invariance: the parts that are sampled.
+        scales: `independent` of the positions, or `correlated`: without rotation the released code samples both with
+            one random key, so that scale = 0.1 + 0.1 * sqrt(2) * erfinv(position), which is normal too.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ def _independent_scale(hint: Conditioning, position: Float[Tensor, "B K 2"]) -> 
 
 
 def _correlated_scale(hint: Conditioning, position: Float[Tensor, "B K 2"]) -> Float[Tensor, "B K 2"]:
-    """The normal number with the same place in its distribution; never infinite."""
+    """The same quantile of a normal distribution, kept finite."""
     return 0.1 + 0.1 * math.sqrt(2) * torch.erfinv(position.clamp(min=-1 + torch.finfo(position.dtype).eps))
 
 
 class LearnedPoses(nn.Module):
-    """One learned pose for each slot, the same for every clip; angles are kept within 45 degrees by a tanh."""
+    """One learned pose for each slot, the same for every clip; a tanh bounds angles to 45 degrees."""
 
     def __init__(self, num_slots: int, invariance: Invariance):
         super().__init__()

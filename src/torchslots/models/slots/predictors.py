@@ -1,5 +1,4 @@
-"""What slots do between two frames. A predictor maps a frame's grouping and the state before it to the state that
-starts the next frame."""
+"""Predictors map a frame's grouping and the state before it to the state of the next frame."""
 
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from torchslots.models.types import Grouping, State
 
 
 class IdentityPredictor(nn.Module):
-    """Slots stay what they are: images, and video without dynamics."""
+    """Leave slots unchanged: images, and video without dynamics."""
 
     def forward(self, group: Grouping, state: State) -> State:
         return State(group.slots, group.pose, source=state.source)
@@ -44,7 +43,7 @@ class ModulePredictor(nn.Module):
 
 
 class Recurrence(NamedTuple):
-    """What `LSTMPredictor` remembers of each slot, and of how many frames."""
+    """Memory of `LSTMPredictor`: each slot's hidden and cell state, and the number of frames so far."""
 
     hidden: Float[Tensor, "B K M"]
     cell: Float[Tensor, "B K M"]
@@ -52,13 +51,12 @@ class Recurrence(NamedTuple):
 
 
 class LSTMPredictor(nn.Module):
-    """Slots attend to each other, then each goes through a recurrent unit of its own (LSTM) over time.
+    """A block over the slots of a frame, then an LSTM over time for each slot.
 
     Args:
         block: maps a frame's slots [B, K, D] to [B, K, D].
         hidden_size: width of the recurrent unit.
-        truncate_every: no gradient flows back through more than so many frames: at every such frame, slots and memory
-            are cut off from what made them. None: it flows through the whole clip.
+        truncate_every: frames after which slots and memory are detached; None: gradients flow through the whole clip.
     """
 
     def __init__(
@@ -70,15 +68,10 @@ class LSTMPredictor(nn.Module):
         self.out = nn.Linear(hidden_size, slot_size)
         self.truncate_every = truncate_every
 
-    def _remembered(self, slots: Float[Tensor, "B K D"], memory: Recurrence | None) -> Recurrence:
-        if memory is not None:
-            return memory
-        empty = slots.new_zeros(*slots.shape[:2], self.cell.hidden_size)
-        return Recurrence(empty, empty, 0)
-
     def forward(self, group: Grouping, state: State) -> State:
         slots = group.slots
-        hidden, cell, done = self._remembered(slots, state.memory)
+        empty = slots.new_zeros(*slots.shape[:2], self.cell.hidden_size)
+        hidden, cell, done = state.memory or Recurrence(empty, empty, 0)
         if self.truncate_every and done and done % self.truncate_every == 0:
             slots, hidden, cell = slots.detach(), hidden.detach(), cell.detach()
         found = self.cell(self.block(slots).flatten(0, 1), (hidden.flatten(0, 1), cell.flatten(0, 1)))

@@ -1,4 +1,4 @@
-"""Random numbers that a model starts from: for a whole batch, or for each clip from a source of its own."""
+"""Random numbers for initial slots: from one generator for a batch, or one for each clip."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from torchslots.models.types import Batch, Conditioning
 def sample_noise(
     hint: Conditioning, shape: tuple[int, ...], sample: Callable[..., Tensor] = torch.randn
 ) -> Tensor:
-    """Numbers of `shape`, the batch first, on the device of `hint`.
+    """Random numbers of `shape`, the batch first, on the device of `hint`.
 
-    With one generator for each clip a clip's numbers depend on its generator alone, not on the batch that it is in. A
-    generator on another device draws there, so that one on the CPU gives the same numbers to every machine.
+    With one generator for each clip, a clip's numbers do not depend on the batch. A generator samples on its own
+    device, so that one on the CPU gives the same numbers on every machine.
 
     Args:
         sample: `torch.randn` or `torch.rand`.
@@ -30,18 +30,18 @@ def sample_noise(
 
 
 def seeded(batch: Batch, seed: int, first: int = 0) -> Batch:
-    """The batch with a source of random numbers for each clip, unless it brings one.
+    """The batch with a generator for each clip, unless it has one.
 
-    A clip's numbers depend on `seed` and on its name alone, whatever batch, process or device it is in.
+    A clip's random numbers depend on `seed` and on its name alone, whatever batch, process or device it is in.
 
     Args:
-        first: number of the first clip, its name where the batch has none.
+        first: index of the first clip, used where the batch has no names.
     """
     names = batch.get("name") or [f"clip {first + row}" for row in range(len(batch["video"]))]
     return {"generator": [_generator(seed, name) for name in names]} | batch
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
-    """On the CPU, so that every device sees the same draws."""
+    """A generator on the CPU, so that samples are the same for every device."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))

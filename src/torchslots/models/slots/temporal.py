@@ -1,6 +1,6 @@
-"""Slots that remember: STATM's predictor, which attends over slots and over all frames so far (Li et al. 2025).
+"""STATM's predictor, which attends over slots and over all frames so far (Li et al. 2025).
 
-How the originals call the fusions of space and time, of which every released configuration uses the second:
+The fusions of space and time and their names in the original, whose released configurations all use the second:
 
 | here | original | space and time |
 |---|---|---|
@@ -26,19 +26,18 @@ from torchslots.models.types import Grouping, State
 
 
 class Memory(NamedTuple):
-    """Keys and values of the corrected slots of t frames. A frame's never change, so they are projected once."""
+    """Keys and values of the corrected slots of t frames, each projected once."""
 
     keys: Float[Tensor, "B K h t d"]
     values: Float[Tensor, "B K h t d"]
 
     @property
     def num_frames(self) -> int:
-        """Frames that are remembered."""
         return self.keys.shape[-2]
 
 
 def remembering(memory: Memory | None, entry: Memory, max_frames: int | None = None) -> Memory:
-    """The memory with one more frame, and without the oldest where it would hold more than `max_frames`."""
+    """The memory with one more frame, and at most the latest `max_frames`."""
     if memory is None:
         return entry
     first = 0 if max_frames is None else max(memory.num_frames + 1 - max_frames, 0)
@@ -47,7 +46,7 @@ def remembering(memory: Memory | None, entry: Memory, max_frames: int | None = N
 
 
 def forget(state: State) -> State:
-    """The state without its memory: the published evaluation code starts every slice of frames this way."""
+    """The state without its memory, as the published evaluation code starts every slice."""
     return state._replace(memory=None)
 
 
@@ -56,7 +55,7 @@ class History(nn.Module, ABC):
 
     Args:
         attention: between slots and memory.
-        norm: what slots go through before they are remembered.
+        norm: applied to slots before they are remembered.
     """
 
     def __init__(self, attention: MultiHeadAttention, norm: nn.Module):
@@ -64,7 +63,6 @@ class History(nn.Module, ABC):
         self.attention, self.norm = attention, norm
 
     def entry(self, slots: Float[Tensor, "B K D"]) -> Memory:
-        """One frame as it is remembered."""
         return Memory(*self.attention.project(self.norm(slots)[:, :, None]))
 
     def forward(self, x: Float[Tensor, "B K D"], memory: Memory) -> Float[Tensor, "B K D"]:
@@ -72,18 +70,18 @@ class History(nn.Module, ABC):
 
     @abstractmethod
     def arrange(self, x: Float[Tensor, "B K D"], memory: Memory) -> tuple[Float[Tensor, "n q D"], Context]:
-        """Who asks, and what may be looked at."""
+        """Queries, and the context they attend to."""
 
 
 class OwnHistory(History):
-    """Each slot looks at what it was itself."""
+    """Each slot attends to its own past."""
 
     def arrange(self, x: Float[Tensor, "B K D"], memory: Memory) -> tuple[Float[Tensor, "B*K 1 D"], Context]:
         return x.flatten(0, 1)[:, None], Context(memory.keys.flatten(0, 1), memory.values.flatten(0, 1))
 
 
 class EveryHistory(History):
-    """Each slot looks at what all slots were, frame after frame."""
+    """Each slot attends to the past of all slots."""
 
     def arrange(self, x: Float[Tensor, "B K D"], memory: Memory) -> tuple[Float[Tensor, "B K D"], Context]:
         keys, values = (part.permute(0, 2, 3, 1, 4).flatten(2, 3) for part in memory)
@@ -91,7 +89,7 @@ class EveryHistory(History):
 
 
 class Residual(nn.Module):
-    """Layers side by side within one residual sum, normalised behind it or, with `pre_norm`, in front of each layer."""
+    """Parallel layers in one residual sum, normalised after it or, with `pre_norm`, before each layer."""
 
     def __init__(self, size: int, pre_norm: bool, num_layers: int = 1):
         super().__init__()
@@ -110,12 +108,11 @@ class Residual(nn.Module):
 
 
 class Fusion(nn.Module, ABC):
-    """Attention over space and over time, and a perceptron; how they meet is the subclass's.
+    """Attention over space and over time, and a perceptron; subclasses combine them.
 
     Args:
-        size, qkv_size, mlp_size: widths of slots, of queries, keys and values, of the perceptron's hidden layer.
         norm_memory: normalise slots before they are remembered.
-        history: what of the past a slot looks at.
+        history: the past that a slot attends to.
     """
 
     def __init__(
@@ -140,7 +137,7 @@ class Fusion(nn.Module, ABC):
 
 
 class SpaceThenTime(Fusion):
-    """Slots attend to each other, then each to its past, which, unlike in the other fusions, is never normalised."""
+    """Slots attend to each other, then each to its past, which is never normalised."""
 
     def __init__(self, size: int, *, num_heads: int, qkv_size: int, mlp_size: int, pre_norm: bool = False):
         super().__init__(size, num_heads=num_heads, qkv_size=qkv_size, mlp_size=mlp_size, norm_memory=False)
@@ -153,7 +150,7 @@ class SpaceThenTime(Fusion):
 
 
 class ParallelFusion(Fusion):
-    """Space and time side by side; both keep the slots' residual, so that their sum holds it twice."""
+    """Space and time in parallel, each with its residual, so that their sum has it twice."""
 
     def __init__(
         self,
@@ -197,7 +194,7 @@ class TimeThenSpace(Fusion):
 
 
 class SharedResidual(Fusion):
-    """Space and time side by side within one residual sum."""
+    """Space and time in parallel in one residual sum."""
 
     def __init__(self, size: int, *, num_heads: int, qkv_size: int, mlp_size: int, pre_norm: bool = False):
         super().__init__(
@@ -212,16 +209,14 @@ class SharedResidual(Fusion):
 
 
 all_slots = partial(ParallelFusion, history=EveryHistory)
-"""`ParallelFusion`, with all slots of the past in view of each. The original's does so only without `pre_norm`."""
+"""`ParallelFusion` with attention to the past of all slots; the original does so only without `pre_norm`."""
 
 
 class MemoryPredictor(nn.Module):
-    """Predict from all frames so far (STATM): the state's memory takes in each frame, then slots look back.
+    """Predict from all frames so far (STATM).
 
     Args:
-        fusion: how space and time meet.
-        max_frames: frames that are remembered, the current one included, so that a stream of any length runs in
-            constant memory; None: all, as in the original.
+        max_frames: frames that are remembered, the current one included; None: all, as in the original.
     """
 
     def __init__(self, fusion: Fusion, *, max_frames: int | None = None):
@@ -230,7 +225,11 @@ class MemoryPredictor(nn.Module):
         self.bound(max_frames)
 
     def bound(self, max_frames: int | None) -> None:
-        """Change how many frames are remembered from now on; no weight depends on it."""
+        """Change how many frames are remembered; no weight depends on it.
+
+        Raises:
+            ValueError: fewer than one.
+        """
         if max_frames is not None and max_frames < 1:
             raise ValueError(f"max_frames {max_frames} must be at least 1: the current frame is remembered.")
         self.max_frames = max_frames

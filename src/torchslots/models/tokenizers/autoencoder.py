@@ -1,4 +1,4 @@
-"""The convolutional pyramids around a picture's latent: residual blocks by level, attention in the middle.
+"""The convolutional pyramids around an image's latent: residual blocks by level, attention in the middle.
 
 The autoencoder of latent diffusion (Rombach et al. 2022; SlotDiffusion keeps it), from the blocks of
 `diffusers`. Its own `Encoder` and `Decoder` are not used: they tie the first convolution's width to the first level's,
@@ -25,7 +25,7 @@ def encoder(
     num_groups: int = 32,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Pictures [n, 3, H, W] to [n, latent_channels, h, w], halved between levels.
+    """Images [n, 3, H, W] to [n, latent_channels, h, w], halved between levels.
 
     Args:
         channels: width of the stem; level i has `channels * multipliers[i]`.
@@ -62,7 +62,7 @@ def decoder(
     num_groups: int = 32,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """[n, latent_channels, h, w] to pictures [n, 3, H, W]: the encoder's mirror with one more block in each level.
+    """[n, latent_channels, h, w] to images [n, 3, H, W]: the encoder's mirror with one more block in each level.
 
     Levels are counted as the encoder's, 0 at full size, and run from the last to the first.
     """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchslots.models.types import Batch
 from torchslots.models.weights import save_pretrained
 
-PictureError = Callable[[Tensor, Tensor], Tensor]
+ImageLoss = Callable[[Tensor, Tensor], Tensor]
 """Decoded and true images [n, 3, H, W] to a loss."""
 
 
@@ -34,7 +34,7 @@ class Tokenizer(nn.Module, ABC):
         """
 
     @abstractmethod
-    def reconstruct(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
+    def reconstruct(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
         """Encode and decode, as in evaluation: nothing sampled, nothing soft."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

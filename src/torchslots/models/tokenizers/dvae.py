@@ -1,4 +1,4 @@
-"""STEVE's discrete VAE: a picture as a map of tokens, each of which sees its own 4x4 pixels alone.
+"""STEVE's discrete VAE: an image as a map of tokens, each of which sees its own 4x4 pixels alone.
 
 Singh, Wu, Ahn, Simple Unsupervised Object-Centric Learning for Complex and Naturalistic Videos (NeurIPS 2022), after
 DALL-E's (Ramesh et al. 2021); in the form that SlotDiffusion's authors train first and freeze for their STEVE.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchslots.models.layers.ranges import to_signed
-from torchslots.models.tokenizers.base import PictureError, Tokenizer
+from torchslots.models.tokenizers.base import ImageLoss, Tokenizer
 from torchslots.models.types import Batch
 
 PATCH = 4
@@ -25,12 +25,12 @@ class DVAE(Tokenizer):
     """Encoder to scores over a vocabulary, decoder from one-hot or soft choices.
 
     Args:
-        encoder: pictures [n, 3, H, W] to scores [n, V, h, w].
-        decoder: choices [n, V, h, w] to pictures.
+        encoder: images [n, 3, H, W] to scores [n, V, h, w].
+        decoder: choices [n, V, h, w] to images.
         vocabulary: V, how many tokens there are.
         temperature: of the soft choice, from the number of finished updates (None: training is over).
         hard: choose one token in training, too; gradients as if the choice were soft.
-        error: of painted pictures, given the true ones.
+        error: of painted images, given the true ones.
         config: the numbers it was built from, for saving.
     """
 
@@ -42,7 +42,7 @@ class DVAE(Tokenizer):
         vocabulary: int,
         temperature: Callable[[int | None], float],
         hard: bool = False,
-        error: PictureError = F.mse_loss,
+        error: ImageLoss = F.mse_loss,
         config: Any = None,
     ):
         super().__init__()
@@ -50,22 +50,22 @@ class DVAE(Tokenizer):
         self.encoder, self.decoder, self.vocabulary = encoder, decoder, vocabulary
         self.temperature, self.hard, self.config = temperature, hard, config
 
-    def logits(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n V h w"]:
+    def logits(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n V h w"]:
         """Scores of the tokens, not normalised."""
-        return self.encoder(pictures)
+        return self.encoder(images)
 
-    def codes(self, pictures: Float[Tensor, "n 3 H W"]) -> Int[Tensor, "n N"]:
+    def codes(self, images: Float[Tensor, "n 3 H W"]) -> Int[Tensor, "n N"]:
         """The likeliest token of each place, row by row."""
-        return self.logits(pictures).argmax(1).flatten(1)
+        return self.logits(images).argmax(1).flatten(1)
 
     def decode(self, choices: Float[Tensor, "n V h w"]) -> Float[Tensor, "n 3 H W"]:
-        """Pictures of choices that sum to one over the vocabulary; not clamped."""
+        """Images of choices that sum to one over the vocabulary; not clamped."""
         return self.decoder(choices)
 
     def decode_codes(
         self, codes: Int[Tensor, "n N"], grid: tuple[int, int] | None = None
     ) -> Float[Tensor, "n 3 H W"]:
-        """Pictures of tokens, row by row.
+        """Images of tokens, row by row.
 
         Args:
             grid: rows and columns of tokens; None: as many of each.
@@ -74,8 +74,8 @@ class DVAE(Tokenizer):
         chosen = one_hot(codes.unflatten(1, (rows, columns)), self.vocabulary)
         return self.decode(chosen.to(next(self.decoder.parameters()).dtype))
 
-    def reconstruct(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
-        logits = self.logits(pictures)
+    def reconstruct(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
+        logits = self.logits(images)
         return self.decode(one_hot(logits.argmax(1), self.vocabulary).to(logits.dtype))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -83,10 +83,10 @@ class DVAE(Tokenizer):
 
         `batch["exponential"]`, E draws like the scores, replaces what is drawn from torch's generator.
         """
-        pictures = to_signed(batch["video"].flatten(0, 1))
+        images = to_signed(batch["video"].flatten(0, 1))
         tau = self.temperature(batch.get("step"))
-        chosen = gumbel_softmax(self.logits(pictures), tau, batch.get("exponential"), self.hard)
-        return {"recon": self.error(self.decode(chosen), pictures)}
+        chosen = gumbel_softmax(self.logits(images), tau, batch.get("exponential"), self.hard)
+        return {"recon": self.error(self.decode(chosen), images)}
 
 
 def cosine_temperature(step: int | None, *, start: float, end: float, num_steps: float) -> float:
@@ -141,7 +141,7 @@ class ConvBlock(nn.Sequential):
 
 
 def patch_encoder(vocabulary: int, channels: int = 64, norm: bool = True) -> nn.Sequential:
-    """Pictures to scores, one 4x4 patch at a time: nothing mixes places.
+    """Images to scores, one 4x4 patch at a time: nothing mixes places.
 
     Args:
         norm: group norm behind each convolution but the last.
@@ -152,7 +152,7 @@ def patch_encoder(vocabulary: int, channels: int = 64, norm: bool = True) -> nn.
 
 
 def patch_decoder(vocabulary: int, channels: int = 64, norm: bool = True) -> nn.Sequential:
-    """Choices to pictures: twice a 3x3 convolution and a doubling of the sides; no squashing behind.
+    """Choices to images: twice a 3x3 convolution and a doubling of the sides; no squashing behind.
 
     Args:
         norm: group norm behind each convolution but the last.
