@@ -23,6 +23,7 @@ from torchslots.hub import load_model
 from torchslots.io.errors import UserError
 from torchslots.models.slots.initializers import Gaussian
 from torchslots.models.slots.temporal import Fusion, Memory, remembering
+from torchslots.models.types import Conditioning
 from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
 from torchslots.recipes.savi import SaviConfig
@@ -141,7 +142,8 @@ def test_recorded_draws_with_a_learned_mean(golden: Path) -> None:
     prefix = "slot_encoder.initializer."
     slots.load_state_dict({name.removeprefix(prefix): value for name, value in ours.items()})
     noise = (torch.from_numpy(case["out"]) - slots.mean.detach()) / slots.log_sigma.detach().exp()
-    (slots._place(noise) * torch.from_numpy(case["grad_proj"])).sum().backward()
+    hint = Conditioning(len(noise), noise.device, noise=noise)
+    (slots(hint).slots * torch.from_numpy(case["grad_proj"])).sum().backward()
     tensors = {
         f"{prefix}{name}": value.grad for name, value in slots.named_parameters() if value.grad is not None
     }
