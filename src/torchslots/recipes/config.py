@@ -37,35 +37,44 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam, its schedule and its clipping."""
+    """Adam, its schedule and its clipping; AdamW where weights decay."""
 
     learning_rate: float = 2e-4
     """Peak learning rate, reached after warm-up."""
     warmup_steps: float = 2500
-    """Steps of linear warm-up from `min_learning_rate`; may be a part of a step, such as 2.5 % of 173."""
+    """Steps of linear warm-up; may be a part of a step, such as 2.5 % of 173."""
     num_steps: int = 100_000
     """Training steps in all."""
     max_grad_norm: float | None = 0.05
     """Norm of all gradients together to which they are clipped; None: not clipped."""
     ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, used for evaluation; None: no average."""
-    schedule: Literal["cosine", "exponential"] = "cosine"
-    """After warm-up: a half cosine to `min_learning_rate` at `num_steps`; or `decay_rate` for every `decay_steps`, from
-    step 0."""
+    schedule: Literal["cosine", "exponential", "exponential_after_warmup", "cosine_from_half"] = "cosine"
+    """After warm-up: a half cosine to `min_learning_rate` at `num_steps`; `decay_rate` for every `decay_steps`, from
+    step 0; the same from the end of warm-up on; or a half cosine to `min_learning_rate` in the last step, with a
+    warm-up from zero whose steps count from a half."""
     decay_rate: float = 0.5
-    """Factor of the exponential schedule for every `decay_steps`."""
+    """Factor of the exponential schedules for every `decay_steps`."""
     decay_steps: int = 100_000
-    """Steps in which the exponential schedule falls by `decay_rate`; it falls a little in each."""
+    """Steps in which the exponential schedules fall by `decay_rate`; they fall a little in each."""
     epsilon_hat: bool = False
     """Adam's epsilon is added before the bias of the second moment is corrected, as Keras does (Kingma and Ba 2015,
     end of section 2)."""
     min_learning_rate: float = 0.0
-    """Rate that warm-up starts from and the cosine falls to, of all parts of the model."""
+    """Rate that the cosine falls to, of all parts of the model; where it ends at `num_steps`, also the rate that warm-up
+    starts from."""
     decoder_learning_rate: float | None = None
     """Peak for the decoder's parameters; None: `learning_rate`."""
     tokenizer_learning_rate: float | None = None
     """Rate, the same at every step, of a tokenizer that is trained together with the slots; None: the decoder's. One
     that was trained before is frozen, and has none."""
+    backbone_learning_rate: float | None = None
+    """Peak for the last block of a vision transformer that is tuned; None: `learning_rate` for all of it."""
+    backbone_layer_decay: float = 1.0
+    """Factor of the backbone's rate for each block below the last; what is below the first block has its rate."""
+    backbone_weight_decay: float = 0.0
+    """Decay of the backbone's matrices and kernels by this part of the rate in each step (AdamW); biases, norms, scales,
+    positions and the class token do not decay."""
     clip_norm: Literal["l2", "inf"] = "l2"
     """Which norm `max_grad_norm` bounds: the root of the sum of squares, or the largest entry."""
 
