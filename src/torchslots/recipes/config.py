@@ -61,8 +61,8 @@ class OptimConfig:
     """Adam's epsilon is added before the bias of the second moment is corrected, as Keras does (Kingma and Ba 2015,
     end of section 2)."""
     min_learning_rate: float = 0.0
-    """Rate that the cosine falls to, of all parts of the model; where it ends at `num_steps`, also the rate that warm-up
-    starts from."""
+    """Rate that the cosine falls to, of all parts of the model; where it does so at `num_steps`, also the rate that
+    warm-up starts from."""
     decoder_learning_rate: float | None = None
     """Peak for the decoder's parameters; None: `learning_rate`."""
     tokenizer_learning_rate: float | None = None
@@ -73,7 +73,7 @@ class OptimConfig:
     backbone_layer_decay: float = 1.0
     """Factor of the backbone's rate for each block below the last; what is below the first block has its rate."""
     backbone_weight_decay: float = 0.0
-    """Decay of the backbone's matrices and kernels by this part of the rate in each step (AdamW); biases, norms, scales,
+    """Decay of the backbone's matrices and kernels in each step, as a part of the rate (AdamW); biases, norms, scales,
     positions and the class token do not decay."""
     clip_norm: Literal["l2", "inf"] = "l2"
     """Which norm `max_grad_norm` bounds: the root of the sum of squares, or the largest entry."""
