@@ -5,6 +5,7 @@ and renumbers objects, for all of them alike.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -189,7 +190,8 @@ class Clips:
         else:
             start, length = self._frames[index].start, len(self._frames[index])
         stored = self._read(example, start, min(start + length, example.num_frames))
-        return {**example.finish(stored, self.config, length, rng), "name": self.name(index)}
+        finished = example.finish(stored, self.config, length, rng)
+        return {**without_overlaps(finished, self.name(index), index), "name": self.name(index)}
 
     def stored(self, index: int) -> Sample:
         """A whole video before windowing, cropping, resizing and colouring; what `finish_clip` takes.
@@ -204,7 +206,7 @@ class Clips:
         """Frames as tensors, channels first, with as many rows of objects as the recipe has."""
         stored = _tensors(example.read(start, stop))
         keys, rows = {*self.config.keys}, self.config.max_instances
-        keys |= {"ignore"} if "segmentations" in keys else set()
+        keys |= {"ignore", "overlaps"} if "segmentations" in keys else set()
         sample = {key: value for key, value in stored.items() if key.removesuffix("_range") in keys}
         if "boxes" in keys and "boxes" not in stored and "segmentations" in stored:
             sample["boxes"] = transforms.mask_boxes(stored["segmentations"], rows)
@@ -214,6 +216,33 @@ class Clips:
         frames = (stop - start, *transforms.frame_size(stored))
         sample["padding_mask"] = torch.ones(frames, dtype=torch.bool)
         return sample if example.keep_ids else transforms.limit_instances(sample, rows)
+
+
+class Overlap(CorruptRecord):
+    """Two instances on one pixel, where the recipe allows none."""
+
+    def __init__(self, file: Path, record: int, reason: str) -> None:
+        UserError.__init__(
+            self,
+            f"{file}: {reason}. Count no pixels of several instances with `--data.overlaps ignore`, or leave such "
+            "examples out with --skip-corrupt.",
+        )
+        self.file, self.record, self.reason = file, record, reason
+
+
+def without_overlaps(sample: Sample, name: str, index: int) -> Sample:
+    """The sample without the map of overlaps, which must be empty.
+
+    Raises:
+        Overlap: two annotations overlap; says which.
+    """
+    found = transforms.overlapping(sample)
+    if found is not None:
+        frame, first, second = found
+        raise Overlap(
+            Path(name), index, f"annotations {first} and {second} overlap in frame {frame} of this clip"
+        )
+    return {key: value for key, value in sample.items() if key != "overlaps"}
 
 
 def _stored_keys(source: Source, config: DataConfig) -> tuple[str, ...]:

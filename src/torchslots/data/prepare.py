@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from torchslots.data.catalog import open_dataset
-from torchslots.data.clips import Clips, finish_clip
+from torchslots.data.clips import Clips, finish_clip, without_overlaps
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.prepared import (
@@ -160,11 +160,13 @@ def _write_shard(dataset: Clips, skip_corrupt: bool, place: Path, indices: range
 
 def _video(dataset: Clips, index: int) -> Sample:
     """What is written of one video: as it is stored where a crop follows, else finished and packed."""
-    stored = dataset.stored(index)
+    stored, name = dataset.stored(index), dataset.name(index)
     if not as_stored(dataset.config):
         whole = replace(dataset.config, renumber=False)
         finished = finish_clip(stored, whole, len(stored["padding_mask"]), None)
+        finished = without_overlaps(finished, name, index)
         return {key: _pack(key, value) for key, value in finished.items()}
+    stored = without_overlaps(stored, name, index)
     return {key: value[None] if key in RANGES else value for key, value in stored.items()}
 
 

@@ -33,6 +33,9 @@ _DOWNLOAD = (
 )
 
 
+_PHOTO = {"file_name": str, "id": int, "height": int, "width": int}
+
+
 class Photo(NamedTuple):
     """One image of the annotation file's table."""
 
@@ -94,7 +97,7 @@ class CocoImages:
         if wanted:
             self._check_size(photo, pixels.shape[:2], index)
             found = self.labels.read(self.annotations.get(photo.number, []), 0, pixels.shape[:2], index)
-            labels = {key: found[key] for key in wanted}
+            labels = {key: found[key] for key in (*wanted, "overlaps") if key in found}
         return image_example(video=pixels, **labels)._replace(keep_ids=True)
 
     def num_objects(self, index: int) -> int:
@@ -139,15 +142,13 @@ def _looker(part: str) -> Callable[[Path], Path | None]:
 def _photos(path: Path) -> list[Photo]:
     """The table of images, stored so that half a gigabyte of JSON is not read each time."""
     table = cached(path, "images", lambda: _image_table(path))
-    columns = (table[name].tolist() for name in Photo._fields)
+    columns = (table[field].tolist() for field in _PHOTO)
     return [Photo(*row) for row in zip(*columns)]
 
 
 def _image_table(path: Path) -> dict[str, np.ndarray]:
-    kinds = {"file_name": str, "id": int, "height": int, "width": int}
-    rows = AnnotationFile(path, _AGAIN).rows("images", kinds)
-    names_and_numbers = zip(Photo._fields, kinds)
-    return {name: np.array([row[field] for row in rows]) for name, field in names_and_numbers}
+    rows = AnnotationFile(path, _AGAIN).rows("images", _PHOTO)
+    return {field: np.array([row[field] for row in rows]) for field in _PHOTO}
 
 
 def _annotations(file: AnnotationFile, images: set[int]) -> dict[int, list[Annotation]]:

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.coco_masks import decode_mask
 from torchslots.data.formats.example import MalformedExample
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.data.transforms import mask_boxes
-from torchslots.io.errors import UserError
+from torchslots.data.transforms import mask_boxes, overlap_code
 
 _VOID = 255
 
@@ -31,18 +30,6 @@ class Annotation(NamedTuple):
     category: int
     crowd: bool
     segmentations: Sequence[Any]
-
-
-class Overlap(CorruptRecord):
-    """Two instances on one pixel, where the recipe allows none."""
-
-    def __init__(self, file: Path, record: int, reason: str) -> None:
-        UserError.__init__(
-            self,
-            f"{file}: {reason}. Count no pixels of several instances with `--data.overlaps ignore`, or leave such "
-            "examples out with --skip-corrupt.",
-        )
-        self.file, self.record, self.reason = file, record, reason
 
 
 class LabelReader:
@@ -64,20 +51,22 @@ class LabelReader:
     def read(
         self, annotations: Sequence[Annotation], frame: int, size: tuple[int, int], record: int
     ) -> dict[str, np.ndarray]:
-        """Ids, classes, boxes and what is ignored in one frame of `size` pixels.
+        """Ids, classes, boxes and what is ignored in one frame of `size` pixels; and `overlaps` where none are allowed.
+
+        Masks may overlap as they are stored: what counts is whether they do once they have the size asked for.
 
         Raises:
-            CorruptRecord: a mask cannot be decoded or is of another size; two overlap and must not.
+            CorruptRecord: a mask cannot be decoded or is of another size.
         """
         objects = self.objects(annotations)
         masks = self._masks(objects, frame, size, record)
         covering = masks.sum(0, dtype=np.int32)
-        if self.overlaps == "error":
-            self._demand_disjoint(objects, masks, covering, frame, record)
         ids = np.where(covering == 1, masks.argmax(0) + 1 if len(masks) else 0, 0).astype(np.int32)
-        ignore = (covering > 1) | (self._crowd(annotations, frame, size, record) & (covering == 0))
+        ignore = self._crowd(annotations, frame, size, record) & (covering == 0)
+        ignore |= (covering > 1) & (self.overlaps == "ignore")
         boxes = [mask_boxes(torch.from_numpy(mask[None].astype(np.int32)), 1)[0, 0].numpy() for mask in masks]
-        return {
+        pairs = {"overlaps": _pairs(objects, masks)} if self.overlaps == "error" else {}
+        return pairs | {
             "segmentations": ids,
             "ignore": ignore,
             "classes": _classes(objects, masks),
@@ -103,17 +92,14 @@ class LabelReader:
         crowds = [found for found in annotations if found.crowd and self.crowds == "ignore"]
         return self._masks(crowds, frame, size, record).any(0)
 
-    def _demand_disjoint(
-        self, objects: list[Annotation], masks: np.ndarray, covering: np.ndarray, frame: int, record: int
-    ) -> None:
-        """Raises Overlap: with the first two annotations that lie on one pixel."""
-        places = np.argwhere(covering > 1)
-        if len(places):
-            row, column = places[0]
-            first, second = np.flatnonzero(masks[:, row, column])[:2]
-            numbers = f"{objects[first].number} and {objects[second].number}"
-            reason = f"annotations {numbers} overlap in frame {frame} (row {row}, column {column})"
-            raise Overlap(self.file, record, reason)
+
+def _pairs(objects: list[Annotation], masks: Bool[np.ndarray, "I H W"]) -> Int64[np.ndarray, "H W"]:
+    """Where several instances lie, the numbers of the first two annotations in one integer, else 0."""
+    pairs = np.zeros(masks.shape[1:], np.int64)
+    for row, column in np.argwhere(masks.sum(0, dtype=np.int32) > 1):
+        first, second = (objects[place].number for place in np.flatnonzero(masks[:, row, column])[:2])
+        pairs[row, column] = overlap_code(first, second)
+    return pairs
 
 
 def _classes(objects: list[Annotation], masks: Bool[np.ndarray, "I H W"]) -> np.ndarray:

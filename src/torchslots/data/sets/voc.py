@@ -100,8 +100,8 @@ class VocImages:
         if self.list.stem == "trainaug" and ending == ".png":
             remedy = "Most images of this list have no masks: ask for `video` alone with `--data.keys video`."
         raise UserError(
-            f"{self.base / folder} lacks {len(missing):,} of {len(wanted):,} files that {self.list.name} lists, such as "
-            f"{missing[0]}. {remedy}"
+            f"{self.base / folder} lacks {len(missing):,} of {len(wanted):,} files that {self.list.name} lists, such "
+            f"as {missing[0]}. {remedy}"
         )
 
 

@@ -104,7 +104,7 @@ class YouTubeVis:
         wanted = [key for key in _LABELS if key in keys]
         if wanted:
             labels = [self.labels.read(video.annotations, frame, size, index) for frame in frames]
-            arrays = stack_frames(labels, wanted)
+            arrays = stack_frames(labels, [*wanted, *({"overlaps"} & labels[0].keys())])
         if "video" in keys:
             arrays["video"] = np.stack([self._frame(index, video, frame) for frame in frames])
         return arrays
@@ -122,8 +122,8 @@ class YouTubeVis:
         if missing:
             raise UserError(
                 f"{self.place.frames} lacks {len(missing):,} of {len(videos):,} videos that "
-                f"{self.place.annotations.name} lists, such as {missing[0]}. Extract the archive with the frames of the "
-                "training videos again, or use the first N with `data.num_records`."
+                f"{self.place.annotations.name} lists, such as {missing[0]}. Extract the archive with the frames of "
+                "the training videos again, or use the first N with `data.num_records`."
             )
 
 
