@@ -4,6 +4,7 @@ What `pycocotools` would read beyond the mask's end, or fill with what happens t
 """
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,13 @@ def decode_mask(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, 
         runs = _runs(segmentation, height, width)
     else:
         raise MalformedExample(f"a mask that is {_short(segmentation)}, neither polygons nor run lengths")
-    try:
-        return coco.decode(runs).astype(bool)
-    except ValueError as error:
-        raise MalformedExample(f"run lengths that cannot be decoded ({error})") from error
+    with warnings.catch_warnings():
+        # numpy 2 warns of a method that pycocotools (2.0.11) does not have in its new form.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        try:
+            return coco.decode(runs).astype(bool)
+        except ValueError as error:
+            raise MalformedExample(f"run lengths that cannot be decoded ({error})") from error
 
 
 def _polygons(polygons: list[Any], height: int, width: int) -> list[list[float]]:
