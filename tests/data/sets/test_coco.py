@@ -27,7 +27,7 @@ CONFIG = DataConfig(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return extract_published("coco", tmp_path)
+    return extract_published("coco", tmp_path / "below")
 
 
 def _clips(root: Path, split: str = "validation", train: bool = False, **changes) -> Clips:
