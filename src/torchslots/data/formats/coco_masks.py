@@ -59,7 +59,7 @@ def _polygons(polygons: list[Any], height: int, width: int) -> list[list[float]]
 
 def _runs(segmentation: dict[str, Any], height: int, width: int) -> Any:
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if size != [height, width]:
+    if not isinstance(size, list | tuple) or tuple(size) != (height, width):
         raise MalformedExample(f"a mask of size {_short(size)}, but its image is {[height, width]}")
     if isinstance(counts, str):
         total = _text_total(counts)
