@@ -103,8 +103,8 @@ class YouTubeVis:
         arrays = {}
         wanted = [key for key in _LABELS if key in keys]
         if wanted:
-            labels = [self.labels.read(video.annotations, frame, size, index) for frame in frames]
-            arrays = stack_frames(labels, [*wanted, *({"overlaps"} & labels[0].keys())])
+            labels = [self.labels.read(video.annotations, frame, size, index, wanted) for frame in frames]
+            arrays = stack_frames(labels)
         if "video" in keys:
             arrays["video"] = np.stack([self._frame(index, video, frame) for frame in frames])
         return arrays
