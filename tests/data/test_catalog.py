@@ -60,6 +60,13 @@ def test_movi_opens_under_its_own_name_whatever_the_recipe_was_made_for(tmp_path
     assert clips.sample(0, None)["video"].shape[1:] == (3, 32, 32)
 
 
+def test_a_set_without_ignored_pixels_may_be_asked_for_them(tmp_path):
+    copy_movi("a", tmp_path)
+    asked = replace(CONFIG, keys=("video", "segmentations", "ignore"))
+    sample = open_dataset("movi_a", tmp_path, "train", asked, False).sample(0, None)
+    assert sorted(sample) == ["name", "padding_mask", "segmentations", "video"]
+
+
 def test_a_split_that_is_not_there(tmp_path):
     copy_movi("a", tmp_path)
     with pytest.raises(UserError, match=r"no split `test`. It has: train, validation"):
