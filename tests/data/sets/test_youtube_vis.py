@@ -178,6 +178,7 @@ def test_the_edition_of_2019_and_the_public_door(root: Path):
 def test_inspection_finds_it_from_a_parent(root: Path):
     survey = inspect_dataset(str(root.parent), split="validation", out=root / "sheet.png", check=True)
     assert survey.dataset == "youtube_vis_2021" and survey.num_checked == 3 and not survey.corrupt
+    assert sorted(survey.features) == ["boxes", "classes", "ignore", "segmentations", "video"]
     assert survey.objects == {0: 1, 2: 2} and (root / "sheet.png").exists()
 
 

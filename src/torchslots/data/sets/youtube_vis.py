@@ -86,12 +86,12 @@ class YouTubeVis:
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Find a video; labels are read where they are asked for."""
-        video = self.videos[index]
-        return Example(
-            len(video.files),
-            lambda start, stop: self._read(index, range(start, stop), self.keys if keys is None else keys),
-            keep_ids=True,
-        )
+
+        def read(start: int, stop: int) -> dict[str, np.ndarray]:
+            arrays = self._read(index, range(start, stop), self.keys if keys is None else keys)
+            return {key: array for key, array in arrays.items() if keys is not None or key in self.keys}
+
+        return Example(len(self.videos[index].files), read, keep_ids=True)
 
     def num_objects(self, index: int) -> int:
         """Instances of the video."""
