@@ -154,7 +154,7 @@ class Clips:
                 `padding_mask` False; but of whole chunks (`config.windows`) it is left out.
 
         Raises:
-            UserError: the recipe wants keys that the source lacks.
+            UserError: the recipe wants keys that the source lacks, or leaves out every example.
         """
         self.source, self.split, self.config, self.train = source, split, config, train
         self._keys = _stored_keys(source, config)
@@ -165,6 +165,8 @@ class Clips:
         elif not train and config.eval_chunks is not None:
             found = [(i, frames) for i in self._chosen for frames in _chunks(source, i, config.eval_chunks)]
             self._chosen, self._frames = [i for i, _ in found], [frames for _, frames in found]
+        if len(source) and not len(self._chosen):
+            raise UserError(_none_left(source, config, train))
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -283,6 +285,18 @@ def _choose(source: Source, config: DataConfig) -> "range | list[int]":
             if number % _SHOWN == _SHOWN - 1:
                 advance(_SHOWN)
     return chosen
+
+
+def _none_left(source: Source, config: DataConfig, train: bool) -> str:
+    name, size = ("data.num_frames", config.num_frames) if train else ("data.eval_chunks", config.eval_chunks)
+    if config.windows != "chunks" and config.eval_chunks is None:
+        return (
+            f"No example of {source.title} suits the recipe: raise `data.max_objects` or `data.num_records`."
+        )
+    return (
+        f"No example of {source.title} has {size} frames, as the recipe's chunks do. Lower `{name}`, or raise "
+        "`data.max_objects` and `data.num_records` where they are set."
+    )
 
 
 def _chunks(source: Source, index: int, size: int) -> list[range]:

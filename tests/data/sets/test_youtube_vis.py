@@ -141,7 +141,14 @@ def test_each_whole_chunk_is_an_example_in_evaluation(root: Path):
     ]
     assert torch.equal(clips.sample(4, None)["video"], whole.sample(2, None)["video"][2:4])
     assert clips.sample(4, None)["name"] == "f8bcb2e3fa:2-3"
-    assert len(_clips(root, eval_chunks=6)) == 0
+    with pytest.raises(
+        UserError, match=r"No example of YouTube-VIS 2021 has 6 frames.*Lower `data.eval_chunks`"
+    ):
+        _clips(root, eval_chunks=6)
+    with pytest.raises(
+        UserError, match=r"No example of YouTube-VIS 2021 has 6 frames.*Lower `data.num_frames`"
+    ):
+        _clips(root, train=True, windows="chunks", num_frames=6)
 
 
 def test_training_takes_whole_chunks_and_leaves_out_short_videos(root: Path):
