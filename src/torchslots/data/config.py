@@ -1,7 +1,9 @@
 """The data settings of a recipe. Nothing heavy is imported here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
+
+from torchslots.io.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,64 @@ class DataConfig:
     """Resize to `resolution` in both directions, whatever that does to the aspect."""
     num_records: int | None = None
     """Only the first so many records of the split, where a large file would be unpacked whole; None: all."""
-    windows: Literal["end_to_end", "anywhere"] = "end_to_end"
-    """Where training clips begin: at multiples of `num_frames`, as in SAVi; or at any frame that leaves a whole clip,
-    as in SlotDiffusion."""
+    windows: Literal["end_to_end", "anywhere", "chunks"] = "end_to_end"
+    """Where training clips begin: at multiples of `num_frames`, as in SAVi, the last one padded; at any frame that
+    leaves a whole clip, as in SlotDiffusion; or at multiples that leave a whole clip, as in VideoSAUR: shorter videos
+    are left out."""
     renumber: bool = False
     """Number the ids of each clip anew, 0, 1, ... in their order, as SlotDiffusion's reader does: where no background
     is seen the smallest id becomes it. The rows of `boxes` follow."""
     train_split: str = "train"
     """Split that is trained on; `torchslots data list` names those of each set."""
+    pre_resize: int | None = None
+    """Pixels of the shorter side of frames and masks before anything else, without interpolation: what published
+    readers of YouTube-VIS store, 320 or 518; None: as they are."""
+    interpolation: Literal["bilinear", "bicubic", "bicubic_antialias"] = "bilinear"
+    """How frames are resized: `bicubic` without antialiasing, as in DINOSAUR and VideoSAUR; `bicubic_antialias` as in
+    FT-DINOSAUR, on 8-bit values. Masks take the nearest pixel."""
+    train_crop: Literal["none", "random", "center", "square"] = "none"
+    """In training. `none`: the whole frame; `random` and `center`: a square at a random place, or in the middle, once
+    the shorter side has `resolution` pixels; `square`: the middle square of the stored frame, resized."""
+    eval_crop: Literal["none", "center", "square"] = "none"
+    """The same in evaluation."""
+    flip: float = 0.0
+    """Probability that a training clip is mirrored."""
+    label_size: int | None = None
+    """Pixels of masks where frames have `resolution`, in evaluation; None: those of the frames."""
+    eval_chunks: int | None = None
+    """In evaluation each whole chunk of so many frames is an example of its own, and what is left is dropped; None: a
+    video is one example."""
+    overlaps: Literal["ignore", "error"] | None = None
+    """Pixels of several instances: counted by no metric, or an error; None: ignored in COCO, else an error."""
+    crowds: Literal["ignore", "uncovered", "objects"] = "ignore"
+    """Regions of crowds in COCO and YouTube-VIS: counted by no metric; background, as in published figures; or
+    objects."""
+    void: Literal["ignore", "uncovered"] = "ignore"
+    """Pixels marked as void in VOC and DAVIS: counted by no metric, or background, as in DINOSAUR's figures on VOC."""
+
+    def __post_init__(self) -> None:
+        """Check choices and ranges.
+
+        Raises:
+            UserError: a field has a value that it cannot have.
+        """
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                known = ", ".join(map(str, choices))
+                raise UserError(f"`data.{name}` is {getattr(self, name)!r}. Choose from: {known}.")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"`data.flip` is {self.flip}, but it is a probability: choose 0 to 1.")
+        for name in ("label_size", "pre_resize", "eval_chunks"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"`data.{name}` is {value}. Choose 1 or more, or None.")
+
+
+def _choices(hint: object) -> tuple[object, ...]:
+    """The values of a field that is a choice, None among them where it may be; () for any other field."""
+    parts = [part for part in (hint, *get_args(hint)) if getattr(part, "__origin__", None) is Literal]
+    found = tuple(value for part in parts for value in get_args(part))
+    return (*found, None) if found and type(None) in get_args(hint) else found
+
+
+_CHOICES = {name: found for name, hint in get_type_hints(DataConfig).items() if (found := _choices(hint))}
