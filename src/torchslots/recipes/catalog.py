@@ -15,15 +15,18 @@ from torchslots.io.errors import UserError, nearest
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes import (
+    feature_slots,
     isa,
     savi,
     savi_slotdiffusion,
     slot_attention,
+    slotcontrast,
     slotdiffusion,
     statm,
     steve,
     steve_joint,
     tokenizers,
+    videosaur,
 )
 from torchslots.recipes.config import ModelConfig, Recipe, current_name, from_dict
 
@@ -53,6 +56,11 @@ FAMILIES: dict[str, Family] = {
     "steve": Family("STEVE (SlotDiffusion's)", steve.SteveConfig, steve.build),
     "steve_joint": Family("STEVE", steve_joint.SteveJointConfig, steve_joint.build),
     "slotdiffusion": Family("SlotDiffusion", slotdiffusion.SlotDiffusionConfig, slotdiffusion.build),
+    "videosaur": Family("VideoSAUR", videosaur.VideosaurConfig, feature_slots.build),
+    "slotcontrast": Family("SlotContrast", slotcontrast.SlotContrastConfig, feature_slots.build),
+    "videosaur_images": Family(
+        "DINOSAUR (VideoSAUR's)", videosaur.VideosaurImagesConfig, feature_slots.build
+    ),
 }
 
 _ALONE = (
@@ -76,6 +84,16 @@ _ALONE = (
     slotdiffusion.slotdiffusion_demo,
     tokenizers.vqvae_demo,
     tokenizers.dvae_demo,
+    videosaur.videosaur_movi_c,
+    videosaur.videosaur_movi_e,
+    videosaur.videosaur_ytvis,
+    videosaur.videosaur_ytvis_dinov2,
+    videosaur.videosaur_demo,
+    slotcontrast.slotcontrast_movi_c,
+    slotcontrast.slotcontrast_movi_e,
+    slotcontrast.slotcontrast_ytvis,
+    slotcontrast.slotcontrast_demo,
+    videosaur.dinosaur_coco_dinov2,
 )
 RECIPES: dict[str, Callable[[], Recipe]] = {
     **{function.__name__: function for function in _ALONE},
@@ -94,6 +112,14 @@ PUBLISHED: dict[str, str] = {
     "savi_large": "FG-ARI 95.1",
     "savi_plus_plus": "FG-ARI 85.1",
     "slot_attention_tetrominoes": "FG-ARI 99.5",
+    "videosaur_movi_c": "FG-ARI 64.8",
+    "videosaur_movi_e": "FG-ARI 73.9",
+    "videosaur_ytvis": "FG-ARI 39.5",
+    "videosaur_ytvis_dinov2": "FG-ARI 39.7",
+    "slotcontrast_movi_c": "FG-ARI 69.3",
+    "slotcontrast_movi_e": "FG-ARI 82.9",
+    "slotcontrast_ytvis": "FG-ARI 38.0",
+    "dinosaur_coco_dinov2": "FG-ARI 45.6",
 }
 """The published figure of a recipe's own data set, in per cent, where there is one."""
 
