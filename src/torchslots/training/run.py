@@ -94,7 +94,8 @@ def train(
 def _open_sets(recipe: Recipe, root: Path) -> tuple[ClipDataset, ClipDataset]:
     """Training clips, and whole videos for evaluation."""
     data, evaluation = recipe.data, recipe.evaluation
-    whole = with_changes(data, num_frames=evaluation.num_frames)
+    keys = data.keys if evaluation.keys is None else evaluation.keys
+    whole = with_changes(data, num_frames=evaluation.num_frames, keys=keys)
     return (
         open_dataset(data.dataset, root, data.train_split, data, True),
         open_dataset(data.dataset, root, evaluation.split, whole, False),

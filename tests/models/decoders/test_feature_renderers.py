@@ -65,7 +65,9 @@ def test_no_gradient_goes_through_the_choice_and_none_to_slots_never_chosen() ->
 
 
 def test_fewer_slots_than_are_decoded_or_no_attention_is_refused() -> None:
-    with pytest.raises(UserError, match=r"the 3 slots of the largest attention, got 2 slots\. Use at least 3"):
+    with pytest.raises(
+        UserError, match=r"the 3 slots of the largest attention, got 2 slots\. Use at least 3"
+    ):
         perceptron(3)(draw(1, 2, D), Seen(draw(1, 2, 6)))
     with pytest.raises(UserError, match="come without any"):
         perceptron(3)(draw(1, K, D), Seen(draw(1, K, 0)))
