@@ -20,6 +20,7 @@ from torchslots.convert.originals import (
     statm,
     steve,
     steve_joint,
+    videosaur,
     vqvae,
 )
 from torchslots.convert.readers import flax as flax_reader
@@ -31,6 +32,7 @@ from torchslots.io.errors import UserError
 from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig
+from torchslots.recipes.feature_slots import FeatureSlotsConfig
 from torchslots.recipes.isa import IsaConfig
 from torchslots.recipes.savi import SaviConfig
 from torchslots.recipes.savi_slotdiffusion import SaviPytorchConfig
@@ -234,6 +236,16 @@ PROGRAMS = (
         _alone(steve_joint.from_reference),
         steve_joint.leaves,
         arrays=steve_joint.joined,
+    ),
+    Program(
+        "VideoSAUR's code",
+        TORCH,
+        videosaur.MARK,
+        FeatureSlotsConfig,
+        videosaur.from_shapes,
+        videosaur.from_reference,
+        videosaur.leaves,
+        configures=videosaur.configures,
     ),
 )
 
