@@ -192,13 +192,15 @@ class JAndF:
         num_objects, num_slots = tables.shape[-2:]
         overlap = intersection_over_union(tables)[..., 1:, :]
         for t in range(truth.shape[1]):
-            objects, slots, f = zip(
-                *[self._frame(*maps, num_objects, num_slots) for maps in zip(truth[:, t], prediction[:, t])]
-            )
+            frames = [
+                self._frame(objects, slots, num_objects, num_slots)
+                for objects, slots in zip(truth[:, t], prediction[:, t])
+            ]
+            objects, slots, f = (torch.stack(part) for part in zip(*frames))
             here = real[:, t, None]
             seen = (tables[:, t, 1:].sum(-1) > 0) & here, (tables[:, t].sum(-2) > 0) & here
             self._regions.add(overlap[:, t], *seen)
-            self._boundaries.add(torch.stack(f), torch.stack(objects) & here, torch.stack(slots) & here)
+            self._boundaries.add(f, objects & here, slots & here)
         self._num_frames = self._num_frames + real.sum(1)
 
     def _frame(
@@ -208,8 +210,8 @@ class JAndF:
         ids = torch.arange(max(num_objects, num_slots), device=truth.device)[:, None, None]
         objects = self._form.boundary(truth == ids[1:num_objects])
         slots = self._form.boundary(prediction == ids[:num_slots])
-        found = (masks.pixels.flatten(1).any(1) for masks in (objects, slots))
-        return (*found, boundary_f(objects, slots))
+        has_object, has_slot = (masks.pixels.flatten(1).any(1) for masks in (objects, slots))
+        return has_object, has_slot, boundary_f(objects, slots)
 
     def finish(self) -> None:
         """The videos of the current batch are complete."""
@@ -252,10 +254,10 @@ def j_and_f(
     found = JAndF(boundaries, true.device)
     for row in range(len(true)):
         number_objects, number_slots = Numbering((0,)), Numbering()
-        maps = number_objects(true[row, None]), number_slots(predicted[row, None])
-        shown = [ids.masked_fill(ignore[row, None], -1) for ids in maps]
-        tables = contingency(*shown, len(number_slots), len(number_objects))
-        found.add(*shown, tables, torch.ones(tables.shape[:2], dtype=torch.bool, device=true.device))
+        numbered = number_objects(true[row, None]), number_slots(predicted[row, None])
+        objects, slots = (ids.masked_fill(ignore[row, None], -1) for ids in numbered)
+        tables = contingency(objects, slots, len(number_slots), len(number_objects))
+        found.add(objects, slots, tables, torch.ones(tables.shape[:2], dtype=torch.bool, device=true.device))
         found.finish()
     return Figures(**found.compute())
 

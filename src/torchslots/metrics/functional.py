@@ -143,7 +143,7 @@ def jf(
 
     Both are means over the frames of a clip; slots are matched to objects one to one. See
     `torchslots.metrics.boundary.j_and_f` for the two apart. Clips without foreground are left out; NaN without any
-    other.
+    other. The figure of a batch is the mean over its clips ("exact"), or over the objects of all of them ("tolerant").
 
     Args:
         true, predicted, ignore: See `fg_ari`.
@@ -160,12 +160,11 @@ def jf(
     """
     if boundaries not in FORMS:
         raise UserError(f"`boundaries` should be {' or '.join(FORMS)}, got {boundaries!r}.")
-    true, predicted, ignored = _checked(true, predicted, ignore)
-    frames = (
-        ids.reshape(-1, *ids.shape[-3:]) if ids.ndim > 2 else ids[None, None]
-        for ids in (true, predicted, ignored)
+    objects, slots, ignored = (
+        pixels if pixels.ndim == 4 else pixels.reshape(1, -1, *pixels.shape[-2:])
+        for pixels in _checked(true, predicted, ignore)
     )
-    return j_and_f(*frames, boundaries).j_and_f
+    return j_and_f(objects, slots, ignored, boundaries).j_and_f
 
 
 def average_precision(
@@ -208,8 +207,9 @@ def _mean(
     Args:
         background: Row 0 of a clip's table is the background's, though it be empty; False: 0 is an id like others.
     """
-    clips = zip(*(_clips(pixels) for pixels in _checked(true, predicted, ignore)))
-    return float(torch.stack([score(_table(*clip, background)) for clip in clips]).nanmean())
+    objects, slots, ignored = (_clips(pixels) for pixels in _checked(true, predicted, ignore))
+    tables = [_table(*clip, background=background) for clip in zip(objects, slots, ignored)]
+    return float(torch.stack([score(table) for table in tables]).nanmean())
 
 
 def _checked(
@@ -220,14 +220,14 @@ def _checked(
     Raises:
         UserError: as `fg_ari`.
     """
-    maps = _integers(true, "true"), _integers(predicted, "predicted")
-    shape, other = (list(ids.shape) for ids in maps)
+    objects, slots = _integers(true, "true"), _integers(predicted, "predicted")
+    shape, other = list(objects.shape), list(slots.shape)
     if shape != other:
         raise UserError(
             f"`true` and `predicted` should have one shape, got {shape} and {other}. Resize one of them to the nearest "
             "pixels."
         )
-    return (*maps, _ignored(ignore, maps[0]))
+    return objects, slots, _ignored(ignore, objects)
 
 
 def _integers(ids: IntegerMap, name: str) -> Int[Tensor, "*shape"]:

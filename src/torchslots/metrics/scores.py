@@ -249,8 +249,8 @@ class SegmentationScores:
         _update(self._frames, tables.flatten(0, 1))
         _update(self._later_frames, tables[:, int(start == 0) :].flatten(0, 1))
         if self._j_and_f is not None:
-            shown = (ids.masked_fill(~counted, -1) for ids in (truth, prediction))
-            self._j_and_f.add(*shown, tables, real)
+            objects, slots = (ids.masked_fill(~counted, -1) for ids in (truth, prediction))
+            self._j_and_f.add(objects, slots, tables, real)
         whole = tables.sum(1)
         self._tables = grown(self._tables, whole.shape) + whole
         if start == 0:
