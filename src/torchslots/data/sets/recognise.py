@@ -1,10 +1,12 @@
 """Tell by its files which data set lies in a folder."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torchslots.data.find import folders
-from torchslots.data.sets import frame_folders, multi_object
+from torchslots.data.sets import coco, davis, frame_folders, multi_object, voc, youtube_vis
 from torchslots.io.errors import UserError
 
 _RECORDS = re.compile(r"(.+)-[^-]+\.tfrecord(-\d{5,}-of-\d{5,})?")
@@ -28,6 +30,24 @@ def recognise(folder: Path) -> str:
             f"{folder} holds several data sets: {', '.join(names)}. Give one of these names with --root."
         )
     name = names[0] if names else multi_object.recognise(folder) or frame_folders.recognise(folder)
+    name = name or _annotated(folder)
     if name is None:
         return "prepared" if any(folder.glob("*/meta.json")) else "folder"
     return _OTHER_NAMES.get(name, name)
+
+
+def _annotated(folder: Path) -> str | None:
+    """The data set of photographs whose folders and annotation files lie in a folder or those below it."""
+    for below in folders(folder, "a data set"):
+        found = [name for name, present in _PRESENT.items() if present(below)]
+        if found:
+            return found[0]
+    return None
+
+
+_PRESENT: dict[str, Callable[[Path], bool]] = {
+    "coco": coco.present,
+    "voc": voc.present,
+    "davis_2017": davis.present,
+    **{name: partial(youtube_vis.present, name) for name in youtube_vis.TITLES},
+}
