@@ -106,6 +106,15 @@ BOUNDARIES: dict[str, str] = {
     "of the diagonal, a frame without object and slot counts 1; mean over the objects of all videos.",
 }
 """What J&F means, by `Protocol.boundaries`."""
+CLASSES: dict[str, str] = {
+    f"class_{name}": f"As {name}, over classes: all objects of a class are one; void and what has no class is left out."
+    for name in ("fg_miou", "mbo", "fg_miou_frame", "mbo_frame")
+}
+"""What the figures of a map of classes mean."""
+CLASS_LABELS: dict[str, str] = {
+    name: f"{LABELS[name.removeprefix('class_')]}, of classes" for name in CLASSES
+}
+"""The same figures as a reader's table names them."""
 _LEFT_OUT = {
     "1 where undefined, as in a video without objects; mean over videos.": "videos without labels are left out; mean "
     "over the others."

@@ -98,7 +98,7 @@ class CocoImages:
             self._check_size(photo, pixels.shape[:2], index)
             found = self.labels.read(self.annotations.get(photo.number, []), 0, pixels.shape[:2], index)
             labels = {key: found[key] for key in (*wanted, "overlaps") if key in found}
-        return image_example(video=pixels, **labels)._replace(keep_ids=True)
+        return image_example(video=pixels, **labels)
 
     def num_objects(self, index: int) -> int:
         """Instances of the image."""

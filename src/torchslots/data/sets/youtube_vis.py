@@ -90,7 +90,6 @@ class YouTubeVis:
         return Example(
             len(video.files),
             lambda start, stop: self._read(index, range(start, stop), self.keys if keys is None else keys),
-            keep_ids=True,
         )
 
     def num_objects(self, index: int) -> int:
