@@ -42,7 +42,7 @@ INSIDE = {
         "config batch objects find",
         "formats",
         "transforms",
-        "loader",
+        "loader fitting",
         "clips array_cache",
         "sets",
         "catalog",

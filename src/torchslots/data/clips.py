@@ -110,8 +110,8 @@ class Source(Protocol):
 
     @property
     def keys(self) -> tuple[str, ...] | None:
-        """Batch keys that are stored; boxes need not be, they follow from masks. None: whatever is asked is tried, and
-        left out where it is missing."""
+        """Batch keys that are stored; boxes need not be, they follow from masks, and `ignore`, where it is stored,
+        comes with masks. None: whatever is asked is tried, and left out where it is missing."""
         ...
 
     def __len__(self) -> int: ...

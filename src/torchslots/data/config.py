@@ -1,7 +1,9 @@
 """The data settings of a recipe. Nothing heavy is imported here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
+
+from torchslots.io.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,30 @@ class DataConfig:
     objects."""
     void: Literal["ignore", "uncovered"] = "ignore"
     """Pixels marked as void in VOC and DAVIS: counted by no metric, or background, as in DINOSAUR's figures on VOC."""
+
+    def __post_init__(self) -> None:
+        """Check choices and ranges.
+
+        Raises:
+            UserError: a field has a value that it cannot have.
+        """
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                known = ", ".join(map(str, choices))
+                raise UserError(f"`data.{name}` is {getattr(self, name)!r}. Choose from: {known}.")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"`data.flip` is {self.flip}, but it is a probability: choose 0 to 1.")
+        for name in ("label_size", "pre_resize", "eval_chunks"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"`data.{name}` is {value}. Choose 1 or more, or None.")
+
+
+def _choices(hint: object) -> tuple[object, ...]:
+    """The values of a field that is a choice, None among them where it may be; () for any other field."""
+    parts = [part for part in (hint, *get_args(hint)) if getattr(part, "__origin__", None) is Literal]
+    found = tuple(value for part in parts for value in get_args(part))
+    return (*found, None) if found and type(None) in get_args(hint) else found
+
+
+_CHOICES = {name: found for name, hint in get_type_hints(DataConfig).items() if (found := _choices(hint))}

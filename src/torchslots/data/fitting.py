@@ -39,7 +39,7 @@ def fit(sample: Sample, config: DataConfig, rng: np.random.Generator | None) -> 
 
 
 def _fit(sample: Sample, config: DataConfig, size: int, rng: np.random.Generator | None) -> Sample:
-    how, kind = _RESIZERS[config.interpolation], config.eval_crop if rng is None else config.train_crop
+    how, kind = RESIZERS[config.interpolation], config.eval_crop if rng is None else config.train_crop
     height, width = frame_size(sample)
     if kind == "square":
         return resize(crop(sample, central_square(height, width)), size, size, how)
@@ -101,7 +101,7 @@ def _bicubic_antialias(
     return resized if video.dtype == torch.uint8 else resized.clamp(0, 1)
 
 
-_RESIZERS = {"bilinear": resize_bilinear, "bicubic": _bicubic, "bicubic_antialias": _bicubic_antialias}
+RESIZERS = {"bilinear": resize_bilinear, "bicubic": _bicubic, "bicubic_antialias": _bicubic_antialias}
 
 
 def mirror_some(sample: Sample, probability: float, rng: np.random.Generator | None) -> Sample:
@@ -134,3 +134,6 @@ def mirror(sample: Sample) -> Sample:
         there = (sample["boxes"] != 0).any(-1, keepdim=True)
         mirrored["boxes"] = torch.where(there, torch.stack([top, 1 - right, bottom, 1 - left], -1), 0.0)
     return mirrored
+
+
+"""How `video` is resized, by the names of `DataConfig.interpolation`."""

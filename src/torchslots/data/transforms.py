@@ -17,7 +17,8 @@ from torch import Tensor
 
 Sample = dict[str, Any]
 LABELS = ("segmentations", "ignore", "classes", "overlaps")
-"""Maps of what the pixels show; `overlaps` (`overlap_code`) leaves the sample before it is handed out."""
+"""Maps of what the pixels show; `overlaps` [T, 2, H, W], numbers of two annotations that must not lie on one pixel,
+leaves the sample before it is handed out."""
 _SPATIAL = ("video", *LABELS, "flow", "depth", "padding_mask")
 _IN_TIME = (*_SPATIAL, "boxes", "properties")
 _NEAREST = (*LABELS, "padding_mask")
@@ -286,19 +287,14 @@ def number_by_rank(sample: Sample) -> Sample:
     return numbered
 
 
-def overlap_code(first: int, second: int) -> int:
-    """The numbers of two annotations in one integer; 0 stands for no overlap."""
-    return (first << 31 | second) + 1
-
-
 def overlapping(sample: Sample) -> tuple[int, int, int] | None:
     """Frame and numbers of the first two annotations that overlap and must not; None: none do."""
     pairs = sample.get("overlaps")
     if pairs is None or not bool(pairs.any()):
         return None
-    place = pairs.nonzero()[0]
-    code = int(pairs[tuple(place)]) - 1
-    return int(place[0]), code >> 31, code & (1 << 31) - 1
+    frame, row, column = pairs.any(1).nonzero()[0].tolist()
+    first, second = pairs[frame, :, row, column].tolist()
+    return frame, first, second
 
 
 def masks_to_int(sample: Sample) -> Sample:

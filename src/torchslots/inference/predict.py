@@ -136,7 +136,7 @@ def predict_frames(
     observe, ahead = options.plan(len(frames))
     chunks = (frames[i : min(i + options.slice_size, observe)] for i in range(0, observe, options.slice_size))
     view, parts = batches(model, chunks, hint, options, options.resolution)
-    slices = _slices(model, parts, view, hint, replace(options, recon=False), "these frames", ahead)
+    slices = _slices(model, parts, view, hint, replace(options, recon=False), ahead)
     parts = [(view.enlarge(part.masks, frames.shape[1:3]), part.masks.numpy(), part.slots) for part in slices]
     return FramesPrediction(*(np.concatenate(part) for part in zip(*parts)))
 
@@ -191,7 +191,7 @@ def _predict_file(model: ObjectCentricModel, job: Job, options: PredictOptions) 
     total, name = observe + ahead, job.source.name
     chunks = _first(video.iter_frames(job.source, options.slice_size), observe)
     view, parts = batches(model, chunks, job.hint, options, options.resolution)
-    slices = _slices(model, parts, view, job.hint, options, str(job.source), ahead)
+    slices = _slices(model, parts, view, job.hint, options, ahead, str(job.source))
     save = (*options.save, "recon") if options.recon else options.save
     fps = options.frame_rate(job.source, total)
     writer = result_writer(job.target, view, save=save, max_side=options.max_side, fps=fps, source=name)
@@ -238,8 +238,8 @@ def _slices(
     view: View,
     hint: FirstFrameHint,
     options: PredictOptions,
-    name: str,
     ahead: int = 0,
+    name: str = "these frames",
 ) -> Iterator[Slice]:
     """Observed slices, then `ahead` frames without observations; memory does not grow with their number.
 

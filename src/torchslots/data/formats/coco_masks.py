@@ -4,14 +4,17 @@ What `pycocotools` would read beyond the mask's end, or fill with what happens t
 """
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
-from pycocotools import mask as coco
+from pycocotools import mask
 
 from torchslots.data.formats.example import MalformedExample
 
+_COCO: Any = mask
+"""Its types know fewer kinds of masks than it reads."""
 _MOST_SIDES = 10
 """Sides of the image that a polygon may lie outside of it."""
 
@@ -27,15 +30,18 @@ def decode_mask(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, 
         MalformedExample: it is none of these, or not of this size.
     """
     if isinstance(segmentation, list):
-        runs = coco.merge(coco.frPyObjects(_polygons(segmentation, height, width), height, width))
+        runs = _COCO.merge(_COCO.frPyObjects(_polygons(segmentation, height, width), height, width))
     elif isinstance(segmentation, dict):
         runs = _runs(segmentation, height, width)
     else:
         raise MalformedExample(f"a mask that is {_short(segmentation)}, neither polygons nor run lengths")
-    try:
-        return coco.decode(runs).astype(bool)
-    except ValueError as error:
-        raise MalformedExample(f"run lengths that cannot be decoded ({error})") from error
+    with warnings.catch_warnings():
+        # numpy 2 warns of a method that pycocotools (2.0.11) does not have in its new form.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        try:
+            return _COCO.decode(runs).astype(bool)
+        except ValueError as error:
+            raise MalformedExample(f"run lengths that cannot be decoded ({error})") from error
 
 
 def _polygons(polygons: list[Any], height: int, width: int) -> list[list[float]]:
@@ -55,7 +61,7 @@ def _polygons(polygons: list[Any], height: int, width: int) -> list[list[float]]
 
 def _runs(segmentation: dict[str, Any], height: int, width: int) -> Any:
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if size != [height, width]:
+    if not isinstance(size, list | tuple) or tuple(size) != (height, width):
         raise MalformedExample(f"a mask of size {_short(size)}, but its image is {[height, width]}")
     if isinstance(counts, str):
         total = _text_total(counts)
@@ -65,7 +71,7 @@ def _runs(segmentation: dict[str, Any], height: int, width: int) -> Any:
         raise MalformedExample(f"run lengths {_short(counts)}, neither whole numbers nor text")
     if total != height * width:
         raise MalformedExample(f"run lengths of {total} pixels, but its image has {height * width}")
-    return coco.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
+    return _COCO.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
 
 
 def _text_total(text: str) -> int:

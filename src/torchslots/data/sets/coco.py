@@ -96,8 +96,8 @@ class CocoImages:
         labels = {}
         if wanted:
             self._check_size(photo, pixels.shape[:2], index)
-            found = self.labels.read(self.annotations.get(photo.number, []), 0, pixels.shape[:2], index)
-            labels = {key: found[key] for key in (*wanted, "overlaps") if key in found}
+            found = self.annotations.get(photo.number, [])
+            labels = self.labels.read(found, 0, pixels.shape[:2], index, wanted)
         return image_example(video=pixels, **labels)
 
     def num_objects(self, index: int) -> int:

@@ -112,8 +112,8 @@ class DavisVideos:
         arrays = {"video": np.stack(pixels)} if "video" in keys else {}
         wanted = [key for key in _LABELS if key in keys]
         if wanted:
-            labels = [self._labels(index, frame, pixels[0].shape[:2]) for frame in frames]
-            arrays |= stack_frames(labels, wanted)
+            labels = stack_frames([self._labels(index, frame, pixels[0].shape[:2]) for frame in frames])
+            arrays |= {key: labels[key] for key in wanted}
         return arrays
 
     def _labels(self, index: int, frame: str, size: tuple[int, int]) -> dict[str, np.ndarray]:

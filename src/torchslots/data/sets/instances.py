@@ -5,19 +5,19 @@ frame. `ignore` marks what no metric may count; ids are 0 there. `classes` is 0 
 but the largest category where several instances lie.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.coco_masks import decode_mask
 from torchslots.data.formats.example import MalformedExample
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.data.transforms import mask_boxes, overlap_code
+from torchslots.data.transforms import mask_boxes
 
 _VOID = 255
 
@@ -49,11 +49,17 @@ class LabelReader:
         return [found for found in annotations if self.crowds == "objects" or not found.crowd]
 
     def read(
-        self, annotations: Sequence[Annotation], frame: int, size: tuple[int, int], record: int
+        self,
+        annotations: Sequence[Annotation],
+        frame: int,
+        size: tuple[int, int],
+        record: int,
+        keys: Collection[str],
     ) -> dict[str, np.ndarray]:
-        """Ids, classes, boxes and what is ignored in one frame of `size` pixels; and `overlaps` where none are allowed.
+        """Those of `segmentations`, `ignore`, `classes` and `boxes` that `keys` ask for, in one frame of `size` pixels.
 
-        Masks may overlap as they are stored: what counts is whether they do once they have the size asked for.
+        Where no overlaps are allowed `overlaps` come with ids: masks may overlap as they are stored, what counts is
+        whether they do once they have the size asked for.
 
         Raises:
             CorruptRecord: a mask cannot be decoded or is of another size.
@@ -61,17 +67,18 @@ class LabelReader:
         objects = self.objects(annotations)
         masks = self._masks(objects, frame, size, record)
         covering = masks.sum(0, dtype=np.int32)
-        ids = np.where(covering == 1, masks.argmax(0) + 1 if len(masks) else 0, 0).astype(np.int32)
-        ignore = self._crowd(annotations, frame, size, record) & (covering == 0)
-        ignore |= (covering > 1) & (self.overlaps == "ignore")
-        boxes = [mask_boxes(torch.from_numpy(mask[None].astype(np.int32)), 1)[0, 0].numpy() for mask in masks]
-        pairs = {"overlaps": _pairs(objects, masks)} if self.overlaps == "error" else {}
-        return pairs | {
-            "segmentations": ids,
-            "ignore": ignore,
-            "classes": _classes(objects, masks),
-            "boxes": np.stack(boxes) if boxes else np.zeros((0, 4), np.float32),
+        parts = {
+            "segmentations": lambda: _ids(masks, covering),
+            "ignore": lambda: (
+                (covering > 1) & (self.overlaps == "ignore")
+                | (covering == 0) & self._crowd(annotations, frame, size, record)
+            ),
+            "classes": lambda: _classes(objects, masks),
+            "boxes": lambda: _boxes(masks),
+            "overlaps": lambda: _pairs(objects, masks, covering),
         }
+        wanted = {*keys, "overlaps"} if self.overlaps == "error" and "segmentations" in keys else {*keys}
+        return {key: make() for key, make in parts.items() if key in wanted}
 
     def _masks(
         self, annotations: Sequence[Annotation], frame: int, size: tuple[int, int], record: int
@@ -90,15 +97,33 @@ class LabelReader:
         self, annotations: Sequence[Annotation], frame: int, size: tuple[int, int], record: int
     ) -> Bool[np.ndarray, "H W"]:
         crowds = [found for found in annotations if found.crowd and self.crowds == "ignore"]
-        return self._masks(crowds, frame, size, record).any(0)
+        return np.logical_or.reduce(self._masks(crowds, frame, size, record), axis=0)
 
 
-def _pairs(objects: list[Annotation], masks: Bool[np.ndarray, "I H W"]) -> Int64[np.ndarray, "H W"]:
-    """Where several instances lie, the numbers of the first two annotations in one integer, else 0."""
-    pairs = np.zeros(masks.shape[1:], np.int64)
-    for row, column in np.argwhere(masks.sum(0, dtype=np.int32) > 1):
-        first, second = (objects[place].number for place in np.flatnonzero(masks[:, row, column])[:2])
-        pairs[row, column] = overlap_code(first, second)
+def _ids(masks: Bool[np.ndarray, "I H W"], covering: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "H W"]:
+    """Place of the only mask on each pixel, from 1 on; 0 where there is none, or several."""
+    if not len(masks):
+        return np.zeros_like(covering)
+    return np.where(covering == 1, masks.argmax(0) + 1, 0).astype(np.int32)
+
+
+def _boxes(masks: Bool[np.ndarray, "I H W"]) -> Float32[np.ndarray, "I 4"]:
+    """Around each whole mask, also where others lie on it."""
+    boxes = [mask_boxes(torch.from_numpy(mask[None].astype(np.int32)), 1)[0, 0].numpy() for mask in masks]
+    return np.stack(boxes) if boxes else np.zeros((0, 4), np.float32)
+
+
+def _pairs(
+    objects: list[Annotation], masks: Bool[np.ndarray, "I H W"], covering: Int32[np.ndarray, "H W"]
+) -> Int64[np.ndarray, "2 H W"]:
+    """Where several instances lie, the numbers of the first two annotations, else 0."""
+    pairs = np.zeros((2, *covering.shape), np.int64)
+    rows, columns = np.nonzero(covering > 1)
+    numbers, there = np.array([found.number for found in objects]), masks[:, rows, columns]
+    for layer in range(2 if len(rows) else 0):
+        first = there.argmax(0)
+        pairs[layer, rows, columns] = numbers[first]
+        there[first, np.arange(len(rows))] = False
     return pairs
 
 
@@ -109,9 +134,9 @@ def _classes(objects: list[Annotation], masks: Bool[np.ndarray, "I H W"]) -> np.
     return classes
 
 
-def stack_frames(frames: Sequence[dict[str, np.ndarray]], keys: Sequence[str]) -> dict[str, np.ndarray]:
+def stack_frames(frames: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Labels of a clip from those of its frames."""
-    return {key: np.stack([frame[key] for frame in frames]) for key in keys}
+    return {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
 
 
 def without_void(

@@ -17,37 +17,30 @@ _OTHER_NAMES = {
 """Names in files, and those in the catalog."""
 
 
-def recognise(folder: Path) -> str:
-    """The name of the data set in a folder; one that is not in the catalog where its records say so.
-
-    Raises:
-        UserError: there are several.
-    """
-    files = (file.name for below in folders(folder, "a data set") for file in below.glob("*.tfrecord*"))
-    names = sorted({match[1] for name in files if (match := _RECORDS.fullmatch(name))})
-    if len(names) > 1:
-        raise UserError(
-            f"{folder} holds several data sets: {', '.join(names)}. Give one of these names with --root."
-        )
-    name = names[0] if names else multi_object.recognise(folder) or frame_folders.recognise(folder)
-    name = name or _annotated(folder)
-    if name is None:
-        return "prepared" if any(folder.glob("*/meta.json")) else "folder"
-    return _OTHER_NAMES.get(name, name)
-
-
-def _annotated(folder: Path) -> str | None:
-    """The data set of photographs whose folders and annotation files lie in a folder or those below it."""
-    for below in folders(folder, "a data set"):
-        found = [name for name, present in _PRESENT.items() if present(below)]
-        if found:
-            return found[0]
-    return None
-
-
 _PRESENT: dict[str, Callable[[Path], bool]] = {
     "coco": coco.present,
     "voc": voc.present,
     "davis_2017": davis.present,
     **{name: partial(youtube_vis.present, name) for name in youtube_vis.TITLES},
 }
+"""Sets of photographs, and whether one lies in a folder."""
+
+
+def recognise(folder: Path) -> str:
+    """The name of the data set in a folder; one that is not in the catalog where its records say so.
+
+    Raises:
+        UserError: there are several.
+    """
+    below = list(folders(folder, "a data set"))
+    files = (file.name for place in below for file in place.glob("*.tfrecord*"))
+    names = {match[1] for name in files if (match := _RECORDS.fullmatch(name))}
+    names |= {name for name, present in _PRESENT.items() if any(map(present, below))}
+    if len(names) > 1:
+        raise UserError(
+            f"{folder} holds several data sets: {', '.join(sorted(names))}. Give one of these names with --root."
+        )
+    name = next(iter(names), None) or multi_object.recognise(folder) or frame_folders.recognise(folder)
+    if name is None:
+        return "prepared" if any(folder.glob("*/meta.json")) else "folder"
+    return _OTHER_NAMES.get(name, name)

@@ -86,11 +86,12 @@ class YouTubeVis:
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Find a video; labels are read where they are asked for."""
-        video = self.videos[index]
-        return Example(
-            len(video.files),
-            lambda start, stop: self._read(index, range(start, stop), self.keys if keys is None else keys),
-        )
+
+        def read(start: int, stop: int) -> dict[str, np.ndarray]:
+            arrays = self._read(index, range(start, stop), self.keys if keys is None else keys)
+            return {key: array for key, array in arrays.items() if keys is not None or key in self.keys}
+
+        return Example(len(self.videos[index].files), read)
 
     def num_objects(self, index: int) -> int:
         """Instances of the video."""
@@ -102,8 +103,8 @@ class YouTubeVis:
         arrays = {}
         wanted = [key for key in _LABELS if key in keys]
         if wanted:
-            labels = [self.labels.read(video.annotations, frame, size, index) for frame in frames]
-            arrays = stack_frames(labels, [*wanted, *({"overlaps"} & labels[0].keys())])
+            labels = [self.labels.read(video.annotations, frame, size, index, wanted) for frame in frames]
+            arrays = stack_frames(labels)
         if "video" in keys:
             arrays["video"] = np.stack([self._frame(index, video, frame) for frame in frames])
         return arrays
