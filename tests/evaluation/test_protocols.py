@@ -17,6 +17,7 @@ from torchslots.data.config import DataConfig
 from torchslots.evaluation.evaluate import evaluate
 from torchslots.evaluation.report import LABELS, EvalReport
 from torchslots.io.errors import UserError
+from torchslots.io.run_log import read_log
 from torchslots.metrics import fg_ari, jf, mbo
 from torchslots.metrics.labels import segmentation_at
 from torchslots.models.types import Batch, Prediction, State
@@ -250,3 +251,46 @@ def test_photographs_are_evaluated_by_protocol(tmp_path) -> None:
         protocol="davis",
     )
     assert isinstance(movi, EvalReport) and movi.settings["num_background"] == 1 and "j_and_f" in movi.metrics
+
+
+def test_training_on_photographs_watches_fg_ari_of_the_protocol(tmp_path) -> None:
+    """The periodic evaluation is that of `evaluate`, and its best FG-ARI is the run's."""
+    root, run = extract_published("coco", tmp_path / "data"), tmp_path / "run"
+    changes = {
+        "model.resolution": (16, 16),
+        "model.decoder.grid": (4, 4),
+        "model.conditioning": "learned",
+        "model.num_slots": 3,
+        "model.targets": ("video",),
+        "data.keys": ("video", "segmentations"),
+        "data.train_split": "validation",
+        "data.resolution": 16,
+        "data.crop": None,
+        "data.train_crop": "square",
+        "data.eval_crop": "square",
+        "data.num_frames": 1,
+        "data.label_size": 24,
+        "train.batch_size": 2,
+        "train.short_clip": None,
+        "train.precision": "fp32",
+        "train.eval_every": 1,
+        "optim.num_steps": 2,
+        "evaluation.num_frames": 1,
+        "evaluation.num_background": 0,
+        "evaluation.protocol": "ftdinosaur",
+    }
+    result = torchslots.train("savi_demo", root, run, dataset="coco", num_plots=1, **changes)
+    watched = [record["eval/fg_ari"] for record in read_log(run) if "eval/fg_ari" in record]
+    assert len(watched) == 2 and result.best == pytest.approx(max(watched)) and "ari" not in result.metrics
+    report = torchslots.evaluate(run, root, num_workers=0, num_plots=0)
+    assert isinstance(report, EvalReport) and "class_mbo_frame" in report.metrics
+    for name in ("fg_ari", "fg_ari_several_frame", "class_mbo_frame"):
+        assert result.metrics[name] == pytest.approx(report.metrics[name])
+    with pytest.raises(UserError, match="no protocol `oclf`"):
+        torchslots.train(
+            "savi_demo",
+            root,
+            tmp_path / "other",
+            dataset="coco",
+            **(changes | {"evaluation.protocol": "oclf"}),
+        )
