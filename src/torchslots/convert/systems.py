@@ -22,6 +22,7 @@ from torchslots.convert.originals import (
     statm,
     steve,
     steve_joint,
+    videosaur,
     vqvae,
 )
 from torchslots.convert.readers import flax as flax_reader
@@ -34,6 +35,7 @@ from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig
 from torchslots.recipes.dinosaur import DinosaurConfig
+from torchslots.recipes.feature_slots import FeatureSlotsConfig
 from torchslots.recipes.ftdinosaur import FtDinosaurConfig
 from torchslots.recipes.isa import IsaConfig
 from torchslots.recipes.savi import SaviConfig
@@ -261,6 +263,16 @@ PROGRAMS = (
         _alone(steve_joint.from_reference),
         steve_joint.leaves,
         arrays=steve_joint.joined,
+    ),
+    Program(
+        "VideoSAUR's code",
+        TORCH,
+        videosaur.MARK,
+        FeatureSlotsConfig,
+        videosaur.from_shapes,
+        videosaur.from_reference,
+        videosaur.leaves,
+        configures=videosaur.configures,
     ),
 )
 

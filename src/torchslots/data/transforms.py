@@ -268,22 +268,22 @@ def dense_boxes(
     return torch.from_numpy(boxes)
 
 
-def limit_instances(sample: Sample, max_instances: int) -> Sample:
-    """Ids of objects that have no row in `boxes` become background."""
-    return _map(sample, ("segmentations",), lambda ids: torch.where(ids > max_instances, 0, ids))
-
-
 def number_by_rank(sample: Sample) -> Sample:
-    """Ids of a clip as 0, 1, ... in their order; rows of `boxes` follow, without the one that becomes 0 if none was."""
+    """Ids of a clip as 0, 1, ... in their order; rows of `boxes` follow, without the one that becomes 0 if none was.
+
+    Ids that have no row in `boxes` have none afterwards.
+    """
     if "segmentations" not in sample:
         return sample
     ids = sample["segmentations"]
     values, ranks = ids.unique(return_inverse=True)
     numbered = {**sample, "segmentations": ranks.to(ids.dtype)}
     if "boxes" in sample:
-        rows = values[1:].long() - 1
-        numbered["boxes"] = torch.zeros_like(sample["boxes"])
-        numbered["boxes"][:, : len(rows)] = sample["boxes"][:, rows]
+        boxes = sample["boxes"]
+        rows = values[1 : boxes.shape[1] + 1].long() - 1
+        known = (rows < boxes.shape[1]).nonzero().flatten()
+        numbered["boxes"] = torch.zeros_like(boxes)
+        numbered["boxes"][:, known] = boxes[:, rows[known]]
     return numbered
 
 

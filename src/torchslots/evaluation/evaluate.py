@@ -27,7 +27,8 @@ from torchslots.evaluation.tokenizer import missing_figures, reconstruct_step
 from torchslots.io.errors import UserError
 from torchslots.io.processes import gather
 from torchslots.io.progress import progress
-from torchslots.models.slices import Carries, carry_state, cut, to_device
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slices import Carries, carry_state, cut, demand_finite, to_device
 from torchslots.models.slots.seeding import seeded
 from torchslots.models.slots.temporal import forget
 from torchslots.models.tokenizers.base import Tokenizer
@@ -83,7 +84,8 @@ def evaluate(
         observers: what else looks at every slice. Without any, only videos to plot are decoded to frames.
 
     Raises:
-        UserError: no videos; observers of frames with a model that decodes none.
+        UserError: no videos; a model whose values are not finite; observers of frames with a model that decodes none;
+            no such protocol.
     """
     device = torch.device(device)
     context = partial(autocast, device, precision)
@@ -92,7 +94,8 @@ def evaluate(
         own: list[Observer[Any]] = [*missing_figures(observers, device), Panels(num_plots, PairPanel)]
     else:
         step = predict_step(cast(Predictor, model), context, config.restart_memory)
-        own = [Segmentation(config, device), SetPrediction(), Panels(num_plots, VideoPanel)]
+        hinted = isinstance(model, ObjectCentricModel) and model.takes_hints
+        own = [Segmentation(config, device, hinted=hinted), SetPrediction(), Panels(num_plots, VideoPanel)]
     if with_loss:
         own.append(Losses(cast(Any, model).loss, device, context))
     watching = [*own, *observers]
@@ -117,12 +120,14 @@ def run_pass(
     The model is in eval mode meanwhile.
 
     Raises:
-        UserError: no videos.
+        UserError: no videos; values that are not finite, with the video's name.
     """
 
     def look(seen: Slice, state: State | None) -> Carries:
         needs = [observer.needs for observer in observers]
-        return step(seen.part, state, Needs(*(any(asked) for asked in zip(*needs))))
+        found = step(seen.part, state, Needs(*(any(asked) for asked in zip(*needs))))
+        demand_finite(found, seen.batch.get("name", ()))
+        return found
 
     num_videos, was_training = 0, model.training
     model.eval()

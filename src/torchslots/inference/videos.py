@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from torchslots.data.batch import ClipDataset
-from torchslots.data.catalog import open_dataset
+from torchslots.data.catalog import entry, open_dataset
 from torchslots.io.errors import UserError, nearest
 from torchslots.metrics.networks.weights import FILES
 from torchslots.metrics.reconstruction import load_networks
 from torchslots.recipes import catalog
 from torchslots.recipes.config import DataConfig, EvalConfig
+from torchslots.recipes.protocols import evaluation_data
 
 KEYS = ("video", "boxes", "segmentations")
 """Of a batch: what a model is shown."""
@@ -35,7 +36,8 @@ class VideosOptions:
     batch_size: int | None = None
     """Videos at once; None: the recipe's."""
     num_videos: int | None = None
-    """Videos to use; None: the whole split."""
+    """Videos to use, the first of the split; 0: the whole split. None: as many as the recipe says, for some the whole
+    split."""
     max_objects: int | None = None
     """Use only images and videos of at most this many objects; None: as in training."""
     device: str = "cpu"
@@ -53,7 +55,7 @@ def settings_of(
         keys: of a batch, to read where the recipe has them.
 
     Raises:
-        UserError: no recipe that names a data set, nor do the options.
+        UserError: no recipe that names a data set, nor do the options; no such data set; fewer than no videos.
     """
     file = None if where is None else Path(where) / "recipe.json"
     if file is not None and file.is_file():
@@ -71,13 +73,27 @@ def settings_of(
         rows = max(options.max_objects, data.max_instances)
         data = dataclasses.replace(data, max_objects=options.max_objects, max_instances=rows)
     changes = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
+    if options.data is not None:
+        changes["num_background"] = entry(options.data).num_background
+    if options.num_videos is not None:
+        changes["num_videos"] = _limit(options.num_videos)
     return data, dataclasses.replace(settings, **changes)
+
+
+def _limit(num_videos: int) -> int | None:
+    """0 as None: all videos.
+
+    Raises:
+        UserError: fewer than none.
+    """
+    if num_videos < 0:
+        raise UserError(f"--num-videos should be 1 or more, or 0 for the whole split, got {num_videos}.")
+    return num_videos or None
 
 
 def whole_videos(data: DataConfig, settings: EvalConfig, root: Path) -> ClipDataset:
     """The data set with its videos whole, as they are evaluated."""
-    whole = dataclasses.replace(data, num_frames=settings.num_frames)
-    return open_dataset(data.dataset, root, settings.split, whole, False)
+    return open_dataset(data.dataset, root, settings.split, evaluation_data(data, settings), False)
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,10 @@ class EvalConfig:
     """Seed of slots that are drawn at random; a video's draws depend on it and on the video's name alone."""
     num_background: int = 1
     """Ids from 0 that are background, such as sky, floor and walls; with more than one FG-ARI is also reported without
-    all of them."""
+    all of them. 0: only objects have labels, as in COCO, VOC, YouTube-VIS and DAVIS."""
+    protocol: str = "savi"
+    """Published evaluation whose conventions figures follow, by its name in `recipes/protocols.py`: savi, videosaur,
+    slotcontrast, vs_dinosaur, dinosaur, ftdinosaur, davis."""
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ def _optim(num_steps: int) -> OptimConfig:
     )
 
 
-_IMAGES = EvalConfig(num_frames=1, slice_size=1, batch_size=32)
+_IMAGES = EvalConfig(num_frames=1, slice_size=1, batch_size=32, num_background=0, protocol="dinosaur")
 _TRAIN = TrainConfig(batch_size=64, log_every=100, eval_every=10_000, checkpoint_every=10_000)
 
 
@@ -195,9 +195,7 @@ def _photos(dataset: str, crop: Literal["random", "center"]) -> DataConfig:
 
 
 def _coco(model: DinosaurConfig) -> Recipe:
-    """Crowds are no objects, and count as background."""
-    data = replace(_photos("coco", "center"), crowds="uncovered")
-    return Recipe("", model, data, _optim(500_000), _TRAIN, _IMAGES)
+    return Recipe("", model, _photos("coco", "center"), _optim(500_000), _TRAIN, _IMAGES)
 
 
 def _voc(model: DinosaurConfig) -> Recipe:
@@ -219,7 +217,7 @@ def _movi(dataset: str, model: DinosaurConfig) -> Recipe:
         interpolation="bicubic",
         label_size=128,
     )
-    return Recipe("", model, data, _optim(500_000), _TRAIN, EvalConfig(num_frames=24))
+    return Recipe("", model, data, _optim(500_000), _TRAIN, EvalConfig(protocol="dinosaur"))
 
 
 def _of_movi(num_slots: int, autoregressive: bool) -> DinosaurConfig:
@@ -267,7 +265,7 @@ RECIPES = sweep(
         `dinosaur_coco_auto`; FG-ARI 36.9, mBO 29.7.""",
         "voc_mlp": """DINOSAUR on PASCAL VOC 2012 (`trainaug`) at 224x224: DINO ViT-B/16, 6 slots of 256, a perceptron
         of 3 x 2048 decodes, batches of 64 images, 300k steps; FG-ARI 24.6, mBO 39.5 on masks of 320x320, where void
-        pixels counted as background: --data.void uncovered.""",
+        pixels count as background.""",
         "voc_auto": """DINOSAUR on PASCAL VOC 2012 with an autoregressive decoder of 4 layers and 4 heads, otherwise as
         `dinosaur_voc_mlp`; FG-ARI 24.8, mBO 44.0.""",
         "movi_c_mlp": """DINOSAUR on frames of MOVi-C at 224x224: DINO ViT-S/8, 11 slots of 128, a perceptron of

@@ -73,7 +73,6 @@ def _recipe(name: str, model: FtDinosaurConfig) -> Recipe:
         train_crop="random",
         eval_crop="center",
         label_size=320,
-        crowds="uncovered",
     )
     rate = 1e-4 * 2**0.5
     optim = OptimConfig(
@@ -88,7 +87,10 @@ def _recipe(name: str, model: FtDinosaurConfig) -> Recipe:
         backbone_weight_decay=0.01,
     )
     train = TrainConfig(batch_size=128, log_every=100, eval_every=10_000, checkpoint_every=10_000)
-    return Recipe(name, model, data, optim, train, EvalConfig(num_frames=1, slice_size=1, batch_size=32))
+    evaluation = EvalConfig(
+        num_frames=1, slice_size=1, batch_size=32, num_background=0, protocol="ftdinosaur"
+    )
+    return Recipe(name, model, data, optim, train, evaluation)
 
 
 def _sharp(name: str, like: Recipe, model: FtDinosaurConfig) -> Recipe:

@@ -10,6 +10,7 @@ from torchslots.data.batch import ClipDataset
 from torchslots.data.catalog import open_dataset
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, with_changes
+from torchslots.recipes.protocols import evaluation_data
 from torchslots.training import loop
 from torchslots.training.loop import RunResult
 from torchslots.training.warm_start import assemble
@@ -94,8 +95,7 @@ def train(
 def _open_sets(recipe: Recipe, root: Path) -> tuple[ClipDataset, ClipDataset]:
     """Training clips, and whole videos for evaluation."""
     data, evaluation = recipe.data, recipe.evaluation
-    keys = data.keys if evaluation.keys is None else evaluation.keys
-    whole = with_changes(data, num_frames=evaluation.num_frames, keys=keys)
+    whole = evaluation_data(data, evaluation)
     return (
         open_dataset(data.dataset, root, data.train_split, data, True),
         open_dataset(data.dataset, root, evaluation.split, whole, False),

@@ -1,5 +1,5 @@
-"""Reading `.pth` files of SlotDiffusion's trainer (nerv): a state dict, bare or with the optimiser's; and the `.pt` and
-`.pt.tar` files of STEVE's, of which the weights alone are read.
+"""Reading `.pth` files of SlotDiffusion's trainer (nerv) and `.ckpt` files of Lightning: a state dict, bare or with the
+optimiser's; and the `.pt` and `.pt.tar` files of STEVE's, of which the weights alone are read.
 
 Such files are pickles. They are opened as tensors and plain values alone, so nothing in them is ever run.
 """
@@ -71,8 +71,8 @@ class TorchCheckpoint:
 
 
 def holds(source: Path) -> bool:
-    """Whether `source` is, or as a folder has, a `.pth` file."""
-    return source.name.endswith((".pth", ".pt", ".pt.tar")) or bool(_candidates(source))
+    """Whether `source` is, or as a folder has, a file of torch."""
+    return source.name.endswith((".pth", ".pt", ".pt.tar", ".ckpt")) or bool(_candidates(source))
 
 
 def read(source: Path) -> TorchCheckpoint:
@@ -91,15 +91,21 @@ def read(source: Path) -> TorchCheckpoint:
             f"{path} holds no state dict, tensors by their names (it has: {keys}). Give a model's checkpoint."
         )
     params = {name: _array(path, name, value) for name, value in state.items()}
-    groups, adam = _optimizer(path, content.get("opt_state_dict")) if state is not content else ([], {})
+    groups, adam = _optimizer(path, _adam(content)) if state is not content else ([], {})
     steps = [int(part["step"]) for part in adam.values() if "step" in part]
     return TorchCheckpoint(path, params, groups, adam, max(steps, default=None))
+
+
+def _adam(content: Mapping[Any, Any]) -> Any:
+    """The optimiser's state dict; Lightning has one for each of several optimisers."""
+    several = content.get("optimizer_states")
+    return several[0] if isinstance(several, list) and len(several) == 1 else content.get("opt_state_dict")
 
 
 def _candidates(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    found = [*folder.glob("*.pth"), *(folder / _RUN_FOLDER).glob("*.pth")]
+    found = [*folder.glob("*.pth"), *(folder / _RUN_FOLDER).glob("*.pth"), *folder.glob("*.ckpt")]
     return sorted(found, key=lambda path: (path.name != _BEST, -path.stat().st_mtime))
 
 
@@ -110,7 +116,9 @@ def _find(source: Path) -> Path:
     if found:
         return found[0]
     if source.exists():
-        raise UserError(f"No .pth file in {source} or its {_RUN_FOLDER}. Give the checkpoint file itself.")
+        raise UserError(
+            f"No .pth or .ckpt file in {source} or its {_RUN_FOLDER}. Give the checkpoint file itself."
+        )
     raise UserError(f"{source} does not exist. Give a checkpoint file such as models/model_1000.pth.")
 
 
@@ -165,11 +173,17 @@ def _array(path: Path, name: str, value: Tensor) -> np.ndarray:
         raise UserError(f"{path}: `{name}` is not a plain tensor of numbers ({value.dtype}, {value.layout}).")
     if value.is_floating_point():
         value = value.float()
-        if not bool(value.isfinite().all()):
+        if not bool((value.isfinite() | _hides(value)).all()):
             raise UserError(
                 f"{path}: `{name}` holds values that are not finite: a training that went astray."
             )
     return value.numpy()
+
+
+def _hides(value: Tensor) -> Tensor:
+    """Where a tensor of nothing but 0 and minus infinity, the mask of an attention, is infinite."""
+    hidden = value == -torch.inf
+    return hidden & (hidden | (value == 0)).all()
 
 
 def _optimizer(path: Path, state: Any) -> tuple[list[list[int]], dict[int, Arrays]]:
@@ -184,6 +198,7 @@ def _optimizer(path: Path, state: Any) -> tuple[list[list[int]], dict[int, Array
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}: its `opt_state_dict` is not that of torch's Adam ({error!r}). Save the `state_dict` alone."
+            f"{path}: its `opt_state_dict` or `optimizer_states` is not that of torch's Adam ({error!r}). Save the "
+            "`state_dict` alone."
         ) from error
     return groups, adam

@@ -1,0 +1,349 @@
+"""VideoSAUR, SlotContrast and the DINOSAUR of their code: recordings of small random transformers.
+
+Frames are recorded normalised, so our own normalisation is left out. Images are clips of one frame.
+"""
+
+import json
+import re
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fidelity.cases import Case, Row, Rows, System, absolute, holds, integers, largest, norm
+from fidelity.loading import Loaded, load
+from fidelity.training import loss_of, train
+from torchslots.convert import systems
+from torchslots.convert.layouts import Arrays
+from torchslots.io.errors import UserError
+from torchslots.models.decoders.features import FeatureDecoder, next_frame_similarity
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.types import Batch, Clip
+from torchslots.recipes.config import OptimConfig
+
+_NEAR = {
+    "backbone_features": 3e-5,
+    "backbone_keys": 3e-5,
+    "features": 3e-5,
+    "slots": 3e-5,
+    "slots_predicted": 3e-5,
+    "reconstruction": 3e-5,
+    "eval_grid_reconstruction": 3e-5,
+    "attn": 1e-5,
+    "masks": 1e-5,
+    "masks_image_first": 1e-5,
+    "eval_grid_masks": 1e-5,
+    "target_timesim": 1e-5,
+    "eval_grid": 0.0,
+}
+"""Largest differences."""
+_LOSS, _STEP_LOSS = 2e-6, 5e-6
+_GRADIENT, _STEP_GRADIENT = 1e-4, 5e-4
+_RATE, _WEIGHT, _CLOSE = 1e-12, 2e-6, 1e-5
+_TINY = 1e-6
+"""Norm below which a gradient is rounding."""
+_TERMS = {
+    "loss_featrec": "features",
+    "loss_mse": "features",
+    "loss_timesim": "similarity",
+    "loss_ss": "contrast",
+}
+"""The original's names of losses, and ours."""
+
+
+# --------------------------------------------------------------------------------------------------- recorded
+
+
+def rows(case: Case) -> Rows:
+    """Everything that is recorded."""
+    found: dict[str, Row] = {}
+    for name, recorded in case.outputs.items():
+        if name in _NEAR:
+            found[name] = absolute(recorded, _NEAR[name])
+        elif name.startswith("loss_"):
+            found[name] = Row(recorded, _LOSS)
+        elif name.startswith("segmentation_"):
+            found[name] = integers(recorded, _margin(case, name), _CLOSE)
+        elif not name.startswith("metric_"):
+            raise UserError(f"{case.folder}: no way to compare `{name}` here.")
+    return {**found, **_gradient_rows(case), **_training_rows(case)}
+
+
+def _margin(case: Case, name: str) -> np.ndarray:
+    """By how much the best slot leads, from the recorded masks."""
+    masks = case.outputs["masks" if name == "segmentation_decoder" else "attn"]
+    best = _resized(torch.from_numpy(masks), _grid(case), _label_size(case)).topk(2, dim=-3).values
+    return (best.select(-3, 0) - best.select(-3, 1)).numpy()
+
+
+def _gradient_rows(case: Case) -> Rows:
+    grads = _read_gradients(case)
+    found: dict[str, Row] = {}
+    for name, size in grads["grad_norm"].items():
+        if size < _TINY:
+            found[f"grad_norm/{name}"] = absolute(np.array(size), _CLOSE)
+            found[f"grad_dot_cos/{name}"] = absolute(np.array(grads["grad_dot_cos"][name]), _CLOSE)
+        else:
+            found[f"grad_norm/{name}"] = Row(np.array(size), _GRADIENT)
+            found[f"grad_dot_cos/{name}"] = absolute(np.array(grads["grad_dot_cos"][name]), _GRADIENT * size)
+    return found | {f"no_grad/{part}": holds("nothing in it has a gradient") for part in grads["no_grad"]}
+
+
+def _read_gradients(case: Case) -> dict[str, Any]:
+    file = case.folder / "grads.json"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error!r}. Copy the folder again.") from error
+
+
+def _training_rows(case: Case) -> Rows:
+    recorded = case.config["train"]
+    found = {
+        "train_loss": Row(np.array(recorded["loss"]), _STEP_LOSS, measure=largest),
+        "train_lr": Row(np.array(recorded["lr"]), _RATE, measure=largest),
+        "train_grad_norm": Row(np.array(recorded["grad_norm"]), _STEP_GRADIENT, measure=largest),
+    }
+    file = case.folder / "trained.ckpt"
+    if not file.is_file():
+        return found | {
+            f"param_norm_after_train/{name}": Row(np.array(size), 1e-5)
+            for name, size in _read_gradients(case)["param_norm_after_train"].items()
+        }
+    apart = 2 * sum(recorded["lr"])
+    trained = systems.TORCH.read(file).params
+    for name, array in trained.items():
+        drifting = _drifting(name, array, trained)
+        found[f"trained/{name}"] = absolute(array[~drifting], _WEIGHT)
+        if drifting.any():
+            found[f"trained_drifting/{name}"] = absolute(array[drifting], apart)
+    return found
+
+
+def _drifting(name: str, array: np.ndarray, names: Collection[str]) -> np.ndarray:
+    """Entries whose gradient is zero in exact arithmetic: Adam moves them by rounding.
+
+    Args:
+        names: of all arrays.
+    """
+    found = np.zeros(array.shape, bool)
+    if name.endswith("self_attn.qkv.bias"):
+        third = len(array) // 3
+        found[third : 2 * third] = True
+    elif name.endswith("self_attn.kv.bias"):
+        found[: len(array) // 2] = True
+    elif name.endswith("norm_k.bias"):
+        found[:] = True
+    elif name == max((other for other in names if _SCORES.fullmatch(other)), key=_layer, default=None):
+        found[-1] = True
+    return found
+
+
+_SCORES = re.compile(r"decoder(?:\.module)?\.mlp\.layers\.(\d+)\.bias")
+
+
+def _layer(name: str) -> int:
+    return int(name.split(".")[-2])
+
+
+# ------------------------------------------------------------------------------------------------------- ours
+
+
+class Run(NamedTuple):
+    """A case's model on its inputs."""
+
+    loaded: Loaded
+    batch: Batch
+    clip: Clip
+
+    @property
+    def model(self) -> ObjectCentricModel:
+        return self.loaded.model
+
+    @property
+    def decoder(self) -> FeatureDecoder:
+        decoder = self.model.decoder
+        assert isinstance(decoder, FeatureDecoder)
+        return decoder
+
+
+def ours(case: Case) -> Arrays:
+    """Every recorded tensor."""
+    loaded = _load(case)
+    batch = to_batch(case)
+    with torch.no_grad():
+        run = Run(loaded, batch, loaded.model.encode(batch))
+        found = {**_forward(case, run), **_losses(case, run), **_masks(case, run), **_other_grid(case, run)}
+    arrays = {name: value.numpy() for name, value in found.items()}
+    if "image" in case.inputs:
+        arrays = {name: value[:, 0] if name in _PER_FRAME else value for name, value in arrays.items()}
+    return {**arrays, **_gradients(case, run), **_training(case, run)}
+
+
+_PER_FRAME = {
+    "backbone_features",
+    "backbone_keys",
+    "features",
+    "slots",
+    "slots_predicted",
+    "attn",
+    "reconstruction",
+    "masks",
+    "segmentation_decoder",
+    "segmentation_attn",
+    "eval_grid_reconstruction",
+    "eval_grid_masks",
+}
+
+
+def _load(case: Case) -> Loaded:
+    """The model; its backbone also gives keys where they are recorded."""
+    loaded = load(case, "checkpoint.ckpt")
+    encoder = loaded.model.slot_encoder.encoder
+    encoder.normalize = nn.Identity()
+    encoder.backbone.keys = encoder.backbone.keys or "backbone_keys" in case.outputs
+    return loaded
+
+
+def to_batch(case: Case, noise: np.ndarray | None = None) -> Batch:
+    """Recorded frames as clips, and the noise of the initial slots."""
+    video = torch.from_numpy(
+        case.inputs["video"] if "video" in case.inputs else case.inputs["image"][:, None]
+    )
+    noise = case.inputs.get("noise") if noise is None else noise
+    return {"video": video} if noise is None else {"video": video, "noise": torch.from_numpy(noise)}
+
+
+def _forward(case: Case, run: Run) -> dict[str, Tensor]:
+    clip, rendered = run.clip, run.decoder.render(run.clip)
+    assert clip.features is not None and rendered.output is not None
+    found = {
+        "backbone_features": clip.features.tokens,
+        "features": run.model.slot_encoder.tokens(run.batch["video"]),
+        "slots": clip.slots,
+        "slots_predicted": clip.predicted,
+        "attn": clip.attn,
+        "reconstruction": rendered.output.unflatten(0, clip.slots.shape[:2]),
+        "masks": rendered.masks.unflatten(0, clip.slots.shape[:2]),
+    }
+    if clip.features.keys is not None:
+        found["backbone_keys"] = clip.features.keys
+        if "target_timesim" in case.outputs:
+            temperature = run.loaded.config.losses.similarity_temperature
+            found["target_timesim"] = next_frame_similarity(clip.features.keys, temperature).flatten(1, 2)
+    return found
+
+
+def _losses(case: Case, run: Run) -> dict[str, Tensor]:
+    """Each loss without its weight, and their sum."""
+    explained, losses = run.decoder.explained(run.clip, run.batch), run.decoder.losses
+    found = {
+        name: losses[_TERMS[name]].loss(explained)
+        for name in case.outputs
+        if name.startswith("loss_") and _TERMS.get(name) in losses
+    }
+    return found | {"loss_total": loss_of(run.model, run.batch)}
+
+
+def _masks(case: Case, run: Run) -> dict[str, Tensor]:
+    """Masks at the image's size, and segmentations at the labels'."""
+    masks = run.decoder.decode(run.clip, recon=False).masks
+    attn = run.clip.attn.unflatten(-1, masks.shape[-2:])
+    height, width = run.batch["video"].shape[-2:]
+    size = _label_size(case)
+    return {
+        "masks_image_first": F.interpolate(masks[0, :1], (height, width), mode="bilinear"),
+        "segmentation_decoder": _at(masks, size).argmax(-3),
+        "segmentation_attn": _at(attn, size).argmax(-3),
+    }
+
+
+def _grid(case: Case) -> tuple[int, int]:
+    patch = case.config["vit"]["patch_size"]
+    rows, columns = (side // patch for side in case.config["image_size"])
+    return rows, columns
+
+
+def _label_size(case: Case) -> tuple[int, int]:
+    rows, columns = case.inputs["segmentations"].shape[-2:]
+    return rows, columns
+
+
+def _resized(masks: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    return _at(masks.unflatten(-1, grid), size)
+
+
+def _at(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    flat = masks.flatten(0, -4)
+    return F.interpolate(flat, size, mode="bilinear").unflatten(0, masks.shape[:-3])
+
+
+def _other_grid(case: Case, run: Run) -> dict[str, Tensor]:
+    """The same slots decoded on a grid of another size."""
+    if "eval_grid" not in case.outputs:
+        return {}
+    side = int(case.outputs["eval_grid"])
+    other = run.decoder.render(run.clip._replace(grid=(side, side)))
+    assert other.output is not None
+    return {
+        "eval_grid": torch.tensor(side),
+        "eval_grid_reconstruction": other.output.unflatten(0, run.clip.slots.shape[:2]),
+        "eval_grid_masks": other.masks.unflatten(0, run.clip.slots.shape[:2]),
+    }
+
+
+def _gradients(case: Case, run: Run) -> Arrays:
+    """Of the sum of losses, by the original's names; and that what is frozen has none."""
+    loss_of(run.model, run.batch).backward()
+    grads = {name: value.grad for name, value in run.model.named_parameters() if value.grad is not None}
+    run.model.zero_grad()
+    found: Arrays = {}
+    theirs = run.loaded.to_theirs(grads)
+    for name, array in theirs.items():
+        flat = array.reshape(-1).astype(np.float64)
+        found[f"grad_norm/{name}"] = np.asarray(norm(flat))
+        found[f"grad_dot_cos/{name}"] = np.asarray(flat @ np.cos(np.arange(len(flat))))
+    free = {
+        part: not any(name.startswith(f"{part}.") for name in theirs)
+        for part in _read_gradients(case)["no_grad"]
+    }
+    return found | {f"no_grad/{part}": np.array(without) for part, without in free.items()}
+
+
+def _training(case: Case, run: Run) -> Arrays:
+    """Five steps of our trainer; the model is trained on."""
+    noise = case.inputs.get("train_noise")
+    steps = len(case.config["train"]["loss"])
+    batches = [to_batch(case, None if noise is None else noise[step]) for step in range(steps)]
+    done = train(run.loaded, settings(case), batches)
+    found: Arrays = {
+        "train_loss": done.losses,
+        "train_lr": done.rates[:, 0],
+        "train_grad_norm": done.norms,
+    }
+    trained = run.loaded.to_theirs(dict(run.model.named_parameters()))
+    for name, array in trained.items():
+        drifting = _drifting(name, array, trained)
+        found[f"trained/{name}"] = array[~drifting]
+        found[f"trained_drifting/{name}"] = array[drifting]
+        found[f"param_norm_after_train/{name}"] = np.asarray(norm(array))
+    return found
+
+
+def settings(case: Case) -> OptimConfig:
+    """The trainer's settings as the case's configuration has them."""
+    theirs = case.config["optimizer"]
+    schedule = theirs["lr_scheduler"]
+    return OptimConfig(
+        learning_rate=theirs["lr"],
+        warmup_steps=schedule["warmup_steps"],
+        schedule="exponential_after_warmup",
+        decay_steps=schedule["decay_steps"] - schedule["warmup_steps"],
+        max_grad_norm=case.config["gradient_clip_val"],
+    )
+
+
+SYSTEM = System(rows, ours)
