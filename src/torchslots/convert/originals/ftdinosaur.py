@@ -68,6 +68,6 @@ def from_reference(reference: Mapping[str, Any], shapes: Shapes) -> FtDinosaurCo
     """
     model = reference["model"]
     found = _sized(shapes, dinosaur.heads_of(reference, shapes, NAMES))
-    top_k = int(model.get("decoder", {}).get("top_k", found.decoder.top_k) or 0)
-    given = {"num_slots": found.num_slots, **dinosaur.counts(model)}
-    return replace(found, **given, decoder=replace(found.decoder, top_k=max(top_k, 0)))
+    top_k = model.get("decoder", {}).get("top_k")
+    decoder = found.decoder if top_k is None else replace(found.decoder, top_k=max(int(top_k), 0))
+    return replace(found, **dinosaur.counts(model), decoder=decoder)
