@@ -76,7 +76,7 @@ def rows(case: Case) -> Rows:
     return {
         **found,
         **features.gradient_rows(case),
-        **features.training_rows(case, rates, trained, _drifting(case)),
+        **features.training_rows(case, rates, case.folder / _checkpoint(case), trained, _drifting(case)),
     }
 
 

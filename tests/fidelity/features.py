@@ -72,12 +72,13 @@ def gradients(case: Case, loaded: Loaded, batch: Batch) -> Arrays:
     return {**found, "no other gradient": np.array(same)}
 
 
-def training_rows(case: Case, rates: Sequence[Any], trained: Path, drifting: Drifting) -> Rows:
+def training_rows(case: Case, rates: Sequence[Any], first: Path, trained: Path, drifting: Drifting) -> Rows:
     """Figures of each step, and the weights behind the last.
 
     Args:
         rates: of each step, of each group of parameters.
-        trained: the checkpoint with these weights; where it is not there their norms are compared.
+        first: the checkpoint that training begins with.
+        trained: the checkpoint behind it; where that is not there the norms of its weights are compared.
     """
     recorded = case.config["train"]
     found = {
@@ -85,12 +86,13 @@ def training_rows(case: Case, rates: Sequence[Any], trained: Path, drifting: Dri
         "train_lr": Row(np.array(rates), _RATE, measure=largest),
         "train_grad_norm": Row(np.array(recorded["grad_norm"]), _STEP_GRADIENT, measure=largest),
     }
-    if not trained.is_file():
-        sizes = read_gradients(case)["param_norm_after_train"]
-        return found | {
-            f"param_norm_after_train/{name}": Row(np.array(v), SHARE) for name, v in sizes.items()
-        }
     apart = 2 * float(np.max(np.array(rates).reshape(len(rates), -1), 1).sum())
+    if not trained.is_file():
+        start = systems.TORCH.read(first).params
+        for name, size in read_gradients(case)["param_norm_after_train"].items():
+            moved = apart * float(np.sqrt(drifting(name, start[name]).sum()))
+            found[f"param_norm_after_train/{name}"] = absolute(np.array(size), SHARE * size + moved)
+        return found
     for name, array in systems.TORCH.read(trained).params.items():
         if not np.isfinite(array).all():
             continue  # a causal mask, no weight
