@@ -4,6 +4,7 @@ the system."""
 from pathlib import Path
 
 from fidelity import (
+    dinosaur,
     dvae,
     isa,
     savi,
@@ -29,6 +30,8 @@ SYSTEMS = {
     "SAViDiffusion": slotdiffusion.SYSTEM,
     "SAVi": savi_slotdiffusion.SYSTEM,
     "STEVE": steve.SYSTEM,
+    "object-centric-learning-framework": dinosaur.SYSTEM,
+    "ftdinosaur": dinosaur.SYSTEM,
     "videosaur": videosaur.SYSTEM,
     "slotcontrast": videosaur.SYSTEM,
 }

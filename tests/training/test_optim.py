@@ -384,8 +384,8 @@ def test_decay_of_a_backbone_without_a_rate_of_its_own_is_refused() -> None:
         optim.adam(_Tuned(), OptimConfig(min_learning_rate=1e-6, backbone_learning_rate=5e-7))
 
 
-FEATURE_SCHEDULES = np.load(GOLDEN / "feature_schedules.npz")
-_STEPS = FEATURE_SCHEDULES["steps"].tolist()
+FEATURE_SCHEDULES = np.load(GOLDEN / "features_preprocess.npz")
+_STEPS = FEATURE_SCHEDULES["schedule/steps"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ _STEPS = FEATURE_SCHEDULES["steps"].tolist()
 def test_exponential_decay_behind_warmup_is_the_recorded_one(name: str, warmup: int, decay: int) -> None:
     config = OptimConfig(1.0, warmup, 500_000, schedule="exponential_after_warmup", decay_steps=decay)
     ours = [optim.schedule(config)(step) for step in _STEPS]
-    np.testing.assert_allclose(ours, FEATURE_SCHEDULES[name], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(ours, FEATURE_SCHEDULES[f"schedule/{name}"], rtol=1e-12, atol=1e-12)
 
 
 def test_cosine_from_half_ends_in_the_last_step() -> None:

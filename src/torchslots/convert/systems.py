@@ -10,7 +10,9 @@ from typing import Any
 
 from torchslots.convert.layouts import Arrays, Shapes, WeightMap, to_ours
 from torchslots.convert.originals import (
+    dinosaur,
     dvae,
+    ftdinosaur,
     isa,
     savi,
     savi_slotdiffusion,
@@ -32,7 +34,9 @@ from torchslots.io.errors import UserError
 from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig
+from torchslots.recipes.dinosaur import DinosaurConfig
 from torchslots.recipes.feature_slots import FeatureSlotsConfig
+from torchslots.recipes.ftdinosaur import FtDinosaurConfig
 from torchslots.recipes.isa import IsaConfig
 from torchslots.recipes.savi import SaviConfig
 from torchslots.recipes.savi_slotdiffusion import SaviPytorchConfig
@@ -43,8 +47,10 @@ from torchslots.recipes.steve import SteveConfig
 from torchslots.recipes.steve_joint import SteveJointConfig
 from torchslots.recipes.tokenizers import DvaeConfig, VqvaeConfig
 
-_BUFFER = re.compile(r".*\.(grid|running_mean|running_var|num_batches_tracked)|dm_decoder\.[^.]+")
-"""Names in a state dict that are no parameters: position grids, statistics, the tables of a noise schedule."""
+_BUFFER = re.compile(
+    r".*\.(grid|running_mean|running_var|num_batches_tracked)|dm_decoder\.[^.]+|models\.object_decoder\.mask"
+)
+"""Names in a state dict that are no parameters: position grids, statistics, the tables of a noise schedule, masks."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,27 @@ PROGRAMS = (
         configures=_named("STEVE"),
         decoder="trans_decoder.",
         frozen="dvae.",
+    ),
+    Program(
+        "DINOSAUR",
+        TORCH,
+        dinosaur.MARK,
+        DinosaurConfig,
+        dinosaur.from_shapes,
+        dinosaur.from_reference,
+        dinosaur.leaves,
+        like=dinosaur.like,
+        arrays=dinosaur.without_mask,
+    ),
+    Program(
+        "FT-DINOSAUR",
+        TORCH,
+        ftdinosaur.MARK,
+        FtDinosaurConfig,
+        ftdinosaur.from_shapes,
+        ftdinosaur.from_reference,
+        ftdinosaur.leaves,
+        like=ftdinosaur.like,
     ),
     Program(
         "SAVi of SlotDiffusion's code",

@@ -119,11 +119,14 @@ class ObjectCentricModel(nn.Module):
 
     def save_pretrained(self, folder: Any) -> None:
         """Write config.json and model.safetensors into a folder that `torchslots.load_model` reads."""
-        save_pretrained(self, self.config, folder)
+        save_pretrained(self, self.config, folder, leave_out=self._training_only())
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
         """Publish the model on the Hugging Face hub under `owner/name`."""
-        return push_to_hub(self, self.config, repo_id, private=private)
+        return push_to_hub(self, self.config, repo_id, private=private, leave_out=self._training_only())
+
+    def _training_only(self) -> tuple[str, ...]:
+        return tuple(f"decoder.{name}" for name in self.decoder.training_only)
 
 
 def conditioning(batch: Batch) -> Conditioning:

@@ -45,13 +45,19 @@ class Saved(Protocol):
 
 
 def save_pretrained(
-    model: Saved, config: Config, folder: str | Path, *, card: dict[str, Any] | None = None
+    model: Saved,
+    config: Config,
+    folder: str | Path,
+    *,
+    card: dict[str, Any] | None = None,
+    leave_out: tuple[str, ...] = (),
 ) -> Path:
     """Write `folder`/config.json, model.safetensors and a short README.md; a failure leaves no partial file.
 
     Args:
         card: further lines of the README, such as the data set and the scores. A README.md that was not written here
             is left alone.
+        leave_out: beginnings of the names of tensors that are not written.
 
     Raises:
         UserError: the folder cannot be written or the disk is full; an older model there is unchanged.
@@ -61,6 +67,7 @@ def save_pretrained(
     tensors = {  # safetensors wants contiguous tensors that share no memory
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
+        if not name.startswith(leave_out)
     }
     with atomic_files(folder / WEIGHTS_NAME, folder / CONFIG_NAME, durable=True) as (
         weights_file,
@@ -79,6 +86,7 @@ def push_to_hub(
     *,
     private: bool = False,
     card: dict[str, Any] | None = None,
+    leave_out: tuple[str, ...] = (),
 ) -> str:
     """Publish a model as `owner/name` on the Hugging Face hub and return its address.
 
@@ -90,7 +98,7 @@ def push_to_hub(
     if not HUB_ID.fullmatch(repo_id):
         raise UserError(f"A hub id is written owner/name, got {repo_id!r}.")
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, config, folder, card=card)
+        save_pretrained(model, config, folder, card=card, leave_out=leave_out)
         try:
             api = HfApi()
             address = api.create_repo(repo_id, private=private, exist_ok=True)

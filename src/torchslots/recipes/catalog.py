@@ -15,7 +15,9 @@ from torchslots.io.errors import UserError, nearest
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes import (
+    dinosaur,
     feature_slots,
+    ftdinosaur,
     isa,
     savi,
     savi_slotdiffusion,
@@ -56,6 +58,8 @@ FAMILIES: dict[str, Family] = {
     "steve": Family("STEVE (SlotDiffusion's)", steve.SteveConfig, steve.build),
     "steve_joint": Family("STEVE", steve_joint.SteveJointConfig, steve_joint.build),
     "slotdiffusion": Family("SlotDiffusion", slotdiffusion.SlotDiffusionConfig, slotdiffusion.build),
+    "dinosaur": Family("DINOSAUR", dinosaur.DinosaurConfig, dinosaur.build),
+    "ftdinosaur": Family("FT-DINOSAUR", ftdinosaur.FtDinosaurConfig, ftdinosaur.build),
     "videosaur": Family("VideoSAUR", videosaur.VideosaurConfig, feature_slots.build),
     "slotcontrast": Family("SlotContrast", slotcontrast.SlotContrastConfig, feature_slots.build),
     "videosaur_images": Family(
@@ -94,6 +98,10 @@ _ALONE = (
     slotcontrast.slotcontrast_ytvis,
     slotcontrast.slotcontrast_demo,
     videosaur.dinosaur_coco_dinov2,
+    ftdinosaur.ftdinosaur_small_224,
+    ftdinosaur.ftdinosaur_base_224,
+    ftdinosaur.ftdinosaur_small_518,
+    ftdinosaur.ftdinosaur_base_518,
 )
 RECIPES: dict[str, Callable[[], Recipe]] = {
     **{function.__name__: function for function in _ALONE},
@@ -103,6 +111,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **steve.RECIPES,
     **steve_joint.RECIPES,
     **slotdiffusion.RECIPES,
+    **dinosaur.RECIPES,
 }
 """Every recipe by its name: functions alone, and sweeps over data sets."""
 
@@ -120,6 +129,13 @@ PUBLISHED: dict[str, str] = {
     "slotcontrast_movi_e": "FG-ARI 82.9",
     "slotcontrast_ytvis": "FG-ARI 38.0",
     "dinosaur_coco_dinov2": "FG-ARI 45.6",
+    "dinosaur_coco_mlp": "FG-ARI 40.5",
+    "dinosaur_coco_auto": "FG-ARI 34.1",
+    "dinosaur_coco_auto_small": "FG-ARI 36.9",
+    "dinosaur_voc_mlp": "FG-ARI 24.6",
+    "dinosaur_voc_auto": "FG-ARI 24.8",
+    "dinosaur_movi_c_mlp": "FG-ARI 67.2",
+    "dinosaur_movi_e_mlp": "FG-ARI 64.7",
 }
 """The published figure of a recipe's own data set, in per cent, where there is one."""
 

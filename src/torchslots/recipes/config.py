@@ -125,6 +125,8 @@ class EvalConfig:
     """Videos at once."""
     num_videos: int | None = None
     """Videos to evaluate; None: the whole split."""
+    keys: tuple[str, ...] | None = None
+    """Batch keys to load in the evaluations of a training; None: those that are trained on."""
     restart_memory: bool = False
     """Forget the frames before each slice, as STATM's published evaluation does; without a memory the same."""
     seed: int = 0

@@ -30,6 +30,9 @@ class TrainOptions:
     slot_encoder: str | None = None
     """Trained model whose slot encoder to start with, of the same kind: a run folder, a model folder, or owner/name on
     the hub. Its configuration takes the place of `--model.slots.*`."""
+    init: str | None = None
+    """Trained model of the same system and sizes to start with, all of it: a run folder, a model folder, or owner/name on
+    the hub. Frames may be larger or smaller: the decoder's positions are resampled."""
     monitor: str | None = None
     """Metric whose highest value marks the best model; None: the usual one, fg_ari of slots, psnr of a tokenizer."""
     num_plots: int = 4
@@ -78,7 +81,7 @@ def train(
     recipe = with_changes(recipe, **{name: value for name, value in changes.items() if name not in own})
     if options.dataset is not None:
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})
-    recipe, model = assemble(recipe, Path(run), options.tokenizer, options.slot_encoder)
+    recipe, model = assemble(recipe, Path(run), options.tokenizer, options.slot_encoder, options.init)
     return loop.train(
         recipe,
         model,

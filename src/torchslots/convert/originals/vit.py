@@ -1,14 +1,27 @@
 """Vision transformers inside the checkpoints of original programs, by timm's names."""
 
 import math
+from dataclasses import replace
 
 from torchslots.convert.layouts import Shapes, WeightMap, count, within
 from torchslots.io.errors import UserError
 from torchslots.models.backbones.names import entries, kind_of
+from torchslots.recipes import backbones
 from torchslots.recipes.backbones import BackboneConfig
 
 HEAD_SIZE = 64
 """Width of a head in every published transformer; shapes do not tell it."""
+
+
+_PUBLISHED = (
+    backbones.DINO_S16,
+    backbones.DINO_S8,
+    backbones.DINO_B16,
+    backbones.DINO_B8,
+    backbones.DINOV2_S14,
+    backbones.DINOV2_B14,
+    backbones.DINOV2_L14,
+)
 
 
 def leaves(config: BackboneConfig, theirs: str, ours: str) -> list[WeightMap]:
@@ -54,3 +67,9 @@ def from_shapes(shapes: Shapes, prefix: str, num_heads: int | None = None) -> Ba
         grid_size=grid_size,
         num_registers=registers,
     )
+
+
+def published(backbone: BackboneConfig) -> BackboneConfig:
+    """The same with the place of its pretrained weights, where a published transformer has these sizes."""
+    same = (known for known in _PUBLISHED if replace(known, pretrained=backbone.pretrained) == backbone)
+    return next(same, backbone)
