@@ -19,6 +19,7 @@ from fidelity.training import loss_of, train
 from torchslots.convert import systems
 from torchslots.convert.layouts import Arrays
 from torchslots.io.errors import UserError
+from torchslots.metrics.functional import fg_ari, mbo
 from torchslots.models.decoders.features import FeatureDecoder, next_frame_similarity
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Batch, Clip
@@ -42,9 +43,10 @@ _NEAR = {
 """Largest differences."""
 _LOSS, _STEP_LOSS = 2e-6, 5e-6
 _GRADIENT, _STEP_GRADIENT = 1e-4, 5e-4
-_RATE, _WEIGHT, _CLOSE = 1e-12, 2e-6, 1e-5
+_RATE, _SCORE, _WEIGHT, _NORM, _CLOSE = 1e-12, 1e-12, 2e-6, 1e-5, 1e-5
 _TINY = 1e-6
 """Norm below which a gradient is rounding."""
+_SCORES_OF = {"VideoARI": fg_ari, "ImageARI": fg_ari, "VideoIoU": mbo, "ImageIoU": mbo}
 _TERMS = {
     "loss_featrec": "features",
     "loss_mse": "features",
@@ -67,8 +69,8 @@ def rows(case: Case) -> Rows:
             found[name] = Row(recorded, _LOSS)
         elif name.startswith("segmentation_"):
             found[name] = integers(recorded, _margin(case, name), _CLOSE)
-        elif not name.startswith("metric_"):
-            raise UserError(f"{case.folder}: no way to compare `{name}` here.")
+        else:
+            found[name] = absolute(recorded, _SCORE)
     return {**found, **_gradient_rows(case), **_training_rows(case)}
 
 
@@ -107,13 +109,9 @@ def _training_rows(case: Case) -> Rows:
         "train_lr": Row(np.array(recorded["lr"]), _RATE, measure=largest),
         "train_grad_norm": Row(np.array(recorded["grad_norm"]), _STEP_GRADIENT, measure=largest),
     }
-    file = case.folder / "trained.ckpt"
+    apart, file = 2 * sum(recorded["lr"]), case.folder / "trained.ckpt"
     if not file.is_file():
-        return found | {
-            f"param_norm_after_train/{name}": Row(np.array(size), 1e-5)
-            for name, size in _read_gradients(case)["param_norm_after_train"].items()
-        }
-    apart = 2 * sum(recorded["lr"])
+        return found | _norms_after_training(case, apart)
     trained = systems.TORCH.read(file).params
     for name, array in trained.items():
         drifting = _drifting(name, array, trained)
@@ -121,6 +119,21 @@ def _training_rows(case: Case) -> Rows:
         if drifting.any():
             found[f"trained_drifting/{name}"] = absolute(array[drifting], apart)
     return found
+
+
+def _norms_after_training(case: Case, apart: float) -> Rows:
+    """For a recording without the trained weights.
+
+    Args:
+        apart: by how much weights may differ whose gradient is rounding.
+    """
+    sizes = _read_gradients(case)["param_norm_after_train"]
+    weights = systems.TORCH.read(case.folder / "checkpoint.ckpt").params
+    drifts = {name: np.count_nonzero(_drifting(name, weights[name], weights)) ** 0.5 for name in sizes}
+    return {
+        f"param_norm_after_train/{name}": Row(np.array(size), _NORM, floor=apart * drifts[name])
+        for name, size in sizes.items()
+    }
 
 
 def _drifting(name: str, array: np.ndarray, names: Collection[str]) -> np.ndarray:
@@ -178,6 +191,7 @@ def ours(case: Case) -> Arrays:
         run = Run(loaded, batch, loaded.model.encode(batch))
         found = {**_forward(case, run), **_losses(case, run), **_masks(case, run), **_other_grid(case, run)}
     arrays = {name: value.numpy() for name, value in found.items()}
+    arrays |= _scores(case, arrays["segmentation_decoder"])
     if "image" in case.inputs:
         arrays = {name: value[:, 0] if name in _PER_FRAME else value for name, value in arrays.items()}
     return {**arrays, **_gradients(case, run), **_training(case, run)}
@@ -279,6 +293,33 @@ def _resized(masks: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Ten
 def _at(masks: Tensor, size: tuple[int, int]) -> Tensor:
     flat = masks.flatten(0, -4)
     return F.interpolate(flat, size, mode="bilinear").unflatten(0, masks.shape[:-3])
+
+
+def _scores(case: Case, segmentation: np.ndarray) -> Arrays:
+    """Metrics of the decoder's masks; where two of them are as good as equal, of the recorded choice."""
+    labels = case.inputs["segmentations"]
+    recorded = case.outputs["segmentation_decoder"].astype(int)
+    equal = _margin(case, "segmentation_decoder") <= _CLOSE
+    if "image" in case.inputs:
+        labels, recorded, equal = labels[:, None], recorded[:, None], equal[:, None]
+    chosen = np.where(equal, recorded, segmentation)
+    return {
+        f"metric_{name}": _score(kind, labels, chosen) for name, kind in case.config["val_metrics"].items()
+    }
+
+
+def _score(kind: dict[str, Any], labels: np.ndarray, segmentation: np.ndarray) -> np.ndarray:
+    """Of one of the original's metrics, over videos or over images."""
+    covered = labels.any(2)
+    ids = np.where(covered, labels.argmax(2) + (not kind.get("ignore_background", False)), 0)
+    if kind["name"].startswith("Image"):
+        ids, segmentation, covered = (
+            array.reshape(-1, 1, *array.shape[2:]) for array in (ids, segmentation, covered)
+        )
+    seen = covered.any((1, 2, 3))
+    if kind["name"].endswith("IoU") and kind.get("matching", "overlap") != "overlap":
+        raise UserError(f"No way to compare matching {kind['matching']} here.")
+    return np.array(_SCORES_OF[kind["name"]](ids[seen], segmentation[seen]))
 
 
 def _other_grid(case: Case, run: Run) -> dict[str, Tensor]:

@@ -27,6 +27,12 @@ class VideosaurImagesConfig(FeatureSlotsConfig):
     family: ClassVar[str] = "videosaur_images"
 
 
+MOVI = EvalConfig(protocol="videosaur")
+"""Whole videos of 24 frames."""
+CHUNKS = EvalConfig(num_frames=6, num_background=0, protocol="videosaur")
+"""Chunks of YouTube-VIS."""
+
+
 def movi(dataset: str, resolution: int) -> DataConfig:
     """Whole frames of MOVi, enlarged, and mirrored at random."""
     return DataConfig(
@@ -79,7 +85,7 @@ def videosaur_movi_c() -> Recipe:
     """VideoSAUR on MOVi-C at 224x224: DINO ViT-B/8, 11 slots, only the loss of similarity, batches of 128 clips of 4
     frames, 100k steps; FG-ARI 64.8, mBO 38.9 per video (92,147,984 weights, 6,341,648 of them trained)."""
     model = VideosaurConfig(losses=LossConfig(features=0.0, similarity=0.1))
-    return Recipe("videosaur_movi_c", model, movi("movi_c", 224), halving(4e-4), training(128), EvalConfig())
+    return Recipe("videosaur_movi_c", model, movi("movi_c", 224), halving(4e-4), training(128), MOVI)
 
 
 def videosaur_movi_e() -> Recipe:
@@ -91,8 +97,8 @@ def videosaur_movi_e() -> Recipe:
 
 def videosaur_ytvis() -> Recipe:
     """VideoSAUR on YouTube-VIS 2021 at 224x224: DINO ViT-B/16, 7 slots, losses of features and similarity, batches of
-    128 clips of 4 frames, 100k steps; FG-ARI 39.5, mBO 29.1 per video (4,693,636 weights are trained). Published figures
-    are of the first 224 chunks of 6 frames: --evaluation.num-videos 224."""
+    128 clips of 4 frames, 100k steps; FG-ARI 39.5, mBO 29.1 per video (4,693,636 weights are trained). Published
+    figures are of the first 224 chunks of 6 frames: --evaluation.num-videos 224."""
     model = VideosaurConfig(
         backbone=DINO_B16,
         num_slots=7,
@@ -102,7 +108,7 @@ def videosaur_ytvis() -> Recipe:
         losses=LossConfig(similarity=0.1, similarity_temperature=0.25),
     )
     data = replace(youtube_vis(224, stored=320, flip=0.5), eval_chunks=6)
-    return Recipe("videosaur_ytvis", model, data, halving(4e-4), training(128), EvalConfig(num_frames=6))
+    return Recipe("videosaur_ytvis", model, data, halving(4e-4), training(128), CHUNKS)
 
 
 def videosaur_ytvis_dinov2() -> Recipe:
@@ -123,12 +129,12 @@ def videosaur_ytvis_dinov2() -> Recipe:
         data=data,
         optim=halving(2e-4),
         train=training(64),
-        evaluation=EvalConfig(num_frames=6, batch_size=1),
+        evaluation=replace(CHUNKS, batch_size=1),
     )
 
 
 def dinosaur_coco_dinov2() -> Recipe:
-    """DINOSAUR of VideoSAUR's code on COCO at 224x224: DINOv2 ViT-B/14, 7 slots of 256, a perceptron of 3 x 2048 decodes,
+    """DINOSAUR of VideoSAUR's code on COCO at 224x224: DINOv2 ViT-B/14, 7 slots of 256, a perceptron of 3 x 2048,
     batches of 64 images, 500k steps; FG-ARI 45.6, mBO 29.6 per image on masks of 224x224 without crowds (13,255,425
     weights are trained)."""
     model = VideosaurImagesConfig(
@@ -160,13 +166,15 @@ def dinosaur_coco_dinov2() -> Recipe:
         schedule="exponential_after_warmup",
         decay_steps=90_000,
     )
-    evaluation = EvalConfig(num_frames=1, slice_size=1, batch_size=32)
+    evaluation = EvalConfig(
+        num_frames=1, slice_size=1, batch_size=32, num_background=0, protocol="vs_dinosaur"
+    )
     return Recipe("dinosaur_coco_dinov2", model, data, optim, training(64), evaluation)
 
 
 def videosaur_demo() -> Recipe:
-    """VideoSAUR at toy size on generated videos of 32x32, with a small random transformer: it shows the machinery, not
-    objects, since random features hold none; all sizes are ours."""
+    """VideoSAUR at toy size on generated videos of 32x32, with a small random transformer: it shows the machinery,
+    not objects, since random features hold none; all sizes are ours."""
     model = VideosaurConfig(
         resolution=(32, 32),
         backbone=TINY_VIT,
@@ -180,4 +188,4 @@ def videosaur_demo() -> Recipe:
     data = replace(movi("sim_a", 32), max_instances=10)
     optim = replace(halving(4e-4, 5000), warmup_steps=250, decay_steps=4750)
     train = TrainConfig(batch_size=4, num_workers=0, compile=False, eval_every=2500, checkpoint_every=2500)
-    return Recipe("videosaur_demo", model, data, optim, train, EvalConfig())
+    return Recipe("videosaur_demo", model, data, optim, train, MOVI)

@@ -117,7 +117,7 @@ def _find(source: Path) -> Path:
         return found[0]
     if source.exists():
         raise UserError(
-            f"No .pth or .ckpt file in {source} or its {_RUN_FOLDER}. Give the checkpoint file itself."
+            f"No .pth file in {source} or its {_RUN_FOLDER}, nor a .ckpt file. Give the checkpoint file itself."
         )
     raise UserError(f"{source} does not exist. Give a checkpoint file such as models/model_1000.pth.")
 
