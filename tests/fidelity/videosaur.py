@@ -3,7 +3,6 @@
 Frames are recorded normalised, so our own normalisation is left out. Images are clips of one frame.
 """
 
-import json
 import re
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fidelity.cases import Case, Row, Rows, System, absolute, holds, integers, largest, norm
+from fidelity import features
+from fidelity.cases import Case, Row, Rows, System, absolute, integers
 from fidelity.loading import Loaded, load
 from fidelity.training import loss_of, train
 from torchslots.convert import systems
@@ -26,26 +26,22 @@ from torchslots.models.types import Batch, Clip
 from torchslots.recipes.config import OptimConfig
 
 _NEAR = {
-    "backbone_features": 3e-5,
-    "backbone_keys": 3e-5,
-    "features": 3e-5,
-    "slots": 3e-5,
-    "slots_predicted": 3e-5,
-    "reconstruction": 3e-5,
-    "eval_grid_reconstruction": 3e-5,
-    "attn": 1e-5,
-    "masks": 1e-5,
-    "masks_image_first": 1e-5,
-    "eval_grid_masks": 1e-5,
-    "target_timesim": 1e-5,
+    "backbone_features": features.FEATURE,
+    "backbone_keys": features.FEATURE,
+    "features": features.FEATURE,
+    "slots": features.FEATURE,
+    "slots_predicted": features.FEATURE,
+    "reconstruction": features.FEATURE,
+    "eval_grid_reconstruction": features.FEATURE,
+    "attn": features.SHARE,
+    "masks": features.SHARE,
+    "masks_image_first": features.SHARE,
+    "eval_grid_masks": features.SHARE,
+    "target_timesim": features.SHARE,
     "eval_grid": 0.0,
 }
 """Largest differences."""
-_LOSS, _STEP_LOSS = 2e-6, 5e-6
-_GRADIENT, _STEP_GRADIENT = 1e-4, 5e-4
-_RATE, _SCORE, _WEIGHT, _NORM, _CLOSE = 1e-12, 1e-12, 2e-6, 1e-5, 1e-5
-_TINY = 1e-6
-"""Norm below which a gradient is rounding."""
+_SCORE = 1e-12
 _SCORES_OF = {"VideoARI": fg_ari, "ImageARI": fg_ari, "VideoIoU": mbo, "ImageIoU": mbo}
 _TERMS = {
     "loss_featrec": "features",
@@ -66,12 +62,12 @@ def rows(case: Case) -> Rows:
         if name in _NEAR:
             found[name] = absolute(recorded, _NEAR[name])
         elif name.startswith("loss_"):
-            found[name] = Row(recorded, _LOSS)
+            found[name] = Row(recorded, features.LOSS)
         elif name.startswith("segmentation_"):
-            found[name] = integers(recorded, _margin(case, name), _CLOSE)
+            found[name] = integers(recorded, _margin(case, name), features.CLOSE)
         else:
             found[name] = absolute(recorded, _SCORE)
-    return {**found, **_gradient_rows(case), **_training_rows(case)}
+    return {**found, **features.gradient_rows(case), **_training_rows(case)}
 
 
 def _margin(case: Case, name: str) -> np.ndarray:
@@ -81,77 +77,33 @@ def _margin(case: Case, name: str) -> np.ndarray:
     return (best.select(-3, 0) - best.select(-3, 1)).numpy()
 
 
-def _gradient_rows(case: Case) -> Rows:
-    grads = _read_gradients(case)
-    found: dict[str, Row] = {}
-    for name, size in grads["grad_norm"].items():
-        if size < _TINY:
-            found[f"grad_norm/{name}"] = absolute(np.array(size), _CLOSE)
-            found[f"grad_dot_cos/{name}"] = absolute(np.array(grads["grad_dot_cos"][name]), _CLOSE)
-        else:
-            found[f"grad_norm/{name}"] = Row(np.array(size), _GRADIENT)
-            found[f"grad_dot_cos/{name}"] = absolute(np.array(grads["grad_dot_cos"][name]), _GRADIENT * size)
-    return found | {f"no_grad/{part}": holds("nothing in it has a gradient") for part in grads["no_grad"]}
-
-
-def _read_gradients(case: Case) -> dict[str, Any]:
-    file = case.folder / "grads.json"
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error!r}. Copy the folder again.") from error
-
-
 def _training_rows(case: Case) -> Rows:
-    recorded = case.config["train"]
-    found = {
-        "train_loss": Row(np.array(recorded["loss"]), _STEP_LOSS, measure=largest),
-        "train_lr": Row(np.array(recorded["lr"]), _RATE, measure=largest),
-        "train_grad_norm": Row(np.array(recorded["grad_norm"]), _STEP_GRADIENT, measure=largest),
-    }
-    apart, file = 2 * sum(recorded["lr"]), case.folder / "trained.ckpt"
-    if not file.is_file():
-        return found | _norms_after_training(case, apart)
-    trained = systems.TORCH.read(file).params
-    for name, array in trained.items():
-        drifting = _drifting(name, array, trained)
-        found[f"trained/{name}"] = absolute(array[~drifting], _WEIGHT)
-        if drifting.any():
-            found[f"trained_drifting/{name}"] = absolute(array[drifting], apart)
-    return found
+    rates = [[rate] for rate in case.config["train"]["lr"]]
+    first, trained = (case.folder / f"{name}.ckpt" for name in ("checkpoint", "trained"))
+    return features.training_rows(case, rates, first, trained, _drifting(systems.TORCH.read(first).params))
 
 
-def _norms_after_training(case: Case, apart: float) -> Rows:
-    """For a recording without the trained weights.
-
-    Args:
-        apart: by how much weights may differ whose gradient is rounding.
-    """
-    sizes = _read_gradients(case)["param_norm_after_train"]
-    weights = systems.TORCH.read(case.folder / "checkpoint.ckpt").params
-    drifts = {name: np.count_nonzero(_drifting(name, weights[name], weights)) ** 0.5 for name in sizes}
-    return {
-        f"param_norm_after_train/{name}": Row(np.array(size), _NORM, floor=apart * drifts[name])
-        for name, size in sizes.items()
-    }
-
-
-def _drifting(name: str, array: np.ndarray, names: Collection[str]) -> np.ndarray:
-    """Entries whose gradient is zero in exact arithmetic: Adam moves them by rounding.
+def _drifting(names: Collection[str]) -> features.Drifting:
+    """Shifts that a softmax cancels: of keys, and of scores.
 
     Args:
         names: of all arrays.
     """
-    found = np.zeros(array.shape, bool)
-    if name.endswith("self_attn.qkv.bias"):
-        third = len(array) // 3
-        found[third : 2 * third] = True
-    elif name.endswith("self_attn.kv.bias"):
-        found[: len(array) // 2] = True
-    elif name.endswith("norm_k.bias"):
-        found[:] = True
-    elif name == max((other for other in names if _SCORES.fullmatch(other)), key=_layer, default=None):
-        found[-1] = True
+    scores = max((name for name in names if _SCORES.fullmatch(name)), key=_layer, default=None)
+
+    def found(name: str, array: np.ndarray) -> np.ndarray:
+        loose = np.zeros(array.shape, bool)
+        if name.endswith("self_attn.qkv.bias"):
+            third = len(array) // 3
+            loose[third : 2 * third] = True
+        elif name.endswith("self_attn.kv.bias"):
+            loose[: len(array) // 2] = True
+        elif name.endswith("norm_k.bias"):
+            loose[:] = True
+        elif name == scores:
+            loose[-1] = True
+        return loose
+
     return found
 
 
@@ -194,7 +146,7 @@ def ours(case: Case) -> Arrays:
     arrays |= _scores(case, arrays["segmentation_decoder"])
     if "image" in case.inputs:
         arrays = {name: value[:, 0] if name in _PER_FRAME else value for name, value in arrays.items()}
-    return {**arrays, **_gradients(case, run), **_training(case, run)}
+    return {**arrays, **features.gradients(case, run.loaded, run.batch), **_training(case, run)}
 
 
 _PER_FRAME = {
@@ -299,7 +251,7 @@ def _scores(case: Case, segmentation: np.ndarray) -> Arrays:
     """Metrics of the decoder's masks; where two of them are as good as equal, of the recorded choice."""
     labels = case.inputs["segmentations"]
     recorded = case.outputs["segmentation_decoder"].astype(int)
-    equal = _margin(case, "segmentation_decoder") <= _CLOSE
+    equal = _margin(case, "segmentation_decoder") <= features.CLOSE
     if "image" in case.inputs:
         labels, recorded, equal = labels[:, None], recorded[:, None], equal[:, None]
     chosen = np.where(equal, recorded, segmentation)
@@ -336,42 +288,13 @@ def _other_grid(case: Case, run: Run) -> dict[str, Tensor]:
     }
 
 
-def _gradients(case: Case, run: Run) -> Arrays:
-    """Of the sum of losses, by the original's names; and that what is frozen has none."""
-    loss_of(run.model, run.batch).backward()
-    grads = {name: value.grad for name, value in run.model.named_parameters() if value.grad is not None}
-    run.model.zero_grad()
-    found: Arrays = {}
-    theirs = run.loaded.to_theirs(grads)
-    for name, array in theirs.items():
-        flat = array.reshape(-1).astype(np.float64)
-        found[f"grad_norm/{name}"] = np.asarray(norm(flat))
-        found[f"grad_dot_cos/{name}"] = np.asarray(flat @ np.cos(np.arange(len(flat))))
-    free = {
-        part: not any(name.startswith(f"{part}.") for name in theirs)
-        for part in _read_gradients(case)["no_grad"]
-    }
-    return found | {f"no_grad/{part}": np.array(without) for part, without in free.items()}
-
-
 def _training(case: Case, run: Run) -> Arrays:
     """Five steps of our trainer; the model is trained on."""
     noise = case.inputs.get("train_noise")
     steps = len(case.config["train"]["loss"])
     batches = [to_batch(case, None if noise is None else noise[step]) for step in range(steps)]
     done = train(run.loaded, settings(case), batches)
-    found: Arrays = {
-        "train_loss": done.losses,
-        "train_lr": done.rates[:, 0],
-        "train_grad_norm": done.norms,
-    }
-    trained = run.loaded.to_theirs(dict(run.model.named_parameters()))
-    for name, array in trained.items():
-        drifting = _drifting(name, array, trained)
-        found[f"trained/{name}"] = array[~drifting]
-        found[f"trained_drifting/{name}"] = array[drifting]
-        found[f"param_norm_after_train/{name}"] = np.asarray(norm(array))
-    return found
+    return features.trained_arrays(run.loaded, done, _drifting(run.loaded.read.params))
 
 
 def settings(case: Case) -> OptimConfig:
