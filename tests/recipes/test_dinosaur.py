@@ -1,15 +1,20 @@
 """DINOSAUR and FT-DINOSAUR: the published settings, and every recipe at tiny size."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from data.published import extract_published
+from torchslots.data.catalog import open_dataset
 from torchslots.hub import load_model
 from torchslots.io.errors import UserError
+from torchslots.io.run_log import read_log
 from torchslots.models.decoders.features import FeatureDecoder
 from torchslots.models.decoders.renderers import PerceptronRenderer
 from torchslots.models.model import ObjectCentricModel
@@ -18,6 +23,7 @@ from torchslots.recipes.config import Recipe, to_json, with_changes
 from torchslots.recipes.dinosaur import AutoregressiveConfig, DinosaurConfig, ImageSlotsConfig
 from torchslots.recipes.feature_slots import PerceptronConfig
 from torchslots.recipes.ftdinosaur import FtDinosaurConfig
+from torchslots.training import loop
 from torchslots.training.step import TrainStep
 from torchslots.training.warm_start import add_teacher, assemble, take_all
 
@@ -212,3 +218,31 @@ def test_a_start_of_another_size_is_refused() -> None:
     trained, model = (model_of(tiny("ftdinosaur_small_224", slot_size=size)) for size in (12, 14))
     with pytest.raises(UserError, match=r"here does not fit the new model.*slot_encoder"):
         take_all(catalog.build(trained.config), model, "here")
+
+
+def test_a_run_goes_on_with_its_teacher_and_leaves_a_model_without(tmp_path: Path) -> None:
+    root = extract_published("coco", tmp_path / "data")
+    recipe = tiny("ftdinosaur_small_224")
+    changes = {"train.compile": False, "train.num_workers": 0, "train.checkpoint_every": 2}
+    recipe = with_changes(recipe, **changes, **{"data.label_size": 24, "evaluation.num_videos": 2})
+    run, validation = tmp_path / "run", replace(recipe.data, keys=("video", "segmentations"))
+
+    def train() -> dict[str, Tensor]:
+        started, model = assemble(recipe, run)
+        sets = (
+            open_dataset("coco", root, "train", recipe.data, True),
+            open_dataset("coco", root, "validation", validation, False),
+        )
+        result = loop.train(started, model, *sets, run, device="cpu", num_plots=1)
+        assert result.step == 4 and 0 <= (result.metrics["mbo_frame"] or 0) <= 1
+        return load_file(run / "model" / "model.safetensors")
+
+    whole = train()
+    assert not [name for name in whole if "teacher" in name]
+    assert {"lr", "lr_backbone"} <= {name.removeprefix("train/") for name in read_log(run)[0]}
+    shutil.rmtree(run / "checkpoints" / "step_0000004")
+    shutil.rmtree(run / "model")
+    resumed = train()
+    assert resumed.keys() == whole.keys()
+    for name, weight in whole.items():
+        assert torch.equal(resumed[name], weight), name
