@@ -19,7 +19,10 @@ from torchslots.hub import load_model
 from torchslots.io.errors import UserError
 from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
+from torchslots.recipes.backbones import BackboneConfig
 from torchslots.recipes.dinosaur import AutoregressiveConfig, DinosaurConfig
+from torchslots.recipes.feature_slots import PerceptronConfig
+from torchslots.recipes.ftdinosaur import FtDinosaurConfig, TopKConfig
 from torchslots.training import checkpoint
 
 TUNED, FROZEN = "ftdinosaur_mini", "dinosaur_oclf_auto_mini"
@@ -231,3 +234,53 @@ def test_a_grid_that_is_no_square_is_refused(golden):
     found = {**shapes(state(golden, TUNED)), "decoder.pos_embed": (1, 15, 24)}
     with pytest.raises(UserError, match="15 patches, which are no square"):
         ftdinosaur.from_reference({"vit": {"num_heads": 2}, "model": {}}, found)
+
+
+_SMALL = BackboneConfig("dinov2", 48, 2, 3, 7, 5, trainable_from=0)
+_FROZEN = replace(_SMALL, kind="dino", trainable_from=None)
+_OTHERS = {
+    "perceptron of one layer": DinosaurConfig(
+        (21, 21), _FROZEN, 33, 9, 20, 2, 36, decoder=PerceptronConfig((31,))
+    ),
+    "slot attention's masks": DinosaurConfig(
+        (14, 14),
+        replace(_SMALL, trainable_from=None),
+        33,
+        5,
+        20,
+        1,
+        36,
+        decoder=AutoregressiveConfig(1, 6, 50, "slot_attention"),
+    ),
+    "registers": FtDinosaurConfig(
+        (28, 28), replace(_SMALL, num_registers=4), 33, 6, 20, 3, 36, decoder=TopKConfig((31, 32), 2)
+    ),
+    "all slots": FtDinosaurConfig(
+        (35, 35), _SMALL, 33, 6, 20, 3, 36, decoder=TopKConfig((31, 32, 33, 34), 0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _OTHERS)
+def test_other_sizes_go_there_and_back(tmp_path, name):
+    config = _OTHERS[name]
+    model = catalog.build_seeded(config, 0)
+    if name == "registers":  # timm stores them without a position of the class token
+        torch.nn.init.zeros_(model.slot_encoder.encoder.backbone.cls_position)
+    program = next(program for program in systems.PROGRAMS if program.config is type(config))
+    theirs = to_theirs(program.leaves(config), model.state_dict())
+    if isinstance(config, DinosaurConfig) and isinstance(config.decoder, AutoregressiveConfig):
+        theirs[oclf.MASK] = oclf.causal_mask(4)
+    torch.save({key: torch.from_numpy(value.copy()) for key, value in theirs.items()}, tmp_path / "x.pth")
+    decoder = config.decoder
+    given = {"n_slots": config.num_slots, "iters": config.num_iterations}
+    if isinstance(decoder, TopKConfig):
+        given["decoder"] = {"top_k": decoder.top_k}
+    elif isinstance(decoder, AutoregressiveConfig):
+        given["decoder"] = {"n_heads": decoder.num_heads, "use_decoder_masks": False}
+    (tmp_path / "numbers.json").write_text(json.dumps({"vit": {"num_heads": 3}, "model": given}))
+    done = convert.convert(tmp_path / "x.pth", tmp_path / "out", config=tmp_path / "numbers.json")
+    assert done.config == config
+    loaded = load_model(tmp_path / "out")
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
