@@ -204,7 +204,7 @@ def _teacher(case: Case, config: FtDinosaurConfig) -> nn.Module:
     file = case.folder / case.config["target_checkpoint"]
     state = {name: torch.from_numpy(value) for name, value in systems.TORCH.read(file).params.items()}
     teacher = build_backbone(replace(config.backbone, trainable_from=None))
-    teacher.load_state_dict(to_vit(state, teacher.state_dict(), config.backbone.kind, str(file)))
+    teacher.load_state_dict(to_vit(state, teacher.state_dict(), str(file)))
     return case.prepared(teacher)
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from torchslots.hub import load_model, load_tokenizer, load_trained
 from torchslots.io.errors import UserError
 from torchslots.io.processes import is_first_process
+from torchslots.models.backbones.vit import ViT
 from torchslots.models.decoders.features import FeatureDecoder
 from torchslots.models.layers.position import LearnedPositions, resample_positions
 from torchslots.models.model import ObjectCentricModel
@@ -24,6 +25,7 @@ from torchslots.models.slots.feature_encoder import FeatureEncoder
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.weights import check_fit, shapes
 from torchslots.recipes import catalog
+from torchslots.recipes.backbone_weights import load_backbone, published_backbone
 from torchslots.recipes.config import ModelConfig, Recipe
 from torchslots.training import checkpoint
 
@@ -46,6 +48,7 @@ def assemble(
     tokenizer: str | Path | None = None,
     slot_encoder: str | Path | None = None,
     init: str | Path | None = None,
+    backbone: str | Path | None = None,
 ) -> tuple[Recipe, catalog.Built]:
     """The recipe with the configuration of the given parts, and its model with their weights, ready for `loop.train`.
 
@@ -56,6 +59,7 @@ def assemble(
         tokenizer: run folder, model folder or hub id of a tokenizer.
         slot_encoder: the same of a model of slots.
         init: the same of a model of this recipe's kind and sizes; only its patches may be more or fewer.
+        backbone: file, folder or hub id of the weights of a pretrained backbone; None: the recipe's own hub id.
 
     Raises:
         UserError: no tokenizer for a model that needs one, with the command that trains one; a part of another kind;
@@ -74,8 +78,10 @@ def assemble(
     model = catalog.build_seeded(config, recipe.train.seed)
     if parts.tokenizer is None and not begun and frozen_tokenizer(model) is not None:
         raise _missing(recipe)
-    take_weights(model, parts)
+    if not begun:
+        _take_backbone(recipe, model, backbone, given=init is not None or parts.slots_from is not None)
     add_teacher(model)
+    take_weights(model, parts)
     if init is not None and not begun:
         for line in take_all(load_trained(init), model, str(init)):
             if is_first_process():
@@ -114,6 +120,25 @@ def take_weights(model: nn.Module, parts: Parts) -> None:
         if not isinstance(model, ObjectCentricModel):
             raise UserError(f"{type(model).__name__} has no slots: it cannot take over a slot encoder.")
         _copy(parts.slots_from.slot_encoder, model.slot_encoder, "slot encoder")
+
+
+def _take_backbone(recipe: Recipe, model: nn.Module, source: str | Path | None, *, given: bool) -> None:
+    """Fill a new model's backbone with pretrained weights.
+
+    Args:
+        given: it will be overwritten by a trained one, so that only a teacher needs them.
+    """
+    found = [part for part in model.modules() if isinstance(part, ViT)]
+    if source is not None and not found:
+        raise UserError(f"{recipe.name} has no pretrained backbone. Leave out --backbone {source}.")
+    decoder = model.decoder if isinstance(model, ObjectCentricModel) else None
+    taught = isinstance(decoder, FeatureDecoder) and decoder.taught
+    if given and not taught:
+        return
+    place = published_backbone(recipe.model) if source is None else source
+    for part in found:
+        if place:
+            load_backbone(part, place)
 
 
 def add_teacher(model: nn.Module) -> None:

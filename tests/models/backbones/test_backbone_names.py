@@ -37,9 +37,7 @@ def test_every_form_gives_the_same_features(kind: str, form: Form) -> None:
         "layernorm.weight": torch.ones(12),
         "mask_token": torch.ones(1),
     }
-    read = to_vit(
-        {f"vit.{name}": value for name, value in theirs.items()}, vit.state_dict(), config.kind, "file"
-    )
+    read = to_vit({f"vit.{name}": value for name, value in theirs.items()}, vit.state_dict(), "file")
     other = build_backbone(config)
     other.load_state_dict(read)
     frames = torch.rand(2, 3, 16, 12)
@@ -64,7 +62,7 @@ def test_files_of_transformers_itself(kind: str) -> None:
     else:
         model = Dinov2Model(Dinov2Config(**numbers)).eval()
     vit = build_backbone(config)
-    vit.load_state_dict(to_vit(model.state_dict(), vit.state_dict(), config.kind, "file"))
+    vit.load_state_dict(to_vit(model.state_dict(), vit.state_dict(), "file"))
     frames = torch.rand(2, 3, 12, 12)
     with torch.no_grad():
         expected = model(frames, output_hidden_states=True).hidden_states[-1]
@@ -78,7 +76,7 @@ def test_dinov2s_own_files_with_registers_keep_the_class_tokens_position() -> No
     theirs["register_tokens"] = theirs.pop("reg_token")
     theirs["pos_embed"] = torch.cat([vit.cls_position[None, None], theirs["pos_embed"]], 1)
     other = build_backbone(config)
-    other.load_state_dict(to_vit(theirs, vit.state_dict(), config.kind, "file"))
+    other.load_state_dict(to_vit(theirs, vit.state_dict(), "file"))
     frames = torch.rand(1, 3, 12, 12)
     torch.testing.assert_close(other(frames).tokens, vit(frames).tokens)
 
@@ -119,7 +117,7 @@ def test_another_backbone_is_refused(other: BackboneConfig, message: str) -> Non
     built.cls_position.data.zero_()
     theirs = stored(other, built.state_dict(), "timm")
     with pytest.raises(UserError, match=message):
-        to_vit(theirs, build_backbone(config).state_dict(), config.kind, "file.safetensors")
+        to_vit(theirs, build_backbone(config).state_dict(), "file.safetensors")
 
 
 def test_a_trained_position_of_the_class_token_is_not_lost() -> None:

@@ -25,7 +25,6 @@ from torchslots.convert.layouts import (
 )
 from torchslots.convert.originals import vit
 from torchslots.io.errors import UserError
-from torchslots.recipes import backbones
 from torchslots.recipes.backbones import BackboneConfig
 from torchslots.recipes.feature_slots import FeatureSlotsConfig, LossConfig, MixerConfig, PerceptronConfig
 from torchslots.recipes.slotcontrast import SlotContrastConfig
@@ -34,15 +33,6 @@ from torchslots.recipes.videosaur import VideosaurConfig, VideosaurImagesConfig
 MARK = "processor."
 """Begins a name in every checkpoint."""
 _HEADS = 4
-_PUBLISHED = (
-    backbones.DINO_S16,
-    backbones.DINO_S8,
-    backbones.DINO_B16,
-    backbones.DINO_B8,
-    backbones.DINOV2_S14,
-    backbones.DINOV2_B14,
-    backbones.DINOV2_L14,
-)
 _LOSSES = {"MSELoss": "features", "CrossEntropyLoss": "similarity", "Slot_Slot_Contrastive_Loss": "contrast"}
 
 
@@ -158,7 +148,7 @@ def from_shapes(shapes: Shapes) -> FeatureSlotsConfig:
     if side**2 != patches:
         raise UserError(f"The decoder is of {patches} patches, which are no square grid. {OTHER_FILE}")
     size = side * backbone.patch_size
-    return _sized(shapes, _named(backbone), (size, size), _HEADS, _HEADS)
+    return _sized(shapes, vit.published(backbone), (size, size), _HEADS, _HEADS)
 
 
 def _parts(shapes: Shapes) -> dict[str, Shapes]:
@@ -169,12 +159,6 @@ def _parts(shapes: Shapes) -> dict[str, Shapes]:
 
 def _is_video(shapes: Shapes) -> bool:
     return any(name.startswith("processor.module.") for name in shapes)
-
-
-def _named(backbone: BackboneConfig) -> BackboneConfig:
-    """The published backbone of these sizes, if there is one."""
-    same = (known for known in _PUBLISHED if replace(known, pretrained="") == backbone)
-    return next(same, backbone)
 
 
 def _sized(
@@ -194,7 +178,7 @@ def _sized(
         resolution=resolution,
         backbone=backbone,
         token_hidden=parts["encoder"]["output_transform.layers.1.weight"][0],
-        num_slots=slots[1] if learned else _num_slots(backbone, kind, resolution),
+        num_slots=slots[1] if learned else _num_slots(backbone, kind),
         slot_size=slots[-1],
         initializer="learned" if learned else "gaussian",
         num_iterations=2 if video else 3,
@@ -208,7 +192,7 @@ def _sized(
     )
 
 
-def _num_slots(backbone: BackboneConfig, kind: type[FeatureSlotsConfig], resolution: tuple[int, int]) -> int:
+def _num_slots(backbone: BackboneConfig, kind: type[FeatureSlotsConfig]) -> int:
     """Slots that are drawn at random leave no trace of their number: 11, as published for MOVi-C, or 7 for photos and
     real videos."""
     generated = kind is VideosaurConfig and backbone.patch_size == 8
@@ -279,7 +263,7 @@ def from_reference(reference: Mapping[str, Any], shapes: Shapes) -> FeatureSlots
     _refuse(model)
     decoder, predictor = model["decoder"], model.get("predictor") or {}
     num_heads = reference.get("vit", {}).get("num_heads")
-    backbone = _named(vit.from_shapes(_parts(shapes)["encoder"], "backbone.model.", num_heads))
+    backbone = vit.published(vit.from_shapes(_parts(shapes)["encoder"], "backbone.model.", num_heads))
     found = _sized(
         shapes,
         backbone,

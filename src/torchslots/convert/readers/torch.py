@@ -4,8 +4,7 @@ optimiser's; and the `.pt` and `.pt.tar` files of STEVE's, of which the weights 
 Such files are pickles. They are opened as tensors and plain values alone, so nothing in them is ever run.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from torchslots.convert.layouts import Arrays
 from torchslots.io.errors import UserError
+from torchslots.io.torch_files import read_torch_file
 
 _BEST, _RUN_FOLDER = "best.pth", "models"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -83,7 +83,7 @@ def read(source: Path) -> TorchCheckpoint:
             without a state dict; tensors that are not finite numbers.
     """
     path = _find(source)
-    content = _load(path)
+    content = read_torch_file(path)
     state = content.get("state_dict", content.get("model", content))
     if not _is_state(state):
         keys = ", ".join(map(str, content))[:200] or "nothing"
@@ -120,44 +120,6 @@ def _find(source: Path) -> Path:
             f"No .pth file in {source} or its {_RUN_FOLDER}, nor a .ckpt file. Give the checkpoint file itself."
         )
     raise UserError(f"{source} does not exist. Give a checkpoint file such as models/model_1000.pth.")
-
-
-def _load(path: Path) -> Mapping[Any, Any]:
-    try:
-        with _numpy_scalars():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the reader raises whatever a foreign or damaged file makes it meet
-        raise UserError(_refusal(path, error)) from error
-    if not isinstance(content, Mapping):
-        raise UserError(
-            f"{path} holds a {type(content).__name__} where a state dict should be. Give a model's checkpoint."
-        )
-    return content
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    text = str(error)
-    if path.stat().st_size == 0:
-        return f"{path} is empty. Copy or download it again."
-    if "GLOBAL" in text:
-        return (
-            f"{path} is a pickle of more than tensors and plain values, which could run code when it is opened, and "
-            "was not opened. Save its state dict alone: torch.save(model.state_dict(), ...)."
-        )
-    if "TorchScript" in text or "torch.jit" in text:
-        return f"{path} is a TorchScript archive, which holds a program and is not run here. Give its state dict."
-    first = (text.strip().splitlines() or [type(error).__name__])[0][:120].rstrip(".")
-    return f"{path} is not a whole file of torch.save ({first}). Copy or download it again."
-
-
-@contextmanager
-def _numpy_scalars() -> Iterator[None]:
-    """Accept numpy's numbers, as a trainer's best score is one: values, not code."""
-    kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
-    scalar: Any = np.float64(0).__reduce__()[0]
-    named = [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]
-    with torch.serialization.safe_globals([np.dtype, *kinds, *named]):
-        yield
 
 
 def _is_state(state: Any) -> bool:

@@ -168,20 +168,19 @@ def bare_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def to_vit(
-    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], kind: Kind, where: str
-) -> dict[str, Tensor]:
+def to_vit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """The state dict of a `ViT` from a stored transformer in any of the forms.
 
     Args:
         wanted: the state dict that is to be filled, for names and shapes.
+        where: the file's place, for messages.
 
     Raises:
         UserError: a transformer of another size, another kind, or with another number of registers.
     """
-    stored = bare_names(state)
+    stored, kind = bare_names(state), kind_of(wanted)
     what = f"{where} is not the backbone of this model"
-    remedy = "Give the file of the backbone that the configuration names, or choose a recipe with this one."
+    remedy = "Give the weights of the backbone that the configuration describes."
     if kind_of(stored) != kind:
         raise UserError(f"{what}: it is of the kind {kind_of(stored)}, wanted is {kind}. {remedy}")
     depth = len({name.split(".")[1] for name in wanted if name.startswith("blocks.")})
