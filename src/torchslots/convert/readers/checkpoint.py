@@ -1,4 +1,4 @@
-"""What a checkpoint of an original holds, whatever its format."""
+"""Content of an original's checkpoint in any format."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ from torchslots.convert.layouts import Arrays
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights under the original's names, and what Adam remembers of their gradients where the file has it."""
+    """Weights by the original's names, and Adam's moments where the file has them."""
 
     path: Path
     params: Arrays
@@ -17,4 +17,4 @@ class Checkpoint:
     step: int | None = None
     """Updates done."""
     layout: str = ""
-    """How the file stores them, in words."""
+    """How the file stores weights and moments, in words."""

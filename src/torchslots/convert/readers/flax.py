@@ -1,4 +1,4 @@
-"""Reading flax checkpoints (`ckpt-N.flax`, msgpack) without JAX; nothing in the file is executed."""
+"""Reader of flax checkpoints (`ckpt-N.flax`, msgpack) without JAX; nothing in the file is executed."""
 
 import gzip
 import re
@@ -13,15 +13,14 @@ from torchslots.convert.layouts import Arrays
 from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.io.errors import UserError
 
-# Tags that flax.serialization gives to numpy arrays, complex numbers and numpy scalars.
 _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
-
-# Where optax keeps Adam behind gradient clipping.
+"""Tags of `flax.serialization`."""
 _OPTAX_ADAM = ("opt_state", "1", "0")
+"""Path of Adam's state in optax, behind gradient clipping."""
 
 
 def read(source: Path) -> Checkpoint:
-    """Read a checkpoint file, or the newest below a folder (`checkpoints-0/ckpt-N.flax`, or gzip of it).
+    """Read a checkpoint file, or the newest below a folder (`checkpoints-0/ckpt-N.flax`, possibly gzipped).
 
     Accepts a train state, `{"params": ...}` and a bare parameter tree.
 
@@ -42,7 +41,7 @@ def read(source: Path) -> Checkpoint:
 
 
 def _moments(tree: dict[str, Any]) -> tuple[Arrays, Arrays]:
-    """Adam's two moments: flax keeps a pair for each weight, optax two trees."""
+    """Adam's two moments: flax stores a pair for each weight, optax two trees."""
     optax = _subtree(tree, _OPTAX_ADAM)
     if optax is not None:
         return dict(_leaves(optax["mu"])), dict(_leaves(optax["nu"]))
@@ -55,7 +54,7 @@ def _moments(tree: dict[str, Any]) -> tuple[Arrays, Arrays]:
 
 
 def holds(source: Path) -> bool:
-    """Whether a folder, or the prefix of a checkpoint's files (`checkpoints-0/ckpt-1`), has a flax file."""
+    """Whether a folder or a prefix, such as `checkpoints-0/ckpt-1`, has a flax file."""
     return bool(_candidates(source))
 
 
@@ -118,7 +117,7 @@ def _extension(tag: int, data: bytes) -> Any:
 
 
 def _subtree(tree: Any, *paths: tuple[str, ...]) -> Any:
-    """What lies under the first of `paths` that is there."""
+    """The node at the first of `paths` that exists; None where none does."""
     for path in paths:
         node = tree
         for key in path:
@@ -129,7 +128,7 @@ def _subtree(tree: Any, *paths: tuple[str, ...]) -> Any:
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, array) of every leaf; arrays that flax cut into chunks are joined."""
+    """Path and value of every leaf; arrays that flax cut into chunks are joined."""
     for key, value in tree.items():
         if isinstance(value, dict) and "__msgpack_chunked_array__" in value:
             chunks = [value["chunks"][str(i)] for i in range(len(value["chunks"]))]
