@@ -46,9 +46,9 @@ def weights(golden: Path, system: str, parameters: Shapes) -> Arrays:
 
 def video(golden: Path, system: str, num_frames: int, size: int = 128) -> Tensor:
     """The recorded clip [1, T, 3, size, size] in [-1, 1] of a system, named as in config.json."""
-    draw = np.random.RandomState(salt(golden) + _VIDEOS[system])
-    coarse = torch.from_numpy(draw.uniform(-1, 1, (num_frames, 3, 16, 16)).astype(np.float32))
-    fine = torch.from_numpy(draw.uniform(-1, 1, (num_frames, 3, size, size)).astype(np.float32))
+    stream = np.random.RandomState(salt(golden) + _VIDEOS[system])
+    coarse = torch.from_numpy(stream.uniform(-1, 1, (num_frames, 3, 16, 16)).astype(np.float32))
+    fine = torch.from_numpy(stream.uniform(-1, 1, (num_frames, 3, size, size)).astype(np.float32))
     return (F.interpolate(coarse, (size, size), mode="bilinear") + 0.25 * fine).clamp(-1, 1)[None]
 
 
