@@ -15,12 +15,12 @@ from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.layers.weight_init import start_as_torch
 from torchslots.models.losses import mean_squared_error
 from torchslots.models.model import ObjectCentricModel
-from torchslots.recipes.config import ModelConfig, Recipe
+from torchslots.recipes.config import Recipe
 from torchslots.recipes.sizes import decoded_size, require_decoded
 from torchslots.recipes.slotdiffusion_encoder import (
     SLOTS,
     NormName,
-    SlotsConfig,
+    SlotsModelConfig,
     build_slot_encoder,
     evaluation,
     experiment,
@@ -47,21 +47,15 @@ class SaviPytorchDecoderConfig:
 
 
 @dataclass(frozen=True)
-class SaviPytorchConfig(ModelConfig):
+class SaviPytorchConfig(SlotsModelConfig):
     """Configuration of SlotDiffusion's SAVi."""
 
     family: ClassVar[str] = "savi_pytorch"
-    slots: SlotsConfig = field(default_factory=SlotsConfig)
     decoder: SaviPytorchDecoderConfig = field(default_factory=SaviPytorchDecoderConfig)
 
     def __post_init__(self) -> None:
         size = decoded_size(self.decoder.grid, self.strides())
         require_decoded(size, self.resolution, "decoder.grid or decoder.channels")
-
-    @property
-    def resolution(self) -> tuple[int, int]:
-        """Height and width of the frames."""
-        return self.slots.resolution
 
     def strides(self) -> tuple[int, ...]:
         """Strides of the decoder's layers: 2 up to the frame's size, then 1."""

@@ -21,11 +21,11 @@ from torchslots.models.diffusion.schedule import (
 )
 from torchslots.models.layers.unet import ConditionedUNet
 from torchslots.models.model import ObjectCentricModel
-from torchslots.recipes.config import EvalConfig, ModelConfig, Recipe
+from torchslots.recipes.config import EvalConfig, Recipe
 from torchslots.recipes.sizes import require_same_size
 from torchslots.recipes.slotdiffusion_encoder import (
     SLOTS,
-    SlotsConfig,
+    SlotsModelConfig,
     build_slot_encoder,
     demo_data,
     demo_optim,
@@ -106,11 +106,10 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class SlotDiffusionConfig(ModelConfig):
+class SlotDiffusionConfig(SlotsModelConfig):
     """Configuration of SlotDiffusion, its finished tokenizer's included."""
 
     family: ClassVar[str] = "slotdiffusion"
-    slots: SlotsConfig = field(default_factory=SlotsConfig)
     tokenizer: VqvaeConfig = field(default_factory=VqvaeConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -124,11 +123,6 @@ class SlotDiffusionConfig(ModelConfig):
                 f"A U-Net of {len(self.unet.channels)} levels needs latents with sides that are multiples of "
                 f"{halvings}, got {self.tokenizer.latent_shape[1:]}. Take fewer levels or another resolution."
             )
-
-    @property
-    def resolution(self) -> tuple[int, int]:
-        """Height and width of the frames."""
-        return self.slots.resolution
 
 
 def build(config: SlotDiffusionConfig) -> ObjectCentricModel:

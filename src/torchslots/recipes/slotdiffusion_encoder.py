@@ -126,6 +126,18 @@ class SlotsConfig:
         return reduced(self.resolution, reduction)
 
 
+@dataclass(frozen=True)
+class SlotsModelConfig(ModelConfig):
+    """Base of configurations of models with this slot encoder."""
+
+    slots: SlotsConfig = field(default_factory=SlotsConfig)
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        return self.slots.resolution
+
+
 def build_slot_encoder(config: SlotsConfig) -> SlotEncoder:
     """The slot encoder with fresh weights; it takes frames in [0, 1]."""
     encoder = SlotEncoder(

@@ -12,11 +12,11 @@ from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
 from torchslots.models.decoders.code_transformer import CodeTransformer
 from torchslots.models.layers.transformer import CausalDecoder
 from torchslots.models.model import ObjectCentricModel
-from torchslots.recipes.config import EvalConfig, ModelConfig, Recipe
+from torchslots.recipes.config import EvalConfig, Recipe
 from torchslots.recipes.sizes import require_heads, require_same_size
 from torchslots.recipes.slotdiffusion_encoder import (
     SLOTS,
-    SlotsConfig,
+    SlotsModelConfig,
     build_slot_encoder,
     demo_data,
     demo_optim,
@@ -48,11 +48,10 @@ class CodeTransformerConfig:
 
 
 @dataclass(frozen=True)
-class SteveConfig(ModelConfig):
+class SteveConfig(SlotsModelConfig):
     """Configuration of SlotDiffusion's STEVE, its finished tokenizer's included."""
 
     family: ClassVar[str] = "steve"
-    slots: SlotsConfig = field(default_factory=SlotsConfig)
     tokenizer: DvaeConfig = field(default_factory=DvaeConfig)
     transformer: CodeTransformerConfig = field(default_factory=CodeTransformerConfig)
     image_temperature: float | None = None
@@ -64,11 +63,6 @@ class SteveConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         require_same_size(self.slots.resolution, self.tokenizer.resolution)
-
-    @property
-    def resolution(self) -> tuple[int, int]:
-        """Height and width of the frames."""
-        return self.slots.resolution
 
 
 def build(config: SteveConfig) -> ObjectCentricModel:

@@ -10,7 +10,7 @@ import msgpack
 import numpy as np
 
 from torchslots.convert.layouts import Arrays
-from torchslots.convert.readers.checkpoint import Checkpoint
+from torchslots.convert.readers.checkpoint import Checkpoint, find_file
 from torchslots.io.errors import UserError
 
 _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
@@ -27,7 +27,7 @@ def read(source: Path) -> Checkpoint:
     Raises:
         UserError: nothing there, not msgpack (a pickle, a TensorFlow file), cut off, or without weights.
     """
-    path = _find(source)
+    path = find_file(source, _candidates, "ckpt-N.flax", "checkpoints-0", "ckpt-21.flax")
     tree = _parse(path)
     params = _subtree(tree, ("optimizer", "target"), ("params",), ("opt_target",)) or tree
     weights = {name: leaf for name, leaf in _leaves(params) if isinstance(leaf, np.ndarray)}
@@ -59,22 +59,11 @@ def holds(source: Path) -> bool:
 
 
 def _candidates(source: Path) -> list[Path]:
-    if source.is_dir():
-        return [path for pattern in ("*.flax*", "checkpoints-*/*.flax*") for path in source.glob(pattern)]
-    return [path for path in (Path(f"{source}.flax"), Path(f"{source}.flax.gz")) if path.is_file()]
-
-
-def _find(source: Path) -> Path:
-    if source.is_file():
-        return source
-    found = _candidates(source)
-    if not found and not source.exists():
-        raise UserError(
-            f"{source} does not exist. Give a checkpoint file such as checkpoints-0/ckpt-21.flax."
-        )
-    if not found:
-        raise UserError(f"No ckpt-N.flax in {source} or its checkpoints-0. Give the checkpoint file itself.")
-    return max(found, key=lambda path: int((re.findall(r"ckpt-(\d+)", path.name) or ["0"])[0]))
+    """Flax files of a folder or prefix, the newest first."""
+    if not source.is_dir():
+        return [path for path in (Path(f"{source}.flax"), Path(f"{source}.flax.gz")) if path.is_file()]
+    found = [path for pattern in ("*.flax*", "checkpoints-*/*.flax*") for path in source.glob(pattern)]
+    return sorted(found, key=lambda path: -int((re.findall(r"ckpt-(\d+)", path.name) or ["0"])[0]))
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from torchslots.convert.layouts import Arrays
+from torchslots.convert.readers.checkpoint import find_file
 from torchslots.io.errors import UserError
 
 _BEST, _RUN_FOLDER = "best.pth", "models"
@@ -83,7 +84,7 @@ def read(source: Path) -> TorchCheckpoint:
         UserError: nothing there; not a file of torch; more than tensors and plain values in it; cut off; no state dict;
             values that are not finite.
     """
-    path = _find(source)
+    path = find_file(source, _candidates, ".pth file", _RUN_FOLDER, "model_1000.pth")
     content = _load(path)
     state = content.get("state_dict", content.get("model", content))
     if not _is_state(state):
@@ -102,17 +103,6 @@ def _candidates(folder: Path) -> list[Path]:
         return []
     found = [*folder.glob("*.pth"), *(folder / _RUN_FOLDER).glob("*.pth")]
     return sorted(found, key=lambda path: (path.name != _BEST, -path.stat().st_mtime))
-
-
-def _find(source: Path) -> Path:
-    if source.is_file():
-        return source
-    found = _candidates(source)
-    if found:
-        return found[0]
-    if source.exists():
-        raise UserError(f"No .pth file in {source} or its {_RUN_FOLDER}. Give the checkpoint file itself.")
-    raise UserError(f"{source} does not exist. Give a checkpoint file such as models/model_1000.pth.")
 
 
 def _load(path: Path) -> Mapping[Any, Any]:
