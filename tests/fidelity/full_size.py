@@ -1,4 +1,4 @@
-"""Recordings of models of full size: the names and shapes of their weights, and digests of what they computed.
+"""Recordings of models of full size: names and shapes of their weights, and digests of their outputs.
 
 `sd_params/params_<model>_full.json.gz` lists a state dict. `sd_full_hashinit/<model>.npz` holds norm, mean and a
 strided sample of each output, for weights that follow from their names and a video that follows from the salt in
@@ -21,7 +21,7 @@ from torchslots.convert.layouts import Arrays
 Shapes = dict[str, tuple[int, ...]]
 
 _VIDEOS = {"VQVAE": 0, "SAVi": 1, "STEVE": 2, "SAViDiffusion": 3}
-"""The recorded videos count up from the salt, system by system."""
+"""Offsets of the seeds of the recorded videos from the salt."""
 
 
 def read_names(golden: Path, model: str) -> dict[str, Any]:

@@ -4,10 +4,9 @@ Biza, van Steenkiste, Sajjadi, Elsayed, Mahendran, Kipf, Invariant Slot Attentio
 Reference Frames (ICML 2023). Sizes are those of the released configurations.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -286,22 +285,17 @@ _SETTINGS: dict[str, _Setting] = {
     ),
 }
 
-_VARIANTS: dict[str, tuple[str, Callable[[IsaConfig], IsaConfig]]] = {
-    "baseline": (
-        "slot attention without poses",
-        lambda model: replace(model, invariance="none"),
-    ),
-    "transl": ("slots with positions", lambda model: replace(model, invariance="translation")),
-    "transl_scale": ("slots with positions and scales", lambda model: model),
-    "transl_rot_scale": (
-        "slots with positions, rotations and scales",
-        lambda model: replace(model, invariance="rotation"),
-    ),
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "baseline": ("slot attention without poses", {"invariance": "none"}),
+    "transl": ("slots with positions", {"invariance": "translation"}),
+    "transl_scale": ("slots with positions and scales", {}),
+    "transl_rot_scale": ("slots with positions, rotations and scales", {"invariance": "rotation"}),
     "transl_scale_v2": (
         "slots with positions and scales, which enter keys and not values",
-        lambda model: replace(model, relative_values=False),
+        {"relative_values": False},
     ),
 }
+"""Descriptions, and what differs from positions and scales."""
 
 
 def _recipe(setting: str) -> Recipe:
@@ -310,7 +304,7 @@ def _recipe(setting: str) -> Recipe:
     found = _SETTINGS[dataset]
     return Recipe(
         f"isa_{setting}",
-        _VARIANTS[variant][1](found.model),
+        replace(found.model, **_VARIANTS[variant][1]),
         found.data,
         OptimConfig(learning_rate=4e-4, warmup_steps=found.warmup_steps, num_steps=found.num_steps),
         TrainConfig(eval_every=found.eval_every, checkpoint_every=found.eval_every),
