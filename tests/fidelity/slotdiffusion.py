@@ -102,7 +102,7 @@ def _training_batch(inputs: Arrays, step: int) -> Batch:
 
 
 def _weights(loaded: Loaded) -> Arrays:
-    """Whether weights are written back as they were read, the schedule's tables, and whether the tokenizer is frozen."""
+    """Whether weights are written back as read and the tokenizer alone is frozen; the schedule's tables."""
     params, model = loaded.read.params, loaded.model
     written = loaded.to_theirs(model.state_dict())
     tables = slotdiffusion_torch.schedule(loaded.config.diffusion)
