@@ -131,11 +131,10 @@ class SaviConfig(ModelConfig):
 
 def build(config: SaviConfig) -> ObjectCentricModel:
     """SAVi from its five parts (figure 2), with fresh weights."""
-    return build_with(interact, config, config)
+    return build_with(_predictor, config, config)
 
 
-def interact(config: SaviConfig) -> TransformerPredictor:
-    """SAVi's predictor."""
+def _predictor(config: SaviConfig) -> TransformerPredictor:
     return TransformerPredictor(
         config.slot_size,
         num_heads=config.predictor_heads,

@@ -21,16 +21,14 @@ from torchslots.models.diffusion.schedule import (
 )
 from torchslots.models.layers.unet import ConditionedUNet
 from torchslots.models.model import ObjectCentricModel
-from torchslots.recipes.config import EvalConfig, Recipe
+from torchslots.recipes.config import Recipe
 from torchslots.recipes.sizes import require_same_size
 from torchslots.recipes.slotdiffusion_encoder import (
     SLOTS,
     SlotsModelConfig,
     build_slot_encoder,
-    demo_data,
-    demo_optim,
+    demo_experiment,
     demo_slots,
-    demo_training,
     experiment,
 )
 from torchslots.recipes.sweep import sweep
@@ -198,18 +196,10 @@ def slotdiffusion_demo() -> Recipe:
     """SlotDiffusion on generated videos at 32x32, for `torchslots demo`: minutes on two cores; all sizes are chosen
     here. Latents of 8x8 are those of `vqvae_demo`; single frames come before clips of three. The U-Net predicts the
     latent, not the noise, and most steps are nearly pure noise: there it needs the slots, and so they learn."""
-    num_steps = 6000
     model = SlotDiffusionConfig(
         demo_slots(),
         cast(VqvaeConfig, vqvae_demo().model),
         UNetConfig((64, 96), (True, True), blocks_per_level=1, dropout=0.0, norm_groups=8),
         DiffusionConfig(end=0.06, prediction_type="latent", latent_scale=0.3),
     )
-    return Recipe(
-        "slotdiffusion_demo",
-        model,
-        demo_data(),
-        demo_optim(num_steps),
-        demo_training(num_steps, batch_size=16),
-        EvalConfig(slice_size=24, batch_size=8),
-    )
+    return demo_experiment("slotdiffusion_demo", model, num_steps=6000)

@@ -357,26 +357,29 @@ def demo_data(num_frames: int = 3, keys: tuple[str, ...] = ("video", "segmentati
     return DataConfig(dataset="sim_c", keys=keys, resolution=32, crop=(8, 8, 48, 48), num_frames=num_frames)
 
 
-def demo_optim(num_steps: int) -> OptimConfig:
-    """A lower rate for slots than for the decoder."""
-    return OptimConfig(
-        learning_rate=5e-4,
-        decoder_learning_rate=1e-3,
-        warmup_steps=0.02 * num_steps,
-        num_steps=num_steps,
-        max_grad_norm=1.0,
-    )
-
-
-def demo_training(num_steps: int, batch_size: int) -> TrainConfig:
-    """Single frames in the first 60 % of the steps: slots learn to find objects sooner than to follow them."""
-    return TrainConfig(
-        batch_size=batch_size,
-        num_workers=0,
-        log_every=50,
-        eval_every=num_steps // 4,
-        checkpoint_every=500,
-        keep=1,
-        short_clip=1,
-        short_steps=6 * num_steps // 10,
+def demo_experiment(name: str, model: ModelConfig, num_steps: int) -> Recipe:
+    """Training for `torchslots demo`: a lower rate for slots than for the decoder, and single frames in the first 60 %
+    of the steps, since slots learn to find objects sooner than to follow them."""
+    return Recipe(
+        name,
+        model,
+        demo_data(),
+        OptimConfig(
+            learning_rate=5e-4,
+            decoder_learning_rate=1e-3,
+            warmup_steps=0.02 * num_steps,
+            num_steps=num_steps,
+            max_grad_norm=1.0,
+        ),
+        TrainConfig(
+            batch_size=16,
+            num_workers=0,
+            log_every=50,
+            eval_every=num_steps // 4,
+            checkpoint_every=500,
+            keep=1,
+            short_clip=1,
+            short_steps=6 * num_steps // 10,
+        ),
+        EvalConfig(slice_size=24, batch_size=8),
     )

@@ -12,16 +12,14 @@ from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
 from torchslots.models.decoders.code_transformer import CodeTransformer
 from torchslots.models.layers.transformer import CausalDecoder
 from torchslots.models.model import ObjectCentricModel
-from torchslots.recipes.config import EvalConfig, Recipe
+from torchslots.recipes.config import Recipe
 from torchslots.recipes.sizes import require_heads, require_same_size
 from torchslots.recipes.slotdiffusion_encoder import (
     SLOTS,
     SlotsModelConfig,
     build_slot_encoder,
-    demo_data,
-    demo_optim,
+    demo_experiment,
     demo_slots,
-    demo_training,
     experiment,
 )
 from torchslots.recipes.sweep import sweep
@@ -133,18 +131,11 @@ def steve_demo() -> Recipe:
     are chosen here. Single frames come before clips of three."""
     tokenizer = dvae_demo().model
     assert isinstance(tokenizer, DvaeConfig)
-    num_steps = 7000
-    return Recipe(
-        "steve_demo",
-        SteveConfig(
-            demo_slots(),
-            tokenizer,
-            CodeTransformerConfig(size=96, num_layers=3, mlp_size=384, dropout=0.0, token_dropout=0.8),
-            image_temperature=1.0,
-            image_weight=50.0,
-        ),
-        demo_data(),
-        demo_optim(num_steps),
-        demo_training(num_steps, batch_size=16),
-        EvalConfig(slice_size=24, batch_size=8),
+    model = SteveConfig(
+        demo_slots(),
+        tokenizer,
+        CodeTransformerConfig(size=96, num_layers=3, mlp_size=384, dropout=0.0, token_dropout=0.8),
+        image_temperature=1.0,
+        image_weight=50.0,
     )
+    return demo_experiment("steve_demo", model, num_steps=7000)
