@@ -42,8 +42,8 @@ def require_same_size(slots: tuple[int, int], tokenizer: tuple[int, int]) -> Non
     """
     if tuple(slots) != tuple(tokenizer):
         raise UserError(
-            f"The slots are built for frames of {tuple(slots)}, the tokenizer for {tuple(tokenizer)}. Give both the "
-            "same resolution."
+            f"The slots are built for frames of {tuple(slots)}, the tokenizer for {tuple(tokenizer)}. Give "
+            "slots.resolution and tokenizer.resolution the same value."
         )
 
 
