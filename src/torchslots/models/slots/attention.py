@@ -71,6 +71,9 @@ class SlotAttention(Corrector):
         norm_eps: epsilon of the layer norms: flax's by default, 1e-3 in the Keras original.
         full_bias: give the recurrent unit all hidden biases, as in Keras and torch.
         mlp_in_last: use the perceptron in the last round too; STEVE's original does not.
+
+    Raises:
+        ValueError: heads that do not divide `qkv_size`.
     """
 
     def __init__(
@@ -90,7 +93,9 @@ class SlotAttention(Corrector):
         super().__init__()
         qkv_size = qkv_size or slot_size
         if qkv_size % num_heads:
-            raise ValueError(f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}.")
+            raise ValueError(
+                f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}. Choose a multiple of the heads."
+            )
         self.num_iterations, self.num_heads = num_iterations, num_heads
         self.mlp_in_last = mlp_in_last
         self.normalizer = normalizer or eps_on_sum()

@@ -50,6 +50,7 @@ class SlotEncoder(nn.Module):
         self.recompute = recompute
 
     def tokens(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T N C"]:
+        """Tokens of all frames at once."""
         frames = video.flatten(0, 1)
         if self.recompute and torch.is_grad_enabled():
             tokens = checkpoint(self.encoder, frames, use_reentrant=False)
