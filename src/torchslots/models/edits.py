@@ -1,8 +1,8 @@
 """Edit the slots of a clip before they are decoded: remove, keep, move, resize, turn, swap.
 
-Pure functions from clips to clips; `model.decoder.decode(edited)` gives the result. Moving, resizing and turning change
-a slot's pose and need a model whose slots have poses (Invariant Slot Attention). The state of an edited clip has the
-edited slots of the last frame, but no predictor's memory.
+Pure functions from clips to clips; decode the result with `model.decoder.decode(edited)`. Moving, resizing and turning
+change a slot's pose and need a model whose slots have poses (Invariant Slot Attention). The state of an edited clip has
+the edited slots of the last frame, but no memory of the predictor.
 """
 
 import math
@@ -24,10 +24,10 @@ def remove(clip: Clip, slots: Iterable[int]) -> Clip:
     """The clip without `slots`; the others share their pixels.
 
     Raises:
-        UserError: a slot that the clip lacks, or nothing would be left.
+        UserError: a slot that the clip lacks or that is named twice, or all slots.
     """
-    gone = set(_checked(clip, slots))
-    return _choose(clip, [slot for slot in range(clip.slots.shape[2]) if slot not in gone])
+    removed = set(_checked(clip, slots))
+    return _choose(clip, [slot for slot in range(clip.slots.shape[2]) if slot not in removed])
 
 
 def keep(clip: Clip, slots: Iterable[int]) -> Clip:
@@ -55,23 +55,23 @@ def resize(clip: Clip, slot: int, factor: float) -> Clip:
     """Enlarge a slot about its position.
 
     Args:
-        factor: over 1 enlarges.
+        factor: above 1 enlarges, below 1 shrinks.
 
     Raises:
         UserError: no such slot, slots without scales, or a factor that is not positive.
     """
     if not factor > 0 or math.isinf(factor):
         raise UserError(
-            f"A slot is resized by a positive factor, got {factor}. Over 1 enlarges, under 1 shrinks."
+            f"A slot is resized by a positive factor, got {factor}. Above 1 enlarges, below 1 shrinks."
         )
     return _reframe(clip, slot, partial(_resized, factor=factor))
 
 
 def turn(clip: Clip, slot: int, angle: float) -> Clip:
-    """Turn a slot about its position, in coordinates in which the image is a square.
+    """Rotate a slot about its position, in coordinates in which the image is a square.
 
     Args:
-        angle: radians, counter-clockwise as seen.
+        angle: radians, counter-clockwise in the image.
 
     Raises:
         UserError: no such slot, or slots without rotations.
@@ -86,7 +86,7 @@ def swap(clip_a: Clip, clip_b: Clip, pairs: Sequence[tuple[int, int]]) -> tuple[
         pairs: (slot of `clip_a`, slot of `clip_b`).
 
     Raises:
-        UserError: clips of different shapes or models, a slot that is missing or named twice.
+        UserError: clips of different shapes or models, or a slot that is missing or named twice.
     """
     if clip_a.slots.shape != clip_b.slots.shape or _parts(clip_a.pose) != _parts(clip_b.pose):
         raise UserError(
@@ -138,7 +138,7 @@ def _parts(pose: Pose | None) -> tuple[bool, ...]:
 
 
 def _checked(clip: Clip, slots: Iterable[int]) -> list[int]:
-    """The slots as a list; UserError unless each exists and is named once."""
+    """The slots as a list, if each exists and is named once."""
     wanted, count = list(slots), clip.slots.shape[2]
     wrong = [slot for slot in wanted if not 0 <= slot < count]
     if wrong:
@@ -150,7 +150,7 @@ def _checked(clip: Clip, slots: Iterable[int]) -> list[int]:
 
 def _choose(clip: Clip, order: list[int]) -> Clip:
     if not order:
-        raise UserError(f"No slot of {clip.slots.shape[2]} would be left to draw. Keep one at least.")
+        raise UserError(f"No slot of {clip.slots.shape[2]} would be left to decode. Keep at least one.")
     index = torch.tensor(order, device=clip.slots.device)
 
     def whole(values: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def _lowest(labels: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
 
 
 def _alone(source: Int[Tensor, "B K"] | None, slots: list[int]) -> Int[Tensor, "B K"] | None:
-    """`source` after `slots` became different from all others and from each other."""
+    """`source` after `slots` have been changed, so that each differs from every other slot."""
     if source is None:
         return None
     labels = source.clone()
@@ -211,7 +211,7 @@ def _resized(pose: Pose, slot: int, *, factor: float) -> Pose:
 
 
 def _turned(pose: Pose, slot: int, *, angle: float) -> Pose:
-    """The axes are columns of (x, y), y down: counter-clockwise as seen turns x towards minus y."""
+    """The axes are columns of (x, y), y down: counter-clockwise in the image turns x towards minus y."""
     if pose.rotation is None:
         raise UserError(f"This model's slots have no rotation. {_POSES}, variants with `rot`, have one.")
     cos, sin = math.cos(angle), math.sin(angle)

@@ -25,6 +25,9 @@ class MultiHeadAttention(nn.Module):
         context_size: width of what is attended to; None: `size`.
         bias: of all four projections.
         dropout: probability, in training, to drop an attention weight.
+
+    Raises:
+        ValueError: heads that do not divide `qkv_size`.
     """
 
     def __init__(
