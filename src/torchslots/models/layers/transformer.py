@@ -141,7 +141,7 @@ class CausalDecoder(nn.Module):
 
 @torch.no_grad()
 def start_small(blocks: Sequence[CausalBlock]) -> None:
-    """Initialise as STEVE's original: Xavier, divided by sqrt(n) in the last layers of n branches; Kaiming before ReLU."""
+    """Initialise as STEVE's original: Xavier, in last layers divided by sqrt(branches); Kaiming before the ReLU."""
     gain = (3 * max(len(blocks), 1)) ** -0.5
     for block in blocks:
         for attention in (block.self_attention, block.cross_attention):
