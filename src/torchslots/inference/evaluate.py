@@ -219,7 +219,7 @@ def _evaluate_rollout(
     """Evaluate frames that are predicted without observations."""
     if not isinstance(model, ObjectCentricModel):
         raise UserError(
-            f"{where or 'The model'} is a tokenizer, without slots, and cannot predict. Leave out --observe."
+            f"{where or 'The model'} is a tokenizer, with no slots that could predict. Leave out --observe."
         )
     demand_one_process("Prediction is evaluated")
     observe, ahead = options.observe, options.rollout
