@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -29,6 +29,7 @@ from torchslots.evaluation.tokenizer import missing_figures, reconstruct_step
 from torchslots.io.errors import UserError
 from torchslots.io.processes import gather
 from torchslots.io.progress import progress
+from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slices import Carries, carry_state, cut, to_device
 from torchslots.models.slots.seeding import seeded
 from torchslots.models.slots.temporal import forget
@@ -40,21 +41,6 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 Step = Callable[[Batch, State | None, Needs], Carries]
 """Runs the model on a slice of frames, from the state of the slice before."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Predictor(Protocol):
-    """A model of slots, as evaluation uses it besides being an `nn.Module`."""
-
-    def predict(
-        self,
-        batch: Batch,
-        state: State | None = None,
-        slot_recon: bool = False,
-        recon: bool = True,
-        attn: bool = True,
-    ) -> Prediction:
-        """Segment a slice of frames, continuing from `state`."""
-        ...
 
 
 @torch.no_grad()
@@ -92,7 +78,7 @@ def evaluate(
         step: Step = reconstruct_step(model, context)
         own: list[Observer[Any]] = [*missing_figures(observers, device), Panels(num_plots, PairPanel)]
     else:
-        step = predict_step(cast(Predictor, model), context, config.restart_memory)
+        step = predict_step(cast(ObjectCentricModel, model), context, config.restart_memory)
         own = [Segmentation(config, device), SetPrediction(), Panels(num_plots, VideoPanel)]
     if with_loss:
         own.append(Losses(cast(Any, model).loss, device, context))
@@ -151,7 +137,9 @@ def _slices(batch: Batch, config: EvalConfig, device: torch.device) -> Iterator[
         start += part["video"].shape[1]
 
 
-def predict_step(model: Predictor, context: Autocast, restart_memory: bool = False) -> Step:
+def predict_step(
+    model: ObjectCentricModel | BoxCopy, context: Autocast, restart_memory: bool = False
+) -> Step:
     """The step of `run_pass` for a model of slots.
 
     Args:

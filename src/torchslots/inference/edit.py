@@ -200,7 +200,9 @@ class _Result:
     def write(self, part: _Slice, after: Decoded | None) -> None:
         recon, masks, pose = part.decoded.recon, part.decoded.masks[0].float().cpu().numpy(), part.clip.pose
         target = _target(recon, self._target)
-        self.note = _note(recon, target, masks.shape[1])
+        only = "." if "video" in recon else ": the model was trained to reconstruct no frames."
+        slots = f"Slots 0 to {masks.shape[1] - 1}, 0 being the background."
+        self.note = f"{slots} Shown: {_CALLED.get(target, target)}{only}"
         pose = None if pose is None else pose.map(lambda values: values[0])
         for plot in numbered_slots(part.images, masks, pose):
             self._write_slots(plot)
@@ -223,8 +225,3 @@ def _target(recon: dict[str, torch.Tensor], asked: str | None) -> str:
     if asked is not None and asked not in recon:
         raise UserError(f"This model does not reconstruct `{asked}`. Choose from: {', '.join(recon)}.")
     return asked or preferred_target(recon)
-
-
-def _note(recon: dict[str, torch.Tensor], target: str, num_slots: int) -> str:
-    only = "." if "video" in recon else ": the model was trained to reconstruct no frames."
-    return f"Slots 0 to {num_slots - 1}, 0 being the background. Shown: {_CALLED.get(target, target)}{only}"

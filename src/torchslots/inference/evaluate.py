@@ -134,7 +134,10 @@ def evaluate_with_baseline(
     else:
         options = dataclasses.replace(options, device=str(next(model.parameters()).device))
     ready = _adjusted(model, where or "The model", options)
-    data, settings = _settings(where, ready, options)
+    data, settings = settings_of(where, ready, options, (*_KEYS, "flow") if options.observe else _KEYS)
+    seed = settings.seed if options.seed is None else options.seed
+    restart = options.restart_memory or settings.restart_memory
+    settings = dataclasses.replace(settings, seed=seed, restart_memory=restart)
     folder = None if out is None else Path(out)
     if options.observe is not None or options.rollout is not None:
         return Evaluation(_evaluate_rollout(ready, where, data, settings, Path(root), options, folder))
@@ -157,15 +160,6 @@ def evaluate_with_baseline(
         if copied is not None:
             write_file(folder / "box_copy.json", copied.to_json() + "\n")
     return Evaluation(report, copied)
-
-
-def _settings(
-    where: str | Path | None, model: Any, options: EvaluateOptions
-) -> tuple[DataConfig, EvalConfig]:
-    data, settings = settings_of(where, model, options, (*_KEYS, "flow") if options.observe else _KEYS)
-    seed = settings.seed if options.seed is None else options.seed
-    restart = options.restart_memory or settings.restart_memory
-    return data, dataclasses.replace(settings, seed=seed, restart_memory=restart)
 
 
 def _batches(

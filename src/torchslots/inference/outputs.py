@@ -112,14 +112,10 @@ def object_masks(ids: Int[ndarray, "H W"]) -> list[ObjectMask]:
         counts = np.diff(bounds, prepend=0, append=flat.size)
         counts = counts[: len(counts) - (counts[-1] == 0)].tolist()
         area = int((ends[own] - starts[own]).sum())
-        found.append(ObjectMask(slot, _box(places[slot], ids.shape), area, counts))
+        (rows, columns), (height, width) = places[slot], ids.shape
+        box = (rows.start / height, columns.start / width, rows.stop / height, columns.stop / width)
+        found.append(ObjectMask(slot, box, area, counts))
     return found
-
-
-def _box(place: tuple[slice, slice], size: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """A region's (ymin, xmin, ymax, xmax) in [0, 1]; in float64, as tracks.json rounds them."""
-    (rows, columns), (height, width) = place, size
-    return rows.start / height, columns.start / width, rows.stop / height, columns.stop / width
 
 
 def decode_mask(mask: dict[str, Any]) -> Bool[ndarray, "H W"]:

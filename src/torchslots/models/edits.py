@@ -8,7 +8,6 @@ the edited slots of the last frame, but no memory of the predictor.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -48,7 +47,12 @@ def move(clip: Clip, slot: int, dy: float, dx: float) -> Clip:
     Raises:
         UserError: no such slot, or slots without positions.
     """
-    return _reframe(clip, slot, partial(_moved, dy=dy, dx=dx))
+
+    def moved(pose: Pose) -> Pose:
+        step = pose.position.new_tensor([dy, dx]) * _at_slot(pose.position, slot)
+        return pose._replace(position=pose.position + step)
+
+    return _reframe(clip, slot, moved)
 
 
 def resize(clip: Clip, slot: int, factor: float) -> Clip:
@@ -64,7 +68,14 @@ def resize(clip: Clip, slot: int, factor: float) -> Clip:
         raise UserError(
             f"A slot is resized by a positive factor, got {factor}. Above 1 enlarges, below 1 shrinks."
         )
-    return _reframe(clip, slot, partial(_resized, factor=factor))
+
+    def resized(pose: Pose) -> Pose:
+        if pose.scale is None:
+            raise UserError(f"This model's slots have no scale. {_POSES}, variants with `scale`, have one.")
+        scale = torch.where(_at_slot(pose.scale, slot), pose.scale * factor, pose.scale)
+        return pose._replace(scale=scale)
+
+    return _reframe(clip, slot, resized)
 
 
 def turn(clip: Clip, slot: int, angle: float) -> Clip:
@@ -76,7 +87,17 @@ def turn(clip: Clip, slot: int, angle: float) -> Clip:
     Raises:
         UserError: no such slot, or slots without rotations.
     """
-    return _reframe(clip, slot, partial(_turned, angle=angle))
+    cos, sin = math.cos(angle), math.sin(angle)
+
+    def turned(pose: Pose) -> Pose:
+        if pose.rotation is None:
+            raise UserError(f"This model's slots have no rotation. {_POSES}, variants with `rot`, have one.")
+        # Axes are columns of (x, y), y down: counter-clockwise in the image turns x towards minus y.
+        rotation = pose.rotation.new_tensor([[cos, sin], [-sin, cos]]) @ pose.rotation
+        here = _at_slot(pose.rotation[..., 0], slot)[..., None]
+        return pose._replace(rotation=torch.where(here, rotation, pose.rotation))
+
+    return _reframe(clip, slot, turned)
 
 
 def swap(clip_a: Clip, clip_b: Clip, pairs: Sequence[tuple[int, int]]) -> tuple[Clip, Clip]:
@@ -182,40 +203,18 @@ def _alone(source: Int[Tensor, "B K"] | None, slots: list[int]) -> Int[Tensor, "
     return _lowest(labels)
 
 
-def _reframe(clip: Clip, slot: int, change: Callable[[Pose, int], Pose]) -> Clip:
+def _reframe(clip: Clip, slot: int, change: Callable[[Pose], Pose]) -> Clip:
     """Change one slot's pose in every frame of the clip."""
-    (slot,) = _checked(clip, [slot])
+    _checked(clip, [slot])
     if clip.pose is None:
         raise UserError(f"This model's slots have no pose to change. {_POSES} has poses.")
     state = clip.state._replace(
-        pose=None if clip.state.pose is None else change(clip.state.pose, slot),
+        pose=None if clip.state.pose is None else change(clip.state.pose),
         memory=None,
         source=_alone(clip.state.source, [slot]),
     )
-    return clip._replace(pose=change(clip.pose, slot), state=state)
+    return clip._replace(pose=change(clip.pose), state=state)
 
 
 def _at_slot(values: Float[Tensor, "*b K 2"], slot: int) -> Bool[Tensor, "K 1"]:
     return (torch.arange(values.shape[-2], device=values.device) == slot)[:, None]
-
-
-def _moved(pose: Pose, slot: int, *, dy: float, dx: float) -> Pose:
-    step = pose.position.new_tensor([dy, dx]) * _at_slot(pose.position, slot)
-    return pose._replace(position=pose.position + step)
-
-
-def _resized(pose: Pose, slot: int, *, factor: float) -> Pose:
-    if pose.scale is None:
-        raise UserError(f"This model's slots have no scale. {_POSES}, variants with `scale`, have one.")
-    return pose._replace(scale=torch.where(_at_slot(pose.scale, slot), pose.scale * factor, pose.scale))
-
-
-def _turned(pose: Pose, slot: int, *, angle: float) -> Pose:
-    """The axes are columns of (x, y), y down: counter-clockwise in the image turns x towards minus y."""
-    if pose.rotation is None:
-        raise UserError(f"This model's slots have no rotation. {_POSES}, variants with `rot`, have one.")
-    cos, sin = math.cos(angle), math.sin(angle)
-    turned = pose.rotation.new_tensor([[cos, sin], [-sin, cos]]) @ pose.rotation
-    return pose._replace(
-        rotation=torch.where(_at_slot(pose.rotation[..., 0], slot)[..., None], turned, pose.rotation)
-    )

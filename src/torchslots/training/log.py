@@ -46,7 +46,9 @@ class RunLog(AbstractContextManager["RunLog"]):
         if not active:
             return
         self._wandb = _start_wandb(run, settings or {}) if wandb else None
-        _truncate(self._file, step)
+        if self._file.exists():  # rewritten as a whole, so that a truncated last line does not join the next
+            records = (record for record in read_records(self._file) if record["step"] <= step)
+            write_file(self._file, "".join(json.dumps(record) + "\n" for record in records), durable=True)
         from torch.utils.tensorboard import SummaryWriter
 
         try:
@@ -109,13 +111,6 @@ class Clock:
     def read(self) -> dict[str, float]:
         seconds = {"per_step": time.perf_counter() - self._start, "waiting_for_data": self._waited}
         return {f"train/seconds_{what}": spent / max(self._steps, 1) for what, spent in seconds.items()}
-
-
-def _truncate(file: Path, step: int) -> None:
-    """Drop the records after `step`; the file is rewritten, so that a truncated last line does not join the next."""
-    if file.exists():
-        lines = [json.dumps(record) + "\n" for record in read_records(file) if record["step"] <= step]
-        write_file(file, "".join(lines), durable=True)
 
 
 def _start_wandb(run: Path, settings: dict[str, Any]) -> Any:

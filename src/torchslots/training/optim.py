@@ -130,7 +130,8 @@ def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Ada
         raise UserError(f"{type(model).__name__} has no trainable parameter: all are frozen. Unfreeze some.")
     fusable = all(parameter.device.type in _FUSED for parameter in parameters.values())
     choice = {"fused": True} if fusable else {"foreach": True}
-    own = _own_rates(config)
+    given = {TOKENIZER: config.tokenizer_learning_rate, DECODER: config.decoder_learning_rate}
+    own = [part for part, rate in given.items() if rate is not None]  # the narrowest first
     groups = _groups(parameters, own)
     for part in (REST, *own):
         schedule(config, part)
@@ -141,12 +142,6 @@ def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Ada
                 f"Leave it out."
             )
     return torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.999), eps=EPSILON, **choice)
-
-
-def _own_rates(config: OptimConfig) -> list[str]:
-    """Parts with a rate of their own, the narrowest first."""
-    given = {TOKENIZER: config.tokenizer_learning_rate, DECODER: config.decoder_learning_rate}
-    return [part for part, rate in given.items() if rate is not None]
 
 
 def _groups(parameters: dict[str, nn.Parameter], own: list[str]) -> list[dict[str, Any]]:

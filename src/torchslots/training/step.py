@@ -6,7 +6,7 @@ between changes them.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -209,7 +209,7 @@ class TrainStep:
         """Gradients of the mean over the global batch; returns this process's mean losses."""
         sums: dict[str, Tensor] = {}
         parts = self._train.accumulation
-        for index, part in enumerate(self._on_device(batch)):
+        for index, part in enumerate(self._parts(batch)):
             last = index == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self._forward):
                 losses = self._forward({**part, "step": step})
@@ -217,9 +217,12 @@ class TrainStep:
             sums = {name: sums.get(name, 0.0) + loss.detach() / parts for name, loss in losses.items()}
         return sums
 
-    def _on_device(self, batch: Batch) -> Iterator[Batch]:
-        """The batch in equal parts on the device, with fixed shapes for compiled code and on CUDA."""
-        for part in _split(batch, self._train.accumulation):
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """The batch's tensors in equal parts on the device, with fixed shapes for compiled code and on CUDA."""
+        count = self._train.accumulation
+        tensors = {key: value.chunk(count) for key, value in batch.items() if isinstance(value, Tensor)}
+        for index in range(count):
+            part: Batch = {key: pieces[index] for key, pieces in tensors.items()}
             if self._fixed and isinstance(self.model, ObjectCentricModel):
                 part = self.model.fixed_shapes(part)
             yield to_device(part, self.accelerator.device)
@@ -275,14 +278,6 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     remedy = "Resume with the recipe that wrote them, or start in a new run folder."
     check_fit(shapes(tensors), shapes(model.state_dict()), what, remedy)
     model.load_state_dict(tensors)
-
-
-def _split(batch: Batch, parts: int) -> Iterator[Batch]:
-    """The batch's tensors in equal parts, without other values."""
-    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
-    pieces: dict[str, Sequence[Tensor]] = {key: value.chunk(parts) for key, value in tensors.items()}
-    for index in range(parts):
-        yield {key: piece[index] for key, piece in pieces.items()}
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

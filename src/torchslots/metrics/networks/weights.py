@@ -159,7 +159,7 @@ def _download(public: FeatureFile, path: Path) -> None:
             download_all([RemoteFile(public.address, path.name)], path.parent, public.name, connections=1)
         except UserError as error:
             raise MissingWeights(f"{str(error).split('. ')[0]}. {where_to_get(public.name)}") from error
-        found = _sha256(path)
+        found = _digest(path, hashlib.sha256())
         if not _is_public(path, public, found):
             path.unlink()
             raise UserError(
@@ -169,7 +169,7 @@ def _download(public: FeatureFile, path: Path) -> None:
 
 
 def _check(path: Path, public: FeatureFile, sha256: str | None) -> None:
-    found = _sha256(path)
+    found = _digest(path, hashlib.sha256())
     if sha256 is not None and found != sha256.lower():
         raise UserError(f"{path} has the SHA-256 {found}, not {sha256.lower()}. Get the file anew.")
     if sha256 is None and not _is_public(path, public, found):
@@ -188,10 +188,6 @@ def _is_public(path: Path, public: FeatureFile, found: str) -> bool:
 
 def _expected(public: FeatureFile) -> str:
     return f"git id {public.git_id}" if public.git_id else f"SHA-256 {public.sha256}..."
-
-
-def _sha256(path: Path) -> str:
-    return _digest(path, hashlib.sha256())
 
 
 def _digest(path: Path, digest: "hashlib._Hash") -> str:
