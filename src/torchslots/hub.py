@@ -105,10 +105,7 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Load the tokenizer (dVAE, VQ-VAE) of a folder, of a run of `train`, or of the hub, in evaluation mode.
 
-    Arguments are those of `load_model`, which loads models of slots.
-
-    Raises:
-        UserError: as `load_model`.
+    Arguments and errors are those of `load_model`, which loads models of slots.
 
     Example:
         >>> folder = torchslots.create_model("vqvae_demo").save_pretrained(path)
