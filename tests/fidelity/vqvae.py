@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from fidelity.cases import LOSS_TOLERANCE, MARGIN, Case, Row, Rows, System, integers
 from fidelity.loading import Loaded
 from fidelity.loading import load as load_checkpoint
+from fidelity.lpips_state import lpips_from_state
 from fidelity.training import num_steps, torch_rows, torch_training
 from torchslots.convert.layouts import Arrays
-from torchslots.metrics.lpips import lpips_from_state
 from torchslots.models.layers.ranges import from_signed
 from torchslots.models.tokenizers.vqvae import VQVAE
 from torchslots.models.types import Batch
