@@ -12,6 +12,17 @@ class UserError(Exception):
     """
 
 
+def check_text(name: str, value: str) -> str:
+    """The value of the argument `name`.
+
+    Raises:
+        UserError: it is no text.
+    """
+    if not isinstance(value, str):
+        raise UserError(f"`{name}` should be a text in quotes, got {value!r} of type {type(value).__name__}.")
+    return value
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A sentence with the names most like `name`, or with all where none is."""
     names = list(names)
