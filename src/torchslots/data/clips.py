@@ -144,7 +144,7 @@ class Clips:
                 video. Where a video is shorter, the rest is zero and its `padding_mask` False.
 
         Raises:
-            UserError: the recipe wants keys that the source lacks.
+            UserError: the recipe wants keys that the source lacks, or at most fewer objects than any example has.
         """
         self.source, self.split, self.config, self.train = source, split, config, train
         self._keys = _stored_keys(source, config)
@@ -217,7 +217,11 @@ def _stored_keys(source: Source, config: DataConfig) -> tuple[str, ...]:
 
 
 def _choose(source: Source, config: DataConfig) -> "range | list[int]":
-    """The first `num_records`, of these those of at most `max_objects`; corrupt ones stay, to be met when used."""
+    """The first `num_records`, of these those of at most `max_objects`; corrupt ones stay, their error comes when read.
+
+    Raises:
+        UserError: none has so few objects.
+    """
     numbers = range(len(source) if config.num_records is None else min(len(source), config.num_records))
     if config.max_objects is None:
         return numbers
@@ -231,6 +235,11 @@ def _choose(source: Source, config: DataConfig) -> "range | list[int]":
             chosen += [number] if few else []
             if number % _SHOWN == _SHOWN - 1:
                 advance(_SHOWN)
+    if len(numbers) and not chosen:
+        raise UserError(
+            f"No example of {source.title} has at most {config.max_objects} objects. "
+            "Raise `max_objects`, or set it to None."
+        )
     return chosen
 
 

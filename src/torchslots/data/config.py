@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from torchslots.io.ranges import COUNT, PART, Range
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -38,3 +40,14 @@ class DataConfig:
     is seen the smallest id becomes it. The rows of `boxes` follow."""
     train_split: str = "train"
     """Split that is trained on; `torchslots data list` names those of each set."""
+
+
+RANGES: dict[str, Range] = {
+    "max_instances": COUNT,
+    "max_objects": COUNT,
+    "min_object_covered": PART,
+    "num_frames": COUNT,
+    "num_records": COUNT,
+    "resolution": COUNT,
+}
+"""What the numbers above may be, see `check_ranges`."""

@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 
 from torchslots.data import catalog
 from torchslots.data.batch import ClipDataset
-from torchslots.data.config import DataConfig
+from torchslots.data.config import RANGES, DataConfig
 from torchslots.data.transforms import Sample
-from torchslots.io.errors import UserError, nearest
+from torchslots.io.errors import UserError, check_path, check_text, nearest
+from torchslots.io.ranges import COUNT, check_number, check_ranges
 
 
 def open_dataset(
@@ -54,7 +55,8 @@ def open_dataset(
         changes: Other fields of `torchslots.data.config.DataConfig`, such as `max_objects=6`.
 
     Raises:
-        UserError: no such data set, folder, split, key or field.
+        UserError: no such data set, folder, split, key or field; a value of the wrong type or out of range; no example
+            has at most `max_objects` objects.
 
     Example:
         >>> dataset = torchslots.open_dataset("movi_a", root, split="train", frames=4, resolution=32)
@@ -65,10 +67,18 @@ def open_dataset(
     known = [field.name for field in fields(DataConfig)]
     for unknown in set(changes) - set(known):
         raise UserError(f"DataConfig has no field `{unknown}`. {nearest(unknown, known)}")
+    _check_keys(keys)
+    check_number("frames", frames, COUNT)
     config = DataConfig(dataset=name, keys=tuple(keys), resolution=resolution, num_frames=frames)
-    return VideoDataset(
-        catalog.open_dataset(name, Path(root), split, replace(config, **changes), train), train
-    )
+    config = replace(config, **changes)
+    check_ranges(config, RANGES)
+    folder = check_path("root", root)
+    return VideoDataset(catalog.open_dataset(name, folder, check_text("split", split), config, train), train)
+
+
+def _check_keys(keys: tuple[str, ...]) -> None:
+    if not isinstance(keys, tuple | list) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f'`keys` should be a tuple of texts such as ("video", "boxes"), got {keys!r}.')
 
 
 class VideoDataset(Dataset[Sample]):

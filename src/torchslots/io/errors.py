@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -21,6 +22,17 @@ def check_text(name: str, value: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"`{name}` should be a text in quotes, got {value!r} of type {type(value).__name__}.")
     return value
+
+
+def check_path(name: str, value: str | Path) -> Path:
+    """The value of the argument `name` as a path.
+
+    Raises:
+        UserError: it is no path.
+    """
+    if not isinstance(value, str | Path):
+        raise UserError(f"`{name}` should be a path, got {value!r} of type {type(value).__name__}.")
+    return Path(value)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

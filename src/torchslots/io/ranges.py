@@ -1,0 +1,64 @@
+"""Check the numbers in a configuration against a table of ranges."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from torchslots.io.errors import UserError
+
+
+class Range(NamedTuple):
+    """Numbers from `low` to `high`."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    """Whether `low` itself is out of range."""
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is in the range; NaN never is."""
+        return (self.low < value if self.above else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
+        return low if self.high == math.inf else f"{low} and at most {self.high:g}"
+
+
+COUNT, FROM_ZERO, POSITIVE, PART = Range(1), Range(0), Range(0, above=True), Range(0, 1)
+
+
+def check_ranges(config: Any, ranges: Mapping[str, Range], where: str = "") -> None:
+    """Check the fields of a dataclass, and of those inside it, that are named in `ranges`.
+
+    Args:
+        where: Put before the field's name in the message, such as `OptimConfig.`.
+
+    Raises:
+        UserError: a field is no number, or out of range. None is allowed where the field's type allows it.
+    """
+    hints = get_type_hints(type(config))
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, ranges, f"{where}{name}.")
+        elif name in ranges:
+            for number in value if isinstance(value, tuple) else (value,):
+                check_number(where + name, number, ranges[name], get_args(hints[name]) or (hints[name],))
+
+
+def check_number(name: str, value: Any, allowed: Range, types: tuple[Any, ...] = (int,)) -> None:
+    """Check the argument `name`.
+
+    Args:
+        types: Those of its annotation; only with `float` need it not be whole, only with `NoneType` may it be None.
+
+    Raises:
+        UserError: it is no such number, or out of range.
+    """
+    if value is None and NoneType in types:
+        return
+    kind, what = (Real, "a number") if float in types else (Integral, "a whole number")
+    if isinstance(value, bool) or not isinstance(value, kind) or not allowed.holds(float(value)):
+        raise UserError(f"`{name}` should be {what} {allowed}, got {value!r}.")
