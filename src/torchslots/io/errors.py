@@ -1,4 +1,4 @@
-"""The exception whose message is for the user."""
+"""The exception for the user, and checks of arguments."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from pathlib import Path
 class UserError(Exception):
     """Something outside the program is wrong: a file, an argument, a full disk.
 
-    The message is one sentence or two: what was found, what was expected, what to do. The command line prints it
+    The message says in one or two sentences what was found, what was expected, and what to do. The command line prints it
     without a traceback and exits with code 2.
     """
 
