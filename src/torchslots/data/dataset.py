@@ -1,4 +1,4 @@
-"""A split of a data set as a torch `Dataset`, by the data set's name."""
+"""Open a split of a data set as a torch `Dataset`."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ def open_dataset(
 ) -> "VideoDataset":
     """Open a split of a data set as a torch `Dataset`; images are videos of one frame.
 
-    An item is a dict of tensors, of the keys that were asked for and `padding_mask` and `name`:
+    An item is a dict of the requested keys, `padding_mask` and `name`:
 
     | key | shape | dtype | range |
     |---|---|---|---|
@@ -46,11 +46,11 @@ def open_dataset(
 
     Args:
         name: One of `list_datasets()`; `folder` is your own images and videos.
-        root: Folder that holds the data set's, such as `root/movi_a/128x128/1.0.0`, or one of those below it.
-        split: Its name; the data set says which it has.
+        root: Folder that holds the data set's folder (`root/movi_a/128x128/1.0.0`), or a folder below it.
+        split: Its name; `torchslots data list --long` names those of each set.
         frames: T; shorter videos are padded.
         resolution: Pixels of the shorter side after resizing.
-        keys: What to load; nothing else is decoded. CLEVR has no masks: ask for `("video", "properties")`.
+        keys: Keys to load; nothing else is decoded. CLEVR has no masks: ask for `("video", "properties")`.
         train: Clips at random places, from torch's global generator; False: the first `frames` frames.
         changes: Other fields of `torchslots.data.config.DataConfig`, such as `max_objects=6`.
 

@@ -8,8 +8,8 @@ from pathlib import Path
 class UserError(Exception):
     """Something outside the program is wrong: a file, an argument, a full disk.
 
-    The message says in one or two sentences what was found, what was expected, and what to do. The command line prints it
-    without a traceback and exits with code 2.
+    The message says in one or two sentences what was found, what was expected, and what to do. The command line prints
+    it without a traceback and exits with code 2.
     """
 
 

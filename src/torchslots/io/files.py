@@ -118,7 +118,7 @@ def remove_partial(folder: Path, name: str = "*") -> None:
 def locked(file: Path, busy: str | None = None, *, advice: str = ADVICE) -> Iterator[None]:
     """Keep other processes out while the block runs. The lock ends with its process, even a killed one.
 
-    It is a POSIX lock, which the processes of a data loader do not inherit. On a file system without locks there is none.
+    It is a POSIX lock, which the processes of a data loader do not inherit. File systems without locks have none.
 
     Args:
         busy: the message where another process has the lock; None: wait for it.

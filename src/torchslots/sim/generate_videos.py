@@ -1,8 +1,7 @@
-"""Generate MOVi data sets: `<out>/sim_a/64x64/1.0.0/` with shards and the files that TFDS wants beside them.
+"""Generate MOVi data sets: `<out>/sim_a/64x64/1.0.0/` with shards and the files of TFDS.
 
-Video i of a split depends only on the settings and i, so any number of workers, and any division over machines of one
-kind with the same NumPy and MuJoCo, writes the same bytes. A shard gets its name when it is complete; the same call
-again makes the rest.
+Video i of a split depends only on the settings and i, so any number of workers, and any division among machines of one
+kind with the same NumPy and MuJoCo, writes the same bytes. Shards are written atomically; the same call resumes.
 """
 
 import json
@@ -30,7 +29,7 @@ _SETTINGS = "generated.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the bytes of a data set depend on."""
+    """All settings that the bytes of a data set depend on."""
 
     variant: Variant
     videos: dict[str, int]
@@ -44,7 +43,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file and the videos that it holds."""
+    """One file and its videos."""
 
     path: Path
     split: str
@@ -84,11 +83,11 @@ def generate(
         min_objects: fewest objects of a video (None: 3; variant e 11).
         max_objects: most objects of a video (None: 10; variant e 23).
         workers: processes (None: one for each core).
-        shard: "i/n" makes only part i (from 0) of n, for clusters; the last to finish writes the JSON files.
+        shard: "i/n" generates only part i (from 0) of n, for clusters; the last to finish writes the JSON files.
 
     Raises:
-        UserError: settings that cannot be met, a folder with other settings or that cannot be written, a full
-            disk.
+        UserError: settings out of range, objects that do not fit, a folder with other settings or that cannot be
+            written, a full disk.
     """
     objects = object_counts(variant, min_objects, max_objects)
     videos = {split: count for split, count in zip(_SPLITS, (train, validation, test)) if count}
@@ -110,7 +109,7 @@ def generate(
 
 
 def object_counts(variant: str, fewest: int | None, most: int | None) -> tuple[int, int]:
-    """Fewest and most objects of a video; None: as the published set, within what the other one allows.
+    """Fewest and most objects of a video; None: as the published set, bounded by the other one.
 
     Raises:
         UserError: there is no such variant.
@@ -123,7 +122,7 @@ def object_counts(variant: str, fewest: int | None, most: int | None) -> tuple[i
 
 
 def plan(folder: Path, settings: Settings) -> list[Shard]:
-    """All shards of a data set: of equal length within one video, 16 or fewer in each."""
+    """All shards of a data set: at most 16 videos each, of equal length within one video."""
     shards = []
     for split, count in settings.videos.items():
         number = max(-(-count // _SHARD_LENGTH), min(count, _FEWEST_SHARDS))
@@ -135,7 +134,7 @@ def plan(folder: Path, settings: Settings) -> list[Shard]:
 
 
 def video_record(settings: Settings, split: str, index: int) -> bytes:
-    """The record of one video: a function of its arguments alone."""
+    """The record of one video; it depends on the arguments alone."""
     s = settings
     rng = np.random.default_rng([s.seed, _SPLITS.index(split), index, *s.variant.encode()])
     name = f"{split}_{index}"

@@ -240,7 +240,7 @@ def test_what_is_asked_of_it_in_vain(solid: Path, tmp_path: Path):
         _clips(solid, "all")
     with pytest.raises(UserError, match="asks for `flow`, which MOVi-Solid lacks"):
         _clips(solid, keys=("video", "flow"))
-    with pytest.raises(UserError, match="does not tell how many objects"):
+    with pytest.raises(UserError, match="does not store the number of objects"):
         _clips(solid, max_objects=3)
     with pytest.raises(UserError, match=r"holds no MOVi-Tex \(expected MOVi-Tex/train"):
         open_dataset("movi_tex", RECORDINGS, "test", replace(CONFIG, dataset="movi_tex"), False)

@@ -1,7 +1,7 @@
-"""TFRecord files that are compressed as a whole (GZIP or ZLIB): read from the front, in bounded memory.
+"""Read TFRecord files that are compressed as a whole (GZIP or ZLIB), from the front, in bounded memory.
 
-Such files cannot be entered in the middle; `torchslots.data.array_cache` makes something of them that can. Images
-in them are stored as one string for every byte, which are read here by slicing.
+Such files have no random access; `torchslots.data.array_cache` unpacks them to arrays that have. Their images are
+stored as a string for every byte, read here by slicing.
 """
 
 import struct
@@ -23,15 +23,15 @@ _HEADER, _FOOTER = 12, 4
 _READ = 1 << 18
 """Compressed bytes read at once."""
 _INFLATE = 1 << 22
-"""Bytes that one step of decompression may give: bounds the memory, however well a file is packed."""
+"""Most bytes of one step of decompression; bounds the memory."""
 _LONGEST = 1 << 31
 _BYTES_LIST = 1
 _STRING = (1 << 3 | 2, 1)
-"""What stands before the byte of a string of one byte on the wire: field 1 with a length, and the length 1."""
+"""Bytes before that of a one-byte string: field 1 with a length, and the length 1."""
 
 
 class CutOff(UserError):
-    """A file that ends, or cannot be followed, in the middle. Carries `file` and the number of whole `records`."""
+    """A file that ends or cannot be read further in the middle; `records` is the number of whole ones before."""
 
     def __init__(self, file: Path, records: int, reason: str) -> None:
         remedy = f"Download it again, or use what is whole: `data.num_records` of at most {records}."
@@ -45,7 +45,7 @@ class CutOff(UserError):
 
 
 def find_compression(path: Path) -> Compression | None:
-    """What a TFRecord file is packed with, by its first bytes; None: nothing.
+    """Compression of a TFRecord file, by its first bytes; None: none.
 
     Raises:
         UserError: it cannot be opened, is empty, or is no TFRecord file.
@@ -70,14 +70,14 @@ def _opened(path: Path) -> FileIO:
 
 
 class PackedRecords:
-    """The records of one file from first to last, whatever the file is packed with.
+    """The records of one file from first to last, compressed or not.
 
-    Iterating gives payloads, and a CorruptRecord in the place of one that does not match its checksum. `position` is
-    the number of the next record, `consumed` the bytes of the file read so far, of `size`.
+    Iterating gives payloads, and a CorruptRecord for one that does not match its checksum. `position` is the number
+    of the next record, `consumed` the bytes of the file read so far, of `size`.
 
     Raises:
         UserError: no such file, or no TFRecord file.
-        CutOff: while iterating, where the file cannot be followed further.
+        CutOff: while iterating, where the file cannot be read further.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,7 +97,11 @@ class PackedRecords:
             self.position += 1
 
     def skip(self, count: int) -> None:
-        """Pass over so many records; their checksums are not tested."""
+        """Skip records without verifying their checksums.
+
+        Raises:
+            CutOff: the file ends before.
+        """
         for _ in range(count):
             if self._next() is None:
                 raise CutOff(self.path, self.position, "is missing: the file has become shorter")
@@ -121,7 +125,7 @@ class PackedRecords:
         return body[:length], body[length:]
 
     def _read(self, size: int) -> bytes:
-        """`size` bytes, or fewer where the file ends."""
+        """`size` bytes, fewer only at the end of the file."""
         parts = []
         while size:
             if not self._block:
@@ -134,7 +138,7 @@ class PackedRecords:
         return b"".join(parts)
 
     def _unpacked(self) -> Iterator[memoryview]:
-        """The file's bytes, decompressed; a GZIP file may be several, one behind the other."""
+        """The file's decompressed bytes; a GZIP file may have several members."""
         unpacker = None
         for data in self._file_bytes():
             if self._packed is None:
@@ -178,10 +182,10 @@ class PackedRecords:
 
 
 def decode_one_byte_strings(raw: RawFeature) -> UInt8[np.ndarray, "n"]:
-    """An array that was stored as one string for every byte, or as a single string. A view of the record's bytes.
+    """A view of an array that was stored as a string for every byte, or as a single string.
 
     Raises:
-        MalformedExample: numbers, or strings of other lengths.
+        MalformedExample: no strings, or of other lengths.
     """
     data = np.frombuffer(raw.payload, np.uint8)
     if raw.kind == _BYTES_LIST and data.size % 3 == 0 and _is_pattern(data):
@@ -199,7 +203,7 @@ def _is_pattern(data: UInt8[np.ndarray, "n"]) -> bool:
 
 @lru_cache(maxsize=8)
 def _pattern(size: int) -> tuple[UInt8[np.ndarray, "n"], UInt8[np.ndarray, "n"]]:
-    """Which bytes of so many are not images', and what they should be."""
+    """Mask of the bytes that are not the image's, and their expected values."""
     repeat = size // 3
     return np.tile(np.array([255, 255, 0], np.uint8), repeat), np.tile(
         np.array([*_STRING, 0], np.uint8), repeat
@@ -214,7 +218,7 @@ def decode_plane(
     Its size follows from its bytes and the aspect of the published `resolution` (height, width).
 
     Raises:
-        MalformedExample: it has no such aspect.
+        MalformedExample: no image of this aspect.
     """
     values = decode_one_byte_strings(raw)
     scale = (values.size / channels / (resolution[0] * resolution[1])) ** 0.5

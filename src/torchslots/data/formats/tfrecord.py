@@ -1,7 +1,7 @@
-"""TFRecord files: random access to uncompressed ones, with every checksum tested, and a writer.
+"""TFRecord files: random access to uncompressed ones, with every checksum verified, and a writer.
 
-A record is its length (8 bytes), the length's checksum (4), the payload, and the payload's checksum (4). One
-walk over the lengths gives every record's place, which is stored so that it happens once for each file.
+A record is its length (8 bytes), the length's checksum (4), the payload, and the payload's checksum (4). One scan
+of the lengths gives every record's offset; it is stored, so each file is scanned once.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from torchslots.io.files import atomic_file
 
 _HEADER, _FOOTER = 12, 4
 _LEVEL = 1
-"""Of compression: the fastest."""
+"""Level of compression: the fastest."""
 
 
 class CorruptRecord(UserError):
@@ -45,14 +45,14 @@ def masked_crc(data: bytes) -> int:
 
 
 class Compression(IntEnum):
-    """What a whole TFRecord file is packed with; the values are those of zlib's `wbits`."""
+    """Compression of a whole TFRecord file; the values are zlib's `wbits`."""
 
     ZLIB = 15
     GZIP = 31
 
 
 def write_records(path: Path, records: Iterable[bytes], compression: Compression | None = None) -> int:
-    """Write a TFRecord file, which appears under its name only when complete. Returns how many records.
+    """Write a TFRecord file atomically. Returns the number of records.
 
     Raises:
         UserError: the file cannot be written.
@@ -76,7 +76,7 @@ def write_records(path: Path, records: Iterable[bytes], compression: Compression
 
 @dataclass(frozen=True)
 class _Places:
-    """Where records start, with the end of the last whole one; and what is wrong behind it, if anything."""
+    """Offsets of the records and of the end of the last whole one, and what is wrong after it, if anything."""
 
     starts: np.ndarray
     damage: str | None = None
@@ -85,9 +85,8 @@ class _Places:
 class RecordFile:
     """An uncompressed TFRecord file with random access.
 
-    Nothing is opened before the first record is asked for and nothing stays open, so that an instance can be
-    handed to forked or spawned workers. A damaged length makes all that follows unreachable: it counts as one
-    more record, and reading that one tells what is wrong.
+    No file is opened before the first read and none stays open, so an instance can be passed to forked or spawned
+    workers. After a damaged length nothing can be read: it counts as one more record, and reading that one raises.
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,7 +97,7 @@ class RecordFile:
 
     @property
     def damage(self) -> str | None:
-        """Why the file cannot be read to its end; None where all lengths are right."""
+        """Why the file cannot be read to its end; None: all lengths are valid."""
         return self._places.damage
 
     def read(self, record: int) -> bytes:
@@ -147,7 +146,7 @@ def _opened(path: Path):
 
 
 def _read_exactly(descriptor: int, size: int, offset: int) -> bytes:
-    """`size` bytes at `offset`, or fewer where the file ends; one call may hand over less than asked for."""
+    """`size` bytes at `offset`, fewer only where the file ends; a single `pread` may return less."""
     block = os.pread(descriptor, size, offset)
     while len(block) < size:
         more = os.pread(descriptor, size - len(block), offset + len(block))
