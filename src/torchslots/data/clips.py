@@ -143,8 +143,8 @@ class Clips:
         """Select the examples: of the first `config.num_records` those of at most `config.max_objects`.
 
         Args:
-            train: Clips of `config.num_frames` at random places; else the first `config.num_frames` of each video. Shorter
-                videos are padded with zeros, where `padding_mask` is False.
+            train: Clips of `config.num_frames` at random places; else the first `config.num_frames` of each video.
+                Shorter videos are padded with zeros, where `padding_mask` is False.
 
         Raises:
             UserError: the recipe wants keys that the source lacks, or at most fewer objects than any example has.

@@ -32,7 +32,7 @@ _JITTER = 0.5
 _RADII = {"large": 0.7, "small": 0.35}
 """Of a sphere or cylinder, and of a cube's circumscribed circle, in CLEVR's units."""
 _REACH, _GAP, _MARGIN = 3.0, 0.25, 0.4
-"""Objects are within REACH of the centre along both axes, GAP apart, and MARGIN apart along the camera's ground axes."""
+"""Objects are within REACH of the centre along both axes, GAP apart, MARGIN apart along the camera's ground axes."""
 _LEAST_SEEN = 200 / (320 * 480)
 """Least part of the image that an object fills, or the scene is sampled again."""
 _ATTEMPTS = 50

@@ -155,7 +155,7 @@ def _check(settings: Settings) -> None:
 
 
 def claim(folder: Path, settings: Any) -> None:
-    """Write the settings, a dataclass, into the folder, or hold them to those that are there.
+    """Write the settings, a dataclass, into the folder, or compare them with those that are there.
 
     Raises:
         UserError: the folder was made with other settings, or cannot be written.

@@ -163,7 +163,7 @@ def _ambient(scene: Scene, normals: Vectors) -> Colors:
 def _environment(
     scene: Scene, shadows: Shadows, number: int, rays: RaySet, points: Vectors, ways: Vectors
 ) -> Colors:
-    """What a mirror shows: floor, sky, and the other bodies."""
+    """Colours in a mirror: floor, sky, and the other bodies."""
     colors = _reflected_floor(scene, points, ways)
     nearest = np.full_like(points[0], np.inf)
     for other, placed in enumerate(shadows.bodies):

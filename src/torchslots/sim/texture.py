@@ -82,7 +82,7 @@ class Relief:
 
 @dataclass(frozen=True)
 class Sky:
-    """Clouds (rows from the horizon up) above a skyline; `line` is its elevation in each direction, in quarter turns."""
+    """Clouds (rows from the horizon up) above a skyline; `line` is its elevation all around, in quarter turns."""
 
     clouds: Float32[np.ndarray, "3 P Q"]
     line: Float32[np.ndarray, "R"]
