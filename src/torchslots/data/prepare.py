@@ -29,7 +29,7 @@ from torchslots.data.sets.prepared import (
     TARGETS,
     PreparedArrays,
     fingerprint,
-    read_json,
+    read_index,
     shard_folder,
     unpack,
 )
@@ -96,7 +96,7 @@ def prepare(dataset: Clips, out: Path, *, num_workers: int = 0, skip_corrupt: bo
             data cannot be read.
     """
     if isinstance(dataset.source, PreparedArrays):
-        raise UserError("This data set is prepared already. Prepare the original one.")
+        raise UserError("This data set cannot be prepared: it is prepared already. Prepare the original one.")
     folder = Path(out) / dataset.split
     wanted = fingerprint(dataset.config) | {"num_examples": len(dataset)}
     _begin(folder, wanted)
@@ -118,7 +118,7 @@ def _begin(folder: Path, wanted: dict[str, Any]) -> None:
     if not meta.exists():
         _write_json(meta, {"made_for": wanted, "complete": False})
         return
-    made = read_json(meta)["made_for"]
+    made = read_index(meta)["made_for"]
     for field, value in wanted.items():
         if made.get(field) != value:
             raise UserError(
@@ -128,7 +128,7 @@ def _begin(folder: Path, wanted: dict[str, Any]) -> None:
 
 
 def _end(folder: Path, made_for: dict[str, Any], num_shards: int) -> Prepared:
-    entries = [read_json(shard_folder(folder, shard) / "index.json") for shard in range(num_shards)]
+    entries = [read_index(shard_folder(folder, shard) / "index.json") for shard in range(num_shards)]
     left_out = [message for entry in entries for message in entry["left_out"]]
     counts = [len(entry["names"]) for entry in entries]
     _write_json(folder / "meta.json", {"made_for": made_for, "complete": True, "videos_in_shards": counts})

@@ -28,6 +28,9 @@ _INK = (231, 233, 238)
 _GROUND = (23, 25, 31)
 _GAP = 4
 _LABEL = 18
+_PREDICTED = (255, 140, 0)
+_CURVE_COLORS = (5, 6, 3, 1, 7, 2, 8, 10)
+"""Palette indices of curves, in order."""
 # The first eight differ under the common forms of colour blindness (Okabe and Ito, 2008).
 _FIRST_COLORS = (
     "2c2f36 e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7 7828a0 96dc3c a55f32 "
@@ -242,42 +245,28 @@ def plot_curves(
 ) -> Path:
     """Plot one line for each name through its points (x, y), as a PNG; returns `out`."""
     figure, axes = _figure(title, x_label, y_label)
-    for (name, (x, y)), color in zip(series.items(), _line_colors(len(series))):
+    for (name, (x, y)), color in zip(series.items(), itertools.cycle(PALETTE[list(_CURVE_COLORS)] / 255)):
         axes.plot(x, y, label=name, color=color, linewidth=2, marker="o" if len(x) < 30 else "", markersize=4)
     if log_y:
         axes.set_yscale("log")
     if len(series) > 1:
         axes.legend(frameon=False)
-    return _save(figure, out)
-
-
-def _line_colors(count: int) -> list[tuple[float, float, float]]:
-    order = (5, 6, 3, 1, 7, 2, 8, 10)
-    return [tuple((PALETTE[order[i % len(order)]] / 255).tolist()) for i in range(count)]
-
-
-def _figure(title: str, x_label: str, y_label: str) -> tuple[Any, Any]:
-    """A figure outside pyplot's registry: it need not be closed, and no backend is chosen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.set(title=title, xlabel=x_label, ylabel=y_label)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _save(figure: Any, out: Path) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     write_file(out, buffer.getvalue())
     return out
 
 
-_PREDICTED = (255, 140, 0)
+def _figure(title: str, x_label: str, y_label: str) -> tuple[Any, Any]:
+    """A figure outside pyplot's registry: it need not be closed, and no backend is chosen."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def number_slots(image: Pixels, ids: Ids) -> Pixels:

@@ -15,6 +15,7 @@ import numpy as np
 from torchslots.data.formats.tfrecord import write_records
 from torchslots.io.errors import UserError
 from torchslots.io.files import remove_partial, write_file
+from torchslots.io.json_files import read_object
 from torchslots.io.progress import counted, progress
 from torchslots.io.workers import count_cores, in_order
 from torchslots.sim import tfds_info
@@ -165,10 +166,7 @@ def claim(folder: Path, settings: Any) -> None:
     if not path.exists():
         write_file(path, json.dumps(wanted, indent=1))
         return
-    try:
-        found = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: delete {folder} and generate again.") from error
+    found = read_object(path, f"Delete {folder} and generate again.")
     different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     if different:
         was, now = ({key: side.get(key) for key in different} for side in (found, wanted))

@@ -111,19 +111,9 @@ def in_a_process(recipe: str, words: list[str]) -> Point:
 
     def point(settings: dict[str, int]) -> dict[str, Any]:
         size = [word for axis, value in settings.items() for word in (f"--{axis}", str(value))]
-        line = [
-            sys.executable,
-            "-m",
-            "torchslots",
-            "bench",
-            recipe,
-            "--json",
-            "--no-inference",
-            "--tensors",
-            *size,
-            *words,
-        ]
-        done = subprocess.run(line, capture_output=True, text=True)
+        command = [sys.executable, "-m", "torchslots", "bench", recipe, *size, *words]
+        command += ["--json", "--no-inference", "--tensors"]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"The point {settings} could not be measured: {done.stderr.strip()[-300:]}")
         return json.loads(done.stdout)

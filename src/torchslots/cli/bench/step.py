@@ -1,8 +1,8 @@
 """Time a recipe's training step and its inference."""
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count, cycle, islice
 from typing import Any, Literal
 
 import torch
@@ -78,7 +78,7 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
     step = TrainStep(
         model if options.distinct else AllDistinct(model), scaled.optim, training, options.device
     )
-    counts = None if options.objects is None else _cycled(options.objects, training.batch_size)
+    counts = None if options.objects is None else list(islice(cycle(options.objects), training.batch_size))
     data = random_batch(scaled, training.batch_size, scaled.data.num_frames, counts)
     report = measure(step, data, options.steps)
     if options.tensors:
@@ -97,10 +97,6 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
         "resolution": scaled.data.resolution,
     }
     return {"settings": settings, **report, "machine": machine(step.accelerator.device)}
-
-
-def _cycled(objects: Sequence[int], batch: int) -> list[int]:
-    return [objects[clip % len(objects)] for clip in range(batch)]
 
 
 class AllDistinct(nn.Module):
@@ -123,7 +119,7 @@ class AllDistinct(nn.Module):
 def measure(step: TrainStep, batch: Batch, samples: int) -> dict[str, Any]:
     """Time training steps."""
     device = step.accelerator.device
-    done = iter(range(1, 10**9))
+    done = count(1)
     group = CUDA_GROUP if device.type == "cuda" else 1
     first = repeat(lambda: step(next(done), batch), 1, 1, device)
     repeat(lambda: step(next(done), batch), 1, group, device)

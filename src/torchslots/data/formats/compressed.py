@@ -4,11 +4,11 @@ Such files have no random access; `torchslots.data.array_cache` unpacks them to 
 stored as a string for every byte, read here by slicing.
 """
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
-from io import FileIO
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,10 +16,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from torchslots.data.formats.example import MalformedExample, RawFeature, decode_bytes
-from torchslots.data.formats.tfrecord import Compression, CorruptRecord, masked_crc
+from torchslots.data.formats.tfrecord import FOOTER, HEADER, Compression, CorruptRecord, masked_crc, opened
 from torchslots.io.errors import UserError
 
-_HEADER, _FOOTER = 12, 4
 _READ = 1 << 18
 """Compressed bytes read at once."""
 _INFLATE = 1 << 22
@@ -50,9 +49,9 @@ def find_compression(path: Path) -> Compression | None:
     Raises:
         UserError: it cannot be opened, is empty, or is no TFRecord file.
     """
-    with _opened(path) as file:
-        head = file.read(_HEADER)
-    if len(head) == _HEADER and masked_crc(head[:8]) == struct.unpack("<I", head[8:])[0]:
+    with opened(path) as descriptor:
+        head = os.read(descriptor, HEADER)
+    if len(head) == HEADER and masked_crc(head[:8]) == struct.unpack("<I", head[8:])[0]:
         return None
     if head[:2] == b"\x1f\x8b":
         return Compression.GZIP
@@ -60,13 +59,6 @@ def find_compression(path: Path) -> Compression | None:
         return Compression.ZLIB
     what = f"begins with the bytes {head[:4].hex(' ')}" if head else "is empty"
     raise UserError(f"{path} {what}, so it is no TFRecord file, compressed or not. Download it again.")
-
-
-def _opened(path: Path) -> FileIO:
-    try:
-        return FileIO(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be opened: {error.strerror}. Check the data folder.") from error
 
 
 class PackedRecords:
@@ -109,18 +101,18 @@ class PackedRecords:
 
     def _next(self) -> tuple[bytes, bytes] | None:
         """The next record's payload and its checksum; None at the end of the file."""
-        header = self._read(_HEADER)
+        header = self._read(HEADER)
         if not header:
             return None
-        if len(header) < _HEADER or masked_crc(header[:8]) != struct.unpack("<I", header[8:])[0]:
+        if len(header) < HEADER or masked_crc(header[:8]) != struct.unpack("<I", header[8:])[0]:
             self._lost(
-                "is cut off" if len(header) < _HEADER else "has a length that does not match its checksum"
+                "is cut off" if len(header) < HEADER else "has a length that does not match its checksum"
             )
         length = struct.unpack("<Q", header[:8])[0]
         if length > _LONGEST:
             self._lost(f"claims to have {length} bytes")
-        body = self._read(length + _FOOTER)
-        if len(body) < length + _FOOTER:
+        body = self._read(length + FOOTER)
+        if len(body) < length + FOOTER:
             self._lost(f"is cut off: the file ends at byte {self.consumed}")
         return body[:length], body[length:]
 
@@ -166,16 +158,10 @@ class PackedRecords:
                 return
 
     def _file_bytes(self) -> Iterator[bytes]:
-        with _opened(self.path) as file:
-            while data := self._read_block(file):
+        with opened(self.path) as descriptor:
+            while data := os.read(descriptor, _READ):
                 self.consumed += len(data)
                 yield data
-
-    def _read_block(self, file: FileIO) -> bytes:
-        try:
-            return file.read(_READ)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {error.strerror}. Check the disk.") from error
 
     def _lost(self, reason: str, cause: Exception | None = None) -> NoReturn:
         raise CutOff(self.path, self.position, reason) from cause

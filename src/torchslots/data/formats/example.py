@@ -14,9 +14,6 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _BLOCK = 1 << 16
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 
-Feature = list[bytes] | np.ndarray
-"""A decoded feature: a list of bytes, float32 [n] or int64 [n]."""
-
 
 class MalformedExample(ValueError):
     """The bytes are not as expected; callers that know the file turn this into a UserError."""
@@ -29,17 +26,8 @@ class RawFeature(NamedTuple):
     payload: memoryview
 
 
-def parse_example(record: bytes, names: Collection[str] | None = None) -> dict[str, Feature]:
-    """Decode the named features of a serialized Example (None: all); names that are absent are left out.
-
-    Raises:
-        MalformedExample: the bytes are not an Example.
-    """
-    return {name: decode_feature(raw) for name, raw in scan_example(record, names).items()}
-
-
 def scan_example(record: bytes, names: Collection[str] | None = None) -> dict[str, RawFeature]:
-    """Find features without decoding them; takes microseconds for any size of record.
+    """Find the named features (None: all) without decoding them; takes microseconds for any size of record.
 
     Raises:
         MalformedExample: the bytes are not an Example.
@@ -55,15 +43,6 @@ def scan_example(record: bytes, names: Collection[str] | None = None) -> dict[st
             if names is None or name in names:
                 found[name] = _list_of(value)
     return found
-
-
-def decode_feature(raw: RawFeature) -> Feature:
-    """All values of a feature; one with no list at all (it was written empty) is an empty list of bytes."""
-    if raw.kind == _INT64_LIST:
-        return decode_ints(raw)
-    if raw.kind == _FLOAT_LIST:
-        return decode_floats(raw)
-    return decode_bytes(raw)
 
 
 def decode_bytes(raw: RawFeature, start: int = 0, stop: int | None = None) -> list[bytes]:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -21,7 +21,8 @@ from torchslots.io.cache import cached
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_file
 
-_HEADER, _FOOTER = 12, 4
+HEADER, FOOTER = 12, 4
+"""Bytes before and after a record's payload."""
 _LEVEL = 1
 """Level of compression: the fastest."""
 
@@ -112,10 +113,10 @@ class RecordFile:
             count = len(starts) - 1
             reason = self.damage or f"does not exist: the file holds {count} records"
             raise CorruptRecord(self.path, record, reason)
-        begin, end = int(starts[record]) + _HEADER, int(starts[record + 1])
-        with _opened(self.path) as descriptor:
-            payload = _read_exactly(descriptor, end - _FOOTER - begin, begin)
-            footer = _read_exactly(descriptor, _FOOTER, end - _FOOTER)
+        begin, end = int(starts[record]) + HEADER, int(starts[record + 1])
+        with opened(self.path) as descriptor:
+            payload = _read_exactly(descriptor, end - FOOTER - begin, begin)
+            footer = _read_exactly(descriptor, FOOTER, end - FOOTER)
         if struct.pack("<I", masked_crc(payload)) != footer:
             raise CorruptRecord(self.path, record, "does not match its checksum")
         return payload
@@ -126,13 +127,18 @@ class RecordFile:
         return _Places(index["starts"], str(index["damage"]) or None)
 
     def _scanned(self) -> dict[str, np.ndarray]:
-        with _opened(self.path) as descriptor:
+        with opened(self.path) as descriptor:
             places = _scan(descriptor, os.fstat(descriptor).st_size)
         return {"starts": places.starts, "damage": np.array(places.damage or "")}
 
 
 @contextlib.contextmanager
-def _opened(path: Path):
+def opened(path: Path) -> Iterator[int]:
+    """The descriptor of an opened file.
+
+    Raises:
+        UserError: the file cannot be opened or, in the block, read.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as error:
@@ -159,15 +165,15 @@ def _read_exactly(descriptor: int, size: int, offset: int) -> bytes:
 def _scan(descriptor: int, size: int) -> _Places:
     starts, position = [0], 0
     while position < size:
-        header = _read_exactly(descriptor, _HEADER, position)
-        if len(header) < _HEADER:
+        header = _read_exactly(descriptor, HEADER, position)
+        if len(header) < HEADER:
             return _Places(np.array(starts), f"is cut off: the file ends at byte {size}")
         length, crc = struct.unpack("<QI", header)
         if masked_crc(header[:8]) != crc:
             return _Places(
                 np.array(starts), f"has a length that does not match its checksum, at byte {position}"
             )
-        position += _HEADER + length + _FOOTER
+        position += HEADER + length + FOOTER
         if position > size:
             return _Places(np.array(starts), f"is cut off: it needs {position} bytes, the file has {size}")
         starts.append(position)

@@ -107,7 +107,7 @@ class MoviRecord:
     @cached_property
     def shape(self) -> VideoShape:
         """Sizes from the record's metadata."""
-        return self._decode("metadata", lambda: VideoShape(*(self._scalar(name) for name in SIZES)))
+        return self._decode("metadata", lambda: VideoShape(*self._sizes()))
 
     def feature(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """A feature as TFDS gives it.
@@ -144,8 +144,8 @@ class MoviRecord:
         except (MalformedExample, ValueError, IndexError) as error:
             raise CorruptRecord(self.file, self.number, f"has a broken feature `{name}`: {error}") from error
 
-    def _scalar(self, name: str) -> int:
-        return int(decode_ints(self._get(name))[0])
+    def _sizes(self) -> list[int]:
+        return [int(decode_ints(self._get(name))[0]) for name in SIZES]
 
     def _flow(self, name: str, start: int, stop: int | None) -> np.ndarray:
         shape = self.shape

@@ -3,10 +3,9 @@
 Samples equal those of the original data set. `data/prepare.py` describes the files.
 """
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from torchslots.data.clips import Example, finish_clip
 from torchslots.data.config import DataConfig
 from torchslots.data.transforms import Sample, number_by_rank
 from torchslots.io.errors import UserError
+from torchslots.io.json_files import read_object
 
 _VERSION = 1
 TARGETS = ("video", "segmentations", "boxes", "flow", "depth", "properties")
@@ -82,8 +82,8 @@ class PreparedArrays:
     @cached_property
     def _entries(self) -> list[_Entry]:
         entries = []
-        for shard in range(len(read_json(self._folder / "meta.json")["videos_in_shards"])):
-            index = read_json(shard_folder(self._folder, shard) / "index.json")
+        for shard in range(len(read_index(self._folder / "meta.json")["videos_in_shards"])):
+            index = read_index(shard_folder(self._folder, shard) / "index.json")
             start = 0
             for number, (name, shape) in enumerate(zip(index["names"], index["shapes"])):
                 entries.append(_Entry(shard_folder(self._folder, shard), name, number, start, *shape))
@@ -154,7 +154,7 @@ def _check(folder: Path, config: DataConfig) -> dict[str, Any]:
     meta = folder / "meta.json"
     if not meta.exists():
         raise UserError(f"{folder} holds nothing prepared. Make it with `torchslots data prepare`.")
-    found = read_json(meta)
+    found = read_index(meta)
     if not found.get("complete"):
         raise UserError(f"{folder} is not finished. Run the same `torchslots data prepare` again.")
     made, wanted = found["made_for"], fingerprint(config)
@@ -205,13 +205,5 @@ def shard_folder(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}"
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON file that `prepare` wrote.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}. Remove its folder and prepare again.") from error
+read_index = partial(read_object, remedy="Remove its folder and prepare again.")
+"""Read a JSON file that `prepare` wrote."""
