@@ -29,7 +29,11 @@ _COMMANDS = {
 
 
 def data(words: Words) -> int:
-    """`torchslots data list|download|inspect|prepare|generate|generate-images|prepare-waymo`."""
+    """`torchslots data list|download|inspect|prepare|generate|generate-images|prepare-waymo`.
+
+    Raises:
+        UserError: no such command, or as the command.
+    """
     if not words or words[0] in ("-h", "--help"):
         print("Usage: torchslots data COMMAND [arguments]\n")
         width = max(map(len, _COMMANDS))
@@ -57,6 +61,9 @@ def list_data(
         word: Only data sets with this word in their name or description.
         long: Print splits, sizes, licences and addresses too, and how to get what cannot be downloaded.
         as_json: Print everything as JSON.
+
+    Raises:
+        UserError: no data set has the word.
     """
     from torchslots.data.catalog import DATASETS, list_datasets
 

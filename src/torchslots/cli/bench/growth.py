@@ -107,7 +107,11 @@ def _curve(axis: str, values: list[int], base: dict[str, int], point: Point) -> 
 
 
 def in_a_process(recipe: str, words: list[str]) -> Point:
-    """A `Point` that measures in a new process."""
+    """A `Point` that measures in a new process.
+
+    Raises:
+        UserError: when it is called, the process failed.
+    """
 
     def point(settings: dict[str, int]) -> dict[str, Any]:
         size = [word for axis, value in settings.items() for word in (f"--{axis}", str(value))]
