@@ -141,12 +141,13 @@ def test_data_sets_are_torch_data_sets(tmp_path):
             for value in (0, -1, "4", None)
         ),
         ({"resolution": 0}, "`resolution` should be .*at least 1, got 0"),
-        ({"keys": "video"}, "`keys` should be a tuple"),
+        ({"keys": "video"}, "`keys` should be tuple or list, got 'video'"),
+        ({"keys": (3,)}, "`keys` should be str, got 3"),
         ({"max_objects": 1}, "at most 1 objects.*Raise `max_objects`"),
         ({"max_objects": 0}, "`max_objects` should be .*at least 1, got 0"),
-        ({"split": 3}, "`split` should be a text"),
-        ({"root": 3}, "`root` should be a path"),
-        ({"name": 3}, "`name` should be a text"),
+        ({"split": 3}, "`split` should be str, got 3"),
+        ({"root": 3}, "`root` should be str or Path, got 3"),
+        ({"name": 3}, "`name` should be str, got 3"),
     ],
 )
 def test_open_dataset_refuses(changes, says, tmp_path):
@@ -164,7 +165,7 @@ def test_arguments_that_are_no_text_or_path_are_refused(tmp_path):
         torchslots.list_datasets,
         lambda recipe: torchslots.train(recipe, tmp_path, tmp_path / "run"),
     ):
-        with pytest.raises(UserError, match=r"should be a (text|path).*got 3 of type int"):
+        with pytest.raises(UserError, match=r"should be str.*got 3 of type int"):
             call(3)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from torchslots._version import __version__
-from torchslots.io.errors import UserError, check_path, check_text, first_line
+from torchslots.io.errors import UserError, check_type, first_line
 from torchslots.io.json_files import read_object
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
@@ -47,7 +47,7 @@ def list_recipes(word: str | None = None) -> list[str]:
         >>> torchslots.list_recipes("savi_plus_plus")
         ['savi_plus_plus', 'statm_savi_plus_plus']
     """
-    return [name for name, _ in catalog.find_recipes(check_text("word", word or ""))]
+    return [name for name, _ in catalog.find_recipes(check_type("word", word or "", str))]
 
 
 def create_model(recipe: str, **changes: Any) -> catalog.Built:
@@ -145,7 +145,7 @@ def _filled(config: ModelConfig, model: _Model, weights: Path, device: str | tor
 
 def _locate(path_or_id: str | Path, revision: str | None) -> tuple[Path, Path]:
     """Folder of config.json, and the weights' file."""
-    path = check_path("path_or_id", path_or_id).expanduser()
+    path = Path(check_type("path_or_id", path_or_id, str, Path)).expanduser()
     if path.suffix.lower() in PICKLE_SUFFIXES and not path.is_dir():
         raise UserError(
             f"{path} is a pickle, which can run code when it is opened; torchslots never executes one. "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchslots.data.sets import opener
-from torchslots.io.errors import UserError, check_text
+from torchslots.io.errors import UserError, check_type
 
 if TYPE_CHECKING:
     from torchslots.data.clips import Clips, Source
@@ -92,7 +92,7 @@ def entry(name: str) -> DatasetEntry:
     Raises:
         UserError: no such data set, with the nearest names.
     """
-    if check_text("name", name) in DATASETS:
+    if check_type("name", name, str) in DATASETS:
         return DATASETS[name]
     near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4) or list(DATASETS)
     raise UserError(f"There is no data set `{name}`. Nearest: {', '.join(near)}. See `torchslots data list`.")
@@ -313,5 +313,5 @@ def list_datasets(word: str | None = None) -> list[str]:
         >>> torchslots.list_datasets("clevrtex")
         ['clevrtex']
     """
-    word = check_text("word", word or "").lower()
+    word = check_type("word", word or "", str).lower()
     return [name for name, found in DATASETS.items() if word in f"{name} {found.description}".lower()]

@@ -12,7 +12,7 @@ from torchslots.data import catalog
 from torchslots.data.batch import ClipDataset
 from torchslots.data.config import RANGES, DataConfig
 from torchslots.data.transforms import Sample
-from torchslots.io.errors import UserError, check_path, check_text, nearest
+from torchslots.io.errors import UserError, check_type, nearest
 from torchslots.io.ranges import COUNT, check_number, check_ranges
 
 
@@ -67,18 +67,15 @@ def open_dataset(
     known = [field.name for field in fields(DataConfig)]
     for unknown in set(changes) - set(known):
         raise UserError(f"DataConfig has no field `{unknown}`. {nearest(unknown, known)}")
-    _check_keys(keys)
+    for key in check_type("keys", keys, tuple, list):
+        check_type("keys", key, str)
     check_number("frames", frames, COUNT)
     config = DataConfig(dataset=name, keys=tuple(keys), resolution=resolution, num_frames=frames)
     config = replace(config, **changes)
     check_ranges(config, RANGES)
-    folder = check_path("root", root)
-    return VideoDataset(catalog.open_dataset(name, folder, check_text("split", split), config, train), train)
-
-
-def _check_keys(keys: tuple[str, ...]) -> None:
-    if not isinstance(keys, tuple | list) or not all(isinstance(key, str) for key in keys):
-        raise UserError(f'`keys` should be a tuple of texts such as ("video", "boxes"), got {keys!r}.')
+    folder = Path(check_type("root", root, str, Path))
+    clips = catalog.open_dataset(name, folder, check_type("split", split, str), config, train)
+    return VideoDataset(clips, train)
 
 
 class VideoDataset(Dataset[Sample]):

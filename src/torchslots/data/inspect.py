@@ -14,14 +14,14 @@ from jaxtyping import Integer, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from torchslots.data.catalog import DATASETS, DatasetEntry, entry
+from torchslots.data.catalog import DATASETS, DatasetEntry
 from torchslots.data.clips import Source
 from torchslots.data.config import DataConfig
 from torchslots.data.find import check_split
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.recognise import recognise
 from torchslots.io.draw import colorize, contact_sheet
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, nearest
 from torchslots.io.progress import progress
 from torchslots.io.video import write_png
 
@@ -131,13 +131,10 @@ def find_dataset(source: str, root: Path | None) -> tuple[str, Path]:
     place = Path(source)
     if source in DATASETS and not (root is None and place.is_dir()):
         return source, root or Path("data")
-    if place.is_dir():
-        return recognise(place), place
-    try:
-        entry(source)
-    except UserError as error:
-        raise UserError(f"{source} is no folder. {error}") from error
-    raise UserError(f"{source} is no folder.")
+    if not place.is_dir():
+        near = nearest(source, DATASETS)
+        raise UserError(f"{source} is no folder, and there is no data set `{source}`. {near}")
+    return recognise(place), place
 
 
 def print_survey(survey: Survey) -> None:

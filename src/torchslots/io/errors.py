@@ -2,7 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
-from pathlib import Path
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 class UserError(Exception):
@@ -13,26 +15,16 @@ class UserError(Exception):
     """
 
 
-def check_text(name: str, value: str) -> str:
+def check_type(name: str, value: Value, *types: type) -> Value:
     """The value of the argument `name`.
 
     Raises:
-        UserError: it is no text.
+        UserError: it is of none of the types.
     """
-    if not isinstance(value, str):
-        raise UserError(f"`{name}` should be a text in quotes, got {value!r} of type {type(value).__name__}.")
+    if not isinstance(value, types):
+        expected = " or ".join(kind.__name__ for kind in types)
+        raise UserError(f"`{name}` should be {expected}, got {value!r} of type {type(value).__name__}.")
     return value
-
-
-def check_path(name: str, value: str | Path) -> Path:
-    """The value of the argument `name` as a path.
-
-    Raises:
-        UserError: it is no path.
-    """
-    if not isinstance(value, str | Path):
-        raise UserError(f"`{name}` should be a path, got {value!r} of type {type(value).__name__}.")
-    return Path(value)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

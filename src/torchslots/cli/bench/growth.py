@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torchslots.io.errors import UserError
+from torchslots.io.files import write_file
 
 LINEAR = 1.1
 """Largest exponent of growth that counts as linear; measurements scatter."""
@@ -127,9 +128,8 @@ def in_a_process(recipe: str, words: list[str]) -> Point:
 
 def save(curves: list[Curve], recipe: str, out: Path) -> list[Path]:
     """Write growth.json, and growth.png with steps per second and memory over each axis."""
-    out.mkdir(parents=True, exist_ok=True)
     rows = [curve._asdict() | {"verdict": curve.verdict()} for curve in curves]
-    (out / "growth.json").write_text(json.dumps({"recipe": recipe, "curves": rows}, indent=2) + "\n")
+    write_file(out / "growth.json", json.dumps({"recipe": recipe, "curves": rows}, indent=2) + "\n")
     _plot(curves, recipe, out / "growth.png")
     return [out / "growth.json", out / "growth.png"]
 

@@ -127,8 +127,8 @@ def _horizon_text(found: "HorizonReport", horizon: int) -> str:
     ahead, copied = (100 * found.metrics[name] for name in ("fg_ari", "copy_fg_ari"))
     text = (
         f"After {found.observed} observed frames the predictor continues alone for {horizon}, from its memory, and "
-        f"every frame is decoded. Over these {horizon} frames its FG-ARI is {ahead:.1f}; repeating its segmentation of the "
-        f"last observed frame has {copied:.1f}."
+        f"every frame is decoded. Over these {horizon} frames its FG-ARI is {ahead:.1f}; repeating its segmentation of "
+        f"the last observed frame has {copied:.1f}."
     )
     for key, what in _TARGETS.items():
         if f"psnr_{key}" in found.metrics:

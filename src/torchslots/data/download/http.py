@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import http.client
+import itertools
 import re
 import threading
 import time
@@ -111,7 +112,7 @@ def probe(url: str, name: str) -> RemoteFile:
 
 def _patiently(url: str, take: Callable[[Any], Taken]) -> Taken:
     """`take` of the answer, in several attempts."""
-    for failures in range(1, _MOST_FAILURES + 1):
+    for failures in itertools.count(1):
         try:
             with _open_at(url) as response:
                 return take(response)
@@ -119,7 +120,6 @@ def _patiently(url: str, take: Callable[[Any], Taken]) -> Taken:
             if failures == _MOST_FAILURES:
                 raise Broken(str(error)) from error
             time.sleep(_pause(failures))
-    raise AssertionError("unreachable")
 
 
 def _header_md5(response: Any) -> str | None:
