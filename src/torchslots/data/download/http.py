@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import http.client
-import itertools
 import re
 import threading
 import time
@@ -112,11 +111,13 @@ def probe(url: str, name: str) -> RemoteFile:
 
 def _patiently(url: str, take: Callable[[Any], Taken]) -> Taken:
     """`take` of the answer, in several attempts."""
-    for failures in itertools.count(1):
+    failures = 0
+    while True:
         try:
             with _open_at(url) as response:
                 return take(response)
         except (Broken, OSError, http.client.HTTPException) as error:
+            failures += 1
             if failures == _MOST_FAILURES:
                 raise Broken(str(error)) from error
             time.sleep(_pause(failures))
