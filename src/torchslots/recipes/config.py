@@ -290,9 +290,9 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType) and value is not None:
         options = [option for option in typing.get_args(hint) if option is not types.NoneType]
         return _revive(_fitting(options, value), value, where)
-    kinds = (int, float) if hint is float else hint
     if hint in (int, float, str, bool) and (
-        not isinstance(value, kinds) or (isinstance(value, bool) and hint is not bool)
+        (isinstance(value, bool) and hint is not bool)
+        or not (isinstance(value, hint) or (hint is float and isinstance(value, int)))
     ):
         raise UserError(f"{where} should be {hint.__name__}, got {value!r}.")
     return value
