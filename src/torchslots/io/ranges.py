@@ -1,11 +1,11 @@
-"""Check the numbers in a configuration against a table of ranges."""
+"""Check the values in a configuration: numbers against a table of ranges, choices against their type."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from types import NoneType
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from torchslots.io.errors import UserError
 
@@ -31,13 +31,13 @@ COUNT, FROM_ZERO, POSITIVE, PART = Range(1), Range(0), Range(0, above=True), Ran
 
 
 def check_ranges(config: Any, ranges: Mapping[str, Range], where: str = "") -> None:
-    """Check the fields of a dataclass, and of those inside it, that are named in `ranges`.
+    """Check the numbers of a dataclass, and of those inside it, that are named in `ranges`, and all choices.
 
     Args:
         where: Put before the field's name in the message, such as `OptimConfig.`.
 
     Raises:
-        UserError: a field is no number, or out of range. None is allowed where the field's type allows it.
+        UserError: a number of the wrong type or out of range, or none of the choices of a `Literal`.
     """
     hints = get_type_hints(type(config))
     for name, value in vars(config).items():
@@ -46,6 +46,9 @@ def check_ranges(config: Any, ranges: Mapping[str, Range], where: str = "") -> N
         elif name in ranges:
             for number in value if isinstance(value, tuple) else (value,):
                 check_number(where + name, number, ranges[name], get_args(hints[name]) or (hints[name],))
+        elif get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
+            choices = ", ".join(map(str, get_args(hints[name])))
+            raise UserError(f"`{where}{name}` should be one of {choices}, got {value!r}.")
 
 
 def check_number(name: str, value: Any, allowed: Range, types: tuple[Any, ...] = (int,)) -> None:

@@ -246,4 +246,4 @@ def test_what_is_asked_of_it_in_vain(solid: Path, tmp_path: Path):
         open_dataset("movi_tex", RECORDINGS, "test", replace(CONFIG, dataset="movi_tex"), False)
     with pytest.raises(UserError, match=r"drive\.google\.com.*gdown"):
         download("movi_solid", tmp_path)
-    assert "gdown" in DATASETS["movi_tex"].get and "JPEG" in DATASETS["movi_e_frames"].description
+    assert "gdown" in DATASETS["movi_tex"].get and "JPEG" in DATASETS["movi_e_frames"].size
