@@ -34,6 +34,7 @@ def check_ranges(config: Any, ranges: Mapping[str, Range], where: str = "") -> N
     """Check the numbers of a dataclass, and of those inside it, that are named in `ranges`, and all choices.
 
     Args:
+        ranges: By a field's name, or `Class.field`.
         where: Put before the field's name in the message, such as `OptimConfig.`.
 
     Raises:
@@ -41,11 +42,12 @@ def check_ranges(config: Any, ranges: Mapping[str, Range], where: str = "") -> N
     """
     hints = get_type_hints(type(config))
     for name, value in vars(config).items():
+        allowed = ranges.get(name) or ranges.get(f"{type(config).__name__}.{name}")
         if dataclasses.is_dataclass(value):
             check_ranges(value, ranges, f"{where}{name}.")
-        elif name in ranges:
+        elif allowed:
             for number in value if isinstance(value, tuple) else (value,):
-                check_number(where + name, number, ranges[name], get_args(hints[name]) or (hints[name],))
+                check_number(where + name, number, allowed, get_args(hints[name]) or (hints[name],))
         elif get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
             choices = ", ".join(map(str, get_args(hints[name])))
             raise UserError(f"`{where}{name}` should be one of {choices}, got {value!r}.")

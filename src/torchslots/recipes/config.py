@@ -141,9 +141,7 @@ class Recipe:
 
 RANGES: dict[str, Range] = {
     **data.RANGES,
-    **dict.fromkeys(
-        ("accumulation", "batch_size", "checkpoint_every", "decay_steps", "keep", "log_every"), COUNT
-    ),
+    **dict.fromkeys(("accumulation", "batch_size", "checkpoint_every", "decay_steps", "log_every"), COUNT),
     **dict.fromkeys(("num_heads", "num_layers", "num_slots", "num_steps", "slice_size", "slot_size"), COUNT),
     **dict.fromkeys(("num_videos", "short_clip"), COUNT),
     **dict.fromkeys(
@@ -154,6 +152,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("decay_rate", "max_grad_norm"), POSITIVE),
     **dict.fromkeys(("dropout", "ema_decay"), PART),
     "tokenizer_learning_rate": FROM_ZERO,
+    "TrainConfig.keep": COUNT,
 }
 """What the numbers of a recipe may be, by the names of their fields."""
 
