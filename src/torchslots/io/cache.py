@@ -18,7 +18,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def cache_places(path: Path, ending: str) -> tuple[Path, Path]:
-    """Where what is computed from a file may lie, by choice: `.torchslots` beside the file, or the user's cache."""
+    """Where results computed from a file are stored: in `.torchslots` beside it, else in the user's cache."""
     path = path.resolve()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchslots" / "index"
     folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:16]
@@ -27,7 +27,7 @@ def cache_places(path: Path, ending: str) -> tuple[Path, Path]:
 
 
 def file_stamp(path: Path) -> list[int]:
-    """Size in bytes and time of change in nanoseconds: of another stamp, what was computed is void.
+    """Size in bytes and time of change in nanoseconds; results stored under another stamp are stale.
 
     Raises:
         UserError: there is no such file.
@@ -40,9 +40,9 @@ def file_stamp(path: Path) -> list[int]:
 
 
 def cached(path: Path, kind: str, make: Callable[[], Arrays]) -> Arrays:
-    """Arrays by name: those stored for a file under the word `kind`, or what `make` gives, which is stored.
+    """Arrays by name, stored for a file under the name `kind`; where they are not, `make` computes them.
 
-    Where nothing can be written they are computed each time.
+    Where nothing can be written they are computed at each call.
 
     Raises:
         UserError: the file is not there.
