@@ -154,67 +154,18 @@ class Clips:
                 `padding_mask` False; but of whole chunks (`config.windows`) it is left out.
 
         Raises:
-            UserError: the recipe wants keys that the source lacks, or leaves out every example.
+            UserError: the recipe wants keys that the source lacks, or chunks longer than every video.
         """
         self.source, self.split, self.config, self.train = source, split, config, train
         self._keys = _stored_keys(source, config)
         self._chosen: Sequence[int] = _choose(source, config)
         self._frames: list[range] | None = None
         if train and config.windows == "chunks":
-            self._chosen = [i for i, _ in _all_chunks(source, self._chosen, config.num_frames, "num_frames")]
-            self._chosen = list(dict.fromkeys(self._chosen))
+            found = _all_chunks(source, self._chosen, config.num_frames, "num_frames")
+            self._chosen = list(dict.fromkeys(i for i, _ in found))
         elif not train and config.eval_chunks is not None:
             found = _all_chunks(source, self._chosen, config.eval_chunks, "eval_chunks")
             self._chosen, self._frames = [i for i, _ in found], [frames for _, frames in found]
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """Where an example comes from, without reading it."""
-
-    def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """Find one example; arrays that `keys` do not ask for need not be read.
-
-        Args:
-            keys: None: everything that is stored, under whatever name, as `data inspect` shows it.
-
-        Raises:
-            CorruptRecord: it cannot be read, now or by `Example.read`.
-        """
-
-    def num_objects(self, index: int) -> int | None:
-        """Objects in an example; None: unknown without counting the ids of its masks.
-
-        Raises:
-            CorruptRecord: they cannot be read.
-        """
-
-
-class Clips:
-    """Clips of a source's examples, as a recipe's `DataConfig` asks."""
-
-    def __init__(self, source: Source, split: str, config: DataConfig, train: bool = True) -> None:
-        """Choose the examples: of the first `config.num_records` those of at most `config.max_objects`.
-
-        Args:
-            train: Clips of `config.num_frames` at random places; otherwise the first `config.num_frames` frames of each
-                video, or each of its `config.eval_chunks`. Where a video is shorter, the rest is zero and its
-                `padding_mask` False; but of whole chunks (`config.windows`) it is left out.
-
-        Raises:
-            UserError: the recipe wants keys that the source lacks, or leaves out every example.
-        """
-        self.source, self.split, self.config, self.train = source, split, config, train
-        self._keys = _stored_keys(source, config)
-        self._chosen: Sequence[int] = _choose(source, config)
-        self._frames: list[range] | None = None
-        if train and config.windows == "chunks":
-            self._chosen = [i for i in self._chosen if _chunks(source, i, config.num_frames)]
-        elif not train and config.eval_chunks is not None:
-            found = [(i, frames) for i in self._chosen for frames in _chunks(source, i, config.eval_chunks)]
-            self._chosen, self._frames = [i for i, _ in found], [frames for _, frames in found]
-        if len(source) and not len(self._chosen):
-            raise UserError(_none_left(source, config, train))
 
     def __len__(self) -> int:
         return len(self._chosen)
