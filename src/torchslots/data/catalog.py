@@ -84,8 +84,8 @@ class DatasetEntry:
     """Where `torchslots data download` finds it; None: it is made, or yours."""
     get: str = ""
     """How to get it, where there is no download."""
-    num_background: int = 1
-    """Ids from 0 that are background; 0: only objects have labels."""
+    num_background: int | None = 1
+    """Ids from 0 that are background; 0: only objects have labels; None: as in what it was made from."""
     classes: bool = False
     """Whether masks tell classes, too."""
     find_splits: FindSplits | None = None
@@ -368,6 +368,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "prepared": DatasetEntry(
         open=opener.prepared,
         find_splits=opener.prepared_splits,
+        num_background=None,
         description="Any data set after `torchslots data prepare`: ready-made arrays, fastest to read",
         licence="that of the data set it was made from",
         splits=("train", "validation", "test"),

@@ -143,7 +143,7 @@ class Segmentation:
         if "segmentations" not in part:
             return
         ids, ignore = part["segmentations"], part.get("ignore")
-        slots, mask = _at_labels(found, ids), _real_pixels(part, ids)
+        slots, mask = at_labels(found, ids), real_pixels(part, ids)
         if self._hinted and seen.start == 0:
             self._count_cut(ids[:, 0])
         pixels = {"padding_mask": mask, "start": seen.start}
@@ -190,14 +190,14 @@ class Segmentation:
         return self._protocol.without_objects == "left_out" and not self._background
 
 
-def _at_labels(found: Prediction, ids: Int[Tensor, "B T H W"]) -> Int[Tensor, "B T H W"]:
+def at_labels(found: Prediction, ids: Int[Tensor, "B T H W"]) -> Int[Tensor, "B T H W"]:
     """Slot of each pixel at the size of the labels."""
-    if found.segmentation.shape == ids.shape:
+    if found.segmentation.shape[-2:] == ids.shape[-2:]:
         return found.segmentation
     return segmentation_at(found.masks.float(), (ids.shape[-2], ids.shape[-1]))
 
 
-def _real_pixels(part: Batch, ids: Int[Tensor, "B T H W"]) -> Bool[Tensor, "B T H W"] | None:
+def real_pixels(part: Batch, ids: Int[Tensor, "B T H W"]) -> Bool[Tensor, "B T H W"] | None:
     """The padding mask at the size of the labels."""
     mask = part.get("padding_mask")
     if mask is None or mask.shape == ids.shape:

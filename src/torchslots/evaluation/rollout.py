@@ -11,7 +11,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from torchslots.evaluation.evaluate import predict_step, run_pass
-from torchslots.evaluation.observers import Findings, Needs, Slice, real_frames
+from torchslots.evaluation.observers import (
+    Findings,
+    Needs,
+    Slice,
+    at_labels,
+    real_frames,
+    real_pixels,
+)
 from torchslots.evaluation.report import finite, print_table
 from torchslots.io.draw import plot_curves
 from torchslots.io.errors import UserError
@@ -214,10 +221,11 @@ class Rollout:
         return self._horizon
 
     def _add_masks(self, truth: Batch, seen: Prediction, predicted: list[Prediction]) -> None:
-        found = torch.cat([part.segmentation for part in predicted], 1)
-        copied = seen.segmentation[:, -1:].expand_as(found)
-        number, num_slots, mask = Numbering((0,)), seen.masks.shape[2], truth.get("padding_mask")
+        number, num_slots = Numbering((0,)), seen.masks.shape[2]
         objects = number(truth["segmentations"])
+        found = torch.cat([at_labels(part, objects) for part in predicted], 1)
+        copied = at_labels(seen, objects)[:, -1:].expand_as(found)
+        mask = real_pixels(truth, objects)
         if "ignore" in truth:
             mask = ~truth["ignore"] if mask is None else mask & ~truth["ignore"]
         for name, ids in (("fg_ari", found), (f"{COPY}fg_ari", copied)):

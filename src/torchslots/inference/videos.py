@@ -73,8 +73,8 @@ def settings_of(
         rows = max(options.max_objects, data.max_instances)
         data = dataclasses.replace(data, max_objects=options.max_objects, max_instances=rows)
     changes = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
-    if options.data is not None:
-        changes["num_background"] = entry(options.data).num_background
+    if options.data is not None and (background := entry(options.data).num_background) is not None:
+        changes["num_background"] = background
     if options.num_videos is not None:
         changes["num_videos"] = _limit(options.num_videos)
     return data, dataclasses.replace(settings, **changes)
