@@ -102,6 +102,19 @@ def test_whole_chunks(recorded: str):
         assert sampled == set(expected[:, 0].tolist())
 
 
+def test_a_photo_squeezed_with_antialiasing_is_the_recorded_one():
+    recorded = np.load(GOLDEN / "ftdinosaur_photo.npz")
+    video = torch.from_numpy(recorded["photo"]).permute(2, 0, 1)[None]
+    clip = {"video": video, "padding_mask": torch.ones(video[:, 0].shape, dtype=torch.bool)}
+    size = recorded["photo_preprocessed"].shape[-1]
+    squeezed = replace(
+        CONFIG, interpolation="bicubic_antialias", resolution=size, square=True, eval_crop="none"
+    )
+    expected = torch.from_numpy(recorded["photo_preprocessed"])
+    found = normalized(finish_clip(clip, squeezed, 1, None)["video"][0])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
 def test_eight_bit_antialiasing_is_that_of_torch_and_not_of_floats():
     video = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 50, 40), np.uint8))
     clip = {"video": video, "padding_mask": torch.ones(2, 50, 40, dtype=torch.bool)}

@@ -3,8 +3,8 @@
 `config.json` holds the original's configuration, the seeds and what training gave; `grads.json` the norm of every
 parameter's gradient, and of every parameter after training.
 
-Samplers move to the nearest code after each estimate. Near a tie rounding decides which, and all that follows is
-another image: the comparison finds such rows open.
+Samplers move to the nearest code after each estimate. Near a tie rounding decides which, and the image is another one:
+the comparison finds such rows open.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ from torchslots.models.weights import shapes
 from torchslots.recipes.slotdiffusion import SlotDiffusionConfig, build
 
 _COUNTED = 1000
-"""What the original's DPM-Solver counts the network's time to, however many steps the schedule has."""
+"""Range of the network's time in the original's DPM-Solver, for any number of steps of the schedule."""
 _TARGETS = {"denoise_loss_target_v": "velocity", "denoise_loss_target_x0": "latent"}
 _SAMPLED = ("_latent", "_intermediate_norms", "_img", "_traj", "_timesteps", "log_images_samples")
 
@@ -50,7 +50,7 @@ _SAMPLED = ("_latent", "_intermediate_norms", "_img", "_traj", "_timesteps", "lo
 
 
 def rows(case: Case) -> Rows:
-    """How near ours must be to each recorded tensor."""
+    """Tolerance of each recorded tensor."""
     loaded = load(case)
     tables = {
         f"{name}, computed": Row(loaded.read.params[name], LOSS_TOLERANCE)
@@ -76,7 +76,7 @@ def _row(name: str, recorded: np.ndarray) -> Row:
 
 
 def ours(case: Case) -> Arrays:
-    """Every recorded tensor."""
+    """Our model's result for every recorded tensor."""
     loaded = load(case)
     model, config = cast(ObjectCentricModel, loaded.model), loaded.config
     with torch.no_grad():
@@ -102,7 +102,7 @@ def _training_batch(inputs: Arrays, step: int) -> Batch:
 
 
 def _weights(loaded: Loaded) -> Arrays:
-    """Whether what was read is written back the same, the schedule's tables among it, and what is frozen."""
+    """Whether weights are written back as read and the tokenizer alone is frozen; the schedule's tables."""
     params, model = loaded.read.params, loaded.model
     written = loaded.to_theirs(model.state_dict())
     tables = slotdiffusion_torch.schedule(loaded.config.diffusion)
@@ -152,7 +152,7 @@ def _denoised(case: Case, config: SlotDiffusionConfig, model: ObjectCentricModel
 
 
 def sampler_rows(case: Case) -> Rows:
-    """Those of the samplers alone."""
+    """Rows of the samplers alone."""
     return {name: _row(name, value) for name, value in case.outputs.items() if _is_sampled(name)}
 
 
@@ -186,8 +186,8 @@ def _steps(case: Case, decoder: DiffusionDecoder, slots: Tensor, start: Tensor, 
 
 
 def _estimator(case: Case, decoder: DiffusionDecoder, slots: Tensor) -> Estimator:
-    """Ours; where rounding is tried, with latents found by the noise that is predicted, as the original's DPM-Solver
-    finds them whatever the network predicts."""
+    """Our estimator; where inputs are changed by rounding, with latents computed from the predicted noise, as the
+    original's DPM-Solver does for every kind of prediction."""
     plain, scale = decoder.estimator(slots), decoder.latent_scale
     if case.moved is None:
         return plain
@@ -202,25 +202,25 @@ def _estimator(case: Case, decoder: DiffusionDecoder, slots: Tensor) -> Estimato
 
 
 def _dpm_solver(
-    estimate: Estimator, noise: Tensor, diffusion: Diffusion, draw: Draw, *, num_steps: int
+    estimate: Estimator, noise: Tensor, diffusion: Diffusion, sample: Draw, *, num_steps: int
 ) -> Iterator[Tensor]:
-    """DPM-Solver as the original runs it: the network's time counts to 1000 whatever the schedule's length."""
+    """DPM-Solver as the original runs it: the network's time counts to 1000 for any length of the schedule."""
 
     def counted(noised: Tensor, point: Point) -> Estimate:
         timestep = (point.time - 1 / diffusion.num_steps) * _COUNTED
         return estimate(noised, point._replace(timestep=timestep))
 
-    return dpm_solver(counted, noise, diffusion, draw, num_steps=num_steps)
+    return dpm_solver(counted, noise, diffusion, sample, num_steps=num_steps)
 
 
 def _ddim(
-    estimate: Estimator, noise: Tensor, diffusion: Diffusion, draw: Draw, *, num_steps: int
+    estimate: Estimator, noise: Tensor, diffusion: Diffusion, sample: Draw, *, num_steps: int
 ) -> Iterator[Tensor]:
-    """DDIM as the original runs it: from the schedule's table in float32, whose rounding shows in the first of the
-    deviations, which are small differences from one."""
+    """DDIM as the original runs it: with the schedule's table in float32, whose rounding shows in the first deviations,
+    which are small differences from one."""
     rounded = copy(diffusion)
     rounded.alphas_cumprod = diffusion.alphas_cumprod.astype(np.float32).astype(np.float64)
-    return ddim(estimate, noise, rounded, draw, num_steps=num_steps)
+    return ddim(estimate, noise, rounded, sample, num_steps=num_steps)
 
 
 def _logged(case: Case, decoder: DiffusionDecoder, slots: Tensor) -> Arrays:

@@ -18,7 +18,7 @@ from torchslots.models.weights import shapes
 
 
 def rows(case: Case) -> Rows:
-    """How near ours must be to each recorded tensor."""
+    """Tolerance of each recorded tensor."""
     loaded = load(case)
     found = {name: _row(name, recorded) for name, recorded in case.outputs.items()}
     found["quant_idx"] = integers(case.outputs["quant_idx"], _recorded_margins(case, loaded.model))
@@ -40,7 +40,7 @@ def load(case: Case) -> Loaded:
 
 
 def ours(case: Case) -> Arrays:
-    """Every recorded tensor."""
+    """Our model's result for every recorded tensor."""
     loaded, batch = load(case), to_batch(case.inputs)
     margins = _recorded_margins(case, loaded.model)
     with torch.no_grad():

@@ -152,16 +152,17 @@ class Clips:
                 `padding_mask` False; but of whole chunks (`config.windows`) it is left out.
 
         Raises:
-            UserError: the recipe wants keys that the source lacks.
+            UserError: the recipe wants keys that the source lacks, or chunks longer than every video.
         """
         self.source, self.split, self.config, self.train = source, split, config, train
         self._keys = _stored_keys(source, config)
         self._chosen: Sequence[int] = _choose(source, config)
         self._frames: list[range] | None = None
         if train and config.windows == "chunks":
-            self._chosen = [i for i in self._chosen if _chunks(source, i, config.num_frames)]
+            found = _all_chunks(source, self._chosen, config.num_frames, "num_frames")
+            self._chosen = list(dict.fromkeys(i for i, _ in found))
         elif not train and config.eval_chunks is not None:
-            found = [(i, frames) for i in self._chosen for frames in _chunks(source, i, config.eval_chunks)]
+            found = _all_chunks(source, self._chosen, config.eval_chunks, "eval_chunks")
             self._chosen, self._frames = [i for i, _ in found], [frames for _, frames in found]
 
     def __len__(self) -> int:
@@ -281,6 +282,20 @@ def _choose(source: Source, config: DataConfig) -> "range | list[int]":
             if number % _SHOWN == _SHOWN - 1:
                 advance(_SHOWN)
     return chosen
+
+
+def _all_chunks(source: Source, chosen: Sequence[int], size: int, field: str) -> list[tuple[int, range]]:
+    """The whole chunks of all chosen examples.
+
+    Raises:
+        UserError: there is none, though there are examples.
+    """
+    found = [(i, frames) for i in chosen for frames in _chunks(source, i, size)]
+    if len(chosen) and not found:
+        raise UserError(
+            f"No example of {source.title} has {size} frames, as whole chunks need. Lower `data.{field}`."
+        )
+    return found
 
 
 def _chunks(source: Source, index: int, size: int) -> list[range]:

@@ -11,7 +11,7 @@ from torchslots.models.decoders.base import Decoder
 from torchslots.models.decoders.broadcast import padded_size, segmentation_from_logits
 from torchslots.models.slots.encoder import SlotEncoder, merge_poses
 from torchslots.models.slots.initializers import FromBoxes, FromMasks
-from torchslots.models.types import Batch, Clip, Conditioning, Prediction, State
+from torchslots.models.types import Batch, Clip, Conditioning, Features, Prediction, State
 from torchslots.models.weights import push_to_hub, save_pretrained
 
 START_KEYS = ("noise", "pose", "num_slots", "generator")
@@ -46,8 +46,13 @@ class ObjectCentricModel(nn.Module):
     def encode(self, batch: Batch, state: State | None = None, attn: bool = True) -> Clip:
         """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`.
 
+        Where the batch has stored `features` of a frozen backbone, they take the place of the frames.
+
         Without `attn` the clip's attention is [B, T, K, 0], to save memory.
         """
+        if "features" in batch:
+            stored = Features(batch["features"], batch.get("feature_keys"))
+            return self.slot_encoder(stored, conditioning(batch), state, attn)
         video = batch["video"]
         if video.ndim != 5 or video.shape[2] != 3:
             raise UserError(f"`video` should be [B, T, 3, H, W], got {list(video.shape)}.")
@@ -55,7 +60,7 @@ class ObjectCentricModel(nn.Module):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named, unweighted scalars: means over the clips of the batch."""
-        return self.decoder.loss(self.encode(batch, attn=False), batch)
+        return self.decoder.loss(self.encode(batch, attn=self.decoder.loss_needs_attn), batch)
 
     def fixed_shapes(self, batch: Batch) -> Batch:
         """The batch with the number of slots to decode (`num_decoded`), read while it is in the host's memory.
@@ -123,10 +128,11 @@ class ObjectCentricModel(nn.Module):
 
 def conditioning(batch: Batch) -> Conditioning:
     """The first frame's hints of a batch, and its `START_KEYS`."""
-    video, boxes, masks = batch["video"], batch.get("boxes"), batch.get("segmentations")
+    boxes, masks = batch.get("boxes"), batch.get("segmentations")
+    frames = batch["features"] if "features" in batch else batch["video"]
     return Conditioning(
-        batch_size=len(video),
-        device=video.device,
+        batch_size=len(frames),
+        device=frames.device,
         boxes=None if boxes is None else boxes[:, 0],
         segmentation=None if masks is None else masks[:, 0],
         noise=batch.get("noise"),
@@ -204,4 +210,5 @@ def _joined(parts: list[Clip]) -> Clip:
         torch.cat(attn, 1),
         merge_poses([part.pose for part in parts], partial(torch.cat, dim=1)),
         parts[-1].state,
+        grid=parts[0].grid,
     )

@@ -120,6 +120,14 @@ def test_overlaps_are_ignored_but_keep_their_class_or_are_an_error(root: Path):
     assert "overlaps" not in clips.sample(3, None)
 
 
+def test_errors_arrive_whole_from_loading_processes(root: Path):
+    clips = _clips(root, overlaps="error", eval_crop="center")
+    with pytest.raises(CorruptRecord, match="annotations 131 and 149 overlap in frame 0"):
+        list(eval_batches(clips, batch_size=2, num_workers=1))
+    batches = eval_batches(clips, batch_size=2, num_workers=1, skip_corrupt=True, on_skip=lambda _: None)
+    assert sum(len(batch["video"]) for batch in batches) == 3
+
+
 def test_boxes_are_those_of_whole_masks(root: Path):
     sample, instances = _clips(root, keys=("boxes",)).sample(0, None), RECORDED[f"instances_{NUMBERS[0]}"]
     for box, mask in zip(sample["boxes"][0], instances):

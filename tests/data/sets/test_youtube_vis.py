@@ -68,7 +68,7 @@ def test_stored_arrays_are_those_of_the_original_converter(root: Path, index: in
 def test_ids_stay_those_of_the_annotations_whoever_is_seen(root: Path, index: int):
     source, number = _clips(root).source, NUMBERS[index]
     assert isinstance(source, youtube_vis.YouTubeVis)
-    objects = source.labels.objects(source.videos[index].annotations)
+    objects = source.objects(index)
     assert [found.number for found in objects] == RECORDED[f"ann_ids_{number}"].tolist()
     instances = RECORDED[f"segmentations_{number}"]
     for frame in range(len(instances)):
@@ -141,13 +141,21 @@ def test_each_whole_chunk_is_an_example_in_evaluation(root: Path):
     ]
     assert torch.equal(clips.sample(4, None)["video"], whole.sample(2, None)["video"][2:4])
     assert clips.sample(4, None)["name"] == "f8bcb2e3fa:2-3"
-    assert len(_clips(root, eval_chunks=6)) == 0
+    with pytest.raises(
+        UserError, match=r"No example of YouTube-VIS 2021 has 6 frames.*Lower `data.eval_chunks`"
+    ):
+        _clips(root, eval_chunks=6)
+    with pytest.raises(
+        UserError, match=r"No example of YouTube-VIS 2021 has 6 frames.*Lower `data.num_frames`"
+    ):
+        _clips(root, train=True, windows="chunks", num_frames=6)
 
 
 def test_training_takes_whole_chunks_and_leaves_out_short_videos(root: Path):
     clips = _clips(root, train=True, windows="chunks", num_frames=2, keys=("video",), train_crop="square")
     whole = _clips(root, keys=("video",)).sample(2, None)["video"]
     seen = {clips.sample(2, np.random.default_rng(seed))["video"].numpy().tobytes() for seed in range(20)}
+    assert "annotations" not in vars(clips.source)
     assert seen == {whole[:2].numpy().tobytes(), whole[2:4].numpy().tobytes()}
     longer = _clips(root, train=True, windows="chunks", num_frames=4, keys=("video",))
     assert [longer.name(i) for i in range(len(longer))] == [NAMES[0], NAMES[2]]

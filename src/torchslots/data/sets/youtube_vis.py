@@ -9,9 +9,10 @@ Labels of `valid` and `test` are not public. So the last 300 videos of the annot
 of these 300 (`--data.num_records 210`), or the first 224 chunks of 6 frames.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from torchslots.data.formats.annotation_file import AnnotationFile
 from torchslots.data.formats.photos import read_photo
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.instances import Annotation, LabelReader, stack_frames
+from torchslots.io.cache import cached
 from torchslots.io.errors import UserError
 
 SPLITS = ("train", "validation", "all")
@@ -48,7 +50,6 @@ class Video(NamedTuple):
     files: tuple[str, ...]
     height: int
     width: int
-    annotations: tuple[Annotation, ...]
 
 
 class YouTubeVis:
@@ -57,7 +58,7 @@ class YouTubeVis:
     keys = ("video", *_LABELS)
 
     def __init__(self, root: Path, split: str, config: DataConfig) -> None:
-        """Read the annotation file.
+        """Read the table of videos, and the annotations where the recipe asks for labels.
 
         Raises:
             UserError: nothing is found there, the file is broken, or folders of videos are missing.
@@ -67,10 +68,12 @@ class YouTubeVis:
         what = f"{self.title} ({_EXPECTED[config.dataset]}, and train/JPEGImages)"
         self.place = find(root, partial(place_of, config.dataset), what, _GET)
         self.labels = LabelReader(self.place.annotations, config, "error")
-        videos = _videos(AnnotationFile(self.place.annotations, _AGAIN))
+        videos = _videos(self.place.annotations)
         parts = {"train": videos[:-_NUM_VALIDATION], "validation": videos[-_NUM_VALIDATION:], "all": videos}
         self.videos = parts[split]
         self._demand_folders(self.videos[: config.num_records])
+        if set(config.keys) & set(_LABELS):
+            _ = self.annotations
 
     @property
     def files(self) -> str:
@@ -84,6 +87,20 @@ class YouTubeVis:
         """The video's folder."""
         return _folder_of(self.videos[index])
 
+    @cached_property
+    def annotations(self) -> dict[int, list[Annotation]]:
+        """Of each video of the split that has some, by its `id`, in the order of the file."""
+        lengths = {video.number: len(video.files) for video in _videos(self.place.annotations)}
+        found = _annotations(AnnotationFile(self.place.annotations, _AGAIN), lengths)
+        return {video.number: found[video.number] for video in self.videos if video.number in found}
+
+    def objects(self, index: int) -> list[Annotation]:
+        """A video's instances, in the order of their ids."""
+        return self.labels.objects(self._of(index))
+
+    def _of(self, index: int) -> list[Annotation]:
+        return self.annotations.get(self.videos[index].number, [])
+
     def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Find a video; labels are read where they are asked for."""
 
@@ -95,7 +112,7 @@ class YouTubeVis:
 
     def num_objects(self, index: int) -> int:
         """Instances of the video."""
-        return len(self.labels.objects(self.videos[index].annotations))
+        return len(self.objects(index))
 
     def _read(self, index: int, frames: Sequence[int], keys: Collection[str]) -> dict[str, np.ndarray]:
         """Raises CorruptRecord: a frame is missing, broken or of another size, or a mask is."""
@@ -103,7 +120,7 @@ class YouTubeVis:
         arrays = {}
         wanted = [key for key in _LABELS if key in keys]
         if wanted:
-            labels = [self.labels.read(video.annotations, frame, size, index, wanted) for frame in frames]
+            labels = [self.labels.read(self._of(index), frame, size, index, wanted) for frame in frames]
             arrays = stack_frames(labels)
         if "video" in keys:
             arrays["video"] = np.stack([self._frame(index, video, frame) for frame in frames])
@@ -155,21 +172,38 @@ def _folder_of(video: Video) -> str:
     return Path(video.files[0]).parent.as_posix()
 
 
-def _videos(file: AnnotationFile) -> list[Video]:
-    """Raises UserError: a field is missing or does not fit, or names a video or category that is not in the file."""
+def _videos(path: Path) -> list[Video]:
+    """The table of videos, stored so that all annotations are not read each time."""
+    table = {
+        name: array.tolist() for name, array in cached(path, "videos", lambda: _video_table(path)).items()
+    }
+    ends = itertools.accumulate(table["length"])
+    return [
+        Video(number, tuple(table["frame"][end - length : end]), height, width)
+        for number, height, width, length, end in zip(*(table[name] for name in _COLUMNS), ends)
+    ]
+
+
+_COLUMNS = ("id", "height", "width", "length")
+
+
+def _video_table(path: Path) -> dict[str, np.ndarray]:
+    """Raises UserError: a field is missing or does not fit."""
     kinds: dict[str, Any] = {"id": int, "height": int, "width": int, "file_names": list}
+    file = AnnotationFile(path, _AGAIN)
     rows = file.rows("videos", kinds)
-    annotations = _annotations(file, {row["id"]: len(row["file_names"]) for row in rows})
-    videos = []
     for row in rows:
-        files = tuple(row["file_names"])
-        if not files or not all(isinstance(name, str) and "/" in name for name in files):
+        if not row["file_names"] or not all(
+            isinstance(name, str) and "/" in name for name in row["file_names"]
+        ):
             raise file.error(f"lists no frames of video {row['id']} as FOLDER/FRAME.jpg")
-        videos.append(Video(row["id"], files, row["height"], row["width"], tuple(annotations[row["id"]])))
-    return videos
+        row["length"] = len(row["file_names"])
+    table = {name: np.array([row[name] for row in rows], np.int64) for name in _COLUMNS}
+    return table | {"frame": np.array([name for row in rows for name in row["file_names"]], str)}
 
 
 def _annotations(file: AnnotationFile, lengths: dict[int, int]) -> dict[int, list[Annotation]]:
+    """Raises UserError: a field is missing or does not fit, or names a video or category that is not in the file."""
     found, categories = defaultdict(list), file.categories()
     kinds: dict[str, Any] = {"id": int, "video_id": int, "category_id": int, "segmentations": list}
     for row in file.rows("annotations", kinds):
@@ -186,4 +220,4 @@ def _annotations(file: AnnotationFile, lengths: dict[int, int]) -> dict[int, lis
             )
         crowd = bool(row.get("iscrowd", 0))
         found[row["video_id"]].append(Annotation(number, row["category_id"], crowd, masks))
-    return found
+    return dict(found)

@@ -23,8 +23,10 @@ class Decoder(nn.Module, ABC):
 
     monitor: ClassVar[str] = "fg_ari"
     """The figure whose highest value marks the best model of a run."""
-    needs_attn: ClassVar[bool] = True
-    """Whether `decode` reads `Clip.attn`; `loss` never does."""
+    needs_attn: bool = True
+    """Whether `decode` reads `Clip.attn`."""
+    loss_needs_attn: bool = False
+    """Whether `loss` reads `Clip.attn`."""
     targets: tuple[str, ...] = ()
     """Names of the images in `Decoded.recon`: `video`, `flow`, `depth`."""
     method: ClassVar[str] = "decodes each slot at once"

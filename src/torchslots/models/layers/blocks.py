@@ -91,6 +91,7 @@ class PreNormBlock(nn.Module):
     Args:
         bias: of the attention's projections.
         residual_from_norm: attention adds to the normalised input, as in STEVE's first block.
+        scale: factor of the attention's logits; None: the inverse root of a head's width.
     """
 
     def __init__(
@@ -103,11 +104,14 @@ class PreNormBlock(nn.Module):
         norm_eps: float = NORM_EPS,
         bias: bool = True,
         residual_from_norm: bool = False,
+        scale: float | None = None,
     ):
         super().__init__()
         self.residual_from_norm = residual_from_norm
         self.norm_attention = layer_norm(size, norm_eps)
-        self.attention = MultiHeadAttention(size, qkv_size=qkv_size, num_heads=num_heads, bias=bias)
+        self.attention = MultiHeadAttention(
+            size, qkv_size=qkv_size, num_heads=num_heads, bias=bias, scale=scale
+        )
         self.norm_mlp = layer_norm(size, norm_eps)
         self.mlp = mlp(size, [mlp_size], size)
 

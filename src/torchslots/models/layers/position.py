@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from torchslots.io.errors import UserError
 from torchslots.models.layers.init import dense
@@ -65,3 +66,31 @@ class PositionEmbedding(nn.Module):
     def forward(self, x: Float[Tensor, "*b C H W"]) -> Float[Tensor, "*b C H W"]:
         require_size(x, self.grid)
         return x + self.project(self.grid).permute(2, 0, 1)
+
+
+def resample_positions(
+    positions: Float[Tensor, "N C"], grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Float[Tensor, "M C"]:
+    """Embeddings of a grid's cells, row by row, for another grid: bicubic with antialiasing, in float32."""
+    if grid == new_grid:
+        return positions
+    maps = positions.float().T.unflatten(1, grid)[None]
+    found = F.interpolate(maps, new_grid, mode="bicubic", antialias=True, align_corners=False)
+    return found[0].flatten(1).T.to(positions.dtype)
+
+
+class LearnedPositions(nn.Module):
+    """One learned vector for each cell of a grid; resampled for another grid.
+
+    Args:
+        grid: rows and columns.
+    """
+
+    def __init__(self, grid: tuple[int, int], size: int):
+        super().__init__()
+        self.grid = grid
+        self.table = nn.Parameter(torch.randn(grid[0] * grid[1], size) * size**-0.5)
+
+    def forward(self, grid: tuple[int, int] | None = None) -> Float[Tensor, "N C"]:
+        """Vectors of all cells, row by row; `grid` None: the learned one."""
+        return resample_positions(self.table, self.grid, grid or self.grid)
