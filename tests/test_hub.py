@@ -166,6 +166,18 @@ def test_truncated_weights_are_named(folder, kept):
         hub.load_model(folder)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(folder, value):
+    tensors = load_file(folder / hub.WEIGHTS_NAME)
+    name = sorted(tensors)[3]
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, folder / hub.WEIGHTS_NAME)
+    with pytest.raises(
+        UserError, match=rf"model\.safetensors has weights .* not finite, in 1 tensors \({name}\)"
+    ):
+        hub.load_model(folder)
+
+
 class Bomb:
     def __reduce__(self):
         return os.mkdir, (os.environ["BOMB"],)

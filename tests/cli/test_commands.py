@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from data.movi_files import copy_movi
 from tiny_models import TINY
@@ -79,6 +81,42 @@ def test_evaluations_are_told_what_to_forget_and_where_to_start(model, movi, tmp
     assert evaluate(model, movi, tmp_path / "out", *more) == 0
     settings = json.loads((tmp_path / "out" / "eval.json").read_text())["settings"]
     assert settings["restart_memory"] is True and settings["seed"] == 3 and settings["num_frames"] == 4
+
+
+def test_a_published_evaluation_is_named(model, movi, tmp_path, capsys):
+    line = ["--num-frames", "2", "--num-plots", "0", "--no-baseline"]
+    assert evaluate(model, movi, tmp_path / "out", *line, "--protocol", "davis") == 0
+    assert "Protocol `davis`: DAVIS' official program" in " ".join(capsys.readouterr().out.split())
+    told = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert told["settings"]["protocol"] == "davis" and 0 <= told["metrics"]["j_and_f"] <= 1
+    assert evaluate(model, movi, tmp_path / "none", *line, "--protocol", "slotcontrst") == 2
+    assert "no protocol `slotcontrst`. Did you mean slotcontrast?" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert not (tmp_path / "none").exists()
+
+
+def test_so_many_videos_or_all(clevr6, tmp_path, capsys):
+    """The recipe's 320 are more than there are; 0 is the whole split."""
+    counts = []
+    for words in ([], ["--num-videos", "0"], ["--num-videos", "1"]):
+        assert main([*clevr6, *words]) == 0
+        told = json.loads((tmp_path / "out" / "eval.json").read_text())
+        counts.append((told["settings"]["num_videos"], told["num_videos"]))
+    assert counts == [(320, counts[1][1]), (None, counts[1][1]), (1, 1)] and counts[1][1] > 1
+    assert main([*clevr6, "--num-videos", "-1"]) == 2
+    assert "1 or more, or 0 for the whole split" in " ".join(capsys.readouterr().err.split())
+
+
+def test_broken_weights_are_refused(model, movi, tmp_path, capsys):
+    tensors = load_file(model / "model.safetensors")
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, model / "model.safetensors")
+    assert evaluate(model, movi, tmp_path / "out") == 2
+    assert "weights that are not finite" in " ".join(capsys.readouterr().err.split())
+    video.write_png(tmp_path / "a.png", np.zeros((32, 32, 3), np.uint8))
+    assert main(["predict", str(model), str(tmp_path / "a.png"), "--out", str(tmp_path / "seen")]) == 2
+    assert not (tmp_path / "seen").exists()
 
 
 def prepare(*words: object) -> int:

@@ -40,7 +40,8 @@ def _loaded(letter: str, max_instances: int) -> Sample:
         "padding_mask": torch.ones(depth.shape[:3], dtype=torch.bool),
         "boxes": transforms.dense_boxes(*tracks, len(depth), max_instances),
     }
-    return transforms.limit_instances(sample, max_instances)
+    ids = sample["segmentations"]  # the reference keeps as many ids as it has rows of boxes
+    return {**sample, "segmentations": torch.where(ids > max_instances, 0, ids)}
 
 
 def _numbers(text: str) -> list[int]:

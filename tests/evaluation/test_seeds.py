@@ -56,10 +56,64 @@ def test_an_evaluation_beside_the_weights_is_found_and_stands_for_its_run(tmp_pa
         assert group.runs == [str(run)] and group.figures[0].mean == 0.5
 
 
-def test_runs_that_are_not_repetitions_are_said(tmp_path):
-    runs = [_run(tmp_path / "a", 0.5, num_frames=24), _run(tmp_path / "b", 0.6, num_frames=6)]
-    notes = " ".join(report(runs).groups[0].notes)
-    assert "same seed" in notes and "evaluation: num_frames" in notes
+def test_runs_with_the_same_seed_are_said(tmp_path):
+    [group] = report([_run(tmp_path / "a", 0.5), _run(tmp_path / "b", 0.6)]).groups
+    assert "same seed" in group.notes[0] and group.differs == {}
+
+
+def _recipe(run: Path, **changes) -> Path:
+    """Write the run's recipe with other values, by dotted name; None: as if the field had not been there."""
+    recipe = json.loads((run / "recipe.json").read_text())
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        recipe[section].pop(key, None)
+        recipe[section] |= {} if value is None else {key: value}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    return run
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_averaged_apart(tmp_path, capsys):
+    """Two sizes of a model, in two ways of evaluation; workers and batches of evaluation change no figure."""
+    runs = [_run(tmp_path / str(i), i / 10, seed=i) for i in range(6)]
+    for run in runs[:4]:
+        _recipe(run, model__num_slots=11, model__channels=[8, 6])
+    for run in runs[4:]:
+        _recipe(run, model__num_slots=7, model__channels=[8, 8])
+    _recipe(runs[1], train__num_workers=9, train__compile=True)
+    for run, settings in ((runs[2], {"num_frames": 6}), (runs[3], {"num_frames": 6, "batch_size": 1})):
+        (run / "eval.json").write_text(json.dumps({"metrics": {"fg_ari": 1.0}, "settings": settings}))
+    for run in (*runs[:2], *runs[4:]):
+        metrics = json.loads((run / "eval.json").read_text())["metrics"]
+        (run / "eval.json").write_text(json.dumps({"metrics": metrics, "settings": {"num_frames": 24}}))
+    large, short, small = (table := report(runs)).groups
+    assert [group.runs for group in (large, short, small)] == [
+        [str(r) for r in runs[i : i + 2]] for i in (0, 2, 4)
+    ]
+    assert [group.figures[0].mean for group in (large, short, small)] == pytest.approx([0.05, 1.0, 0.45])
+    names = {"model.num_slots", "model.channels", "evaluation.num_frames"}
+    assert all(set(group.differs) == names for group in table.groups)
+    assert short.differs["evaluation.num_frames"] == "6" and small.differs["model.num_slots"] == "7"
+    assert not any(group.notes for group in table.groups)
+    table.print_table()
+    printed = capsys.readouterr().out
+    assert printed.count("2 runs") == 3 and "model.channels = [8, 8]" in printed
+    assert json.loads(table.to_json())[1]["differs"] == short.differs
+
+
+def test_fields_that_an_older_version_did_not_write_have_their_defaults(tmp_path):
+    old = _recipe(_run(tmp_path / "a", 0.5), evaluation__protocol=None, data__renumber=None)
+    assert len(report([old, _run(tmp_path / "b", 0.6, seed=1)]).groups) == 1
+    other = _recipe(_run(tmp_path / "c", 0.6, seed=2), data__renumber=True)
+    assert [group.differs for group in report([old, other]).groups] == [
+        {"data.renumber": "False"},
+        {"data.renumber": "True"},
+    ]
+
+
+def test_what_training_logged_is_not_averaged_with_evaluations(tmp_path):
+    judged, logged = _run(tmp_path / "a", 0.5, num_frames=24), _run(tmp_path / "b", None, seed=1)
+    first, second = report([judged, logged]).groups
+    assert first.differs["figures"] == "not there" and "training" in second.differs["figures"]
 
 
 def test_report_prints_a_table_or_json(tmp_path, capsys):

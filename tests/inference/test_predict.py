@@ -57,6 +57,21 @@ class Painter(ObjectCentricModel):
         return Prediction(masks.argmax(2), masks, slots, masks.flatten(3), {}, recon, after)
 
 
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_results_that_are_not_finite_stop_with_the_inputs_name(tmp_path, kind):
+    """Nothing is left of the input's folder; in memory there is no name to say."""
+    model = tiny("learned")
+    nn.init.constant_(next(model.decoder.parameters()), float("nan"))
+    frames = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), np.uint8)
+    film = tmp_path / ("dog.png" if kind == "image" else "dog.mp4")
+    video.write_png(film, frames[0]) if kind == "image" else video.write_video(film, frames, 10)
+    with pytest.raises(UserError, match=rf"are not finite for {film}"):
+        predict(model, film, tmp_path / "out")
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    with pytest.raises(UserError, match="are not finite for these frames"):
+        predict_frames(model, frames)
+
+
 def scene(num_frames=5, height=64, width=64, left=0) -> tuple[np.ndarray, np.ndarray]:
     """A red square that walks to the right and a green one that stays: frames and ids."""
     ids = np.zeros((num_frames, height, width), np.uint8)

@@ -8,6 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from recorded import GOLDEN
 from torchslots.metrics.segmentation import (
     FrameMean,
+    Numbering,
     VideoMean,
     adjusted_rand_index,
     ari,
@@ -96,7 +97,7 @@ def test_video_level_scores_equal_recorded(name: str, score):
 
 def _by_definition(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     """The figures of one set of pixels, from pairs of pixels and pairs of masks."""
-    ids = range(truth.max() + 1)
+    ids = np.unique(truth)
     overlap = np.array(
         [[_iou(truth == g, prediction == k) for k in range(prediction.max() + 1)] for g in ids]
     )
@@ -105,12 +106,13 @@ def _by_definition(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float
         if len(overlap[rows])
         else np.nan
     )
+    objects = slice(int(ids[0] == 0), None)
     return {
         "ari": _pair_ari(truth, prediction),
         "fari": _pair_ari(truth[truth > 0], prediction[truth > 0]),
         "miou": matched(slice(0, None)),
-        "fmiou": matched(slice(1, None)),
-        "mbo": overlap[1:].max(1).mean() if len(overlap) > 1 else np.nan,
+        "fmiou": matched(objects),
+        "mbo": overlap[objects].max(1).mean() if len(overlap[objects]) else np.nan,
     }
 
 
@@ -280,3 +282,17 @@ def _reduced(parts):
     for name, reduction in first._reductions.items():
         setattr(first, name, reduction(torch.stack([getattr(part, name) for part in parts])))
     return first.compute()
+
+
+def test_contingency_of_one_image_equals_that_of_a_batch_of_it():
+    truth, prediction = _random_ids(0, 5)[0, 0], _random_ids(1, 4)[0, 0]
+    assert torch.equal(contingency(truth, prediction, 4), contingency(truth[None], prediction[None], 4)[0])
+    assert contingency(truth, prediction, 4).sum() == truth.numel()
+
+
+def test_numbering_keeps_numbers_from_call_to_call():
+    number = Numbering((0, 1))
+    assert number(torch.tensor([[7, 0], [3, 7]])).tolist() == [[3, 0], [2, 3]]
+    assert number(torch.tensor([5, -(2**62), 3, 2**62, 1], dtype=torch.int64)).tolist() == [5, 4, 2, 6, 1]
+    assert number(torch.tensor([255, 7], dtype=torch.uint8)).tolist() == [7, 3] and len(number) == 8
+    assert Numbering((1, 0))(torch.tensor([0, 1])).tolist() == [1, 0]

@@ -84,6 +84,10 @@ class DatasetEntry:
     """Where `torchslots data download` finds it; None: it is not downloaded."""
     get: str = ""
     """How to get it, where there is no download."""
+    num_background: int | None = 1
+    """Ids from 0 that are background; 0: only objects have labels; None: as in what it was made from."""
+    classes: bool = False
+    """Whether masks tell classes, too."""
     find_splits: FindSplits | None = None
     """How `torchslots data inspect` finds the splits that are there; None: it tries those of `splits` that have files
     of their own."""
@@ -129,12 +133,18 @@ _PARTS = ("train", "validation", "train_full", "validation_full", "test_full", "
 
 
 def _multi_object(
-    name: str, description: str, size: str, folder: str = "", tests: tuple[str, ...] = ()
+    name: str,
+    description: str,
+    size: str,
+    folder: str = "",
+    tests: tuple[str, ...] = (),
+    num_background: int = 1,
 ) -> DatasetEntry:
     """A set of Multi-Object Datasets; `tests` are splits in files of their own."""
     trained = f"{name}.tfrecords" if folder else f"{name}_train.tfrecords"
     return DatasetEntry(
         open=partial(opener.multi_object, name),
+        num_background=num_background,
         description=description,
         licence="repository: Apache-2.0; the publisher states no other licence for the files",
         splits=(*_PARTS, *tests),
@@ -203,6 +213,8 @@ def _youtube_vis(year: int, size: str) -> DatasetEntry:
     )
     return DatasetEntry(
         open=opener.youtube_vis,
+        num_background=0,
+        classes=True,
         description=f"YouTube-VIS {year}: videos of people, animals and things of 40 classes, with ids of the objects",
         licence="CC BY 4.0 for the annotations; the videos are YouTube users': see youtube-vos.org",
         splits=("train", "validation", "all"),
@@ -261,6 +273,7 @@ DATASETS: dict[str, DatasetEntry] = {
         "Objects Room: 1 to 3 objects in a room",
         "1,000,000 images of 64 x 64 pixels; 7 GB, unpacked once to 16 GB (or data.num_records of 16 KB)",
         tests=("six_objects", "identical_color", "empty_room"),
+        num_background=4,
     ),
     "multi_dsprites": _sprites("colored_on_grayscale", "Multi-dSprites: up to 5 in colour, on grey"),
     "multi_dsprites_colored_on_colored": _sprites(
@@ -301,6 +314,8 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "coco": DatasetEntry(
         open=opener.coco,
+        num_background=0,
+        classes=True,
         description="COCO 2017: photographs of everyday scenes, with masks of instances of 80 classes",
         licence="CC BY 4.0 for the annotations; the images are Flickr users', under their terms",
         splits=("train", "validation"),
@@ -314,6 +329,8 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "voc": DatasetEntry(
         open=opener.voc,
+        num_background=0,
+        classes=True,
         description="PASCAL VOC 2012: photographs with masks of instances of 20 classes, and void pixels between them",
         licence="the images are Flickr users', under their terms: host.robots.ox.ac.uk/pascal/VOC/voc2012",
         splits=("train", "validation", "trainval", "trainaug"),
@@ -326,6 +343,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "youtube_vis_2019": _youtube_vis(2019, "2,238 videos of up to 36 frames, mostly 720 x 1280 pixels"),
     "davis_2017": DatasetEntry(
         open=opener.davis,
+        num_background=0,
         description="DAVIS 2017: short videos with a mask of every object in every frame",
         licence="the publisher's terms: davischallenge.org",
         splits=("train", "validation", "train_semi_supervised", "validation_semi_supervised"),
@@ -347,6 +365,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "prepared": DatasetEntry(
         open=opener.prepared,
         find_splits=opener.prepared_splits,
+        num_background=None,
         description="Arrays made by `torchslots data prepare`",
         licence="that of the data set it was made from",
         splits=("train", "validation", "test"),

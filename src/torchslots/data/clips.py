@@ -87,8 +87,6 @@ class Example(NamedTuple):
     [2], `properties` float32 [T, n, P], `ignore` bool and `classes` integers [T, H, W].
     """
     finish: Finish = finish_clip
-    keep_ids: bool = False
-    """Ids that pass the rows of `boxes` stay in `segmentations`; otherwise they become background."""
 
 
 def image_example(**arrays: np.ndarray | None) -> Example:
@@ -216,7 +214,7 @@ class Clips:
                 sample[key] = transforms.fit_length(sample[key], 1, rows)
         frames = (stop - start, *transforms.frame_size(stored))
         sample["padding_mask"] = torch.ones(frames, dtype=torch.bool)
-        return sample if example.keep_ids else transforms.limit_instances(sample, rows)
+        return sample
 
 
 class Overlap(CorruptRecord):

@@ -268,15 +268,11 @@ def dense_boxes(
     return torch.from_numpy(boxes)
 
 
-def limit_instances(sample: Sample, max_instances: int) -> Sample:
-    """Turn ids of objects without a row in `boxes` into background."""
-    return _map(sample, ("segmentations",), lambda ids: torch.where(ids > max_instances, 0, ids))
-
-
 def number_by_rank(sample: Sample) -> Sample:
     """Renumber a clip's ids as 0, 1, ... in their order, and the rows of `boxes` with them.
 
-    Where no id is 0 the smallest becomes 0, and its box is dropped.
+    Where no id is 0 the smallest becomes 0, and its box is dropped. Ids without a row in `boxes`
+    have none afterwards.
     """
     if "segmentations" not in sample:
         return sample
@@ -284,9 +280,11 @@ def number_by_rank(sample: Sample) -> Sample:
     values, ranks = ids.unique(return_inverse=True)
     numbered = {**sample, "segmentations": ranks.to(ids.dtype)}
     if "boxes" in sample:
-        rows = values[1:].long() - 1
-        numbered["boxes"] = torch.zeros_like(sample["boxes"])
-        numbered["boxes"][:, : len(rows)] = sample["boxes"][:, rows]
+        boxes = sample["boxes"]
+        rows = values[1 : boxes.shape[1] + 1].long() - 1
+        known = (rows < boxes.shape[1]).nonzero().flatten()
+        numbered["boxes"] = torch.zeros_like(boxes)
+        numbered["boxes"][:, known] = boxes[:, rows[known]]
     return numbered
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from torchslots.data.transforms import mask_boxes
 from torchslots.io.errors import UserError
+from torchslots.metrics.segmentation import Numbering
 from torchslots.models.types import Batch, Prediction, State
 
 
@@ -34,8 +35,9 @@ def _first_boxes(batch: Batch) -> Float[Tensor, "B n 4"]:
     if "boxes" in batch:
         return batch["boxes"][:, 0]
     if "segmentations" in batch:
-        ids = batch["segmentations"][:, 0]
-        return mask_boxes(ids, max(int(ids.max()), 1)).to(ids.device)
+        number = Numbering((0,))
+        ids = number(batch["segmentations"][:, 0])
+        return mask_boxes(ids, max(len(number) - 1, 1)).to(ids.device)
     raise UserError(
         "Copying the first frame's boxes needs `boxes` or `segmentations`, and the data have neither. Add one to "
         "data.keys, or leave the baseline out."

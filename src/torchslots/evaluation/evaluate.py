@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -30,12 +30,13 @@ from torchslots.io.errors import UserError
 from torchslots.io.processes import gather
 from torchslots.io.progress import progress
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.slices import Carries, carry_state, cut, to_device
+from torchslots.models.slices import Carries, carry_state, cut, demand_finite, to_device
 from torchslots.models.slots.seeding import seeded
 from torchslots.models.slots.temporal import forget
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch, Prediction, State
 from torchslots.recipes.config import DataConfig, EvalConfig
+from torchslots.recipes.protocols import evaluation_data
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 Step = Callable[[Batch, State | None, Needs], Carries]
@@ -70,7 +71,8 @@ def evaluate(
         observers: further observers. Without any, only videos to plot are decoded to frames.
 
     Raises:
-        UserError: no videos, or observers of frames with a model that decodes none.
+        UserError: no videos; a model whose values are not finite; observers of frames with a model that decodes none;
+            no such protocol.
     """
     device = torch.device(device)
     context = partial(autocast, device, precision)
@@ -79,7 +81,8 @@ def evaluate(
         own: list[Observer[Any]] = [*missing_figures(observers, device), Panels(num_plots, PairPanel)]
     else:
         step = predict_step(cast(ObjectCentricModel, model), context, config.restart_memory)
-        own = [Segmentation(config, device), SetPrediction(), Panels(num_plots, VideoPanel)]
+        hinted = isinstance(model, ObjectCentricModel) and model.takes_hints
+        own = [Segmentation(config, device, hinted=hinted), SetPrediction(), Panels(num_plots, VideoPanel)]
     if with_loss:
         own.append(Losses(cast(Any, model).loss, device, context))
     every = [*own, *observers]
@@ -104,12 +107,14 @@ def run_pass(
     The model is in evaluation mode until this returns.
 
     Raises:
-        UserError: no videos.
+        UserError: no videos; values that are not finite, with the video's name.
     """
 
     def run(seen: Slice, state: State | None) -> Carries:
         needs = zip(*(observer.needs for observer in observers))
-        return step(seen.part, state, Needs(*map(any, needs)))
+        found = step(seen.part, state, Needs(*map(any, needs)))
+        demand_finite(found, seen.batch.get("name", ()))
+        return found
 
     num_videos, was_training = 0, model.training
     model.eval()
@@ -172,10 +177,9 @@ def whole_videos(data: DataConfig, settings: EvalConfig, root: Path) -> ClipData
     """The data set of whole videos, for evaluation.
 
     Raises:
-        UserError: no such data or split.
+        UserError: no such data, split or protocol.
     """
-    whole = replace(data, num_frames=settings.num_frames)
-    return open_dataset(data.dataset, root, settings.split, whole, False)
+    return open_dataset(data.dataset, root, settings.split, evaluation_data(data, settings), False)
 
 
 def shown_batches(

@@ -8,18 +8,21 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from torchslots.io.errors import UserError
 from torchslots.io.processes import gather
 from torchslots.metrics import reconstruction, scores, set_prediction
+from torchslots.metrics.labels import segmentation_at
 from torchslots.metrics.reconstruction import ReconstructionScores
 from torchslots.metrics.scores import SegmentationScores
 from torchslots.metrics.set_prediction import AveragePrecision
 from torchslots.models.slices import to_device
 from torchslots.models.types import Batch, Prediction
+from torchslots.recipes import protocols
 from torchslots.recipes.config import EvalConfig
 
 _LOSS_DEFINITION = "The training loss of this name on whole videos, mean over videos."
@@ -115,39 +118,99 @@ def merged(observers: Sequence[Observer[Any]]) -> Findings:
 
 
 class Segmentation:
-    """Segmentation metrics of the slots against the objects."""
+    """How well the slots' masks agree with the objects', and with classes where the data have them.
+
+    Args:
+        hinted: The model starts a slot from each object of the first frame, as far as it has slots.
+
+    Raises:
+        UserError: no such protocol.
+    """
 
     needs = Needs()
 
-    def __init__(self, config: EvalConfig, device: torch.device | str = "cpu") -> None:
-        self._scores = SegmentationScores(config.num_frames, device, config.num_background)
-        self._videos = self._num_slots = self._num_objects = 0
+    def __init__(
+        self, config: EvalConfig, device: torch.device | str = "cpu", *, hinted: bool = False
+    ) -> None:
+        self._protocol, self._background = protocols.find(config.protocol).computed, config.num_background
+        self._objects = SegmentationScores(config.num_frames, device, self._background, self._protocol)
+        self._classes = SegmentationScores(config.num_frames, device, num_background=0)
+        self._hinted = hinted
+        self._videos = self._num_slots = self._cut_videos = self._cut_objects = 0
 
     def add(self, seen: Slice, found: Prediction) -> None:
-        self._num_slots = found.masks.shape[2]
-        if "segmentations" not in seen.batch:
+        self._num_slots, part = found.masks.shape[2], seen.part
+        if "segmentations" not in part:
             return
-        if seen.start == 0:
-            self._num_objects = int(seen.batch["segmentations"].max()) + 1
-        truth, mask = seen.part["segmentations"], seen.part.get("padding_mask")
-        self._scores.add(truth, found.segmentation, self._num_slots, self._num_objects, mask, seen.start)
+        ids, ignore = part["segmentations"], part.get("ignore")
+        slots, mask = at_labels(found, ids), real_pixels(part, ids)
+        if self._hinted and seen.start == 0:
+            self._count_cut(ids[:, 0])
+        pixels = {"padding_mask": mask, "start": seen.start}
+        self._objects.add(ids, slots, self._num_slots, ignore=ignore, **pixels)
+        if "classes" in part:
+            classes: Tensor = part["classes"]
+            ignore = None if ignore is None else ignore & (classes == 0)
+            self._classes.add(classes, slots, self._num_slots, ignore=ignore, **pixels)
+
+    def _count_cut(self, ids: Int[Tensor, "B H W"]) -> None:
+        """Count objects of the first frame for which the model has no slot: id i starts slot i."""
+        beyond = [len(frame[frame >= self._num_slots].unique()) for frame in ids]
+        self._cut_objects += sum(beyond)
+        self._cut_videos += sum(count > 0 for count in beyond)
 
     def finish(self, batch: Batch) -> None:
         self._videos += len(batch["video"])
         if "segmentations" in batch:
-            self._scores.finish()
+            self._objects.finish()
+        if "segmentations" in batch and "classes" in batch:
+            self._classes.finish()
 
     def report(self) -> Findings:
-        metrics, curves, census = self._scores.compute()
-        counts, slots = zip(*gather((self._videos, self._num_slots)))
-        definitions = {name: scores.DEFINITIONS[name] for name in metrics}
-        notes = _notes(census, sum(counts), max(slots))
+        metrics, curves, census = self._objects.compute()
+        definitions = {name: self._objects.definition(name) for name in metrics}
+        classes = {f"class_{name}": value for name, value in self._classes.compute()[0].items()}
+        classes = {name: classes[name] for name in scores.CLASSES if name in classes}
+        counts, slots, *cut = zip(
+            *gather((self._videos, self._num_slots, self._cut_videos, self._cut_objects))
+        )
+        notes = _notes(census, sum(counts), max(slots), self._skips)
+        if any(cut[0]):
+            notes.append(
+                f"{sum(cut[1])} objects in the first frames of {sum(cut[0])} videos start no slot: the model has "
+                f"{max(slots) - 1} for objects. All objects are judged."
+            )
         curves = curves if census["videos"] else {}
-        return Findings(metrics, definitions, notes, curves, {"num_slots": max(slots)})
+        definitions |= {name: scores.CLASSES[name] for name in classes}
+        return Findings(metrics | classes, definitions, notes, curves, {"num_slots": max(slots)})
+
+    @property
+    def _skips(self) -> bool:
+        """Whether FG-ARI leaves out videos without labels."""
+        return self._protocol.without_objects == "left_out" and not self._background
 
 
-def _notes(census: Mapping[str, int], videos: int, num_slots: int) -> list[str]:
-    """Notes on videos without masks, with more objects than slots, or without objects."""
+def at_labels(found: Prediction, ids: Int[Tensor, "B T H W"]) -> Int[Tensor, "B T H W"]:
+    """Slot of each pixel at the size of the labels."""
+    if found.segmentation.shape[-2:] == ids.shape[-2:]:
+        return found.segmentation
+    return segmentation_at(found.masks.float(), (ids.shape[-2], ids.shape[-1]))
+
+
+def real_pixels(part: Batch, ids: Int[Tensor, "B T H W"]) -> Bool[Tensor, "B T H W"] | None:
+    """The padding mask at the size of the labels."""
+    mask = part.get("padding_mask")
+    if mask is None or mask.shape == ids.shape:
+        return mask
+    return F.interpolate(mask.float(), ids.shape[-2:], mode="nearest-exact") > 0
+
+
+def _notes(census: Mapping[str, int], videos: int, num_slots: int, skips: bool) -> list[str]:
+    """Sentences on videos without masks, with more objects than slots, or without objects.
+
+    Args:
+        skips: whether FG-ARI leaves out videos without labels.
+    """
     notes = []
     if not census["videos"]:
         notes.append("The data have no masks, so there are no segmentation figures.")
@@ -159,7 +222,9 @@ def _notes(census: Mapping[str, int], videos: int, num_slots: int) -> list[str]:
             f"{census['most_objects']} objects and the background for {num_slots} slots. Some objects must "
             "share a slot, which lowers every figure; use more slots, or videos with fewer objects."
         )
-    if census["empty"]:
+    if census["empty"] and skips:
+        notes.append(f"{census['empty']} of {videos} videos show no object; the figures leave them out.")
+    elif census["empty"]:
         notes.append(
             f"{census['empty']} of {videos} videos show no object. FG-ARI counts them as 1, as the "
             "reference does; fg_miou and mbo leave them out."

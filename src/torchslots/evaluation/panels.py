@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,6 +15,8 @@ from torchslots.evaluation.observers import Findings, Needs, Plotted, Reconstruc
 from torchslots.evaluation.plot_objects import plot_properties, properties_markdown
 from torchslots.io.draw import clip_panel, contact_sheet
 from torchslots.io.processes import is_first_process
+from torchslots.metrics.labels import resize_masks, segmentation_at
+from torchslots.metrics.segmentation import Numbering
 from torchslots.models.layers.ranges import to_bytes
 from torchslots.models.types import Batch, Prediction
 
@@ -112,14 +115,21 @@ class VideoPanel:
         self._row = row
         self._parts: dict[str, list[NDArray[Any]]] = {}
         self._recon: dict[str, list[NDArray[np.uint8]]] = {}
+        self._objects = Numbering((0,))
 
     def add(self, part: Batch, found: Prediction) -> None:
         row = self._row
         self._store("video", _pixels(part["video"][row]))
-        self._store("prediction", found.segmentation[row].to(torch.uint8).cpu().numpy())
-        self._store("masks", _bytes(found.masks[row]))
+        size = (part["video"].shape[-2], part["video"].shape[-1])
+        masks, slots = resize_masks(found.masks[row], size), found.segmentation[row]
+        slots = slots if slots.shape[-2:] == size else segmentation_at(masks, size)
+        self._store("prediction", slots.to(torch.uint8).cpu().numpy())
+        self._store("masks", _bytes(masks))
         if "segmentations" in part:
-            self._store("truth", part["segmentations"][row].cpu().numpy())
+            truth = self._objects(part["segmentations"][row, :, None])
+            self._store(
+                "truth", F.interpolate(truth.double(), size, mode="nearest-exact")[:, 0].int().cpu().numpy()
+            )
         if found.slot_recon is not None and "video" in found.slot_recon:
             self._store("slot_recon", _pixels(found.slot_recon["video"][row]))
         if found.properties is not None:

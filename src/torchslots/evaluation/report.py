@@ -17,9 +17,18 @@ from torchslots.io import video
 from torchslots.io.draw import plot_curves
 from torchslots.io.files import write_file
 from torchslots.metrics import reconstruction, scores, set_prediction
+from torchslots.recipes import protocols
 
-DEFINITIONS = scores.DEFINITIONS | set_prediction.DEFINITIONS
-LABELS = scores.LABELS | set_prediction.LABELS | reconstruction.LABELS | CEILING_LABELS
+LABELS = (
+    scores.LABELS
+    | scores.EXTRA_LABELS
+    | scores.CLASS_LABELS
+    | set_prediction.LABELS
+    | reconstruction.LABELS
+    | CEILING_LABELS
+)
+_PARTS = {*scores.LABELS, *scores.EXTRA_LABELS, *scores.CLASS_LABELS, *set_prediction.LABELS}
+"""Figures that are printed in per cent."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +52,13 @@ class EvalReport:
         )
 
     def print_table(self) -> None:
-        """Print the figures, those in [0, 1] in per cent, and their definitions."""
+        """Print the figures, those in [0, 1] in per cent, their definitions, and the protocol."""
         rows = [
             (name, format_figure(name, value), self.definitions[name]) for name, value in self.metrics.items()
         ]
         notes = [f"Note: {note}" for note in self.notes]
+        if "protocol" in self.settings:
+            notes.insert(0, protocols.describe(self.settings["protocol"]))
         print_table(f"{self.num_videos} videos", ("figure", "value", "definition"), rows, notes, lines=True)
 
     def save(self, folder: Path, *, fps: float = 12.0, gif: bool = False, tile: int = 128) -> list[Path]:
@@ -101,7 +112,7 @@ def format_figure(name: str, value: float) -> str:
     """A figure as text: indices in per cent with one decimal, ratios in dB, others with four digits."""
     if name.startswith("psnr"):
         return f"{value:.2f} dB"
-    return f"{100 * value:.1f} %" if name in DEFINITIONS else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if name in _PARTS else f"{value:.4g}"
 
 
 def print_table(

@@ -11,16 +11,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from torchslots.evaluation.evaluate import predict_step, run_pass
-from torchslots.evaluation.observers import Findings, Needs, Slice, real_frames
+from torchslots.evaluation.observers import (
+    Findings,
+    Needs,
+    Slice,
+    at_labels,
+    real_frames,
+    real_pixels,
+)
 from torchslots.evaluation.report import finite, print_table
 from torchslots.io.draw import plot_curves
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
 from torchslots.metrics import scores
 from torchslots.metrics.image import squared_error
-from torchslots.metrics.segmentation import FrameMean, VideoMean, contingency, fg_ari
+from torchslots.metrics.segmentation import FrameMean, Numbering, VideoMean, contingency, fg_ari
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.slices import predict_ahead
+from torchslots.models.slices import demand_finite, predict_ahead
 from torchslots.models.types import Batch, Prediction
 from torchslots.recipes.config import EvalConfig
 
@@ -195,6 +202,8 @@ class Rollout:
             if isinstance(value, Tensor) and value.ndim > 3
         }
         predicted = list(predict_ahead(self._model, seen.state, horizon, self._slice_size))
+        for part in predicted:
+            demand_finite(part, batch.get("name", ()))
         if "segmentations" in truth:
             self._add_masks(truth, seen, predicted)
         for name, first in predicted[0].recon.items():
@@ -215,12 +224,15 @@ class Rollout:
         return self._horizon
 
     def _add_masks(self, truth: Batch, seen: Prediction, predicted: list[Prediction]) -> None:
-        found = torch.cat([part.segmentation for part in predicted], 1)
-        copied = seen.segmentation[:, -1:].expand_as(found)
-        num_slots, num_objects = seen.masks.shape[2], int(truth["segmentations"].max()) + 1
+        number, num_slots = Numbering((0,)), seen.masks.shape[2]
+        objects = number(truth["segmentations"])
+        found = torch.cat([at_labels(part, objects) for part in predicted], 1)
+        copied = at_labels(seen, objects)[:, -1:].expand_as(found)
+        mask = real_pixels(truth, objects)
+        if "ignore" in truth:
+            mask = ~truth["ignore"] if mask is None else mask & ~truth["ignore"]
         for name, ids in (("fg_ari", found), (f"{COPY}fg_ari", copied)):
-            mask = truth.get("padding_mask")
-            tables = contingency(truth["segmentations"], ids, num_slots, num_objects, mask)
+            tables = contingency(objects, ids, num_slots, len(number), mask)
             whole = tables.sum(1)
             frames, videos = FrameMean(fg_ari, found.shape[1]), VideoMean(fg_ari)
             self._frames.setdefault(name, frames.to(self._device)).update(tables)

@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,36 @@ from torchslots.io.draw import Series
 from torchslots.io.errors import UserError
 from torchslots.io.json_files import flatten, read_object
 from torchslots.io.run_log import METRICS_NAME, read_log
+from torchslots.recipes.config import DataConfig, EvalConfig, OptimConfig, TrainConfig
 
 _SEED = "train.seed"
+_EVALUATION = "evaluation."
+_SAME_SEED = "Some runs have the same seed: they are not independent, and the standard error is too small."
+_ABSENT = "not there"
+_SECTIONS = {"data": DataConfig, "optim": OptimConfig, "train": TrainConfig, "evaluation": EvalConfig}
+_CONDUCT = {
+    _SEED,
+    *(
+        f"train.{name}"
+        for name in ("num_workers", "log_every", "eval_every", "checkpoint_every", "keep", "compile")
+    ),
+    f"{_EVALUATION}batch_size",
+}
+"""Settings in which repetitions may differ."""
+
+
+def _as_written(config: Any) -> dict[str, Any]:
+    """As a JSON file gives them back, by dotted name."""
+    return flatten(json.loads(json.dumps(asdict(config))))
+
+
+_USUAL = {
+    f"{section}.{name}": value
+    for section, kind in _SECTIONS.items()
+    for name, value in _as_written(kind()).items()
+}
+"""What recipes that were saved before a field was there do not say."""
+_USUAL_EVALUATION = _as_written(EvalConfig())
 _AGAIN = "Run `torchslots evaluate` on the run again."
 
 
@@ -40,13 +68,21 @@ class Figure:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one recipe."""
+    """The runs of one recipe with one configuration, judged in one way."""
 
     recipe: str
     runs: list[str]
     figures: list[Figure]
     notes: list[str]
-    """Differences between the runs besides their seed."""
+    """Where the runs are no independent repetitions."""
+    differs: dict[str, str] = field(default_factory=dict)
+    """Settings in which this group differs from others of the recipe."""
+
+    @property
+    def title(self) -> str:
+        """The recipe, what sets the group apart, and how many runs it has."""
+        apart = "".join(f"\n{name} = {value}" for name, value in self.differs.items())
+        return f"{self.recipe}: {len(self.runs)} run{'s' if len(self.runs) > 1 else ''}{apart}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +95,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class SeedTable:
-    """Mean, standard error and best over seeds, one group for each recipe."""
+    """Mean, standard error and best over seeds, one group for each recipe and configuration."""
 
     groups: list[Group]
 
@@ -68,16 +104,18 @@ class SeedTable:
         return json.dumps([asdict(group) for group in self.groups], indent=2)
 
     def print_table(self) -> None:
-        """Print a table for each recipe."""
+        """Print a table for each group."""
         columns = ("figure", "n", "mean", "± standard error", "best")
         for group in self.groups:
-            title = f"{group.recipe}: {len(group.runs)} run{'s' if len(group.runs) > 1 else ''}"
             rows = [figure.cells() for figure in group.figures]
-            print_table(title, columns, rows, [f"Note: {note}" for note in group.notes])
+            print_table(group.title, columns, rows, [f"Note: {note}" for note in group.notes])
 
 
 def report(runs: Sequence[Path]) -> SeedTable:
-    """Group run folders by recipe name, in order of first appearance, and average over each group.
+    """Average over run folders that differ in nothing but their seed, by recipe in order of first appearance.
+
+    Groups of one recipe say in what they differ, be it the recipe or how the model was evaluated. What does not change
+    figures, such as the number of workers, keeps no runs apart.
 
     A run's figures are those of its eval/eval.json or eval.json (written by `torchslots evaluate`); without one, the
     last that were logged in training. A folder of an evaluation inside a run is replaced by the run.
@@ -91,7 +129,7 @@ def report(runs: Sequence[Path]) -> SeedTable:
     for folder in dict.fromkeys(_run_folder(Path(run)) for run in runs):
         run = _read_run(folder)
         by_recipe.setdefault(str(run.recipe["name"]), []).append(run)
-    return SeedTable([_group(name, members) for name, members in by_recipe.items()])
+    return SeedTable([group for name, members in by_recipe.items() for group in _groups(name, members)])
 
 
 def _run_folder(folder: Path) -> Path:
@@ -137,32 +175,43 @@ def _finite(values: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in plain.items() if math.isfinite(value)}
 
 
-def _group(name: str, runs: list[_Run]) -> Group:
+def _groups(name: str, runs: list[_Run]) -> list[Group]:
+    """One group for each configuration, in order of first appearance."""
+    by_settings: dict[str, list[_Run]] = {}
+    for run in runs:
+        by_settings.setdefault(json.dumps(_configuration(run), sort_keys=True), []).append(run)
+    tables = [json.loads(settings) for settings in by_settings]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    differing = [key for key in keys if len({table.get(key, _ABSENT) for table in tables}) > 1]
+    apart = [{key: table.get(key, _ABSENT) for key in differing} for table in tables]
+    return [_group(name, *members) for members in zip(by_settings.values(), apart)]
+
+
+def _configuration(run: _Run) -> dict[str, str]:
+    """All settings that may change figures, as text by dotted name; those of the evaluation that gave the figures."""
+    found = _USUAL | flatten(run.recipe)
+    if run.settings:
+        found = {key: value for key, value in found.items() if not key.startswith(_EVALUATION)}
+        found |= {
+            _EVALUATION + key: value for key, value in (_USUAL_EVALUATION | flatten(run.settings)).items()
+        }
+    else:
+        found["figures"] = "of the last evaluation in training"
+    return {key: str(value) for key, value in found.items() if key not in _CONDUCT}
+
+
+def _group(name: str, runs: list[_Run], differs: dict[str, str]) -> Group:
     names = dict.fromkeys(key for run in runs for key in run.metrics)
     figures = [_figure(key, [run.metrics[key] for run in runs if key in run.metrics]) for key in names]
-    return Group(name, [str(run.folder) for run in runs], figures, _differences(runs))
+    same = len({flatten(run.recipe).get(_SEED) for run in runs}) < len(runs)
+    notes = [_SAME_SEED] if same else []
+    return Group(name, [str(run.folder) for run in runs], figures, notes, differs)
 
 
 def _figure(name: str, values: list[float]) -> Figure:
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     best = min(values) if name.startswith("loss") else max(values)
     return Figure(name, len(values), statistics.fmean(values), error, best)
-
-
-def _differences(runs: list[_Run]) -> list[str]:
-    """Notes on differences between the runs besides the seed."""
-    recipes, settings = [flatten(run.recipe) for run in runs], [flatten(run.settings) for run in runs]
-    notes = []
-    if len({recipe.get(_SEED) for recipe in recipes}) < len(runs):
-        notes.append(
-            "Some runs have the same seed: they are not independent, and the standard error is too small."
-        )
-    for what, tables in (("recipe", recipes), ("evaluation", [table for table in settings if table])):
-        keys = dict.fromkeys(key for table in tables for key in table if key != _SEED)
-        differing = [key for key in keys if len({str(table.get(key)) for table in tables}) > 1]
-        if differing:
-            notes.append(f"The runs differ in their {what}: {', '.join(differing)}.")
-    return notes
 
 
 def learning_curves(run: Path, keys: Sequence[str]) -> Series:

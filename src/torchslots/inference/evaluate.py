@@ -24,6 +24,7 @@ from torchslots.models.adjust import with_counts
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes.config import DataConfig, EvalConfig, with_changes
+from torchslots.recipes.protocols import find
 
 _KEYS = ("video", "segmentations", "boxes", "properties")
 
@@ -40,6 +41,9 @@ class EvaluateOptions(NetworkOptions, VideosOptions):
     """Precision of the matrix products."""
     skip_corrupt: bool = False
     """Leave damaged records out and count them, in place of stopping at the first."""
+    protocol: str | None = None
+    """Published evaluation whose conventions figures follow: savi, videosaur, slotcontrast, vs_dinosaur, dinosaur,
+    ftdinosaur, davis. None: the recipe's."""
     seed: int | None = None
     """Seed of sampled slots; None: the recipe's."""
     num_slots: int | None = None
@@ -96,15 +100,16 @@ def evaluate(
         options: Metrics and videos.
         out: Folder for eval.json, curves and videos; None: nothing is written.
         changes: Fields of `EvaluateOptions` by name, in place of those of `options`: `split="validation"`,
-            `num_videos=16`, `recon=True`; `device="cuda"` for a model that is loaded, others are not moved.
+            `num_videos=16`, `recon=True`, `protocol="davis"`; `device="cuda"` for a model that is loaded, others are
+            not moved.
 
     Returns:
         A report whose `metrics` are floats by name, in [0, 1] for `fg_ari`, `ari`, `miou`, `mbo`, dB for `psnr`;
         `definitions` has the definition of each. With `observe`, a `HorizonReport` of predicted frames.
 
     Raises:
-        UserError: no such model, data or split; a model without a recipe and no `data`; an option that the model does
-            not have.
+        UserError: no such model, data, split or protocol; a model without a recipe and no `data`; an option that the
+            model does not take; weights or results that are not finite.
 
     Example:
         >>> report = torchslots.evaluate(model, root, data="movi_a", split="train", num_frames=4, num_workers=0)
@@ -137,7 +142,9 @@ def evaluate_with_baseline(
     data, settings = settings_of(where, ready, options, (*_KEYS, "flow") if options.observe else _KEYS)
     seed = settings.seed if options.seed is None else options.seed
     restart = options.restart_memory or settings.restart_memory
-    settings = dataclasses.replace(settings, seed=seed, restart_memory=restart)
+    protocol = settings.protocol if options.protocol is None else options.protocol
+    find(protocol)
+    settings = dataclasses.replace(settings, seed=seed, restart_memory=restart, protocol=protocol)
     folder = None if out is None else Path(out)
     if options.observe is not None or options.rollout is not None:
         return Evaluation(_evaluate_rollout(ready, where, data, settings, Path(root), options, folder))

@@ -25,7 +25,7 @@ from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 from torchslots.models.adjust import bound_memory, sharing_weights
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.slices import carry_state, predict_ahead
+from torchslots.models.slices import carry_state, demand_finite, predict_ahead
 from torchslots.models.slots.predictors import IdentityPredictor
 from torchslots.models.types import Prediction, State
 from torchslots.recipes.config import with_changes
@@ -167,7 +167,7 @@ def predict(
 
     Raises:
         UserError: an input that cannot be read, hints that are missing or wrong, a folder that cannot be written, a
-            full disk, or an unknown option. Results of earlier inputs remain.
+            full disk, an unknown option, or weights or results that are not finite. Results of earlier inputs remain.
 
     Example:
         >>> (folder,) = torchslots.predict(model, [film], out, save=("overlay", "tracks"))
@@ -194,7 +194,7 @@ def _predict_file(model: ObjectCentricModel, job: Job, options: PredictOptions) 
     total, name = observe + ahead, job.source.name
     chunks = _first(video.iter_frames(job.source, options.slice_size), observe)
     view, parts = batches(model, chunks, job.hint, options, options.resolution)
-    slices = _slices(model, parts, view, job.hint, options, ahead)
+    slices = _slices(model, parts, view, job.hint, options, ahead, str(job.source))
     save = (*options.save, "recon") if options.recon else options.save
     fps = options.frame_rate(job.source, total)
     writer = result_writer(job.target, view, save=save, max_side=options.max_side, fps=fps, source=name)
@@ -242,11 +242,18 @@ def _slices(
     hint: FirstFrameHint,
     options: PredictOptions,
     ahead: int = 0,
+    name: str = "these frames",
 ) -> Iterator[Slice]:
-    """Observed slices, then `ahead` frames without observations; memory does not grow with their number."""
+    """Observed slices, then `ahead` frames without observations; memory does not grow with their number.
+
+    Raises:
+        UserError: values that are not finite, of the video of this `name`.
+    """
 
     def step(part: Part, state: State | None) -> Prediction:
-        return model.predict(part[1], state, slot_recon=options.slot_views, recon=options.recon, attn=False)
+        found = model.predict(part[1], state, slot_recon=options.slot_views, recon=options.recon, attn=False)
+        demand_finite(found, [name])
+        return found
 
     found: Prediction | None = None
     order: list[int] = []
@@ -257,6 +264,7 @@ def _slices(
     if found is None:
         return
     for unseen in predict_ahead(model, found.state, ahead, options.slice_size, options.slot_views):
+        demand_finite(unseen, [name])
         images = _expected(unseen)
         part = _slice(view.paste(images), images, unseen, order)
         yield part._replace(predicted=True, recon=_beside(np.zeros_like(images), unseen, options))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchslots.data.catalog import entry
 from torchslots.io.errors import UserError, nearest
 from torchslots.metrics.networks.weights import FILES
 from torchslots.metrics.reconstruction import load_networks
@@ -33,7 +34,8 @@ class VideosOptions:
     batch_size: int | None = None
     """Videos at once; None: the recipe's."""
     num_videos: int | None = None
-    """Videos to use; None: the whole split."""
+    """Videos to use, the first of the split; 0: the whole split. None: as many as the recipe says, for some the whole
+    split."""
     max_objects: int | None = None
     """Use only images and videos of at most this many objects; None: as in training."""
     device: str = "cpu"
@@ -51,7 +53,7 @@ def settings_of(
         keys: keys of a batch to read, if the recipe has them.
 
     Raises:
-        UserError: neither a recipe nor the options name a data set.
+        UserError: neither a recipe nor the options name a data set; fewer than no videos.
     """
     file = None if where is None else Path(where) / "recipe.json"
     if file is not None and file.is_file():
@@ -69,7 +71,22 @@ def settings_of(
         rows = max(options.max_objects, data.max_instances)
         data = dataclasses.replace(data, max_objects=options.max_objects, max_instances=rows)
     changes = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
+    if options.data is not None and (background := entry(options.data).num_background) is not None:
+        changes["num_background"] = background
+    if options.num_videos is not None:
+        changes["num_videos"] = _limit(options.num_videos)
     return data, dataclasses.replace(settings, **changes)
+
+
+def _limit(num_videos: int) -> int | None:
+    """0 as None: all videos.
+
+    Raises:
+        UserError: fewer than none.
+    """
+    if num_videos < 0:
+        raise UserError(f"--num-videos should be 1 or more, or 0 for the whole split, got {num_videos}.")
+    return num_videos or None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def check_ranges(config: Any, ranges: Mapping[str, Range], where: str = "") -> N
     """
     hints = get_type_hints(type(config))
     for name, value in vars(config).items():
-        allowed = ranges.get(name) or ranges.get(f"{type(config).__name__}.{name}")
+        allowed = ranges.get(f"{type(config).__name__}.{name}") or ranges.get(name)
         if dataclasses.is_dataclass(value):
             check_ranges(value, ranges, f"{where}{name}.")
         elif allowed:

@@ -2,14 +2,15 @@
 
 A table [G, K] holds the pixels of each pair of object and slot, of a frame or a video; tables of frames add up to that
 of the video. Counts are int64 and scores float64: the pair counts of a 24-frame video of 128x128 pixels reach 1e11 and
-their products 1e22. Row 0 is the background; the foreground metrics leave it out.
+their products 1e22. Row 0 is the background; the foreground metrics leave it out. A row or column without pixels
+changes no figure, so gaps in ids do not matter; `Numbering` keeps tables small where ids are large.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchmetrics import Metric
@@ -18,6 +19,46 @@ Tables = Int[Tensor, "*batch G K"]
 Scores = Float[Tensor, "*batch"]
 Score = Callable[[Tables], Scores]
 """A figure per table; NaN where the figure is not defined."""
+
+
+_HALF = 0.5
+"""IoU from which a slot has found an object."""
+_DENSE = 2**20
+"""Ids that span no more than this are counted, others sorted."""
+
+
+class Numbering:
+    """Ids as 0, 1, ... in the order in which they are met, the same in every call.
+
+    Args:
+        known: ids that have the first numbers, whether they are met or not.
+    """
+
+    def __init__(self, known: Iterable[int] = ()) -> None:
+        self._ids = torch.tensor([*known], dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __call__(self, ids: Shaped[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """The numbers of these ids, integers of any type."""
+        ids = ids.long().contiguous()
+        known = self._ids.to(ids.device)
+        met = _distinct(ids)
+        self._ids = torch.cat([known, met[~torch.isin(met, known)]])
+        if torch.equal(self._ids, torch.arange(len(self._ids), device=ids.device)):
+            return ids
+        order = self._ids.argsort()
+        return order[torch.searchsorted(self._ids[order], ids)]
+
+
+def _distinct(ids: Int[Tensor, "*shape"]) -> Int[Tensor, "n"]:
+    if not ids.numel():
+        return ids.flatten()
+    low, high = (int(end) for end in ids.aminmax())
+    if high - low > _DENSE:
+        return ids.unique()
+    return torch.bincount((ids - low).flatten()).nonzero().flatten() + low
 
 
 def contingency(
@@ -33,17 +74,20 @@ def contingency(
         num_slots: K; pixels with another slot id are left out.
         num_objects: G, background included. Pixels whose object id is G or more are left out, as in the reference
             implementations, whose one-hot code of such an id is all zeros. None: largest id in `truth` plus one.
+            Negative ids are left out; where ids are negative or large, `Numbering` comes first.
         padding_mask: False on pixels that are left out.
     """
     if num_objects is None:
         num_objects = int(truth.max()) + 1 if truth.numel() else 1
+    truth, prediction = truth.long(), prediction.long()
     cells = num_objects * num_slots
     pair = truth.int() * num_slots + prediction.int()
     keep = (truth >= 0) & (truth < num_objects) & (prediction >= 0) & (prediction < num_slots)
     if padding_mask is not None:
         keep &= padding_mask
-    pair = pair.masked_fill_(~keep, cells).flatten(0, -3).flatten(1)
-    images = pair.shape[0]
+    pair = pair.masked_fill_(~keep, cells)
+    images = pair.shape[:-2].numel()
+    pair = pair.reshape(images, pair.shape[-2:].numel())
     dtype = torch.int32 if images * (cells + 1) < 2**31 else torch.int64
     pair = pair + torch.arange(images, device=pair.device, dtype=dtype)[:, None] * (cells + 1)
     counts = torch.bincount(pair.flatten(), minlength=images * (cells + 1)).view(images, cells + 1)
@@ -98,9 +142,14 @@ def ari(tables: Tables) -> Scores:
     return adjusted_rand_index(tables)
 
 
-def fg_ari(tables: Tables) -> Scores:
-    """Adjusted Rand index over the pixels of objects; 1 where a video has none."""
-    return adjusted_rand_index(tables, foreground=True)
+def fg_ari(tables: Tables, least_objects: int = 0) -> Scores:
+    """Adjusted Rand index over the pixels of objects; 1 where a video has none.
+
+    Args:
+        least_objects: NaN where fewer objects have pixels.
+    """
+    scores = adjusted_rand_index(tables, foreground=True)
+    return torch.where(num_foreground(tables) < least_objects, torch.nan, scores)
 
 
 def intersection_over_union(tables: Tables) -> Float[Tensor, "*batch G K"]:
@@ -113,29 +162,22 @@ def intersection_over_union(tables: Tables) -> Float[Tensor, "*batch G K"]:
 def mean_iou(tables: Tables, *, foreground: bool = False) -> Scores:
     """Mean over objects of the IoU with the slot of one-to-one (Hungarian) matching; [...].
 
-    The mean runs over ids 0 (or 1) to the largest with pixels: an id in between without pixels, and an object without
-    a slot, count as 0. NaN where there is no such id.
+    An object for which no slot is left counts as 0. NaN where no object has pixels.
 
     Args:
         foreground: background gets no slot; it still counts in the union of slots that cover it.
     """
-    overlap, sizes = _rows_and_sizes(tables, foreground)
-    scores = [_matched(table[:size]) for table, size in zip(overlap, sizes)]
-    return torch.tensor(scores, dtype=torch.float64, device=tables.device).reshape(tables.shape[:-2])
-
-
-def _rows_and_sizes(tables: Tables, foreground: bool) -> tuple[Any, list[int]]:
-    """IoU tables as numpy [n, G, K], without background where asked, and how many rows of each count."""
     first = int(foreground)
-    overlap = intersection_over_union(tables)[..., first:, :]
-    overlap = overlap.reshape(tables.shape[:-2].numel(), *overlap.shape[-2:])
-    return overlap.cpu().numpy(), (_num_ids(tables) - first).clamp(min=0).flatten().tolist()
-
-
-def _num_ids(tables: Tables) -> Int[Tensor, "*batch"]:
-    """Largest object id with pixels, plus one; 0 for an empty table."""
-    ids = torch.arange(1, tables.shape[-2] + 1, device=tables.device)
-    return ((tables.sum(-1) > 0) * ids).amax(-1)
+    count, objects = tables.shape[:-2].numel(), tables.shape[-2] - first
+    overlap = (
+        intersection_over_union(tables)[..., first:, :]
+        .reshape(count, objects, tables.shape[-1])
+        .cpu()
+        .numpy()
+    )
+    present = (tables.sum(-1) > 0)[..., first:].reshape(count, objects).cpu().numpy()
+    scores = [_matched(rows[seen]) for rows, seen in zip(overlap, present)]
+    return torch.tensor(scores, dtype=torch.float64, device=tables.device).reshape(tables.shape[:-2])
 
 
 def _matched(overlap: Any) -> float:
@@ -157,10 +199,25 @@ def fg_miou(tables: Tables) -> Scores:
 def mbo(tables: Tables) -> Scores:
     """Mean over foreground objects of the best IoU of any slot; NaN where a video has none.
 
-    One slot may be the best of several objects. Ids without pixels below the largest count as 0, as in `mean_iou`.
+    One slot may be the best of several objects.
     """
-    best = intersection_over_union(tables).amax(-1)[..., 1:].sum(-1)
-    return best / (_num_ids(tables) - 1).clamp(min=0)
+    return _best(tables).sum(-1) / num_foreground(tables)
+
+
+def _best(tables: Tables) -> Float[Tensor, "*batch objects"]:
+    """IoU of each foreground object with the slot that overlaps it most."""
+    return intersection_over_union(tables).amax(-1)[..., 1:]
+
+
+def corloc(tables: Tables) -> Scores:
+    """1 where any slot overlaps any foreground object by more than half (CorLoc), else 0; NaN without objects."""
+    found = (_best(tables) > _HALF).any(-1).double()
+    return torch.where(num_foreground(tables) > 0, found, torch.nan)
+
+
+def recall(tables: Tables) -> Scores:
+    """Part of the foreground objects that some slot overlaps by more than half; NaN where a video has none."""
+    return (_best(tables) > _HALF).sum(-1).double() / num_foreground(tables)
 
 
 def num_foreground(tables: Tables) -> Int[Tensor, "*batch"]:

@@ -40,7 +40,7 @@ def with_counts(
     if num_iterations is not None:
         for part in other.slot_encoder.corrector.modules():
             if isinstance(part, SlotAttention):
-                part.num_iterations = num_iterations
+                part.num_iterations = part.first_iterations = num_iterations
     other.config = _replaced(model.config, changes)
     return other
 

@@ -38,6 +38,11 @@ class ObjectCentricModel(nn.Module):
         """The figure whose highest value marks the best model of a run: the decoder's."""
         return self.decoder.monitor
 
+    @property
+    def takes_hints(self) -> bool:
+        """Whether slots start from boxes or masks of the first frame."""
+        return isinstance(self.slot_encoder.initializer, FromBoxes | FromMasks)
+
     def encode(self, batch: Batch, state: State | None = None, attn: bool = True) -> Clip:
         """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`.
 

@@ -1,11 +1,12 @@
 """Run a long video slice by slice: cut it, pass the state on, predict more slices without observations."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from torchslots.io.errors import UserError
 from torchslots.models.model import START_KEYS, ObjectCentricModel, rollout
 from torchslots.models.types import Batch, Pose, Prediction, State
 
@@ -50,6 +51,29 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
         return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
     return {key: move(value) for key, value in batch.items()}
+
+
+def demand_finite(found: Any, names: Sequence[str]) -> None:
+    """Stop at values that are not finite.
+
+    Args:
+        found: named tuple of a slice, tensors [B, ...] and tables of them in its fields.
+        names: of the B videos; none: they are called by their place.
+
+    Raises:
+        UserError: says which values, and of which video.
+    """
+    for field, value in found._asdict().items():
+        for key, tensor in value.items() if isinstance(value, dict) else [("", value)]:
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.isfinite().all():
+                continue
+            row = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0])
+            name = names[row] if row < len(names) else f"number {row} of the batch"
+            what = f"{field} of `{key}`" if key else field
+            raise UserError(
+                f"The model's {what} are not finite for {name}: its weights or the video's frames are damaged, or "
+                "the precision is too low. Try --precision fp32, or an earlier checkpoint."
+            )
 
 
 def carry_state(

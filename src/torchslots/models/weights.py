@@ -107,7 +107,7 @@ def load_weights(model: nn.Module, file: Path, device: torch.device) -> None:
     """Fill a model from a safetensors file, all of it and nothing else, and move it to `device`.
 
     Raises:
-        UserError: the file is truncated or of another format, or its tensors do not fit the model.
+        UserError: the file is truncated or of another format, its tensors do not fit the model, or are not finite.
     """
     try:
         with safe_open(file, framework="pt") as stored:
@@ -116,12 +116,29 @@ def load_weights(model: nn.Module, file: Path, device: torch.device) -> None:
         check_fit(
             found, shapes(model.state_dict()), f"{file} does not fit the model in {CONFIG_NAME}", remedy
         )
-        model.load_state_dict(load_file(file), strict=True)
+        tensors = load_file(file)
+        check_finite(tensors, str(file))
+        model.load_state_dict(tensors, strict=True)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{file} is truncated or not a safetensors file: {first_line(error)}. Copy or convert it again."
         ) from error
     model.to(device)
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Check that no weight is infinite or not a number.
+
+    Raises:
+        UserError: some are; three tensors are named.
+    """
+    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise UserError(
+            f"{where} has weights that are not finite, in {len(bad)} tensors ({'; '.join(bad[:3])}"
+            f"{'; ...' if len(bad) > 3 else ''}): the training went astray, or the file is damaged. Take an earlier "
+            "checkpoint."
+        )
 
 
 class Shaped(Protocol):

@@ -125,7 +125,10 @@ class EvalConfig:
     """Seed of sampled slots; those of a video depend on it and on the video's name alone."""
     num_background: int = 1
     """Ids from 0 that are background, such as sky, floor and walls; with more than one, FG-ARI is also reported without
-    any of them."""
+    any of them. 0: only objects have labels, as in COCO, VOC, YouTube-VIS and DAVIS."""
+    protocol: str = "savi"
+    """Published evaluation whose conventions figures follow, by its name in `recipes/protocols.py`: savi, videosaur,
+    slotcontrast, vs_dinosaur, dinosaur, ftdinosaur, davis."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,10 @@ RANGES: dict[str, Range] = {
     **data.RANGES,
     **dict.fromkeys(("accumulation", "batch_size", "checkpoint_every", "decay_steps", "log_every"), COUNT),
     **dict.fromkeys(("num_heads", "num_layers", "num_slots", "num_steps", "slice_size", "slot_size"), COUNT),
-    **dict.fromkeys(("num_videos", "short_clip"), COUNT),
+    **dict.fromkeys(("EvalConfig.num_videos", "short_clip"), COUNT),
     **dict.fromkeys(
-        ("eval_every", "num_background", "num_iterations", "num_plots", "num_workers"), FROM_ZERO
+        ("eval_every", "num_background", "num_iterations", "num_plots", "num_videos", "num_workers"),
+        FROM_ZERO,
     ),
     **dict.fromkeys(("seed", "short_steps", "warmup_steps"), FROM_ZERO),
     **dict.fromkeys(("learning_rate", "decoder_learning_rate", "min_learning_rate"), FROM_ZERO),

@@ -140,7 +140,7 @@ def test_samples_follow_the_contract(root):
     batch = next(train_batches(images(root, config=config, train=True), batch_size=3, seed=0))
     assert batch["video"].shape == (3, 1, 3, 32, 32) and batch["video"].dtype == torch.float32
     assert batch["video"].min() >= 0 and 0.5 < batch["video"].max() <= 1
-    assert batch["segmentations"].max() == 2 and batch["boxes"].shape == (3, 1, 2, 4)
+    assert batch["segmentations"].max() == 3 and batch["boxes"].shape == (3, 1, 2, 4)
     assert batch["name"][0].startswith("tetrominoes_train.tfrecords__")
     ids = images(root).source.example(4)["segmentations"]
     rows, columns = np.nonzero(ids == 1)

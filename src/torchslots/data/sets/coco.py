@@ -98,7 +98,7 @@ class CocoImages:
             self._check_size(photo, pixels.shape[:2], index)
             found = self.annotations.get(photo.number, [])
             labels = self.labels.read(found, 0, pixels.shape[:2], index, wanted)
-        return image_example(video=pixels, **labels)._replace(keep_ids=True)
+        return image_example(video=pixels, **labels)
 
     def num_objects(self, index: int) -> int:
         """Instances of the image."""

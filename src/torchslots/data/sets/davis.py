@@ -82,9 +82,7 @@ class DavisVideos:
         """
         frames = self._frames(index)
         wanted = self.keys if keys is None else keys
-        return Example(
-            len(frames), lambda start, stop: self._read(index, frames[start:stop], wanted), keep_ids=True
-        )
+        return Example(len(frames), lambda start, stop: self._read(index, frames[start:stop], wanted))
 
     def num_objects(self, index: int) -> int:
         """Ids of all masks of the video."""

@@ -34,7 +34,7 @@ from torchslots.data.clips import Example, finish_clip
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.own_masks import check_size, masks_of, read_masks
-from torchslots.data.transforms import Crop, Sample, crop, limit_instances, mask_boxes, resize_nearest
+from torchslots.data.transforms import Crop, Sample, crop, mask_boxes, resize_nearest
 from torchslots.io.errors import UserError
 from torchslots.io.video import FILM_SUFFIXES, IMAGE_SUFFIXES, frame_count, natural_key, read_frames
 
@@ -230,7 +230,7 @@ def _objects(
     if ids.max() > most:
         values = ids.unique()
         ids = (torch.searchsorted(values[values > 0], ids) + (ids > 0)).to(torch.int32)
-    cut = limit_instances(crop({"segmentations": ids}, area), most)["segmentations"]
+    cut = crop({"segmentations": ids}, area)["segmentations"]
     arrays = {}
     if "boxes" in keys:
         arrays["boxes"] = mask_boxes(cut, most).numpy()

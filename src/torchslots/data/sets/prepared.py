@@ -137,9 +137,7 @@ class PreparedArrays:
             keys = [key for key in TARGETS if _file(entry, key).exists()]
             return Example(entry.length, lambda start, stop: _look(_read(entry, keys, start, stop)))
         finish = finish_clip if self._as_stored else _finish
-        return Example(
-            entry.length, lambda start, stop: _read(entry, keys, start, stop), finish, keep_ids=True
-        )
+        return Example(entry.length, lambda start, stop: _read(entry, keys, start, stop), finish)
 
     def num_objects(self, index: int) -> None:
         """Unknown; videos of too many objects were left out on preparing."""

@@ -80,7 +80,7 @@ class VocImages:
             )
             labels = without_void(*planes, config=self.config)
         arrays = {key: value for key, value in labels.items() if key in wanted}
-        return image_example(video=pixels, **arrays)._replace(keep_ids=True)
+        return image_example(video=pixels, **arrays)
 
     def num_objects(self, index: int) -> int | None:
         """Ids of the mask, where there is one."""

@@ -108,7 +108,7 @@ class YouTubeVis:
             arrays = self._read(index, range(start, stop), self.keys if keys is None else keys)
             return {key: array for key, array in arrays.items() if keys is not None or key in self.keys}
 
-        return Example(len(self.videos[index].files), read, keep_ids=True)
+        return Example(len(self.videos[index].files), read)
 
     def num_objects(self, index: int) -> int:
         """Instances of the video."""
