@@ -79,7 +79,7 @@ def load_model(
 ) -> ObjectCentricModel:
     """The model that was saved in a folder, in a run of `train`, or on the hub, in eval mode.
 
-    Its configuration is `model.config`; see `create_model` for what `model.predict` takes and returns.
+    The public `load_model` takes the names of published checkpoints, too (`convert/pretrained.py`).
 
     Args:
         path_or_id: A folder with config.json and model.safetensors, its model.safetensors, a run folder (its
@@ -90,12 +90,6 @@ def load_model(
     Raises:
         UserError: nothing there; a pickle; a truncated or foreign file; tensors missing, left over or of
             another shape; a config from a newer version or of an unknown family; a device that is not there.
-
-    Example:
-        >>> model = torchslots.create_model("savi_small", num_slots=3, conditioning="learned")
-        >>> folder = model.save_pretrained(path)
-        >>> torchslots.load_model(path).config == model.config
-        True
     """
     return _load(path_or_id, device, revision, ObjectCentricModel)
 
@@ -103,15 +97,7 @@ def load_model(
 def load_tokenizer(
     path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
 ) -> Tokenizer:
-    """The tokenizer (dVAE, VQ-VAE) that was saved in a folder, in a run of `train`, or on the hub, in eval mode.
-
-    Arguments and errors are those of `load_model`, which loads models of slots.
-
-    Example:
-        >>> folder = torchslots.create_model("vqvae_demo").save_pretrained(path)
-        >>> torchslots.load_tokenizer(path).training
-        False
-    """
+    """The same for a tokenizer (dVAE, VQ-VAE); arguments and errors as of `load_model`."""
     return _load(path_or_id, device, revision, Tokenizer)
 
 
@@ -158,7 +144,7 @@ def _locate(path_or_id: str | Path, revision: str | None) -> tuple[Path, Path]:
         return folder, folder / WEIGHTS_NAME
     raise UserError(
         f"{path} does not exist. Give a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, a run folder of "
-        "`torchslots train`, or a hub id written owner/name."
+        "`torchslots train`, or a hub id written owner/name. `torchslots.load_model` fetches published checkpoints."
     )
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "compose": "exchange slots across the videos of a data set, decode new videos, measure how real they look",
     "concepts": "cluster the slots of a data set, and decode new images from one slot of each cluster",
     "convert": "turn an original checkpoint into a model folder",
+    "pretrained": "list the published checkpoints, and fetch them by name",
     "data": "list, download, inspect, prepare or generate data",
     "recipes": "list the recipes with their sizes and published results",
     "bench": "time a recipe's training step and inference here, or plot how they grow",

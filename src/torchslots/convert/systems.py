@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torchslots.convert.layouts import Arrays, Shapes, WeightMap, to_ours
+from torchslots.convert.layouts import OTHER_RECIPE, Arrays, Shapes, WeightMap, fits, to_ours
 from torchslots.convert.originals import (
     dvae,
     isa,
@@ -304,14 +305,33 @@ def _about(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from error
 
 
-def weights(program: Program, read: Checkpoint | TorchCheckpoint, config: ModelConfig) -> dict[str, Any]:
+def weights(
+    program: Program,
+    read: Checkpoint | TorchCheckpoint,
+    config: ModelConfig,
+    remedy: str = OTHER_RECIPE,
+) -> dict[str, Any]:
     """Our state dict. Each array of the original that our model has must be there, and no other.
+
+    Args:
+        remedy: end of the message: what to do.
 
     Raises:
         UserError: missing or left-over arrays.
     """
     arrays = program.arrays(read.params, config, str(read.path))
-    return to_ours(program.leaves(config), arrays, str(read.path))
+    return to_ours(program.leaves(config), arrays, str(read.path), remedy)
+
+
+def has_weights_of(program: Program, read: Checkpoint | TorchCheckpoint, config: ModelConfig) -> bool:
+    """Whether the arrays of a checkpoint are exactly those of a model, by names and shapes."""
+    if not isinstance(config, program.config):
+        return False
+    try:
+        arrays = program.arrays(read.params, config, str(read.path))
+        return fits(program.leaves(config), partial(catalog.build, config), shapes(arrays))
+    except UserError:
+        return False
 
 
 def moments(

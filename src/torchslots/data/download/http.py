@@ -28,7 +28,10 @@ _TIMEOUT = 30.0
 _REFUSALS = (400, 401, 403, 404, 405, 410, _PAST_THE_END)
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _CHUNK = 1 << 18
-_ADVICE = "What has come is kept: free some space or choose another --root, and give the same command again."
+_NO_SPACE = (
+    "What has come is kept: free some space or choose another --root, and give the same command again."
+)
+_REFUSED = "Check the name, or use a mirror with TORCHSLOTS_MIRROR."
 
 Taken = TypeVar("Taken")
 
@@ -91,7 +94,7 @@ def fetch(url: str) -> bytes:
         Refused: the server says no.
         Broken: no answer after several attempts.
     """
-    return _patiently(url, lambda response: response.read())
+    return ask(url, lambda response: response.read())
 
 
 def probe(url: str, name: str) -> RemoteFile:
@@ -106,11 +109,16 @@ def probe(url: str, name: str) -> RemoteFile:
         size = response.headers.get("Content-Length")
         return RemoteFile(url, name, int(size) if size else None, _header_md5(response))
 
-    return _patiently(url, head)
+    return ask(url, head)
 
 
-def _patiently(url: str, take: Callable[[Any], Taken]) -> Taken:
-    """What `take` makes of the answer, in several attempts."""
+def ask(url: str, take: Callable[[Any], Taken]) -> Taken:
+    """What `take` makes of the answer, in several attempts.
+
+    Raises:
+        Refused: the server says no.
+        Broken: no answer after several attempts.
+    """
     for failures in range(1, _MOST_FAILURES + 1):
         try:
             with _open_at(url) as response:
@@ -129,16 +137,40 @@ def _header_md5(response: Any) -> str | None:
     return found[1] if found else None
 
 
-def download_all(files: list[RemoteFile], folder: Path, name: str, connections: int) -> None:
-    """Several files at once; the first failure, or Ctrl-C, ends the others at their next chunk."""
+def download_all(
+    files: list[RemoteFile],
+    folder: Path,
+    name: str,
+    connections: int,
+    *,
+    no_space: str = _NO_SPACE,
+    refused: str = _REFUSED,
+) -> None:
+    """Several files at once; the first failure, or Ctrl-C, ends the others at their next chunk.
+
+    Args:
+        no_space: end of the message where the disk refuses.
+        refused: end of the message where the server does.
+
+    Raises:
+        UserError: a full disk, a server that refuses, or one that brings nothing in several attempts.
+    """
     stop = threading.Event()
     sizes = [file.size for file in files if file.size is not None]
     total = sum(sizes) // 10**6 if len(sizes) == len(files) else None
-    with disk_errors(folder, _ADVICE):
+    with disk_errors(folder, no_space):
         folder.mkdir(parents=True, exist_ok=True)
     with progress(f"Downloading {name}", total, "MB") as advance, ThreadPoolExecutor(connections) as pool:
         tasks = [
-            pool.submit(_download_one, file, folder / file.name, lambda size: advance(size / 1e6), stop)
+            pool.submit(
+                _download_one,
+                file,
+                folder / file.name,
+                lambda size: advance(size / 1e6),
+                stop,
+                no_space,
+                refused,
+            )
             for file in files
         ]
         try:
@@ -151,7 +183,12 @@ def download_all(files: list[RemoteFile], folder: Path, name: str, connections: 
 
 
 def _download_one(
-    file: RemoteFile, path: Path, advance: Callable[[int], None], stop: threading.Event
+    file: RemoteFile,
+    path: Path,
+    advance: Callable[[int], None],
+    stop: threading.Event,
+    no_space: str,
+    refused: str,
 ) -> None:
     """Bring one file whole under its name; what is there already stays."""
     if path.exists() and (file.size is None or path.stat().st_size == file.size):
@@ -163,7 +200,7 @@ def _download_one(
     while not stop.is_set():
         before = _file_bytes(part)
         try:
-            with disk_errors(path, _ADVICE):
+            with disk_errors(path, no_space):
                 _attempt(file, part, advance, stop)
                 if not stop.is_set():
                     part.replace(path)
@@ -175,7 +212,7 @@ def _download_one(
                 advance(-_file_bytes(part))
                 part.unlink()
                 continue
-            raise UserError(f"{error}. Check the name, or use a mirror with TORCHSLOTS_MIRROR.") from error
+            raise UserError(f"{error}. {refused}") from error
         except Broken as error:
             failures = 0 if _file_bytes(part) > before else failures + 1
             if failures >= _MOST_FAILURES:

@@ -1,0 +1,252 @@
+"""Published checkpoints by name: fetched and converted once, and loaded from the cache from then on.
+
+Nothing in a file is executed. The public `load_model` and `load_tokenizer` are here, since names are among what they
+take.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import torch
+
+from torchslots import hub
+from torchslots._version import __version__
+from torchslots.convert import layouts, systems
+from torchslots.convert.fetch import (
+    NO_SPACE,
+    Original,
+    address,
+    by_hand,
+    cache_folder,
+    converted_folder,
+    is_here,
+    original,
+    unpacked,
+)
+from torchslots.convert.readers.checkpoint import Checkpoint
+from torchslots.convert.readers.torch import TorchCheckpoint
+from torchslots.convert.released import RELEASED, InArchive, Released, released
+from torchslots.data.download.archives import list_members
+from torchslots.io.cache import user_cache
+from torchslots.io.errors import UserError, nearest
+from torchslots.io.files import atomic_folder, locked, remove_partial, sha256_of, write_file
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.tokenizers.base import Tokenizer
+from torchslots.models.weights import CONFIG_NAME, save_pretrained
+from torchslots.recipes import catalog
+from torchslots.recipes.config import Recipe, to_json
+
+_TORCH_FILES = (".pth", ".pt", ".ckpt")
+_ALL = "`torchslots pretrained list` shows all published checkpoints."
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A published checkpoint that is here: the folder of its model, and what was noticed on the way."""
+
+    name: str
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+
+def load_model(
+    path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
+) -> ObjectCentricModel:
+    """The model of a folder, of a run of `train`, of a published checkpoint or on the hub, in eval mode.
+
+    Its configuration is `model.config`; see `create_model` for what `model.predict` takes and returns.
+
+    Args:
+        path_or_id: A folder with config.json and model.safetensors, its model.safetensors, a run folder (its
+            final model, else its best), a name in `list_pretrained()`, or a hub id. A published checkpoint is fetched
+            and converted the first time.
+        device: Where to put it.
+        revision: Branch, tag or commit on the hub; None: the main branch.
+
+    Raises:
+        UserError: nothing there; a pickle; a truncated or foreign file; tensors missing, left over or of
+            another shape; a config from a newer version or of an unknown family; a device that is not there; a
+            published checkpoint that cannot be fetched, with what to fetch by hand and where to put it.
+
+    Example:
+        >>> model = torchslots.create_model("savi_small", num_slots=3, conditioning="learned")
+        >>> folder = model.save_pretrained(path)
+        >>> torchslots.load_model(path).config == model.config
+        True
+    """
+    return hub.load_model(model_folder(path_or_id), device=device, revision=revision)
+
+
+def load_tokenizer(
+    path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
+) -> Tokenizer:
+    """The tokenizer (dVAE, VQ-VAE) of a folder, of a run, of a published checkpoint or on the hub, in eval mode.
+
+    Arguments and errors are those of `load_model`, which loads models of slots.
+
+    Example:
+        >>> folder = torchslots.create_model("vqvae_demo").save_pretrained(path)
+        >>> torchslots.load_tokenizer(path).training
+        False
+    """
+    return hub.load_tokenizer(model_folder(path_or_id), device=device, revision=revision)
+
+
+def model_folder(path_or_id: str | Path) -> str | Path:
+    """What the other rooms take for a model: the folder of a published checkpoint, or else `path_or_id` as it is.
+
+    A folder of a model comes before a published checkpoint of the same name.
+
+    Raises:
+        UserError: a published checkpoint that cannot be fetched; a word that is neither one nor a file, with the
+            nearest names.
+    """
+    name, path = str(path_or_id), Path(path_or_id).expanduser()
+    if name in RELEASED and not _holds_model(path):
+        return get(name).folder
+    if path.name == name and not path.suffix and not path.exists():
+        hint = nearest(name, RELEASED, otherwise="")
+        raise UserError(
+            f"{name} does not exist here, and is no published checkpoint. {hint}{' ' if hint else ''}{_ALL} Or give "
+            "a model folder, a run folder of `torchslots train`, or a hub id written owner/name."
+        )
+    return path_or_id
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / part / CONFIG_NAME).is_file() for part in ("", *hub.RUN_MODELS))
+
+
+def get(name: str, file: Path | None = None) -> Fetched:
+    """Bring a published checkpoint into the cache as a model folder; one that is there stays.
+
+    Args:
+        file: the original file, or a folder or archive that holds it, which takes the place of what is there; None: it
+            is downloaded.
+
+    Raises:
+        UserError: no such name; it cannot be fetched, with what to fetch by hand and where to put it; a damaged file,
+            one of another model, or one with another digest; no space, a cache that cannot be written.
+    """
+    row = released(name)
+    folder = converted_folder(name)
+    if file is None and is_here(name):
+        return Fetched(name, folder)
+    with locked(cache_folder(name) / ".lock", advice=NO_SPACE):
+        if file is None and is_here(name):
+            return Fetched(name, folder)
+        with original(name, row, file) as found:
+            try:
+                _convert(name, row, found, folder)
+            except _Unreadable as error:
+                raise UserError(_give_up(name, row, found, error, file is None)) from error
+        _remove_older(folder)
+    return Fetched(name, folder, (*found.notes, *([row.note] if row.note else [])))
+
+
+def get_all(archive: Path) -> tuple[list[Fetched], dict[str, str]]:
+    """Bring every published checkpoint of an archive, and say of each other weights file what it is.
+
+    Files are known by their names, and must have the weights of that model; one of another name is compared by shapes.
+
+    Raises:
+        UserError: no archive, or none with a published checkpoint; a file under a known name that is of another model.
+    """
+    sources = {row.source.file: name for name, row in RELEASED.items() if isinstance(row.source, InArchive)}
+    names = [PurePosixPath(member).name for member in list_members(archive)]
+    found = [get(sources[name], archive) for name in names if name in sources]
+    unknown = [name for name in names if name not in sources and name.endswith(_TORCH_FILES)]
+    others = {name: _recognised(archive, name) for name in unknown}
+    if not found:
+        raise UserError(
+            f"{archive} holds no published checkpoint, only {', '.join(names[:12]) or 'nothing'}. {_ALL}"
+        )
+    return found, others
+
+
+def _recognised(archive: Path, name: str) -> str:
+    """What a file of an unknown name is, by the names and shapes in it."""
+    with unpacked(archive, user_cache("pretrained"), lambda member: member == name) as folder:
+        (path,) = folder.rglob(name)
+        try:
+            program, read = systems.open_original(path)
+        except UserError as error:
+            return f"not read: {str(error).replace(str(path), name)}"
+        return f"a checkpoint of {program.title} that has no name here.{_fitting(program, read)}"
+
+
+class _Unreadable(Exception):
+    """A file could not be read as a checkpoint of any program."""
+
+
+def _convert(name: str, row: Released, found: Original, folder: Path) -> None:
+    """Write the model folder, whole or not at all.
+
+    Raises:
+        _Unreadable: damaged, or no checkpoint.
+        UserError: a checkpoint of another model; no space.
+    """
+    recipe = recipe_of(row)
+    try:
+        program, read = systems.open_original(found.path)
+    except UserError as error:
+        raise _Unreadable(str(error)) from error
+    model = catalog.build(recipe.model)
+    remedy = f"It is not {name} as published. {by_hand(name, row)}"
+    try:
+        if not isinstance(recipe.model, program.config):
+            raise UserError(f"{read.path} is a checkpoint of {program.title}, not of {row.system}. {remedy}")
+        state = systems.weights(program, read, recipe.model, remedy)
+        layouts.fill(model, state, str(read.path), remedy)
+    except UserError as error:
+        raise UserError(f"{error}{_fitting(program, read)}") from error
+    with atomic_folder(folder, advice=NO_SPACE) as part:
+        save_pretrained(model, recipe.model, part, card=_card(name, row))
+        write_file(part / "recipe.json", to_json(recipe))
+        write_file(part / "source.json", json.dumps(_source(name, row, read), indent=2) + "\n")
+
+
+def recipe_of(row: Released) -> Recipe:
+    """The recipe of a published checkpoint, on the data that it was trained on."""
+    recipe = catalog.recipe(row.recipe)
+    return recipe if row.dataset is None else replace(recipe, data=replace(recipe.data, dataset=row.dataset))
+
+
+def _fitting(program: systems.Program, read: Checkpoint | TorchCheckpoint) -> str:
+    """Which published checkpoints have weights of these names and shapes, as a sentence."""
+    recipes = {row.recipe for row in RELEASED.values() if row.recipe in catalog.RECIPES}
+    fitting = {
+        recipe for recipe in recipes if systems.has_weights_of(program, read, catalog.recipe(recipe).model)
+    }
+    names = [name for name, row in RELEASED.items() if row.recipe in fitting]
+    return f" By its shapes it may be {', '.join(names)}." if names else ""
+
+
+def _give_up(name: str, row: Released, found: Original, error: Exception, downloaded: bool) -> str:
+    """The message for a file that cannot be read; a downloaded one is removed, so that it is fetched again."""
+    if not downloaded or isinstance(row.source, InArchive):
+        return f"{error} {by_hand(name, row)}"
+    shutil.rmtree(cache_folder(name) / "original", ignore_errors=True)
+    return f"{error} It was removed: give the command again to fetch it anew. {by_hand(name, row)}"
+
+
+def _card(name: str, row: Released) -> dict[str, str]:
+    facts = {"published_checkpoint": name, "system": row.system, "trained_on": row.data, "figure": row.figure}
+    return facts | {"licence": row.licence, "citation": row.citation, "address": address(row)}
+
+
+def _source(name: str, row: Released, read: Checkpoint | TorchCheckpoint) -> dict[str, object]:
+    """What was converted, with the digests of its files."""
+    beside = sorted(read.path.parent.glob(f"{read.path.name}.*")) if not read.path.is_file() else [read.path]
+    digests = {path.name: sha256_of(path) for path in beside if path.is_file()}
+    return {"name": name, "address": address(row), "sha256": digests, "torchslots": __version__}
+
+
+def _remove_older(folder: Path) -> None:
+    """Remove what earlier versions converted, and what killed processes left."""
+    remove_partial(folder.parent)
+    for other in folder.parent.iterdir():
+        if other != folder and (other / CONFIG_NAME).is_file():
+            shutil.rmtree(other, ignore_errors=True)
