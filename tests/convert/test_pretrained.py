@@ -407,7 +407,7 @@ def test_a_mistyped_name_gives_the_nearest(server):
     ):
         torchslots.load_model("qqqqq")
     for other in ("runs/mine", "owner/model.pth", "./ftdinosaur_bas_518"):
-        with pytest.raises(UserError, match="does not exist|pickle|could not be fetched"):
+        with pytest.raises(UserError, match=r"does not exist|pickle|could not be fetched"):
             torchslots.load_model(other)
 
 

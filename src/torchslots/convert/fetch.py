@@ -1,4 +1,4 @@
-"""The original file of a published checkpoint: downloaded into the cache, out of an archive, or as the user gives it."""
+"""The original file of a published checkpoint: downloaded into the cache, out of an archive, or given by the user."""
 
 import os
 import re
@@ -328,5 +328,6 @@ def check(path: Path, *digests: str) -> None:
         wrong = [digest for digest in digests if not found.startswith(digest)]
         if wrong:
             raise UserError(
-                f"{path} has the SHA-256 {found}, which should begin with {wrong[0][:16]}: it is damaged or another file."
+                f"{path} has the SHA-256 {found}, which should begin with {wrong[0][:16]}: it is damaged, or "
+                "another file."
             )

@@ -93,22 +93,40 @@ class Released:
     is_tokenizer: bool = False
 
 
-_DINOSAUR = (
-    "Seitzer et al., Bridging the Gap to Real-World Object-Centric Learning, ICLR 2023, arXiv:2209.14860"
+def _paper(authors: str, title: str, venue: str, arxiv: str) -> str:
+    return f"{authors}, {title}, {venue}, arXiv:{arxiv}"
+
+
+_DINOSAUR = _paper(
+    "Seitzer et al.", "Bridging the Gap to Real-World Object-Centric Learning", "ICLR 2023", "2209.14860"
 )
-_FT_DINOSAUR = (
-    "Didolkar et al., On the Transfer of Object-Centric Representation Learning, ICLR 2025, arXiv:2408.09162"
+_FT_DINOSAUR = _paper(
+    "Didolkar et al.", "On the Transfer of Object-Centric Representation Learning", "ICLR 2025", "2408.09162"
 )
-_VIDEOSAUR = (
-    "Zadaianchuk et al., Object-Centric Learning for Real-World Videos by Predicting Temporal Feature Similarities, "
-    "NeurIPS 2023, arXiv:2306.04829"
+_VIDEOSAUR = _paper(
+    "Zadaianchuk et al.",
+    "Object-Centric Learning for Real-World Videos by Predicting Temporal Feature Similarities",
+    "NeurIPS 2023",
+    "2306.04829",
 )
-_SLOTCONTRAST = "Manasyan et al., Temporally Consistent Object-Centric Learning by Contrasting Slots, CVPR 2025, arXiv:2412.14295"
-_SLOT_ATTENTION = (
-    "Locatello et al., Object-Centric Learning with Slot Attention, NeurIPS 2020, arXiv:2006.15055"
+_SLOTCONTRAST = _paper(
+    "Manasyan et al.",
+    "Temporally Consistent Object-Centric Learning by Contrasting Slots",
+    "CVPR 2025",
+    "2412.14295",
 )
-_STATM = "Li et al., Reasoning-Enhanced Object-Centric Learning for Videos, KDD 2025, arXiv:2403.15245"
-_SLOTDIFFUSION = "Wu et al., SlotDiffusion: Object-Centric Generative Modeling with Diffusion Models, NeurIPS 2023, arXiv:2305.11281"
+_SLOT_ATTENTION = _paper(
+    "Locatello et al.", "Object-Centric Learning with Slot Attention", "NeurIPS 2020", "2006.15055"
+)
+_STATM = _paper(
+    "Li et al.", "Reasoning-Enhanced Object-Centric Learning for Videos", "KDD 2025", "2403.15245"
+)
+_SLOTDIFFUSION = _paper(
+    "Wu et al.",
+    "SlotDiffusion: Object-Centric Generative Modeling with Diffusion Models",
+    "NeurIPS 2023",
+    "2305.11281",
+)
 
 
 def _licence(code: str) -> str:
@@ -226,7 +244,7 @@ _ARCHIVED = (
     ("clevrtex", "CLEVRTex", "sa_ldm_clevrtex", "vqvae_clevrtex"),
 )
 _MOVI = tuple(f"movi_{letter}" for letter in "abcde")
-_ROUNDS = " Rounds of slot attention leave no trace in the weights: {} is inferred from the batch size that the authors state."
+_ROUNDS = " Rounds of slot attention leave no trace in weights: {} is inferred from the batch size stated."
 
 RELEASED: dict[str, Released] = {
     "dinosaur_coco": Released(
