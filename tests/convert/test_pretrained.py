@@ -176,9 +176,15 @@ def test_every_file_of_an_archive_is_recognised(published, steve, tmp_path, caps
     }
     assert others["renamed.pth"].startswith("a checkpoint of SlotDiffusion that has no name here.")
     assert "By its shapes it may be mini_slotdiffusion." in others["renamed.pth"]
-    assert others["broken.pth"].startswith("not read: broken.pth is not a whole file")
+    assert others["broken.pth"].startswith("not taken: broken.pth is not a whole file")
     with pytest.raises(UserError, match=r"holds no published checkpoint, only a.txt"):
         pretrained.get_all(write_zip(tmp_path / "none.zip", {"a.txt": b""}))
+    other = steve.content
+    with pytest.raises(UserError, match=r"only mini_params.pth \(not taken: .*is a checkpoint of STEVE"):
+        pretrained.get_all(write_zip(tmp_path / "another.zip", {"mini_params.pth": other}))
+    for path in (tmp_path / "nowhere.zip", case.file):
+        with pytest.raises(UserError, match=r"is no archive \(.zip, .tar.gz\)"):
+            pretrained.get_all(path)
 
 
 def test_the_file_of_another_name_in_the_archive_is_refused(published, monkeypatch, tmp_path):
@@ -379,7 +385,7 @@ def test_no_room_is_told_before_the_first_byte(steve, server, monkeypatch, tmp_p
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, files.SPARE + len(steve.content)))
     with pytest.raises(UserError, match=r"Fetching mini_steve needs .* are free. .*XDG_CACHE_HOME"):
         load(steve.name)
-    assert server.asked(steve.path) == [None] and kept(steve.name) == []  # the size was asked for
+    assert server.asked(steve.path) == [] and kept(steve.name) == []
 
 
 def test_a_cache_that_cannot_be_written_is_told(steve, tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import torch
+from torch import nn
 
 from torchslots import hub
 from torchslots._version import __version__
@@ -28,7 +29,7 @@ from torchslots.convert.fetch import (
 from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.torch import TorchCheckpoint
 from torchslots.convert.released import RELEASED, InArchive, Released, released
-from torchslots.data.download.archives import list_members
+from torchslots.data.download.archives import ENDINGS, list_members
 from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError, nearest
 from torchslots.io.files import atomic_folder, locked, remove_partial, sha256_of, write_file
@@ -130,18 +131,18 @@ def get(name: str, file: Path | None = None) -> Fetched:
         UserError: no such name; it cannot be fetched, with what to fetch by hand and where to put it; a damaged file,
             one of another model, or one with another digest; no space, a cache that cannot be written.
     """
-    row = released(name)
-    folder = converted_folder(name)
+    row, folder = released(name), converted_folder(name)
     if file is None and is_here(name):
         return Fetched(name, folder)
+    recipe = recipe_of(row)
     with locked(cache_folder(name) / ".lock", advice=NO_SPACE):
         if file is None and is_here(name):
             return Fetched(name, folder)
         with original(name, row, file) as found:
             try:
-                _convert(name, row, found, folder)
+                _convert(name, row, recipe, found, folder)
             except _Unreadable as error:
-                raise UserError(_give_up(name, row, found, error, file is None)) from error
+                raise UserError(_give_up(name, row, error, file is None)) from error
         _remove_older(folder)
     return Fetched(name, folder, (*found.notes, *([row.note] if row.note else [])))
 
@@ -152,16 +153,28 @@ def get_all(archive: Path) -> tuple[list[Fetched], dict[str, str]]:
     Files are known by their names, and must have the weights of that model; one of another name is compared by shapes.
 
     Raises:
-        UserError: no archive, or none with a published checkpoint; a file under a known name that is of another model.
+        UserError: no archive, or none with a published checkpoint.
     """
+    if not archive.is_file() or not archive.name.endswith(ENDINGS):
+        raise UserError(
+            f"{archive} is no archive ({', '.join(ENDINGS)}). Give the checkpoint's name beside a file."
+        )
     sources = {row.source.file: name for name, row in RELEASED.items() if isinstance(row.source, InArchive)}
     names = [PurePosixPath(member).name for member in list_members(archive)]
-    found = [get(sources[name], archive) for name in names if name in sources]
-    unknown = [name for name in names if name not in sources and name.endswith(_TORCH_FILES)]
-    others = {name: _recognised(archive, name) for name in unknown}
+    found: list[Fetched] = []
+    others: dict[str, str] = {}
+    for name in names:
+        try:
+            if name in sources:
+                found.append(get(sources[name], archive))
+            elif name.endswith(_TORCH_FILES):
+                others[name] = _recognised(archive, name)
+        except UserError as error:
+            others[name] = f"not taken: {error}"
     if not found:
+        held = [f"{name} ({others[name]})" if name in others else name for name in names[:12]]
         raise UserError(
-            f"{archive} holds no published checkpoint, only {', '.join(names[:12]) or 'nothing'}. {_ALL}"
+            f"{archive} holds no published checkpoint, only {', '.join(held) or 'nothing'}. {_ALL}"
         )
     return found, others
 
@@ -173,7 +186,7 @@ def _recognised(archive: Path, name: str) -> str:
         try:
             program, read = systems.open_original(path)
         except UserError as error:
-            return f"not read: {str(error).replace(str(path), name)}"
+            raise UserError(str(error).replace(str(path), name)) from error
         return f"a checkpoint of {program.title} that has no name here.{_fitting(program, read)}"
 
 
@@ -181,31 +194,48 @@ class _Unreadable(Exception):
     """A file could not be read as a checkpoint of any program."""
 
 
-def _convert(name: str, row: Released, found: Original, folder: Path) -> None:
+def _convert(name: str, row: Released, recipe: Recipe, found: Original, folder: Path) -> None:
     """Write the model folder, whole or not at all.
 
     Raises:
         _Unreadable: damaged, or no checkpoint.
         UserError: a checkpoint of another model; no space.
     """
-    recipe = recipe_of(row)
     try:
-        program, read = systems.open_original(found.path)
+        reader, read = systems.read_original(found.path)
     except UserError as error:
         raise _Unreadable(str(error)) from error
     model = catalog.build(recipe.model)
-    remedy = f"It is not {name} as published. {by_hand(name, row)}"
-    try:
-        if not isinstance(recipe.model, program.config):
-            raise UserError(f"{read.path} is a checkpoint of {program.title}, not of {row.system}. {remedy}")
-        state = systems.weights(program, read, recipe.model, remedy)
-        layouts.fill(model, state, str(read.path), remedy)
-    except UserError as error:
-        raise UserError(f"{error}{_fitting(program, read)}") from error
+    _fill(model, recipe, row.system, reader, read, f"It is not {name} as published. {by_hand(name, row)}")
     with atomic_folder(folder, advice=NO_SPACE) as part:
         save_pretrained(model, recipe.model, part, card=_card(name, row))
         write_file(part / "recipe.json", to_json(recipe))
         write_file(part / "source.json", json.dumps(_source(name, row, read), indent=2) + "\n")
+
+
+def _fill(
+    model: nn.Module,
+    recipe: Recipe,
+    system: str,
+    reader: systems.Reader,
+    read: Checkpoint | TorchCheckpoint,
+    remedy: str,
+) -> None:
+    """Load the weights of a checkpoint, all of them and no others.
+
+    Raises:
+        UserError: they are of another program or another size; the message ends with `remedy` and what they fit.
+    """
+    program = None
+    try:
+        program = systems.program_of(read, reader)
+        if not isinstance(recipe.model, program.config):
+            raise UserError(f"{read.path} is a checkpoint of {program.title}, not of {system}. {remedy}")
+        state = systems.weights(program, read, recipe.model, remedy)
+        layouts.fill(model, state, str(read.path), remedy)
+    except UserError as error:
+        more = f" {remedy}" if program is None else _fitting(program, read)
+        raise UserError(f"{error}{more}") from error
 
 
 def recipe_of(row: Released) -> Recipe:
@@ -224,7 +254,7 @@ def _fitting(program: systems.Program, read: Checkpoint | TorchCheckpoint) -> st
     return f" By its shapes it may be {', '.join(names)}." if names else ""
 
 
-def _give_up(name: str, row: Released, found: Original, error: Exception, downloaded: bool) -> str:
+def _give_up(name: str, row: Released, error: Exception, downloaded: bool) -> str:
     """The message for a file that cannot be read; a downloaded one is removed, so that it is fetched again."""
     if not downloaded or isinstance(row.source, InArchive):
         return f"{error} {by_hand(name, row)}"

@@ -245,9 +245,18 @@ def open_original(source: Path) -> tuple[Program, Checkpoint | TorchCheckpoint]:
     Raises:
         UserError: a file that is damaged, or of no program in the table.
     """
-    reader = next((reader for reader in _READERS if reader.holds(source)), FLAX)
-    read = reader.read(source)
+    reader, read = read_original(source)
     return program_of(read, reader), read
+
+
+def read_original(source: Path) -> tuple[Reader, Checkpoint | TorchCheckpoint]:
+    """What a checkpoint holds, and the format that it is in.
+
+    Raises:
+        UserError: a file that is damaged, or in no known format.
+    """
+    reader = next((reader for reader in _READERS if reader.holds(source)), FLAX)
+    return reader, reader.read(source)
 
 
 def program_of(read: Checkpoint | TorchCheckpoint, reader: Reader) -> Program:

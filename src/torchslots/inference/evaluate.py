@@ -91,7 +91,8 @@ def evaluate(
     Under `torchrun` every process must call this, and each video is counted once.
 
     Args:
-        model: A model, or what `load_model` takes. A run of `train` brings its data set and its settings along.
+        model: A model, a run or model folder, or owner/name on the hub. A run of `train` brings its data set and its
+            settings along.
         root: Folder with the data.
         options: What to measure on which videos.
         out: Folder for eval.json, curves and videos; None: nothing is written.

@@ -230,7 +230,7 @@ def _attempt(file: RemoteFile, part: Path, advance: Callable[[int], None], stop:
         Broken: the connection ended early, or size or checksum are wrong (then the part is thrown away).
     """
     have, size, md5 = _file_bytes(part), file.size, file.md5
-    if size is None or have < size:
+    if size is None or have < size or not part.exists():
         with _open_at(file.url, start=have) as response:
             have = _resume_at(response, have, part, advance)
             size = (
