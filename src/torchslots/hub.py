@@ -15,7 +15,7 @@ from torchslots.io.errors import UserError, first_line
 from torchslots.io.json_files import read_object
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
-from torchslots.models.weights import CONFIG_NAME, HUB_ID, WEIGHTS_NAME, load_weights
+from torchslots.models.weights import CONFIG_NAME, HUB_ID, WEIGHTS_NAME, WithoutDraws, load_weights
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig, with_changes
 
@@ -196,10 +196,10 @@ def _download(repo_id: str, revision: str | None) -> Path:
 
 
 def _rebuild(file: Path) -> tuple[ModelConfig, catalog.Built]:
-    """Build the model that config.json describes, with fresh weights and torch's random state unmoved."""
+    """Build the model that config.json describes, with weights to be loaded and torch's random state unmoved."""
     family, values = _read_config(file)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), WithoutDraws():
             return catalog.build_family(family, values, "`model`")
     except UserError as error:
         raise UserError(f"{file}: {error}") from error

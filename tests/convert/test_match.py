@@ -11,7 +11,7 @@ def test_sizes_data_sets_and_batch_sizes_are_told_apart():
         "STATM-SAVi (small)/MOVi-A/checkpoints-0/ckpt-101.flax": "statm_savi_small_movi_a",
         "small_movi_e/ckpt-21.flax": "statm_savi_small_movi_e",
         "STATM-SAVi++ (batch size 32)/movi_c/ckpt-101.flax": "statm_savi_plus_plus_movi_c",
-        "savi++_bs64/MOViD/ckpt-101.flax": "statm_savi_movi_d",
+        "savi++_bs64/MOViD/ckpt-32.flax": "statm_savi_movi_d",
         "environment1/statm_savi_plus_plus/movi-b/ckpt-101.flax": "statm_savi_plus_plus_movi_b",
         "Env2/STATM-SAVi++/MOVi_E/ckpt-101.flax.gz": "statm_savi_movi_e",
     }

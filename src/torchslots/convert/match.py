@@ -20,6 +20,7 @@ _ENVIRONMENT = re.compile(r"env(?:ironment)?[-_ ]*([12])(?!\d)")
 _BATCH_SIZES = {"1": 32, "2": 64}
 """Of the large model, by the environment it was trained in, as the authors' page says."""
 _NUMBER = re.compile(r"(\d+)\.flax")
+"""Of `ckpt-101.flax`."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _dataset(path: str) -> str | None:
 
 
 def _batch_size(path: str) -> int | None:
-    said = {int(size) for size in _BATCH_SIZE.findall(path)}
+    said = {int(size) for size in _BATCH_SIZE.findall(_NUMBER.sub("", path))}
     said |= {_BATCH_SIZES[number] for number in _ENVIRONMENT.findall(path.lower())}
     return said.pop() if len(said) == 1 else None
 
@@ -93,6 +94,6 @@ def _lacking(path: str) -> str:
 
 
 def _number(path: str) -> int:
-    """The number of `ckpt-101.flax`."""
+    """How far it was trained."""
     found = _NUMBER.search(path)
     return int(found[1]) if found else -1

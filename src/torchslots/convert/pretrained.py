@@ -35,7 +35,7 @@ from torchslots.io.errors import UserError, nearest
 from torchslots.io.files import atomic_folder, locked, remove_partial, sha256_of, write_file
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
-from torchslots.models.weights import CONFIG_NAME, save_pretrained
+from torchslots.models.weights import CONFIG_NAME, WithoutDraws, save_pretrained
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, to_json
 
@@ -205,7 +205,8 @@ def _convert(name: str, row: Released, recipe: Recipe, found: Original, folder: 
         reader, read = systems.read_original(found.path)
     except UserError as error:
         raise _Unreadable(str(error)) from error
-    model = catalog.build(recipe.model)
+    with torch.random.fork_rng(devices=[]), WithoutDraws():
+        model = catalog.build(recipe.model)
     _fill(model, recipe, row.system, reader, read, f"It is not {name} as published. {by_hand(name, row)}")
     with atomic_folder(folder, advice=NO_SPACE) as part:
         save_pretrained(model, recipe.model, part, card=_card(name, row))
