@@ -26,6 +26,8 @@ class FileServer:
         self.requests: list[tuple[str, str | None]] = []
         self.break_after: list[int] = []
         self.statuses: dict[str, int] = {}
+        self.headers: dict[str, str] = {}
+        """Sent with the content of files."""
         self.address = ""
 
     def asked(self, name: str) -> list[str | None]:
@@ -79,10 +81,10 @@ class _Handler(BaseHTTPRequestHandler):
             if file not in self.files.bucket.get(folder, {}):
                 return self._answer(404, b"")
             body = self.files.bucket[folder][file]
-        status, headers, span = 200, {}, self.headers.get("Range")
+        status, headers, span = 200, dict(self.files.headers), self.headers.get("Range")
         if span:
             start = int(span.removeprefix("bytes=").rstrip("-"))
-            status, headers = 206, {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
+            status, headers["Content_Range"] = 206, f"bytes {start}-{len(body) - 1}/{len(body)}"
             body = body[start:]
         self._answer(
             status, body, self.files.break_after.pop(0) if self.files.break_after else None, **headers

@@ -1,5 +1,6 @@
 """Published checkpoints by name, from a server on this machine that commits the faults of real ones."""
 
+import errno
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ from torchslots.data.download import http
 from torchslots.io import files
 from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError
+from torchslots.models import weights
 from torchslots.recipes import catalog
 
 
@@ -309,6 +311,15 @@ def test_what_is_no_checkpoint_is_removed(steve, server, content, says):
     assert "It was removed. Fetch http" in str(caught.value) and kept(steve.name) == []
 
 
+def test_a_page_that_the_server_calls_one_is_not_even_fetched(steve, server):
+    server.headers = {"Content_Type": "text/html; charset=utf-8"}
+    with pytest.raises(
+        UserError, match=r"answers with a web page in place of the file: a login.*\. Fetch http"
+    ):
+        load(steve.name)
+    assert kept(steve.name) == [] and server.asked(steve.path) == [None]
+
+
 def test_a_file_that_cannot_be_read_is_removed_too(steve, server, monkeypatch):
     """Where no digest is published, half a file is noticed only when it is read."""
     row = replace(steve.row, source=OnHub(REPO, steve.path))
@@ -386,6 +397,19 @@ def test_no_room_is_told_before_the_first_byte(steve, server, monkeypatch, tmp_p
     with pytest.raises(UserError, match=r"Fetching mini_steve needs .* are free. .*XDG_CACHE_HOME"):
         load(steve.name)
     assert server.asked(steve.path) == [] and kept(steve.name) == []
+
+
+def test_a_disk_that_fills_up_leaves_no_half_model(steve, monkeypatch):
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "save_file", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            load(steve.name)
+    assert kept(steve.name) == [steve.path]
+    assert load(steve.name).config == catalog.recipe(steve.name).model
 
 
 def test_a_cache_that_cannot_be_written_is_told(steve, tmp_path):

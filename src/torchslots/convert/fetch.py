@@ -102,7 +102,9 @@ def by_hand(name: str, row: Released) -> str:
     if isinstance(source, AmongHubFiles):
         return f"Look for its ckpt-N.flax in {address(row)}, fetch it by other means and {give}."
     if isinstance(source, InBucket):
-        return f"Fetch all files of {address(row)} by other means into {folder}, or their zip, and {give}."
+        return (
+            f"Fetch all files of {address(row)} by other means into {folder}; or take their zip and {give}."
+        )
     where = user_cache("pretrained", source.archive)
     return (
         f"It is {source.file} in {source.archive}, which a browser must fetch by the link in {source.page}. Save the "
@@ -229,7 +231,7 @@ def _network_errors(name: str, row: Released) -> Iterator[None]:
         why = _REFUSALS.get(error.status, "the server refuses")
         raise UserError(f"{name} cannot be fetched: {error}, so {why}. {by_hand(name, row)}") from error
     except Broken as error:
-        busy = " Too many requests: try again in some minutes." if "429" in str(error) else ""
+        busy = " Too many requests: try again in some minutes." if "status 429" in str(error) else ""
         raise UserError(f"{name} cannot be fetched: {error}.{busy} {by_hand(name, row)}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

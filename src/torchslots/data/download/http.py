@@ -51,7 +51,14 @@ class Refused(Exception):
 
     def __init__(self, url: str, status: int) -> None:
         super().__init__(f"{url} answers with status {status}")
-        self.status = status
+        self.url, self.status = url, status
+
+
+class WebPage(Refused):
+    """The server sent a page to read in place of the file."""
+
+    def __str__(self) -> str:
+        return f"{self.url} answers with a web page in place of the file: a login or a proxy is in the way"
 
 
 class Broken(Exception):
@@ -228,10 +235,13 @@ def _attempt(file: RemoteFile, part: Path, advance: Callable[[int], None], stop:
 
     Raises:
         Broken: the connection ended early, or size or checksum are wrong (then the part is thrown away).
+        WebPage: no file.
     """
     have, size, md5 = _file_bytes(part), file.size, file.md5
     if size is None or have < size or not part.exists():
         with _open_at(file.url, start=have) as response:
+            if response.headers.get_content_type() == "text/html":
+                raise WebPage(file.url, response.status)
             have = _resume_at(response, have, part, advance)
             size = (
                 have + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else size
