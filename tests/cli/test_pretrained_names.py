@@ -11,7 +11,7 @@ from convert.file_server import FileServer, serving
 from convert.published_cases import publish
 from data.movi_files import copy_movi
 from torchslots.cli import main
-from torchslots.convert.fetch import cache_folder, converted_folder
+from torchslots.convert.locations import cache_folder, converted_folder
 from torchslots.data.download import http
 from torchslots.io.encode import write_png
 from torchslots.recipes import catalog

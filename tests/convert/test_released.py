@@ -8,7 +8,7 @@ import pytest
 import torchslots
 from torchslots.cli import main
 from torchslots.convert import systems
-from torchslots.convert.fetch import address, by_hand
+from torchslots.convert.locations import address, by_hand
 from torchslots.convert.pretrained import recipe_of
 from torchslots.convert.released import NOT_STATED, RELEASED, OnHub
 from torchslots.data.catalog import DATASETS

@@ -37,7 +37,7 @@ def list_all(word: tyro.conf.Positional[str | None] = None, /, as_json: Json = F
         word: Only those with this word in their name, their system or their data.
         as_json: Print everything as JSON.
     """
-    from torchslots.convert.fetch import is_here
+    from torchslots.convert.locations import is_here
     from torchslots.convert.released import NOT_STATED, find_released
 
     rows = find_released(word or "")
@@ -106,7 +106,7 @@ _COMMANDS: dict[str, tuple[str, Callable[..., None]]] = {
 
 def _facts(name: str) -> dict[str, Any]:
     """All that is known of a published checkpoint, by the words of `info`."""
-    from torchslots.convert.fetch import address, converted_folder, is_here
+    from torchslots.convert.locations import address, converted_folder, is_here
     from torchslots.convert.released import OnHub, released
 
     row = released(name)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from torchslots._version import __version__
+from torchslots.convert.locations import NO_SPACE, address, by_hand, cache_folder
 from torchslots.convert.match import match
 from torchslots.convert.released import (
     RELEASED,
@@ -26,8 +26,6 @@ from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError
 from torchslots.io.files import check_space, disk_errors, remove_partial, sha256_of
 
-_CONVERSION = 1
-"""To be raised when a change makes other weights or another configuration of the same file."""
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
 _POINTER = b"version https://git-lfs"
 _HEAD = 512
@@ -38,7 +36,6 @@ _REFUSALS = {
     404: "there is no such file any more",
     410: "there is no such file any more",
 }
-NO_SPACE = "Free some space, or set XDG_CACHE_HOME to a folder that can be written and has room; what has come is kept."
 
 
 class Original(NamedTuple):
@@ -48,21 +45,6 @@ class Original(NamedTuple):
     """What `systems.open_original` takes."""
     notes: list[str]
     """What its user should know of how it was found."""
-
-
-def cache_folder(name: str) -> Path:
-    """Where what belongs to a published checkpoint lies."""
-    return user_cache("pretrained", name)
-
-
-def converted_folder(name: str) -> Path:
-    """Where a published checkpoint lies once it is converted by this version."""
-    return cache_folder(name) / f"{__version__}-{_CONVERSION}"
-
-
-def is_here(name: str) -> bool:
-    """Whether a published checkpoint is converted already."""
-    return (converted_folder(name) / "config.json").is_file()
 
 
 @contextmanager
@@ -90,38 +72,6 @@ def original(name: str, row: Released, file: Path | None) -> Iterator[Original]:
         yield _among_hub_files(name, row, source, folder)
     elif isinstance(source, InBucket):
         yield Original(_from_bucket(name, row, source, folder), [])
-
-
-def by_hand(name: str, row: Released) -> str:
-    """What to fetch from which address, and where to put it."""
-    source, folder = row.source, cache_folder(name) / "original"
-    give = f"give it with `torchslots pretrained get {name} --file PATH`"
-    if isinstance(source, OnHub):
-        where = folder / PurePosixPath(source.path).name
-        return f"Fetch {address(row)} by other means and save it as {where}, or {give}."
-    if isinstance(source, AmongHubFiles):
-        return f"Look for its ckpt-N.flax in {address(row)}, fetch it by other means and {give}."
-    if isinstance(source, InBucket):
-        return (
-            f"Fetch all files of {address(row)} by other means into {folder}; or take their zip and {give}."
-        )
-    where = user_cache("pretrained", source.archive)
-    return (
-        f"It is {source.file} in {source.archive}, which a browser must fetch by the link in {source.page}. Save the "
-        f"archive as {where}, or {give}."
-    )
-
-
-def address(row: Released) -> str:
-    """Where the original lies, for a browser."""
-    source = row.source
-    if isinstance(source, OnHub):
-        return hub.address(source.repo, source.path)
-    if isinstance(source, AmongHubFiles):
-        return f"{hub.endpoint()}/{source.repo}/tree/main"
-    if isinstance(source, InBucket):
-        return f"https://console.cloud.google.com/storage/browser/{source.bucket}/{source.prefix}"
-    return source.page
 
 
 def _from_hub(name: str, row: Released, source: OnHub, folder: Path) -> Path:

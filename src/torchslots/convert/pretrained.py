@@ -15,16 +15,14 @@ from torch import nn
 from torchslots import hub
 from torchslots._version import __version__
 from torchslots.convert import layouts, systems
-from torchslots.convert.fetch import (
+from torchslots.convert.fetch import Original, original, unpacked
+from torchslots.convert.locations import (
     NO_SPACE,
-    Original,
     address,
     by_hand,
     cache_folder,
     converted_folder,
     is_here,
-    original,
-    unpacked,
 )
 from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.torch import TorchCheckpoint
@@ -39,6 +37,8 @@ from torchslots.models.weights import CONFIG_NAME, WithoutDraws, save_pretrained
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, to_json
 
+_RECIPE_NAME = "recipe.json"
+"""As in a run, from which `evaluate` takes data set and settings."""
 _TORCH_FILES = (".pth", ".pt", ".ckpt")
 _ALL = "`torchslots pretrained list` shows all published checkpoints."
 
@@ -132,11 +132,11 @@ def get(name: str, file: Path | None = None) -> Fetched:
             one of another model, or one with another digest; no space, a cache that cannot be written.
     """
     row, folder = released(name), converted_folder(name)
-    if file is None and is_here(name):
-        return Fetched(name, folder)
     recipe = recipe_of(row)
+    if file is None and _is_current(name, recipe):
+        return Fetched(name, folder)
     with locked(cache_folder(name) / ".lock", advice=NO_SPACE):
-        if file is None and is_here(name):
+        if file is None and _is_current(name, recipe):
             return Fetched(name, folder)
         with original(name, row, file) as found:
             try:
@@ -145,6 +145,16 @@ def get(name: str, file: Path | None = None) -> Fetched:
                 raise UserError(_give_up(name, row, error, file is None)) from error
         _remove_older(folder)
     return Fetched(name, folder, (*found.notes, *([row.note] if row.note else [])))
+
+
+def _is_current(name: str, recipe: Recipe) -> bool:
+    """Whether the converted model is here and is the recipe's, which may have changed since."""
+    if not is_here(name):
+        return False
+    try:
+        return catalog.read_recipe(converted_folder(name) / _RECIPE_NAME).model == recipe.model
+    except UserError:
+        return False
 
 
 def get_all(archive: Path) -> tuple[list[Fetched], dict[str, str]]:
@@ -210,7 +220,7 @@ def _convert(name: str, row: Released, recipe: Recipe, found: Original, folder: 
     _fill(model, recipe, row.system, reader, read, f"It is not {name} as published. {by_hand(name, row)}")
     with atomic_folder(folder, advice=NO_SPACE) as part:
         save_pretrained(model, recipe.model, part, card=_card(name, row))
-        write_file(part / "recipe.json", to_json(recipe))
+        write_file(part / _RECIPE_NAME, to_json(recipe))
         write_file(part / "source.json", json.dumps(_source(name, row, read), indent=2) + "\n")
 
 
