@@ -150,7 +150,10 @@ def test_a_given_file_takes_the_place_of_a_download(steve, server, tmp_path):
 
 def test_folders_and_zips_of_other_kinds(published, server, tmp_path):
     tensorflow, flax = published("mini_set_prediction"), published("mini_statm")
-    pretrained.get(tensorflow.name, tensorflow.file)
+    for given in ("", "ckpt-1", "ckpt-1.index"):
+        pretrained.get(tensorflow.name, tensorflow.file / given)
+    with pytest.raises(UserError, match=r"ckpt-2 does not exist. Fetch all files of https://console.cloud"):
+        pretrained.get(tensorflow.name, tensorflow.file / "ckpt-2")
     content = {f"set-prediction/{path.name}": path.read_bytes() for path in tensorflow.file.iterdir()}
     pretrained.get(tensorflow.name, write_zip(tmp_path / "set-prediction.zip", content))
     pretrained.get(flax.name, flax.file.parent)
@@ -231,6 +234,16 @@ def test_a_broken_connection_is_resumed_where_it_broke(steve, server):
     server.break_after = [3000, 2000]
     load(steve.name)
     assert server.asked(steve.path) == [None, "bytes=3000-", "bytes=5000-"]
+
+
+def test_half_of_a_checkpoints_files_is_completed_the_next_time(published, server):
+    published("mini_object_discovery")
+    server.statuses["data-00000-of-00001"] = 403
+    with pytest.raises(UserError, match=r"data-00000-of-00001 answers with status 403. Fetch all files of"):
+        load("mini_object_discovery")
+    assert "ckpt-1.data-00000-of-00001" not in kept("mini_object_discovery")
+    server.statuses.clear()
+    load("mini_object_discovery")
 
 
 def test_half_a_download_goes_on_the_next_time(steve, server, monkeypatch):

@@ -84,7 +84,7 @@ def _from_hub(name: str, row: Released, source: OnHub, folder: Path) -> Path:
             remote = hub.remote(source.repo, file)
             remote = remote if remote.size is not None else probe(remote.url, remote.name)
         digests.append(file.sha256 or "")
-        _bring(name, row, [remote], folder)
+        _download(name, row, [remote], folder)
     try:
         check(path, *digests)
     except UserError as error:
@@ -133,7 +133,7 @@ def _from_bucket(name: str, row: Released, source: InBucket, folder: Path) -> Pa
         host = (os.environ.get("TORCHSLOTS_MIRROR") or STORAGE).rstrip("/")
         with _network_errors(name, row):
             files = _listed(host, source)
-        _bring(name, row, files, folder)
+        _download(name, row, files, folder)
         if not _is_whole(folder):
             raise UserError(f"{address(row)} holds no whole TensorFlow checkpoint. {by_hand(name, row)}")
     return folder
@@ -164,7 +164,7 @@ def _is_whole(folder: Path) -> bool:
     return False
 
 
-def _bring(name: str, row: Released, files: list[RemoteFile], folder: Path) -> None:
+def _download(name: str, row: Released, files: list[RemoteFile], folder: Path) -> None:
     """Download into the cache; there must be room for the converted model, too."""
     size = sum(file.size or 0 for file in files)
     missing = sum(max((file.size or 0) - present(folder / file.name), 0) for file in files)
@@ -192,7 +192,7 @@ def _network_errors(name: str, row: Released) -> Iterator[None]:
 @contextmanager
 def _given(name: str, row: Released, file: Path) -> Iterator[Path]:
     """What the user gives: the file, the folder that has it, or an archive, of which the file is extracted."""
-    if not file.exists():
+    if not file.exists() and not file.with_name(f"{file.name}.index").is_file():
         raise UserError(f"{file} does not exist. {by_hand(name, row)}")
     if not file.is_file() or not file.name.endswith(ENDINGS):
         found = _inside(name, row, file)
@@ -244,6 +244,8 @@ def _inside(name: str, row: Released, place: Path, archive: Path | None = None) 
         if other != name and place.name not in _names(row.source):
             raise UserError(f"{place} is published as {other}, not as {name}. {by_hand(name, row)}")
         return place
+    if not place.is_dir():  # the prefix of a TensorFlow checkpoint's files
+        return place
     if isinstance(row.source, InBucket):
         found = [index.parent for index in sorted(place.rglob("*.index"))]
     elif isinstance(row.source, AmongHubFiles):
@@ -263,12 +265,15 @@ def check(path: Path, *digests: str) -> None:
     """Check that a file may be a checkpoint, and has digests of which the first digits are given.
 
     Raises:
-        UserError: it is empty, a web page, a pointer of Git LFS, or has another digest.
+        UserError: it is empty, a web page, a pointer of Git LFS, has another digest, or cannot be read.
     """
-    if path.is_dir():
+    if not path.is_file():
         return
-    with path.open("rb") as file:
-        head = file.read(_HEAD).lstrip().lower()
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD).lstrip().lower()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
     if not head:
         raise UserError(f"{path} is empty: no checkpoint has arrived.")
     if head.startswith(_PAGES):

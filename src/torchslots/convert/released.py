@@ -328,7 +328,7 @@ RELEASED: dict[str, Released] = {
         "slot_attention_clevr6",
         "about 10 MB",
         "object-discovery",
-        "Trained on the original CLEVR, not on CLEVR6 with masks, so the paper's figures are not comparable.",
+        "Trained on the original CLEVR, not on the version with masks: the paper's figures are not comparable.",
     ),
     "slot_attention_set_prediction": _slot_attention(
         "slot_attention_set_prediction", "about 5 MB", "set-prediction", ""
