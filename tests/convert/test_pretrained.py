@@ -322,8 +322,8 @@ def test_an_answer_that_is_no_list_is_told(published, server):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"<!DOCTYPE html><html>Log in</html>", "is a web page, no checkpoint"),
-        (b"  <html><body>proxy</body></html>", "is a web page, no checkpoint"),
+        (b"<!DOCTYPE html><html>Log in</html>", "is a web page, not a checkpoint"),
+        (b"  <html><body>proxy</body></html>", "is a web page, not a checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
         (b"", "is empty"),
     ],
@@ -438,9 +438,7 @@ def test_a_disk_that_fills_up_leaves_no_half_model(steve, monkeypatch):
 
 def test_a_cache_that_cannot_be_written_is_told(steve, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(
-        UserError, match=r"cannot be written: .*set XDG_CACHE_HOME to a folder that can be written"
-    ):
+    with pytest.raises(UserError, match=r"cannot be written: .*set XDG_CACHE_HOME to a writable folder"):
         load(steve.name)
 
 

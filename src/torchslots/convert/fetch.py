@@ -1,4 +1,4 @@
-"""The original file of a published checkpoint: downloaded into the cache, out of an archive, or given by the user."""
+"""Fetch the original file of a published checkpoint: from the hub, a bucket, an archive, or the user."""
 
 import os
 import re
@@ -29,7 +29,7 @@ from torchslots.io.files import check_space, disk_errors, remove_partial, sha256
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
 _POINTER = b"version https://git-lfs"
 _HEAD = 512
-"""Bytes by which a web page is told from a checkpoint."""
+"""Bytes read to recognise a web page."""
 _REFUSALS = {
     401: "the repository is gone, private, or asks for a login",
     403: "the repository is private, or asks for a login",
@@ -44,7 +44,7 @@ class Original(NamedTuple):
     path: Path
     """What `systems.open_original` takes."""
     notes: list[str]
-    """What its user should know of how it was found."""
+    """For the user: how it was found."""
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def original(name: str, row: Released, file: Path | None) -> Iterator[Original]:
 
 
 def _from_hub(name: str, row: Released, source: OnHub, folder: Path) -> Path:
-    """The file in the cache, fetched if it is not there, with the right digest."""
+    """The file in the cache, downloaded if it is missing; its digest is checked."""
     path = folder / PurePosixPath(source.path).name
     digests = [source.sha256]
     if not path.is_file():
@@ -94,7 +94,7 @@ def _from_hub(name: str, row: Released, source: OnHub, folder: Path) -> Path:
 
 
 def _described(source: OnHub) -> hub.HubFile:
-    """The file with its size and digest where the hub tells them."""
+    """The file, with size and digest if the hub lists them."""
     try:
         listed = hub.list_files(source.repo)
     except (Refused, ValueError):
@@ -140,7 +140,7 @@ def _from_bucket(name: str, row: Released, source: InBucket, folder: Path) -> Pa
 
 
 def _listed(host: str, source: InBucket) -> list[RemoteFile]:
-    """Files of a checkpoint by the bucket's list; where that is refused, those of the one that `checkpoint` names."""
+    """Files in the bucket's list; if the list is refused, those of the checkpoint that the file `checkpoint` names."""
     try:
         return list(listing(host, source.bucket, source.prefix))
     except Refused:
@@ -165,7 +165,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _download(name: str, row: Released, files: list[RemoteFile], folder: Path) -> None:
-    """Download into the cache; there must be room for the converted model, too."""
+    """Download into the cache, if there is room for the files and the converted model."""
     size = sum(file.size or 0 for file in files)
     missing = sum(max((file.size or 0) - present(folder / file.name), 0) for file in files)
     check_space(folder, missing + size, NO_SPACE, f"Fetching {name}")
@@ -174,7 +174,7 @@ def _download(name: str, row: Released, files: list[RemoteFile], folder: Path) -
 
 @contextmanager
 def _network_errors(name: str, row: Released) -> Iterator[None]:
-    """Turn what a server or its absence causes into one message with the way by hand."""
+    """Turn network errors into a `UserError` that says what to fetch by hand."""
     try:
         yield
     except Refused as error:
@@ -191,7 +191,7 @@ def _network_errors(name: str, row: Released) -> Iterator[None]:
 
 @contextmanager
 def _given(name: str, row: Released, file: Path) -> Iterator[Path]:
-    """What the user gives: the file, the folder that has it, or an archive, of which the file is extracted."""
+    """The checkpoint in a file, folder or archive that the user gives."""
     if not file.exists() and not file.with_name(f"{file.name}.index").is_file():
         raise UserError(f"{file} does not exist. {by_hand(name, row)}")
     if not file.is_file() or not file.name.endswith(ENDINGS):
@@ -208,10 +208,10 @@ def _given(name: str, row: Released, file: Path) -> Iterator[Path]:
 
 @contextmanager
 def unpacked(archive: Path, beside: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
-    """A folder in `beside` with the files of an archive while the block runs.
+    """Extract an archive to a temporary folder in `beside` while the block runs.
 
     Args:
-        wanted: whether a file is extracted, by the last part of its name.
+        wanted: whether a file is extracted, by its name without folders.
 
     Raises:
         UserError: a damaged archive, or no room.
@@ -234,7 +234,7 @@ def _names(source: OnHub | AmongHubFiles | InBucket | InArchive) -> tuple[str, .
 
 
 def _inside(name: str, row: Released, place: Path, archive: Path | None = None) -> Path:
-    """The checkpoint that is, or is in, a file or folder that was given or unpacked.
+    """Find the checkpoint in a given or extracted file or folder.
 
     Raises:
         UserError: it is not there, or is published under another name.
@@ -262,7 +262,7 @@ def _inside(name: str, row: Released, place: Path, archive: Path | None = None) 
 
 
 def check(path: Path, *digests: str) -> None:
-    """Check that a file may be a checkpoint, and has digests of which the first digits are given.
+    """Check that a file may be a checkpoint and that its SHA-256 begins with each of `digests`.
 
     Raises:
         UserError: it is empty, a web page, a pointer of Git LFS, has another digest, or cannot be read.
@@ -275,11 +275,11 @@ def check(path: Path, *digests: str) -> None:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
     if not head:
-        raise UserError(f"{path} is empty: no checkpoint has arrived.")
+        raise UserError(f"{path} is empty, not a checkpoint.")
     if head.startswith(_PAGES):
-        raise UserError(f"{path} is a web page, no checkpoint: a login or a proxy has answered.")
+        raise UserError(f"{path} is a web page, not a checkpoint: a login or a proxy answered.")
     if head.startswith(_POINTER):
-        raise UserError(f"{path} is a pointer of Git LFS, no checkpoint: get the file that it stands for.")
+        raise UserError(f"{path} is a pointer of Git LFS, not a checkpoint: get the file that it stands for.")
     if any(digests):
         found = sha256_of(path)
         wrong = [digest for digest in digests if not found.startswith(digest)]

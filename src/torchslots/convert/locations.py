@@ -8,27 +8,29 @@ from torchslots.data.download import hub
 from torchslots.io.cache import user_cache
 
 _CONVERSION = 1
-"""To be raised when a change makes other weights or another configuration of the same file."""
-NO_SPACE = "Free some space, or set XDG_CACHE_HOME to a folder that can be written and has room; what has come is kept."
+"""Raise it when the same file is converted to other weights or another configuration."""
+NO_SPACE = (
+    "Free some space, or set XDG_CACHE_HOME to a writable folder with room; the downloaded part is kept."
+)
 
 
 def cache_folder(name: str) -> Path:
-    """Where what belongs to a published checkpoint lies."""
+    """Cache folder of a published checkpoint: original and converted files."""
     return user_cache("pretrained", name)
 
 
 def converted_folder(name: str) -> Path:
-    """Where a published checkpoint lies once it is converted by this version."""
+    """Folder of the model that this version converts a published checkpoint to."""
     return cache_folder(name) / f"{__version__}-{_CONVERSION}"
 
 
 def is_here(name: str) -> bool:
-    """Whether a published checkpoint is converted already."""
+    """Whether this version has converted a published checkpoint."""
     return (converted_folder(name) / "config.json").is_file()
 
 
 def by_hand(name: str, row: Released) -> str:
-    """What to fetch from which address, and where to put it."""
+    """The sentence that says which file to fetch by hand, from which address, and where to put it."""
     source, folder = row.source, cache_folder(name) / "original"
     give = f"give it with `torchslots pretrained get {name} --file PATH`"
     if isinstance(source, OnHub):
@@ -48,7 +50,7 @@ def by_hand(name: str, row: Released) -> str:
 
 
 def address(row: Released) -> str:
-    """Where the original lies, for a browser."""
+    """Address of the original for a browser."""
     source = row.source
     if isinstance(source, OnHub):
         return hub.address(source.repo, source.path)

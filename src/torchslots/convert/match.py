@@ -1,4 +1,4 @@
-"""Which file of a repository is which published checkpoint, by what paths say where no list of them is published."""
+"""Match the files of a repository to published checkpoints by words in their paths."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _WEIGHTS = (".flax", ".flax.gz")
 _NO_WEIGHTS = re.compile(
     r"(^|/)(\.[^/]*|checkpoint|[^/]*\.(index|data-\d+-of-\d+|md|txt|json|py|ya?ml|png|gif))$"
 )
-"""What lies beside weights and is not spoken of."""
+"""Files beside weights, which are not reported."""
 _DATASET = re.compile(r"movi[-_ ]*([a-f])(?![a-z])")
 _SMALL = re.compile(r"(?<![a-z])(small|s)(?![a-z])")
 _PLUS_PLUS = re.compile(r"\+\+|plus[-_ ]*plus|(?<![a-z])pp(?![a-z])")
@@ -25,14 +25,14 @@ _NUMBER = re.compile(r"(\d+)\.flax")
 
 @dataclass(frozen=True)
 class Matches:
-    """Paths by the names of checkpoints, and why other paths have no name."""
+    """Path by name of the checkpoint; and of each other path, why it has no name."""
 
     found: dict[str, str]
     unmatched: dict[str, str]
 
 
 def match(paths: list[str], rows: Mapping[str, AmongHubFiles]) -> Matches:
-    """Find the one file that each row describes; the newest where a folder has several of it."""
+    """Find the file of each row; of several in one folder, the newest."""
     candidates: dict[str, list[str]] = {}
     unmatched: dict[str, str] = {}
     for path in paths:
@@ -55,7 +55,7 @@ def match(paths: list[str], rows: Mapping[str, AmongHubFiles]) -> Matches:
 
 
 def _describes(row: AmongHubFiles, path: str) -> bool:
-    """Whether a path says all that a row asks for; a batch size that it does not tell fits any."""
+    """Whether a path names size and data set of a row, and no other batch size."""
     batch_size = _batch_size(path)
     return (
         _plus_plus(path) is row.plus_plus
@@ -65,7 +65,7 @@ def _describes(row: AmongHubFiles, path: str) -> bool:
 
 
 def _plus_plus(path: str) -> bool | None:
-    """Whether a path is of the large model; None: it says neither, or both."""
+    """Whether a path names the large model; None: it names neither, or both."""
     large, small = (bool(pattern.search(path.lower())) for pattern in (_PLUS_PLUS, _SMALL))
     return None if large == small else large
 
@@ -82,7 +82,7 @@ def _batch_size(path: str) -> int | None:
 
 
 def _lacking(path: str) -> str:
-    """What a path would have to say."""
+    """Why a path matches no row."""
     missing = [
         what
         for what, value in (("its size, small or ++", _plus_plus(path)), ("its data set", _dataset(path)))
@@ -94,6 +94,6 @@ def _lacking(path: str) -> str:
 
 
 def _number(path: str) -> int:
-    """How far it was trained."""
+    """Number of the checkpoint; -1: none."""
     found = _NUMBER.search(path)
     return int(found[1]) if found else -1

@@ -1,4 +1,4 @@
-"""Published checkpoints by name: fetched and converted once, and loaded from the cache from then on.
+"""Load published checkpoints by name: each is fetched and converted once, then read from the cache.
 
 Nothing in a file is executed. The public `load_model` and `load_tokenizer` are here, since names are among what they
 take.
@@ -45,7 +45,7 @@ _ALL = "`torchslots pretrained list` shows all published checkpoints."
 
 @dataclass(frozen=True)
 class Fetched:
-    """A published checkpoint that is here: the folder of its model, and what was noticed on the way."""
+    """A converted published checkpoint: its model folder, and notes for the user."""
 
     name: str
     folder: Path
@@ -96,9 +96,9 @@ def load_tokenizer(
 
 
 def model_folder(path_or_id: str | Path) -> str | Path:
-    """What the other rooms take for a model: the folder of a published checkpoint, or else `path_or_id` as it is.
+    """The model folder of a published checkpoint, fetched if necessary; any other `path_or_id` is returned unchanged.
 
-    A folder of a model comes before a published checkpoint of the same name.
+    A model folder takes precedence over a published checkpoint of the same name.
 
     Raises:
         UserError: a published checkpoint that cannot be fetched; a word that is neither one nor a file, with the
@@ -121,10 +121,10 @@ def _holds_model(folder: Path) -> bool:
 
 
 def get(name: str, file: Path | None = None) -> Fetched:
-    """Bring a published checkpoint into the cache as a model folder; one that is there stays.
+    """Fetch a published checkpoint and convert it to a model folder in the cache, unless that is done already.
 
     Args:
-        file: the original file, or a folder or archive that holds it, which takes the place of what is there; None: it
+        file: the original file, or a folder or archive that holds it; it replaces an earlier conversion. None: the file
             is downloaded.
 
     Raises:
@@ -148,7 +148,7 @@ def get(name: str, file: Path | None = None) -> Fetched:
 
 
 def _is_current(name: str, recipe: Recipe) -> bool:
-    """Whether the converted model is here and is the recipe's, which may have changed since."""
+    """Whether the converted model exists and has the recipe's present configuration."""
     if not is_here(name):
         return False
     try:
@@ -158,9 +158,9 @@ def _is_current(name: str, recipe: Recipe) -> bool:
 
 
 def get_all(archive: Path) -> tuple[list[Fetched], dict[str, str]]:
-    """Bring every published checkpoint of an archive, and say of each other weights file what it is.
+    """Convert every published checkpoint in an archive, and describe its other weights files.
 
-    Files are known by their names, and must have the weights of that model; one of another name is compared by shapes.
+    A file is recognised by its name and must have the weights of that model; under an unknown name, by its shapes.
 
     Raises:
         UserError: no archive, or none with a published checkpoint.
@@ -190,7 +190,7 @@ def get_all(archive: Path) -> tuple[list[Fetched], dict[str, str]]:
 
 
 def _recognised(archive: Path, name: str) -> str:
-    """What a file of an unknown name is, by the names and shapes in it."""
+    """Describe a file with an unknown name by its tensors' names and shapes."""
     with unpacked(archive, user_cache("pretrained"), lambda member: member == name) as folder:
         (path,) = folder.rglob(name)
         try:
@@ -256,7 +256,7 @@ def recipe_of(row: Released) -> Recipe:
 
 
 def _fitting(program: systems.Program, read: Checkpoint | TorchCheckpoint) -> str:
-    """Which published checkpoints have weights of these names and shapes, as a sentence."""
+    """A sentence with the published checkpoints whose weights have these names and shapes; empty: none has."""
     recipes = {row.recipe for row in RELEASED.values() if row.recipe in catalog.RECIPES}
     fitting = {
         recipe for recipe in recipes if systems.has_weights_of(program, read, catalog.recipe(recipe).model)
@@ -266,7 +266,7 @@ def _fitting(program: systems.Program, read: Checkpoint | TorchCheckpoint) -> st
 
 
 def _give_up(name: str, row: Released, error: Exception, downloaded: bool) -> str:
-    """The message for a file that cannot be read; a downloaded one is removed, so that it is fetched again."""
+    """The message for an unreadable file; a downloaded one is removed, so that it is fetched again."""
     if not downloaded or isinstance(row.source, InArchive):
         return f"{error} {by_hand(name, row)}"
     shutil.rmtree(cache_folder(name) / "original", ignore_errors=True)
@@ -279,14 +279,14 @@ def _card(name: str, row: Released) -> dict[str, str]:
 
 
 def _source(name: str, row: Released, read: Checkpoint | TorchCheckpoint) -> dict[str, object]:
-    """What was converted, with the digests of its files."""
+    """Origin and digests of the converted files."""
     beside = sorted(read.path.parent.glob(f"{read.path.name}.*")) if not read.path.is_file() else [read.path]
     digests = {path.name: sha256_of(path) for path in beside if path.is_file()}
     return {"name": name, "address": address(row), "sha256": digests, "torchslots": __version__}
 
 
 def _remove_older(folder: Path) -> None:
-    """Remove what earlier versions converted, and what killed processes left."""
+    """Remove conversions of earlier versions, and partial files of killed processes."""
     remove_partial(folder.parent)
     for other in folder.parent.iterdir():
         if other != folder and (other / CONFIG_NAME).is_file():

@@ -1,6 +1,6 @@
-"""The published checkpoints: one row each, with what their authors state and what they do not.
+"""Table of the published checkpoints.
 
-A fact that could not be read in a publication is `NOT_STATED`, never a guess. No row was run with its published file.
+A fact that no publication states is `NOT_STATED`, never a guess. No row was tested with its published file.
 """
 
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ class OnHub:
 
 @dataclass(frozen=True)
 class AmongHubFiles:
-    """One of a repository's flax files, whose names are not published: it is found by what its path says.
+    """A flax file in a repository on the hub whose file names are not published: found by words in its path.
 
     Args:
-        plus_plus: whether it is of the large model.
+        plus_plus: whether it is the large model.
         dataset: which it was trained on, such as `movi_a`.
-        batch_size: in training; None: there is one kind alone.
+        batch_size: in training; None: any.
     """
 
     repo: str
@@ -50,7 +50,7 @@ class InBucket:
 
 @dataclass(frozen=True)
 class InArchive:
-    """A file in an archive that only a browser can fetch.
+    """A file in an archive that only a browser can download.
 
     Args:
         page: the authors' page that has the link.
@@ -74,9 +74,9 @@ class Released:
         figure: published for this file.
         size: of the file.
         licence: of the file.
-        source: where it lies.
+        source: its location.
         dataset: name of the data set, where it is not the recipe's.
-        note: what else its user should know.
+        note: remark for the user.
         is_tokenizer: whether `load_tokenizer` loads it, not `load_model`.
     """
 

@@ -34,7 +34,7 @@ _DRAWS = {
     nn.init.kaiming_normal_,
     nn.init.kaiming_uniform_,
 }
-"""What fills weights with random numbers. The other functions of `nn.init` call the first two."""
+"""Functions that fill weights with random numbers; the other functions of `nn.init` call the first two."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -114,9 +114,9 @@ def push_to_hub(
 
 
 class WithoutDraws(TorchFunctionMode):
-    """While a model is built whose weights are all loaded next: zeros in place of the random numbers of its start.
+    """Build a model with zeros in place of random initial weights, for weights that are all loaded next.
 
-    Drawing them takes most of the time in which a saved model is loaded.
+    Random numbers would take most of the time of loading.
     """
 
     def __torch_function__(

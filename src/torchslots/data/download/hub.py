@@ -1,4 +1,4 @@
-"""What a public repository on the Hugging Face hub holds, and the addresses of its files."""
+"""Files of public repositories on the Hugging Face hub, and their addresses."""
 
 import json
 import os
@@ -14,7 +14,7 @@ _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file in a repository; size in bytes and SHA-256 in hexadecimal digits, None where the hub does not tell."""
+    """A file in a repository; size in bytes and SHA-256 in hexadecimal digits, None: unknown."""
 
     path: str
     size: int | None = None
@@ -42,9 +42,9 @@ def list_files(repo: str) -> list[HubFile]:
     """Files on the main branch of a repository, in all folders.
 
     Raises:
-        Refused: the hub says no; without a login it answers 401 for a repository that does not exist, too.
+        Refused: the hub refuses; it also answers 401 for a repository that does not exist.
         Broken: no answer after several attempts.
-        ValueError: the answer is no list of files.
+        ValueError: the answer is not a list of files.
     """
     found: list[HubFile] = []
     url: str | None = f"{endpoint()}/api/models/{repo}/tree/main?recursive=true"
