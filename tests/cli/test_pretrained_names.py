@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convert.file_server import FileServer, serving
-from convert.published_cases import publish
+from convert.published_cases import publish, write_zip
 from data.movi_files import copy_movi
 from torchslots.cli import main
 from torchslots.convert.locations import cache_folder, converted_folder
@@ -97,6 +97,16 @@ def test_get_says_where_it_is_and_how_to_load_it(server, capsys, tmp_path):
     assert f'Load it: torchslots.load_tokenizer("{TOKENIZER}")' in said
     assert main(["pretrained", "list", TOKENIZER]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == [TOKENIZER, "Data", "FG-ARI", "1.0", "yes"]
+
+
+def test_an_archive_is_taken_whole(server, golden, monkeypatch, tmp_path, capsys):
+    case = publish("mini_slotdiffusion", golden, tmp_path / "more", server, monkeypatch)
+    contents = {"mini_params.pth": case.content, "unknown.pth": case.content}
+    archive = write_zip(tmp_path / "downloaded.zip", contents)
+    assert main(["pretrained", "get", "--file", str(archive)]) == 0
+    said = capsys.readouterr().out
+    assert "mini_slotdiffusion: in " in said and 'load_model("mini_slotdiffusion")' in said
+    assert "unknown.pth: a checkpoint of SlotDiffusion that has no name here." in said
 
 
 def test_a_mistyped_name_is_one_line(server, capsys):

@@ -13,6 +13,7 @@ from torchslots.convert.pretrained import recipe_of
 from torchslots.convert.released import NOT_STATED, RELEASED, OnHub
 from torchslots.data.catalog import DATASETS
 from torchslots.recipes import catalog
+from torchslots.recipes.tokenizers import VqvaeConfig
 
 COMING = {
     "vs_dinosaur_coco",
@@ -41,8 +42,7 @@ def test_every_row_has_a_recipe(name):
     assert recipe.data.dataset in DATASETS and (row.dataset is None or recipe.data.dataset == row.dataset)
     program = next(program for program in systems.PROGRAMS if isinstance(recipe.model, program.config))
     assert program.leaves(recipe.model)
-    tokenizer = not hasattr(recipe.model, "num_slots") and name.startswith("vqvae")
-    assert row.is_tokenizer == tokenizer
+    assert row.is_tokenizer == isinstance(recipe.model, VqvaeConfig)
 
 
 @pytest.mark.parametrize("name", RELEASED)
