@@ -274,7 +274,7 @@ def test_a_hub_id_is_downloaded_without_pickles(folder, monkeypatch):
 def test_an_unreachable_hub_is_said(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="no folder here and could not be fetched"):
+    with pytest.raises(UserError, match="is not a folder and could not be fetched"):
         hub.load_model("nobody/such-model")
 
 

@@ -125,7 +125,7 @@ def test_slots_of_another_kind_are_refused(tmp_path: Path) -> None:
         assemble(recipe("slotdiffusion"), tmp_path / "run", vqvae, vqvae)
     with pytest.raises(UserError, match="has no slots"):
         take_weights(catalog.build(VQVAE), Parts(slots_from=slots_model(SLOTDIFFUSION)))
-    with pytest.raises(UserError, match="no place for a trained tokenizer"):
+    with pytest.raises(UserError, match="takes no trained tokenizer"):
         take_weights(nn.Linear(1, 1), Parts(tokenizer=catalog.build(VQVAE)))  # pyright: ignore[reportArgumentType]
 
 

@@ -55,20 +55,20 @@ class Fetched:
 def load_model(
     path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
 ) -> ObjectCentricModel:
-    """The model of a folder, of a run of `train`, of a published checkpoint or on the hub, in eval mode.
+    """Load the model of a folder, a run of `train`, a published checkpoint, or the hub, in evaluation mode.
 
-    Its configuration is `model.config`; see `create_model` for what `model.predict` takes and returns.
+    Its configuration is `model.config`; for arguments and results of `model.predict` see `create_model`.
 
     Args:
         path_or_id: A folder with config.json and model.safetensors, its model.safetensors, a run folder (its
             final model, else its best), a name in `list_pretrained()`, or a hub id. A published checkpoint is fetched
             and converted the first time.
-        device: Where to put it.
+        device: Device of the model.
         revision: Branch, tag or commit on the hub; None: the main branch.
 
     Raises:
-        UserError: nothing there; a pickle; a truncated or foreign file; tensors missing, left over or of
-            another shape; a config from a newer version or of an unknown family; a device that is not there; a
+        UserError: no such folder, name or id; a pickle; a truncated or foreign file; tensors missing, left over or of
+            another shape; a configuration of a newer version or an unknown family; a device that does not exist; a
             published checkpoint that cannot be fetched, with what to fetch by hand and where to put it.
 
     Example:
@@ -83,7 +83,7 @@ def load_model(
 def load_tokenizer(
     path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
 ) -> Tokenizer:
-    """The tokenizer (dVAE, VQ-VAE) of a folder, of a run, of a published checkpoint or on the hub, in eval mode.
+    """Load the tokenizer (dVAE, VQ-VAE) of a folder, a run, a published checkpoint, or the hub, in evaluation mode.
 
     Arguments and errors are those of `load_model`, which loads models of slots.
 

@@ -1,4 +1,4 @@
-"""Table of original programs. A new one is one row: how its checkpoints are recognised, sized, named and laid out."""
+"""Table of original programs: one row says how a program's checkpoints are recognised, sized, named and laid out."""
 
 import json
 import re
@@ -43,7 +43,7 @@ from torchslots.recipes.steve_joint import SteveJointConfig
 from torchslots.recipes.tokenizers import DvaeConfig, VqvaeConfig
 
 _BUFFER = re.compile(r".*\.(grid|running_mean|running_var|num_batches_tracked)|dm_decoder\.[^.]+")
-"""Names in a state dict that are no parameters: position grids, statistics, the tables of a noise schedule."""
+"""Names in a state dict that are no parameters: position grids, running statistics, tables of a noise schedule."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Reader:
 
     Args:
         holds: whether a file, prefix or folder is of this format.
-        read: its content.
+        read: what it holds.
     """
 
     holds: Callable[[Path], bool]
@@ -63,7 +63,7 @@ FLAX = Reader(flax_reader.holds, flax_reader.read)
 TENSORFLOW = Reader(tensorflow_reader.is_checkpoint, slot_attention.read)
 TORCH = Reader(torch_reader.holds, torch_reader.read)
 _READERS = (FLAX, TENSORFLOW, TORCH)
-"""In this order: trainers in flax write an empty TensorFlow checkpoint beside their own file."""
+"""Tried in this order: trainers in flax write an empty TensorFlow checkpoint beside their own file."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class Program:
     Args:
         title: its name in messages.
         reader: the format of its checkpoints.
-        mark: beginning of a name in its checkpoints, and in none of the same format further down the table.
-        config: the type of the model's configuration.
+        mark: beginning of a name that its checkpoints have, and those of no later row of the same format.
+        config: the class of the model's configuration.
         from_shapes: the configuration by the names and shapes of the arrays alone.
         from_reference: the configuration by the original's own, and by names and shapes.
         leaves: which array goes where.
-        like: a recipe's configuration with what names and shapes show.
-        arrays: the arrays that our model has.
+        like: a recipe's configuration, changed to what names and shapes show.
+        arrays: those of the checkpoint's arrays that our model has.
         configures: whether `model` in an original's configuration says that it is of this program.
         decoder: begins the names of the parameters in the second group of the original's optimiser; None: one group.
         frozen: begins the names of parameters in no group, which its trainer does not train.
@@ -97,10 +97,6 @@ class Program:
     configures: Callable[[Any], bool] = lambda model: False
     decoder: str | None = None
     frozen: str | None = None
-
-    def recipes(self) -> list[str]:
-        """Names of its recipes."""
-        return [name for name, make in catalog.RECIPES.items() if isinstance(make().model, self.config)]
 
     def groups(self, names: Sequence[str]) -> list[list[str]]:
         """Names of a torch optimiser's parameters by group, in its order, from all names of a state dict.
@@ -240,7 +236,7 @@ PROGRAMS = (
 
 
 def open_original(source: Path) -> tuple[Program, Checkpoint | TorchCheckpoint]:
-    """The program that wrote a checkpoint, and what the checkpoint holds.
+    """The program that wrote a checkpoint, and the checkpoint's content.
 
     Raises:
         UserError: a file that is damaged, or of no program in the table.
@@ -260,10 +256,10 @@ def read_original(source: Path) -> tuple[Reader, Checkpoint | TorchCheckpoint]:
 
 
 def program_of(read: Checkpoint | TorchCheckpoint, reader: Reader) -> Program:
-    """The program whose names a checkpoint of a format has.
+    """The program that a checkpoint of a format is of, by the names in it.
 
     Raises:
-        UserError: none in the table.
+        UserError: no program in the table has such names.
     """
     known = [program for program in PROGRAMS if program.reader is reader]
     for program in known:
@@ -279,10 +275,10 @@ def program_of(read: Checkpoint | TorchCheckpoint, reader: Reader) -> Program:
 def configuration(
     program: Program, read: Checkpoint | TorchCheckpoint, recipe: str | None, reference: Path | None
 ) -> ModelConfig:
-    """The configuration of the model that a checkpoint is of.
+    """Configuration of a checkpoint's model.
 
     Args:
-        recipe: name of the recipe that has it; None with None for `reference`: recognised by names and shapes.
+        recipe: name of the recipe that has it. None, without `reference`: recognised by names and shapes.
         reference: file with the original's own configuration.
 
     Raises:
@@ -294,7 +290,7 @@ def configuration(
     if recipe is not None:
         config = catalog.recipe(recipe).model
         if not isinstance(config, program.config):
-            ours = program.recipes()
+            ours = [name for name, found in catalog.find_recipes() if isinstance(found.model, program.config)]
             raise UserError(
                 f"{read.path} is a checkpoint of {program.title}, and recipe {recipe} is of another system. Leave "
                 f"--recipe out, or choose one of {', '.join(ours[:5])}{', ...' if len(ours) > 5 else ''}."
@@ -307,7 +303,7 @@ def configuration(
 
 @contextmanager
 def _about(path: Path) -> Iterator[None]:
-    """Errors inside name the file."""
+    """Put the file's name in front of errors."""
     try:
         yield
     except UserError as error:
@@ -320,7 +316,7 @@ def weights(
     config: ModelConfig,
     remedy: str = OTHER_RECIPE,
 ) -> dict[str, Any]:
-    """Our state dict. Each array of the original that our model has must be there, and no other.
+    """Our state dict from a checkpoint, which must have exactly the arrays that our model has.
 
     Args:
         remedy: end of the message: what to do.

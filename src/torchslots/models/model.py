@@ -1,4 +1,4 @@
-"""The object-centric model: a slot encoder that finds objects, and a decoder that explains frames from slots."""
+"""The object-centric model: a slot encoder that finds objects, and a decoder that reconstructs frames from slots."""
 
 from functools import partial
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from torchslots.models.decoders.base import Decoder
 from torchslots.models.decoders.broadcast import padded_size, segmentation_from_logits
 from torchslots.models.slots.encoder import SlotEncoder, merge_poses
 from torchslots.models.slots.initializers import FromBoxes, FromMasks
-from torchslots.models.types import Batch, Clip, Conditioning, Prediction, State
+from torchslots.models.types import Batch, Clip, Conditioning, Features, Prediction, State
 from torchslots.models.weights import push_to_hub, save_pretrained
 
 START_KEYS = ("noise", "pose", "num_slots", "generator")
@@ -23,7 +23,7 @@ class ObjectCentricModel(nn.Module):
 
     Args:
         slot_encoder: frames to slots.
-        decoder: owns `loss(clip, batch)` and `decode(clip)`.
+        decoder: slots to the loss, and to images and masks.
         config: the configuration it was built from, for saving.
     """
 
@@ -41,8 +41,16 @@ class ObjectCentricModel(nn.Module):
     def encode(self, batch: Batch, state: State | None = None, attn: bool = True) -> Clip:
         """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`.
 
+        Where the batch has stored `features` of a frozen backbone, they take the place of the frames.
+
         Without `attn` the clip's attention is [B, T, K, 0], to save memory.
+
+        Raises:
+            UserError: `video` is not [B, T, 3, H, W], or the initializer's hint is missing.
         """
+        if "features" in batch:
+            stored = Features(batch["features"], batch.get("feature_keys"))
+            return self.slot_encoder(stored, conditioning(batch), state, attn)
         video = batch["video"]
         if video.ndim != 5 or video.shape[2] != 3:
             raise UserError(f"`video` should be [B, T, 3, H, W], got {list(video.shape)}.")
@@ -50,13 +58,13 @@ class ObjectCentricModel(nn.Module):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named, unweighted scalars: means over the clips of the batch."""
-        return self.decoder.loss(self.encode(batch, attn=False), batch)
+        return self.decoder.loss(self.encode(batch, attn=self.decoder.loss_needs_attn), batch)
 
     def fixed_shapes(self, batch: Batch) -> Batch:
-        """The batch with the number of slots to decode (`num_decoded`), read while it is in the host's memory.
+        """The batch with the number of slots to decode (`num_decoded`), computed while the batch is on the CPU.
 
-        Without it, training decodes exactly the distinct slots of a batch: on a GPU the host waits to learn how many,
-        and compiled code meets another shape in every step. With it there are few shapes, and no wait.
+        Without it, training decodes exactly the distinct slots of a batch: on a GPU the CPU waits for their number, and
+        compiled code gets another shape in every step. With it there are few shapes and no wait.
         """
         initializer, hint = self.slot_encoder.initializer, conditioning(batch)
         if not isinstance(initializer, FromBoxes | FromMasks) or (
@@ -89,6 +97,9 @@ class ObjectCentricModel(nn.Module):
             slot_recon: also return each slot's own images.
             recon: also return the images; masks alone are cheaper.
             attn: also return the attention; otherwise it may be [B, T, K, 0].
+
+        Raises:
+            UserError: `video` has another shape, or the model's hint is missing.
         """
         clip = self.encode(batch, state, attn or self.decoder.needs_attn)
         return self.decode(clip, slot_recon, recon)
@@ -108,20 +119,29 @@ class ObjectCentricModel(nn.Module):
         )
 
     def save_pretrained(self, folder: Any) -> None:
-        """Write config.json and model.safetensors into a folder that `torchslots.load_model` reads."""
+        """Write config.json and model.safetensors into a folder that `torchslots.load_model` reads.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
         save_pretrained(self, self.config, folder)
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
-        """Publish the model on the Hugging Face hub under `owner/name`."""
+        """Publish the model on the Hugging Face hub as `owner/name`; returns its address.
+
+        Raises:
+            UserError: not logged in, no such owner, no network.
+        """
         return push_to_hub(self, self.config, repo_id, private=private)
 
 
 def conditioning(batch: Batch) -> Conditioning:
     """The first frame's hints of a batch, and its `START_KEYS`."""
-    video, boxes, masks = batch["video"], batch.get("boxes"), batch.get("segmentations")
+    boxes, masks = batch.get("boxes"), batch.get("segmentations")
+    frames = batch["features"] if "features" in batch else batch["video"]
     return Conditioning(
-        batch_size=len(video),
-        device=video.device,
+        batch_size=len(frames),
+        device=frames.device,
         boxes=None if boxes is None else boxes[:, 0],
         segmentation=None if masks is None else masks[:, 0],
         noise=batch.get("noise"),
@@ -172,7 +192,7 @@ def rollout(
 def _check(batch: Batch, observe: int, horizon: int, state: State | None) -> None:
     if horizon < 1 or observe < 0:
         raise UserError(
-            f"Cannot observe {observe} frames and predict {horizon}: give 0 or more, and 1 or more."
+            f"Cannot observe {observe} frames and predict {horizon}: observe 0 or more, predict 1 or more."
         )
     if observe == 0 and state is None:
         raise UserError(
@@ -185,7 +205,7 @@ def _check(batch: Batch, observe: int, horizon: int, state: State | None) -> Non
 
 
 def _joined(parts: list[Clip]) -> Clip:
-    """Clips one after the other; frames without attention get zeros."""
+    """Clips concatenated in time; frames without attention get zeros."""
     num_tokens = max(part.attn.shape[-1] for part in parts)
     attn = [
         part.attn
@@ -199,4 +219,5 @@ def _joined(parts: list[Clip]) -> Clip:
         torch.cat(attn, 1),
         merge_poses([part.pose for part in parts], partial(torch.cat, dim=1)),
         parts[-1].state,
+        grid=parts[0].grid,
     )

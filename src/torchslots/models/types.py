@@ -61,33 +61,64 @@ class Grouping(NamedTuple):
     pose: Pose | None = None
 
 
+class Features(NamedTuple):
+    """Raw features of a backbone, before they are transformed to tokens: what feature decoders reconstruct.
+
+    `keys` are those of the backbone's last attention, all heads side by side; None: not asked for.
+    """
+
+    tokens: Float[Tensor, "*b N C"]
+    keys: Float[Tensor, "*b N C"] | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Features":
+        """`change` applied to both."""
+        return Features(change(self.tokens), None if self.keys is None else change(self.keys))
+
+
+class Encoded(NamedTuple):
+    """Encoded frames: tokens for slot attention, the backbone's raw features where a decoder may need them, and the
+    rows and columns of the N tokens where they can differ from frame size to frame size."""
+
+    tokens: Float[Tensor, "*b N C"]
+    features: Features | None = None
+    grid: tuple[int, int] | None = None
+
+
 class State(NamedTuple):
     """What passes from one frame, or one slice of frames, to the next.
 
     `memory` is the predictor's own. `source` marks copies: slots that start equal stay equal, so slot k of clip b
-    equals slot `source[b, k]`, the lowest of its equals. None: all are distinct.
+    equals slot `source[b, k]`, the lowest of its equals. None: all are distinct. `is_first`: no frame has been seen.
     """
 
     slots: Float[Tensor, "B K D"]
     pose: Pose | None = None
     memory: Any = None
     source: Int[Tensor, "B K"] | None = None
+    is_first: bool = False
 
 
 class Clip(NamedTuple):
-    """Slots of a whole clip. `slots` are corrected, `predicted` are one frame ahead."""
+    """Slots of a whole clip. `slots` are corrected, `predicted` are one frame ahead.
+
+    `features` are the backbone's, where the encoder hands them on; `grid` the rows and columns of the N tokens, None:
+    as the model was built.
+    """
 
     slots: Float[Tensor, "B T K D"]
     predicted: Float[Tensor, "B T K D"]
     attn: Float[Tensor, "B T K N"]
     pose: Pose | None
     state: State
+    features: Features | None = None
+    grid: tuple[int, int] | None = None
 
 
 class Decoded(NamedTuple):
     """Decoded slots. `masks` sum to one over K; `logits` are their scores before the softmax.
 
-    `recon` maps a target's name (`video`, `flow`, `depth`) to its image; `slot_recon` holds each slot's own image
+    H, W are the frame's size or, where features are decoded, the rows and columns of their grid. `recon` maps a
+    target's name (`video`, `flow`, `depth`, `features`) to its image; `slot_recon` holds each slot's own image
     and is filled only on request. `properties` are a set predictor's, of each slot's object.
     """
 

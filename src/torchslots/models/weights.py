@@ -46,10 +46,10 @@ class Config(Protocol):
 
 
 class Saved(Protocol):
-    """A model that can be written."""
+    """A model that can be saved."""
 
     load_function: ClassVar[str]
-    """The function of `torchslots` that reads it."""
+    """The function of `torchslots` that loads it."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -60,15 +60,15 @@ def save_pretrained(
     """Write `folder`/config.json, model.safetensors and a short README.md; a failure leaves no partial file.
 
     Args:
-        card: further lines of the README, such as the data set and the scores. A README.md that was not written here
-            is left alone.
+        card: more lines of the README, such as the data set and the scores. A README.md that someone else wrote is not
+            changed.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full; an older model there is unchanged.
+        UserError: the folder cannot be written or the disk is full; an older model in it is unchanged.
     """
     folder = Path(folder)
     settings = {"torchslots": __version__, "family": config.family, "model": dataclasses.asdict(config)}
-    tensors = {  # safetensors wants contiguous tensors that share no memory
+    tensors = {  # safetensors needs contiguous tensors that share no memory
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
@@ -93,12 +93,12 @@ def push_to_hub(
     """Publish a model as `owner/name` on the Hugging Face hub and return its address.
 
     Raises:
-        UserError: not logged in, no such owner, no network.
+        UserError: a malformed id, not logged in, no such owner, no network.
     """
     from huggingface_hub import HfApi
 
     if not HUB_ID.fullmatch(repo_id):
-        raise UserError(f"A hub id is written owner/name, got {repo_id!r}.")
+        raise UserError(f"A hub id should be owner/name, got {repo_id!r}.")
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, config, folder, card=card)
         try:
@@ -134,7 +134,7 @@ def load_weights(model: nn.Module, file: Path, device: torch.device) -> None:
     """Fill a model from a safetensors file, all of it and nothing else, and move it to `device`.
 
     Raises:
-        UserError: the file is truncated or foreign, or its tensors are not the model's.
+        UserError: the file is truncated or of another format, or its tensors do not fit the model.
     """
     try:
         with safe_open(file, framework="pt") as stored:

@@ -1,4 +1,4 @@
-"""What a training run is, as frozen numbers: model, data, optimiser, schedule, evaluation."""
+"""Configuration of a training run: model, data, optimiser, schedule and evaluation, in frozen dataclasses."""
 
 import dataclasses
 import json
@@ -29,10 +29,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Base of every system's model numbers; `recipes/catalog.py` knows how to build each."""
+    """Base of every model's configuration; `recipes/catalog.py` knows how to build each."""
 
     family: ClassVar[str] = ""
-    """The name under which its models are saved, a key of `recipes.catalog.FAMILIES`."""
+    """Name under which its models are saved, a key of `recipes.catalog.FAMILIES`."""
 
 
 @dataclass(frozen=True)
@@ -42,32 +42,32 @@ class OptimConfig:
     learning_rate: float = 2e-4
     """Peak learning rate, reached after warm-up."""
     warmup_steps: float = 2500
-    """Steps of linear warm-up from `min_learning_rate`; may be a part of a step, such as 2.5 % of 173."""
+    """Steps of linear warm-up from `min_learning_rate`; need not be whole, such as 2.5 % of 173."""
     num_steps: int = 100_000
-    """Training steps in all."""
+    """Training steps."""
     max_grad_norm: float | None = 0.05
-    """Norm of all gradients together to which they are clipped; None: not clipped."""
+    """Norm to which all gradients together are clipped; None: no clipping."""
     ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, used for evaluation; None: no average."""
     schedule: Literal["cosine", "exponential"] = "cosine"
-    """After warm-up: a half cosine to `min_learning_rate` at `num_steps`; or `decay_rate` for every `decay_steps`, from
-    step 0."""
+    """After warm-up: half a cosine to `min_learning_rate` at `num_steps`, or a factor of `decay_rate` every
+    `decay_steps`, counted from step 0."""
     decay_rate: float = 0.5
-    """Factor of the exponential schedule for every `decay_steps`."""
+    """Factor of the exponential schedule over `decay_steps`."""
     decay_steps: int = 100_000
-    """Steps in which the exponential schedule falls by `decay_rate`; it falls a little in each."""
+    """Steps over which the exponential schedule falls by `decay_rate`, continuously."""
     epsilon_hat: bool = False
-    """Adam's epsilon is added before the bias of the second moment is corrected, as Keras does (Kingma and Ba 2015,
-    end of section 2)."""
+    """Add Adam's epsilon before the bias of the second moment is corrected, as Keras does (Kingma and Ba 2015, end of
+    section 2)."""
     min_learning_rate: float = 0.0
-    """Rate that warm-up starts from and the cosine falls to, of all parts of the model."""
+    """Rate from which warm-up starts and to which the cosine falls, for all parts of the model."""
     decoder_learning_rate: float | None = None
-    """Peak for the decoder's parameters; None: `learning_rate`."""
+    """Peak rate of the decoder's parameters; None: `learning_rate`."""
     tokenizer_learning_rate: float | None = None
-    """Rate, the same at every step, of a tokenizer that is trained together with the slots; None: the decoder's. One
-    that was trained before is frozen, and has none."""
+    """Constant rate of a tokenizer that is trained together with the slots; None: the decoder's. A tokenizer that was
+    trained before is frozen."""
     clip_norm: Literal["l2", "inf"] = "l2"
-    """Which norm `max_grad_norm` bounds: the root of the sum of squares, or the largest entry."""
+    """Norm that `max_grad_norm` bounds: the root of the sum of squares, or the largest absolute entry."""
 
 
 @dataclass(frozen=True)
@@ -75,59 +75,60 @@ class TrainConfig:
     """How a run is carried out."""
 
     batch_size: int = 64
-    """Clips in one optimiser step, over all processes and accumulation steps."""
+    """Clips per optimiser step, over all processes and accumulation steps."""
     accumulation: int = 1
-    """Forward and backward passes in one optimiser step; divides `batch_size`."""
+    """Forward and backward passes per optimiser step; divides `batch_size`."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the matrix products; weights stay fp32."""
     compile: bool | None = None
-    """torch.compile the model: a minute or more at the start. None: on CUDA, where a compiler is at hand and the run is
-    long enough to win that time back by faster steps, judged by its first one."""
+    """torch.compile the model, which takes a minute or more at the start. None: on CUDA, where a compiler is found and
+    the run, estimated from its first step, is long enough to regain that time."""
     seed: int = 42
-    """Seed of weights, data order and every random draw."""
+    """Seed of weights, data order and all sampling."""
     num_workers: int = 2
-    """Data loading processes for each training process."""
+    """Data loading processes per training process."""
     log_every: int = 50
     """Steps between log lines."""
     eval_every: int = 1000
-    """Steps between evaluations; 0: only at the end."""
+    """Steps between evaluations; 0: at the end alone."""
     checkpoint_every: int = 5000
     """Steps between checkpoints."""
     keep: int = 2
-    """Latest checkpoints that are kept, besides the best."""
+    """Number of latest checkpoints to keep, besides the best."""
     short_clip: int | None = None
-    """Frames of the pieces that clips are cut into at the beginning of training: slots learn to find objects sooner
-    than to follow them. None: whole clips from the start, as in the papers."""
+    """Frames of the pieces into which clips are cut in the first `short_steps` steps: slots learn to find objects
+    sooner than to follow them. None: whole clips from the start, as in the papers."""
     short_steps: int = 0
-    """Steps with short clips."""
+    """Steps with short clips, at the beginning of training."""
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How whole videos are judged."""
+    """How whole videos are evaluated."""
 
     split: str = "validation"
-    """Split of the data set."""
+    """Split of the data set to evaluate."""
     num_frames: int = 24
-    """Frames of each video; shorter ones are padded and the padding ignored."""
+    """Frames of each video; shorter videos are padded, and the padding is ignored."""
     slice_size: int = 6
-    """Frames that go through the model at once."""
+    """Frames that pass through the model at once."""
     batch_size: int = 4
-    """Videos at once."""
+    """Videos evaluated at once."""
     num_videos: int | None = None
     """Videos to evaluate; None: the whole split."""
     restart_memory: bool = False
-    """Forget the frames before each slice, as STATM's published evaluation does; without a memory the same."""
+    """Drop a memory of earlier frames before each slice, as STATM's published evaluation does; no effect on models
+    without a memory."""
     seed: int = 0
-    """Seed of slots that are drawn at random; a video's draws depend on it and on the video's name alone."""
+    """Seed of sampled slots; those of a video depend on it and on the video's name alone."""
     num_background: int = 1
-    """Ids from 0 that are background, such as sky, floor and walls; with more than one FG-ARI is also reported without
-    all of them."""
+    """Ids from 0 that are background, such as sky, floor and walls; with more than one, FG-ARI is also reported without
+    any of them."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One paper's one experiment: everything that `torchslots train NAME` needs but the data's place."""
+    """One experiment of a paper: all that `torchslots train NAME` needs but the place of the data."""
 
     name: str
     model: ModelConfig
@@ -149,22 +150,22 @@ OLD_NAMES: dict[str, dict[str, str]] = {
     "SteveConfig": {"writer": "transformer"},
     "SteveJointConfig": {"writer": "transformer"},
 }
-"""Fields that had another name in models and runs saved before: by class, old name to new."""
+"""Fields that older versions saved under another name: by class, old name to new."""
 OLD_VALUES: dict[str, dict[str, dict[str, str]]] = {"IsaConfig": {"initial_pose": {"drawn": "sampled"}}}
-"""Values that were written otherwise before: by class and (new) field, old value to new."""
+"""Values that older versions wrote otherwise: by class and (new) field, old value to new."""
 
 
 def to_json(config: Any) -> str:
-    """A frozen dataclass as JSON text; a recipe's tells its model's family, too."""
+    """A frozen dataclass as JSON text; that of a recipe also holds the model's family."""
     family = {"family": config.model.family} if isinstance(config, Recipe) else {}
     return json.dumps(family | dataclasses.asdict(config), indent=2)
 
 
 def from_dict(kind: type, values: dict[str, Any], where: str) -> Any:
-    """Rebuild a frozen dataclass from what `to_json` wrote, by this version or an older one; lists become tuples again.
+    """A frozen dataclass from what `to_json` of this or an older version wrote; lists become tuples again.
 
     Raises:
-        UserError: an unknown or ill-typed field, naming `where` it was read.
+        UserError: an unknown, missing or ill-typed field, naming `where` it was read.
     """
     known, hints = [field.name for field in dataclasses.fields(kind)], typing.get_type_hints(kind)
     fields = {}
@@ -196,10 +197,8 @@ def with_changes(config: _Config, **changes: Any) -> _Config:
         head, _, rest = path.partition(".")
         name, value = _current(type(config), head, value)
         if name not in vars(config):
-            known = f"It has: {', '.join(vars(config))}."
-            raise UserError(
-                f"{type(config).__name__} has no field `{name}`. {nearest(name, vars(config))} {known}"
-            )
+            what = f"{type(config).__name__} has no field `{name}`."
+            raise UserError(f"{what} {nearest(name, vars(config))} It has: {', '.join(vars(config))}.")
         if rest:
             nested.setdefault(name, {})[rest] = value
         else:
@@ -210,10 +209,10 @@ def with_changes(config: _Config, **changes: Any) -> _Config:
 
 
 def current_item(config: Any, path: str, value: Any = None) -> tuple[str, Any]:
-    """A dotted name inside `config` and its value as this version writes them.
+    """A dotted name inside `config`, and its value, as this version writes them.
 
     Args:
-        path: such as `model.decoder.grid`, under names of today or of older versions; may be of something else.
+        path: such as `model.decoder.grid`, by names of this or an older version; where `config` lacks it, it stays.
     """
     head, dot, rest = path.partition(".")
     head, value = _current(type(config), head, value)
@@ -224,7 +223,7 @@ def current_item(config: Any, path: str, value: Any = None) -> tuple[str, Any]:
 
 
 def current_flags(config: Any, words: list[str]) -> list[str]:
-    """A command line whose flags `--dotted.name VALUE` set fields of `config`, as this version writes them."""
+    """A command line with flags `--dotted.name VALUE` of fields of `config`, as this version writes them."""
     found: list[str] = []
     for word in words:
         if found and found[-1].startswith("--"):
@@ -239,18 +238,19 @@ def current_flags(config: Any, words: list[str]) -> list[str]:
 
 
 def current_name(kind: type, name: str) -> str:
-    """The name of a field of a dataclass in this version."""
+    """Name of a dataclass's field in this version."""
     return OLD_NAMES.get(kind.__name__, {}).get(name, name)
 
 
 def _current(kind: type, name: str, value: Any) -> tuple[str, Any]:
-    """A field's name and value as this version writes them."""
+    """Name and value of a field as this version writes them."""
     name = current_name(kind, name)
     values = OLD_VALUES.get(kind.__name__, {}).get(name, {})
     return name, values.get(value, value) if isinstance(value, str) else value
 
 
 def _revive(hint: Any, value: Any, where: str) -> Any:
+    """A value read from JSON as its type hint says."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
         return from_dict(hint, value, where)
     origin = typing.get_origin(hint)
@@ -276,7 +276,7 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
 
 
 def _fitting(options: list[Any], value: Any) -> Any:
-    """Of a union's types the value's own, or the first dataclass that has all of the given fields, else the first."""
+    """Of a union's types the value's own, else the first dataclass that has all of the given fields, else the first."""
     for option in options:
         if type(value) is option:
             return option

@@ -1,7 +1,7 @@
 """The optimiser as plain functions: schedules, Adam, clipping, weight average, named state.
 
-A model has up to three parts with a learning rate of their own, distinguished by the names of their parameters: the
-decoder (`decoder.`), in it a tokenizer that is trained along (`decoder.tokenizer.`), and the rest.
+A model has up to three parts with different learning rates, distinguished by the names of their parameters: the decoder
+(`decoder.`), a tokenizer in it that is trained with the slots (`decoder.tokenizer.`), and the rest.
 """
 
 import math
@@ -17,9 +17,9 @@ from torchslots.io.errors import UserError
 from torchslots.recipes.config import OptimConfig
 
 EPSILON = 1e-8
-"""What Adam adds to the root of the second moment."""
+"""Adam's epsilon."""
 TOKENIZER, DECODER, REST = "decoder.tokenizer.", "decoder.", ""
-"""The parts of a model, by how the names of their parameters begin."""
+"""The parts of a model, as prefixes of the names of their parameters."""
 _FUSED = ("cuda", "cpu")
 """Kinds of devices on which torch's Adam has a fused kernel."""
 _NORMS = {"l2": 2.0, "inf": math.inf}
@@ -28,13 +28,12 @@ _NORMS = {"l2": 2.0, "inf": math.inf}
 def cosine_with_warmup(
     step: int, *, peak: float, warmup_steps: float, num_steps: int, least: float = 0.0
 ) -> float:
-    """Learning rate of the update that follows `step` finished ones: linear from `least`, then a half cosine back.
+    """Learning rate after `step` updates: linear from `least`, then half a cosine back.
 
-    SAVi's schedule with `least` 0: the first update has rate 0. A pure function of the step, so a resumed run continues
-    exactly.
+    With `least` 0, SAVi's schedule: the first update has rate 0.
 
     Args:
-        step: updates done so far, from 0; beyond `num_steps` the rate stays at its end.
+        step: updates done, from 0; after `num_steps` the rate is constant.
     """
     if step < warmup_steps:
         return least + (peak - least) * step / warmup_steps
@@ -45,8 +44,7 @@ def cosine_with_warmup(
 def exponential_with_warmup(
     step: int, *, peak: float, warmup_steps: float, decay_rate: float, decay_steps: int
 ) -> float:
-    """Learning rate of the update that follows `step` finished ones: linear from zero, times a continuous
-    exponential decay that runs during warm-up too.
+    """Learning rate after `step` updates: linear from zero, times a continuous exponential decay from step 0 on.
 
     Slot Attention's schedule; the first update has rate 0.
 
@@ -61,7 +59,7 @@ def schedule(config: OptimConfig, part: str = REST) -> Callable[[int], float]:
     """The recipe's learning rate of a part of the model, as a function of the updates done.
 
     Raises:
-        UserError: rates that make no schedule.
+        UserError: a minimum rate that is above a part's rate, or with the exponential schedule.
     """
     peak = _peak(config, part)
     if part == TOKENIZER and config.tokenizer_learning_rate is not None:
@@ -84,18 +82,17 @@ def _peak(config: OptimConfig, part: str) -> float:
         )
     if config.min_learning_rate and config.schedule == "exponential":
         raise UserError(
-            f"optim.min_learning_rate is {config.min_learning_rate}, but the exponential schedule ends nowhere. "
+            f"optim.min_learning_rate is {config.min_learning_rate}, but the exponential schedule has no minimum. "
             f"Choose optim.schedule cosine, or optim.min_learning_rate 0."
         )
     return peak
 
 
 def prepare_update(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:
-    """Set the learning rates, and where the recipe asks for it Keras' epsilon, of the update that follows `step`
-    finished ones; returns the rate of all that is neither decoder nor tokenizer.
+    """Set the learning rates after `step` updates and, if in the recipe, Keras' epsilon; returns the rate of `REST`.
 
-    Keras divides by sqrt(v) + eps before it corrects the bias of v, torch after it: an epsilon that is larger by
-    1 / sqrt(1 - beta2^t) makes torch's form the same. It matters for gradients below about 1e-6.
+    Keras divides by sqrt(v) + eps before it corrects the bias of v, torch after it: with an epsilon that is larger by
+    1 / sqrt(1 - beta2^t) torch is equivalent. The difference matters for gradients below about 1e-6.
     """
     for group in optimizer.param_groups:
         group["lr"] = schedule(config, group.get("part", REST))(step)
@@ -105,35 +102,36 @@ def prepare_update(optimizer: torch.optim.Optimizer, config: OptimConfig, step: 
 
 
 def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The rate of each part, under the names of a log: `lr`, `lr_decoder`, `lr_tokenizer`."""
+    """The rate of each part, by its name in the log: `lr`, `lr_decoder`, `lr_tokenizer`."""
     names = {REST: "lr", DECODER: "lr_decoder", TOKENIZER: "lr_tokenizer"}
     return {names[group.get("part", REST)]: float(group["lr"]) for group in optimizer.param_groups}
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that the optimiser owns, by name; frozen ones are left out."""
+    """The parameters that are not frozen, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Adam:
-    """Adam with the reference's constants (0.9, 0.999, 1e-8), in one pass over memory where torch has it.
+    """Adam with the reference's constants (0.9, 0.999, 1e-8), fused if torch has the kernel.
 
-    `prepare_update` sets the learning rates before each step. The fused kernel takes a weight, its gradient and its
-    moments for contiguous memory, so that all must have the same strides: autograd sees to the gradient's,
-    `load_optimizer` to the moments'.
+    `prepare_update` sets the learning rates before each step. The fused kernel assumes contiguous memory, so a weight,
+    its gradient and its moments must have equal strides: autograd ensures the gradient's, `load_optimizer` the
+    moments'.
 
     Args:
-        config: says which parts have a rate of their own; None: none has.
+        config: the rates of the parts; None: one rate for all.
 
     Raises:
-        UserError: the model has nothing to train, or the rates make no schedule.
+        UserError: no trainable parameter, a rate for a part that is missing, or an impossible schedule.
     """
     parameters, config = trainable(model), config or OptimConfig()
     if not parameters:
-        raise UserError(f"{type(model).__name__} has no trainable parameter: every one is frozen.")
+        raise UserError(f"{type(model).__name__} has no trainable parameter: all are frozen. Unfreeze some.")
     fusable = all(parameter.device.type in _FUSED for parameter in parameters.values())
     choice = {"fused": True} if fusable else {"foreach": True}
-    own = _own_rates(config)
+    given = {TOKENIZER: config.tokenizer_learning_rate, DECODER: config.decoder_learning_rate}
+    own = [part for part, rate in given.items() if rate is not None]  # the narrowest first
     groups = _groups(parameters, own)
     for part in (REST, *own):
         schedule(config, part)
@@ -146,14 +144,8 @@ def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Ada
     return torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.999), eps=EPSILON, **choice)
 
 
-def _own_rates(config: OptimConfig) -> list[str]:
-    """Parts with a rate of their own, the narrowest first."""
-    given = {TOKENIZER: config.tokenizer_learning_rate, DECODER: config.decoder_learning_rate}
-    return [part for part, rate in given.items() if rate is not None]
-
-
 def _groups(parameters: dict[str, nn.Parameter], own: list[str]) -> list[dict[str, Any]]:
-    """Adam's groups, none of them empty; a parameter belongs to the first part whose prefix its name has."""
+    """Adam's groups without empty ones; a parameter belongs to the first part whose prefix its name has."""
     members: dict[str, list[nn.Parameter]] = {part: [] for part in (REST, *reversed(own))}
     for name, parameter in parameters.items():
         members[next(part for part in (*own, REST) if name.startswith(part))].append(parameter)
@@ -163,17 +155,16 @@ def _groups(parameters: dict[str, nn.Parameter], own: list[str]) -> list[dict[st
 def clip_gradients(
     parameters: Iterable[nn.Parameter], max_norm: float | None, kind: Literal["l2", "inf"] = "l2"
 ) -> Tensor:
-    """Scale all gradients by min(1, max_norm / (norm + 1e-6)) and return the norm from before.
+    """Scale all gradients by min(1, max_norm / (norm + 1e-6)); returns the norm before, on the gradients' device.
 
-    The norm is a tensor on the gradients' device, not read here: a non-finite one makes the gradients
-    useless, so the caller must test it before it steps.
+    A norm that is not finite makes the gradients useless: the caller must check it before the update.
     """
     limit = math.inf if max_norm is None else max_norm
     return nn.utils.clip_grad_norm_(parameters, limit, norm_type=_NORMS[kind], foreach=True)
 
 
 def average_weights(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """An exponential moving average of the weights, from those after the first update on; None: without one.
+    """An exponential moving average of the weights, starting with those after the first update; None without `decay`.
 
     Raises:
         UserError: a decay outside [0, 1).
@@ -181,12 +172,12 @@ def average_weights(model: nn.Module, decay: float | None) -> AveragedModel | No
     if decay is None:
         return None
     if not 0.0 <= decay < 1.0:
-        raise UserError(f"optim.ema_decay should lie in [0, 1), got {decay}. Usual are 0.999 and 0.9999.")
+        raise UserError(f"optim.ema_decay should be in [0, 1), got {decay}. Usual are 0.999 and 0.9999.")
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state under `<what>/<parameter name>`: names survive a change of parameter order."""
+    """The optimiser's state under `<what>/<parameter name>`, which does not depend on the order of parameters."""
     return {
         f"{what}/{name}": value
         for name, parameter in trainable(model).items()
@@ -197,10 +188,10 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def load_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], where: str
 ) -> None:
-    """Put back what `optimizer_tensors` gave; devices and the order in memory follow the parameters.
+    """Load the tensors of `optimizer_tensors`, on the devices and with the strides of the parameters.
 
     Raises:
-        UserError: state for a parameter that the model lacks, or of another shape, naming `where` it was read.
+        UserError: state of a parameter that the model lacks, or of another shape; `where` names the source.
     """
     parameters = trainable(model)
     state: dict[str, dict[str, Tensor]] = {}
@@ -220,7 +211,7 @@ def load_optimizer(
 
 
 def _laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A moment with the strides of its parameter; checkpoints hold contiguous tensors. Counters stay."""
+    """A moment with the strides of its parameter (in checkpoints it is contiguous); counters are unchanged."""
     if not value.ndim:
         return value
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

@@ -1,7 +1,7 @@
 """Public files of the networks' weights: addresses, digests, download and loading.
 
-None comes with this package. A file is taken from the cache or a given path, or is downloaded; its digest is compared
-with the published one before it is opened, and it is opened as tensors only, never as code.
+None is part of this package. A file is read from the cache or a given path, or is downloaded. Its digest is compared
+with the published one first, and it is opened as tensors only, never as code.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ _ENV = "TORCHSLOTS_FEATURES"
 class FeatureFile:
     """A published file of weights.
 
-    It is identified by the first digits of its SHA-256 (as in torch.hub's file names), or by its git id, a SHA-1 of its
-    length and content.
+    It is identified by the first digits of its SHA-256 (as in torch.hub's file names), or by its git id, the SHA-1 of
+    its length and content.
     """
 
     name: str
@@ -104,7 +104,7 @@ FILES: dict[str, FeatureFile] = {
 
 
 class MissingWeights(UserError):
-    """A public file is missing; the message says where to get it and where to put it."""
+    """A public file is missing; the message names its address and the folder for it."""
 
 
 def feature_folder() -> Path:
@@ -122,12 +122,12 @@ def feature_weights(
     Args:
         name: one of `FILES`.
         file: its path; None: in `feature_folder`, downloaded if missing.
-        sha256: digest of a file to accept although it is not the published one.
+        sha256: digest of another file to accept.
         download: whether it may be downloaded.
 
     Raises:
         MissingWeights: the file is missing, and may not or cannot be downloaded.
-        UserError: unknown name; a file with another digest; a file that holds more than tensors.
+        UserError: an unknown name, a file with another digest, or a file with more than tensors.
     """
     if name not in FILES:
         raise UserError(f"There are no public weights called `{name}`. {nearest(name, FILES)}")
@@ -135,7 +135,7 @@ def feature_weights(
     path = Path(file) if file is not None else feature_folder() / public.file
     if not path.is_file():
         if file is not None or not download:
-            raise MissingWeights(f"{path} is not there. {where_to_get(name)}")
+            raise MissingWeights(f"{path} does not exist. {where_to_get(name)}")
         _download(public, path)
     _check(path, public, sha256)
     return _read(path)

@@ -25,6 +25,10 @@ class MultiHeadAttention(nn.Module):
         context_size: width of what is attended to; None: `size`.
         bias: of all four projections.
         dropout: probability, in training, to drop an attention weight.
+        scale: factor of the logits; None: the inverse root of a head's width.
+
+    Raises:
+        ValueError: heads that do not divide `qkv_size`.
     """
 
     def __init__(
@@ -36,13 +40,14 @@ class MultiHeadAttention(nn.Module):
         context_size: int | None = None,
         bias: bool = True,
         dropout: float = 0.0,
+        scale: float | None = None,
     ):
         super().__init__()
         if qkv_size % num_heads:
             raise ValueError(
                 f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}. Choose a multiple of the heads."
             )
-        self.num_heads, self.dropout = num_heads, dropout
+        self.num_heads, self.dropout, self.scale = num_heads, dropout, scale
         self.query = dense(size, qkv_size, bias)
         self.key = dense(context_size or size, qkv_size, bias)
         self.value = dense(context_size or size, qkv_size, bias)
@@ -69,13 +74,15 @@ class MultiHeadAttention(nn.Module):
             context.values,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=causal,
+            scale=self.scale,
         )
         return self.out(mixed.transpose(-2, -3).flatten(-2))
 
     def weights(self, x: Float[Tensor, "*b n c"], context: Context) -> Float[Tensor, "*b h n m"]:
         """The attention weights, for plots and checks."""
         queries = self._heads(self.query(x))
-        logits = queries @ context.keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
+        logits = queries @ context.keys.transpose(-1, -2)
+        logits = logits * (queries.shape[-1] ** -0.5 if self.scale is None else self.scale)
         return logits.softmax(-1)
 
     def forward(self, x: Float[Tensor, "*b n c"]) -> Float[Tensor, "*b n c"]:

@@ -42,8 +42,8 @@ def mlp(
 class GRUCell(nn.Module):
     """Gated recurrent unit (Cho et al. 2014) whose hidden side has a bias on the candidate only, as in flax.
 
-    `torch.nn.GRUCell` has two more hidden biases that repeat the input's and double Adam's step along that direction;
-    `full_bias` adds them, for systems that were trained with them.
+    `torch.nn.GRUCell` has two more hidden biases, equivalent to the input's, which double Adam's step in that
+    direction; `full_bias` adds them, for systems that were trained with them.
     """
 
     def __init__(self, input_size: int, hidden_size: int, full_bias: bool = False):
@@ -91,6 +91,7 @@ class PreNormBlock(nn.Module):
     Args:
         bias: of the attention's projections.
         residual_from_norm: attention adds to the normalised input, as in STEVE's first block.
+        scale: factor of the attention's logits; None: the inverse root of a head's width.
     """
 
     def __init__(
@@ -103,11 +104,14 @@ class PreNormBlock(nn.Module):
         norm_eps: float = NORM_EPS,
         bias: bool = True,
         residual_from_norm: bool = False,
+        scale: float | None = None,
     ):
         super().__init__()
         self.residual_from_norm = residual_from_norm
         self.norm_attention = layer_norm(size, norm_eps)
-        self.attention = MultiHeadAttention(size, qkv_size=qkv_size, num_heads=num_heads, bias=bias)
+        self.attention = MultiHeadAttention(
+            size, qkv_size=qkv_size, num_heads=num_heads, bias=bias, scale=scale
+        )
         self.norm_mlp = layer_norm(size, norm_eps)
         self.mlp = mlp(size, [mlp_size], size)
 
@@ -140,7 +144,7 @@ def transformer(
     """Torch's transformer layers with ReLU, on [B, n, size], without a final norm; all start with the same weights.
 
     Args:
-        dropout: also of the attention.
+        dropout: of the attention's weights and of the outputs of both branches.
         norm_first: normalise inside the residual branches, not after their sums.
     """
     layer = nn.TransformerEncoderLayer(

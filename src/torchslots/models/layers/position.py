@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from torchslots.io.errors import UserError
 from torchslots.models.layers.init import dense
@@ -30,22 +31,27 @@ def cell_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
 
 
 def require_size(x: Float[Tensor, "*b C H W"], grid: Tensor) -> None:
-    """Raise UserError if a feature map has another size than the grid [H, W, ...]."""
+    """Check that a feature map has the size of the grid [H, W, ...].
+
+    Raises:
+        UserError: it has another size.
+    """
     if x.shape[-2:] != grid.shape[:2]:
         raise UserError(
             f"This model was built for feature maps of {tuple(grid.shape[:2])}, got {tuple(x.shape[-2:])}. "
-            "Resize the frames to the resolution in the model's config, or build it for this one."
+            "Resize the frames to the resolution in the model's configuration, or build it for this one."
         )
 
 
 class PositionEmbedding(nn.Module):
-    """Add a linear map of the (y, x) grid to features (SAVi, appendix A).
-
-    The grid fixes the resolution.
+    """Add a linear map of a coordinate grid to features of one fixed size (SAVi, appendix A).
 
     Args:
-        grid: positions of the cells of a map of given height and width.
-        stored: whether checkpoints hold the grid, as SAVi's originals do; a stored grid is used as it is.
+        grid: (height, width) to the positions of a map's cells.
+        stored: store the grid in checkpoints, as SAVi's originals do; a stored grid replaces the computed one.
+
+    Raises:
+        UserError: called with a feature map of another size.
     """
 
     grid: Tensor
@@ -65,3 +71,31 @@ class PositionEmbedding(nn.Module):
     def forward(self, x: Float[Tensor, "*b C H W"]) -> Float[Tensor, "*b C H W"]:
         require_size(x, self.grid)
         return x + self.project(self.grid).permute(2, 0, 1)
+
+
+def resample_positions(
+    positions: Float[Tensor, "N C"], grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Float[Tensor, "M C"]:
+    """Embeddings of a grid's cells, row by row, for another grid: bicubic with antialiasing, in float32."""
+    if grid == new_grid:
+        return positions
+    maps = positions.float().T.unflatten(1, grid)[None]
+    found = F.interpolate(maps, new_grid, mode="bicubic", antialias=True, align_corners=False)
+    return found[0].flatten(1).T.to(positions.dtype)
+
+
+class LearnedPositions(nn.Module):
+    """One learned vector for each cell of a grid; resampled for another grid.
+
+    Args:
+        grid: rows and columns.
+    """
+
+    def __init__(self, grid: tuple[int, int], size: int):
+        super().__init__()
+        self.grid = grid
+        self.table = nn.Parameter(torch.randn(grid[0] * grid[1], size) * size**-0.5)
+
+    def forward(self, grid: tuple[int, int] | None = None) -> Float[Tensor, "N C"]:
+        """Vectors of all cells, row by row; `grid` None: the learned one."""
+        return resample_positions(self.table, self.grid, grid or self.grid)

@@ -71,6 +71,12 @@ class SlotAttention(Corrector):
         norm_eps: epsilon of the layer norms: flax's by default, 1e-3 in the Keras original.
         full_bias: give the recurrent unit all hidden biases, as in Keras and torch.
         mlp_in_last: use the perceptron in the last round too; STEVE's original does not.
+        first_iterations: rounds in a video's first frame; None: as in the others.
+        normed_memory: the recurrent unit's hidden state is the normalised slots, as in VideoSAUR's code, not the slots
+            themselves, as in the paper.
+
+    Raises:
+        ValueError: heads that do not divide `qkv_size`.
     """
 
     def __init__(
@@ -86,13 +92,18 @@ class SlotAttention(Corrector):
         norm_eps: float = NORM_EPS,
         full_bias: bool = False,
         mlp_in_last: bool = True,
+        first_iterations: int | None = None,
+        normed_memory: bool = False,
     ):
         super().__init__()
         qkv_size = qkv_size or slot_size
         if qkv_size % num_heads:
-            raise ValueError(f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}.")
+            raise ValueError(
+                f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}. Choose a multiple of the heads."
+            )
         self.num_iterations, self.num_heads = num_iterations, num_heads
-        self.mlp_in_last = mlp_in_last
+        self.first_iterations = num_iterations if first_iterations is None else first_iterations
+        self.mlp_in_last, self.normed_memory = mlp_in_last, normed_memory
         self.normalizer = normalizer or eps_on_sum()
         head_size = qkv_size // num_heads
         self.norm_inputs = layer_norm(input_size, norm_eps)
@@ -127,18 +138,24 @@ class SlotAttention(Corrector):
         gathered = self.normalizer(attn) @ inputs.values
         return self.merge(gathered.transpose(1, 2).flatten(2)), attn
 
+    def remember(
+        self, slots: Float[Tensor, "B K D"], gathered: Float[Tensor, "B K d"]
+    ) -> Float[Tensor, "B K D"]:
+        """The recurrent unit."""
+        return self.gru(gathered, self.norm_slots(slots) if self.normed_memory else slots)
+
     def update(
         self, slots: Float[Tensor, "B K D"], gathered: Float[Tensor, "B K d"]
     ) -> Float[Tensor, "B K D"]:
         """Recurrent unit, then the residual perceptron where there is one."""
-        slots = self.gru(gathered, slots)
+        slots = self.remember(slots, gathered)
         return slots if self.mlp is None else slots + self.mlp(slots)
 
     def forward(self, state: State, inputs: Projected) -> Grouping:
         """All rounds on one frame. `attn` is the last round's."""
         slots = attn = state.slots
-        for left in reversed(range(self.num_iterations)):
+        for left in reversed(range(self.first_iterations if state.is_first else self.num_iterations)):
             gathered, attn = self.attend(slots, inputs)
             with_mlp = left > 0 or self.mlp_in_last
-            slots = self.update(slots, gathered) if with_mlp else self.gru(gathered, slots)
+            slots = (self.update if with_mlp else self.remember)(slots, gathered)
         return Grouping(slots, attn.squeeze(1) if self.num_heads == 1 else attn.mean(1), state.pose)

@@ -1,5 +1,6 @@
 """Encode frames to slots: the loop over time."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -8,11 +9,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from torchslots.io.errors import UserError
 from torchslots.models.slots.attention import Corrector
-from torchslots.models.types import Clip, Conditioning, Grouping, Pose, State
+from torchslots.models.types import Clip, Conditioning, Encoded, Features, Grouping, Pose, State
 
 
-class FrameEncoder(nn.Module):
+class Encoder(nn.Module, ABC):
+    """Encode frames to tokens."""
+
+    @abstractmethod
+    def encode(self, frames: Float[Tensor, "B C H W"]) -> Encoded:
+        """Tokens, and what else the frames gave."""
+
+    def encode_features(self, features: Features) -> Encoded:
+        """Tokens of stored backbone features.
+
+        Raises:
+            UserError: this encoder has no frozen backbone whose features could be stored.
+        """
+        raise UserError("This model is trained on frames: take `features` out of the batch, give `video`.")
+
+
+class FrameEncoder(Encoder):
     """Encode an image to tokens: backbone, position embedding, transform of the flattened map."""
 
     def __init__(self, backbone: nn.Module, position: nn.Module, transform: nn.Module):
@@ -23,12 +41,16 @@ class FrameEncoder(nn.Module):
         features = self.position(self.backbone(frames.contiguous(memory_format=torch.channels_last)))
         return self.transform(features.flatten(2).transpose(1, 2))
 
+    def encode(self, frames: Float[Tensor, "B C H W"]) -> Encoded:
+        """Tokens alone."""
+        return Encoded(self(frames))
+
 
 class SlotEncoder(nn.Module):
     """Encoder, initializer, corrector and predictor in SAVi's order (Kipf et al. 2022, figure 2).
 
     Args:
-        encoder: frames [B*T, 3, H, W] to tokens [B*T, N, C].
+        encoder: frames [B*T, 3, H, W] to tokens [B*T, N, C], and raw features where it has a backbone of its own.
         initializer: a `Conditioning` to the first `State`.
         corrector: `project(tokens)` for all frames at once, then (state, projected frame) to a `Grouping`.
         predictor: (grouping, state) to the next `State`.
@@ -37,7 +59,7 @@ class SlotEncoder(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         initializer: nn.Module,
         corrector: Corrector,
         predictor: nn.Module,
@@ -49,17 +71,27 @@ class SlotEncoder(nn.Module):
         self.corrector, self.predictor = corrector, predictor
         self.recompute = recompute
 
-    def tokens(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T N C"]:
+    def encode(self, video: Float[Tensor, "B T 3 H W"]) -> Encoded:
+        """All frames at once."""
         frames = video.flatten(0, 1)
         if self.recompute and torch.is_grad_enabled():
-            tokens = checkpoint(self.encoder, frames, use_reentrant=False)
+            found = checkpoint(self.encoder.encode, frames, use_reentrant=False)
         else:
-            tokens = self.encoder(frames)
-        return tokens.unflatten(0, video.shape[:2])
+            found = self.encoder.encode(frames)
+        return _in_time(found, video.shape[:2])
+
+    def encode_features(self, features: Features) -> Encoded:
+        """Tokens of stored features [B, T, N, C]."""
+        found = self.encoder.encode_features(features.map(lambda values: values.flatten(0, 1)))
+        return _in_time(found, features.tokens.shape[:2])
+
+    def tokens(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T N C"]:
+        """Tokens of all frames."""
+        return self.encode(video).tokens
 
     def forward(
         self,
-        video: Float[Tensor, "B T 3 H W"],
+        video: Float[Tensor, "B T 3 H W"] | Features,
         conditioning: Conditioning,
         state: State | None = None,
         attn: bool = True,
@@ -67,9 +99,13 @@ class SlotEncoder(nn.Module):
         """Slots of every frame; a given `state` replaces the conditioning.
 
         Without `attn` the clip's attention is [B, T, K, 0].
+
+        Args:
+            video: frames, or the features [B, T, N, C] that a frozen backbone made of them.
         """
-        inputs = self.corrector.project(self.tokens(video))
-        current: State = self.initializer(conditioning) if state is None else state
+        encoded = self.encode_features(video) if isinstance(video, Features) else self.encode(video)
+        inputs = self.corrector.project(encoded.tokens)
+        current: State = self.initializer(conditioning)._replace(is_first=True) if state is None else state
         groups: list[Grouping] = []
         predicted: list[Tensor] = []
         for frame in inputs.frames():
@@ -77,7 +113,7 @@ class SlotEncoder(nn.Module):
             current = self.predictor(group, current)
             groups.append(group if attn else _without_attn(group))
             predicted.append(current.slots)
-        return _clip(groups, predicted, current)
+        return _clip(groups, predicted, current)._replace(features=encoded.features, grid=encoded.grid)
 
     def roll_on(self, state: State, num_frames: int) -> Clip:
         """Predict `num_frames` slots [B, T, K, D] without observations; `attn` is [B, T, K, 0]."""
@@ -89,6 +125,16 @@ class SlotEncoder(nn.Module):
             groups.append(group)
             predicted.append(state.slots)
         return _clip(groups, predicted, state)
+
+
+def _in_time(encoded: Encoded, shape: Sequence[int]) -> Encoded:
+    """Frames [B*T, ...] as clips [B, T, ...]."""
+
+    def unflatten(values: Tensor) -> Tensor:
+        return values.unflatten(0, shape)
+
+    features = None if encoded.features is None else encoded.features.map(unflatten)
+    return Encoded(unflatten(encoded.tokens), features, encoded.grid)
 
 
 def _without_attn(group: Grouping) -> Grouping:

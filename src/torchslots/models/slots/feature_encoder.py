@@ -1,0 +1,37 @@
+"""Encode frames to tokens through the features of a vision transformer (Seitzer et al. 2023, section 3)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchslots.models.backbones.vit import ViT
+from torchslots.models.slots.encoder import Encoder
+from torchslots.models.types import Encoded, Features
+
+
+class FeatureEncoder(Encoder):
+    """A backbone, and a transform of each patch's features to a token; features are handed on as they are.
+
+    Args:
+        normalize: frames in [0, 1] to what the backbone was trained on.
+        backbone: normalised frames to `Features`.
+        transform: features [B, N, C] to tokens [B, N, D].
+    """
+
+    def __init__(self, normalize: nn.Module, backbone: ViT, transform: nn.Module):
+        super().__init__()
+        self.normalize, self.backbone, self.transform = normalize, backbone, transform
+
+    def encode(self, frames: Float[Tensor, "B 3 H W"]) -> Encoded:
+        """Raise UserError where frames do not divide into patches."""
+        features: Features = self.backbone(self.normalize(frames))
+        return Encoded(self.transform(features.tokens), features, self.backbone.grid(frames))
+
+    def encode_features(self, features: Features) -> Encoded:
+        """Tokens of stored features, in the precision of the transform's weights."""
+        precise = features.map(torch.Tensor.float)
+        return Encoded(self.transform(precise.tokens), precise)
+
+    def forward(self, frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        """Tokens alone."""
+        return self.encode(frames).tokens
