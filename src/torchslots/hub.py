@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from torchslots._version import __version__
-from torchslots.io.errors import UserError, first_line
+from torchslots.io.errors import UserError, check_type, first_line
 from torchslots.io.json_files import read_object
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
@@ -40,11 +40,14 @@ def list_recipes(word: str | None = None) -> list[str]:
     Args:
         word: Only those that have it in their name, their system or their data set; None: all.
 
+    Raises:
+        UserError: `word` is no text.
+
     Example:
         >>> torchslots.list_recipes("savi_plus_plus")
         ['savi_plus_plus', 'statm_savi_plus_plus']
     """
-    return [name for name, _ in catalog.find_recipes(word or "")]
+    return [name for name, _ in catalog.find_recipes(check_type("word", word or "", str))]
 
 
 def create_model(recipe: str, **changes: Any) -> catalog.Built:
@@ -62,7 +65,7 @@ def create_model(recipe: str, **changes: Any) -> catalog.Built:
         `masks` [B, T, K, H, W] and `segmentation` [B, T, H, W]. `model.loss(batch)` returns losses by name.
 
     Raises:
-        UserError: no such recipe or field, or values that do not go together.
+        UserError: no such recipe or field; values of the wrong type, out of range, or that do not go together.
 
     Example:
         >>> model = torchslots.create_model("savi_small", num_slots=3, conditioning="learned")
@@ -131,8 +134,8 @@ def _filled(config: ModelConfig, model: _Model, weights: Path, device: str | tor
 
 
 def _locate(path_or_id: str | Path, revision: str | None) -> tuple[Path, Path]:
-    """Folder of config.json, and file of the weights."""
-    path = Path(path_or_id).expanduser()
+    """Folder of config.json, and the weights' file."""
+    path = Path(check_type("path_or_id", path_or_id, str, Path)).expanduser()
     if path.suffix.lower() in PICKLE_SUFFIXES and not path.is_dir():
         raise UserError(
             f"{path} is a pickle, which can run code when it is opened; torchslots never executes one. "

@@ -35,16 +35,17 @@ def compose(words: Words) -> int:
         networks: Flat[NetworkOptions] = published,
         options: Flat[ComposeOptions] = usual,
     ) -> int:
-        """Exchange slots across the videos of a data set at random, decode the new videos, and measure how real they
-        look (FVD, FID). Works under `torchrun` too.
+        """Exchange slots across the videos of a data set at random, decode new videos, and measure their FVD and FID.
+
+        Works under `torchrun` too.
 
         Args:
             model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             root: Folder with the data.
             out: Folder for compose.json and films; None: `compose` in the run or model folder.
             videos: Which videos, and where to run.
-            networks: Weights of the networks behind FID and FVD.
-            options: Which slots are exchanged, and what is written.
+            networks: Weights of the networks of FID and FVD.
+            options: How many slots to exchange, and what to write.
         """
         ready = load_model(folder := model_folder(model), device=videos.device)
         data, settings = settings_of(folder, ready, videos, KEYS)

@@ -27,14 +27,14 @@ def concepts(words: Words) -> int:
         videos: Flat[VideosOptions] = all_videos,
         options: Flat[room.ConceptOptions] = usual,
     ) -> int:
-        """Cluster the slots of a data set into concepts, show them, and decode new images from one slot of each.
+        """Cluster the slots of a data set into concepts, plot them, and decode new images from one slot of each.
 
         Args:
             model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             root: Folder with the data.
             out: Folder for the library and images; None: `concepts` in the run or model folder.
             videos: Which videos, and where to run.
-            options: How slots are clustered, and what is decoded from them.
+            options: How to cluster, and what to decode.
         """
         demand_one_process("Concepts are found")
         ready = load_model(source := model_folder(model), device=videos.device)

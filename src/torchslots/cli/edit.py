@@ -22,7 +22,7 @@ def edit(words: Words) -> int:
         out: Path,
         options: Flat[room.EditOptions] = usual,
     ) -> int:
-        """Number the slots of images and videos; remove, keep, move, resize, turn or swap some, and decode the rest.
+        """Number the slots of images and videos; remove, keep, move, resize, turn or swap some, and decode again.
 
         Args:
             model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.

@@ -24,13 +24,13 @@ def evaluate(words: Words) -> int:
         out: Path | None = None,
         options: Flat[EvaluateOptions] = defaults,
     ) -> int:
-        """Evaluate a model on whole videos, and plot some. Under `torchrun` each video is still counted once.
+        """Evaluate a model on whole videos, and plot some. Works under `torchrun` too; each video counts once.
 
         Args:
             model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             root: Folder with the data.
             out: Folder for eval.json, curves and videos; None: `eval` in the run or model folder.
-            options: What to measure on which videos.
+            options: Which videos and metrics, and what to write.
         """
         folder = out or out_folder(model, "eval")
         with processes(options.device):
@@ -46,5 +46,5 @@ def evaluate(words: Words) -> int:
 
 
 def out_folder(model: str, name: str) -> Path:
-    """Where results go by default: in the run or model folder, else here."""
+    """Default folder of results: in the run or model folder, else in the current one."""
     return Path(model) / name if Path(model).is_dir() else Path(name)

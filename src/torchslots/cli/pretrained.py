@@ -18,7 +18,11 @@ _INSIDE = ("source", "dataset", "is_tokenizer")
 
 
 def pretrained(words: Words) -> int:
-    """`torchslots pretrained list|info|get`."""
+    """`torchslots pretrained list|info|get`.
+
+    Raises:
+        UserError: no such command, or as the command.
+    """
     if not words or words[0] in ("-h", "--help"):
         print("Usage: torchslots pretrained COMMAND [arguments]\n")
         width = max(map(len, _COMMANDS))
@@ -36,6 +40,9 @@ def list_all(word: tyro.conf.Positional[str | None] = None, /, as_json: Json = F
     Args:
         word: Only those with this word in their name, their system or their data.
         as_json: Print everything as JSON.
+
+    Raises:
+        UserError: no name, system or data set contains the word.
     """
     from torchslots.convert.locations import is_here
     from torchslots.convert.released import NOT_STATED, find_released
@@ -63,6 +70,9 @@ def info(name: tyro.conf.Positional[str], /, as_json: Json = False) -> None:
     Args:
         name: Its name in `torchslots pretrained list`.
         as_json: Print it as JSON.
+
+    Raises:
+        UserError: no such name.
     """
     facts = _facts(name)
     if as_json:
@@ -74,11 +84,14 @@ def info(name: tyro.conf.Positional[str], /, as_json: Json = False) -> None:
 
 
 def get(name: tyro.conf.Positional[str | None] = None, /, file: Path | None = None) -> None:
-    """Fetch a published checkpoint and convert it, once; the same command goes on after an interruption.
+    """Fetch a published checkpoint and convert it, once; the same command resumes.
 
     Args:
         name: Its name in `torchslots pretrained list`; none: every one that the archive given by --file holds.
         file: The original file, or a folder or archive that holds it, in place of a download.
+
+    Raises:
+        UserError: neither a name nor a file, or as `convert.pretrained.get`.
     """
     from torchslots.convert import pretrained as room
 

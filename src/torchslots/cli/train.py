@@ -27,13 +27,13 @@ def train(words: Words) -> int:
     def train(
         root: Path, run: Path, recipe: Flat[Recipe] = chosen, options: Flat[training.TrainOptions] = defaults
     ) -> int:
-        """Train a recipe. The same command again goes on where it stopped; Ctrl-C saves first.
+        """Train a recipe. The same command resumes; Ctrl-C saves a checkpoint and stops.
 
         Args:
             root: Folder with the data.
             run: Folder for checkpoints, logs, plots and the finished model.
-            recipe: The recipe with its changes.
-            options: What a training takes besides its recipe.
+            recipe: The recipe.
+            options: Settings that are not the recipe's.
         """
         parts = {name: getattr(options, name) for name in ("tokenizer", "slot_encoder")}
         found = {name: str(model_folder(part)) for name, part in parts.items() if part is not None}

@@ -6,7 +6,7 @@ A fact that no publication states is `NOT_STATED`, never a guess. No row was tes
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torchslots.io.errors import UserError, nearest
+from torchslots.io.errors import UserError, check_type, nearest
 
 NOT_STATED = "not stated"
 
@@ -373,7 +373,7 @@ def list_pretrained(word: str | None = None) -> list[str]:
         >>> torchslots.list_pretrained("ftdinosaur_base")
         ['ftdinosaur_base_224', 'ftdinosaur_base_518']
     """
-    return list(find_released(word or ""))
+    return list(find_released(check_type("word", word or "", str)))
 
 
 def find_released(word: str = "") -> Mapping[str, Released]:
@@ -391,7 +391,7 @@ def released(name: str) -> Released:
     Raises:
         UserError: there is none; the nearest names are given.
     """
-    if name not in RELEASED:
+    if check_type("name", name, str) not in RELEASED:
         see = "`torchslots pretrained list` shows all."
         hint = nearest(name, RELEASED, otherwise=see)
         raise UserError(

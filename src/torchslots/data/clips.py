@@ -1,7 +1,7 @@
-"""Clips of a data set: which examples, which frames, and how stored arrays become samples of the batch contract.
+"""Clips of a data set: select examples and frames, and turn stored arrays into samples of the batch contract.
 
 A data set is a `Source`: the stored arrays of one split. `Clips` selects examples, takes windows, crops, resizes, pads
-and renumbers objects, for all of them alike.
+and renumbers objects; it is the same for all data sets.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -28,10 +28,10 @@ Finish = Callable[[Sample, DataConfig, int, np.random.Generator | None], Sample]
 def clip_window(
     num_frames: int, config: DataConfig, train: bool, rng: np.random.Generator | None
 ) -> tuple[int, int]:
-    """First frame and length of the clip to take from a video; it may reach beyond the video's end.
+    """First frame and length of the clip to take from a video; it may extend past the video's end.
 
-    In training one of the windows that lie end to end, or one anywhere (`config.windows`); the whole video where
-    nothing is sampled (`rng` None); in evaluation (`train` False) the first `config.num_frames` frames.
+    In training a window sampled as `config.windows` says, or without `rng` the whole video; in evaluation the first
+    `config.num_frames` frames.
     """
     if not train:
         return 0, config.num_frames
@@ -47,8 +47,11 @@ def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.
     Args:
         sample: uint8 `video`; `flow` and `depth` as uint16 codes with their `flow_range` and `depth_range`,
             or as floats without.
-        length: Frames of the result; what the clip lacks is padding.
+        length: Frames of the result; a shorter clip is padded.
         rng: Samples the crop of recipes that have one; None: resize the whole frame.
+
+    Raises:
+        UserError: `config.crop` extends beyond the frames.
     """
     sample = _crop(transforms.take_window(_decode_codes(sample), 0, length), config.crop)
     if rng is not None and config.min_object_covered is not None:
@@ -69,7 +72,7 @@ def _finish_image(sample: Sample, config: DataConfig, length: int, rng: np.rando
 
 
 class Example(NamedTuple):
-    """One video or image: found, but not decoded."""
+    """One video or image, not yet decoded."""
 
     num_frames: int
     read: Callable[[int, int], Mapping[str, np.ndarray]]
@@ -83,7 +86,7 @@ class Example(NamedTuple):
 
 
 def image_example(**arrays: np.ndarray | None) -> Example:
-    """An image as an example: arrays as `Example.read` gives them without T; None: there is none."""
+    """An image as an example; arrays as of `Example.read` without T, or None."""
     frame = {key: array[None] for key, array in arrays.items() if array is not None}
     return Example(1, lambda start, stop: frame, _finish_image)
 
@@ -98,13 +101,13 @@ class Source(Protocol):
 
     @property
     def files(self) -> str:
-        """What lies on the disk, in words."""
+        """Kind, number or size of the stored files, for people."""
         ...
 
     @property
     def keys(self) -> tuple[str, ...] | None:
-        """Batch keys that are stored; boxes need not be, they follow from masks. None: whatever is asked is tried, and
-        left out where it is missing."""
+        """Batch keys that are stored; boxes may follow from masks. None: unknown; keys that an example lacks are left
+        out."""
         ...
 
     def __len__(self) -> int: ...
@@ -114,10 +117,10 @@ class Source(Protocol):
         ...
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """Find one example; arrays that `keys` do not ask for need not be read.
+        """Open one example; arrays that `keys` does not name need not be read.
 
         Args:
-            keys: None: everything that is stored, under whatever name, as `data inspect` shows it.
+            keys: None: all stored arrays, by their own names, as `data inspect` shows them.
 
         Raises:
             CorruptRecord: it cannot be read, now or by `Example.read`.
@@ -125,26 +128,26 @@ class Source(Protocol):
         ...
 
     def num_objects(self, index: int) -> int | None:
-        """Objects in an example; None: unknown without counting the ids of its masks.
+        """Number of objects in an example; None: not stored.
 
         Raises:
-            CorruptRecord: they cannot be read.
+            CorruptRecord: the example cannot be read.
         """
         ...
 
 
 class Clips:
-    """Clips of a source's examples, as a recipe's `DataConfig` asks."""
+    """Clips of a source's examples by a recipe's `DataConfig`."""
 
     def __init__(self, source: Source, split: str, config: DataConfig, train: bool = True) -> None:
-        """Choose the examples: of the first `config.num_records` those of at most `config.max_objects`.
+        """Select the examples: of the first `config.num_records` those of at most `config.max_objects`.
 
         Args:
-            train: Clips of `config.num_frames` at random places; otherwise the first `config.num_frames` frames of each
-                video. Where a video is shorter, the rest is zero and its `padding_mask` False.
+            train: Clips of `config.num_frames` at random places; else the first `config.num_frames` of each video.
+                Shorter videos are padded with zeros, where `padding_mask` is False.
 
         Raises:
-            UserError: the recipe wants keys that the source lacks.
+            UserError: the recipe wants keys that the source lacks, or at most fewer objects than any example has.
         """
         self.source, self.split, self.config, self.train = source, split, config, train
         self._keys = _stored_keys(source, config)
@@ -158,11 +161,11 @@ class Clips:
         return self.source.name(self._chosen[index])
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One clip (contract: `data/batch.py`); without `rng` the whole video, or its beginning where not `train`.
+        """One clip (contract: `data/batch.py`); without `rng` the whole video, or if not `train` its first frames.
 
         Raises:
             CorruptRecord: the example cannot be read.
-            UserError: it lacks what the recipe asks for.
+            UserError: it lacks what the recipe needs.
         """
         rng = rng if self.train else None
         example = self.source.open(self._chosen[index], self._keys)
@@ -171,7 +174,7 @@ class Clips:
         return {**example.finish(stored, self.config, length, rng), "name": self.name(index)}
 
     def stored(self, index: int) -> Sample:
-        """A whole video before windowing, cropping, resizing and colouring; what `finish_clip` takes.
+        """A whole video as `finish_clip` takes it: not cropped, not resized, flow and depth not decoded.
 
         Raises:
             CorruptRecord, UserError: as `sample`.
@@ -180,7 +183,7 @@ class Clips:
         return self._read(example, 0, example.num_frames)
 
     def _read(self, example: Example, start: int, stop: int) -> Sample:
-        """Frames as tensors, channels first, with as many rows of objects as the recipe has."""
+        """Frames as tensors, channels first, with `max_instances` rows of objects."""
         stored = _tensors(example.read(start, stop))
         keys, rows = self.config.keys, self.config.max_instances
         sample = {key: value for key, value in stored.items() if key.removesuffix("_range") in keys}
@@ -195,10 +198,10 @@ class Clips:
 
 
 def _stored_keys(source: Source, config: DataConfig) -> tuple[str, ...]:
-    """What to ask of the source: masks too where boxes follow from them, frames where nothing else has their size.
+    """Keys to read: also masks where boxes follow from them, and `video` where no other key has the frames' size.
 
     Raises:
-        UserError: the recipe wants what the source lacks; says what there is.
+        UserError: the recipe wants keys that the source lacks; the message says which it has.
     """
     asked = [key for key in config.keys if key not in ("padding_mask", "name")]
     if source.keys is None:
@@ -217,7 +220,11 @@ def _stored_keys(source: Source, config: DataConfig) -> tuple[str, ...]:
 
 
 def _choose(source: Source, config: DataConfig) -> "range | list[int]":
-    """The first `num_records`, of these those of at most `max_objects`; corrupt ones stay, to be met when used."""
+    """Of the first `num_records` those of at most `max_objects`; corrupt ones stay, and fail when they are read.
+
+    Raises:
+        UserError: none has so few objects.
+    """
     numbers = range(len(source) if config.num_records is None else min(len(source), config.num_records))
     if config.max_objects is None:
         return numbers
@@ -231,6 +238,11 @@ def _choose(source: Source, config: DataConfig) -> "range | list[int]":
             chosen += [number] if few else []
             if number % _SHOWN == _SHOWN - 1:
                 advance(_SHOWN)
+    if len(numbers) and not chosen:
+        raise UserError(
+            f"No example of {source.title} has at most {config.max_objects} objects. "
+            "Raise `max_objects`, or set it to None."
+        )
     return chosen
 
 
@@ -246,10 +258,10 @@ def _tensors(arrays: Mapping[str, np.ndarray]) -> Sample:
 
 
 def _crop(sample: Sample, area: tuple[int, ...] | None) -> Sample:
-    """The part of the frames that a recipe keeps.
+    """Crop to `DataConfig.crop`.
 
     Raises:
-        UserError: it reaches beyond the frames.
+        UserError: it extends beyond the frames.
     """
     if area is None:
         return sample
@@ -257,16 +269,16 @@ def _crop(sample: Sample, area: tuple[int, ...] | None) -> Sample:
     part = transforms.Crop(*area)
     if min(part) < 0 or part.top + part.height > height or part.left + part.width > width:
         raise UserError(
-            f"The recipe keeps rows {part.top} to {part.top + part.height} and columns {part.left} to "
+            f"The recipe crops to rows {part.top} to {part.top + part.height} and columns {part.left} to "
             f"{part.left + part.width}, but the frames are {height} x {width}. Change `data.crop`, or set it to None."
         )
     return transforms.crop(sample, part)
 
 
 def _decode_codes(sample: Sample) -> Sample:
-    """`flow` and `depth` from uint16 codes to pixels and distance; their ranges leave the sample.
+    """Decode `flow` and `depth` from uint16 codes to pixels and distance, and drop their ranges.
 
-    What has no range is no code and stays as it is.
+    Arrays without a range are no codes and stay as they are.
     """
     decoded = {key: value for key, value in sample.items() if not key.endswith("_range")}
     for key in ("flow", "depth"):

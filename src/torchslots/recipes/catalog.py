@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchslots.io.errors import UserError, nearest
+from torchslots.io.errors import UserError, check_type, nearest
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes import (
@@ -235,6 +235,6 @@ def build_family(name: str, values: dict[str, Any], where: str = "config.json") 
 
 
 def _look_up(table: dict[str, Any], name: str, what: str, where: str) -> Any:
-    if name in table:
+    if check_type(what, name, str) in table:
         return table[name]
     raise UserError(f"There is no {what} `{name}`. {nearest(name, table)} See {where} for all.")

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from torchslots.data import config as data
 from torchslots.data.config import DataConfig
 from torchslots.io.errors import UserError, nearest
+from torchslots.io.ranges import COUNT, FROM_ZERO, PART, POSITIVE, Range, check_ranges
 
 __all__ = [
     "DataConfig",
@@ -138,6 +140,23 @@ class Recipe:
     evaluation: EvalConfig = EvalConfig()
 
 
+RANGES: dict[str, Range] = {
+    **data.RANGES,
+    **dict.fromkeys(("accumulation", "batch_size", "checkpoint_every", "decay_steps", "log_every"), COUNT),
+    **dict.fromkeys(("num_heads", "num_layers", "num_slots", "num_steps", "slice_size", "slot_size"), COUNT),
+    **dict.fromkeys(("num_videos", "short_clip"), COUNT),
+    **dict.fromkeys(
+        ("eval_every", "num_background", "num_iterations", "num_plots", "num_workers"), FROM_ZERO
+    ),
+    **dict.fromkeys(("seed", "short_steps", "warmup_steps"), FROM_ZERO),
+    **dict.fromkeys(("learning_rate", "decoder_learning_rate", "min_learning_rate"), FROM_ZERO),
+    **dict.fromkeys(("decay_rate", "max_grad_norm"), POSITIVE),
+    **dict.fromkeys(("dropout", "ema_decay"), PART),
+    "tokenizer_learning_rate": FROM_ZERO,
+    "TrainConfig.keep": COUNT,
+}
+"""What the numbers of a recipe may be, by the names of their fields."""
+
 OLD_NAMES: dict[str, dict[str, str]] = {
     "CodeTransformerConfig": {"forget": "token_dropout"},
     "DiffusionConfig": {"prediction": "prediction_type"},
@@ -187,7 +206,7 @@ def with_changes(config: _Config, **changes: Any) -> _Config:
     """A frozen dataclass with some fields changed; nested ones by dotted name, `**{"decoder.grid": (4, 4)}`.
 
     Raises:
-        UserError: no such field, with the nearest names; a value of the wrong type.
+        UserError: no such field, with the nearest names; a value of the wrong type or out of range.
     """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise UserError(f"There is nothing to change in {config!r} by {', '.join(changes)}. Give all of it.")
@@ -205,7 +224,9 @@ def with_changes(config: _Config, **changes: Any) -> _Config:
             fields[name] = _revive(hints[name], value, f"{type(config).__name__}.{name}")
     for name, inner in nested.items():
         fields[name] = with_changes(fields.get(name, getattr(config, name)), **inner)
-    return dataclasses.replace(config, **fields)
+    changed = dataclasses.replace(config, **fields)
+    check_ranges(changed, RANGES, f"{type(config).__name__}.")
+    return changed
 
 
 def current_item(config: Any, path: str, value: Any = None) -> tuple[str, Any]:
@@ -268,8 +289,9 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType) and value is not None:
         options = [option for option in typing.get_args(hint) if option is not types.NoneType]
         return _revive(_fitting(options, value), value, where)
-    if hint in (int, float, str, bool) and not (
-        isinstance(value, hint) or (hint is float and isinstance(value, int))
+    if hint in (int, float, str, bool) and (
+        (isinstance(value, bool) and hint is not bool)
+        or not (isinstance(value, hint) or (hint is float and isinstance(value, int)))
     ):
         raise UserError(f"{where} should be {hint.__name__}, got {value!r}.")
     return value

@@ -73,7 +73,7 @@ def train(
     """
     own = {field.name for field in fields(TrainOptions)}
     options = with_changes(options, **{name: value for name, value in changes.items() if name in own})
-    recipe = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = recipe if isinstance(recipe, Recipe) else catalog.recipe(recipe)
     recipe = with_changes(recipe, **{name: value for name, value in changes.items() if name not in own})
     if options.dataset is not None:
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})

@@ -1,4 +1,4 @@
-"""ZIP and tar.gz archives, extracted beside themselves; the same call again goes on where it was interrupted."""
+"""Extract ZIP and tar.gz archives; the same call resumes after an interruption."""
 
 import gzip
 import shutil
@@ -20,14 +20,14 @@ _BLOCK = 1 << 20
 def extract(
     archive: Path, into: Path | None = None, *, wanted: Callable[[str], bool] = lambda name: True
 ) -> None:
-    """Extract an archive; files that are there in their full size stay.
+    """Extract an archive; files that are there in full size are skipped.
 
     Args:
         into: folder for its files; None: the archive's own.
         wanted: whether the file of a name in the archive is extracted.
 
     Raises:
-        UserError: it is damaged, names files outside of its folder, or the disk is too small.
+        UserError: it is damaged, holds paths outside of its folder, or the disk is full.
     """
     written: list[Path] = []
     try:
@@ -59,7 +59,7 @@ def list_members(archive: Path) -> list[str]:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Name, size and content of each file, in the order in which they lie."""
+    """Name, size and content of each file, in the archive's order."""
     if archive.name.endswith(".zip"):
         with zipfile.ZipFile(archive) as packed:
             for member in packed.infolist():
@@ -73,12 +73,12 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                 stream = stored.extractfile(entry) if entry.isfile() else None
                 if stream is not None:
                     yield entry.name, entry.size, stream
-        while unpacked.read(_BLOCK):  # the checksum stands at the end
+        while unpacked.read(_BLOCK):  # the checksum is at the end
             continue
 
 
 def _write(target: Path, size: int, stream: IO[bytes]) -> None:
-    advice = "Free some space and give the same command again; what is extracted stays."
+    advice = "Free some space and repeat the command; extracted files stay."
     check_space(target.parent, size, advice, f"Extracting {target.name}")
     with atomic_file(target) as partial, partial.open("wb") as file:
         shutil.copyfileobj(stream, file)

@@ -1,4 +1,4 @@
-"""Files over HTTPS: resumed, checked, in parallel."""
+"""Download files over HTTPS: resumed, checked, in parallel."""
 
 import base64
 import hashlib
@@ -22,15 +22,13 @@ from torchslots.io.progress import progress
 
 _PAST_THE_END = 416
 _MOST_FAILURES = 6
-"""Attempts in a row that bring nothing before a file is given up."""
+"""Consecutive attempts without progress before a file is given up."""
 _TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 _REFUSALS = (400, 401, 403, 404, 405, 410, _PAST_THE_END)
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _CHUNK = 1 << 18
-_NO_SPACE = (
-    "What has come is kept: free some space or choose another --root, and give the same command again."
-)
+_NO_SPACE = "The downloaded part is kept: free some space or choose another --root, and repeat the command."
 _REFUSED = "Check the name, or use a mirror with TORCHSLOTS_MIRROR."
 
 Taken = TypeVar("Taken")
@@ -38,7 +36,7 @@ Taken = TypeVar("Taken")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """An object in a bucket; size in bytes and MD5 in base64, None where the bucket does not tell."""
+    """An object in a bucket; size in bytes and MD5 in base64, None: unknown."""
 
     url: str
     name: str
@@ -75,8 +73,8 @@ def _open_at(url: str, start: int = 0) -> Iterator[Any]:
     """The answer to a request for a file from byte `start` on.
 
     Raises:
-        Refused: the server says no, for good.
-        Broken: no answer, or one that asks for patience.
+        Refused: the server refuses for good.
+        Broken: no answer, or a temporary error.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "torchslots"})
     if start:
@@ -95,20 +93,20 @@ def _open_at(url: str, start: int = 0) -> Iterator[Any]:
 
 
 def fetch(url: str) -> bytes:
-    """A small file, in memory, with patience.
+    """The content of a small file, in several attempts.
 
     Raises:
-        Refused: the server says no.
+        Refused: the server refuses.
         Broken: no answer after several attempts.
     """
     return ask(url, lambda response: response.read())
 
 
 def probe(url: str, name: str) -> RemoteFile:
-    """A file with its size and checksum, by the head of the answer, with patience; the content is not read.
+    """A file with its size and checksum by the headers of the answer, in several attempts; the content is not read.
 
     Raises:
-        Refused: the server says no.
+        Refused: the server refuses.
         Broken: no answer after several attempts.
     """
 
@@ -120,21 +118,22 @@ def probe(url: str, name: str) -> RemoteFile:
 
 
 def ask(url: str, take: Callable[[Any], Taken]) -> Taken:
-    """What `take` makes of the answer, in several attempts.
+    """`take` of the answer, in several attempts.
 
     Raises:
-        Refused: the server says no.
+        Refused: the server refuses.
         Broken: no answer after several attempts.
     """
-    for failures in range(1, _MOST_FAILURES + 1):
+    failures = 0
+    while True:
         try:
             with _open_at(url) as response:
                 return take(response)
         except (Broken, OSError, http.client.HTTPException) as error:
+            failures += 1
             if failures == _MOST_FAILURES:
                 raise Broken(str(error)) from error
             time.sleep(_pause(failures))
-    raise AssertionError("unreachable")
 
 
 def _header_md5(response: Any) -> str | None:
@@ -153,14 +152,14 @@ def download_all(
     no_space: str = _NO_SPACE,
     refused: str = _REFUSED,
 ) -> None:
-    """Several files at once; the first failure, or Ctrl-C, ends the others at their next chunk.
+    """Download files in parallel; the first failure, or Ctrl-C, stops the others at their next chunk.
 
     Args:
-        no_space: end of the message where the disk refuses.
-        refused: end of the message where the server does.
+        no_space: end of the message if the disk refuses.
+        refused: end of the message if the server refuses.
 
     Raises:
-        UserError: a full disk, a server that refuses, or one that brings nothing in several attempts.
+        UserError: the server refuses or cannot be reached, the disk is full, a file always arrives damaged.
     """
     stop = threading.Event()
     sizes = [file.size for file in files if file.size is not None]
@@ -197,7 +196,7 @@ def _download_one(
     no_space: str,
     refused: str,
 ) -> None:
-    """Bring one file whole under its name; what is there already stays."""
+    """Download one file; a complete one is not downloaded again."""
     if path.exists() and (file.size is None or path.stat().st_size == file.size):
         advance(path.stat().st_size)
         return
@@ -224,8 +223,8 @@ def _download_one(
             failures = 0 if _file_bytes(part) > before else failures + 1
             if failures >= _MOST_FAILURES:
                 raise UserError(
-                    f"{file.url} did not come in {failures} attempts: {error}. What has come is kept; "
-                    "the same command goes on from there."
+                    f"{file.url} did not arrive in {failures} attempts: {error}. The downloaded part is "
+                    "kept; the same command resumes."
                 ) from error
             stop.wait(_pause(failures))
 
@@ -234,7 +233,7 @@ def _attempt(file: RemoteFile, part: Path, advance: Callable[[int], None], stop:
     """Append what is missing to the `.part` file and check the whole.
 
     Raises:
-        Broken: the connection ended early, or size or checksum are wrong (then the part is thrown away).
+        Broken: the connection ended early; size or checksum are wrong (then the part is removed).
         WebPage: no file.
     """
     have, size, md5 = _file_bytes(part), file.size, file.md5
@@ -263,7 +262,11 @@ def _attempt(file: RemoteFile, part: Path, advance: Callable[[int], None], stop:
 
 
 def _resume_at(response: Any, have: int, part: Path, advance: Callable[[int], None]) -> int:
-    """Where the answer begins: at `have` if the server resumes, at 0 if it ignores the wish for a range."""
+    """Offset of the answer: `have` if the server resumes, 0 if it ignores the range.
+
+    Raises:
+        Broken: it sent another range.
+    """
     if have and response.status == 206:
         begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
         if begins and int(begins[1]) == have:
@@ -289,7 +292,11 @@ def _copy(response: Any, sink: Any, advance: Callable[[int], None], stop: thread
 
 @contextmanager
 def server_errors(host: str) -> Iterator[None]:
-    """Turn what goes wrong before the first file into a `UserError`."""
+    """Turn errors before the first file into a `UserError`.
+
+    Raises:
+        UserError: the server refuses, cannot be reached, or answers with something else.
+    """
     try:
         yield
     except Refused as error:
@@ -301,9 +308,7 @@ def server_errors(host: str) -> Iterator[None]:
             f"{host} cannot be reached: {error}. Check the network, or set TORCHSLOTS_MIRROR."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{host} answers with something that is no data set ({error}). Check TORCHSLOTS_MIRROR."
-        ) from error
+        raise UserError(f"The answer of {host} is no data set ({error}). Check TORCHSLOTS_MIRROR.") from error
 
 
 def _md5(path: Path) -> str:
@@ -319,7 +324,7 @@ def _file_bytes(path: Path) -> int:
 
 
 def present(path: Path) -> int:
-    """Bytes of a file that have come, whole or in part."""
+    """Downloaded bytes of a file, complete or in part."""
     return _file_bytes(path) or _file_bytes(_part(path))
 
 

@@ -1,4 +1,4 @@
-"""Tell by its files which data set lies in a folder."""
+"""Find which data set a folder holds, by its files."""
 
 import re
 from pathlib import Path
@@ -12,14 +12,14 @@ _OTHER_NAMES = {
     "msn_easy_frames": "multishapenet_easy",
     "multi_dsprites_colored_on_grayscale": "multi_dsprites",
 }
-"""Names in files, and those in the catalog."""
+"""Names in file names, and in the catalog."""
 
 
 def recognise(folder: Path) -> str:
-    """The name of the data set in a folder; one that is not in the catalog where its records say so.
+    """The name of the data set in a folder; for TFDS records their own name, in the catalog or not.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several data sets.
     """
     files = (file.name for below in folders(folder, "a data set") for file in below.glob("*.tfrecord*"))
     names = sorted({match[1] for name in files if (match := _RECORDS.fullmatch(name))})
