@@ -43,7 +43,7 @@ INSIDE = {
         "config batch objects find",
         "formats",
         "transforms",
-        "loader",
+        "loader fitting",
         "clips array_cache",
         "sets",
         "catalog",

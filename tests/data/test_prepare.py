@@ -8,7 +8,9 @@ import torch
 
 from data.movi_files import copy_movi, cut_frames, flip_byte, rewrite, shard
 from data.opened import movi_clips, prepared_clips
+from data.published import extract_published
 from torchslots.data import prepare as module
+from torchslots.data.catalog import open_dataset
 from torchslots.data.clips import Clips
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
@@ -186,3 +188,81 @@ def test_nothing_prepared_broken_files_and_unsuitable_data(tmp_path: Path):
     meta.write_text(json.dumps({"made_for": {}})[:-2])
     with pytest.raises(UserError, match=r"meta\.json is not JSON.*prepare again"):
         prepared_clips(tmp_path / "out", "train", CONFIG, True)
+
+
+# Photographs: labels, crops and chunks
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"eval_crop": "center", "train_crop": "center", "interpolation": "bicubic"},
+        {
+            "eval_crop": "square",
+            "train_crop": "square",
+            "keys": ("video", "segmentations", "classes", "boxes"),
+        },
+        {"square": True, "crowds": "uncovered", "interpolation": "bicubic_antialias"},
+        {"pre_resize": 20, "square": True, "crowds": "objects"},
+    ],
+)
+def test_prepared_photographs_equal_direct_ones(tmp_path: Path, changes: dict):
+    root = extract_published("coco", tmp_path / "data")
+    config = replace(CONFIG, dataset="coco", keys=("video", "segmentations"), num_frames=1, max_instances=2)
+    config = replace(config, **changes)
+    clips = open_dataset("coco", root, "validation", config, True)
+    prepare(clips, tmp_path / "ready")
+    _assert_alike(clips, prepared_clips(tmp_path / "ready", "validation", config))
+    assert (tmp_path / "ready" / "validation" / "00000" / "ignore.npy").exists()
+
+
+def test_whole_frames_are_kept_where_training_cuts_and_mirrors(tmp_path: Path):
+    root = extract_published("davis", tmp_path / "data")
+    config = replace(
+        CONFIG, dataset="davis_2017", keys=("video", "segmentations"), resolution=16, num_frames=2
+    )
+    config = replace(
+        config, train_crop="random", eval_crop="square", flip=0.5, windows="chunks", label_size=24
+    )
+    data_prepare(root, tmp_path / "ready", splits=("train",), config=config)
+    for train in (True, False):
+        clips = open_dataset("davis_2017", root, "train", config, train)
+        _assert_alike(clips, prepared_clips(tmp_path / "ready", "train", config, train))
+
+
+def test_short_videos_are_prepared_too(tmp_path: Path):
+    root = extract_published("davis", tmp_path / "data")
+    config = replace(
+        CONFIG, dataset="davis_2017", keys=("video",), square=True, num_frames=3, windows="chunks"
+    )
+    data_prepare(root, tmp_path / "ready", splits=("validation",), config=config)
+    assert [
+        len(prepared_clips(tmp_path / "ready", "validation", config, train)) for train in (True, False)
+    ] == [1, 2]
+
+
+def test_labels_of_other_rules_are_refused_and_old_arrays_are_not(tmp_path: Path):
+    root = extract_published("coco", tmp_path / "data")
+    config = replace(CONFIG, dataset="coco", keys=("video", "segmentations"), square=True, num_frames=1)
+    prepare(open_dataset("coco", root, "validation", config, True), tmp_path / "ready")
+    with pytest.raises(UserError, match="prepared with `crowds` = 'ignore', the recipe has 'uncovered'"):
+        prepared_clips(tmp_path / "ready", "validation", replace(config, crowds="uncovered"))
+    meta = tmp_path / "ready" / "validation" / "meta.json"
+    made = json.loads(meta.read_text())
+    for field in ("overlaps", "crowds", "void", "pre_resize", "interpolation", "eval_crop"):
+        del made["made_for"][field]
+    meta.write_text(json.dumps(made))
+    assert len(prepared_clips(tmp_path / "ready", "validation", config)) == 4
+    with pytest.raises(
+        UserError, match="prepared with `interpolation` = 'bilinear', the recipe has 'bicubic'"
+    ):
+        prepared_clips(tmp_path / "ready", "validation", replace(config, interpolation="bicubic"))
+
+
+def test_overlaps_that_are_an_error_are_not_prepared(tmp_path: Path):
+    root = extract_published("coco", tmp_path / "data")
+    config = replace(CONFIG, dataset="coco", keys=("video", "segmentations"), num_frames=1, overlaps="error")
+    for changes in ({"square": True}, {"flip": 0.5}):
+        clips = open_dataset("coco", root, "validation", replace(config, **changes), True)
+        with pytest.raises(CorruptRecord, match="annotations 131 and 149 overlap"):
+            prepare(clips, tmp_path / str(changes))

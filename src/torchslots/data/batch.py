@@ -3,13 +3,19 @@
 | key | batch | dtype | range |
 |---|---|---|---|
 | `video` | [B, T, 3, H, W] | float32 | [0, 1] |
-| `segmentations` | [B, T, H, W] | int32 | 0 = background, i + 1 = row i of `boxes` |
+| `segmentations` | [B, T, H, W] | int32 | 0 = background or not labelled, i + 1 = row i of `boxes` |
+| `ignore` | [B, T, H, W] | bool | True where no metric counts: void, crowds, overlaps; beside `segmentations` |
+| `classes` | [B, T, H, W] | int32 | category of each pixel, 0 = none; of overlaps the largest |
 | `boxes` | [B, T, n, 4] | float32 | (ymin, xmin, ymax, xmax) in [0, 1], zeros where absent |
 | `flow` | [B, T, 3, H, W] | float32 | optical flow as an RGB image, [0, 1] |
 | `depth` | [B, T, 1, H, W] | float32 | transformed distance to the camera |
 | `properties` | [B, T, n, P] | float32 | of each object (`torchslots.data.objects`) in [0, 1], zeros for none |
 | `padding_mask` | [B, T, H, W] | bool | False on frames or pixels that are padding |
 | `name` | list of B strings | | where the example comes from |
+
+`segmentations`, `ignore` and `classes` may have a size of their own in evaluation (`DataConfig.label_size`). Where
+`ignore` is True ids are 0, and classes too but for overlaps: metrics of classes ignore `ignore & (classes == 0)`. Ids
+may pass the rows of `boxes`.
 
 A sample is the same without B. Every data set gives at least `video` and `padding_mask`. An image is a clip with T = 1.
 """
@@ -27,6 +33,8 @@ from torchslots.models.types import Batch
 _KINDS = {
     "video": (torch.float32, 4),
     "segmentations": (torch.int32, 3),
+    "ignore": (torch.bool, 3),
+    "classes": (torch.int32, 3),
     "boxes": (torch.float32, 3),
     "flow": (torch.float32, 4),
     "depth": (torch.float32, 4),

@@ -58,7 +58,10 @@ class RemoteFiles:
     files: tuple[str, ...]
     """Their names."""
     splits: tuple[str, ...] = ()
-    """The split in the file at the same place of `files`; empty: the files hold all splits together."""
+    """What to ask for to have only the file at the same place of `files`; none: all come together. Files without a
+    place here come with each."""
+    folder: str = ""
+    """Where they go below the root; empty: as the folder that they lie in is named."""
 
     def __str__(self) -> str:
         return f"{self.address}: {', '.join(self.files)}"
@@ -194,6 +197,21 @@ def _converted_movi(letter: str) -> DatasetEntry:
     )
 
 
+def _youtube_vis(year: int, size: str) -> DatasetEntry:
+    place = (
+        "train.json beside train/JPEGImages" if year == 2019 else "train/instances.json and train/JPEGImages"
+    )
+    return DatasetEntry(
+        open=opener.youtube_vis,
+        description=f"YouTube-VIS {year}: videos of people, animals and things of 40 classes, with ids of the objects",
+        licence="CC BY 4.0 for the annotations; the videos are YouTube users': see youtube-vos.org",
+        splits=("train", "validation", "all"),
+        size=f"{size}; the last 300 are `validation`, as labels of the published one are not public",
+        get=f"It needs a login, so fetch it by hand: sign in where youtube-vos.org/dataset/vis links to for {year}, "
+        f"take the frames and annotations of the training videos, and extract them to one folder ({place}).",
+    )
+
+
 def _sim(name: str, description: str) -> DatasetEntry:
     return DatasetEntry(
         open=opener.movi,
@@ -280,6 +298,43 @@ DATASETS: dict[str, DatasetEntry] = {
         size="158,081 images of 128 x 192 pixels for training, 1,872 with ids of objects for validation",
         get="Sign up at waymo.com/open, get the frames of version 1.4, and make images of them with "
         "`torchslots data prepare-waymo`.",
+    ),
+    "coco": DatasetEntry(
+        open=opener.coco,
+        description="COCO 2017: photographs of everyday scenes, with masks of instances of 80 classes",
+        licence="CC BY 4.0 for the annotations; the images are Flickr users', under their terms",
+        splits=("train", "validation"),
+        size="118,287 images for training (19.3 GB) and 5,000 for validation (0.8 GB), mostly 480 x 640 pixels",
+        remote=RemoteFiles(
+            "http://images.cocodataset.org",
+            ("zips/train2017.zip", "zips/val2017.zip", "annotations/annotations_trainval2017.zip"),
+            ("train", "validation"),
+            folder="coco",
+        ),
+    ),
+    "voc": DatasetEntry(
+        open=opener.voc,
+        description="PASCAL VOC 2012: photographs with masks of instances of 20 classes, and void pixels between them",
+        licence="the images are Flickr users', under their terms: host.robots.ox.ac.uk/pascal/VOC/voc2012",
+        splits=("train", "validation", "trainval", "trainaug"),
+        size="1,464 images with masks for training and 1,449 for validation, 2 GB; 10,582 by the list `trainaug`",
+        remote=RemoteFiles(
+            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012", ("VOCtrainval_11-May-2012.tar",)
+        ),
+    ),
+    "youtube_vis_2021": _youtube_vis(2021, "2,985 videos of up to 36 frames, mostly 720 x 1280 pixels"),
+    "youtube_vis_2019": _youtube_vis(2019, "2,238 videos of up to 36 frames, mostly 720 x 1280 pixels"),
+    "davis_2017": DatasetEntry(
+        open=opener.davis,
+        description="DAVIS 2017: short videos with a mask of every object in every frame",
+        licence="the publisher's terms: davischallenge.org",
+        splits=("train", "validation", "train_semi_supervised", "validation_semi_supervised"),
+        size="60 and 30 videos of 25 to 104 frames, 480 pixels high, 0.8 GB for each of two tracks",
+        remote=RemoteFiles(
+            "https://data.vision.ee.ethz.ch/csergi/share/davis",
+            ("DAVIS-2017-Unsupervised-trainval-480p.zip", "DAVIS-2017-trainval-480p.zip"),
+            ("unsupervised", "semi_supervised"),
+        ),
     ),
     "folder": DatasetEntry(
         open=opener.own_files,

@@ -4,13 +4,14 @@ A data set is a `Source`: the stored arrays of one split. `Clips` selects exampl
 and renumbers objects; it is the same for all data sets.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from torchslots.data import transforms
+from torchslots.data import fitting, transforms
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.transforms import Sample
@@ -18,6 +19,8 @@ from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 
 _CHANNELS_LAST = ("video", "flow", "depth")
+_SIZED = {"video", "segmentations", "flow", "depth", "classes"}
+"""Keys of which one must be read, for the frames' size."""
 _SHOWN = 100
 """Examples between two updates of the progress bar."""
 
@@ -30,37 +33,38 @@ def clip_window(
 ) -> tuple[int, int]:
     """First frame and length of the clip to take from a video; it may extend past the video's end.
 
-    In training a window sampled as `config.windows` says, or without `rng` the whole video; in evaluation the first
-    `config.num_frames` frames.
+    In training one of the windows that lie end to end, whole or not, or one anywhere (`config.windows`); the whole
+    video where nothing is sampled (`rng` None); in evaluation (`train` False) the first `config.num_frames` frames.
     """
     if not train:
         return 0, config.num_frames
     if rng is None:
         return 0, num_frames
-    starts = {"end_to_end": transforms.strided_window_start, "anywhere": transforms.window_start}
+    starts = {
+        "end_to_end": transforms.strided_window_start,
+        "anywhere": transforms.window_start,
+        "chunks": transforms.chunk_start,
+    }
     return starts[config.windows](num_frames, config.num_frames, rng), config.num_frames
 
 
 def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None) -> Sample:
-    """Crop, resize and pad a clip, and decode its flow and depth.
+    """Crop, resize, pad and mirror a clip, and decode its flow and depth.
 
     Args:
         sample: uint8 `video`; `flow` and `depth` as uint16 codes with their `flow_range` and `depth_range`,
             or as floats without.
-        length: Frames of the result; a shorter clip is padded.
-        rng: Samples the crop of recipes that have one; None: resize the whole frame.
-
-    Raises:
-        UserError: `config.crop` extends beyond the frames.
+        length: Frames of the result; what the clip lacks is padding.
+        rng: Samples the crop and the flip of recipes that have them; None: as in evaluation.
     """
-    sample = _crop(transforms.take_window(_decode_codes(sample), 0, length), config.crop)
+    sample = fitting.pre_resize(transforms.take_window(_decode_codes(sample), 0, length), config.pre_resize)
+    sample = _crop(sample, config.crop)
     if rng is not None and config.min_object_covered is not None:
         area = transforms.sample_crop(*transforms.frame_size(sample), config.min_object_covered, rng)
         sample = transforms.random_resized_crop(sample, area, config.resolution, config.resolution)
-    elif config.square:
-        sample = transforms.resize(sample, config.resolution, config.resolution)
     else:
-        sample = transforms.resize_small(sample, config.resolution)
+        sample = fitting.fit(sample, config, rng)
+    sample = fitting.mirror_some(sample, config.flip, rng)
     sample = transforms.transform_depth(sample, config.depth_transform)
     sample = transforms.masks_to_int(transforms.video_to_float(transforms.flow_to_rgb(sample)))
     return transforms.number_by_rank(sample) if config.renumber else sample
@@ -80,9 +84,11 @@ class Example(NamedTuple):
 
     `video` uint8 [T, H, W, 3], `segmentations` integers [T, H, W] (0 = background), `boxes` float32 [T, n, 4],
     `flow` [T, H, W, 2] and `depth` [T, H, W, 1] as floats, or as uint16 codes with `flow_range` and `depth_range`
-    [2], `properties` float32 [T, n, P].
+    [2], `properties` float32 [T, n, P], `ignore` bool and `classes` integers [T, H, W].
     """
     finish: Finish = finish_clip
+    keep_ids: bool = False
+    """Ids that pass the rows of `boxes` stay in `segmentations`; otherwise they become background."""
 
 
 def image_example(**arrays: np.ndarray | None) -> Example:
@@ -106,8 +112,8 @@ class Source(Protocol):
 
     @property
     def keys(self) -> tuple[str, ...] | None:
-        """Batch keys that are stored; boxes may follow from masks. None: unknown; keys that an example lacks are left
-        out."""
+        """Batch keys that are stored; boxes need not be, they follow from masks, and `ignore`, where it is stored,
+        comes with masks. None: whatever is asked is tried, and left out where it is missing."""
         ...
 
     def __len__(self) -> int: ...
@@ -143,22 +149,33 @@ class Clips:
         """Select the examples: of the first `config.num_records` those of at most `config.max_objects`.
 
         Args:
-            train: Clips of `config.num_frames` at random places; else the first `config.num_frames` of each video.
-                Shorter videos are padded with zeros, where `padding_mask` is False.
+            train: Clips of `config.num_frames` at random places; otherwise the first `config.num_frames` frames of each
+                video, or each of its `config.eval_chunks`. Where a video is shorter, the rest is zero and its
+                `padding_mask` False; but of whole chunks (`config.windows`) it is left out.
 
         Raises:
-            UserError: the recipe wants keys that the source lacks, or at most fewer objects than any example has.
+            UserError: the recipe wants keys that the source lacks, or chunks longer than every video.
         """
         self.source, self.split, self.config, self.train = source, split, config, train
         self._keys = _stored_keys(source, config)
-        self._chosen = _choose(source, config)
+        self._chosen: Sequence[int] = _choose(source, config)
+        self._frames: list[range] | None = None
+        if train and config.windows == "chunks":
+            found = _all_chunks(source, self._chosen, config.num_frames, "num_frames")
+            self._chosen = list(dict.fromkeys(i for i, _ in found))
+        elif not train and config.eval_chunks is not None:
+            found = _all_chunks(source, self._chosen, config.eval_chunks, "eval_chunks")
+            self._chosen, self._frames = [i for i, _ in found], [frames for _, frames in found]
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     def name(self, index: int) -> str:
-        """Where the example comes from."""
-        return self.source.name(self._chosen[index])
+        """Where the example comes from, and the frames of a chunk."""
+        name = self.source.name(self._chosen[index])
+        if self._frames is None:
+            return name
+        return f"{name}:{self._frames[index].start}-{self._frames[index].stop - 1}"
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
         """One clip (contract: `data/batch.py`); without `rng` the whole video, or if not `train` its first frames.
@@ -169,9 +186,13 @@ class Clips:
         """
         rng = rng if self.train else None
         example = self.source.open(self._chosen[index], self._keys)
-        start, length = clip_window(example.num_frames, self.config, self.train, rng)
+        if self._frames is None:
+            start, length = clip_window(example.num_frames, self.config, self.train, rng)
+        else:
+            start, length = self._frames[index].start, len(self._frames[index])
         stored = self._read(example, start, min(start + length, example.num_frames))
-        return {**example.finish(stored, self.config, length, rng), "name": self.name(index)}
+        finished = example.finish(stored, self.config, length, rng)
+        return {**without_overlaps(finished, self.name(index), index), "name": self.name(index)}
 
     def stored(self, index: int) -> Sample:
         """A whole video as `finish_clip` takes it: not cropped, not resized, flow and depth not decoded.
@@ -185,7 +206,8 @@ class Clips:
     def _read(self, example: Example, start: int, stop: int) -> Sample:
         """Frames as tensors, channels first, with `max_instances` rows of objects."""
         stored = _tensors(example.read(start, stop))
-        keys, rows = self.config.keys, self.config.max_instances
+        keys, rows = {*self.config.keys}, self.config.max_instances
+        keys |= {"ignore", "overlaps"} if "segmentations" in keys else set()
         sample = {key: value for key, value in stored.items() if key.removesuffix("_range") in keys}
         if "boxes" in keys and "boxes" not in stored and "segmentations" in stored:
             sample["boxes"] = transforms.mask_boxes(stored["segmentations"], rows)
@@ -194,7 +216,34 @@ class Clips:
                 sample[key] = transforms.fit_length(sample[key], 1, rows)
         frames = (stop - start, *transforms.frame_size(stored))
         sample["padding_mask"] = torch.ones(frames, dtype=torch.bool)
-        return transforms.limit_instances(sample, rows)
+        return sample if example.keep_ids else transforms.limit_instances(sample, rows)
+
+
+class Overlap(CorruptRecord):
+    """Two instances on one pixel, where the recipe allows none."""
+
+    def __init__(self, file: Path, record: int, reason: str) -> None:
+        UserError.__init__(
+            self,
+            f"{file}: {reason}. Count no pixels of several instances with `--data.overlaps ignore`, or leave such "
+            "examples out with --skip-corrupt.",
+        )
+        self.file, self.record, self.reason = file, record, reason
+
+
+def without_overlaps(sample: Sample, name: str, index: int) -> Sample:
+    """The sample without the map of overlaps, which must be empty.
+
+    Raises:
+        Overlap: two annotations overlap; says which.
+    """
+    found = transforms.overlapping(sample)
+    if found is not None:
+        frame, first, second = found
+        raise Overlap(
+            Path(name), index, f"annotations {first} and {second} overlap in frame {frame} of this clip"
+        )
+    return {key: value for key, value in sample.items() if key != "overlaps"}
 
 
 def _stored_keys(source: Source, config: DataConfig) -> tuple[str, ...]:
@@ -203,7 +252,9 @@ def _stored_keys(source: Source, config: DataConfig) -> tuple[str, ...]:
     Raises:
         UserError: the recipe wants keys that the source lacks; the message says which it has.
     """
-    asked = [key for key in config.keys if key not in ("padding_mask", "name")]
+    asked = [key for key in config.keys if key not in ("padding_mask", "name", "ignore")]
+    if {"segmentations", "ignore"} & set(config.keys) and "ignore" in (source.keys or ("ignore",)):
+        asked.append("ignore")
     if source.keys is None:
         return tuple(asked)
     derived = ("boxes",) if "segmentations" in source.keys and "boxes" not in source.keys else ()
@@ -214,9 +265,7 @@ def _stored_keys(source: Source, config: DataConfig) -> tuple[str, ...]:
             f"{', '.join((*source.keys, *derived))}. Change `data.keys`, or use another data set."
         )
     keys = ["segmentations" if key in derived else key for key in asked]
-    return tuple(
-        dict.fromkeys(keys if {"video", "segmentations", "flow", "depth"} & set(keys) else [*keys, "video"])
-    )
+    return tuple(dict.fromkeys(keys if _SIZED & set(keys) else [*keys, "video"]))
 
 
 def _choose(source: Source, config: DataConfig) -> "range | list[int]":
@@ -244,6 +293,29 @@ def _choose(source: Source, config: DataConfig) -> "range | list[int]":
             "Raise `max_objects`, or set it to None."
         )
     return chosen
+
+
+def _all_chunks(source: Source, chosen: Sequence[int], size: int, field: str) -> list[tuple[int, range]]:
+    """The whole chunks of all chosen examples.
+
+    Raises:
+        UserError: there is none, though there are examples.
+    """
+    found = [(i, frames) for i in chosen for frames in _chunks(source, i, size)]
+    if len(chosen) and not found:
+        raise UserError(
+            f"No example of {source.title} has {size} frames, as whole chunks need. Lower `data.{field}`."
+        )
+    return found
+
+
+def _chunks(source: Source, index: int, size: int) -> list[range]:
+    """The whole chunks of an example's frames; of a corrupt example one, to be met when used."""
+    try:
+        starts = transforms.chunk_starts(source.open(index, ()).num_frames, size)
+    except CorruptRecord:
+        starts = [0]
+    return [range(start, start + size) for start in starts]
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> Sample:

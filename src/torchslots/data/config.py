@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torchslots.io.ranges import COUNT, PART, Range
+from torchslots.io.ranges import COUNT, PART, Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,61 @@ class DataConfig:
     square: bool = False
     """Resize to `resolution` in both directions; this changes the aspect."""
     num_records: int | None = None
-    """Use only the first so many records of the split, so that no more of a large file are unpacked; None: all."""
-    windows: Literal["end_to_end", "anywhere"] = "end_to_end"
-    """Where training clips begin: at multiples of `num_frames`, as in SAVi; or at any frame that allows a whole
-    clip, as in SlotDiffusion."""
+    """Only the first so many records of the split, where a large file would be unpacked whole; None: all."""
+    windows: Literal["end_to_end", "anywhere", "chunks"] = "end_to_end"
+    """Where training clips begin: at multiples of `num_frames`, as in SAVi, the last one padded; at any frame that
+    leaves a whole clip, as in SlotDiffusion; or at multiples that leave a whole clip, as in VideoSAUR: shorter videos
+    are left out."""
     renumber: bool = False
     """Renumber the ids of each clip 0, 1, ... in their order, as SlotDiffusion's reader does: where no background is
     visible the smallest id becomes background. The rows of `boxes` follow."""
     train_split: str = "train"
-    """Split for training; `torchslots data list --long` names those of each set."""
+    """Split that is trained on; `torchslots data list` names those of each set."""
+    pre_resize: int | None = None
+    """Pixels of the shorter side of frames and masks before anything else, without interpolation: what published
+    readers of YouTube-VIS store, 320 or 518; None: as they are."""
+    interpolation: Literal["bilinear", "bicubic", "bicubic_antialias"] = "bilinear"
+    """How frames are resized: `bicubic` without antialiasing, as in DINOSAUR and VideoSAUR; `bicubic_antialias` as in
+    FT-DINOSAUR, on 8-bit values. Masks take the nearest pixel."""
+    train_crop: Literal["none", "random", "center", "square"] = "none"
+    """In training. `none`: the whole frame; `random` and `center`: a square at a random place, or in the middle, once
+    the shorter side has `resolution` pixels; `square`: the middle square of the stored frame, resized."""
+    eval_crop: Literal["none", "center", "square"] = "none"
+    """The same in evaluation."""
+    flip: float = 0.0
+    """Probability that a training clip is mirrored."""
+    label_size: int | None = None
+    """Pixels of masks where frames have `resolution`, in evaluation; None: those of the frames."""
+    eval_chunks: int | None = None
+    """In evaluation each whole chunk of so many frames is an example of its own, and what is left is dropped; None: a
+    video is one example."""
+    overlaps: Literal["ignore", "error"] | None = None
+    """Pixels of several instances: counted by no metric, or an error; None: ignored in COCO, else an error."""
+    crowds: Literal["ignore", "uncovered", "objects"] = "ignore"
+    """Regions of crowds in COCO and YouTube-VIS: counted by no metric; background, as in published figures; or
+    objects."""
+    void: Literal["ignore", "uncovered"] = "ignore"
+    """Pixels marked as void in VOC and DAVIS: counted by no metric, or background, as in DINOSAUR's figures on VOC."""
+
+    def __post_init__(self) -> None:
+        """Check choices and ranges.
+
+        Raises:
+            UserError: a field has a value that it cannot have.
+        """
+        check_ranges(self, RANGES)
 
 
 RANGES: dict[str, Range] = {
+    "eval_chunks": COUNT,
+    "flip": PART,
+    "label_size": COUNT,
     "max_instances": COUNT,
     "max_objects": COUNT,
     "min_object_covered": PART,
     "num_frames": COUNT,
     "num_records": COUNT,
+    "pre_resize": COUNT,
     "resolution": COUNT,
 }
 """What the numbers above may be, see `check_ranges`."""

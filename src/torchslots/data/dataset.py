@@ -34,7 +34,9 @@ def open_dataset(
     | key | shape | dtype | range |
     |---|---|---|---|
     | `video` | [T, 3, H, W] | float32 | RGB in [0, 1] |
-    | `segmentations` | [T, H, W] | int32 | 0 = background, i + 1 = row i of `boxes` |
+    | `segmentations` | [T, H, W] | int32 | 0 = background or not labelled, i + 1 = row i of `boxes` |
+    | `ignore` | [T, H, W] | bool | True on void, crowds and overlaps; comes with `segmentations` where a set has it |
+    | `classes` | [T, H, W] | int32 | category of each pixel, 0 = none |
     | `boxes` | [T, n, 4] | float32 | (ymin, xmin, ymax, xmax) in [0, 1], zeros for no object |
     | `flow` | [T, 3, H, W] | float32 | optical flow as an RGB image in [0, 1] |
     | `depth` | [T, 1, H, W] | float32 | transformed distance to the camera |

@@ -21,14 +21,17 @@ import torch
 from torch import Tensor
 
 from torchslots.data.catalog import open_dataset
-from torchslots.data.clips import Clips, finish_clip
+from torchslots.data.clips import Clips, finish_clip, without_overlaps
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.prepared import (
     RANGES,
     TARGETS,
     PreparedArrays,
+    as_stored,
+    differing,
     fingerprint,
+    made_with,
     read_index,
     shard_folder,
     unpack,
@@ -75,8 +78,9 @@ def data_prepare(
     Raises:
         UserError: no such data set or split, or as `prepare`.
     """
+    whole = replace(config, windows="end_to_end", eval_chunks=None)
     for split in splits:
-        dataset = open_dataset(config.dataset, root, split, config, True)
+        dataset = open_dataset(config.dataset, root, split, whole, True)
         done = prepare(dataset, out, num_workers=num_workers, skip_corrupt=skip_corrupt)
         print(f"{done.folder}: {done.num_videos} videos, {done.num_bytes / 1e6:,.1f} MB")
         for message in done.left_out:
@@ -119,12 +123,12 @@ def _begin(folder: Path, wanted: dict[str, Any]) -> None:
         _write_json(meta, {"made_for": wanted, "complete": False})
         return
     made = read_index(meta)["made_for"]
-    for field, value in wanted.items():
-        if made.get(field) != value:
-            raise UserError(
-                f"{folder} was prepared with `{field}` = {made.get(field)!r}, now it is {value!r}. "
-                "Choose another folder with --out, or remove this one."
-            )
+    field = differing(made, wanted)
+    if field is not None:
+        raise UserError(
+            f"{folder} was prepared with `{field}` = {made_with(made, field)!r}, now it is {wanted[field]!r}. "
+            "Choose another folder with --out, or remove this one."
+        )
 
 
 def _end(folder: Path, made_for: dict[str, Any], num_shards: int) -> Prepared:
@@ -156,18 +160,20 @@ def _write_shard(dataset: Clips, skip_corrupt: bool, place: Path, indices: range
 
 
 def _video(dataset: Clips, index: int) -> Sample:
-    """The arrays to write of one video: as stored for recipes with a random crop, else finished and packed."""
-    stored = dataset.stored(index)
-    if dataset.config.min_object_covered is None:
+    """What is written of one video: as it is stored where a crop follows, else finished and packed."""
+    stored, name = dataset.stored(index), dataset.name(index)
+    if not as_stored(dataset.config):
         whole = replace(dataset.config, renumber=False)
         finished = finish_clip(stored, whole, len(stored["padding_mask"]), None)
+        finished = without_overlaps(finished, name, index)
         return {key: _pack(key, value) for key, value in finished.items()}
+    stored = without_overlaps(stored, name, index)
     return {key: value[None] if key in RANGES else value for key, value in stored.items()}
 
 
 def _pack(key: str, values: Tensor) -> Tensor:
-    """Convert to the narrowest type from which `unpack` restores the same numbers."""
-    if key == "segmentations" and int(values.max()) < 256:
+    """The narrowest type from which `unpack` gets the same numbers."""
+    if key in ("segmentations", "classes") and int(values.max()) < 256:
         return values.to(torch.uint8)
     if key in ("video", "flow"):
         for steps, kind in ((255, torch.uint8), (1020, torch.uint16)):

@@ -16,9 +16,12 @@ from jaxtyping import Bool, Float, Float32, Int, Integer, Shaped, UInt8, UInt16
 from torch import Tensor
 
 Sample = dict[str, Any]
-_SPATIAL = ("video", "segmentations", "flow", "depth", "padding_mask")
+LABELS = ("segmentations", "ignore", "classes", "overlaps")
+"""Maps of what the pixels show; `overlaps` [T, 2, H, W], numbers of two annotations that must not lie on one pixel,
+leaves the sample before it is handed out."""
+_SPATIAL = ("video", *LABELS, "flow", "depth", "padding_mask")
 _IN_TIME = (*_SPATIAL, "boxes", "properties")
-_NEAREST = ("segmentations", "padding_mask")
+_NEAREST = (*LABELS, "padding_mask")
 
 
 class Crop(NamedTuple):
@@ -42,6 +45,16 @@ def frame_size(sample: Sample) -> tuple[int, int]:
 def strided_window_start(num_frames: int, length: int, rng: np.random.Generator) -> int:
     """First frame of one of the ceil(num_frames / length) windows that lie end to end, uniformly sampled."""
     return length * int(rng.integers(max(1, math.ceil(num_frames / length))))
+
+
+def chunk_starts(num_frames: int, length: int) -> range:
+    """First frames of the floor(num_frames / length) whole windows that lie end to end; what is left is dropped."""
+    return range(0, num_frames - length + 1, length)
+
+
+def chunk_start(num_frames: int, length: int, rng: np.random.Generator) -> int:
+    """One of `chunk_starts`, all equally likely; 0 where there is none."""
+    return length * int(rng.integers(max(1, num_frames // length)))
 
 
 def window_start(num_frames: int, length: int, rng: np.random.Generator) -> int:
@@ -147,16 +160,27 @@ def resize_small(sample: Sample, size: int, max_size: int | None = None) -> Samp
     return resize(sample, *small_size(*frame_size(sample), size, max_size))
 
 
-def resize(sample: Sample, height: int, width: int) -> Sample:
+def resize_bilinear(values: Shaped[Tensor, "T C H W"], height: int, width: int) -> Float[Tensor, "T C h w"]:
+    """Bilinear; uint8 becomes float in [0, 1] after resizing, which is exact for whole-number ratios."""
+    resized = F.interpolate(values.float(), (height, width), mode="bilinear", antialias=False)
+    return resized * (1 / 255) if values.dtype == torch.uint8 else resized
+
+
+ResizeFrames = Callable[[Tensor, int, int], Tensor]
+"""(frames, height, width) -> resized frames."""
+
+
+def resize(sample: Sample, height: int, width: int, resize_video: ResizeFrames = resize_bilinear) -> Sample:
     """Resize frames: bilinear without antialiasing for values, nearest with half-pixel centres for integers.
 
-    Flow vectors are scaled with the frame. Boxes are relative and do not change.
+    `resize_video` is for `video` alone. Flow vectors are scaled with the frame; boxes are relative and stay.
     """
     full = frame_size(sample)
     if full == (height, width):
         return sample
     resized = _map(sample, _NEAREST, lambda value: resize_nearest(value, height, width))
-    resized = _map(resized, ("video", "flow", "depth"), lambda value: _resize_bilinear(value, height, width))
+    resized = _map(resized, ("flow", "depth"), lambda value: resize_bilinear(value, height, width))
+    resized = _map(resized, ("video",), lambda value: resize_video(value, height, width))
     scale = torch.tensor([height / full[0], width / full[1]]).view(2, 1, 1)
     return _map(resized, ("flow",), lambda flow: flow * scale)
 
@@ -174,12 +198,6 @@ def _nearest(size: int, new_size: int) -> Integer[Tensor, "new_size"]:
         np.float32(size) / np.float32(new_size)
     )
     return torch.from_numpy(np.minimum(np.floor(centers).astype(np.int64), size - 1))
-
-
-def _resize_bilinear(values: Shaped[Tensor, "T C H W"], height: int, width: int) -> Float[Tensor, "T C h w"]:
-    """Bilinear; uint8 becomes float in [0, 1] after resizing, which is exact for whole-number ratios."""
-    resized = F.interpolate(values.float(), (height, width), mode="bilinear", antialias=False)
-    return resized * (1 / 255) if values.dtype == torch.uint8 else resized
 
 
 # Values
@@ -272,9 +290,19 @@ def number_by_rank(sample: Sample) -> Sample:
     return numbered
 
 
+def overlapping(sample: Sample) -> tuple[int, int, int] | None:
+    """Frame and numbers of the first two annotations that overlap and must not; None: none do."""
+    pairs = sample.get("overlaps")
+    if pairs is None or not bool(pairs.any()):
+        return None
+    frame, row, column = pairs.any(1).nonzero()[0].tolist()
+    first, second = pairs[frame, :, row, column].tolist()
+    return frame, first, second
+
+
 def masks_to_int(sample: Sample) -> Sample:
-    """`segmentations` as int32, the type that batches carry."""
-    return _map(sample, ("segmentations",), lambda ids: ids.to(torch.int32))
+    """`segmentations` and `classes` as int32, the type that batches carry."""
+    return _map(sample, ("segmentations", "classes"), lambda ids: ids.to(torch.int32))
 
 
 def _map(sample: Sample, keys: tuple[str, ...], change: Callable[[Tensor], Tensor]) -> Sample:

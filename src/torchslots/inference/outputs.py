@@ -21,6 +21,7 @@ from numpy import ndarray
 from scipy import ndimage
 from torch import Tensor
 
+from torchslots.data.formats import coco_masks
 from torchslots.inference.view import View, resized
 from torchslots.io.draw import PALETTE, mark_predicted, overlay, slot_strip
 from torchslots.io.files import atomic_file
@@ -119,10 +120,12 @@ def object_masks(ids: Int[ndarray, "H W"]) -> list[ObjectMask]:
 
 
 def decode_mask(mask: dict[str, Any]) -> Bool[ndarray, "H W"]:
-    """The mask of `{"size": [H, W], "counts": [...]}` in tracks.json."""
-    height, width = mask["size"]
-    inside = np.arange(len(mask["counts"])) % 2 == 1
-    return np.repeat(inside, mask["counts"]).reshape(width, height).T
+    """The mask of `{"size": [H, W], "counts": [...]}` in tracks.json.
+
+    Raises:
+        MalformedExample: its run lengths do not make up that size.
+    """
+    return coco_masks.decode_mask(mask, *mask["size"])
 
 
 @contextmanager

@@ -48,9 +48,16 @@ def check_ranges(config: Any, ranges: Mapping[str, Range], where: str = "") -> N
         elif allowed:
             for number in value if isinstance(value, tuple) else (value,):
                 check_number(where + name, number, allowed, get_args(hints[name]) or (hints[name],))
-        elif get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
-            choices = ", ".join(map(str, get_args(hints[name])))
-            raise UserError(f"`{where}{name}` should be one of {choices}, got {value!r}.")
+        elif (choices := _choices(hints[name])) and value not in choices:
+            known = ", ".join(map(str, choices))
+            raise UserError(f"`{where}{name}` should be one of {known}, got {value!r}.")
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The values of a `Literal`, None among them where it may be; () for any other type."""
+    parts = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+    found = tuple(value for part in parts for value in get_args(part))
+    return (*found, None) if found and NoneType in get_args(hint) else found
 
 
 def check_number(name: str, value: Any, allowed: Range, types: tuple[Any, ...] = (int,)) -> None:

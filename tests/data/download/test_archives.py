@@ -18,7 +18,7 @@ def _write(path: Path, files: dict[str, bytes]) -> Path:
             for name, data in files.items():
                 packed.writestr(name, data)
         return path
-    with tarfile.open(path, "w:gz") as stored:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as stored:
         for name, data in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
@@ -29,7 +29,7 @@ def _write(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["set.zip", "set.tar.gz"])
+@pytest.mark.parametrize("name", ["set.zip", "set.tar.gz", "set.tar"])
 def test_every_file_comes_out_and_whole_ones_stay(tmp_path: Path, name: str):
     archive = _write(tmp_path / name, FILES)
     extract(archive)
@@ -61,7 +61,7 @@ def test_a_damaged_archive_is_named(tmp_path: Path, name: str, damage: str):
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == [name]
 
 
-@pytest.mark.parametrize("name", ["set.zip", "set.tar.gz"])
+@pytest.mark.parametrize("name", ["set.zip", "set.tar.gz", "set.tar"])
 @pytest.mark.parametrize("inside", ["../outside.txt", "/tmp/outside-of-torchslots.txt"])
 def test_nothing_is_written_outside(tmp_path: Path, name: str, inside: str):
     folder = tmp_path / "deep"
@@ -69,6 +69,21 @@ def test_nothing_is_written_outside(tmp_path: Path, name: str, inside: str):
     with pytest.raises(UserError, match="outside of its folder"):
         extract(_write(folder / name, {inside: b"x"}))
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == [name]
+
+
+@pytest.mark.parametrize("content", [b"<html>no</html>" * 99, b""])
+def test_a_tar_without_checksums_that_is_none_is_named(tmp_path: Path, content: bytes):
+    (tmp_path / "set.tar").write_bytes(content)
+    with pytest.raises(UserError, match=r"set.tar cannot be extracted.*[Dd]ownload it again"):
+        extract(tmp_path / "set.tar")
+
+
+def test_a_tar_that_is_cut_off_is_named(tmp_path: Path):
+    archive = _write(tmp_path / "set.tar", FILES)
+    archive.write_bytes(archive.read_bytes()[:15_000])
+    with pytest.raises(UserError, match=r"set.tar cannot be extracted.*[Dd]ownload it again"):
+        extract(archive)
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["set.tar"]
 
 
 def test_too_little_room(tmp_path: Path, monkeypatch):

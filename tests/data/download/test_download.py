@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import shutil
+import tarfile
 import threading
 import time
 import urllib.parse
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from data.movi_files import movi_contents
+from data.published import extract_published
 from recorded import GOLDEN
 from torchslots.data.catalog import open_dataset
 from torchslots.data.config import DataConfig
@@ -472,6 +474,67 @@ def test_files_of_single_splits_and_an_archive(bucket, tmp_path):
     bucket.files = {"/clevr/CLEVR_v1.0.zip": packed.getvalue()}
     folder = download("clevr", tmp_path)
     assert (folder / "CLEVR_v1.0" / "scenes" / "CLEVR_val_scenes.json").read_text() == "{}"
+
+
+def test_archives_in_several_folders_come_to_one(bucket, tmp_path):
+    """COCO's images and annotations; annotations come with each split."""
+    published = extract_published("coco", tmp_path / "published")
+    parts = {"zips/train2017": "train2017", "zips/val2017": "val2017"}
+    parts |= {"annotations/annotations_trainval2017": "annotations"}
+    bucket.files = {f"/{name}.zip": _zipped(published, part) for name, part in parts.items()}
+    folder = download("coco", tmp_path / "data", splits=["validation"])
+    assert folder == tmp_path / "data" / "coco"
+    assert [split for split in SPLITS if _opens("coco", tmp_path / "data", split)] == ["validation"]
+    assert not bucket.asked("train2017.zip")
+    download("coco", tmp_path / "data")
+    assert [split for split in SPLITS if _opens("coco", tmp_path / "data", split)] == list(SPLITS)
+
+
+def test_a_plain_tar_is_extracted(bucket, tmp_path):
+    published, packed = extract_published("voc", tmp_path / "published"), io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.add(published / "VOCdevkit", "VOCdevkit")
+    bucket.files = {"/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar": packed.getvalue()}
+    download("voc", tmp_path / "data")
+    assert [split for split in SPLITS if _opens("voc", tmp_path / "data", split)] == list(SPLITS)
+
+
+def test_one_track_of_davis(bucket, tmp_path):
+    published = extract_published("davis", tmp_path / "published")
+    address = "/csergi/share/davis/DAVIS-2017-Unsupervised-trainval-480p.zip"
+    bucket.files = {address: _zipped(published, "DAVIS")}
+    download("davis_2017", tmp_path / "data", splits=["unsupervised"])
+    assert _opens("davis_2017", tmp_path / "data", "validation")
+
+
+def test_what_needs_a_login_says_what_to_fetch_by_hand(bucket, tmp_path):
+    for year, place in (
+        (2021, "train/instances.json and train/JPEGImages"),
+        (2019, "train.json beside train"),
+    ):
+        with pytest.raises(
+            UserError, match=rf"by hand: sign in.*youtube-vos.org/dataset/vis.*{year}.*{place}"
+        ):
+            download(f"youtube_vis_{year}", tmp_path)
+    assert not bucket.requests
+
+
+SPLITS = ("train", "validation")
+
+
+def _zipped(folder: Path, part: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for file in (folder / part).rglob("*.*"):
+            archive.write(file, file.relative_to(folder))
+    return packed.getvalue()
+
+
+def _opens(name: str, root: Path, split: str) -> bool:
+    try:
+        return len(open_dataset(name, root, split, DataConfig(keys=("video",), num_frames=1), False)) > 0
+    except UserError:
+        return False
 
 
 def test_wrong_wishes_for_single_files(bucket, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Extract ZIP and tar.gz archives; the same call resumes after an interruption."""
+"""ZIP, tar.gz and tar archives, extracted beside themselves; the same call again goes on where it was interrupted."""
 
 import gzip
 import shutil
@@ -13,7 +13,7 @@ from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_file, check_space
 from torchslots.io.progress import progress
 
-ENDINGS = (".zip", ".tar.gz")
+ENDINGS = (".zip", ".tar.gz", ".tar")
 _BLOCK = 1 << 20
 
 
@@ -67,7 +67,7 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                     with packed.open(member) as stream:
                         yield member.filename, member.file_size, stream
         return
-    with gzip.open(archive) as unpacked:
+    with gzip.open(archive) if archive.name.endswith(".gz") else archive.open("rb") as unpacked:
         with tarfile.open(fileobj=unpacked, mode="r|") as stored:
             for entry in stored:
                 stream = stored.extractfile(entry) if entry.isfile() else None

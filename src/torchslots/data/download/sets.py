@@ -26,7 +26,7 @@ from torchslots.data.download.http import (
 from torchslots.io.errors import UserError
 from torchslots.io.files import check_space, size_text, write_file
 
-_SINGLE = (".tfrecords", ".zip", ".gz")
+_SINGLE = (".tfrecords", ".zip", ".gz", ".tar")
 
 
 def download(
@@ -207,11 +207,13 @@ def download_single(
         )
         raise UserError(f"{name} has no file of its own for `{unknown[0]}`. {known}")
     wanted = [
-        file for file, split in zip_longest(remote.files, remote.splits) if not splits or split in splits
+        file
+        for file, split in zip_longest(remote.files, remote.splits)
+        if not splits or split in (None, *splits)
     ]
-    folder = root / PurePosixPath(place.path).name
+    folder = root / (remote.folder or PurePosixPath(place.path).name)
     with server_errors(mirror or place.netloc):
-        files = [probe(f"{address}/{file}", file) for file in wanted]
+        files = [probe(f"{address}/{file}", PurePosixPath(file).name) for file in wanted]
     _check_room(folder, {file.name: file.size or 0 for file in files})
     download_all(files, folder, name, max(1, connections))
     for file in files:

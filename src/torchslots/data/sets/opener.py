@@ -87,3 +87,27 @@ def waymo(root: Path, split: str, config: DataConfig) -> Source:
     from torchslots.data.sets.waymo import WaymoImages
 
     return WaymoImages(root, split, config.num_records)
+
+
+def coco(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.coco import CocoImages
+
+    return CocoImages(root, split, config)
+
+
+def voc(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.voc import VocImages
+
+    return VocImages(root, split, config)
+
+
+def youtube_vis(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.youtube_vis import YouTubeVis
+
+    return YouTubeVis(root, split, config)
+
+
+def davis(root: Path, split: str, config: DataConfig) -> Source:
+    from torchslots.data.sets.davis import DavisVideos
+
+    return DavisVideos(root, split, config)

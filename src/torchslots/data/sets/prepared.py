@@ -20,8 +20,8 @@ from torchslots.io.errors import UserError
 from torchslots.io.json_files import read_object
 
 _VERSION = 1
-TARGETS = ("video", "segmentations", "boxes", "flow", "depth", "properties")
-"""Arrays with a row for each frame, one file for each."""
+TARGETS = ("video", "segmentations", "ignore", "classes", "boxes", "flow", "depth", "properties")
+"""Arrays of frames; one file for each."""
 RANGES = ("flow_range", "depth_range")
 """Two numbers for each video."""
 _AGAIN = "Prepare it for this recipe in another folder, or change the recipe's data settings."
@@ -39,20 +39,47 @@ class _Entry(NamedTuple):
     width: int
 
 
+_LABELS = ("overlaps", "crowds", "void", "pre_resize")
+_SPACE = ("interpolation", "eval_crop")
+_SINCE = {name: getattr(DataConfig(), name) for name in (*_LABELS, *_SPACE)}
+"""Fields that older arrays do not name; these were made with the defaults."""
+
+
+def as_stored(config: DataConfig) -> bool:
+    """Whether frames must be kept as they are stored: training cuts or mirrors them otherwise than evaluation."""
+    cut = config.train_crop == config.eval_crop and config.label_size is None
+    return config.min_object_covered is not None or config.flip > 0 or not cut
+
+
 def fingerprint(config: DataConfig) -> dict[str, Any]:
-    """The fields that change what is written. Clip length does not: whole videos are written."""
-    asked = {"version": _VERSION, "dataset": config.dataset, "keys": sorted(set(config.keys) & set(TARGETS))}
+    """The fields that change what is written. The length of clips does not: whole videos are."""
+    asked = {
+        "version": _VERSION,
+        "dataset": config.dataset,
+        "keys": sorted(set(config.keys) & set(TARGETS) - {"ignore"}),
+    }
     asked |= {"max_instances": config.max_instances, "max_objects": config.max_objects}
-    asked |= {"random_crop": config.min_object_covered is not None}
-    if config.min_object_covered is None:
+    asked |= {"random_crop": as_stored(config)} | {name: getattr(config, name) for name in _LABELS}
+    if not as_stored(config):
         asked |= {"resolution": config.resolution, "depth_transform": config.depth_transform}
         asked |= {"crop": list(config.crop) if config.crop else None, "square": config.square}
+        asked |= {name: getattr(config, name) for name in _SPACE}
     return asked
 
 
+def differing(made: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """The first field of `wanted` in which arrays were made otherwise; None: there is none."""
+    return next((name for name, value in wanted.items() if made_with(made, name) != value), None)
+
+
+def made_with(made: dict[str, Any], field: str) -> Any:
+    """What arrays were made with."""
+    return made.get(field, _SINCE.get(field))
+
+
 def unpack(key: str, packed: Tensor) -> Tensor:
-    """Undo the packing of images in steps of 1/255, or of 1/1020, which halving the size of 8-bit frames gives."""
-    if key == "segmentations":
+    """Images from 255ths, or from quarters of them: what halving the size of 8-bit frames gives."""
+    if key in ("segmentations", "classes"):
         return packed.to(torch.int32)
     if packed.dtype == torch.uint8:
         return packed.float() * (1 / 255)
@@ -107,10 +134,12 @@ class PreparedArrays:
         """A video: as originally stored for recipes with a random crop, else all but padded and renumbered."""
         entry = self._entries[index]
         if keys is None:
-            keys = [key for key in TARGETS if (entry.shard / f"{key}.npy").exists()]
+            keys = [key for key in TARGETS if _file(entry, key).exists()]
             return Example(entry.length, lambda start, stop: _look(_read(entry, keys, start, stop)))
         finish = finish_clip if self._as_stored else _finish
-        return Example(entry.length, lambda start, stop: _read(entry, keys, start, stop), finish)
+        return Example(
+            entry.length, lambda start, stop: _read(entry, keys, start, stop), finish, keep_ids=True
+        )
 
     def num_objects(self, index: int) -> None:
         """Unknown; videos of too many objects were left out on preparing."""
@@ -122,16 +151,21 @@ def splits(root: Path) -> Sequence[str]:
 
 
 def _read(entry: _Entry, keys: Collection[str], start: int, stop: int) -> dict[str, np.ndarray]:
-    arrays = {key: _frames(entry, key, start, stop) for key in keys if key in TARGETS}
+    wanted = [key for key in keys if key in TARGETS and (key != "ignore" or _file(entry, key).exists())]
+    arrays = {key: _frames(entry, key, start, stop) for key in wanted}
     for key in ("flow", "depth"):
         if key in arrays and (entry.shard / f"{key}_range.npy").exists():
             arrays[f"{key}_range"] = np.array(_mapped(entry.shard / f"{key}_range.npy")[entry.number])
     return arrays | {"padding_mask": np.ones((stop - start, entry.height, entry.width), bool)}
 
 
+def _file(entry: _Entry, key: str) -> Path:
+    return entry.shard / f"{key}.npy"
+
+
 def _frames(entry: _Entry, key: str, start: int, stop: int) -> np.ndarray:
-    """A copy of some frames; channels are stored first and come last."""
-    array = np.array(_mapped(entry.shard / f"{key}.npy")[entry.start + start : entry.start + stop])
+    """A copy of some frames; channels, which are stored first, come last."""
+    array = np.array(_mapped(_file(entry, key))[entry.start + start : entry.start + stop])
     return np.moveaxis(array, 1, -1) if key in ("video", "flow", "depth") else array
 
 
@@ -164,12 +198,12 @@ def _check(folder: Path, config: DataConfig) -> dict[str, Any]:
     missing = set(wanted.pop("keys")) - set(made.get("keys", ()))
     if missing:
         raise UserError(f"{folder} was prepared without `{missing.pop()}`. {_AGAIN}")
-    for field, value in wanted.items():
-        if made.get(field) != value:
-            raise UserError(
-                f"{folder} was prepared with `{field}` = {made.get(field)!r}, the recipe has {value!r}. "
-                f"{_AGAIN}"
-            )
+    field = differing(made, wanted)
+    if field is not None:
+        raise UserError(
+            f"{folder} was prepared with `{field}` = {made_with(made, field)!r}, the recipe has {wanted[field]!r}. "
+            f"{_AGAIN}"
+        )
     return made
 
 
@@ -184,7 +218,10 @@ def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
         nothing["flow"] = nothing["flow"][:, :2]
     ranges = {f"{key}_range": torch.zeros(2) for key in ("flow", "depth") if key in clip}
     padding = finish_clip(
-        {**nothing, **ranges}, replace(config, crop=None, renumber=False), length - present, None
+        {**nothing, **ranges},
+        replace(config, crop=None, pre_resize=None, renumber=False),
+        length - present,
+        None,
     )
     return {key: torch.cat([value, padding[key]]) for key, value in clip.items()}
 

@@ -1,0 +1,71 @@
+"""COCO's and YouTube-VIS' annotation files: JSON tables, checked row by row."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchslots.io.errors import UserError
+
+Row = dict[str, Any]
+Kinds = Mapping[str, type | tuple[type, ...]]
+"""Fields that each row of a table must have, and their types."""
+
+
+class AnnotationFile:
+    """One file's tables.
+
+    Args:
+        path: The JSON file.
+        remedy: How to get it anew, a sentence for messages.
+    """
+
+    def __init__(self, path: Path, remedy: str) -> None:
+        """Read it.
+
+        Raises:
+            UserError: it is not there, cut off, nested too deeply, or no object.
+        """
+        self.path, self._remedy = path, remedy
+        try:
+            tables = json.loads(path.read_bytes())
+        except OSError as error:
+            raise self.error(f"cannot be opened: {error.strerror}") from error
+        except RecursionError as error:
+            raise self.error("is nested too deeply for annotations") from error
+        except ValueError as error:
+            raise self.error(f"is cut off or no JSON ({error})") from error
+        if not isinstance(tables, dict):
+            raise self.error(f"holds a {type(tables).__name__}, not tables by name")
+        self._tables: Row = tables
+
+    def error(self, what: str) -> UserError:
+        """A message about this file: what is wrong, and how to get it anew."""
+        return UserError(f"{self.path} {what}. {self._remedy}")
+
+    def rows(self, table: str, kinds: Kinds) -> list[Row]:
+        """A table's rows.
+
+        Raises:
+            UserError: there is no such table, a row lacks a field, or a field has another type.
+        """
+        rows = self._tables.get(table)
+        if not isinstance(rows, list):
+            raise self.error(f"has no list `{table}`")
+        for number, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise self.error(f"holds a {type(row).__name__} as entry {number} of `{table}`")
+            for field, kind in kinds.items():
+                if not isinstance(row.get(field), kind):
+                    raise self.error(self._lacks(table, number, row, field))
+        return rows
+
+    def _lacks(self, table: str, number: int, row: Row, field: str) -> str:
+        which = f"id {row['id']}" if "id" in row else f"entry {number}"
+        if field not in row:
+            return f"lacks `{field}` of {which} in `{table}`"
+        return f"has {str(row[field])[:40]!r} as `{field}` of {which} in `{table}`"
+
+    def categories(self) -> set[int]:
+        """Numbers of the classes."""
+        return {row["id"] for row in self.rows("categories", {"id": int})}
