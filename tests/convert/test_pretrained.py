@@ -199,7 +199,7 @@ def test_every_file_of_an_archive_is_recognised(published, steve, tmp_path, caps
     with pytest.raises(UserError, match=r"only mini_params.pth \(not taken: .*is a checkpoint of STEVE"):
         pretrained.get_all(write_zip(tmp_path / "another.zip", {"mini_params.pth": other}))
     for path in (tmp_path / "nowhere.zip", case.file):
-        with pytest.raises(UserError, match=r"is no archive \(.zip, .tar.gz\)"):
+        with pytest.raises(UserError, match=r"is no archive \(.zip, .tar.gz"):
             pretrained.get_all(path)
 
 
