@@ -23,8 +23,8 @@ from torchslots.io.errors import UserError
 from torchslots.recipes import savi
 
 SURFACE = (
-    "load_model create_model list_recipes load_tokenizer open_dataset list_datasets predict predict_frames evaluate "
-    "train metrics UserError __version__"
+    "load_model create_model list_recipes list_pretrained load_tokenizer open_dataset list_datasets predict "
+    "predict_frames evaluate train metrics UserError __version__"
 ).split()
 API = Path(__file__).parents[1] / "docs" / "api.md"
 README = API.parents[1] / "README.md"

@@ -15,7 +15,7 @@ from torchslots.io.errors import UserError, check_type, first_line
 from torchslots.io.json_files import read_object
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
-from torchslots.models.weights import CONFIG_NAME, HUB_ID, WEIGHTS_NAME, load_weights
+from torchslots.models.weights import CONFIG_NAME, HUB_ID, WEIGHTS_NAME, WithoutDraws, load_weights
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig, with_changes
 
@@ -82,7 +82,7 @@ def load_model(
 ) -> ObjectCentricModel:
     """Load the model of a folder, of a run of `train`, or of the hub, in evaluation mode.
 
-    Its configuration is `model.config`; for arguments and results of `model.predict` see `create_model`.
+    The public `load_model` also takes names of published checkpoints (`convert/pretrained.py`).
 
     Args:
         path_or_id: A folder with config.json and model.safetensors, its model.safetensors, a run folder (its
@@ -93,12 +93,6 @@ def load_model(
     Raises:
         UserError: no such folder or id; a pickle; a truncated or foreign file; tensors missing, left over or of
             another shape; a configuration of a newer version or an unknown family; a device that does not exist.
-
-    Example:
-        >>> model = torchslots.create_model("savi_small", num_slots=3, conditioning="learned")
-        >>> folder = model.save_pretrained(path)
-        >>> torchslots.load_model(path).config == model.config
-        True
     """
     return _load(path_or_id, device, revision, ObjectCentricModel)
 
@@ -106,15 +100,7 @@ def load_model(
 def load_tokenizer(
     path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
 ) -> Tokenizer:
-    """Load the tokenizer (dVAE, VQ-VAE) of a folder, of a run of `train`, or of the hub, in evaluation mode.
-
-    Arguments and errors are those of `load_model`, which loads models of slots.
-
-    Example:
-        >>> folder = torchslots.create_model("vqvae_demo").save_pretrained(path)
-        >>> torchslots.load_tokenizer(path).training
-        False
-    """
+    """Load a tokenizer (dVAE, VQ-VAE); arguments and errors are those of `load_model`."""
     return _load(path_or_id, device, revision, Tokenizer)
 
 
@@ -165,7 +151,7 @@ def _locate(path_or_id: str | Path, revision: str | None) -> tuple[Path, Path]:
         return folder, folder / WEIGHTS_NAME
     raise UserError(
         f"{path} does not exist. Give a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, a run folder of "
-        "`torchslots train`, or a hub id owner/name."
+        "`torchslots train`, or a hub id owner/name. `torchslots.load_model` fetches published checkpoints by name."
     )
 
 
@@ -217,10 +203,10 @@ def _download(repo_id: str, revision: str | None) -> Path:
 
 
 def _rebuild(file: Path) -> tuple[ModelConfig, catalog.Built]:
-    """Build the model of config.json with new weights; torch's random state does not change."""
+    """Build the model of config.json, for weights to be loaded; torch's random state does not change."""
     family, values = _read_config(file)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), WithoutDraws():
             return catalog.build_family(family, values, "`model`")
     except UserError as error:
         raise UserError(f"{file}: {error}") from error

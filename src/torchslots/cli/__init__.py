@@ -21,6 +21,7 @@ COMMANDS = {
     "compose": "decode new videos from slots exchanged across a data set; measure FVD, FID",
     "concepts": "cluster the slots of a data set, and decode new images from the clusters",
     "convert": "turn an original checkpoint into a model folder",
+    "pretrained": "list published checkpoints, and fetch them by name",
     "data": "list, download, inspect, prepare or generate data sets",
     "recipes": "list the recipes, with sizes and published results",
     "bench": "time a recipe's training step and inference, or plot how they grow",

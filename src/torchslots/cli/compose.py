@@ -10,6 +10,7 @@ from torchslots.cli.options import Flat, Words, parse
 
 def compose(words: Words) -> int:
     """`torchslots compose MODEL --root DIR`."""
+    from torchslots.convert.pretrained import model_folder
     from torchslots.evaluation.evaluate import whole_videos
     from torchslots.hub import load_model
     from torchslots.inference.compose import ComposeOptions, compose_videos, save
@@ -39,15 +40,15 @@ def compose(words: Words) -> int:
         Works under `torchrun` too.
 
         Args:
-            model: A run folder, a model folder, or owner/name on the hub.
+            model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             root: Folder with the data.
             out: Folder for compose.json and films; None: `compose` in the run or model folder.
             videos: Which videos, and where to run.
             networks: Weights of the networks of FID and FVD.
             options: How many slots to exchange, and what to write.
         """
-        ready = load_model(model, device=videos.device)
-        data, settings = settings_of(model, ready, videos, KEYS)
+        ready = load_model(folder := model_folder(model), device=videos.device)
+        data, settings = settings_of(folder, ready, videos, KEYS)
         found, missing = networks_of(networks, SET_METRICS)
         with processes(videos.device) as (rank, world_size):
             report = compose_videos(

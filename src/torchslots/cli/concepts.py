@@ -10,6 +10,7 @@ from torchslots.cli.options import Flat, Words, parse
 
 def concepts(words: Words) -> int:
     """`torchslots concepts MODEL --root DIR`."""
+    from torchslots.convert.pretrained import model_folder
     from torchslots.evaluation.evaluate import whole_videos
     from torchslots.hub import load_model
     from torchslots.inference import concepts as room
@@ -29,15 +30,15 @@ def concepts(words: Words) -> int:
         """Cluster the slots of a data set into concepts, plot them, and decode new images from one slot of each.
 
         Args:
-            model: A run folder, a model folder, or owner/name on the hub.
+            model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             root: Folder with the data.
             out: Folder for the library and images; None: `concepts` in the run or model folder.
             videos: Which videos, and where to run.
             options: How to cluster, and what to decode.
         """
         demand_one_process("Concepts are found")
-        ready = load_model(model, device=videos.device)
-        data, settings = settings_of(model, ready, videos, KEYS)
+        ready = load_model(source := model_folder(model), device=videos.device)
+        data, settings = settings_of(source, ready, videos, KEYS)
         found = room.concepts(
             ready,
             whole_videos(data, settings, root),

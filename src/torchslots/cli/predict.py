@@ -10,6 +10,7 @@ from torchslots.io.errors import UserError
 
 def predict(words: Words) -> int:
     """`torchslots predict MODEL INPUT... --out DIR`."""
+    from torchslots.convert.pretrained import model_folder
     from torchslots.inference import predict as room
 
     usual = room.PredictOptions()
@@ -24,13 +25,13 @@ def predict(words: Words) -> int:
         """Segment images, videos, GIFs and folders of any length, slice by slice.
 
         Args:
-            model: A run folder, a model folder, or owner/name on the hub.
+            model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             inputs: Images, videos, GIFs, folders of frames or of films.
             out: Folder for the results: overlay, masks, a strip of slots, slots.npz, tracks.json.
             options: How to read the inputs, and what to write.
         """
         require_inputs(inputs)
-        for folder in room.predict(model, inputs, out, options):
+        for folder in room.predict(model_folder(model), inputs, out, options):
             print(f"Written to {folder}")
         return 0
 

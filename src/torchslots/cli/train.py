@@ -1,5 +1,6 @@
 """`torchslots train`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torchslots.cli.options import Flat, Words, parse
@@ -8,6 +9,7 @@ from torchslots.cli.options import Flat, Words, parse
 def train(words: Words) -> int:
     """`torchslots train RECIPE --root DIR --run DIR`."""
     from torchslots.cli.recipes import recipes
+    from torchslots.convert.pretrained import model_folder
     from torchslots.recipes import catalog
     from torchslots.recipes.config import Recipe, current_flags
     from torchslots.training import run as training
@@ -33,7 +35,9 @@ def train(words: Words) -> int:
             recipe: The recipe.
             options: Settings that are not the recipe's.
         """
-        result = training.train(recipe, root, run, options)
+        parts = {name: getattr(options, name) for name in ("tokenizer", "slot_encoder")}
+        found = {name: str(model_folder(part)) for name, part in parts.items() if part is not None}
+        result = training.train(recipe, root, run, replace(options, **found))
         print(f"{recipe.name}: {result.step} steps done. Next: torchslots evaluate {run} --root {root}")
         after = next_recipe(recipe)
         if after is not None:

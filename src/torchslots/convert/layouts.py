@@ -172,20 +172,43 @@ def position(path: str, name: str) -> list[WeightMap]:
     return [grid(path, name), *dense(f"{path}/dense_pe_0", f"{name}.project")]
 
 
-def to_ours(leaves: Iterable[WeightMap], theirs: Arrays, where: str) -> dict[str, Tensor]:
+OTHER_RECIPE = "Name the right recipe with --recipe."
+OTHER_SIZES = "Name the right recipe with --recipe, or give the original's configuration with --config."
+"""Remedies for weights of another model, and of another size."""
+
+
+def to_ours(
+    leaves: Iterable[WeightMap], theirs: Arrays, where: str, remedy: str = OTHER_RECIPE
+) -> dict[str, Tensor]:
     """Our state dict from the original's arrays. Each must have its place, and none may be missing.
 
+    Args:
+        remedy: end of the message: what to do.
+
     Raises:
-        UserError: missing or unexpected arrays, with the first few names.
+        UserError: missing or unexpected arrays, with the first few names; an array with another number of axes.
     """
     leaves = list(leaves)
     stored, needed = (dict.fromkeys(sorted(names), ()) for names in (theirs, {leaf.path for leaf in leaves}))
-    remedy = "Name the right recipe with --recipe."
     check_fit(stored, needed, f"{where}: weights do not fit the model", remedy)  # shapes: in `fill`
     stacks: dict[str, list[np.ndarray]] = {}
     for leaf in sorted(leaves, key=lambda leaf: leaf.part[0]):
-        stacks.setdefault(leaf.name, []).append(leaf.read(np.asarray(theirs[leaf.path], np.float32)))
+        array = np.asarray(theirs[leaf.path], np.float32)
+        with _axes_of(leaf, array, where, remedy):
+            stacks.setdefault(leaf.name, []).append(leaf.read(array))
     return {name: torch.from_numpy(np.array(_joined(parts), order="C")) for name, parts in stacks.items()}
+
+
+@contextmanager
+def _axes_of(leaf: WeightMap, array: np.ndarray, where: str, remedy: str) -> Iterator[None]:
+    """A user's error for an array that cannot be brought into our layout."""
+    try:
+        yield
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"{where}: weights do not fit the model: {leaf.path} of shape {list(array.shape)} cannot become "
+            f"{leaf.name} ({error}). {remedy}"
+        ) from error
 
 
 def _joined(parts: list[np.ndarray], axis: int = 0) -> np.ndarray:
@@ -207,13 +230,15 @@ def to_theirs(leaves: Iterable[WeightMap], ours: Mapping[str, Tensor]) -> Arrays
     return {path: _joined(parts, axes[path]) for path, parts in arrays.items()}
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+def fill(model: nn.Module, state: Mapping[str, Tensor], where: str, remedy: str = OTHER_SIZES) -> None:
     """Load a model's weights, which must be complete and of the right shapes.
+
+    Args:
+        remedy: end of the message: what to do.
 
     Raises:
         UserError: names or shapes differ.
     """
-    remedy = "Name the right recipe with --recipe, or give the original's configuration with --config."
     check_fit(shapes(state), shapes(model.state_dict()), f"{where}: weights do not fit the model", remedy)
     model.load_state_dict(state)
 

@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torchslots.convert.layouts import Arrays, Shapes, WeightMap, to_ours
+from torchslots.convert.layouts import OTHER_RECIPE, Arrays, Shapes, WeightMap, fits, to_ours
 from torchslots.convert.originals import (
     dvae,
     isa,
@@ -240,9 +241,18 @@ def open_original(source: Path) -> tuple[Program, Checkpoint | TorchCheckpoint]:
     Raises:
         UserError: a file that is damaged, or of no program in the table.
     """
-    reader = next((reader for reader in _READERS if reader.holds(source)), FLAX)
-    read = reader.read(source)
+    reader, read = read_original(source)
     return program_of(read, reader), read
+
+
+def read_original(source: Path) -> tuple[Reader, Checkpoint | TorchCheckpoint]:
+    """What a checkpoint holds, and the format that it is in.
+
+    Raises:
+        UserError: a file that is damaged, or in no known format.
+    """
+    reader = next((reader for reader in _READERS if reader.holds(source)), FLAX)
+    return reader, reader.read(source)
 
 
 def program_of(read: Checkpoint | TorchCheckpoint, reader: Reader) -> Program:
@@ -300,14 +310,33 @@ def _about(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from error
 
 
-def weights(program: Program, read: Checkpoint | TorchCheckpoint, config: ModelConfig) -> dict[str, Any]:
+def weights(
+    program: Program,
+    read: Checkpoint | TorchCheckpoint,
+    config: ModelConfig,
+    remedy: str = OTHER_RECIPE,
+) -> dict[str, Any]:
     """Our state dict from a checkpoint, which must have exactly the arrays that our model has.
+
+    Args:
+        remedy: end of the message: what to do.
 
     Raises:
         UserError: missing or left-over arrays.
     """
     arrays = program.arrays(read.params, config, str(read.path))
-    return to_ours(program.leaves(config), arrays, str(read.path))
+    return to_ours(program.leaves(config), arrays, str(read.path), remedy)
+
+
+def has_weights_of(program: Program, read: Checkpoint | TorchCheckpoint, config: ModelConfig) -> bool:
+    """Whether the arrays of a checkpoint are exactly those of a model, by names and shapes."""
+    if not isinstance(config, program.config):
+        return False
+    try:
+        arrays = program.arrays(read.params, config, str(read.path))
+        return fits(program.leaves(config), partial(catalog.build, config), shapes(arrays))
+    except UserError:
+        return False
 
 
 def moments(

@@ -95,7 +95,7 @@ def evaluate(
     Under `torchrun` every process must call this, and each video is counted once.
 
     Args:
-        model: A model, or an argument of `load_model`. A run of `train` has its own data set and settings.
+        model: A model, a run or model folder, or a hub id owner/name. A run has its own data set and settings.
         root: Folder with the data.
         options: Metrics and videos.
         out: Folder for eval.json, curves and videos; None: nothing is written.

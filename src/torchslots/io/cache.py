@@ -17,13 +17,17 @@ _VERSION = 1
 Arrays = Mapping[str, np.ndarray]
 
 
+def user_cache(*names: str) -> Path:
+    """A folder or file in the user's cache: below `torchslots` in XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath("torchslots", *names)
+
+
 def cache_places(path: Path, ending: str) -> tuple[Path, Path]:
     """Where results computed from a file are stored: in `.torchslots` beside it, else in the user's cache."""
     path = path.resolve()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchslots" / "index"
     folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:16]
     name = path.name + ending
-    return path.parent / ".torchslots" / name, cache / folder / name
+    return path.parent / ".torchslots" / name, user_cache("index", folder, name)
 
 
 def file_stamp(path: Path) -> list[int]:

@@ -27,11 +27,17 @@ def check_type(name: str, value: Value, *types: type) -> Value:
     return value
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A sentence with the names most like `name`, or with all where none is."""
+def nearest(name: str, names: Iterable[str], otherwise: str | None = None) -> str:
+    """A sentence with the names most like `name`.
+
+    Args:
+        otherwise: the sentence if no name is like it; None: one with all names.
+    """
     names = list(names)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(names)}."
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"There are: {', '.join(names)}." if otherwise is None else otherwise
 
 
 def first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -157,6 +158,15 @@ def check_space(folder: Path, needed: float, advice: str, what: str = "") -> Non
         raise UserError(
             f"{who} needs {size_text(needed)} more{where}, but only {size_text(free)} are free. {advice}"
         )
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def size_text(size: float) -> str:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from torchslots._version import __version__
 from torchslots.io.errors import UserError, first_line
@@ -25,6 +26,15 @@ WEIGHTS_NAME = "model.safetensors"
 _CARD_NAME = "README.md"
 _CARD_MARK = "<!-- written by torchslots: edit freely below and remove this line to keep the text -->"
 _KINDS = {"load_model": "a slot model", "load_tokenizer": "a tokenizer"}
+_DRAWS = {
+    Tensor.normal_,
+    Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_normal_,
+    nn.init.kaiming_uniform_,
+}
+"""Functions that fill weights with random numbers; the other functions of `nn.init` call the first two."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -101,6 +111,23 @@ def push_to_hub(
                 "the owner's name and the network."
             ) from error
     return str(address)
+
+
+class WithoutDraws(TorchFunctionMode):
+    """Build a model with zeros in place of random initial weights, for weights that are all loaded next.
+
+    Random numbers would take most of the time of loading.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func not in _DRAWS:
+            return func(*args, **given)
+        tensor: Tensor = args[0] if args else given["tensor"]
+        tensor.detach().zero_()
+        return tensor
 
 
 def load_weights(model: nn.Module, file: Path, device: torch.device) -> None:

@@ -24,11 +24,11 @@ class TrainOptions:
     device: str | None = None
     """cpu, cuda or cuda:N; None: cuda where there is one."""
     tokenizer: str | None = None
-    """Trained tokenizer, for a model that decodes with one: a run folder, a model folder, or owner/name on the hub. Its
-    configuration takes the place of `--model.tokenizer.*`."""
+    """Trained tokenizer, for a model that decodes with one: a run folder, a model folder, or owner/name on the hub; on
+    the command line a published checkpoint, too. Its configuration takes the place of `--model.tokenizer.*`."""
     slot_encoder: str | None = None
     """Trained model whose slot encoder to start with, of the same kind: a run folder, a model folder, or owner/name on
-    the hub. Its configuration takes the place of `--model.slots.*`."""
+    the hub; on the command line a published checkpoint, too. Its configuration takes the place of `--model.slots.*`."""
     monitor: str | None = None
     """Metric whose highest value marks the best model; None: the decoder's (fg_ari or ap_inf), psnr for tokenizers."""
     num_plots: int = 4

@@ -5,7 +5,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -17,8 +17,14 @@ ENDINGS = (".zip", ".tar.gz", ".tar")
 _BLOCK = 1 << 20
 
 
-def extract(archive: Path) -> None:
-    """Extract an archive into its folder; files that are there in full size are skipped.
+def extract(
+    archive: Path, into: Path | None = None, *, wanted: Callable[[str], bool] = lambda name: True
+) -> None:
+    """Extract an archive; files that are there in full size are skipped.
+
+    Args:
+        into: folder for its files; None: the archive's own.
+        wanted: whether the file of a name in the archive is extracted.
 
     Raises:
         UserError: it is damaged, holds paths outside of its folder, or the disk is full.
@@ -27,8 +33,8 @@ def extract(archive: Path) -> None:
     try:
         with progress(f"Extracting {archive.name}", None, "files") as advance:
             for name, size, stream in _members(archive):
-                target = archive.parent / _inside(name, archive)
-                if not target.exists() or target.stat().st_size != size:
+                target = (into or archive.parent) / _inside(name, archive)
+                if wanted(name) and (not target.exists() or target.stat().st_size != size):
                     _write(target, size, stream)
                     written.append(target)
                 advance(1)
@@ -38,6 +44,18 @@ def extract(archive: Path) -> None:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno is None:
             raise _damaged(archive, error.__cause__, written) from error
         raise
+
+
+def list_members(archive: Path) -> list[str]:
+    """Names of the files in an archive.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return [name for name, _, _ in _members(archive)]
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise _damaged(archive, error, []) from error
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:

@@ -31,13 +31,20 @@ def checked_info(info: Any) -> dict[str, Any]:
 def offered_files(host: str, bucket: str, prefix: str, info: dict[str, Any]) -> list[RemoteFile]:
     """A data set's files by the bucket's list; where that is refused, by the shards in dataset_info.json."""
     try:
-        return list(_listing(host, bucket, prefix))
+        return list(listing(host, bucket, prefix))
     except Refused:
         names = [shard for split in info.get("splits", []) for shard in shard_names(info, split)]
         return [RemoteFile(f"{host}/{bucket}/{prefix}/{name}", name) for name in [*names, "features.json"]]
 
 
-def _listing(host: str, bucket: str, prefix: str) -> Iterator[RemoteFile]:
+def listing(host: str, bucket: str, prefix: str) -> Iterator[RemoteFile]:
+    """Files in a folder of a bucket, with sizes and checksums.
+
+    Raises:
+        Refused: the bucket lists nothing.
+        Broken: no answer.
+        ValueError, KeyError, TypeError: the answer is no list.
+    """
     query = {"prefix": f"{prefix}/", "maxResults": "1000", "fields": "items(name,size,md5Hash),nextPageToken"}
     while True:
         page = json.loads(fetch(f"{host}/storage/v1/b/{bucket}/o?{urllib.parse.urlencode(query)}"))

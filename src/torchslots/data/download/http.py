@@ -28,7 +28,8 @@ _TIMEOUT = 30.0
 _REFUSALS = (400, 401, 403, 404, 405, 410, _PAST_THE_END)
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _CHUNK = 1 << 18
-_ADVICE = "The downloaded part is kept: free some space or choose another --root, and repeat the command."
+_NO_SPACE = "The downloaded part is kept: free some space or choose another --root, and repeat the command."
+_REFUSED = "Check the name, or use a mirror with TORCHSLOTS_MIRROR."
 
 Taken = TypeVar("Taken")
 
@@ -48,7 +49,14 @@ class Refused(Exception):
 
     def __init__(self, url: str, status: int) -> None:
         super().__init__(f"{url} answers with status {status}")
-        self.status = status
+        self.url, self.status = url, status
+
+
+class WebPage(Refused):
+    """The server sent a page to read in place of the file."""
+
+    def __str__(self) -> str:
+        return f"{self.url} answers with a web page in place of the file: a login or a proxy is in the way"
 
 
 class Broken(Exception):
@@ -91,7 +99,7 @@ def fetch(url: str) -> bytes:
         Refused: the server refuses.
         Broken: no answer after several attempts.
     """
-    return _patiently(url, lambda response: response.read())
+    return ask(url, lambda response: response.read())
 
 
 def probe(url: str, name: str) -> RemoteFile:
@@ -106,11 +114,16 @@ def probe(url: str, name: str) -> RemoteFile:
         size = response.headers.get("Content-Length")
         return RemoteFile(url, name, int(size) if size else None, _header_md5(response))
 
-    return _patiently(url, head)
+    return ask(url, head)
 
 
-def _patiently(url: str, take: Callable[[Any], Taken]) -> Taken:
-    """`take` of the answer, in several attempts."""
+def ask(url: str, take: Callable[[Any], Taken]) -> Taken:
+    """`take` of the answer, in several attempts.
+
+    Raises:
+        Refused: the server refuses.
+        Broken: no answer after several attempts.
+    """
     failures = 0
     while True:
         try:
@@ -130,8 +143,20 @@ def _header_md5(response: Any) -> str | None:
     return found[1] if found else None
 
 
-def download_all(files: list[RemoteFile], folder: Path, name: str, connections: int) -> None:
+def download_all(
+    files: list[RemoteFile],
+    folder: Path,
+    name: str,
+    connections: int,
+    *,
+    no_space: str = _NO_SPACE,
+    refused: str = _REFUSED,
+) -> None:
     """Download files in parallel; the first failure, or Ctrl-C, stops the others at their next chunk.
+
+    Args:
+        no_space: end of the message if the disk refuses.
+        refused: end of the message if the server refuses.
 
     Raises:
         UserError: the server refuses or cannot be reached, the disk is full, a file always arrives damaged.
@@ -139,11 +164,19 @@ def download_all(files: list[RemoteFile], folder: Path, name: str, connections: 
     stop = threading.Event()
     sizes = [file.size for file in files if file.size is not None]
     total = sum(sizes) // 10**6 if len(sizes) == len(files) else None
-    with disk_errors(folder, _ADVICE):
+    with disk_errors(folder, no_space):
         folder.mkdir(parents=True, exist_ok=True)
     with progress(f"Downloading {name}", total, "MB") as advance, ThreadPoolExecutor(connections) as pool:
         tasks = [
-            pool.submit(_download_one, file, folder / file.name, lambda size: advance(size / 1e6), stop)
+            pool.submit(
+                _download_one,
+                file,
+                folder / file.name,
+                lambda size: advance(size / 1e6),
+                stop,
+                no_space,
+                refused,
+            )
             for file in files
         ]
         try:
@@ -156,7 +189,12 @@ def download_all(files: list[RemoteFile], folder: Path, name: str, connections: 
 
 
 def _download_one(
-    file: RemoteFile, path: Path, advance: Callable[[int], None], stop: threading.Event
+    file: RemoteFile,
+    path: Path,
+    advance: Callable[[int], None],
+    stop: threading.Event,
+    no_space: str,
+    refused: str,
 ) -> None:
     """Download one file; a complete one is not downloaded again."""
     if path.exists() and (file.size is None or path.stat().st_size == file.size):
@@ -168,7 +206,7 @@ def _download_one(
     while not stop.is_set():
         before = _file_bytes(part)
         try:
-            with disk_errors(path, _ADVICE):
+            with disk_errors(path, no_space):
                 _attempt(file, part, advance, stop)
                 if not stop.is_set():
                     part.replace(path)
@@ -180,7 +218,7 @@ def _download_one(
                 advance(-_file_bytes(part))
                 part.unlink()
                 continue
-            raise UserError(f"{error}. Check the name, or use a mirror with TORCHSLOTS_MIRROR.") from error
+            raise UserError(f"{error}. {refused}") from error
         except Broken as error:
             failures = 0 if _file_bytes(part) > before else failures + 1
             if failures >= _MOST_FAILURES:
@@ -196,10 +234,13 @@ def _attempt(file: RemoteFile, part: Path, advance: Callable[[int], None], stop:
 
     Raises:
         Broken: the connection ended early; size or checksum are wrong (then the part is removed).
+        WebPage: no file.
     """
     have, size, md5 = _file_bytes(part), file.size, file.md5
-    if size is None or have < size:
+    if size is None or have < size or not part.exists():
         with _open_at(file.url, start=have) as response:
+            if response.headers.get_content_type() == "text/html":
+                raise WebPage(file.url, response.status)
             have = _resume_at(response, have, part, advance)
             size = (
                 have + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else size

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from torchslots.data.download.http import RemoteFile, download_all
+from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError, nearest
-from torchslots.io.files import locked
+from torchslots.io.files import locked, sha256_of
 from torchslots.models.weights import check_fit, shapes
 
 State = dict[str, Tensor]
-_CHUNK = 1 << 20
 _ENV = "TORCHSLOTS_FEATURES"
 
 
@@ -111,7 +111,7 @@ def feature_folder() -> Path:
     """Folder of downloaded files: TORCHSLOTS_FEATURES, or `torchslots/features` in the user's cache."""
     if folder := os.environ.get(_ENV):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchslots" / "features"
+    return user_cache("features")
 
 
 def feature_weights(
@@ -159,7 +159,7 @@ def _download(public: FeatureFile, path: Path) -> None:
             download_all([RemoteFile(public.address, path.name)], path.parent, public.name, connections=1)
         except UserError as error:
             raise MissingWeights(f"{str(error).split('. ')[0]}. {where_to_get(public.name)}") from error
-        found = _digest(path, hashlib.sha256())
+        found = sha256_of(path)
         if not _is_public(path, public, found):
             path.unlink()
             raise UserError(
@@ -169,7 +169,7 @@ def _download(public: FeatureFile, path: Path) -> None:
 
 
 def _check(path: Path, public: FeatureFile, sha256: str | None) -> None:
-    found = _digest(path, hashlib.sha256())
+    found = sha256_of(path)
     if sha256 is not None and found != sha256.lower():
         raise UserError(f"{path} has the SHA-256 {found}, not {sha256.lower()}. Get the file anew.")
     if sha256 is None and not _is_public(path, public, found):
@@ -182,19 +182,13 @@ def _check(path: Path, public: FeatureFile, sha256: str | None) -> None:
 def _is_public(path: Path, public: FeatureFile, found: str) -> bool:
     if public.git_id:
         git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-        return _digest(path, git) == public.git_id
+        git.update(path.read_bytes())
+        return git.hexdigest() == public.git_id
     return found.startswith(public.sha256)
 
 
 def _expected(public: FeatureFile) -> str:
     return f"git id {public.git_id}" if public.git_id else f"SHA-256 {public.sha256}..."
-
-
-def _digest(path: Path, digest: "hashlib._Hash") -> str:
-    with path.open("rb") as source:
-        while block := source.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> State:
