@@ -1,11 +1,10 @@
-"""SAVi-S's training step and inference, ours beside plain eager PyTorch, in one run; prints one JSON object.
+"""Compare SAVi-S's training step and inference with plain eager PyTorch in one run; prints one JSON object.
 
     python benchmarks/against_plain.py --precision fp32 --threads 2
 
 Each side is a process of its own, one after the other, `--rounds` times. The plain side is `plain.py`: NCHW,
-channels-last, and channels-last with the allocator told to keep freed memory as ours does. `ratio` is its least time
-over ours: of the clock, and in CPU seconds, which are steadier where other work runs beside. Both must give the same
-loss in fp32.
+channels-last, and channels-last with the allocator set to keep freed memory as ours does. `ratio` is its least time
+over ours, wall and CPU; CPU seconds are steadier on a shared machine. Both must give the same loss in fp32.
 """
 
 import json
@@ -47,14 +46,14 @@ def main(
     """Measure and print.
 
     Args:
-        side: Measure this one alone, in this process.
-        sides: What to measure; `ours_compiled` takes minutes to compile.
-        precision: Of the matrix products on both sides.
+        side: Measure this side alone, in this process.
+        sides: Sides to measure; `ours_compiled` takes minutes to compile.
+        precision: Precision of the matrix products on both sides.
         batch: Clips.
         frames: Frames in a clip.
         slots: Slots, background included, all distinct.
-        steps: Timed steps in each round, after two that are not; the slowest side, `plain_nchw`, takes one.
-        rounds: How often all sides are measured.
+        steps: Timed steps in each round, after two warm-up steps; the slowest side, `plain_nchw`, takes one.
+        rounds: Measurements of all sides.
         threads: CPU threads.
     """
     settings = {"precision": precision, "batch": batch, "frames": frames, "slots": slots, "steps": steps}
@@ -80,7 +79,7 @@ def _least(rounds: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _ratios(best: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """How many times sooner than the reference."""
+    """Seconds of the reference over those of each side."""
     if REFERENCE not in best:
         return {}
     keys = [key for key in best[REFERENCE] if key.endswith("seconds")]
@@ -118,7 +117,7 @@ def _infer(plain: PlainSavi, clip: Batch, precision: Precision) -> None:
 
 
 class PlainStep:
-    """Forward, backward, clipping, Adam."""
+    """Training step: forward, backward, clipping, Adam."""
 
     def __init__(self, model: PlainSavi, precision: Precision):
         self.model, self.precision = model, precision
@@ -135,7 +134,7 @@ class PlainStep:
 
 
 def _times(step: Any, data: Batch, clip: Batch, steps: int, infer: Any) -> dict[str, float]:
-    """The first loss, and the least time of each kind; ours has a learning rate of 0 in its first update."""
+    """The first loss, and the least time of each kind; our first update has a learning rate of 0."""
     began = time.perf_counter()
     first = step(0, data)
     loss = first if isinstance(first, torch.Tensor) else first.losses["recon_flow"]

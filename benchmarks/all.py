@@ -1,10 +1,10 @@
-"""Everything that RESULTS.md says of speed, from one command; one JSON file, rewritten after each section.
+"""Measure every figure of speed in RESULTS.md; one JSON file, rewritten after each section.
 
     python benchmarks/all.py --out results.json [--sections plain_fp32 distinct ...] [--threads 2]
 
-Each section runs other scripts of this folder, every measurement in a process of its own; one that fails is noted under
-`failed`, and the others run. `compiled` is left out unless it is asked for: it takes minutes. `quoted` are figures of
-the original programs, measured once on a machine of this kind (2 cores); they are not measured here.
+Each section runs other scripts of this folder, every measurement in a process of its own. A section that fails is noted
+under `failed`, and the others run. `compiled`, which takes minutes, runs only by name. `quoted` are figures of the
+original programs, measured once on a machine of this kind (2 cores); they are not measured here.
 """
 
 import json
@@ -48,7 +48,7 @@ def _ratio(slow: dict[str, Any], fast: dict[str, Any], key: str = "seconds_per_s
 
 
 def plain_fp32(threads: list[str]) -> dict[str, Any]:
-    """SAVi-S beside plain eager PyTorch."""
+    """SAVi-S compared with plain eager PyTorch."""
     return _script("against_plain.py", "--precision", "fp32", *threads)
 
 
@@ -58,31 +58,19 @@ def plain_bf16(threads: list[str]) -> dict[str, Any]:
 
 
 def compiled(threads: list[str]) -> dict[str, Any]:
-    """What compiling a small step of SAVi-S costs and gains; takes minutes."""
+    """Cost and gain of compiling a small step of SAVi-S; takes minutes."""
     return {p: _script("compilation.py", "savi_small", "--precision", p, *threads) for p in ("fp32", "bf16")}
 
 
 def distinct(threads: list[str]) -> dict[str, Any]:
-    """24 slots with 5 and 8 objects (mean 6.5): each distinct slot painted once, and every slot."""
-    words = [
-        "--batch",
-        "2",
-        "--frames",
-        "6",
-        "--slots",
-        "24",
-        "--objects",
-        "5",
-        "8",
-        "--no-inference",
-        *threads,
-    ]
+    """24 slots with 5 and 8 objects (mean 6.5): each distinct slot decoded once, and every slot decoded."""
+    words = [*"--batch 2 --frames 6 --slots 24 --objects 5 8 --no-inference".split(), *threads]
     on, off = _step("savi_small", *words), _step("savi_small", *words, "--no-distinct")
     return {"distinct": on, "all": off, "ratio": _ratio(off, on)}
 
 
 def inference(threads: list[str]) -> dict[str, Any]:
-    """Masks of 24 frames, 11 slots, beside the original's quoted seconds."""
+    """Masks of 24 frames, 11 slots, compared with the original's quoted seconds."""
     found = {
         p: _step("savi_small", *_SAVI, "--steps", "1", "--precision", p, *threads) for p in ("fp32", "bf16")
     }
@@ -90,7 +78,7 @@ def inference(threads: list[str]) -> dict[str, Any]:
 
 
 def statm(threads: list[str]) -> dict[str, Any]:
-    """STATM-S's step over SAVi-S's."""
+    """A step of STATM-S compared with one of SAVi-S."""
     words = [*_SAVI, "--steps", "3", "--no-inference", *threads]
     savi, other = (_step(name, *words) for name in ("savi_small", "statm_savi_small"))
     return {
@@ -102,7 +90,7 @@ def statm(threads: list[str]) -> dict[str, Any]:
 
 
 def statm_long(threads: list[str]) -> dict[str, Any]:
-    """STATM over up to 240 frames: bounded memory, and all frames remembered."""
+    """STATM over up to 240 frames, with a bounded memory and with all frames in it."""
     return {
         "bounded": _script("statm_long.py", *threads),
         "unbounded": _script("statm_long.py", "--max-frames", "None", *threads),
@@ -110,18 +98,18 @@ def statm_long(threads: list[str]) -> dict[str, Any]:
 
 
 def slot_attention(threads: list[str]) -> dict[str, Any]:
-    """Slot Attention's step beside the original's quoted seconds."""
+    """A step of Slot Attention compared with the original's quoted seconds."""
     words = ["slot_attention_clevr6", "--batch", "2", "--slots", "7"]
     return _beside("slot_attention_train_seconds", [*words, *threads])
 
 
 def isa(threads: list[str]) -> dict[str, Any]:
-    """ISA's step beside the original's quoted seconds."""
+    """A step of ISA compared with the original's quoted seconds."""
     return _beside("isa_train_seconds", ["isa_tetrominoes_transl", "--batch", "8", *threads])
 
 
 def _beside(name: str, words: list[str]) -> dict[str, Any]:
-    """Both precisions, and how many times sooner than the quoted seconds."""
+    """Both precisions, and the quoted seconds over ours."""
     found = {p: _step(*words, "--precision", p) for p in ("fp32", "bf16")}
     ratio = {p: QUOTED[name] / ours["seconds_per_step"]["min"] for p, ours in found.items()}
     return {"quoted": QUOTED[name], **found, "ratio": ratio}
@@ -133,27 +121,27 @@ def metrics(threads: list[str]) -> dict[str, Any]:
 
 
 def start(threads: list[str]) -> dict[str, Any]:
-    """`torchslots --help`, and the import."""
+    """Start of `torchslots --help`, and of the import."""
     return _script("start.py")
 
 
 def memory(threads: list[str]) -> dict[str, Any]:
-    """SAVi-S at batch 64 with 24 distinct slots in bf16 with recomputation, computed."""
+    """Memory of SAVi-S at batch 64 with 24 distinct slots in bf16 with recomputation, computed."""
     return _script("memory.py", *threads)
 
 
 def slotdiffusion(threads: list[str]) -> dict[str, Any]:
-    """SlotDiffusion's step and pictures beside the plain form of the network and the original's recorded seconds."""
+    """SlotDiffusion's step and sampling compared with the plain network and the original's recorded seconds."""
     return _script("slotdiffusion.py", "--samples", "1", *threads)
 
 
 def steve(threads: list[str]) -> dict[str, Any]:
-    """STEVE's codes written with and without what was written being kept."""
+    """Decoding of STEVE's codes with and without a cache of keys and values."""
     return _script("steve_generation.py", "--samples", "1", *threads)
 
 
 def growth(threads: list[str]) -> dict[str, Any]:
-    """`torchslots bench --plot` of SAVi-S."""
+    """Growth of time and memory of SAVi-S, by `torchslots bench --plot`."""
     words = ["bench", "savi_small", "--plot", "--steps", "2"]
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, "-m", "torchslots", *words, "--out", folder, *threads]
@@ -189,8 +177,8 @@ def main(out: Path, sections: tuple[str, ...] = USUAL, threads: int = 2) -> None
     """Run sections and write what they find.
 
     Args:
-        out: JSON file; sections that are in it already and are not asked for are kept.
-        sections: Which, by name.
+        out: JSON file; other sections that are in it already stay.
+        sections: Names of sections.
         threads: CPU threads of each measurement.
     """
     unknown = set(sections) - set(SECTIONS)
@@ -206,7 +194,7 @@ def main(out: Path, sections: tuple[str, ...] = USUAL, threads: int = 2) -> None
 
 
 def _run(name: str, threads: list[str]) -> dict[str, Any]:
-    """A section's figures, or how it failed."""
+    """A section's figures, or its failure."""
     began = time.perf_counter()
     try:
         figures = SECTIONS[name](threads)
@@ -218,7 +206,7 @@ def _run(name: str, threads: list[str]) -> dict[str, Any]:
 
 
 def _write(out: Path, found: dict[str, Any]) -> None:
-    """All at once, so that what was found before is not lost when this is interrupted."""
+    """Write the file at once, so that an interruption loses nothing that was found before."""
     part = out.with_name(out.name + ".part")
     part.write_text(json.dumps(found, indent=2) + "\n")
     part.replace(out)

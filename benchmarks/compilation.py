@@ -1,11 +1,11 @@
-"""What torch.compile costs and gains on a recipe's training step; prints one JSON object.
+"""Measure cost and gain of torch.compile on a recipe's training step; prints one JSON object.
 
     python benchmarks/compilation.py savi_small --batch 1 --frames 3 --slots 6 --precision bf16 --threads 1
 
 The same step is taken plain and compiled, each in a process of its own, compiled with an empty cache.
 `compile_cpu_seconds` is what the compiled process and its compilers used beyond the plain one, less the timed steps;
-`gain` is the plain step's least time over the compiled one's. `pays_after_steps` is where the two are even. The
-constants of `torchslots.training.compilation` are taken from this.
+`gain` is the plain step's least time over the compiled one's. `pays_after_steps` is the number of steps at which both
+take as long. The constants of `torchslots.training.compilation` come from here.
 """
 
 import json
@@ -24,7 +24,7 @@ _HERE = Path(__file__).parent
 
 
 class Side(NamedTuple):
-    """One process: its report, and the CPU seconds of it and of all it started."""
+    """One process: its report, and the CPU seconds of it and of all that it started."""
 
     report: dict[str, Any]
     total: float
@@ -46,7 +46,7 @@ def main(
         batch: Clips.
         frames: Frames in a clip.
         slots: Slots, background included, all distinct.
-        precision: Of the matrix products.
+        precision: Precision of the matrix products.
         steps: Timed steps.
         threads: CPU threads.
     """

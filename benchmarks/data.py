@@ -1,9 +1,9 @@
 """Time the data pipeline, from published shards and from a prepared cache, in one run; prints one JSON object.
 
 The work is that of SAVi-S: clips of 6 frames with masks, boxes and flow, from 128 x 128 TFRecords resized to 64, to the
-batch. Without --root it reads videos generated here, complete MOVi records (depth, normals and all, so that skipping
-what nobody asks for is part of the measurement), which the operating system has in memory after the first round.
-CPU time is that of one process; clips per second are those of two loading processes, beside whatever else runs here.
+batch. Without --root it reads videos generated here, which are complete MOVi records (skipping depth, normals and other
+features that the clip does not need is part of the measurement). The operating system has them in memory after the
+first round. CPU time is that of one process; clips per second are those of two loading processes.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from torchslots.data.prepare import prepare
 REFERENCE = {"clips_per_second": 50.0, "cpu_ms_per_clip": 35.0}
 """SAVi's input pipeline (TFDS and TensorFlow) at the default work, recorded on 2 cores of a machine of this kind."""
 TARGETS = {"shards": 3.0, "cache": 10.0}
-"""Times less CPU per clip than the reference."""
+"""CPU per clip of the reference over ours."""
 
 
 def _measure(dataset: ClipDataset, options: argparse.Namespace) -> dict[str, float]:
@@ -40,7 +40,7 @@ def _measure(dataset: ClipDataset, options: argparse.Namespace) -> dict[str, flo
 
 
 def _timed(dataset: ClipDataset, options: argparse.Namespace, workers: int) -> tuple[float, float, int]:
-    """Seconds by the clock and of CPU, and clips; the first batches (start of workers, index) apart."""
+    """Wall and CPU seconds, and clips; without the first batches (start of workers, index)."""
     size = options.batch
     if options.frames:
         rounds = train_batches(dataset, batch_size=size, seed=0, num_workers=workers)
@@ -56,14 +56,14 @@ def _timed(dataset: ClipDataset, options: argparse.Namespace, workers: int) -> t
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--root", type=Path, help="folder of the data set; none: made here, in a temporary folder"
+        "--root", type=Path, help="folder of the data set; none: generated in a temporary folder"
     )
     parser.add_argument("--dataset", default="sim_a", help="its name (default sim_a)")
     parser.add_argument("--split", default="train")
     parser.add_argument("--frames", type=int, default=6, help="frames of a clip; 0: whole videos (default 6)")
     parser.add_argument("--resolution", type=int, default=64, help="pixels after resizing (default 64)")
-    parser.add_argument("--stored", type=int, default=128, help="pixels of videos made here (default 128)")
-    parser.add_argument("--videos", type=int, default=12, help="videos made here (default 12)")
+    parser.add_argument("--stored", type=int, default=128, help="pixels of generated videos (default 128)")
+    parser.add_argument("--videos", type=int, default=12, help="generated videos (default 12)")
     parser.add_argument("--keys", nargs="+", default=["video", "segmentations", "boxes", "flow"])
     parser.add_argument("--workers", type=int, default=2, help="processes for clips per second (default 2)")
     parser.add_argument("--batch", type=int, default=8, help="clips in a batch (default 8)")
@@ -75,13 +75,13 @@ def _parse() -> argparse.Namespace:
 
 
 def _default_work(options: argparse.Namespace) -> bool:
-    """Whether the reference's figures are for this work."""
+    """Whether the reference's figures are of this work."""
     work = (options.frames, options.resolution, options.stored, options.crop, sorted(options.keys))
     return work == (6, 64, 128, None, ["boxes", "flow", "segmentations", "video"]) and options.root is None
 
 
 def _compared(figures: dict[str, dict[str, float]]) -> dict[str, object]:
-    """The reference's figures, and how many times less CPU a clip takes here."""
+    """The reference's figures, and its CPU per clip over ours."""
     ratios = {
         name: REFERENCE["cpu_ms_per_clip"] / found["cpu_ms_per_clip"] for name, found in figures.items()
     }

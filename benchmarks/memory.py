@@ -1,10 +1,10 @@
 """Tensor memory of a large training step, computed from small ones; prints one JSON object.
 
-The step (forward, backward, Adam) runs at two smaller batches, and every allocation is followed by torch's profiler.
-In each part of a step live bytes are a + b * batch, so the peak is the highest of such lines and what is computed from
-two batches is a lower bound: parts that need little at small batches may overtake. Measure at batches as large as the
-machine bears, best at the one that is asked about (`--measured 32 64`: a few minutes of two cores); the defaults take a
-minute or two of one core. A GPU's workspaces and fragmentation are not in it.
+The step (forward, backward, Adam) runs at two smaller batches, and torch's profiler follows every allocation. In each
+part of a step live bytes are a + b * batch, so the peak is the highest of such lines, and what is computed from two
+batches is a lower bound: another part may have the peak at a larger batch. Measure at batches as large as the machine
+allows, best at `--batch` itself (`--measured 32 64`: a few minutes of two cores); the defaults take a minute or two of
+one core. A GPU's workspaces and fragmentation are not included.
 """
 
 import json
@@ -34,18 +34,18 @@ def main(
     objects: int | None = None,
     threads: int = 2,
 ) -> None:
-    """Measure small steps and print what the large one needs.
+    """Measure small steps and print the memory of the large one.
 
     Args:
         recipe: Name in `torchslots recipes`.
-        batch: Clips of the step that is asked about.
+        batch: Clips of the large step.
         frames: Frames in a clip.
         slots: Slots, background included.
-        chunk: Pictures painted at once.
-        precision: Of the matrix products.
+        chunk: Images decoded at once.
+        precision: Precision of the matrix products.
         recompute: Recompute activations in the backward pass.
-        measured: Batches that are run.
-        objects: Objects in each clip, the other slots being copies; None: all slots are distinct.
+        measured: Batches to run.
+        objects: Objects in each clip, the other slots are copies; None: all slots are distinct.
         threads: CPU threads.
     """
     torch.set_num_threads(threads)
@@ -77,9 +77,9 @@ def _peak(
     objects: int | None,
 ) -> int:
     scaled = scale(catalog.recipe(recipe), batch, frames, slots, None, recompute)
-    model_numbers = change(scaled.model, decoder=change(decoder_of(scaled.model), chunk=chunk))
+    config = change(scaled.model, decoder=change(decoder_of(scaled.model), chunk=chunk))
     seed_step(0)
-    model = catalog.build(model_numbers)
+    model = catalog.build(config)
     step = TrainStep(model, scaled.optim, replace(scaled.train, precision=precision), "cpu")
     step(0, random_batch(scaled, 1, frames))
     return step_bytes(

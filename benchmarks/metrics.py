@@ -1,7 +1,7 @@
 """Time FG-ARI, mIoU and mBO of a batch of videos; prints one JSON object.
 
-With `--sets 15000`, time average precision at all five distances of so many pictures instead, of `--slots` predicted
-and as many true objects each.
+With `--sets 15000`, time average precision at all five distances of that many images instead, each of `--slots`
+predicted and as many true objects.
 """
 
 import argparse
@@ -21,13 +21,13 @@ _LABELS = (2, 2, 3, 8)
 _BATCH = 512
 
 
-def _judge(truth: torch.Tensor, prediction: torch.Tensor, slots: int) -> dict[str, float]:
+def _score(truth: torch.Tensor, prediction: torch.Tensor, slots: int) -> dict[str, float]:
     tables = contingency(truth, prediction, slots).sum(1)
     return {score.__name__: score(tables).nanmean().item() for score in (fg_ari, miou, mbo)}
 
 
 def _random_sets(count: int, objects: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """True objects, and predictions near to them in another order."""
+    """Predictions and true objects: the predictions are near, in another order."""
     rng = np.random.default_rng(0)
     true = np.concatenate(
         [
@@ -42,7 +42,7 @@ def _random_sets(count: int, objects: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(predicted, dtype=torch.float32), torch.tensor(true, dtype=torch.float32)
 
 
-def _judge_sets(predicted: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
+def _score_sets(predicted: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
     metric = AveragePrecision()
     for start in range(0, len(true), _BATCH):
         metric.update(predicted[start : start + _BATCH, None], true[start : start + _BATCH, None])
@@ -67,7 +67,9 @@ def main() -> None:
     }.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--sets", type=int, help="pictures whose sets are judged, in place of videos")
+    parser.add_argument(
+        "--sets", type=int, help="images whose sets of objects are scored, in place of videos"
+    )
     options = parser.parse_args()
     work = _video_work(options) if options.sets is None else _set_work(options)
     first = _time(work)
@@ -79,7 +81,7 @@ def main() -> None:
 
 def _set_work(options: argparse.Namespace) -> Callable[[], object]:
     predicted, true = _random_sets(options.sets, options.slots)
-    return lambda: _judge_sets(predicted, true)
+    return lambda: _score_sets(predicted, true)
 
 
 def _video_work(options: argparse.Namespace) -> Callable[[], object]:
@@ -87,7 +89,7 @@ def _video_work(options: argparse.Namespace) -> Callable[[], object]:
     torch.manual_seed(0)
     truth = torch.randint(options.objects, shape, dtype=torch.int32, device=options.device)
     prediction = torch.randint(options.slots, shape, device=options.device)
-    return lambda: _judge(truth, prediction, options.slots)
+    return lambda: _score(truth, prediction, options.slots)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""SAVi-S as a textbook writes it in PyTorch: what our own step is measured against.
+"""Textbook PyTorch of SAVi-S, with which our own step is compared.
 
-Transposed convolutions are `nn.ConvTranspose2d`, every slot of every frame is painted whether or not it is a copy,
-nothing is packed, folded or projected ahead, and memory is the allocator's. `load` copies our weights in, so that both
-sides can be seen to compute the same loss.
+Transposed convolutions are `nn.ConvTranspose2d`, every slot of every frame is decoded even where it is a copy, nothing
+is packed, folded or projected ahead, and the allocator has its default settings. `load` copies our weights in, so that
+both sides compute the same loss.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ class Up(nn.Module):
 
 
 class PlainSavi(nn.Module):
-    """SAVi-S conditioned on boxes; predicts flow."""
+    """SAVi-S conditioned on boxes, with flow as target."""
 
     def __init__(self, resolution: int = 64, layout: torch.memory_format = torch.contiguous_format):
         super().__init__()
@@ -77,14 +77,13 @@ class PlainSavi(nn.Module):
         slots = self.norm_attention(slots + self.attention(slots, slots, slots, need_weights=False)[0])
         return self.norm_mlp(slots + self.mlp(slots))
 
-    def paint(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Flow and masks of [B, T, K, D] slots."""
         tiled = slots.flatten(0, 2)[:, :, None, None].expand(-1, -1, GRID, GRID)
-        drawn = self.decoder(self.decoder_position(tiled).contiguous(memory_format=self.layout))
-        drawn = drawn.permute(0, 2, 3, 1)
-        drawn = self.read(drawn).unflatten(0, slots.shape[:3])
-        masks = drawn[..., :1].softmax(2)
-        return (masks * drawn[..., 1:]).sum(2).movedim(-1, 2), masks[..., 0]
+        features = self.decoder(self.decoder_position(tiled).contiguous(memory_format=self.layout))
+        decoded = self.read(features.permute(0, 2, 3, 1)).unflatten(0, slots.shape[:3])
+        masks = decoded[..., :1].softmax(2)
+        return (masks * decoded[..., 1:]).sum(2).movedim(-1, 2), masks[..., 0]
 
     def forward(self, video: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         frames = self.encoder_position(self.cnn(video.flatten(0, 1).to(memory_format=self.layout)))
@@ -93,7 +92,7 @@ class PlainSavi(nn.Module):
         for t in range(video.shape[1]):
             found.append(self.correct(slots, tokens[:, t]))
             slots = self.predict_next(found[-1])
-        return self.paint(torch.stack(found, 1))
+        return self.decode(torch.stack(found, 1))
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         flow, _ = self(batch["video"], batch["boxes"][:, 0])
@@ -101,7 +100,7 @@ class PlainSavi(nn.Module):
 
 
 def load(plain: PlainSavi, ours: nn.Module) -> None:
-    """Our weights in its places; the two hidden biases that flax's recurrent unit lacks stay zero."""
+    """Copy our weights; the two hidden biases that flax's recurrent unit lacks are zero."""
     given = dict(ours.state_dict())
     with torch.no_grad():
         for name, value in plain.named_parameters():
@@ -109,7 +108,7 @@ def load(plain: PlainSavi, ours: nn.Module) -> None:
 
 
 def _found(name: str, given: dict[str, Tensor]) -> Tensor:
-    """Ours, under a name of the plain model's."""
+    """Our weight of a name in the plain model."""
     for theirs, own in _PLACES.items():
         if name.startswith(theirs + "."):
             rest = name[len(theirs) + 1 :].replace("conv.", "")

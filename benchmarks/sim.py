@@ -1,8 +1,8 @@
-"""Time the generator: CPU seconds of one video with everything written; prints one JSON object.
+"""Time the generator of videos, in CPU seconds per video; prints one JSON object.
 
     OMP_NUM_THREADS=1 python benchmarks/sim.py --variant a --resolution 64 --samples 2 --videos 20
 
-A video is drawn, simulated, rendered with all its ground truth, encoded and written to a shard, in one process. CPU
+A scene is sampled, simulated, rendered with all its ground truth, encoded and written to a shard, in one process. CPU
 time is steadier than wall time on a shared machine.
 """
 

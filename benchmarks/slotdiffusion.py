@@ -1,14 +1,14 @@
-"""Seconds of SlotDiffusion's training step and of drawing a clip, beside the plain form of the same network, as JSON.
+"""Time SlotDiffusion's training step and sampling, ours and the plain form of the same network; prints one JSON object.
 
     python benchmarks/slotdiffusion.py --threads 1
 
-The step is the one that `torchslots train` takes, on one clip; drawing is slots of a clip and 20 evaluations of the
-U-Net with DPM-Solver++, each estimate snapped to the codebook, then the pictures. `plain` is the same network as it is
-usually written, and as the original runs it: channels before pixels in memory, attention as two matrix products with a
-softmax between them, full precision. Times named CPU are those of the process, which is steadier on a shared machine.
+The step is the one that `torchslots train` takes, on one clip. Sampling takes the slots of a clip, 20 evaluations of
+the U-Net with DPM-Solver++, each estimate moved to the codebook, and decodes the images. `plain` is the same network as
+the original runs it: channels before pixels in memory, attention as two matrix products with a softmax between them,
+full precision. CPU seconds are those of the process, which are steadier on a shared machine.
 
-The original's figures were recorded apart from this, as CPU seconds of two threads on two shared cores; they are
-quoted, not measured here, and hold for the default sizes alone.
+The original's figures are quoted, not measured here: CPU seconds of two threads on two shared cores, for the default
+sizes alone.
 """
 
 import json
@@ -37,14 +37,14 @@ from train_step import Times, machine, repeat
 Precision = Literal["fp32", "bf16"]
 RECORDED = {
     "original_train_step_cpu_seconds": 15.2,
-    "original_drawing_cpu_seconds": 100.0,
-    "conditions": "slotdiffusion_movi_e, float32; 3 frames trained, 6 drawn with 20 evaluations in one cold run",
+    "original_sampling_cpu_seconds": 100.0,
+    "conditions": "slotdiffusion_movi_e, float32; 3 frames trained, 6 sampled with 20 evaluations in one cold run",
 }
 """7.6 and 50 seconds of two threads (recorded with the original at torch 2.13.0)."""
 
 
 class PlainUNet(nn.Module):
-    """The U-Net without this library's layout of memory and without fused attention."""
+    """The U-Net without this library's memory layout and without fused attention."""
 
     def __init__(self, unet: ConditionedUNet):
         from diffusers.models.attention_processor import AttnProcessor
@@ -60,10 +60,10 @@ class PlainUNet(nn.Module):
 def main(
     recipe: str = "slotdiffusion_movi_e",
     trained_frames: int = 3,
-    drawn_frames: int = 6,
+    sampled_frames: int = 6,
     precision: tuple[Precision, ...] = ("fp32", "bf16"),
     compile: bool = False,
-    drawing: bool = True,
+    sampling: bool = True,
     device: Literal["cpu", "cuda"] | None = None,
     samples: int = 2,
     threads: int | None = None,
@@ -73,12 +73,12 @@ def main(
     Args:
         recipe: Name in `torchslots recipes`, of the family slotdiffusion.
         trained_frames: Frames of the clip of a step.
-        drawn_frames: Frames that are drawn.
-        precision: Of our matrix products, one figure for each; the plain form has fp32.
+        sampled_frames: Frames to sample.
+        precision: Precisions of our matrix products; the plain form has fp32.
         compile: Compile our model.
-        drawing: Also time drawing, which takes ten times as long as a step.
+        sampling: Also time sampling, which takes ten times as long as a step.
         device: None: CUDA where there is one.
-        samples: Timed repetitions, after one that is not.
+        samples: Timed repetitions, after one warm-up.
         threads: CPU threads; None: torch's choice.
     """
     if threads:
@@ -88,7 +88,7 @@ def main(
         raise UserError(f"{recipe} is no recipe of SlotDiffusion; slotdiffusion_movi_e is one.")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     size = (chosen.data.resolution, chosen.data.resolution)
-    lengths = (trained_frames, drawn_frames) if drawing else (trained_frames,)
+    lengths = (trained_frames, sampled_frames) if sampling else (trained_frames,)
     clips = [torch.rand(1, frames, 3, *size, device=place) for frames in lengths]
     report: dict[str, Any] = {"plain_fp32": measure(chosen, clips, "fp32", samples, place, plain)}
     for each in precision:
@@ -97,7 +97,7 @@ def main(
     report |= {
         f"plain_over_ours_{each}": ratios(report["plain_fp32"], report[f"ours_{each}"]) for each in precision
     }
-    settings = {"recipe": recipe, "trained_frames": trained_frames, "drawn_frames": drawn_frames}
+    settings = {"recipe": recipe, "trained_frames": trained_frames, "sampled_frames": sampled_frames}
     settings |= {"compile": compile, "samples": samples}
     print(
         json.dumps(
@@ -114,7 +114,7 @@ def measure(
     device: torch.device,
     prepare: Callable[[ObjectCentricModel], None],
 ) -> dict[str, Any]:
-    """Seconds of a step, and where there is a second clip of drawing it, with a fresh model."""
+    """Seconds of a step and, where there is a second clip, of sampling it, with a fresh model."""
     seed_step(0)
     train = replace(recipe.train, batch_size=1, accumulation=1, precision=precision, compile=False)
     model = catalog.build(recipe.model)
@@ -126,36 +126,36 @@ def measure(
     model.eval()
     found = {"train_step": trained}
     if len(clips) > 1:
-        found["drawing"] = timed(lambda: draw(model, {"video": clips[1]}, precision), samples, device)
+        found["sampling"] = timed(lambda: predict(model, {"video": clips[1]}, precision), samples, device)
     return found
 
 
 def timed(work: Callable[[], object], samples: int, device: torch.device) -> dict[str, float]:
-    """Medians, after one repetition that is not counted."""
+    """Median seconds, after one warm-up."""
     repeat(work, 1, 1, device)
     times: Times = repeat(work, samples, 1, device)
     return {"seconds": statistics.median(times.wall), "cpu_seconds": statistics.median(times.cpu)}
 
 
-def draw(model: ObjectCentricModel, batch: Batch, precision: Precision) -> None:
-    """Slots, masks and pictures of a clip."""
+def predict(model: ObjectCentricModel, batch: Batch, precision: Precision) -> None:
+    """Slots, masks and sampled images of a clip."""
     with torch.autocast(batch["video"].device.type, torch.bfloat16, enabled=precision == "bf16"):
         model.predict(batch)
 
 
 def plain(model: ObjectCentricModel) -> None:
-    """The U-Net as it is usually written."""
+    """Replace the U-Net by its plain form."""
     decoder = cast(DiffusionDecoder, model.decoder)
     decoder.unet = PlainUNet(cast(ConditionedUNet, decoder.unet))
 
 
 def compiled(model: ObjectCentricModel) -> None:
-    """The U-Net compiled."""
+    """Compile the U-Net."""
     cast(DiffusionDecoder, model.decoder).unet.compile()
 
 
 def ratios(plain: dict[str, Any], ours: dict[str, Any]) -> dict[str, float]:
-    """How many times as many seconds the plain form takes: of the process, on CUDA of the clock."""
+    """Seconds of the plain form over ours: CPU seconds, on CUDA wall seconds."""
     kind = "seconds" if torch.cuda.is_available() else "cpu_seconds"
     return {work: plain[work][kind] / ours[work][kind] for work in plain}
 

@@ -1,4 +1,4 @@
-"""How fast the door opens: `torchslots --help` in a fresh process, and the package's import over torch's own.
+"""Time `torchslots --help` in a fresh process, and the package's import compared with torch's own.
 
 Prints one JSON object: medians and minima over --repeat processes, in seconds.
 """

@@ -1,10 +1,10 @@
-"""Training steps and frames in a second against the length of clips, for SAVi and for STATM, as one JSON object.
+"""Time training steps and frames per second over the length of clips, for SAVi and STATM; prints one JSON object.
 
     python benchmarks/statm_frames.py --frames 6 12 24 --batch 1 --threads 1
 
-Everything but STATM's attention over time is linear in frames. `predictor_milliseconds_per_frame` is of the predictor
-by itself, forward and backward. On the CPU, times are of the process, which is steadier on a shared machine; on CUDA,
-of the clock.
+All but STATM's attention over time is linear in frames. `predictor_milliseconds_per_frame` is of the predictor alone,
+forward and backward. Times on the CPU are CPU seconds, which are steadier on a shared machine; on CUDA they are wall
+seconds.
 """
 
 import json
@@ -45,7 +45,7 @@ def main(
         frames: Frames in a clip.
         batch: Clips in a step.
         slots: Slots, background included.
-        tiny: Also time the recipes at 16x16 pixels, where the predictor weighs most.
+        tiny: Also time the recipes at 16x16 pixels, where the predictor's share is largest.
         device: None: CUDA where there is one.
         samples: Timed steps after the first.
         threads: CPU threads; None: torch's choice.
@@ -64,7 +64,7 @@ def main(
 
 
 def measure(recipe: Recipe, samples: int, device: str | None) -> dict[str, Any]:
-    """One recipe at one length."""
+    """Figures of one recipe at one length of clips."""
     seed_step(0)
     step = TrainStep(catalog.build(recipe.model), recipe.optim, recipe.train, device)
     where, count = step.accelerator.device, recipe.data.num_frames
@@ -90,12 +90,12 @@ def measure(recipe: Recipe, samples: int, device: str | None) -> dict[str, Any]:
 
 def recipe_width(recipe: Recipe) -> int:
     """Width of the slots."""
-    numbers: Any = recipe.model
-    return getattr(numbers, "savi", numbers).slot_size
+    config: Any = recipe.model
+    return getattr(config, "savi", config).slot_size
 
 
 def run_predictor(predictor: nn.Module, slots: Tensor, frames: int) -> None:
-    """All frames of one clip, forward and backward."""
+    """Run the predictor over all frames of a clip, forward and backward."""
     state, attn = State(slots.requires_grad_()), slots.new_zeros(*slots.shape[:2], 0)
     total = slots.new_zeros(())
     for _ in range(frames):
@@ -105,7 +105,7 @@ def run_predictor(predictor: nn.Module, slots: Tensor, frames: int) -> None:
 
 
 def seconds(work: Callable[[], object], samples: int, device: torch.device) -> float:
-    """Median of `samples` repetitions after a first one."""
+    """Median of `samples` repetitions, after one warm-up."""
     repeat(work, 1, 1, device)
     times = repeat(work, samples, 1, device)
     return statistics.median(times.wall if device.type == "cuda" else times.cpu)

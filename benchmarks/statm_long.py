@@ -1,6 +1,6 @@
-"""STATM over long videos: seconds and memory against the number of frames, slice by slice; prints one JSON object.
+"""Measure time and memory of STATM over long videos, slice by slice; prints one JSON object.
 
-`state_bytes` is all that passes from one slice to the next. With `--max-frames` the memory of frames is bounded.
+`state_bytes` is all that passes from one slice to the next. `--max-frames` bounds the predictor's memory.
 """
 
 import json
@@ -31,10 +31,10 @@ def main(
 
     Args:
         recipe: Name in `torchslots recipes`.
-        frames: Lengths, ascending: peak memory is the process's so far.
-        slice_size: Frames that go through the model at once.
+        frames: Lengths, ascending, since peak memory is that of the process so far.
+        slice_size: Frames that pass through the model at once.
         slots: Slots, background included, all distinct.
-        max_frames: Frames that the predictor remembers; None: all.
+        max_frames: Frames in the predictor's memory; None: all.
         resolution: Height and width; None: the recipe's.
         threads: CPU threads.
     """
@@ -53,13 +53,13 @@ def main(
 def _row(model: torch.nn.Module, batch: dict, frames: int, slice_size: int) -> dict[str, float]:
     states: list[State] = []
     times = repeat(lambda: states.append(_run(model, batch, frames, slice_size)), 1, 1, _CPU)
-    kept = (states[0].slots, *(states[0].memory or ()))
+    state = (states[0].slots, *(states[0].memory or ()))
     return {
         "frames": frames,
         "seconds": times.wall[0],
         "cpu_seconds": times.cpu[0],
         "cpu_milliseconds_per_frame": 1000 * times.cpu[0] / frames,
-        "state_bytes": sum(part.numel() * part.element_size() for part in kept),
+        "state_bytes": sum(part.numel() * part.element_size() for part in state),
         "peak_memory_bytes": peak_memory(_CPU),
     }
 

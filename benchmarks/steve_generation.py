@@ -1,11 +1,11 @@
-"""CPU seconds of writing a picture's codes with and without what was written being kept, as one JSON object.
+"""Time the decoding of an image's codes with and without a cache of keys and values; prints one JSON object.
 
     python benchmarks/steve_generation.py --threads 1
 
-STEVE's transformer at its published size and 1,024 codes for a frame of 128x128, with fresh weights. `plain` runs the
-whole prefix again for every code, as the originals do, with scores at all of its places; `kept` is what this library
-does. Both write the same codes, which is checked. Times are of the process, which is steadier on a shared machine; on
-CUDA, of the clock.
+STEVE's transformer has its published size, 1,024 codes for a frame of 128x128, and fresh weights. `plain` runs the
+whole prefix again for every code, as the originals do, with scores at all of its places; `cached` is what this library
+does. `same_codes` is the share of codes that both decode alike. Times on the CPU are CPU seconds, which are steadier on
+a shared machine; on CUDA they are wall seconds.
 """
 
 import json
@@ -24,7 +24,7 @@ from train_step import machine, repeat
 
 def main(
     recipe: str = "steve_movi_e",
-    pictures: int = 1,
+    images: int = 1,
     device: str | None = None,
     samples: int = 3,
     threads: int | None = None,
@@ -33,9 +33,9 @@ def main(
 
     Args:
         recipe: Name in `torchslots recipes`, of the family steve.
-        pictures: Written at once.
+        images: Images decoded at once.
         device: None: CUDA where there is one.
-        samples: Timed runs of the kept way, after one that is not; the plain way runs once.
+        samples: Timed runs with the cache, after one warm-up; the plain way runs once.
         threads: CPU threads; None: torch's choice.
     """
     if threads:
@@ -47,38 +47,38 @@ def main(
     writer = (
         build_code_transformer(config.transformer, config.slots.slot_size, config.tokenizer).eval().to(place)
     )
-    slots = torch.randn(pictures, config.slots.num_slots, config.slots.slot_size, device=place)
+    slots = torch.randn(images, config.slots.num_slots, config.slots.slot_size, device=place)
     print(json.dumps({**compare(writer, slots, samples), "machine": machine(place)}, indent=2))
 
 
 def compare(writer: CodeTransformer, slots: Tensor, samples: int) -> dict[str, Any]:
-    """Seconds of both ways, and whether they wrote the same."""
+    """Seconds of both ways, and the share of equal codes."""
     codes: dict[str, Tensor] = {}
 
-    def kept() -> None:
-        codes["kept"] = writer.generate(slots)
+    def cached() -> None:
+        codes["cached"] = writer.generate(slots)
 
     def plain() -> None:
-        codes["plain"] = write_plain(writer, slots)
+        codes["plain"] = decode_plain(writer, slots)
 
     what = "wall" if slots.device.type == "cuda" else "cpu"
-    repeat(kept, 1, 1, slots.device)
-    fast = min(getattr(repeat(kept, samples, 1, slots.device), what))
+    repeat(cached, 1, 1, slots.device)
+    fast = min(getattr(repeat(cached, samples, 1, slots.device), what))
     slow = min(getattr(repeat(plain, 1, 1, slots.device), what))
     return {
         "codes": writer.length,
-        "pictures": len(slots),
+        "images": len(slots),
         "clock": what,
         "plain_seconds": slow,
-        "kept_seconds": fast,
+        "cached_seconds": fast,
         "ratio": slow / fast,
-        "same_codes": float((codes["kept"] == codes["plain"]).float().mean()),
+        "same_codes": float((codes["cached"] == codes["plain"]).float().mean()),
     }
 
 
 @torch.no_grad()
-def write_plain(writer: CodeTransformer, slots: Tensor) -> Tensor:
-    """The likeliest codes, each from a pass over all before it."""
+def decode_plain(writer: CodeTransformer, slots: Tensor) -> Tensor:
+    """The most likely codes, each from a pass over all codes before it."""
     codes = slots.new_zeros(len(slots), 0, dtype=torch.long)
     for _ in range(writer.length):
         scores = writer(torch.cat([codes, codes.new_zeros(len(codes), 1)], 1), slots)

@@ -1,4 +1,4 @@
-"""Seconds and memory of a training step and of inference, on random clips, as one JSON object.
+"""Measure time and memory of a training step and of inference on random clips; prints one JSON object.
 
     python benchmarks/train_step.py savi_small --batch 2 --frames 6 --slots 11 --resolution 64 --precision fp32
 
@@ -29,7 +29,7 @@ def main(
 
     Args:
         recipe: Name in `torchslots recipes`.
-        options: What to measure.
+        options: Sizes and measurements.
         keep_memory: Keep freed memory for the next tensor, as `torchslots` does.
     """
     kept = keep_memory and keep_freed_memory()

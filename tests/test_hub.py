@@ -114,6 +114,23 @@ def test_channels_last_and_tied_weights_are_saved(tmp_path, tiny_catalog):
     assert torch.equal(hub.load_model(tmp_path).layer.bias, model.layer.bias)
 
 
+@pytest.mark.parametrize("name", [name for name in catalog.RECIPES if name.endswith("_demo")])
+def test_what_is_built_to_be_loaded_differs_only_in_what_is_loaded(name):
+    """Random numbers are left out; buffers that no file holds, and which weights are trained, must be the same."""
+    config = catalog.recipe(name).model
+    drawn = catalog.build_seeded(config, 0)
+    with weights.WithoutDraws():
+        empty = catalog.build_seeded(config, 0)
+    stored = drawn.state_dict()
+    assert not all(torch.equal(value, stored[key]) for key, value in empty.state_dict().items())
+    empty.load_state_dict(stored)
+    for kind in ("named_parameters", "named_buffers"):
+        ours, theirs = (dict(getattr(model, kind)()) for model in (empty, drawn))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+        assert all(value.requires_grad == theirs[key].requires_grad for key, value in ours.items())
+
+
 def test_loading_leaves_the_random_state_alone(folder):
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -269,7 +286,7 @@ def test_a_hub_id_is_downloaded_without_pickles(folder, monkeypatch):
 def test_an_unreachable_hub_is_said(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="no folder here and could not be fetched"):
+    with pytest.raises(UserError, match="is not a folder and could not be fetched"):
         hub.load_model("nobody/such-model")
 
 

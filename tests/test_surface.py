@@ -23,8 +23,8 @@ from torchslots.io.errors import UserError
 from torchslots.recipes import savi
 
 SURFACE = (
-    "load_model create_model list_recipes load_tokenizer open_dataset list_datasets predict predict_frames evaluate "
-    "train metrics UserError __version__"
+    "load_model create_model list_recipes list_pretrained load_tokenizer open_dataset list_datasets predict "
+    "predict_frames evaluate train metrics UserError __version__"
 ).split()
 API = Path(__file__).parents[1] / "docs" / "api.md"
 README = API.parents[1] / "README.md"
@@ -131,6 +131,76 @@ def test_data_sets_are_torch_data_sets(tmp_path):
     for changes, says in (({"split": "test"}, "no split"), ({"framez": 3}, "no field `framez`")):
         with pytest.raises(UserError, match=says):
             torchslots.open_dataset("movi_a", tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        *(
+            ({"frames": value}, f"`frames` should be .*at least 1, got {value!r}")
+            for value in (0, -1, "4", None)
+        ),
+        ({"resolution": 0}, "`resolution` should be .*at least 1, got 0"),
+        ({"keys": "video"}, "`keys` should be tuple or list, got 'video'"),
+        ({"keys": (3,)}, "`keys` should be str, got 3"),
+        ({"max_objects": 1}, "at most 1 objects.*Raise `max_objects`"),
+        ({"max_objects": 0}, "`max_objects` should be .*at least 1, got 0"),
+        ({"split": 3}, "`split` should be str, got 3"),
+        ({"windows": "all"}, "`windows` should be one of end_to_end, anywhere, chunks, got 'all'"),
+        ({"root": 3}, "`root` should be str or Path, got 3"),
+        ({"name": 3}, "`name` should be str, got 3"),
+    ],
+)
+def test_open_dataset_refuses(changes, says, tmp_path):
+    copy_movi("a", tmp_path)
+    with pytest.raises(UserError, match=says):
+        torchslots.open_dataset(**{"name": "movi_a", "root": tmp_path, **changes})
+
+
+def test_arguments_that_are_no_text_or_path_are_refused(tmp_path):
+    for call in (
+        torchslots.create_model,
+        torchslots.load_model,
+        torchslots.load_tokenizer,
+        torchslots.list_recipes,
+        torchslots.list_datasets,
+        lambda recipe: torchslots.train(recipe, tmp_path, tmp_path / "run"),
+    ):
+        with pytest.raises(UserError, match=r"should be str.*got 3 of type int"):
+            call(3)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 2.5, None])
+def test_a_model_without_a_number_of_slots_is_refused(value):
+    with pytest.raises(
+        UserError, match=rf"num_slots` should be a whole number of at least 1, got {value}|be int, got"
+    ):
+        torchslots.create_model("savi_small", num_slots=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("optim.num_steps", -1),
+        ("optim.learning_rate", float("nan")),
+        ("optim.ema_decay", 1.5),
+        ("optim.max_grad_norm", 0.0),
+        ("train.batch_size", 0),
+        ("train.keep", 0),
+        ("data.num_frames", 0),
+        ("evaluation.slice_size", 0),
+        ("num_plots", -1),
+    ],
+)
+def test_a_training_out_of_range_is_refused(name, value, tmp_path):
+    copy_movi("a", tmp_path)
+    with pytest.raises(UserError, match=rf"{name.split('.')[-1]}` should be .*got {value}"):
+        torchslots.train("savi_demo", tmp_path, tmp_path / "run", dataset="movi_a", **{name: value})
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_module_of_metrics_shows_only_its_functions():
+    assert dir(torchslots.metrics) == sorted(torchslots.metrics.__all__)
 
 
 def test_clips_to_train_on_follow_torchs_generator(tmp_path):

@@ -11,9 +11,11 @@ from torchslots._version import __version__
 
 if TYPE_CHECKING:
     from torchslots import metrics
+    from torchslots.convert.pretrained import load_model, load_tokenizer
+    from torchslots.convert.released import list_pretrained
     from torchslots.data.catalog import list_datasets
     from torchslots.data.dataset import open_dataset
-    from torchslots.hub import create_model, list_recipes, load_model, load_tokenizer
+    from torchslots.hub import create_model, list_recipes
     from torchslots.inference.evaluate import evaluate
     from torchslots.inference.predict import predict, predict_frames
     from torchslots.io.errors import UserError
@@ -25,6 +27,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "list_datasets",
+    "list_pretrained",
     "list_recipes",
     "load_model",
     "load_tokenizer",
@@ -40,9 +43,10 @@ _PLACES = {
     "create_model": "hub",
     "evaluate": "inference.evaluate",
     "list_datasets": "data.catalog",
+    "list_pretrained": "convert.released",
     "list_recipes": "hub",
-    "load_model": "hub",
-    "load_tokenizer": "hub",
+    "load_model": "convert.pretrained",
+    "load_tokenizer": "convert.pretrained",
     "open_dataset": "data.dataset",
     "predict": "inference.predict",
     "predict_frames": "inference.predict",

@@ -1,7 +1,7 @@
 """Models by the name of a recipe, from a folder, or from the Hugging Face hub.
 
-A folder holds config.json, `{"torchslots": version, "family": name in recipes/catalog.py, "model": configuration}`, and
-model.safetensors. A pickle can run code while it is read, so none is ever opened here.
+A folder has config.json, `{"torchslots": version, "family": name in recipes/catalog.py, "model": configuration}`, and
+model.safetensors. Pickles, which can run code when they are read, are never opened.
 """
 
 import re
@@ -12,12 +12,20 @@ import torch
 from torch import nn
 
 from torchslots._version import __version__
-from torchslots.io.errors import UserError, first_line
+from torchslots.io.errors import UserError, check_type, first_line
 from torchslots.io.json_files import read_object
 from torchslots.models.backbones.vit import ViT
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
-from torchslots.models.weights import CONFIG_NAME, ELSEWHERE, HUB_ID, WEIGHTS_NAME, digest, load_weights
+from torchslots.models.weights import (
+    CONFIG_NAME,
+    ELSEWHERE,
+    HUB_ID,
+    WEIGHTS_NAME,
+    WithoutDraws,
+    digest,
+    load_weights,
+)
 from torchslots.recipes import catalog
 from torchslots.recipes.backbone_weights import load_backbone, published_backbone
 from torchslots.recipes.config import ModelConfig, with_changes
@@ -33,7 +41,7 @@ _WHAT = (
     "a model of slots, no tokenizer: load it with torchslots.load_model, or give what a recipe such as "
     "vqvae_movi_e or dvae_movi_e trained",
 )
-"""For errors: what a folder holds instead of a model of slots, and instead of a tokenizer."""
+"""Contents of a folder without a model of slots, and of one without a tokenizer, for errors."""
 _SETTINGS = {"torchslots": str, "family": str, "model": dict}
 
 
@@ -43,11 +51,14 @@ def list_recipes(word: str | None = None) -> list[str]:
     Args:
         word: Only those that have it in their name, their system or their data set; None: all.
 
+    Raises:
+        UserError: `word` is no text.
+
     Example:
         >>> torchslots.list_recipes("savi_plus_plus")
         ['savi_plus_plus', 'statm_savi_plus_plus']
     """
-    return [name for name, _ in catalog.find_recipes(word or "")]
+    return [name for name, _ in catalog.find_recipes(check_type("word", word or "", str))]
 
 
 def create_model(recipe: str, **changes: Any) -> catalog.Built:
@@ -65,7 +76,7 @@ def create_model(recipe: str, **changes: Any) -> catalog.Built:
         `masks` [B, T, K, H, W] and `segmentation` [B, T, H, W]. `model.loss(batch)` returns losses by name.
 
     Raises:
-        UserError: no such recipe or field, or values that do not go together.
+        UserError: no such recipe or field; values of the wrong type, out of range, or that do not go together.
 
     Example:
         >>> model = torchslots.create_model("savi_small", num_slots=3, conditioning="learned")
@@ -84,27 +95,21 @@ def load_model(
     revision: str | None = None,
     backbone: str | Path | None = None,
 ) -> ObjectCentricModel:
-    """The model that was saved in a folder, in a run of `train`, or on the hub, in eval mode.
+    """Load the model of a folder, of a run of `train`, or of the hub, in evaluation mode.
 
-    Its configuration is `model.config`; see `create_model` for what `model.predict` takes and returns.
+    The public `load_model` also takes names of published checkpoints (`convert/pretrained.py`).
 
     Args:
         path_or_id: A folder with config.json and model.safetensors, its model.safetensors, a run folder (its
             final model, else its best), or a hub id.
-        device: Where to put it.
+        device: Device of the model.
         revision: Branch, tag or commit on the hub; None: the main branch.
         backbone: For a model that was saved without its backbone: a file or folder with its weights; None: they are
             taken from the hub, or its cache, under the name in the configuration.
 
     Raises:
-        UserError: nothing there; a pickle; a truncated or foreign file; tensors missing, left over or of
-            another shape; a config from a newer version or of an unknown family; a device that is not there.
-
-    Example:
-        >>> model = torchslots.create_model("savi_small", num_slots=3, conditioning="learned")
-        >>> folder = model.save_pretrained(path)
-        >>> torchslots.load_model(path).config == model.config
-        True
+        UserError: no such folder or id; a pickle; a truncated or foreign file; tensors missing, left over or of
+            another shape; a configuration of a newer version or an unknown family; a device that does not exist.
     """
     return _load(path_or_id, device, revision, ObjectCentricModel, backbone)
 
@@ -112,15 +117,7 @@ def load_model(
 def load_tokenizer(
     path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
 ) -> Tokenizer:
-    """The tokenizer (dVAE, VQ-VAE) that was saved in a folder, in a run of `train`, or on the hub, in eval mode.
-
-    Arguments and errors are those of `load_model`, which loads models of slots.
-
-    Example:
-        >>> folder = torchslots.create_model("vqvae_demo").save_pretrained(path)
-        >>> torchslots.load_tokenizer(path).training
-        False
-    """
+    """Load a tokenizer (dVAE, VQ-VAE); arguments and errors are those of `load_model`."""
     return _load(path_or_id, device, revision, Tokenizer)
 
 
@@ -131,7 +128,11 @@ def load_trained(
     revision: str | None = None,
     backbone: str | Path | None = None,
 ) -> catalog.Built:
-    """Whatever a recipe trained, a model of slots or a tokenizer; arguments and errors as of `load_model`."""
+    """Load a model of slots or a tokenizer, whichever it is; arguments as of `load_model`.
+
+    Raises:
+        UserError: as `load_model`.
+    """
     folder, weights = _locate(path_or_id, revision)
     return _filled(*_rebuild(folder / CONFIG_NAME), folder, weights, device, backbone)
 
@@ -158,7 +159,7 @@ def _filled(
     device: str | torch.device,
     backbone: str | Path | None,
 ) -> _Model:
-    """The model with its weights and configuration, in eval mode."""
+    """The model with its weights and configuration, in evaluation mode."""
     elsewhere = _elsewhere(folder / CONFIG_NAME)
     load_weights(model, weights, _device(device), tuple(elsewhere))
     for prefix, wanted in elsewhere.items():
@@ -193,7 +194,7 @@ def _take_published(model: nn.Module, prefix: str, wanted: str, source: str | Pa
 
 def _locate(path_or_id: str | Path, revision: str | None) -> tuple[Path, Path]:
     """Folder of config.json, and the weights' file."""
-    path = Path(path_or_id).expanduser()
+    path = Path(check_type("path_or_id", path_or_id, str, Path)).expanduser()
     if path.suffix.lower() in PICKLE_SUFFIXES and not path.is_dir():
         raise UserError(
             f"{path} is a pickle, which can run code when it is opened; torchslots never executes one. "
@@ -209,7 +210,7 @@ def _locate(path_or_id: str | Path, revision: str | None) -> tuple[Path, Path]:
         return folder, folder / WEIGHTS_NAME
     raise UserError(
         f"{path} does not exist. Give a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, a run folder of "
-        "`torchslots train`, or a hub id written owner/name."
+        "`torchslots train`, or a hub id owner/name. `torchslots.load_model` fetches published checkpoints by name."
     )
 
 
@@ -227,14 +228,14 @@ def _weights_file(path: Path) -> tuple[Path, Path]:
 
 
 def _model_folder(folder: Path) -> Path:
-    """The folder itself, or the model of a run folder, once both files are there."""
+    """The folder itself, or the model's folder of a run, whichever has both files."""
     for candidate in (folder, *(folder / name for name in RUN_MODELS)):
         found = [(candidate / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME)]
         if all(found):
             return candidate
         if found[1]:
             raise UserError(
-                f"{candidate} has {WEIGHTS_NAME} but no {CONFIG_NAME}, so its model cannot be built."
+                f"{candidate} has {WEIGHTS_NAME} but no {CONFIG_NAME}, so its model cannot be built. Copy both."
             )
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLE_SUFFIXES)
     if pickles:
@@ -255,16 +256,16 @@ def _download(repo_id: str, revision: str | None) -> Path:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # the client's exceptions differ between its versions and its transports
         raise UserError(
-            f"{repo_id} is no folder here and could not be fetched from the Hugging Face hub: "
+            f"{repo_id} is not a folder and could not be fetched from the Hugging Face hub: "
             f"{first_line(error)}. Check the spelling, the network, and `hf auth login` for private models."
         ) from error
 
 
 def _rebuild(file: Path) -> tuple[ModelConfig, catalog.Built]:
-    """Build the model that config.json describes, with fresh weights and torch's random state unmoved."""
+    """Build the model of config.json, for weights to be loaded; torch's random state does not change."""
     family, values = _read_config(file)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), WithoutDraws():
             return catalog.build_family(family, values, "`model`")
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
@@ -280,7 +281,7 @@ def _read_config(file: Path) -> tuple[str, dict[str, Any]]:
     wrong = [f"`{key}`" for key, kind in _SETTINGS.items() if not isinstance(settings.get(key), kind)]
     if wrong:
         raise UserError(
-            f"{file} is not a config of torchslots: {', '.join(wrong)} missing or of the wrong kind. "
+            f"{file} is not a configuration of torchslots: {', '.join(wrong)} missing or of the wrong kind. "
             "Another project's checkpoint needs `torchslots convert`."
         )
     if _release(settings["torchslots"], file) > _release(__version__, file):
@@ -292,7 +293,7 @@ def _read_config(file: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _release(version: str, file: Path) -> tuple[int, int]:
-    """Major and minor number: patch releases read each other's configs."""
+    """Major and minor number; patch releases read each other's configurations."""
     found = re.match(r"(\d+)\.(\d+)", version)
     if not found:
         raise UserError(f"{file}: `torchslots` should be a version such as {__version__}, got {version!r}.")

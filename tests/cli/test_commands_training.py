@@ -126,11 +126,14 @@ def test_a_figure_that_is_not_there_cannot_be_watched(
     ("words", "says"),
     [
         ("--optim.min-learning-rate 1", "optim.min_learning_rate should lie between 0"),
-        ("--optim.decoder-learning-rate -1", "optim.min_learning_rate should lie between 0"),
-        ("--optim.tokenizer-learning-rate nan", "optim.min_learning_rate should lie between 0"),
+        ("--optim.decoder-learning-rate -1", "optim.decoder_learning_rate` should be a number of at least 0"),
+        (
+            "--optim.tokenizer-learning-rate nan",
+            "optim.tokenizer_learning_rate` should be a number of at least 0",
+        ),
         ("--optim.tokenizer-learning-rate 1", "trains nothing named `decoder.tokenizer.*`. Leave it out"),
         ("--train.compile True --device cpu", "there is no C++ compiler. Install it, or choose"),
-        ("--optim.schedule exponential", "the exponential schedule ends nowhere"),
+        ("--optim.schedule exponential", "the exponential schedule has no minimum"),
     ],
 )
 def test_what_cannot_be_is_told(

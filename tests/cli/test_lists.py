@@ -33,8 +33,9 @@ def test_recipes_are_found_by_name_system_and_data(capsys):
 
 
 def test_recipes_in_sentences_and_for_programs(capsys):
-    name, about = lines(capsys, "recipes", "savi_medium", "--long")
+    name, about, facts = lines(capsys, "recipes", "savi_medium", "--long")
     assert name == "savi_medium" and about.strip().startswith("SAVi-M on MOVi-A")
+    assert facts.strip().startswith("system: SAVi; data: movi_a; pixels: 128x128; frames: 6; slots: 24")
     (text,) = lines(capsys, "recipes", "savi_medium", "--json")
     found = json.loads(text)["savi_medium"]
     assert found["million_weights"] == 1.14074 and found["published"] == "FG-ARI 93.4"
@@ -53,7 +54,7 @@ def test_weights_and_slots_are_those_of_the_models():
 
 def test_data_sets_are_a_table(capsys):
     header, *rows = lines(capsys, "data", "list")
-    assert header.split() == ["name", "what", "size", "licence", "splits"]
+    assert header.split() == ["name", "what"]
     assert [row.split()[0] for row in rows] == list(DATASETS)
     assert len(lines(capsys, "data", "list", "clevrtex")) == 2
     long = "\n".join(lines(capsys, "data", "list", "movi_a", "--long"))
@@ -63,14 +64,36 @@ def test_data_sets_are_a_table(capsys):
     assert main(["data", "list", "nothing_like_it"]) == 2
 
 
-def test_tables_fit_a_terminal_and_keep_names_whole(capsys, monkeypatch):
-    monkeypatch.setattr(table.sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "300")
-    for words in (["recipes"], ["data", "list"]):
-        _, *rows = lines(capsys, *words)
-        assert max(map(len, rows)) <= 110
-        known = catalog.RECIPES if words == ["recipes"] else DATASETS
-        assert [row.split()[0] for row in rows] == list(known)
+@pytest.mark.parametrize("columns", ["80", None])
+def test_tables_fit_80_columns_and_cut_nothing(columns, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    recipes, datasets = lines(capsys, "recipes"), lines(capsys, "data", "list")
+    assert max(map(len, recipes + datasets)) <= 80 and not any("…" in row for row in recipes + datasets)
+    assert recipes[0].split() == ["name", "pixels", "frames", "slots", "published"]
+    assert [row.split()[0] for row in recipes[1:]] == list(catalog.RECIPES)
+    published = {row.split()[0]: row for row in recipes[1:]}
+    assert all(published[name].endswith(figure) for name, figure in catalog.PUBLISHED.items())
+    for (name, found), row in zip(DATASETS.items(), datasets[1:], strict=True):
+        assert row.split(maxsplit=1) == [name, found.description]
+
+
+def test_a_wide_terminal_shows_every_column(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    header, first, *_ = lines(capsys, "recipes")
+    assert header.split()[:3] == ["name", "system", "data"] and header.split()[6:8] == ["M", "weights"]
+    assert first.split()[:3] == ["savi_small", "SAVi", "movi_a"]
+    header, first, *_ = lines(capsys, "data", "list")
+    assert header.split() == ["name", "what", "splits"] and first.endswith("  train validation")
+
+
+def test_a_table_that_is_too_wide_loses_whole_columns_in_the_given_order(capsys, monkeypatch):
+    header, rows = ("name", "a", "b"), [("row", "x" * 9, "y" * 5)]
+    for columns, shown in ((22, "name a b"), (21, "name b"), (10, "name"), (2, "name")):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        table.print_table(header, rows, optional=("a", "b"))
+        assert capsys.readouterr().out.splitlines()[0].split() == shown.split()
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,32 @@
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 
 from recorded import GOLDEN
-from torchslots.data.formats.example import Feature, encode_example, parse_example
+from torchslots.data.formats.example import (
+    decode_bytes,
+    decode_floats,
+    decode_ints,
+    encode_example,
+    scan_example,
+)
 from torchslots.data.formats.tfrecord import RecordFile, write_records
 
 VERSION = "32x32/1.0.0"
+Feature = list[bytes] | np.ndarray
+"""A decoded feature: a list of bytes, float32 [n] or int64 [n]."""
+_DECODE = {2: decode_floats, 3: decode_ints}
+"""By the number of the list in tf.train.Feature; others hold bytes, or were written empty."""
+
+
+def parse_example(record: bytes, names: Collection[str] | None = None) -> dict[str, Feature]:
+    """Decode the named features of a serialized Example (None: all)."""
+    found = scan_example(record, names)
+    return {name: _DECODE.get(raw.kind or 1, decode_bytes)(raw) for name, raw in found.items()}
 
 
 def copy_movi(letter: str, root: Path) -> Path:

@@ -152,7 +152,7 @@ def test_prepared_arrays(tmp_path):
 
 
 def test_neither_a_name_nor_a_folder(tmp_path):
-    with pytest.raises(UserError, match=r"movie_a is no folder.*no data set `movie_a`. Nearest: movi_a"):
+    with pytest.raises(UserError, match=r"movie_a is no folder.*no data set `movie_a`. Did you mean movi_a"):
         inspect_dataset("movie_a")
     with pytest.raises(UserError, match="is empty"):
         (tmp_path / "empty").mkdir()

@@ -186,7 +186,7 @@ def test_nothing_prepared_broken_files_and_unsuitable_data(tmp_path: Path):
         prepare(prepared, tmp_path / "twice")
     meta = tmp_path / "out" / "train" / "meta.json"
     meta.write_text(json.dumps({"made_for": {}})[:-2])
-    with pytest.raises(UserError, match=r"meta\.json cannot be read"):
+    with pytest.raises(UserError, match=r"meta\.json is not JSON.*prepare again"):
         prepared_clips(tmp_path / "out", "train", CONFIG, True)
 
 

@@ -87,6 +87,6 @@ def test_media_that_cannot_be_shown_are_refused(tmp_path):
         write_page(tmp_path, "t", [Image(tmp_path / "gone.png", "")])
     with pytest.raises(UserError, match=r"\.mp4, \.webm"):
         write_page(tmp_path, "t", [Video(tmp_path / "a.gif", "")])
-    with pytest.raises(UserError, match="no image"):
+    with pytest.raises(UserError, match="the image files that browsers show"):
         write_page(tmp_path, "t", [Image(tmp_path / "a.mp4", "")])
     assert not (tmp_path / "index.html").exists()

@@ -172,6 +172,7 @@ def test_labels_are_read_as_a_protocol_wants_them() -> None:
 
 
 def test_data_sets_say_what_their_background_is() -> None:
+    assert DATASETS["prepared"].num_background is None and DATASETS["movi_e"].num_background == 1
     zero = {name for name, found in DATASETS.items() if found.num_background == 0}
     assert zero == {"coco", "voc", "youtube_vis_2021", "youtube_vis_2019", "davis_2017"}
     assert DATASETS["objects_room"].num_background == 4

@@ -14,6 +14,7 @@ from tiny_models import tiny as tiny_savi
 from torchslots.evaluation.evaluate import evaluate
 from torchslots.evaluation.rollout import evaluate_rollout
 from torchslots.io.errors import UserError
+from torchslots.metrics.labels import segmentation_at
 from torchslots.metrics.segmentation import contingency, fg_ari
 from torchslots.models.model import ObjectCentricModel, rollout
 from torchslots.models.slots.predictors import IdentityPredictor
@@ -50,6 +51,21 @@ def test_figures_are_those_of_the_rollout(make, slice_size: int) -> None:
     error = (drawn - flow).square().mean((0, 2, 3, 4)).double()
     assert report.curves["psnr_flow"] == pytest.approx((-10 * error.log10()).tolist(), abs=1e-4)
     assert report.metrics["psnr_flow"] == pytest.approx(float(-10 * error.mean().log10()), abs=1e-4)
+
+
+def test_labels_of_another_size_large_ids_and_ignored_pixels() -> None:
+    model, observe, clip = tiny_savi(), 3, batch(6)
+    labels = clip["segmentations"].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    ignore = torch.zeros_like(labels, dtype=torch.bool)
+    ignore[..., :9] = True
+    names = torch.tensor([0, 7, 2**30, -4], dtype=torch.int32)
+    given = {**clip, "segmentations": names[labels.long()], "ignore": ignore}
+    given["padding_mask"] = torch.ones_like(clip["segmentations"], dtype=torch.bool)
+    report = evaluate_rollout(model, [given], observe)
+    ids = segmentation_at(rollout(model, clip, observe, 3).masks[:, observe:], (32, 48))
+    tables = contingency(labels[:, observe:, :, 9:], ids[..., 9:], 5)
+    assert report.curves["fg_ari"] == pytest.approx(fg_ari(tables).mean(0).tolist())
+    assert report.metrics["fg_ari"] == pytest.approx(float(fg_ari(tables.sum(1)).mean()))
 
 
 def test_the_baseline_repeats_the_last_observed_frame() -> None:

@@ -1,4 +1,4 @@
-"""`make fidelity CASES="DIR..."` or, in `tests/`, `python -m fidelity DIR...`: recordings against our models."""
+"""Compare our models with recordings: `make fidelity CASES="DIR..."` or, in `tests/`, `python -m fidelity DIR...`."""
 
 import json
 import sys
@@ -23,8 +23,8 @@ def compare(
     Args:
         folders: Recorded cases: config.json, inputs.npz, outputs.npz and a checkpoint in the original's format.
         json_file: Also write the results to this file, as JSON.
-        float64: Compute everything in float64 too, and say where a recording is further from that than a model may be
-            from the recording. Without it only what is beyond its tolerance is.
+        float64: Compute everything in float64 too, and list where a recording is further from that than a model may be
+            from the recording; by default only values beyond their tolerance are computed in float64.
     """
     if not folders:
         raise UserError("name at least one folder with a recorded case.")

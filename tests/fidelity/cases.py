@@ -1,7 +1,7 @@
-"""Recorded cases of the original programs, and the one loop that compares our models with them.
+"""Recorded cases of the original programs, and the loop that compares our models with them.
 
 A case is a folder with `config.json`, `inputs.npz`, `outputs.npz` and a checkpoint in the original's own format. A
-system says what was recorded and how near ours must be (`rows`), and what ours gives (`ours`), both by the same names.
+system gives what was recorded with its tolerance (`rows`), and our results (`ours`), both by the same names.
 """
 
 import json
@@ -25,7 +25,7 @@ GRADIENT_TOLERANCE = 1e-3
 DEEP_GRADIENT_TOLERANCE = 2.5e-3
 """Gradient norms behind a full ResNet, where float32 rounding of the original itself is larger."""
 MARGIN = 1e-4
-"""Integer maps must agree wherever the original's winner leads by more than this."""
+"""Integer maps must agree where the original's highest score leads by more than this."""
 
 _ULP = float(np.finfo(np.float32).eps)
 Model = TypeVar("Model", bound=nn.Module)
@@ -36,11 +36,12 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Case:
-    """A recorded case, read.
+    """A recorded case.
 
     Args:
         double: whether our model computes in float64.
-        moved: None, or a seed: weights and inputs are each moved by up to a unit in the last place of float32.
+        moved: seed with which weights and inputs are each changed by up to a unit in the last place of float32; None:
+            they are as recorded.
     """
 
     folder: Path
@@ -57,7 +58,7 @@ class Case:
         return nested if isinstance(nested, dict) else self.config
 
     def arrays(self, arrays: Arrays) -> Arrays:
-        """Recorded inputs as this case computes with them."""
+        """Recorded inputs in this case's precision, or changed by rounding."""
         if self.double:
             return {
                 name: array.astype(np.float64) if array.dtype.kind == "f" else array
@@ -74,7 +75,7 @@ class Case:
         }
 
     def prepared(self, model: Model) -> Model:
-        """A model with recorded weights as this case computes with it, in evaluation mode."""
+        """A model with recorded weights, in this case's precision or changed by rounding, in evaluation mode."""
         if self.moved is not None:
             generator = torch.Generator().manual_seed(self.moved)
             with torch.no_grad():
@@ -84,13 +85,17 @@ class Case:
 
 
 def variant(case: Case, *, double: bool = False, moved: int | None = None) -> Case:
-    """The case computed in float64, or from inputs and weights that are rounded otherwise."""
+    """The case in float64, or with inputs and weights that are rounded otherwise."""
     other = replace(case, double=double, moved=moved)
     return replace(other, inputs=other.arrays(case.inputs))
 
 
 def read_case(folder: Path) -> Case:
-    """Raises UserError where a file of the case is missing or damaged."""
+    """Read a recorded case.
+
+    Raises:
+        UserError: a file of the case is missing or damaged.
+    """
     for name in ("config.json", "inputs.npz", "outputs.npz"):
         if not (folder / name).is_file():
             raise UserError(
@@ -119,7 +124,7 @@ def read_trajectory(case: Case) -> Arrays:
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:
-    """A result of ours in memory."""
+    """One of our results as an array."""
     return tensor.detach().cpu().numpy()
 
 
@@ -141,13 +146,13 @@ def largest(array: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One recorded tensor, and how near ours must be.
+    """One recorded tensor and its tolerance.
 
     Args:
         tolerance: part of the recording's size by which ours may differ.
-        floor: what ours may differ by besides.
-        measure: of the recording and of the difference.
-        note: what the table says of it.
+        floor: by which ours may differ in addition.
+        measure: size of the recording and of the difference.
+        note: text in the table.
     """
 
     recorded: np.ndarray
@@ -158,16 +163,16 @@ class Row:
 
     @property
     def size(self) -> float:
-        """Of the recording; 1 where that is all zero."""
+        """Size of the recording; 1 where that is all zero."""
         return self.measure(self.recorded) or 1.0
 
     @property
     def allowed(self) -> float:
-        """By how much ours may differ, as a part of `size`."""
+        """Largest difference of ours, as a part of `size`."""
         return self.tolerance + self.floor / self.size
 
     def distance(self, one: np.ndarray, other: np.ndarray) -> float:
-        """Of two results, as a part of `size`; infinite where one is not finite."""
+        """Distance of two results, as a part of `size`; infinite where one is not finite."""
         difference = np.asarray(one, np.float64) - np.asarray(other, np.float64)
         return self.measure(difference) / self.size if np.isfinite(difference).all() else float("inf")
 
@@ -176,7 +181,7 @@ Rows = Mapping[str, Row]
 
 
 def absolute(recorded: np.ndarray, tolerance: float = LOSS_TOLERANCE) -> Row:
-    """For scores whose scale is one: the largest difference."""
+    """Row of scores between 0 and 1: the largest difference counts."""
     return Row(recorded, 0.0, tolerance, largest, "absolute")
 
 
@@ -192,18 +197,18 @@ def integers(recorded: np.ndarray, margin: np.ndarray | None = None, least: floa
 
 
 def zero_gradient(scale: float) -> Row:
-    """For the norm of a gradient that is zero in exact arithmetic: rounding beside the whole gradient of norm
+    """Row of the norm of a gradient that is zero in exact arithmetic: rounding compared with the whole gradient's norm
     `scale`."""
     return Row(np.zeros(()), 0.0, OUTPUT_TOLERANCE * scale, note="zero in exact arithmetic")
 
 
 def constant() -> Row:
-    """For the gradient of what is no parameter here."""
+    """Row of the gradient of what is no parameter here."""
     return Row(np.zeros(()), 0.0, note="no parameter here")
 
 
 def holds(note: str) -> Row:
-    """For a statement that must be true."""
+    """Row of a statement that must be true."""
     return Row(np.array(True), 0.0, note=note)
 
 
@@ -211,14 +216,14 @@ def holds(note: str) -> Row:
 
 
 class System(NamedTuple):
-    """What one system's recordings hold, and what our model makes of their inputs, by the same names."""
+    """Rows of one system's recordings, and our model's results for their inputs, by the same names."""
 
     rows: Callable[[Case], Rows]
     ours: Callable[[Case], Arrays]
 
 
 class Verdict(Enum):
-    """Of one recorded tensor."""
+    """Result of comparing one recorded tensor."""
 
     PASS = "pass"
     OPEN = "open"
@@ -234,12 +239,12 @@ class Beside(NamedTuple):
     ours: float
     """Of ours in float32 from ours in float64."""
     rounding: float
-    """The farthest that rounding was seen to move ours."""
+    """The largest change of ours that rounding was seen to cause."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One recorded tensor beside ours."""
+    """One recorded tensor compared with ours."""
 
     name: str
     shape: tuple[int, ...]
@@ -250,7 +255,7 @@ class Check:
     verdict: Verdict
     note: str = ""
     beside: Beside | None = None
-    """Where it was computed."""
+    """Distances from float64, where they were computed."""
 
     @property
     def passed(self) -> bool:
@@ -264,7 +269,7 @@ class Check:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """All checks of a folder."""
+    """All checks of a case."""
 
     folder: str
     checks: tuple[Check, ...] = field(default=())
@@ -275,30 +280,30 @@ class CaseResult:
         return bool(self.checks) and not self.count(Verdict.FAIL)
 
     def count(self, verdict: Verdict) -> int:
-        """How many checks have it."""
+        """Number of checks with this verdict."""
         return sum(check.verdict is verdict for check in self.checks)
 
 
 _SEEDS = range(4)
 _FACTOR = 10.0
-"""How many times as far as rounding was seen to move ours another program may be off. Kernels differ by that much: on
-one machine one library's group norm rounds ten times more coarsely than another's."""
+"""Largest rounding error of another program, in that of ours. Kernels differ by that much: on one machine one library's
+group norm rounds ten times more coarsely than another's."""
 
 _ANOTHER = 0.5
-"""Part of a result's size by which rounding moves it where it makes another one."""
+"""Part of a result's size above which a change by rounding means another result altogether."""
 
 
 def is_open(row: Row, recorded: float, beside: Beside) -> bool:
-    """Whether a difference beyond the tolerance says nothing, because the recording program's own rounding explains it.
+    """Whether the recording program's own rounding explains a difference beyond the tolerance.
 
-    Two conditions. Ours may be as far from the recording as the tolerance and the recording's own distance from
-    float64 together. And that distance must be one that rounding can cause: at most `_FACTOR` times what rounding was
-    seen to do to this very number, the larger of our float32 from our float64 and of our float32 from itself when
-    weights and inputs move by a unit in the last place. A wrong model is wrong in float32 and float64 alike: the
-    recording is then far from both, and rounding does not explain it.
+    There are two conditions. Ours may be as far from the recording as the tolerance and the recording's own distance
+    from float64 together. And that distance must be one that rounding can cause: at most `_FACTOR` times the change
+    that rounding was seen to cause in this very value, which is the larger of our float32 from our float64 and of our
+    float32 from itself when weights and inputs change by a unit in the last place. A wrong model is wrong in float32
+    and float64 alike: the recording is then far from both, and rounding does not explain it.
 
-    Where a unit in the last place makes another result altogether, moved by over half of its size, as a sampler's that
-    takes another code, no distance means anything, and the first condition is left out.
+    Where a unit in the last place changes a result by over half of its size, such as that of a sampler which takes
+    another code, distances mean nothing, and the first condition does not apply.
 
     Args:
         recorded: distance of ours from the recording.

@@ -18,7 +18,7 @@ from torchslots.models.weights import shapes
 
 
 def rows(case: Case) -> Rows:
-    """How near ours must be to each recorded tensor."""
+    """Tolerance of each recorded tensor."""
     found = {
         name: Row(recorded, LOSS_TOLERANCE if "loss" in name else Row.tolerance)
         for name, recorded in case.outputs.items()
@@ -31,7 +31,7 @@ def rows(case: Case) -> Rows:
 
 
 def ours(case: Case) -> Arrays:
-    """Every recorded tensor."""
+    """Our model's result for every recorded tensor."""
     loaded = load(case)
     with torch.no_grad():
         found = forward(loaded.model, case.inputs, loaded.config.temperature_end)

@@ -1,4 +1,4 @@
-"""Recordings of models of full size: the names and shapes of their weights, and digests of what they computed.
+"""Recordings of models of full size: names and shapes of their weights, and digests of their outputs.
 
 `sd_params/params_<model>_full.json.gz` lists a state dict. `sd_full_hashinit/<model>.npz` holds norm, mean and a
 strided sample of each output, for weights that follow from their names and a video that follows from the salt in
@@ -21,7 +21,7 @@ from torchslots.convert.layouts import Arrays
 Shapes = dict[str, tuple[int, ...]]
 
 _VIDEOS = {"VQVAE": 0, "SAVi": 1, "STEVE": 2, "SAViDiffusion": 3}
-"""The recorded videos count up from the salt, system by system."""
+"""Offsets of the seeds of the recorded videos from the salt."""
 
 
 def read_names(golden: Path, model: str) -> dict[str, Any]:
@@ -46,9 +46,9 @@ def weights(golden: Path, system: str, parameters: Shapes) -> Arrays:
 
 def video(golden: Path, system: str, num_frames: int, size: int = 128) -> Tensor:
     """The recorded clip [1, T, 3, size, size] in [-1, 1] of a system, named as in config.json."""
-    draw = np.random.RandomState(salt(golden) + _VIDEOS[system])
-    coarse = torch.from_numpy(draw.uniform(-1, 1, (num_frames, 3, 16, 16)).astype(np.float32))
-    fine = torch.from_numpy(draw.uniform(-1, 1, (num_frames, 3, size, size)).astype(np.float32))
+    stream = np.random.RandomState(salt(golden) + _VIDEOS[system])
+    coarse = torch.from_numpy(stream.uniform(-1, 1, (num_frames, 3, 16, 16)).astype(np.float32))
+    fine = torch.from_numpy(stream.uniform(-1, 1, (num_frames, 3, size, size)).astype(np.float32))
     return (F.interpolate(coarse, (size, size), mode="bilinear") + 0.25 * fine).clamp(-1, 1)[None]
 
 

@@ -1,17 +1,17 @@
-"""Checkpoints of the torch originals without a file of weights: names are stored, weights follow from them.
+"""Checkpoints of the torch originals without a file of weights: names are stored, and weights computed from them.
 
 A case under tests/golden holds, in place of `model.pth` (0.6 to 5 MB each),
 
 - `state_dict.json`: {name: [shape, dtype]} in the order of the original's state dict, and
-- `buffers.npz` where some of its tensors do not follow from their names: grids, schedules, masks, running statistics.
+- `buffers.npz` with the tensors that do not follow from their names: grids, schedules, masks, running statistics.
 
 In a test:
 
     case = with_model(golden / "vqvae_mini", tmp_path)      # a copy of the folder, with its model.pth
     checks(read_case(case))
 
-`state_dict(folder)` gives the tensors alone. To take a recording with its `model.pth` over into tests/golden (every
-parameter is compared with the formula on the way; what differs becomes a buffer, and the sizes are printed):
+`state_dict(folder)` gives the tensors alone. To copy a recording with its `model.pth` to tests/golden (every parameter
+is compared with the formula; those that differ become buffers, and their names are printed):
 
     PYTHONPATH=tests python -m fidelity.hash_init RECORDED/steve_mini tests/golden/steve_mini
 

@@ -1,7 +1,7 @@
-"""Weights that follow from their names alone, so that a recording of a large model needs no file of weights.
+"""Weights computed from their names alone, so that a recording of a large model needs no file of weights.
 
-The recordings of SlotDiffusion, STEVE and their PyTorch SAVi were made with these: each parameter is sampled with
-the checksum of its name as seed, and scaled so that activations keep their size through any of the networks.
+The recordings of SlotDiffusion, STEVE and their PyTorch SAVi were made with these: each parameter is sampled with the
+checksum of its name as seed, and scaled so that activations have about the same size in every layer.
 """
 
 import math
@@ -16,7 +16,7 @@ from torchslots.convert.layouts import Arrays
 SAVI_GAIN = 1.6
 """Factor of the matrices in the recordings of `SAVi`; 1 in all others."""
 
-_AS_DRAWN = ("init_latents", "quantize.embedding.weight")
+_UNSCALED = ("init_latents", "quantize.embedding.weight")
 _HALVED = ("tok_emb.weight", "pos_emb.pe")
 _TRANSPOSED = re.compile(r"(^|\.)decoder\.\d+\.0\.weight$")
 """Transposed convolutions of SAVi's decoder, the only ones: their fan-in is in the first axis."""
@@ -39,18 +39,18 @@ def hash_weights(shapes: Mapping[str, Sequence[int]], salt: int, gain: float = 1
 
 
 def _parameter(name: str, shape: tuple[int, ...], salt: int, gain: float) -> np.ndarray:
-    drawn = draw(zlib.crc32(name.encode()) ^ salt, shape)
-    if name.endswith(_AS_DRAWN):
-        return drawn
+    values = normal(zlib.crc32(name.encode()) ^ salt, shape)
+    if name.endswith(_UNSCALED):
+        return values
     if name.endswith(_HALVED):
-        return drawn * np.float32(0.5)
+        return values * np.float32(0.5)
     if len(shape) >= 2:
-        return drawn * np.float32(gain) / np.float32(math.sqrt(_fan_in(name, shape)))
+        return values * np.float32(gain) / np.float32(math.sqrt(_fan_in(name, shape)))
     shift = 1.0 if name.endswith("weight") else 0.0
-    return np.float32(shift) + np.float32(0.1) * drawn
+    return np.float32(shift) + np.float32(0.1) * values
 
 
-def draw(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+def normal(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal samples of numpy's legacy generator."""
     return np.asarray(np.random.RandomState(seed & 0x7FFFFFFF).standard_normal(shape), np.float32)
 

@@ -43,7 +43,7 @@ _FIGURES = {"loss": Row.tolerance, "lr": Row.tolerance, "grad_global_norm": GRAD
 
 
 def rows(case: Case) -> Rows:
-    """How near ours must be to each recorded tensor."""
+    """Tolerance of each recorded tensor."""
     found = {name: _row(case, name, recorded) for name, recorded in case.outputs.items()}
     found["init_state"] = Row(case.inputs["init_state"])
     return found | trajectory_rows(case)
@@ -101,7 +101,7 @@ def load(case: Case) -> Loaded:
 
 
 def ours(case: Case) -> Arrays:
-    """Every recorded tensor."""
+    """Our model's result for every recorded tensor."""
     loaded = load(case)
     model, batch = loaded.model, to_batch(loaded.config, case.inputs, case.inputs["init_state"])
     with torch.no_grad():

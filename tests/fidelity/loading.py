@@ -1,4 +1,4 @@
-"""A recorded case's model with the recorded weights, by the way that `torchslots convert` goes."""
+"""A recorded case's model with the recorded weights, read as `torchslots convert` reads them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Loaded(NamedTuple):
         return layouts.to_theirs(self.leaves, tensors)
 
     def adam(self) -> dict[str, Tensor]:
-        """What the original's Adam remembers, for ours."""
+        """The original's moments and steps of Adam, for ours."""
         return adam_state(self.model, *systems.moments(self.program, self.read, self.config), self.read.step)
 
 
@@ -46,19 +46,19 @@ def load(case: Case, place: str = "model.pth") -> Loaded:
     """The case's model with the weights of its checkpoint.
 
     Args:
-        place: of the checkpoint in the folder.
+        place: path of the checkpoint in the folder.
     """
     return filled(case, *systems.open_original(case.folder / place))
 
 
 def load_made(case: Case, weights: Arrays) -> Loaded:
-    """The case's model with weights that the recording makes from a rule, of a program in flax."""
+    """The case's model with weights that are computed by a rule, of a program in flax."""
     read = Checkpoint(case.folder, weights)
     return filled(case, systems.program_of(read, systems.FLAX), read)
 
 
 def filled(case: Case, program: Program, read: Checkpoint | TorchCheckpoint) -> Loaded:
-    """The model that the case's own configuration describes."""
+    """The model that the case's own configuration describes, with the checkpoint's weights."""
     config = program.from_reference(case.reference, shapes(read.params))
     model = catalog.build(config)
     layouts.fill(model, systems.weights(program, read, config), str(read.path))
@@ -75,7 +75,7 @@ _GAINS = {
 
 
 def named_weights(wanted: Shapes, seed: int) -> Arrays:
-    """Normal numbers from a generator seeded by each array's name, scaled by its kind."""
+    """Normal samples of generators seeded by the arrays' names, scaled by their kinds."""
     return {path: named_leaf(path, tuple(shape), seed) for path, shape in wanted.items()}
 
 
@@ -96,7 +96,7 @@ def named_leaf(path: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def streamed_weights(wanted: Shapes, seed: int) -> Arrays:
-    """One stream of normal numbers over the arrays in the order of their names."""
+    """Normal samples of one generator, over the arrays in the order of their names."""
     stream = np.random.default_rng(seed)
     return {path: _streamed_leaf(path, tuple(wanted[path]), stream) for path in sorted(wanted)}
 
@@ -117,7 +117,7 @@ def _streamed_leaf(path: str, shape: tuple[int, ...], stream: np.random.Generato
 
 
 def check_digests(weights: Arrays, digests: Mapping[str, str], folder: Path) -> None:
-    """Grids are no random numbers and differ from the recorded ones in the last bit.
+    """Compare the digests of weights that are computed by a rule; grids may differ in the last bit.
 
     Raises:
         UserError: the rule gives other weights than were recorded.
@@ -125,4 +125,6 @@ def check_digests(weights: Arrays, digests: Mapping[str, str], folder: Path) -> 
     for path, digest in digests.items():
         found = hashlib.sha256(weights[path].tobytes()).hexdigest()
         if not path.endswith("pos_embedding") and found != digest:
-            raise UserError(f"{folder}: {path} as the rule makes it is not what was recorded.")
+            raise UserError(
+                f"{folder}: {path} as the rule makes it is not what was recorded. Copy the folder again."
+            )

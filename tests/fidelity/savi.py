@@ -60,7 +60,7 @@ class Kind(NamedTuple):
 
 
 def rows(case: Case) -> Rows:
-    """How near ours must be to each recorded tensor."""
+    """Tolerance of each recorded tensor."""
     found = {name: _row(case, name, recorded) for name, recorded in case.outputs.items()}
     known = {name: row for name, row in found.items() if not name.startswith(_NOT_COMPARED)}
     for folder in _trajectories(case):

@@ -14,7 +14,7 @@ from torchslots.models.weights import shapes
 
 
 def rows(case: Case) -> Rows:
-    """How near ours must be to each recorded tensor."""
+    """Tolerance of each recorded tensor."""
     loaded = load(case)
     found = {
         name: Row(recorded, LOSS_TOLERANCE if name.endswith("_loss") else Row.tolerance)
@@ -29,7 +29,7 @@ def _last_bias(loaded: Loaded) -> str:
 
 
 def ours(case: Case) -> Arrays:
-    """Every recorded tensor."""
+    """Our model's result for every recorded tensor."""
     loaded, batch = load(case), to_batch(case.inputs)
     with torch.no_grad():
         found = forward(loaded.model, batch) | _in_two(loaded.model, batch, case.outputs)

@@ -45,7 +45,7 @@ _FIGURES = {"loss": Row.tolerance, "lr": LOSS_TOLERANCE, "grad_global_norm": GRA
 
 
 def rows(case: Case) -> Rows:
-    """How near ours must be to each recorded tensor."""
+    """Tolerance of each recorded tensor."""
     found = {name: _row(case, name, recorded) for name, recorded in case.outputs.items()}
     for folder in _other_checkpoints(case):
         found[f"{folder}/weights"] = holds("the same in the layout of another version of Keras")
@@ -92,7 +92,7 @@ def load(case: Case) -> Loaded:
 
 
 def ours(case: Case) -> Arrays:
-    """Every recorded tensor."""
+    """Our model's result for every recorded tensor."""
     loaded, batch = load(case), to_batch(case.inputs)
     with torch.no_grad():
         found = _forward(loaded.model, batch)

@@ -24,9 +24,9 @@ from torchslots.convert.layouts import Arrays
 from torchslots.convert.originals import slotdiffusion as slotdiffusion_torch
 from torchslots.models.decoders.diffusion import DiffusionDecoder
 from torchslots.models.diffusion.samplers import (
-    Draw,
     Estimate,
     Estimator,
+    SampleNoise,
     Sampler,
     ddim,
     ddim_steps,
@@ -202,7 +202,7 @@ def _estimator(case: Case, decoder: DiffusionDecoder, slots: Tensor) -> Estimato
 
 
 def _dpm_solver(
-    estimate: Estimator, noise: Tensor, diffusion: Diffusion, draw: Draw, *, num_steps: int
+    estimate: Estimator, noise: Tensor, diffusion: Diffusion, sample_noise: SampleNoise, *, num_steps: int
 ) -> Iterator[Tensor]:
     """DPM-Solver as the original runs it: the network's time counts to 1000 whatever the schedule's length."""
 
@@ -210,17 +210,17 @@ def _dpm_solver(
         timestep = (point.time - 1 / diffusion.num_steps) * _COUNTED
         return estimate(noised, point._replace(timestep=timestep))
 
-    return dpm_solver(counted, noise, diffusion, draw, num_steps=num_steps)
+    return dpm_solver(counted, noise, diffusion, sample_noise, num_steps=num_steps)
 
 
 def _ddim(
-    estimate: Estimator, noise: Tensor, diffusion: Diffusion, draw: Draw, *, num_steps: int
+    estimate: Estimator, noise: Tensor, diffusion: Diffusion, sample_noise: SampleNoise, *, num_steps: int
 ) -> Iterator[Tensor]:
     """DDIM as the original runs it: from the schedule's table in float32, whose rounding shows in the first of the
     deviations, which are small differences from one."""
     rounded = copy(diffusion)
     rounded.alphas_cumprod = diffusion.alphas_cumprod.astype(np.float32).astype(np.float64)
-    return ddim(estimate, noise, rounded, draw, num_steps=num_steps)
+    return ddim(estimate, noise, rounded, sample_noise, num_steps=num_steps)
 
 
 def _logged(case: Case, decoder: DiffusionDecoder, slots: Tensor) -> Arrays:

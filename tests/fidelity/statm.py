@@ -26,7 +26,7 @@ def rows(case: Case) -> Rows:
 
 
 def ours(case: Case) -> Arrays:
-    """Every recorded tensor."""
+    """Our model's result for every recorded tensor."""
     return savi.ours(case, STATM) | _carried(case)
 
 

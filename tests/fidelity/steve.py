@@ -28,14 +28,14 @@ _OTHER_NAMES = {"token_recon_loss": "tokens", "img_recon_loss": "image"}
 
 
 def rows(case: Case) -> Rows:
-    """How near ours must be to each recorded tensor."""
+    """Tolerance of each recorded tensor."""
     found = {name: _row(case, name, recorded) for name, recorded in case.outputs.items()}
     written = {"weights": holds("read and written back")}
     return {**written, **found, **torch_rows(case, shapes(load(case).read.params))}
 
 
 def _row(case: Case, name: str, recorded: np.ndarray) -> Row:
-    """The least lead of the tokenizer's chosen code is known for the whole case alone."""
+    """Tolerance of one tensor; the margin of the tokenizer's codes is known as a minimum over the whole case."""
     if np.issubdtype(recorded.dtype, np.integer):
         least = case.config.get("dvae_margin") if name.startswith("target") else None
         return integers(recorded, None if least is None else np.full(recorded.shape, least))
@@ -43,7 +43,7 @@ def _row(case: Case, name: str, recorded: np.ndarray) -> Row:
 
 
 def ours(case: Case) -> Arrays:
-    """Every recorded tensor."""
+    """Our model's result for every recorded tensor."""
     loaded, batch = load(case), to_batch(case.inputs)
     with torch.no_grad():
         found = forward(case, loaded.model, batch)
@@ -66,7 +66,7 @@ def _training_batch(inputs: Arrays, step: int) -> Batch:
 
 
 def _written_back(loaded: Loaded) -> bool:
-    """Whether what was read is written back the same, causal masks among it."""
+    """Whether weights and causal masks are written back as they were read."""
     written = loaded.to_theirs(dict(loaded.model.state_dict())) | steve_torch.masks(loaded.config)
     params = loaded.read.params
     return set(written) == set(params) and all(
@@ -114,10 +114,9 @@ def _given(case: Case, decoder: AutoregressiveDecoder, slots: Tensor) -> dict[st
 def _decoded(
     decoder: AutoregressiveDecoder, slots: Tensor, shape: torch.Size, recorded: Int[np.ndarray, "n l"]
 ) -> dict[str, Tensor]:
-    """Codes decoded step by step, the scores that each was chosen by, and their images.
+    """Codes decoded step by step, the scores by which each was chosen, and their images.
 
-    A code that is followed by others decides on all of them: between two whose scores are within `MARGIN` the
-    recording's is taken.
+    A code changes all later ones: of two codes whose scores are within `MARGIN` the recorded one is taken.
     """
     following, scores = torch.from_numpy(recorded), list[Tensor]()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fidelity.hash_init import state_dict
-from fidelity.hash_weights import draw, gain_of, hash_weights
+from fidelity.hash_weights import gain_of, hash_weights, normal
 
 
 def one(name: str, shape: tuple[int, ...], gain: float = 1.0) -> np.ndarray:
@@ -40,12 +40,12 @@ def test_scales_of_norms_are_near_one():
     assert one("mlp.0.weight", (4000,)).mean() == pytest.approx(1.0, abs=0.01)
 
 
-def test_names_and_salts_decide_the_draw():
+def test_names_and_salts_decide_the_values():
     base = hash_weights({"a": (3,), "b": (3,)}, 7)
     assert not np.array_equal(base["a"], base["b"])
     assert not np.array_equal(base["a"], hash_weights({"a": (3,)}, 8)["a"])
     np.testing.assert_array_equal(base["a"], hash_weights({"a": (3,)}, 7, gain=3.0)["a"])
-    np.testing.assert_array_equal(draw(2**31 + 5, (4,)), draw(5, (4,)))
+    np.testing.assert_array_equal(normal(2**31 + 5, (4,)), normal(5, (4,)))
 
 
 def test_a_case_s_state_dict_has_its_names_in_order(golden):

@@ -202,7 +202,7 @@ def test_unreleased_sizes_ask_for_the_configuration() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_converted_checkpoint_loads_and_draws_the_same(golden: Path, tmp_path: Path, name: str) -> None:
+def test_a_converted_checkpoint_loads_and_decodes_the_same(golden: Path, tmp_path: Path, name: str) -> None:
     converted = convert(golden / name / "checkpoint", out=tmp_path, config=golden / name / "config.json")
     assert converted.step == (2 if name == "isa_clevr_transl_scale_mini" else None)
     case = read_case(golden / name)

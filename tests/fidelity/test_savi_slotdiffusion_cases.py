@@ -118,7 +118,7 @@ def test_full_models_compute_what_was_recorded(golden, model):
         ("enc_dict", {"replace_stride_with_dilation": [False, True, False]}, "dilated"),
         ("enc_dict", {"enc_norm": "ln"}, "no norm `ln`"),
         ("dec_dict", {"dec_norm": "ln"}, "no norm `ln`"),
-        ("dec_dict", {"dec_resolution": [5, 5]}, "draws"),
+        ("dec_dict", {"dec_resolution": [5, 5]}, "makes images of"),
         ("enc_dict", {"resnet": "resnet50", "use_layer4": False}, "resnet50"),
     ],
     ids=["dino", "dilation", "encoder norm", "decoder norm", "grid", "resnet50"],

@@ -129,7 +129,7 @@ def unit_gradients(fusion: Fusion, config: StatmConfig) -> layouts.Arrays:
     return {path.removeprefix("block/"): value for path, value in theirs.items()}
 
 
-def test_recorded_draws_with_a_learned_mean(golden: Path) -> None:
+def test_recorded_samples_with_a_learned_mean(golden: Path) -> None:
     case = dict(np.load(golden / "savi_units" / "statm_NoHintsEncoderStateInit_uses_rng.npz"))
     slots = Gaussian(case["out"].shape[1], case["out"].shape[2])
     config = SaviConfig(conditioning="learned_gaussian")

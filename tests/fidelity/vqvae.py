@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from fidelity.cases import LOSS_TOLERANCE, MARGIN, Case, Row, Rows, System, integers
 from fidelity.loading import Loaded
 from fidelity.loading import load as load_checkpoint
+from fidelity.lpips_state import lpips_from_state
 from fidelity.training import num_steps, torch_rows, torch_training
 from torchslots.convert.layouts import Arrays
-from torchslots.metrics.lpips import lpips_from_state
 from torchslots.models.layers.ranges import from_signed
 from torchslots.models.tokenizers.vqvae import VQVAE
 from torchslots.models.types import Batch
@@ -18,7 +18,7 @@ from torchslots.models.weights import shapes
 
 
 def rows(case: Case) -> Rows:
-    """How near ours must be to each recorded tensor."""
+    """Tolerance of each recorded tensor."""
     loaded = load(case)
     found = {name: _row(name, recorded) for name, recorded in case.outputs.items()}
     found["quant_idx"] = integers(case.outputs["quant_idx"], _recorded_margins(case, loaded.model))
@@ -40,7 +40,7 @@ def load(case: Case) -> Loaded:
 
 
 def ours(case: Case) -> Arrays:
-    """Every recorded tensor."""
+    """Our model's result for every recorded tensor."""
     loaded, batch = load(case), to_batch(case.inputs)
     margins = _recorded_margins(case, loaded.model)
     with torch.no_grad():

@@ -189,7 +189,7 @@ def test_the_command_draws_and_says_what(one, tmp_path, capsys):
     ("options", "says"),
     [
         (EditOptions(move=((9, 0.0, 0.0),)), "There is no slot 9"),
-        (EditOptions(remove=(0, 1, 2, 3)), "left to draw"),
+        (EditOptions(remove=(0, 1, 2, 3)), "left to decode"),
         (EditOptions(resize=((0, -1.0),)), "positive factor"),
         (EditOptions(swap=((0, 0),)), "between two inputs, got 1"),
     ],

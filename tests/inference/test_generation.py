@@ -137,7 +137,7 @@ def test_other_slots_make_other_pictures(name):
 
 
 def test_ancestral_sampling_takes_every_step():
-    with pytest.raises(UserError, match="makes all steps of the schedule"):
+    with pytest.raises(UserError, match="takes all steps of the schedule"):
         SamplingOptions(sampler="ddpm", steps=10)
     assert diffusion(SamplingOptions(sampler="ddpm")).sampler is not diffusion(SamplingOptions()).sampler
 

@@ -153,7 +153,7 @@ def test_boxes_and_masks_are_moved_into_the_view():
 
 def test_hints_outside_the_view_or_of_another_size_are_refused():
     view = View(64, 128, (32, 32))
-    with pytest.raises(UserError, match="object 1 lies outside what the model sees"):
+    with pytest.raises(UserError, match="object 1 is outside the part that the model sees"):
         view.conditioning(box_hint([[0, 0.4, 1, 0.6], [0.1, 0, 0.9, 0.2]]))
     with pytest.raises(UserError, match="32x32 pixels, the first frame 128x64"):
         view.conditioning(mask_hint(np.eye(32, dtype=int)))
@@ -423,7 +423,7 @@ def test_missing_and_empty_inputs_are_named(tmp_path):
 def test_results_never_go_into_their_own_input(tmp_path):
     (tmp_path / "data" / "clip").mkdir(parents=True)
     Image.fromarray(scene(1)[0][0]).save(tmp_path / "data" / "clip" / "0.png")
-    with pytest.raises(UserError, match="which holds it"):
+    with pytest.raises(UserError, match="which contains it"):
         predict(Painter(), [tmp_path / "data" / "clip"], tmp_path / "data")
 
 

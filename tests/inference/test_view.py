@@ -94,7 +94,7 @@ def test_masks_without_objects_or_with_colours_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"colour\.png is a colour image"):
         read_mask(tmp_path / "colour.png")
     Image.new("L", (4, 4)).save(tmp_path / "empty.png")
-    with pytest.raises(UserError, match=r"empty\.png holds only background"):
+    with pytest.raises(UserError, match=r"empty\.png has only background"):
         read_mask(tmp_path / "empty.png")
     with pytest.raises(UserError, match="integer ids"):
         mask_hint(np.zeros((2, 3, 4), int))

@@ -63,9 +63,9 @@ def test_from_the_cache_and_from_a_file(cache, public, tmp_path):
 
 
 def test_a_missing_file_says_where_it_is(cache):
-    with pytest.raises(MissingWeights, match=r"vgg16-397923af\.pth is not there.*download\.pytorch\.org"):
+    with pytest.raises(MissingWeights, match=r"vgg16-397923af\.pth does not exist.*download\.pytorch\.org"):
         feature_weights("vgg16", download=False)
-    with pytest.raises(MissingWeights, match=r"elsewhere\.pth is not there"):
+    with pytest.raises(MissingWeights, match=r"elsewhere\.pth does not exist"):
         feature_weights("vgg16", cache / "elsewhere.pth")
     with pytest.raises(UserError, match=r"There are no public weights called `vgg61`\. Did you mean vgg16"):
         feature_weights("vgg61")

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from fidelity.lpips_state import lpips_from_state
 from metrics.public_weights import public_weights
 from recorded import GOLDEN
 from torchslots.io.errors import UserError
-from torchslots.metrics.lpips import Lpips, lpips_from_state
+from torchslots.metrics.lpips import Lpips
 from torchslots.metrics.networks.stages import alexnet, vgg16
 from torchslots.metrics.networks.weights import feature_folder, feature_weights
 

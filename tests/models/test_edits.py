@@ -157,7 +157,7 @@ def test_wrong_slots_and_factors_are_refused() -> None:
         editing.remove(clip, [-1])
     with pytest.raises(UserError, match="name one twice"):
         editing.keep(clip, [1, 1])
-    with pytest.raises(UserError, match="left to draw"):
+    with pytest.raises(UserError, match="left to decode"):
         editing.remove(clip, range(K))
     for factor in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(UserError, match="positive factor"):

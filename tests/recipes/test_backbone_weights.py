@@ -96,7 +96,7 @@ def test_what_is_no_backbone_is_refused(tmp_path) -> None:
     vit = backbone()
     with pytest.raises(UserError, match="does not exist"):
         load_backbone(vit, tmp_path / "nothing.bin")
-    with pytest.raises(UserError, match="has neither model.safetensors nor pytorch_model.bin"):
+    with pytest.raises(UserError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):
         load_backbone(vit, tmp_path)
     (tmp_path / "broken.safetensors").write_bytes(b"abc")
     with pytest.raises(UserError, match="truncated"):
@@ -223,5 +223,5 @@ def test_a_damaged_configuration_is_refused(value, tmp_path) -> None:
     model().save_pretrained(tmp_path)
     file = tmp_path / CONFIG_NAME
     file.write_text(json.dumps(json.loads(file.read_text()) | {"elsewhere": value}))
-    with pytest.raises(UserError, match="elsewhere|unexpected|where to get it"):
+    with pytest.raises(UserError, match=r"elsewhere|unexpected|where to get it"):
         load_model(tmp_path)

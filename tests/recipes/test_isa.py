@@ -178,7 +178,7 @@ def test_number_of_weights_is_the_originals(name: str, grid: Any, weights: int) 
 
 
 def test_a_decoder_of_another_size_is_refused() -> None:
-    with pytest.raises(UserError, match=r"draws \(16, 24\), but the frames are \(16, 16\)"):
+    with pytest.raises(UserError, match=r"images of \(16, 24\), but the frames are \(16, 16\)"):
         replace(TINY, resolution=(16, 16))
 
 

@@ -30,3 +30,5 @@ def test_rows_of_the_table() -> None:
     assert rows["statm_savi_small"].num_slots == 11
     assert catalog.summaries("VQVAE_DEMO")[0].num_slots is None
     assert not catalog.summaries("no such word")
+    plus = {row.name: row.system for row in catalog.summaries("SAVi++")}
+    assert plus == {"savi_plus_plus": "SAVi++", "statm_savi_plus_plus": "STATM-SAVi++"}

@@ -136,7 +136,7 @@ def test_slots_follow_a_permutation_of_the_noise(model):
 
 
 def test_a_decoder_that_draws_another_size_is_refused():
-    with pytest.raises(UserError, match=r"draws \(128, 128\).*\(64, 64\)"):
+    with pytest.raises(UserError, match=r"images of \(128, 128\).*\(64, 64\)"):
         SlotAttentionConfig(resolution=(64, 64))
 
 

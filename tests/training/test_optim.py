@@ -241,7 +241,7 @@ def test_state_goes_by_name_between_one_group_and_three() -> None:
         ({"tokenizer_learning_rate": math.inf}, "inf for `decoder.tokenizer.`"),
         (
             {"min_learning_rate": 1e-4, "schedule": "exponential"},
-            "ends nowhere. Choose optim.schedule cosine",
+            "has no minimum. Choose optim.schedule cosine",
         ),
     ],
     ids=["above the peak", "negative", "above the decoder's", "decoder", "tokenizer", "exponential"],

@@ -66,7 +66,7 @@ def test_every_published_recipe_names_the_tokenizer_of_its_data(tmp_path: Path) 
         ("steve", VQVAE, "is a tokenizer of the family vqvae.*needs one of the family dvae"),
         ("slotdiffusion", SLOTDIFFUSION, "holds a model of slots, no tokenizer"),
         ("vqvae", VQVAE, "vqvae takes no trained tokenizer. Leave out --tokenizer"),
-        ("slotdiffusion", replace(VQVAE, resolution=(32, 32)), r"frames of \(32, 32\)"),
+        ("slotdiffusion", replace(VQVAE, resolution=(32, 32)), r"tokenizer for \(32, 32\)"),
     ],
 )
 def test_a_tokenizer_of_another_kind_is_refused(
@@ -125,7 +125,7 @@ def test_slots_of_another_kind_are_refused(tmp_path: Path) -> None:
         assemble(recipe("slotdiffusion"), tmp_path / "run", vqvae, vqvae)
     with pytest.raises(UserError, match="has no slots"):
         take_weights(catalog.build(VQVAE), Parts(slots_from=slots_model(SLOTDIFFUSION)))
-    with pytest.raises(UserError, match="no place for a trained tokenizer"):
+    with pytest.raises(UserError, match="takes no trained tokenizer"):
         take_weights(nn.Linear(1, 1), Parts(tokenizer=catalog.build(VQVAE)))  # pyright: ignore[reportArgumentType]
 
 

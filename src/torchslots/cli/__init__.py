@@ -1,6 +1,6 @@
-"""`torchslots COMMAND ...`: finds the command, calls one function, and turns a `UserError` into one line.
+"""`torchslots COMMAND ...`: call the command's function, and print a `UserError` as one line.
 
-Nothing heavy is imported before a command needs it: the overview answers without torch.
+Nothing heavy is imported before a command needs it; the overview imports no torch.
 """
 
 import os
@@ -13,28 +13,29 @@ from torchslots.cli.memory import keep_freed_memory
 from torchslots.io.errors import UserError, nearest
 
 COMMANDS = {
-    "demo": "generate data, train a small model on it, evaluate it, and show the result: the place to start",
-    "train": "train a recipe; the same command again goes on where it stopped",
-    "evaluate": "measure a model on whole videos: FG-ARI, ARI, mIoU, mBO, plots",
+    "demo": "generate data, train a small model, evaluate it, show the result: start here",
+    "train": "train a recipe; the same command resumes",
+    "evaluate": "evaluate a model on whole videos: FG-ARI, ARI, mIoU, mBO, plots",
     "predict": "segment your own images and videos",
-    "edit": "remove, move, resize, turn or swap objects, and decode the image again",
-    "compose": "exchange slots across the videos of a data set, decode new videos, measure how real they look",
-    "concepts": "cluster the slots of a data set, and decode new images from one slot of each cluster",
+    "edit": "remove, move, resize, turn or swap objects, and decode again",
+    "compose": "decode new videos from slots exchanged across a data set; measure FVD, FID",
+    "concepts": "cluster the slots of a data set, and decode new images from the clusters",
     "convert": "turn an original checkpoint into a model folder",
-    "data": "list, download, inspect, prepare or generate data",
-    "recipes": "list the recipes with their sizes and published results",
-    "bench": "time a recipe's training step and inference here, or plot how they grow",
-    "report": "tables over finished runs: mean and standard error over seeds",
+    "pretrained": "list published checkpoints, and fetch them by name",
+    "data": "list, download, inspect, prepare or generate data sets",
+    "recipes": "list the recipes, with sizes and published results",
+    "bench": "time a recipe's training step and inference, or plot how they grow",
+    "report": "mean and standard error over the seeds of finished runs",
 }
-"""Each is the function of that name in the file or folder of that name."""
+"""Commands and what they do; each is the function of its name in the file or folder of its name."""
 _FOLDERS = ("bench", "demo")
-"""Commands of several files, whose function is in `command.py`."""
+"""Commands with a folder; their function is in `command.py`."""
 _GONE = {"verify": 'it is a test now: in a copy of the repository, run `make fidelity CASES="DIR..."`.'}
-"""Commands of earlier versions, and where each went."""
+"""Commands of earlier versions, and what replaces them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0: done, 1: a check failed, 2: something is wrong outside the program."""
+    """Run a command and return its exit status; 0: done, 1: a check failed, 2: a `UserError`, 130: interrupted."""
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         return _answer(words[0], words[1:])
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever reads our output, such as `head`, has gone
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

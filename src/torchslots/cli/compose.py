@@ -10,6 +10,8 @@ from torchslots.cli.options import Flat, Words, parse
 
 def compose(words: Words) -> int:
     """`torchslots compose MODEL --root DIR`."""
+    from torchslots.convert.pretrained import model_folder
+    from torchslots.evaluation.evaluate import whole_videos
     from torchslots.hub import load_model
     from torchslots.inference.compose import ComposeOptions, compose_videos, save
     from torchslots.inference.videos import (
@@ -18,7 +20,6 @@ def compose(words: Words) -> int:
         VideosOptions,
         networks_of,
         settings_of,
-        whole_videos,
     )
     from torchslots.io.processes import processes
     from torchslots.metrics.reconstruction import SET_METRICS
@@ -34,19 +35,20 @@ def compose(words: Words) -> int:
         networks: Flat[NetworkOptions] = published,
         options: Flat[ComposeOptions] = usual,
     ) -> int:
-        """Exchange slots across the videos of a data set at random, decode the new videos, and measure how real they
-        look (FVD, FID). Works under `torchrun` too.
+        """Exchange slots across the videos of a data set at random, decode new videos, and measure their FVD and FID.
+
+        Works under `torchrun` too.
 
         Args:
-            model: A run folder, a model folder, or owner/name on the hub.
+            model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             root: Folder with the data.
             out: Folder for compose.json and films; None: `compose` in the run or model folder.
             videos: Which videos, and where to run.
-            networks: Weights of the networks behind FID and FVD.
-            options: Which slots are exchanged, and what is written.
+            networks: Weights of the networks of FID and FVD.
+            options: How many slots to exchange, and what to write.
         """
-        ready = load_model(model, device=videos.device)
-        data, settings = settings_of(model, ready, videos, KEYS)
+        ready = load_model(folder := model_folder(model), device=videos.device)
+        data, settings = settings_of(folder, ready, videos, KEYS)
         found, missing = networks_of(networks, SET_METRICS)
         with processes(videos.device) as (rank, world_size):
             report = compose_videos(

@@ -10,9 +10,11 @@ from torchslots.cli.options import Flat, Words, parse
 
 def concepts(words: Words) -> int:
     """`torchslots concepts MODEL --root DIR`."""
+    from torchslots.convert.pretrained import model_folder
+    from torchslots.evaluation.evaluate import whole_videos
     from torchslots.hub import load_model
     from torchslots.inference import concepts as room
-    from torchslots.inference.videos import KEYS, VideosOptions, settings_of, whole_videos
+    from torchslots.inference.videos import KEYS, VideosOptions, settings_of
     from torchslots.io.processes import demand_one_process
 
     usual, all_videos = room.ConceptOptions(), VideosOptions()
@@ -25,18 +27,18 @@ def concepts(words: Words) -> int:
         videos: Flat[VideosOptions] = all_videos,
         options: Flat[room.ConceptOptions] = usual,
     ) -> int:
-        """Cluster the slots of a data set into concepts, show them, and decode new images from one slot of each.
+        """Cluster the slots of a data set into concepts, plot them, and decode new images from one slot of each.
 
         Args:
-            model: A run folder, a model folder, or owner/name on the hub.
+            model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             root: Folder with the data.
             out: Folder for the library and images; None: `concepts` in the run or model folder.
             videos: Which videos, and where to run.
-            options: How slots are clustered, and what is decoded from them.
+            options: How to cluster, and what to decode.
         """
         demand_one_process("Concepts are found")
-        ready = load_model(model, device=videos.device)
-        data, settings = settings_of(model, ready, videos, KEYS)
+        ready = load_model(source := model_folder(model), device=videos.device)
+        data, settings = settings_of(source, ready, videos, KEYS)
         found = room.concepts(
             ready,
             whole_videos(data, settings, root),

@@ -14,19 +14,26 @@ from torchslots.cli.table import print_table
 from torchslots.io.errors import UserError, nearest
 
 _COMMANDS = {
-    "list": ("what there is, with sizes and licences", "cli.data:list_data"),
+    "list": ("list the data sets; --long for splits, sizes, licences", "cli.data:list_data"),
     "download": ("fetch a public data set, with resume and checksums", "data.download.sets:data_download"),
-    "inspect": ("print what is in a folder, plot a contact sheet, find damage", "data.inspect:data_inspect"),
+    "inspect": (
+        "print what a folder holds, plot a contact sheet, find damaged files",
+        "data.inspect:data_inspect",
+    ),
     "prepare": ("cache only what a recipe needs: data prepare RECIPE", "data.prepare:data_prepare"),
-    "generate": ("make videos with physics and a ray caster", "sim.generate_videos:generate"),
-    "generate-images": ("make images with masks", "sim.generate_images:generate_images"),
+    "generate": ("simulate and render videos of objects", "sim.generate_videos:generate"),
+    "generate-images": ("render images of objects, with masks", "sim.generate_images:generate_images"),
     "prepare-waymo": ("cut images out of Waymo Open's records", "data.sets.waymo_prepare:prepare_waymo"),
 }
-"""Name -> what it does, and the function that does it, imported when it is called."""
+"""Name -> what it does, and its function, imported when it is called."""
 
 
 def data(words: Words) -> int:
-    """`torchslots data list|download|inspect|prepare|generate|generate-images|prepare-waymo`."""
+    """`torchslots data list|download|inspect|prepare|generate|generate-images|prepare-waymo`.
+
+    Raises:
+        UserError: no such command, or as the command.
+    """
     if not words or words[0] in ("-h", "--help"):
         print("Usage: torchslots data COMMAND [arguments]\n")
         width = max(map(len, _COMMANDS))
@@ -52,8 +59,11 @@ def list_data(
 
     Args:
         word: Only data sets with this word in their name or description.
-        long: Print licences and addresses in full, and how to get what cannot be downloaded.
+        long: Print splits, sizes, licences and addresses too, and how to get what cannot be downloaded.
         as_json: Print everything as JSON.
+
+    Raises:
+        UserError: no data set has the word.
     """
     from torchslots.data.catalog import DATASETS, list_datasets
 
@@ -72,25 +82,17 @@ def list_data(
             about += [str(text) for text in (found.remote, found.get) if text]
             print(name, *about, sep="\n    ")
     else:
-        rows = [
-            (name, found.description, found.size, _short(found.licence), " ".join(found.splits))
-            for name, found in chosen.items()
-        ]
-        print_table(("name", "what", "size", "licence", "splits"), rows)
+        rows = [(name, found.description, " ".join(found.splits)) for name, found in chosen.items()]
+        print_table(("name", "what", "splits"), rows, optional=("splits",))
 
 
 def _facts(found: Any) -> dict[str, Any]:
-    """All that is no function."""
+    """The fields of a row that are no functions."""
     return {name: value for name, value in asdict(found).items() if not callable(value)}
 
 
-def _short(licence: str) -> str:
-    """The licence without its remarks."""
-    return licence.split(";")[0].split(", to be")[0].split(": see")[0]
-
-
 def _for_recipe(prepare: Callable[..., Any], words: Words) -> tuple[Callable[..., Any], Words]:
-    """`data prepare` with the data settings and splits of the recipe that the line begins with, if it does."""
+    """`data prepare` with the data settings and splits of the recipe that `words` begins with, if any."""
     from torchslots.recipes import catalog
 
     if not words or words[0].startswith("-"):

@@ -10,6 +10,7 @@ from torchslots.cli.predict import require_inputs
 
 def edit(words: Words) -> int:
     """`torchslots edit MODEL INPUT... --out DIR`."""
+    from torchslots.convert.pretrained import model_folder
     from torchslots.inference import edit as room
 
     usual = room.EditOptions()
@@ -21,16 +22,16 @@ def edit(words: Words) -> int:
         out: Path,
         options: Flat[room.EditOptions] = usual,
     ) -> int:
-        """Number the slots of images and videos; remove, keep, move, resize, turn or swap some, and decode the rest.
+        """Number the slots of images and videos; remove, keep, move, resize, turn or swap some, and decode again.
 
         Args:
-            model: A run folder, a model folder, or owner/name on the hub.
+            model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             inputs: Images, videos, GIFs, folders of frames or of films; two to swap slots between.
             out: Folder for the results: numbered slots, and the reconstruction before and after.
             options: What to change, by the numbers in the plot of slots.
         """
         require_inputs(inputs)
-        for done in room.edit(model, inputs, out, options):
+        for done in room.edit(model_folder(model), inputs, out, options):
             edited = f" and {done.edited}" if done.edited else ""
             print(f"Written to {done.slots}{edited}. {done.note}")
         return 0

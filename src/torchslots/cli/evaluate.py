@@ -10,6 +10,7 @@ from torchslots.cli.table import print_comparison
 
 def evaluate(words: Words) -> int:
     """`torchslots evaluate MODEL --root DIR`."""
+    from torchslots.convert.pretrained import model_folder
     from torchslots.evaluation.report import EvalReport
     from torchslots.inference.evaluate import EvaluateOptions, evaluate_with_baseline
     from torchslots.io.processes import is_first_process, processes
@@ -23,17 +24,17 @@ def evaluate(words: Words) -> int:
         out: Path | None = None,
         options: Flat[EvaluateOptions] = defaults,
     ) -> int:
-        """Evaluate a model on whole videos, and plot some. Under `torchrun` each video is still counted once.
+        """Evaluate a model on whole videos, and plot some. Works under `torchrun` too; each video counts once.
 
         Args:
-            model: A run folder, a model folder, or owner/name on the hub.
+            model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             root: Folder with the data.
             out: Folder for eval.json, curves and videos; None: `eval` in the run or model folder.
-            options: What to measure on which videos.
+            options: Which videos and metrics, and what to write.
         """
         folder = out or out_folder(model, "eval")
         with processes(options.device):
-            report, baseline = evaluate_with_baseline(model, root, options, folder)
+            report, baseline = evaluate_with_baseline(model_folder(model), root, options, folder)
             if is_first_process():
                 report.print_table()
                 if isinstance(report, EvalReport) and baseline is not None:
@@ -45,5 +46,5 @@ def evaluate(words: Words) -> int:
 
 
 def out_folder(model: str, name: str) -> Path:
-    """Where results go by default: in the run or model folder, else here."""
+    """Default folder of results: in the run or model folder, else in the current one."""
     return Path(model) / name if Path(model).is_dir() else Path(name)

@@ -1,21 +1,21 @@
-"""Memory that was freed is kept for the next tensor: page faults cost a training step on the CPU a fifth of its time.
+"""Have glibc reuse freed memory, since page faults take a fifth of a training step on the CPU.
 
-glibc asks the kernel for every block above 32 MiB and hands it back at once, so that each step touches hundreds of
-megabytes of fresh pages. Kept, they are touched once.
+glibc allocates every block above 32 MiB from the kernel and returns it when it is freed, so each step touches hundreds
+of megabytes of new pages. Reused, they are touched once.
 """
 
 import ctypes
 import platform
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Names of glibc's malloc.h."""
+"""Parameters of mallopt in glibc's malloc.h."""
 _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep what it frees; returns whether its C library can. To be called before tensors are made.
+    """Have this process reuse freed memory; returns whether its C library can. Call it before tensors are made.
 
-    It changes the whole process, so the library never calls it by itself: the command line does, and so may you.
+    It changes the whole process, so the command line calls it and the library does not.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

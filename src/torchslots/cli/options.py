@@ -1,11 +1,11 @@
-"""What the commands have in common: how a line is read."""
+"""Parse the arguments of a command."""
 
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
 Words = list[str]
-"""The words behind the command's name."""
+"""The words after the command's name."""
 
 _Options = TypeVar("_Options")
 Flat = Annotated[_Options, tyro.conf.arg(name="")]
@@ -14,11 +14,11 @@ Json = Annotated[bool, tyro.conf.arg(name="json")]
 """The flag --json."""
 
 _OLD_FLAGS = {"--draw": "--num-plots", "--paint.": "--sampling."}
-"""Beginnings of flags as they once were called, which are still understood."""
+"""Flags, or their prefixes, of earlier versions, and their names now."""
 
 
 def parse(what: Any, words: Words, command: str, **options: Any) -> Any:
-    """Fill a dataclass, or call a function, from a line; a wrong line is explained and exits with 2."""
+    """Fill a dataclass, or call a function, from the words; wrong words are explained, exit status 2."""
     return tyro.cli(
         what,
         args=[_renamed(word) for word in words],

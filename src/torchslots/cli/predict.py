@@ -10,6 +10,7 @@ from torchslots.io.errors import UserError
 
 def predict(words: Words) -> int:
     """`torchslots predict MODEL INPUT... --out DIR`."""
+    from torchslots.convert.pretrained import model_folder
     from torchslots.inference import predict as room
 
     usual = room.PredictOptions()
@@ -24,13 +25,13 @@ def predict(words: Words) -> int:
         """Segment images, videos, GIFs and folders of any length, slice by slice.
 
         Args:
-            model: A run folder, a model folder, or owner/name on the hub.
+            model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             inputs: Images, videos, GIFs, folders of frames or of films.
             out: Folder for the results: overlay, masks, a strip of slots, slots.npz, tracks.json.
-            options: How to read, segment and write.
+            options: How to read the inputs, and what to write.
         """
         require_inputs(inputs)
-        for folder in room.predict(model, inputs, out, options):
+        for folder in room.predict(model_folder(model), inputs, out, options):
             print(f"Written to {folder}")
         return 0
 
@@ -38,6 +39,10 @@ def predict(words: Words) -> int:
 
 
 def require_inputs(inputs: tuple[Path, ...]) -> None:
-    """Raises UserError where a line names no input."""
+    """Check that there is an input.
+
+    Raises:
+        UserError: there is none.
+    """
     if not inputs:
-        raise UserError("name at least one image, video or folder behind the model.")
+        raise UserError("name at least one image, video or folder after the model.")

@@ -17,7 +17,7 @@ def report(words: Words) -> int:
         /,
         as_json: Json = False,
     ) -> None:
-        """Mean and standard error over seeds, for runs grouped by recipe and by what else they differ in.
+        """Print mean and standard error over seeds of runs, grouped by recipe and by what else they differ in.
 
         Args:
             runs: Folders of `torchslots train`, or of `torchslots evaluate`.

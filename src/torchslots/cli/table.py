@@ -1,44 +1,51 @@
 """Tables on the command line."""
 
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torchslots.evaluation.report import EvalReport
 
-_WIDEST = 110
-"""Columns of a terminal that a table takes at most."""
-_NARROWEST, _GAP = 8, "  "
+_GAP = "  "
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """One line for each row: on a terminal the widest columns but the first are cut to its width, elsewhere nothing is.
+def print_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[str] = (),
+    optional: Sequence[str] = (),
+) -> None:
+    """One line for each row. No cell is ever cut: a table that is too wide loses whole columns.
+
+    The width is that of the terminal, or `COLUMNS` of the environment; 80 where neither says, as in a pipe.
 
     Args:
         right: Columns to be aligned at the right.
+        optional: Columns that may be left out, the first of them first.
     """
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    if sys.stdout.isatty():
-        spare = min(shutil.get_terminal_size().columns, _WIDEST) - len(_GAP) * (len(widths) - 1) - widths[0]
-        while sum(widths[1:]) > spare and max(widths[1:]) > _NARROWEST:
-            widths[1 + widths[1:].index(max(widths[1:]))] -= 1
-    for line in lines:
-        cells = [
-            _fit(cell, width).rjust(width) if name in right else _fit(cell, width).ljust(width)
-            for name, cell, width in zip(header, line, widths)
-        ]
-        print(_GAP.join(cells).rstrip())
+    table = {name: [name, *(row[i] for row in rows)] for i, name in enumerate(header)}
+    for name in optional:
+        if _width(table) > shutil.get_terminal_size().columns:
+            del table[name]
+    padded = [
+        [cell.rjust(_widest(cells)) if name in right else cell.ljust(_widest(cells)) for cell in cells]
+        for name, cells in table.items()
+    ]
+    for line in zip(*padded):
+        print(_GAP.join(line).rstrip())
 
 
-def _fit(cell: str, width: int) -> str:
-    return cell if len(cell) <= width else f"{cell[: width - 1]}…"
+def _width(table: Mapping[str, Sequence[str]]) -> int:
+    return sum(map(_widest, table.values())) + len(_GAP) * (len(table) - 1)
+
+
+def _widest(cells: Sequence[str]) -> int:
+    return max(map(len, cells))
 
 
 def print_comparison(reports: "Mapping[str, EvalReport]", title: str) -> None:
-    """A column for each report, a line for each figure."""
+    """A table with a column for each report and a line for each figure."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,5 +1,6 @@
 """`torchslots train`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torchslots.cli.options import Flat, Words, parse
@@ -8,6 +9,7 @@ from torchslots.cli.options import Flat, Words, parse
 def train(words: Words) -> int:
     """`torchslots train RECIPE --root DIR --run DIR`."""
     from torchslots.cli.recipes import recipes
+    from torchslots.convert.pretrained import model_folder
     from torchslots.recipes import catalog
     from torchslots.recipes.config import Recipe, current_flags
     from torchslots.training import run as training
@@ -25,15 +27,17 @@ def train(words: Words) -> int:
     def train(
         root: Path, run: Path, recipe: Flat[Recipe] = chosen, options: Flat[training.TrainOptions] = defaults
     ) -> int:
-        """Train a recipe. The same command again goes on where it stopped; Ctrl-C saves first.
+        """Train a recipe. The same command resumes; Ctrl-C saves a checkpoint and stops.
 
         Args:
             root: Folder with the data.
             run: Folder for checkpoints, logs, plots and the finished model.
-            recipe: The recipe with its changes.
-            options: What a training takes besides its recipe.
+            recipe: The recipe.
+            options: Settings that are not the recipe's.
         """
-        result = training.train(recipe, root, run, options)
+        parts = {name: getattr(options, name) for name in ("tokenizer", "slot_encoder")}
+        found = {name: str(model_folder(part)) for name, part in parts.items() if part is not None}
+        result = training.train(recipe, root, run, replace(options, **found))
         print(f"{recipe.name}: {result.step} steps done. Next: torchslots evaluate {run} --root {root}")
         after = next_recipe(recipe)
         if after is not None:

@@ -1,4 +1,4 @@
-"""`torchslots convert`: an original checkpoint to a folder that `torchslots.load_model` reads."""
+"""Convert an original program's checkpoint to a folder that `torchslots.load_model` reads."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,8 +51,8 @@ def convert(
         out: Folder to write config.json and model.safetensors to.
         recipe: Recipe whose configuration the checkpoint has; by default it is recognised from names and shapes.
         config: The original's own configuration as JSON, for sizes that were not published.
-        run: New folder to write as a run with the optimiser's moments, in which `torchslots train` goes on; needs
-            --recipe, which beside --config decides only how to train.
+        run: New folder to write as a run with the optimiser's moments, which `torchslots train` resumes; needs
+            --recipe, which with --config says only how to train.
 
     Raises:
         UserError: a file that is damaged, foreign or of another system, or a configuration that does not fit it.
@@ -76,10 +76,10 @@ def convert(
 def adam_state(
     model: nn.Module, first: dict[str, Tensor], second: dict[str, Tensor], step: int | None
 ) -> dict[str, Tensor]:
-    """Adam's moments and steps for `training.optim.load_optimizer`; empty where there are no moments.
+    """Adam's moments and steps for `training.optim.load_optimizer`; empty without moments.
 
     Args:
-        first, second: moments by our names; those of constants that the original counted as weights are left out.
+        first, second: moments by our names; those of constants, which the original counts as weights, are left out.
         step: updates done.
     """
     found: dict[str, Tensor] = {}
@@ -101,11 +101,11 @@ def write_run(
         step: updates done.
 
     Raises:
-        UserError: no moments or no step to go on from, or a folder that is already a run's.
+        UserError: no moments or no step to resume from, or a folder that is already a run's.
     """
     if not optimizer or step is None:
         raise UserError(
-            "This checkpoint holds weights alone, no optimiser to go on with. Convert it without resuming, and train "
+            "This checkpoint holds weights alone, without an optimiser to resume. Convert it without --run, and train "
             "from its weights."
         )
     if checkpoint.list_steps(run):

@@ -1,10 +1,11 @@
-"""How the originals lay out weights, and the way back: one `WeightMap` for each of their arrays."""
+"""Layouts of the originals' weights and of ours: one `WeightMap` for each array, with the way there and back."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from torchslots.io.errors import UserError
 from torchslots.models.weights import check_fit, shapes
+from torchslots.recipes.config import ModelConfig, Recipe
 
 Arrays = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of the original's arrays by its names."""
+"""Shapes of the original's arrays, by its names."""
 
 
 def _same(array: np.ndarray) -> np.ndarray:
@@ -35,17 +37,17 @@ Conversion = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class WeightMap:
-    """One array of the original and where its values stand in our state dict.
+    """One array of the original and the place of its values in our state dict.
 
-    Several leaves of one path read parts of the same array; `to_theirs` joins them along `axis` in the order of the
-    leaves.
+    Several leaves with one path each read a part of that array; `to_theirs` joins the parts along `axis` in the order
+    of the leaves.
 
     Args:
         path: the original's name, `/` between levels.
         name: our tensor's name.
         read: from the original's layout to ours; `write` is its inverse.
-        part: rows of our tensor that this leaf fills, as (index, of how many equal parts).
-        axis: of the original's array, along which it is shared out among several leaves.
+        part: rows of our tensor that this leaf fills, as (index, number of equal parts).
+        axis: along which the original's array is divided among several leaves.
     """
 
     path: str
@@ -57,7 +59,7 @@ class WeightMap:
 
 
 def layer(path: str, name: str, read: Conversion, write: Conversion, *, bias: bool = True) -> list[WeightMap]:
-    """A kernel in another layout, and the bias as it is."""
+    """A kernel in another layout, and the bias unchanged."""
     kernel = WeightMap(f"{path}/kernel", f"{name}.weight", read, write)
     return [kernel, WeightMap(f"{path}/bias", f"{name}.bias")] if bias else [kernel]
 
@@ -140,7 +142,7 @@ def attention(path: str, name: str, num_heads: int) -> list[WeightMap]:
 
 
 def perceptron(path: str, name: str, *, num_layers: int = 2, pre_norm: bool = False) -> list[WeightMap]:
-    """SAVi's MLP: `dense_mlp_0..`, and `LayerNorm_0` where it comes first."""
+    """SAVi's perceptron: `dense_mlp_0`, `dense_mlp_1` and so on, with `LayerNorm_0` in front where `pre_norm`."""
     leaves = norm(f"{path}/LayerNorm_0", f"{name}.0") if pre_norm else []
     for i in range(num_layers):
         leaves += dense(f"{path}/dense_mlp_{i}", f"{name}.{2 * i + pre_norm}")
@@ -153,7 +155,7 @@ def bare(path: str, name: str) -> WeightMap:
 
 
 def gaussian(mean: str, log_sigma: str, name: str) -> list[WeightMap]:
-    """Mean and logarithm of the deviation of slots: (1, 1, D) to (D)."""
+    """Mean and logarithm of the standard deviation of sampled slots: (1, 1, D) to (D)."""
     return [
         WeightMap(path, f"{name}.{part}", _flat, lambda a: a[None, None])
         for path, part in ((mean, "mean"), (log_sigma, "log_sigma"))
@@ -170,29 +172,52 @@ def position(path: str, name: str) -> list[WeightMap]:
     return [grid(path, name), *dense(f"{path}/dense_pe_0", f"{name}.project")]
 
 
-def to_ours(leaves: Iterable[WeightMap], theirs: Arrays, where: str) -> dict[str, Tensor]:
-    """Our state dict from the original's arrays; every array must be used and none may lack.
+OTHER_RECIPE = "Name the right recipe with --recipe."
+OTHER_SIZES = "Name the right recipe with --recipe, or give the original's configuration with --config."
+"""Remedies for weights of another model, and of another size."""
+
+
+def to_ours(
+    leaves: Iterable[WeightMap], theirs: Arrays, where: str, remedy: str = OTHER_RECIPE
+) -> dict[str, Tensor]:
+    """Our state dict from the original's arrays. Each must have its place, and none may be missing.
+
+    Args:
+        remedy: end of the message: what to do.
 
     Raises:
-        UserError: missing or left-over arrays, with the first few names.
+        UserError: missing or unexpected arrays, with the first few names; an array with another number of axes.
     """
     leaves = list(leaves)
     stored, needed = (dict.fromkeys(sorted(names), ()) for names in (theirs, {leaf.path for leaf in leaves}))
-    remedy = "Name the right recipe with --recipe."
     check_fit(stored, needed, f"{where}: weights do not fit the model", remedy)  # shapes: in `fill`
     stacks: dict[str, list[np.ndarray]] = {}
     for leaf in sorted(leaves, key=lambda leaf: leaf.part[0]):
-        stacks.setdefault(leaf.name, []).append(leaf.read(np.asarray(theirs[leaf.path], np.float32)))
+        array = np.asarray(theirs[leaf.path], np.float32)
+        with _axes_of(leaf, array, where, remedy):
+            stacks.setdefault(leaf.name, []).append(leaf.read(array))
     return {name: torch.from_numpy(np.array(_joined(parts), order="C")) for name, parts in stacks.items()}
 
 
+@contextmanager
+def _axes_of(leaf: WeightMap, array: np.ndarray, where: str, remedy: str) -> Iterator[None]:
+    """A user's error for an array that cannot be brought into our layout."""
+    try:
+        yield
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"{where}: weights do not fit the model: {leaf.path} of shape {list(array.shape)} cannot become "
+            f"{leaf.name} ({error}). {remedy}"
+        ) from error
+
+
 def _joined(parts: list[np.ndarray], axis: int = 0) -> np.ndarray:
-    """One array; a scalar is by itself."""
+    """Parts joined to one array; a single part, which may be a scalar, unchanged."""
     return np.concatenate(parts, axis) if len(parts) > 1 else parts[0]
 
 
 def to_theirs(leaves: Iterable[WeightMap], ours: Mapping[str, Tensor]) -> Arrays:
-    """The original's arrays from our tensors (weights, gradients or moments); absent tensors are left out."""
+    """The original's arrays from our weights, gradients or moments; those of absent tensors are left out."""
     arrays: dict[str, list[np.ndarray]] = {}
     axes: dict[str, int] = {}
     for leaf in leaves:
@@ -205,13 +230,15 @@ def to_theirs(leaves: Iterable[WeightMap], ours: Mapping[str, Tensor]) -> Arrays
     return {path: _joined(parts, axes[path]) for path, parts in arrays.items()}
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load a model's weights, all of them in their shapes.
+def fill(model: nn.Module, state: Mapping[str, Tensor], where: str, remedy: str = OTHER_SIZES) -> None:
+    """Load a model's weights, which must be complete and of the right shapes.
+
+    Args:
+        remedy: end of the message: what to do.
 
     Raises:
         UserError: names or shapes differ.
     """
-    remedy = "Name the right recipe with --recipe, or give the original's configuration with --config."
     check_fit(shapes(state), shapes(model.state_dict()), f"{where}: weights do not fit the model", remedy)
     model.load_state_dict(state)
 
@@ -227,9 +254,64 @@ def fits(leaves: Iterable[WeightMap], make: Callable[[], nn.Module], found: Shap
     return shapes(to_ours(leaves, blank, "checkpoint")) == wanted
 
 
+Config = TypeVar("Config", bound=ModelConfig)
+
+
+def fitting(
+    system: str,
+    recipes: Iterable[Recipe],
+    like: Callable[[Any, Shapes], Config],
+    leaves: Callable[[Config], list[WeightMap]],
+    build: Callable[[Config], nn.Module],
+    found: Shapes,
+) -> dict[str, Config]:
+    """Published configurations whose models are filled exactly by arrays of these names and shapes, by recipe.
+
+    Args:
+        like: a recipe's configuration, changed to what names and shapes show.
+
+    Raises:
+        UserError: there is none; the configuration must be given.
+    """
+    configs = {recipe.name: like(recipe.model, found) for recipe in recipes}
+    chosen = {
+        name: config
+        for name, config in configs.items()
+        if fits(leaves(config), partial(build, config), found)
+    }
+    if not chosen:
+        raise UserError(
+            f"This is a model of {system} of sizes that were not published. Give the original's configuration as JSON "
+            "with --config FILE, or the nearest recipe with --recipe NAME."
+        )
+    return chosen
+
+
+def without_constants(params: Arrays, constants: Arrays, where: str, what: str) -> Arrays:
+    """The arrays without those that the original computes and stores beside its weights.
+
+    Args:
+        constants: as this model's original computes them; the file may lack them.
+        what: they are, for the message.
+
+    Raises:
+        UserError: the file has other values.
+    """
+    for name, expected in constants.items():
+        found = params.get(name)
+        if found is not None and (
+            found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-4, atol=1e-6)
+        ):
+            raise UserError(
+                f"{where}: `{name}` {list(found.shape)} is not {what}. Give the original's configuration as JSON with "
+                "--config."
+            )
+    return {name: array for name, array in params.items() if name not in constants}
+
+
 @contextmanager
 def explained(what: str, remedy: str) -> Iterator[None]:
-    """Around reading a configuration, or names and shapes: a user's error for what is missing.
+    """Turn errors of reading a configuration, or names and shapes, into a user's error.
 
     Args:
         what: beginning of the message, such as "This is no configuration of STEVE".
@@ -245,7 +327,7 @@ def explained(what: str, remedy: str) -> Iterator[None]:
 
 
 def refuse_unusual(what: str, given: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
-    """Refuse options that the original's code has and its released configurations never use.
+    """Refuse options of the original's code that its released configurations do not use.
 
     Raises:
         UserError: `given` has another value than `usual`.
@@ -256,16 +338,16 @@ def refuse_unusual(what: str, given: Mapping[str, Any], usual: Mapping[str, Any]
 
 
 RECONFIGURE = "Give the original's params as JSON."
-"""Remedy for a configuration that lacks something."""
+"""Remedy for an incomplete configuration."""
 OTHER_FILE = "Give another checkpoint, or the original's configuration with --config."
 """Remedy for a checkpoint of other names and shapes."""
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """How many names fit the whole of a regular expression."""
+    """Number of names that match a regular expression as a whole."""
     return sum(re.fullmatch(pattern, name) is not None for name in shapes)
 
 
 def within(shapes: Shapes, prefix: str) -> Shapes:
-    """The arrays of a part, by what follows `prefix` in their names."""
+    """The arrays of a part, by their names without `prefix`."""
     return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}

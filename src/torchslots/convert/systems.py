@@ -1,14 +1,15 @@
-"""Table of original programs. A new one is one row: how its checkpoints are recognised, sized, named and laid out."""
+"""Table of original programs: one row says how a program's checkpoints are recognised, sized, named and laid out."""
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torchslots.convert.layouts import Arrays, Shapes, WeightMap, to_ours
+from torchslots.convert.layouts import OTHER_RECIPE, Arrays, Shapes, WeightMap, fits, to_ours
 from torchslots.convert.originals import (
     dinosaur,
     dvae,
@@ -59,7 +60,7 @@ class Reader:
 
     Args:
         holds: whether a file, prefix or folder is of this format.
-        read: its content.
+        read: what it holds.
     """
 
     holds: Callable[[Path], bool]
@@ -70,7 +71,7 @@ FLAX = Reader(flax_reader.holds, flax_reader.read)
 TENSORFLOW = Reader(tensorflow_reader.is_checkpoint, slot_attention.read)
 TORCH = Reader(torch_reader.holds, torch_reader.read)
 _READERS = (FLAX, TENSORFLOW, TORCH)
-"""In this order: trainers in flax write an empty TensorFlow checkpoint beside their own file."""
+"""Tried in this order: trainers in flax write an empty TensorFlow checkpoint beside their own file."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ class Program:
     Args:
         title: its name in messages.
         reader: the format of its checkpoints.
-        mark: beginning of a name in its checkpoints, and in none of the same format further down the table.
-        config: the type of the model's configuration.
+        mark: beginning of a name that its checkpoints have, and those of no later row of the same format.
+        config: the class of the model's configuration.
         from_shapes: the configuration by the names and shapes of the arrays alone.
         from_reference: the configuration by the original's own, and by names and shapes.
         leaves: which array goes where.
-        like: a recipe's configuration with what names and shapes show.
-        arrays: the arrays that our model has.
+        like: a recipe's configuration, changed to what names and shapes show.
+        arrays: those of the checkpoint's arrays that our model has.
         configures: whether `model` in an original's configuration says that it is of this program.
         decoder: begins the names of the parameters in the second group of the original's optimiser; None: one group.
         frozen: begins the names of parameters in no group, which its trainer does not train.
@@ -104,10 +105,6 @@ class Program:
     configures: Callable[[Any], bool] = lambda model: False
     decoder: str | None = None
     frozen: str | None = None
-
-    def recipes(self) -> list[str]:
-        """Names of its recipes."""
-        return [name for name, make in catalog.RECIPES.items() if isinstance(make().model, self.config)]
 
     def groups(self, names: Sequence[str]) -> list[list[str]]:
         """Names of a torch optimiser's parameters by group, in its order, from all names of a state dict.
@@ -278,21 +275,30 @@ PROGRAMS = (
 
 
 def open_original(source: Path) -> tuple[Program, Checkpoint | TorchCheckpoint]:
-    """The program that wrote a checkpoint, and what the checkpoint holds.
+    """The program that wrote a checkpoint, and the checkpoint's content.
 
     Raises:
         UserError: a file that is damaged, or of no program in the table.
     """
-    reader = next((reader for reader in _READERS if reader.holds(source)), FLAX)
-    read = reader.read(source)
+    reader, read = read_original(source)
     return program_of(read, reader), read
 
 
-def program_of(read: Checkpoint | TorchCheckpoint, reader: Reader) -> Program:
-    """The program whose names a checkpoint of a format has.
+def read_original(source: Path) -> tuple[Reader, Checkpoint | TorchCheckpoint]:
+    """What a checkpoint holds, and the format that it is in.
 
     Raises:
-        UserError: none in the table.
+        UserError: a file that is damaged, or in no known format.
+    """
+    reader = next((reader for reader in _READERS if reader.holds(source)), FLAX)
+    return reader, reader.read(source)
+
+
+def program_of(read: Checkpoint | TorchCheckpoint, reader: Reader) -> Program:
+    """The program that a checkpoint of a format is of, by the names in it.
+
+    Raises:
+        UserError: no program in the table has such names.
     """
     known = [program for program in PROGRAMS if program.reader is reader]
     for program in known:
@@ -308,10 +314,10 @@ def program_of(read: Checkpoint | TorchCheckpoint, reader: Reader) -> Program:
 def configuration(
     program: Program, read: Checkpoint | TorchCheckpoint, recipe: str | None, reference: Path | None
 ) -> ModelConfig:
-    """The configuration of the model that a checkpoint is of.
+    """Configuration of a checkpoint's model.
 
     Args:
-        recipe: name of the recipe that has it; None with None for `reference`: recognised by names and shapes.
+        recipe: name of the recipe that has it. None, without `reference`: recognised by names and shapes.
         reference: file with the original's own configuration.
 
     Raises:
@@ -323,7 +329,7 @@ def configuration(
     if recipe is not None:
         config = catalog.recipe(recipe).model
         if not isinstance(config, program.config):
-            ours = program.recipes()
+            ours = [name for name, found in catalog.find_recipes() if isinstance(found.model, program.config)]
             raise UserError(
                 f"{read.path} is a checkpoint of {program.title}, and recipe {recipe} is of another system. Leave "
                 f"--recipe out, or choose one of {', '.join(ours[:5])}{', ...' if len(ours) > 5 else ''}."
@@ -336,21 +342,40 @@ def configuration(
 
 @contextmanager
 def _about(path: Path) -> Iterator[None]:
-    """Errors inside name the file."""
+    """Put the file's name in front of errors."""
     try:
         yield
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def weights(program: Program, read: Checkpoint | TorchCheckpoint, config: ModelConfig) -> dict[str, Any]:
-    """Our state dict. Each array of the original that our model has must be there, and no other.
+def weights(
+    program: Program,
+    read: Checkpoint | TorchCheckpoint,
+    config: ModelConfig,
+    remedy: str = OTHER_RECIPE,
+) -> dict[str, Any]:
+    """Our state dict from a checkpoint, which must have exactly the arrays that our model has.
+
+    Args:
+        remedy: end of the message: what to do.
 
     Raises:
         UserError: missing or left-over arrays.
     """
     arrays = program.arrays(read.params, config, str(read.path))
-    return to_ours(program.leaves(config), arrays, str(read.path))
+    return to_ours(program.leaves(config), arrays, str(read.path), remedy)
+
+
+def has_weights_of(program: Program, read: Checkpoint | TorchCheckpoint, config: ModelConfig) -> bool:
+    """Whether the arrays of a checkpoint are exactly those of a model, by names and shapes."""
+    if not isinstance(config, program.config):
+        return False
+    try:
+        arrays = program.arrays(read.params, config, str(read.path))
+        return fits(program.leaves(config), partial(catalog.build, config), shapes(arrays))
+    except UserError:
+        return False
 
 
 def moments(

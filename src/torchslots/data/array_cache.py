@@ -1,9 +1,9 @@
-"""Compressed record files unpacked once into arrays of fixed rows, so that any record can be read at any time.
+"""Unpack compressed record files once into arrays of fixed rows, for random access.
 
-The arrays lie in `.torchslots/<file>.arrays` beside the data, or in the user's cache where that cannot be written: one
-raw file for each field and `index.json`, which counts the rows. Rows are only added, and the index is replaced as a
-whole after them. So an interrupted conversion goes on where it was, and the first N records can be unpacked alone and
-the rest later. A data file of another size or time makes all of it void.
+The arrays are stored in `.torchslots/<file>.arrays` beside the data, or in the user's cache where that cannot be
+written: a raw file for each field and `index.json`, which counts the rows. Rows are only appended, and the index is
+replaced after them. So an interrupted conversion resumes, and the first N records can be unpacked alone and the rest
+later. When the data file's size or time changes, all is unpacked again.
 """
 
 import json
@@ -28,21 +28,22 @@ from torchslots.io.progress import progress
 
 _VERSION = 1
 _FIRST_LOOK = 64
-"""Records after which the space that all need is first estimated."""
+"""Records after which the needed space is first estimated."""
 _SECONDS = 10.0
-"""Between two entries in the index: the most work that an interruption loses."""
-_ADVICE = "Free some space, or take only the first records with `data.num_records`; what is done stays."
+"""Seconds between two updates of the index: the most work that an interruption loses."""
+_ADVICE = "Free some space, or take only the first records with `data.num_records`; unpacked records stay."
 
 Rows = Callable[[bytes], Mapping[str, np.ndarray]]
 """From a record's payload to its fields, each of the same type and shape in all records.
 
-Raises MalformedExample where the payload is not what it should be.
+Raises:
+    MalformedExample: the payload is of another kind.
 """
 
 
 @dataclass
 class _Index:
-    """What is there: `count` rows of each of `fields` (type and shape), and why broken records could not be read."""
+    """The unpacked rows: `count` of each of `fields` (type and shape), and why broken records could not be read."""
 
     source: list[int]
     """Stamp of the data file."""
@@ -64,20 +65,20 @@ class _Index:
 
 
 class RecordArrays:
-    """The records of one file as rows. Holds no open file, so it can be handed to forked or spawned processes."""
+    """The records of one file as rows. No file stays open, so it can be passed to forked or spawned processes."""
 
     def __init__(self, path: Path, rows: Rows, layout: str, what: str = "records") -> None:
         """Nothing is read yet; call `ensure`.
 
         Args:
-            layout: A word for what `rows` makes; arrays made under another one are made anew.
+            layout: A name for the result of `rows`; arrays of another name are unpacked again.
             what: What one record is, for the progress bar and messages.
         """
         self.path, self._rows, self.layout, self.what = Path(path), rows, layout, what
         self._folder, self._index = Path(), _Index([0, 0], layout)
 
     def __len__(self) -> int:
-        """Rows that are there."""
+        """Unpacked rows."""
         return self._index.count
 
     @property
@@ -91,11 +92,11 @@ class RecordArrays:
         return list(self._index.fields)
 
     def ensure(self, count: int | None = None) -> None:
-        """Have the first `count` records as rows (None: all), converting what is missing.
+        """Unpack the first `count` records (None: all) that are not unpacked yet.
 
         Raises:
-            UserError: no such file, another kind of file, no place for the rows.
-            CutOff: the file ends before that.
+            UserError: no such file, another kind of file, no room for the rows.
+            CutOff: the file ends earlier.
         """
         source = file_stamp(self.path)
         self._folder = self._choose_folder()
@@ -133,11 +134,11 @@ class RecordArrays:
             return np.fromfile(file, dtype, count * number, offset=start * size).reshape(count, *shape)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{file} cannot be read: {error}. Remove {self._folder}; it is made again from the data."
+                f"{file} cannot be read: {error}. Remove {self._folder}; it is unpacked again from the data."
             ) from error
 
     def _choose_folder(self) -> Path:
-        """Where rows already are, else the first place that can be written."""
+        """The folder with rows, else the first that can be written."""
         places = cache_places(self.path, ".arrays")
         made = [place for place in places if (place / "index.json").exists()]
         for place in made or places:
@@ -146,12 +147,12 @@ class RecordArrays:
                 if made or os.access(place, os.W_OK):
                     return place
         raise UserError(
-            f"{self.path} must be unpacked once before it can be read at any place, but neither {places[0]} nor "
+            f"{self.path} must be unpacked once before it can be read, but neither {places[0]} nor "
             f"{places[1]} can be written. Set XDG_CACHE_HOME to a folder that can."
         )
 
     def _load(self, source: list[int]) -> _Index:
-        """The stored index; an empty one where there is none, or it is of something else."""
+        """The stored index; an empty one where there is none, or it is stale."""
         empty = _Index(source, self.layout)
         try:
             index = _Index(**json.loads((self._folder / "index.json").read_text()))
@@ -166,7 +167,7 @@ class RecordArrays:
 
 
 class _Conversion:
-    """Add rows to the arrays up to a number of records."""
+    """Append rows to the arrays."""
 
     def __init__(self, path: Path, folder: Path, index: _Index, rows: Rows, what: str) -> None:
         self.path, self.folder, self.index, self.rows, self.what = path, folder, index, rows, what
@@ -193,7 +194,7 @@ class _Conversion:
                 self._store()
 
     def _converted(self, records: PackedRecords, count: int | None) -> Iterator[None]:
-        """Yields now and then; the index is complete where the file was read to its end."""
+        """Convert records, yielding now and then; at the end of the file the index is complete."""
         last = time.monotonic()
         for number, record in enumerate(records, 1):
             self._add(record, records.position)
@@ -220,7 +221,7 @@ class _Conversion:
         self.index.count += 1
 
     def _row(self, record: bytes, number: int) -> Mapping[str, np.ndarray]:
-        """A record's fields, which the first record that can be read settles for all."""
+        """A record's fields; the first readable record sets types and shapes for all."""
         try:
             row = self.rows(record)
         except MalformedExample as error:
@@ -244,7 +245,7 @@ class _Conversion:
                 )
 
     def _open_files(self) -> None:
-        """As long as the index says and ready to be added to; broken records before the first whole one are zeros."""
+        """Open the files for appending, cut to the index's rows; broken records before the first good one are zeros."""
         for name in self.index.fields:
             path = _file(self.folder, name)
             end = self.index.count * self.index.row(name)[2]
@@ -254,7 +255,7 @@ class _Conversion:
             self._files[name] = file
 
     def _store(self) -> None:
-        """All rows so far reach the disk, then the index that counts them."""
+        """Flush all rows to the disk, then write the index."""
         with disk_errors(self.folder, _ADVICE):
             for file in self._files.values():
                 file.flush()
@@ -262,7 +263,7 @@ class _Conversion:
         write_file(self.folder / "index.json", json.dumps(vars(self.index)), advice=_ADVICE)
 
     def _check_space(self, records: PackedRecords, count: int | None) -> None:
-        """Refuse early what the disk cannot hold: rows to come, by the compressed bytes that the others took."""
+        """Check the room for the remaining rows, estimated from the compressed bytes of the others."""
         rows = self.index.count * (records.size / max(records.consumed, 1) - 1)
         rows = rows if count is None else min(rows, count - self.index.count)
         row_bytes = sum(self.index.row(name)[2] for name in self.index.fields)
@@ -274,18 +275,18 @@ def _file(folder: Path, name: str) -> Path:
 
 
 class PackedShards:
-    """Rows of shards dealt out in turn: row i is row i // n of shard i % n, as the writers' scripts deal them."""
+    """Rows of interleaved shards: row i is row i // n of shard i % n, as the writers' scripts distribute them."""
 
     def __init__(self, shards: list[Path], rows: Rows, layout: str, limit: int | None = None) -> None:
-        """Unpack what is not unpacked yet.
+        """Unpack the shards that are not unpacked yet.
 
         Args:
             shards: All files of one split in order.
-            layout: A word for what `rows` makes, see `RecordArrays`.
+            layout: A name for the result of `rows`, see `RecordArrays`.
             limit: Only the first so many rows; None: all.
 
         Raises:
-            UserError: a file is of another kind or cut off, or there is no room for the rows.
+            UserError: a file is of another kind or cut off; no room for the rows.
         """
         self.shards = [RecordArrays(path, rows, layout, "images") for path in shards]
         for number, shard in enumerate(self.shards):
@@ -296,7 +297,7 @@ class PackedShards:
         """(shard, row in it) of each row."""
 
     def take(self, rows: Sequence[int] | np.ndarray) -> None:
-        """Leave only these rows, in this order."""
+        """Select rows, in this order."""
         self._places = self._places[rows]
 
     def __len__(self) -> int:
@@ -304,7 +305,7 @@ class PackedShards:
 
     @property
     def fields(self) -> list[str]:
-        """What rows hold."""
+        """The fields of a row."""
         return self.shards[0].names
 
     def name(self, row: int) -> str:
@@ -322,7 +323,7 @@ class PackedShards:
         return self.shards[shard].read(int(number), field)
 
     def column(self, field: str) -> np.ndarray:
-        """One field of all rows; of a broken record zeros."""
+        """One field of all rows; zeros for a broken record."""
         columns = [shard.column(field) for shard in self.shards]
         return np.array([columns[shard][number] for shard, number in self._places])
 

@@ -46,14 +46,14 @@ _KINDS = {
 
 @runtime_checkable
 class ClipDataset(Protocol):
-    """Clips that a model is trained or evaluated on, numbered from 0."""
+    """Indexed clips that a model is trained or evaluated on."""
 
     def __len__(self) -> int:
         """Number of videos (or images)."""
         ...
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Batch:
-        """One training clip, all random choices taken from `rng`; the whole video, always the same, without it."""
+        """A training clip sampled with `rng`; with None the evaluation clip, always the same."""
         ...
 
     def name(self, index: int) -> str:
@@ -65,7 +65,7 @@ def collate(samples: Sequence[Batch]) -> Batch:
     """Stack samples into a batch; strings stay lists.
 
     Raises:
-        UserError: two samples differ in shape, with the names of both.
+        UserError: two samples differ in shape; the message names both.
     """
     batch: Batch = {}
     for key, first in samples[0].items():
@@ -87,7 +87,7 @@ def cut_clips(batch: Batch, frames: int) -> Batch:
     """Cut each clip of T frames into T / frames clips, each with the hints of its own first frame.
 
     Raises:
-        UserError: the pieces do not make up the clip.
+        UserError: `frames` does not divide T.
     """
     length = batch["video"].shape[1]
     if length % frames:
@@ -105,7 +105,7 @@ def check_sample(sample: Batch, where: str) -> Batch:
     """Check a sample against the contract above and return it unchanged.
 
     Raises:
-        UserError: a wrong dtype or rank, naming `where` the sample comes from.
+        UserError: a wrong dtype or rank; the message begins with `where`, the sample's place.
     """
     for key, (dtype, rank) in _KINDS.items():
         value = sample.get(key)

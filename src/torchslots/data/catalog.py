@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchslots.data.sets import opener
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, check_type
 
 if TYPE_CHECKING:
     from torchslots.data.clips import Clips, Source
     from torchslots.data.config import DataConfig
 
 Open = Callable[[Path, str, "DataConfig"], "Source"]
-"""(root, split, config) -> what is stored of a split; `config.dataset` is the row's name."""
+"""(root, split, config) -> the stored split; `config.dataset` is the row's name."""
 FindSplits = Callable[[Path, str], Sequence[str]]
-"""(root, name) -> the splits that lie there."""
+"""(root, name) -> the splits found there."""
 
 _KUBRIC_LICENCE = "generator: Apache-2.0; the publisher states no licence for the files"
 _FRAMES_DRIVE = "https://drive.google.com/drive/folders/1R-2M4V1MeFu5Ycig1ofynbxxmLKc3wgM"
@@ -51,10 +51,10 @@ class Remote:
 
 @dataclass(frozen=True)
 class RemoteFiles:
-    """Single files at a public address; ZIP and tar.gz archives are extracted when they have come."""
+    """Single files at a public address; ZIP and tar.gz archives are extracted after the download."""
 
     address: str
-    """Folder that the files lie in."""
+    """The folder of the files."""
     files: tuple[str, ...]
     """Their names."""
     splits: tuple[str, ...] = ()
@@ -69,37 +69,37 @@ class RemoteFiles:
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One row: what `torchslots data list` shows of a data set, and how to open it."""
+    """One data set: what `torchslots data list` shows of it, and how to open it."""
 
     open: Open
     description: str
-    """One line."""
+    """At most 45 characters, so that `torchslots data list` fits 80 columns."""
     licence: str
-    """What its publisher says; it binds whoever downloads."""
+    """What the publisher says; it binds whoever downloads."""
     splits: tuple[str, ...]
     """Names that `--split` takes."""
     size: str
-    """Roughly, for people: videos and gigabytes."""
+    """Roughly: number of videos or images, their pixels, gigabytes."""
     remote: Remote | RemoteFiles | None = None
-    """Where `torchslots data download` finds it; None: it is made, or yours."""
+    """Where `torchslots data download` finds it; None: it is not downloaded."""
     get: str = ""
     """How to get it, where there is no download."""
-    num_background: int = 1
-    """Ids from 0 that are background; 0: only objects have labels."""
+    num_background: int | None = 1
+    """Ids from 0 that are background; 0: only objects have labels; None: as in what it was made from."""
     classes: bool = False
     """Whether masks tell classes, too."""
     find_splits: FindSplits | None = None
-    """How `torchslots data inspect` learns which splits are there; None: it tries those of `splits` that lie in files
+    """How `torchslots data inspect` finds the splits that are there; None: it tries those of `splits` that have files
     of their own."""
 
 
 def entry(name: str) -> DatasetEntry:
-    """The data set of that name.
+    """The row of a data set.
 
     Raises:
-        UserError: there is none, with the nearest names.
+        UserError: no such data set, with the nearest names.
     """
-    if name in DATASETS:
+    if check_type("name", name, str) in DATASETS:
         return DATASETS[name]
     near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4) or list(DATASETS)
     raise UserError(f"There is no data set `{name}`. Nearest: {', '.join(near)}. See `torchslots data list`.")
@@ -182,10 +182,11 @@ def _movi_frames(name: str, title: str, description: str) -> DatasetEntry:
     return DatasetEntry(
         open=opener.frames,
         find_splits=opener.frames_splits,
-        description=f"{title}: {description}, one folder of PNG files for each video",
+        description=f"{title}: {description}",
         licence="none known here: see where its makers, the authors of STEVE, publish it",
         splits=("train", "validation", "test"),
-        size="videos of 24 frames at 128 pixels; masks for `train` and `test` alone, so evaluate on `test`",
+        size="videos of 24 frames at 128 pixels, a folder of PNG files each; masks only for `train` and `test`, so "
+        "evaluate on `test`",
         get=f"Google Drive shows {_FRAMES_DRIVE} to browsers, not to `torchslots data download`: fetch {title}'s "
         f"tar.gz there, or the folder with `gdown --folder`, and extract it below the data folder ({title}/train and "
         "so on).",
@@ -197,10 +198,10 @@ def _converted_movi(letter: str) -> DatasetEntry:
     return DatasetEntry(
         open=opener.frames,
         find_splits=opener.frames_splits,
-        description=f"{title} as SlotDiffusion's script converts it: JPEG frames (with loss) and PNG masks",
+        description=f"{title} as SlotDiffusion's script converts it",
         licence=_KUBRIC_LICENCE,
         splits=("train", "validation", "test"),
-        size="videos of 24 frames at 128 pixels",
+        size="videos of 24 frames at 128 pixels, as JPEG frames (with loss) and PNG masks",
         get=f"Only for comparison: `torchslots data download movi_{letter}` brings the frames without loss. Folders "
         f"that SlotDiffusion's script has written ({title}/train and so on) are read as they are.",
     )
@@ -236,24 +237,22 @@ def _sim(name: str, description: str) -> DatasetEntry:
 
 
 DATASETS: dict[str, DatasetEntry] = {
-    "movi_a": _movi("a", "MOVi-A: 3 to 10 plain cubes, cylinders and spheres on a grey floor", test=False),
-    "movi_b": _movi(
-        "b", "MOVi-B: 11 shapes in any colour, coloured floor, camera placed at random", test=False
-    ),
-    "movi_c": _movi("c", "MOVi-C: scanned household objects before photographed surroundings", test=True),
-    "movi_d": _movi("d", "MOVi-D: 10 to 20 resting scanned objects and 1 to 3 that fall in", test=True),
+    "movi_a": _movi("a", "MOVi-A: 3 to 10 plain solids on a grey floor", test=False),
+    "movi_b": _movi("b", "MOVi-B: 11 shapes, any colour, random camera", test=False),
+    "movi_c": _movi("c", "MOVi-C: scanned objects before photographs", test=True),
+    "movi_d": _movi("d", "MOVi-D: 10 to 20 scans at rest, 1 to 3 fall", test=True),
     "movi_e": _movi("e", "MOVi-E: as MOVi-D, with a camera that moves", test=True),
     "movi_f": _movi("f", "MOVi-F: as MOVi-E, with motion blur", test=True, resolutions=(128, 256, 512)),
     "movi_solid": _movi_frames("movi_solid", "MOVi-Solid", "STEVE's videos of solid objects"),
     "movi_tex": _movi_frames("movi_tex", "MOVi-Tex", "STEVE's videos of textured objects"),
     "movi_d_frames": _converted_movi("d"),
     "movi_e_frames": _converted_movi("e"),
-    "sim_a": _sim("sim_a", "Generated here: plain solids on a grey floor, in the manner of MOVi-A"),
-    "sim_c": _sim("sim_c", "Generated here: textured objects and floor, in the manner of MOVi-C"),
-    "sim_e": _sim("sim_e", "Generated here: as sim_a with a camera that moves, in the manner of MOVi-E"),
+    "sim_a": _sim("sim_a", "Generated: plain solids, after MOVi-A"),
+    "sim_c": _sim("sim_c", "Generated: textured objects, after MOVi-C"),
+    "sim_e": _sim("sim_e", "Generated: as sim_a with a moving camera"),
     "clevr": DatasetEntry(
         open=opener.clevr,
-        description="CLEVR: 3 to 10 plain solids on a grey floor, with their properties and without masks",
+        description="CLEVR: 3 to 10 solids, properties, no masks",
         licence="CC BY 4.0",
         splits=("train", "train_eval", "validation", "test", "train_full"),
         size="70,000, 15,000 and 15,000 images of 320 x 480 pixels; 18 GB, as TFDS' folder or the original's",
@@ -261,7 +260,7 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "clevr_with_masks": _multi_object(
         "clevr_with_masks",
-        "CLEVR with masks: CLEVR's scenes rendered anew, with a mask for every object",
+        "CLEVR's scenes rendered anew, with masks",
         "100,000 images of 240 x 320 pixels; 10.5 GB, unpacked once to 31 GB (or data.num_records of 0.3 MB)",
     ),
     "tetrominoes": _multi_object(
@@ -271,29 +270,27 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "objects_room": _multi_object(
         "objects_room",
-        "Objects Room: one to three objects in a room of coloured floor, walls and sky",
+        "Objects Room: 1 to 3 objects in a room",
         "1,000,000 images of 64 x 64 pixels; 7 GB, unpacked once to 16 GB (or data.num_records of 16 KB)",
         tests=("six_objects", "identical_color", "empty_room"),
         num_background=4,
     ),
-    "multi_dsprites": _sprites(
-        "colored_on_grayscale", "Multi-dSprites: up to 5 coloured ellipses, hearts and squares on grey"
-    ),
+    "multi_dsprites": _sprites("colored_on_grayscale", "Multi-dSprites: up to 5 in colour, on grey"),
     "multi_dsprites_colored_on_colored": _sprites(
-        "colored_on_colored", "Multi-dSprites: up to 4 coloured sprites on a coloured background"
+        "colored_on_colored", "Multi-dSprites: up to 4 in colour, on colour"
     ),
-    "multi_dsprites_binarized": _sprites("binarized", "Multi-dSprites: up to 3 white sprites on black"),
+    "multi_dsprites_binarized": _sprites("binarized", "Multi-dSprites: up to 3 in white, on black"),
     "multishapenet_easy": DatasetEntry(
         open=opener.multishapenet,
-        description="MultiShapeNet-Easy: a few ShapeNet objects on a plain floor, every camera an image",
+        description="MultiShapeNet-Easy: ShapeNet objects, plain",
         licence=_KUBRIC_LICENCE,
         splits=("train", "validation"),
-        size="images of 240 x 320 pixels, as TFDS' folder msn_easy_frames",
+        size="images of 240 x 320 pixels, one from each camera, as TFDS' folder msn_easy_frames",
         get="Copy gs://kubric-public/tfds/msn_easy_frames below the data folder, such as with `gcloud storage cp -r`.",
     ),
     "clevrtex": DatasetEntry(
         open=opener.clevrtex,
-        description="CLEVRTex: 3 to 10 textured solids on textured floors, and five variants to test on",
+        description="CLEVRTex: 3 to 10 textured solids; 5 variants",
         licence="the publisher's terms: www.robots.ox.ac.uk/~vgg/data/clevrtex",
         splits=("train", "validation", "test", *_CLEVRTEX_VARIANTS),
         size="50,000 images of 240 x 320 pixels (24 GB), 20,000 of camo, pbg, vbg and grassbg, 10,000 of outd",
@@ -308,10 +305,10 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "waymo_open": DatasetEntry(
         open=opener.waymo,
-        description="Waymo Open: front camera images of streets, with ids of objects for validation",
+        description="Waymo Open: front camera images of streets",
         licence="Waymo Dataset License Agreement for Non-Commercial Use, to be accepted at waymo.com/open",
         splits=("train", "validation", "validation_full"),
-        size="158,081 images of 128 x 192 pixels for training, 1,872 marked ones for validation",
+        size="158,081 images of 128 x 192 pixels for training, 1,872 with ids of objects for validation",
         get="Sign up at waymo.com/open, get the frames of version 1.4, and make images of them with "
         "`torchslots data prepare-waymo`.",
     ),
@@ -360,7 +357,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "folder": DatasetEntry(
         open=opener.own_files,
         find_splits=opener.own_splits,
-        description="Your own images or videos in a folder, with or without masks",
+        description="Your own images or videos, masks or none",
         licence="yours",
         splits=("train", "validation"),
         size="whatever the folder holds",
@@ -368,10 +365,11 @@ DATASETS: dict[str, DatasetEntry] = {
     "prepared": DatasetEntry(
         open=opener.prepared,
         find_splits=opener.prepared_splits,
-        description="Any data set after `torchslots data prepare`: ready-made arrays, fastest to read",
+        num_background=None,
+        description="Arrays made by `torchslots data prepare`",
         licence="that of the data set it was made from",
         splits=("train", "validation", "test"),
-        size="whatever was prepared",
+        size="whatever was prepared; fastest to read",
     ),
 }
 
@@ -382,9 +380,12 @@ def list_datasets(word: str | None = None) -> list[str]:
     Args:
         word: Only those that have it in their name or description; None: all.
 
+    Raises:
+        UserError: `word` is no text.
+
     Example:
         >>> torchslots.list_datasets("clevrtex")
         ['clevrtex']
     """
-    word = (word or "").lower()
+    word = check_type("word", word or "", str).lower()
     return [name for name, found in DATASETS.items() if word in f"{name} {found.description}".lower()]

@@ -1,7 +1,7 @@
-"""Clips of a data set: which examples, which frames, and how stored arrays become samples of the batch contract.
+"""Clips of a data set: select examples and frames, and turn stored arrays into samples of the batch contract.
 
 A data set is a `Source`: the stored arrays of one split. `Clips` selects examples, takes windows, crops, resizes, pads
-and renumbers objects, for all of them alike.
+and renumbers objects; it is the same for all data sets.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,7 +31,7 @@ Finish = Callable[[Sample, DataConfig, int, np.random.Generator | None], Sample]
 def clip_window(
     num_frames: int, config: DataConfig, train: bool, rng: np.random.Generator | None
 ) -> tuple[int, int]:
-    """First frame and length of the clip to take from a video; it may reach beyond the video's end.
+    """First frame and length of the clip to take from a video; it may extend past the video's end.
 
     In training one of the windows that lie end to end, whole or not, or one anywhere (`config.windows`); the whole
     video where nothing is sampled (`rng` None); in evaluation (`train` False) the first `config.num_frames` frames.
@@ -76,7 +76,7 @@ def _finish_image(sample: Sample, config: DataConfig, length: int, rng: np.rando
 
 
 class Example(NamedTuple):
-    """One video or image: found, but not decoded."""
+    """One video or image, not yet decoded."""
 
     num_frames: int
     read: Callable[[int, int], Mapping[str, np.ndarray]]
@@ -90,7 +90,7 @@ class Example(NamedTuple):
 
 
 def image_example(**arrays: np.ndarray | None) -> Example:
-    """An image as an example: arrays as `Example.read` gives them without T; None: there is none."""
+    """An image as an example; arrays as of `Example.read` without T, or None."""
     frame = {key: array[None] for key, array in arrays.items() if array is not None}
     return Example(1, lambda start, stop: frame, _finish_image)
 
@@ -105,7 +105,7 @@ class Source(Protocol):
 
     @property
     def files(self) -> str:
-        """What lies on the disk, in words."""
+        """Kind, number or size of the stored files, for people."""
         ...
 
     @property
@@ -121,10 +121,10 @@ class Source(Protocol):
         ...
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """Find one example; arrays that `keys` do not ask for need not be read.
+        """Open one example; arrays that `keys` does not name need not be read.
 
         Args:
-            keys: None: everything that is stored, under whatever name, as `data inspect` shows it.
+            keys: None: all stored arrays, by their own names, as `data inspect` shows them.
 
         Raises:
             CorruptRecord: it cannot be read, now or by `Example.read`.
@@ -132,19 +132,19 @@ class Source(Protocol):
         ...
 
     def num_objects(self, index: int) -> int | None:
-        """Objects in an example; None: unknown without counting the ids of its masks.
+        """Number of objects in an example; None: not stored.
 
         Raises:
-            CorruptRecord: they cannot be read.
+            CorruptRecord: the example cannot be read.
         """
         ...
 
 
 class Clips:
-    """Clips of a source's examples, as a recipe's `DataConfig` asks."""
+    """Clips of a source's examples by a recipe's `DataConfig`."""
 
     def __init__(self, source: Source, split: str, config: DataConfig, train: bool = True) -> None:
-        """Choose the examples: of the first `config.num_records` those of at most `config.max_objects`.
+        """Select the examples: of the first `config.num_records` those of at most `config.max_objects`.
 
         Args:
             train: Clips of `config.num_frames` at random places; otherwise the first `config.num_frames` frames of each
@@ -152,19 +152,18 @@ class Clips:
                 `padding_mask` False; but of whole chunks (`config.windows`) it is left out.
 
         Raises:
-            UserError: the recipe wants keys that the source lacks, or leaves out every example.
+            UserError: the recipe wants keys that the source lacks, or chunks longer than every video.
         """
         self.source, self.split, self.config, self.train = source, split, config, train
         self._keys = _stored_keys(source, config)
         self._chosen: Sequence[int] = _choose(source, config)
         self._frames: list[range] | None = None
         if train and config.windows == "chunks":
-            self._chosen = [i for i in self._chosen if _chunks(source, i, config.num_frames)]
+            found = _all_chunks(source, self._chosen, config.num_frames, "num_frames")
+            self._chosen = list(dict.fromkeys(i for i, _ in found))
         elif not train and config.eval_chunks is not None:
-            found = [(i, frames) for i in self._chosen for frames in _chunks(source, i, config.eval_chunks)]
+            found = _all_chunks(source, self._chosen, config.eval_chunks, "eval_chunks")
             self._chosen, self._frames = [i for i, _ in found], [frames for _, frames in found]
-        if len(source) and not len(self._chosen):
-            raise UserError(_none_left(source, config, train))
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -177,11 +176,11 @@ class Clips:
         return f"{name}:{self._frames[index].start}-{self._frames[index].stop - 1}"
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        """One clip (contract: `data/batch.py`); without `rng` the whole video, or its beginning where not `train`.
+        """One clip (contract: `data/batch.py`); without `rng` the whole video, or if not `train` its first frames.
 
         Raises:
             CorruptRecord: the example cannot be read.
-            UserError: it lacks what the recipe asks for.
+            UserError: it lacks what the recipe needs.
         """
         rng = rng if self.train else None
         example = self.source.open(self._chosen[index], self._keys)
@@ -194,7 +193,7 @@ class Clips:
         return {**without_overlaps(finished, self.name(index), index), "name": self.name(index)}
 
     def stored(self, index: int) -> Sample:
-        """A whole video before windowing, cropping, resizing and colouring; what `finish_clip` takes.
+        """A whole video as `finish_clip` takes it: not cropped, not resized, flow and depth not decoded.
 
         Raises:
             CorruptRecord, UserError: as `sample`.
@@ -203,7 +202,7 @@ class Clips:
         return self._read(example, 0, example.num_frames)
 
     def _read(self, example: Example, start: int, stop: int) -> Sample:
-        """Frames as tensors, channels first, with as many rows of objects as the recipe has."""
+        """Frames as tensors, channels first, with `max_instances` rows of objects."""
         stored = _tensors(example.read(start, stop))
         keys, rows = {*self.config.keys}, self.config.max_instances
         keys |= {"ignore", "overlaps"} if "segmentations" in keys else set()
@@ -246,10 +245,10 @@ def without_overlaps(sample: Sample, name: str, index: int) -> Sample:
 
 
 def _stored_keys(source: Source, config: DataConfig) -> tuple[str, ...]:
-    """What to ask of the source: masks too where boxes follow from them, frames where nothing else has their size.
+    """Keys to read: also masks where boxes follow from them, and `video` where no other key has the frames' size.
 
     Raises:
-        UserError: the recipe wants what the source lacks; says what there is.
+        UserError: the recipe wants keys that the source lacks; the message says which it has.
     """
     asked = [key for key in config.keys if key not in ("padding_mask", "name", "ignore")]
     if {"segmentations", "ignore"} & set(config.keys) and "ignore" in (source.keys or ("ignore",)):
@@ -268,7 +267,11 @@ def _stored_keys(source: Source, config: DataConfig) -> tuple[str, ...]:
 
 
 def _choose(source: Source, config: DataConfig) -> "range | list[int]":
-    """The first `num_records`, of these those of at most `max_objects`; corrupt ones stay, to be met when used."""
+    """Of the first `num_records` those of at most `max_objects`; corrupt ones stay, and fail when they are read.
+
+    Raises:
+        UserError: none has so few objects.
+    """
     numbers = range(len(source) if config.num_records is None else min(len(source), config.num_records))
     if config.max_objects is None:
         return numbers
@@ -282,19 +285,26 @@ def _choose(source: Source, config: DataConfig) -> "range | list[int]":
             chosen += [number] if few else []
             if number % _SHOWN == _SHOWN - 1:
                 advance(_SHOWN)
+    if len(numbers) and not chosen:
+        raise UserError(
+            f"No example of {source.title} has at most {config.max_objects} objects. "
+            "Raise `max_objects`, or set it to None."
+        )
     return chosen
 
 
-def _none_left(source: Source, config: DataConfig, train: bool) -> str:
-    name, size = ("data.num_frames", config.num_frames) if train else ("data.eval_chunks", config.eval_chunks)
-    if config.windows != "chunks" and config.eval_chunks is None:
-        return (
-            f"No example of {source.title} suits the recipe: raise `data.max_objects` or `data.num_records`."
+def _all_chunks(source: Source, chosen: Sequence[int], size: int, field: str) -> list[tuple[int, range]]:
+    """The whole chunks of all chosen examples.
+
+    Raises:
+        UserError: there is none, though there are examples.
+    """
+    found = [(i, frames) for i in chosen for frames in _chunks(source, i, size)]
+    if len(chosen) and not found:
+        raise UserError(
+            f"No example of {source.title} has {size} frames, as whole chunks need. Lower `data.{field}`."
         )
-    return (
-        f"No example of {source.title} has {size} frames, as the recipe's chunks do. Lower `{name}`, or raise "
-        "`data.max_objects` and `data.num_records` where they are set."
-    )
+    return found
 
 
 def _chunks(source: Source, index: int, size: int) -> list[range]:
@@ -318,10 +328,10 @@ def _tensors(arrays: Mapping[str, np.ndarray]) -> Sample:
 
 
 def _crop(sample: Sample, area: tuple[int, ...] | None) -> Sample:
-    """The part of the frames that a recipe keeps.
+    """Crop to `DataConfig.crop`.
 
     Raises:
-        UserError: it reaches beyond the frames.
+        UserError: it extends beyond the frames.
     """
     if area is None:
         return sample
@@ -329,16 +339,16 @@ def _crop(sample: Sample, area: tuple[int, ...] | None) -> Sample:
     part = transforms.Crop(*area)
     if min(part) < 0 or part.top + part.height > height or part.left + part.width > width:
         raise UserError(
-            f"The recipe keeps rows {part.top} to {part.top + part.height} and columns {part.left} to "
+            f"The recipe crops to rows {part.top} to {part.top + part.height} and columns {part.left} to "
             f"{part.left + part.width}, but the frames are {height} x {width}. Change `data.crop`, or set it to None."
         )
     return transforms.crop(sample, part)
 
 
 def _decode_codes(sample: Sample) -> Sample:
-    """`flow` and `depth` from uint16 codes to pixels and distance; their ranges leave the sample.
+    """Decode `flow` and `depth` from uint16 codes to pixels and distance, and drop their ranges.
 
-    What has no range is no code and stays as it is.
+    Arrays without a range are no codes and stay as they are.
     """
     decoded = {key: value for key, value in sample.items() if not key.endswith("_range")}
     for key in ("flow", "depth"):

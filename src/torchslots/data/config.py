@@ -1,14 +1,14 @@
 """The data settings of a recipe. Nothing heavy is imported here."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import Literal
 
-from torchslots.io.errors import UserError
+from torchslots.io.ranges import COUNT, PART, Range, check_ranges
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The data settings of a recipe: what to load, and how to preprocess it."""
+    """The data settings of a recipe: what is loaded and how it is preprocessed."""
 
     dataset: str = "movi_a"
     """Name in `torchslots data list`."""
@@ -21,15 +21,15 @@ class DataConfig:
     max_instances: int = 23
     """Rows of `boxes`; objects beyond have none. Masks have all objects, and metrics judge them all."""
     min_object_covered: float | None = None
-    """Least part of the frame that a random resized crop keeps in training; None: no crop."""
+    """Least part of the frame that a random resized crop covers in training; None: no crop."""
     depth_transform: Literal["log_plus", "log", "invert_plus"] = "log_plus"
-    """How distance becomes the depth target: ln(1 + d), ln d, 1 / (1 + d)."""
+    """Depth target of a distance d: ln(1 + d), ln d, 1 / (1 + d)."""
     max_objects: int | None = None
     """Use only images and videos of at most this many objects; None: all."""
     crop: tuple[int, ...] | None = None
-    """Top, left, height and width, in pixels of the source, of what is left before resizing; None: everything."""
+    """Top, left, height and width, in pixels of the source, of a crop before resizing; None: no crop."""
     square: bool = False
-    """Resize to `resolution` in both directions, whatever that does to the aspect."""
+    """Resize to `resolution` in both directions; this changes the aspect."""
     num_records: int | None = None
     """Only the first so many records of the split, where a large file would be unpacked whole; None: all."""
     windows: Literal["end_to_end", "anywhere", "chunks"] = "end_to_end"
@@ -37,8 +37,8 @@ class DataConfig:
     leaves a whole clip, as in SlotDiffusion; or at multiples that leave a whole clip, as in VideoSAUR: shorter videos
     are left out."""
     renumber: bool = False
-    """Number the ids of each clip anew, 0, 1, ... in their order, as SlotDiffusion's reader does: where no background
-    is seen the smallest id becomes it. The rows of `boxes` follow."""
+    """Renumber the ids of each clip 0, 1, ... in their order, as SlotDiffusion's reader does: where no background is
+    visible the smallest id becomes background. The rows of `boxes` follow."""
     train_split: str = "train"
     """Split that is trained on; `torchslots data list` names those of each set."""
     pre_resize: int | None = None
@@ -73,23 +73,19 @@ class DataConfig:
         Raises:
             UserError: a field has a value that it cannot have.
         """
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                known = ", ".join(map(str, choices))
-                raise UserError(f"`data.{name}` is {getattr(self, name)!r}. Choose from: {known}.")
-        if not 0 <= self.flip <= 1:
-            raise UserError(f"`data.flip` is {self.flip}, but it is a probability: choose 0 to 1.")
-        for name in ("label_size", "pre_resize", "eval_chunks"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"`data.{name}` is {value}. Choose 1 or more, or None.")
+        check_ranges(self, RANGES)
 
 
-def _choices(hint: object) -> tuple[object, ...]:
-    """The values of a field that is a choice, None among them where it may be; () for any other field."""
-    parts = [part for part in (hint, *get_args(hint)) if getattr(part, "__origin__", None) is Literal]
-    found = tuple(value for part in parts for value in get_args(part))
-    return (*found, None) if found and type(None) in get_args(hint) else found
-
-
-_CHOICES = {name: found for name, hint in get_type_hints(DataConfig).items() if (found := _choices(hint))}
+RANGES: dict[str, Range] = {
+    "eval_chunks": COUNT,
+    "flip": PART,
+    "label_size": COUNT,
+    "max_instances": COUNT,
+    "max_objects": COUNT,
+    "min_object_covered": PART,
+    "num_frames": COUNT,
+    "num_records": COUNT,
+    "pre_resize": COUNT,
+    "resolution": COUNT,
+}
+"""What the numbers above may be, see `check_ranges`."""

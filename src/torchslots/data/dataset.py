@@ -1,4 +1,4 @@
-"""A split of a data set as a torch `Dataset`, by the data set's name."""
+"""Open a split of a data set as a torch `Dataset`."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 
 from torchslots.data import catalog
 from torchslots.data.batch import ClipDataset
-from torchslots.data.config import DataConfig
+from torchslots.data.config import RANGES, DataConfig
 from torchslots.data.transforms import Sample
-from torchslots.io.errors import UserError, nearest
+from torchslots.io.errors import UserError, check_type, nearest
+from torchslots.io.ranges import COUNT, check_number, check_ranges
 
 
 def open_dataset(
@@ -28,7 +29,7 @@ def open_dataset(
 ) -> "VideoDataset":
     """Open a split of a data set as a torch `Dataset`; images are videos of one frame.
 
-    An item is a dict of tensors, of the keys that were asked for and `padding_mask` and `name`:
+    An item is a dict of the requested keys, `padding_mask` and `name`:
 
     | key | shape | dtype | range |
     |---|---|---|---|
@@ -47,16 +48,17 @@ def open_dataset(
 
     Args:
         name: One of `list_datasets()`; `folder` is your own images and videos.
-        root: Folder that holds the data set's, such as `root/movi_a/128x128/1.0.0`, or one of those below it.
-        split: Its name; the data set says which it has.
+        root: Folder that holds the data set's folder (`root/movi_a/128x128/1.0.0`), or a folder below it.
+        split: Its name; `torchslots data list --long` names those of each set.
         frames: T; shorter videos are padded.
         resolution: Pixels of the shorter side after resizing.
-        keys: What to load; nothing else is decoded. CLEVR has no masks: ask for `("video", "properties")`.
+        keys: Keys to load; nothing else is decoded. CLEVR has no masks: ask for `("video", "properties")`.
         train: Clips at random places, from torch's global generator; False: the first `frames` frames.
         changes: Other fields of `torchslots.data.config.DataConfig`, such as `max_objects=6`.
 
     Raises:
-        UserError: no such data set, folder, split, key or field.
+        UserError: no such data set, folder, split, key or field; a value of the wrong type or out of range; no example
+            has at most `max_objects` objects.
 
     Example:
         >>> dataset = torchslots.open_dataset("movi_a", root, split="train", frames=4, resolution=32)
@@ -67,10 +69,15 @@ def open_dataset(
     known = [field.name for field in fields(DataConfig)]
     for unknown in set(changes) - set(known):
         raise UserError(f"DataConfig has no field `{unknown}`. {nearest(unknown, known)}")
+    for key in check_type("keys", keys, tuple, list):
+        check_type("keys", key, str)
+    check_number("frames", frames, COUNT)
     config = DataConfig(dataset=name, keys=tuple(keys), resolution=resolution, num_frames=frames)
-    return VideoDataset(
-        catalog.open_dataset(name, Path(root), split, replace(config, **changes), train), train
-    )
+    config = replace(config, **changes)
+    check_ranges(config, RANGES)
+    folder = Path(check_type("root", root, str, Path))
+    clips = catalog.open_dataset(name, folder, check_type("split", split, str), config, train)
+    return VideoDataset(clips, train)
 
 
 class VideoDataset(Dataset[Sample]):

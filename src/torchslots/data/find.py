@@ -1,4 +1,4 @@
-"""Find where a data set lies below the folder that the user gave."""
+"""Find a data set's folder below the folder that the user gave."""
 
 import itertools
 import os
@@ -14,7 +14,7 @@ from torchslots.io.errors import UserError
 Found = TypeVar("Found")
 
 DEPTH = 4
-"""Folders below the given one that are looked through."""
+"""Levels of folders that are searched below the given one."""
 _MOST_FOLDERS = 4000
 _SHOWN = 8
 
@@ -22,15 +22,15 @@ _SHOWN = 8
 def find(
     root: Path, look: Callable[[Path], Found | None], what: str, remedy: str, depth: int = DEPTH
 ) -> Found:
-    """The first that `look` finds: in `root` itself, then in the folders below it, breadth first.
+    """The first result of `look`: for `root` itself, then for the folders below it, breadth first.
 
     Args:
-        look: What a folder holds of the data set; None: nothing.
-        what: What is looked for, in words.
-        remedy: How to get it, a sentence.
+        look: From a folder to what it holds of the data set; None: nothing.
+        what: What is looked for, for the message.
+        remedy: How to get it, a sentence for the message.
 
     Raises:
-        UserError: `root` is no folder, or nothing is found; says what was looked for and what is there.
+        UserError: `root` is no folder, or nothing is found; the message says what was looked for and what is there.
     """
     for folder in folders(root, what, depth):
         found = look(folder)
@@ -40,7 +40,7 @@ def find(
 
 
 def folders(root: Path, what: str, depth: int = DEPTH) -> Iterator[Path]:
-    """`root` and the folders below it, breadth first; not hidden ones, nor those whose name is a number.
+    """`root` and the folders below it, breadth first; hidden ones and those named by a number are skipped.
 
     Raises:
         UserError: `root` is no folder, or one cannot be listed.
@@ -66,13 +66,17 @@ def not_found(root: Path, what: str, remedy: str, depth: int = DEPTH) -> UserErr
 
 
 def check_split(where: object, split: str, known: Collection[str]) -> None:
-    """Raise a `UserError` where a data set has no such split; the message names those that it has."""
+    """Check that a data set has a split.
+
+    Raises:
+        UserError: it has not; the message names those that it has.
+    """
     if split not in known:
         raise UserError(f"{where} has no split `{split}`. It has: {', '.join(known) or 'none'}.")
 
 
 def names(folder: Path) -> list[str]:
-    """What lies in a folder.
+    """Names of the files and folders in a folder.
 
     Raises:
         UserError: it cannot be listed.
@@ -97,7 +101,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _held(root: Path, depth: int) -> list[str]:
-    """The record files below a folder; where there are none, what lies in it."""
+    """The record files below a folder; where there are none, the names in it."""
     files = (
         file.relative_to(root).as_posix()
         for folder in folders(root, "data", depth)
@@ -106,16 +110,16 @@ def _held(root: Path, depth: int) -> list[str]:
     return list(files) or sorted(name for name in names(root) if name[0] != ".")
 
 
-# Files of records dealt out to shards
+# Record files in shards
 
 _SHARD = re.compile(r"(?P<name>.+\.tfrecords-zlib)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
 
 
 def find_shards(root: Path, pattern: str, what: str, remedy: str) -> list[Path]:
-    """The shards whose name, before their numbers, fits `pattern`, in `root` or the folders below it.
+    """The shards whose name, without their numbers, matches `pattern`, in `root` or the folders below it.
 
     Raises:
-        UserError: none is there, or one is missing.
+        UserError: there are none, or one is missing.
     """
     folder, name, count = find(root, partial(_first_shard, pattern), what, remedy)
     shards = [folder / f"{name}-{index:05d}-of-{count:05d}" for index in range(count)]
@@ -126,7 +130,7 @@ def find_shards(root: Path, pattern: str, what: str, remedy: str) -> list[Path]:
 
 
 def _first_shard(pattern: str, folder: Path) -> tuple[Path, str, int] | None:
-    """Folder, name without numbers, and how many there must be."""
+    """Folder, name without numbers, and number of shards."""
     for match in filter(None, map(_SHARD.fullmatch, sorted(names(folder)))):
         if re.fullmatch(pattern, match["name"].removesuffix(".tfrecords-zlib")):
             return folder, match["name"], int(match["count"])

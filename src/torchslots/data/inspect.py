@@ -1,6 +1,6 @@
-"""`torchslots data inspect`: what a data set on disk holds, a sheet of its frames, its corrupt records.
+"""`torchslots data inspect`: contents of a data set on disk, a sheet of its frames, its corrupt records.
 
-It asks the `Source` of each split, as training does, so every row of the catalog can be inspected.
+It reads the `Source` of each split, as training does, so it works for every row of the catalog.
 """
 
 from collections import Counter
@@ -14,14 +14,14 @@ from jaxtyping import Integer, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from torchslots.data.catalog import DATASETS, DatasetEntry, entry
+from torchslots.data.catalog import DATASETS, DatasetEntry
 from torchslots.data.clips import Source
 from torchslots.data.config import DataConfig
 from torchslots.data.find import check_split
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.recognise import recognise
 from torchslots.io.draw import colorize, contact_sheet
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, nearest
 from torchslots.io.progress import progress
 from torchslots.io.video import write_png
 
@@ -34,20 +34,21 @@ _FRAMES_AT_ONCE = 24
 
 @dataclass
 class Survey:
-    """What was found; `corrupt` is empty also where nothing was checked."""
+    """What a data set holds."""
 
     dataset: str
     place: Path
     splits: dict[str, str] = field(default_factory=dict)
-    """Files and examples of each split, or why it cannot be read."""
+    """Files and number of examples of each split, or why it cannot be read."""
     features: dict[str, str] = field(default_factory=dict)
-    """Kind, shape and dtype by the first example."""
+    """Dtype and shape of each array of the first example."""
     metadata: dict[str, str] = field(default_factory=dict)
     """Single values of the first example."""
     objects: Counter[int] = field(default_factory=Counter)
-    """Number of videos by how many objects they hold."""
+    """Number of videos for each number of objects."""
     sheet: Path | None = None
     num_checked: int = 0
+    """Examples that were read to their end; 0: records were not checked."""
     corrupt: list[CorruptRecord] = field(default_factory=list)
 
 
@@ -60,14 +61,17 @@ def data_inspect(
     out: Path | None = None,
     check: bool = False,
 ) -> None:
-    """Show what a data set on disk holds: splits, counts, features, objects, and a sheet of frames.
+    """Show the contents of a data set on disk: splits, counts, features, objects, and a sheet of frames.
 
     Args:
         source: Name in `torchslots data list`, or a folder.
-        root: Where the data sets lie, when `source` is a name.
+        root: Folder of the data sets, when `source` is a name.
         split: Only this split; None: all of them.
         out: PNG file for a contact sheet of videos and masks; None: inspect_<name>.png here.
-        check: Read every record, list those that are corrupt, and end with exit code 2 if there are any.
+        check: Read every record and list the corrupt ones; exit code 2 if there are any.
+
+    Raises:
+        UserError: as `inspect_dataset`, or `check` finds corrupt records.
     """
     sheet = out or Path(f"inspect_{Path(source).resolve().name if source not in DATASETS else source}.png")
     survey = inspect_dataset(source, root=root, split=split, out=sheet, check=check)
@@ -87,16 +91,16 @@ def inspect_dataset(
     out: Path | None = None,
     check: bool = False,
 ) -> Survey:
-    """Look through a data set.
+    """Collect what a data set holds.
 
     Args:
-        source: name of a data set below `root`, or a folder.
+        source: name of a data set below `root` (None: `data`), or a folder.
         split: only this one; None: all.
-        out: where the contact sheet goes, a PNG; None: no sheet.
+        out: PNG file for the contact sheet; None: no sheet.
         check: read every record.
 
     Raises:
-        UserError: nothing is there, no such split, or not one readable example.
+        UserError: no data set there, no such split, or no example can be read.
     """
     name, place = find_dataset(source, root)
     survey, found = Survey(name, place), {}
@@ -119,25 +123,22 @@ def inspect_dataset(
 
 
 def find_dataset(source: str, root: Path | None) -> tuple[str, Path]:
-    """The data set that a name or a folder stands for, and where it lies.
+    """Name and folder of the data set that `source`, a name or a folder, stands for.
 
     Raises:
-        UserError: neither a known name nor a folder, or a folder with several data sets.
+        UserError: neither a known name nor a folder, or several data sets in it.
     """
     place = Path(source)
     if source in DATASETS and not (root is None and place.is_dir()):
         return source, root or Path("data")
-    if place.is_dir():
-        return recognise(place), place
-    try:
-        entry(source)
-    except UserError as error:
-        raise UserError(f"{source} is no folder. {error}") from error
-    raise UserError(f"{source} is no folder.")
+    if not place.is_dir():
+        near = nearest(source, DATASETS)
+        raise UserError(f"{source} is no folder, and there is no data set `{source}`. {near}")
+    return recognise(place), place
 
 
 def print_survey(survey: Survey) -> None:
-    """Tables on standard output."""
+    """Print a survey as tables."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -177,7 +178,7 @@ def _open(name: str, place: Path, split: str) -> Source:
 
 
 def _row(name: str) -> DatasetEntry:
-    """Records under an unknown name are taken for videos as MOVi has them."""
+    """The catalog's row; records of an unknown name are read as MOVi's."""
     return DATASETS.get(name, DATASETS["movi_a"])
 
 
@@ -189,7 +190,7 @@ class _Place(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """Some frames of one example, with the ids of its objects where they are known."""
+    """Some frames of one example, and its object ids where there are any."""
 
     name: str
     frames: UInt8[ndarray, "T H W 3"]
@@ -197,7 +198,7 @@ class _Seen(NamedTuple):
 
 
 def _stored(place: _Place) -> Mapping[str, Any]:
-    """Everything that an example holds, of its first frames."""
+    """All arrays of an example, of its first frames only."""
     example = place.source.open(place.index, None)
     words = {"name": place.source.name(place.index), "num_frames": example.num_frames}
     return words | dict(example.read(0, min(example.num_frames, _FRAMES_AT_ONCE)))
@@ -212,17 +213,17 @@ def _seen(place: _Place) -> _Seen:
 
 
 def _num_objects(place: _Place) -> int | None:
-    """By the source; where it does not tell, by the ids of the masks."""
+    """Number of objects by the source; where unknown, by the ids of the masks."""
     count = place.source.num_objects(place.index)
     ids = _seen(place).ids if count is None else None
     return count if ids is None else len(np.unique(ids[ids > 0]))
 
 
 def _readable(read: Callable[[_Place], Read], places: list[_Place]) -> Iterator[Read]:
-    """What can be read of some examples; at least one.
+    """`read` of the examples that can be read.
 
     Raises:
-        UserError: none of them can be read; says why the last could not.
+        UserError: none can be read; the message is that of the last.
     """
     num_read, last = 0, None
     for place in places:
@@ -260,21 +261,25 @@ def _corrupt(places: list[_Place]) -> Iterator[CorruptRecord]:
 
 
 def _check(place: _Place) -> None:
-    """Read an example to its last byte, some frames at once. Raises CorruptRecord."""
+    """Read a whole example, some frames at once.
+
+    Raises:
+        CorruptRecord: it cannot be read.
+    """
     example = place.source.open(place.index, None)
     for start in range(0, example.num_frames, _FRAMES_AT_ONCE):
         example.read(start, min(start + _FRAMES_AT_ONCE, example.num_frames))
 
 
 def _evenly(places: list[_Place], most: int) -> list[_Place]:
-    """At most so many, spread over all."""
+    """At most `most` of the places, evenly spaced."""
     if len(places) <= most:
         return places
     return [places[i] for i in np.linspace(0, len(places) - 1, most).round().astype(int)]
 
 
 def _sheet(videos: list[_Seen]) -> UInt8[ndarray, "H W 3"]:
-    """For each video one row of frames and, where there are masks, one of coloured ids; images side by side."""
+    """A row of frames for each video and, where there are masks, one of coloured ids; images side by side."""
     images, labels = [], []
     columns = 1 if all(len(video.frames) == 1 for video in videos) else _SHEET_FRAMES
     size = _tile_size(videos[0])
@@ -289,7 +294,7 @@ def _sheet(videos: list[_Seen]) -> UInt8[ndarray, "H W 3"]:
 
 
 def _tile_size(video: _Seen) -> tuple[int, int]:
-    """Width and height of every tile: the first video's, the longer side at most 160."""
+    """Width and height of every tile: the first video's size, shrunk to 160 pixels at most."""
     height, width = video.frames.shape[1:3]
     scale = min(1.0, _TILE / max(height, width))
     return max(1, round(width * scale)), max(1, round(height * scale))

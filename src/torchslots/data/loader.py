@@ -2,8 +2,8 @@
 
 Training reads one endless stream of items: epoch after epoch, each a permutation sampled from (seed, epoch). Global
 batch s is items [s * batch_size, (s + 1) * batch_size) of that stream. What is sampled for an item (its window, its
-crop) follows from (seed, its position in the stream) alone. So an interrupted run resumes where it stopped, and any
-number of processes reads together what one process would read.
+crop) follows from (seed, its position in the stream) alone. So an interrupted run resumes exactly, and any number of
+processes reads together what one process would read.
 """
 
 import itertools
@@ -31,7 +31,7 @@ _MOST_REPLACEMENTS = 100
 
 
 class Item(NamedTuple):
-    """One item of the stream: which example, and where in the stream (None: evaluation, nothing is sampled)."""
+    """One item of the stream: the example's index, and its position in the stream (None: evaluation)."""
 
     index: int
     position: int | None
@@ -49,17 +49,17 @@ def train_batches(
     skip_corrupt: bool = False,
     on_skip: Callable[[CorruptRecord], None] | None = None,
 ) -> Iterator[Batch]:
-    """Batches without end.
+    """Endless training batches.
 
     Args:
-        batch_size: Items over all processes; each gets the contiguous part of its rank.
-        start_step: The global batch to begin with.
+        batch_size: Items over all processes; each reads the contiguous part of its rank.
+        start_step: Number of the first global batch.
         num_workers: Loading processes; 0 loads in this one.
-        skip_corrupt: Replace examples whose record is corrupt by others, sampled from (seed, position).
-        on_skip: Called for each one replaced, when its batch is handed out; None: a warning is logged.
+        skip_corrupt: Replace corrupt examples by others, sampled from (seed, position).
+        on_skip: Called for each replaced example, with its batch; None: log a warning.
 
     Raises:
-        UserError: the data set is empty, `batch_size` does not divide among the processes, or data are wrong.
+        UserError: the data set is empty; `batch_size` does not divide among the processes; data cannot be read.
     """
     if batch_size < 1 or batch_size % world_size:
         raise UserError(
@@ -87,11 +87,11 @@ def eval_batches(
     Args:
         batch_size: Videos at once in each process.
         limit: Only the first so many videos of the data set; None: all.
-        skip_corrupt: Leave out examples whose record is corrupt.
-        on_skip: Called for each one left out; None: a warning is logged.
+        skip_corrupt: Leave out corrupt examples.
+        on_skip: Called for each example left out; None: log a warning.
 
     Raises:
-        UserError: the data set is empty, or data are wrong.
+        UserError: the data set is empty, or data cannot be read.
     """
     _demand_examples(dataset)
     total = number_read(dataset, limit)
@@ -101,7 +101,7 @@ def eval_batches(
 
 
 def number_read(dataset: ClipDataset, limit: int | None) -> int:
-    """How many examples `eval_batches` reads, over all processes."""
+    """Number of examples that `eval_batches` reads, over all processes."""
     return len(dataset) if limit is None else min(limit, len(dataset))
 
 
@@ -126,7 +126,7 @@ def _train_items(
 
 
 class _Loaded(NamedTuple):
-    """One batch from a loading process. Errors travel as values, so that they arrive whole, without a traceback."""
+    """One batch from a loading process. Errors are returned as values, so that they arrive without a traceback."""
 
     batch: Batch | None
     skipped: list[CorruptRecord]
@@ -134,7 +134,7 @@ class _Loaded(NamedTuple):
 
 
 class _BatchReader(Dataset):
-    """Reads whole batches; lives in this process or, as a copy, in each worker."""
+    """Reads whole batches, in this process or, as a copy, in each worker."""
 
     def __init__(self, dataset: ClipDataset, seed: int, skip_corrupt: bool) -> None:
         self.dataset, self.seed, self.skip_corrupt = dataset, seed, skip_corrupt
@@ -148,7 +148,7 @@ class _BatchReader(Dataset):
             return _Loaded(None, skipped, error)
 
     def _samples(self, item: Item, skipped: list[CorruptRecord]) -> list[Sample]:
-        """The item's sample, another one's in its place, or none."""
+        """The item's sample, in training a replacement of a corrupt one, in evaluation none of a corrupt one."""
         index = item.index
         for attempt in range(_MOST_REPLACEMENTS):
             try:
@@ -187,7 +187,7 @@ def _load(
 def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: int) -> Iterator[_Loaded]:
     """Batches in order from loading processes, two ahead in each."""
     with warnings.catch_warnings():
-        # More workers than cores, and forking where threads exist: harmless, workers run no parallel code.
+        # More workers than cores, and forking a process with threads: harmless, workers run no parallel code.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         loader = DataLoader(
@@ -217,7 +217,7 @@ def _unchanged(loaded: _Loaded) -> _Loaded:
 
 
 def _start_worker(_: int) -> None:
-    """Leave Ctrl-C to the parent, which ends its workers; use one thread each."""
+    """Ignore Ctrl-C, which the parent handles, and use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _report_unless_disconnected
     torch.set_num_threads(1)
@@ -226,6 +226,6 @@ def _start_worker(_: int) -> None:
 def _report_unless_disconnected(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """No traceback where the parent has stopped while it took over a tensor, which breaks the connection."""
+    """Print no traceback where the parent stopped while it received a tensor, which breaks the connection."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)

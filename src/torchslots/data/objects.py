@@ -1,8 +1,7 @@
 """The 19 properties of a CLEVR object as a vector (Locatello et al. 2020, section 4.2).
 
-Coordinates x, y, z, mapped from [-3, 3] to [0, 1]; one-hot size, material, shape and colour; 1 for an object, 0 for
-padding, whose other numbers are zero too. The order of the labels is that of TFDS `clevr`, which is neither
-alphabetical nor that of CLEVR's own files.
+Coordinates x, y, z, mapped from [-3, 3] to [0, 1]; one-hot size, material, shape and colour; 1. Padding is all zeros.
+The order of the labels is that of TFDS `clevr`, which is neither alphabetical nor that of CLEVR's own files.
 """
 
 from collections.abc import Mapping
@@ -32,11 +31,11 @@ def _places() -> dict[str, slice]:
 
 
 ATTRIBUTES = _places()
-"""Where each attribute's one-hot vector lies."""
+"""Place of each attribute's one-hot vector."""
 
 
 class ObjectProperties(NamedTuple):
-    """One object in words; `position` in the scene's units, `confidence` in [0, 1] that it is one."""
+    """One object by names; `position` in the scene's units, `confidence` in [0, 1] that it exists."""
 
     position: tuple[float, float, float]
     size: str
@@ -46,12 +45,12 @@ class ObjectProperties(NamedTuple):
     confidence: float
 
     def words(self) -> str:
-        """Its four attributes."""
+        """Its four attributes as text."""
         return f"{self.size} {self.color} {self.material} {self.shape}"
 
 
 def decode_object(numbers: NDArray[np.floating]) -> ObjectProperties:
-    """The vector of one object, true or predicted, as words."""
+    """The names for the vector of one object, true or predicted."""
     x, y, z = ((float(value) - 0.5) * SCENE_SIZE for value in numbers[:3])
     labels = {name: LABELS[name][int(numbers[place].argmax())] for name, place in ATTRIBUTES.items()}
     return ObjectProperties((x, y, z), **labels, confidence=float(numbers[-1]))

@@ -1,13 +1,13 @@
-"""Cache a data set as a recipe needs it: preprocessed arrays that are mapped into memory, not decoded.
+"""Cache a data set as a recipe needs it, in preprocessed arrays that are memory-mapped.
 
-`prepare` writes whole videos, already resized, with flow as an image and depth as the target, in the narrowest type
-that is exact to the last bit. For recipes with random crops the frames stay as stored. Samples that `sets/prepared.py`
-reads equal those of the data set itself.
+`prepare` writes whole videos, already resized, with flow as an image and depth as the target, in the narrowest exact
+type. For recipes with random crops the frames stay as stored. Samples that `sets/prepared.py` reads equal those of the
+original data set.
 
 ```
-out/train/meta.json          what was asked for, how many videos
+out/train/meta.json          the settings, number of videos
 out/train/00000/index.json   names and lengths of the videos in this shard; written last
-out/train/00000/video.npy    all their frames, one after the other
+out/train/00000/video.npy    all their frames
 ```
 """
 
@@ -32,7 +32,7 @@ from torchslots.data.sets.prepared import (
     differing,
     fingerprint,
     made_with,
-    read_json,
+    read_index,
     shard_folder,
     unpack,
 )
@@ -47,7 +47,7 @@ _DEFAULT = DataConfig()
 
 
 class Prepared(NamedTuple):
-    """What `prepare` has done."""
+    """Result of `prepare`."""
 
     folder: Path
     num_videos: int
@@ -65,15 +65,18 @@ def data_prepare(
     num_workers: int = 0,
     skip_corrupt: bool = False,
 ) -> None:
-    """Cache only what a recipe needs of a data set, ready to train from with `--data prepared --root OUT`.
+    """Cache what a recipe needs of a data set, to train with `--data prepared --root OUT`.
 
     Args:
         root: Folder of the data set.
-        out: Folder to write; the same command goes on where it was interrupted.
+        out: Folder to write; the same command resumes after an interruption.
         splits: Splits to prepare.
         config: The recipe's data settings.
         num_workers: Processes that write; 0 or 1: this one.
-        skip_corrupt: Leave out records that cannot be read; without, the first one ends the work.
+        skip_corrupt: Leave out records that cannot be read; otherwise the first one stops the command.
+
+    Raises:
+        UserError: no such data set or split, or as `prepare`.
     """
     whole = replace(config, windows="end_to_end", eval_chunks=None)
     for split in splits:
@@ -85,21 +88,19 @@ def data_prepare(
 
 
 def prepare(dataset: Clips, out: Path, *, num_workers: int = 0, skip_corrupt: bool = False) -> Prepared:
-    """Write all videos of a split below `out`; run again after an interruption, it goes on where it was.
+    """Write all videos of a split below `out`; the same call resumes after an interruption.
 
     Args:
-        dataset: Opened with the `DataConfig` of the recipe that will train on the result.
+        dataset: Opened with the `DataConfig` of the recipe that trains on the result.
         num_workers: Processes that write shards; 0 or 1: this one.
-        skip_corrupt: Leave out records that cannot be read; without, the first one ends the work.
+        skip_corrupt: Leave out records that cannot be read; otherwise the first one raises.
 
     Raises:
-        UserError: the data set is prepared already, `out` holds something prepared otherwise or cannot be written, or
-            the data are wrong.
+        UserError: the data set is itself a prepared one; `out` was prepared with other settings or cannot be written;
+            data cannot be read.
     """
     if isinstance(dataset.source, PreparedArrays):
-        raise UserError(
-            "This data set cannot be prepared: it has been. Prepare the one that it was made from."
-        )
+        raise UserError("This data set cannot be prepared: it is prepared already. Prepare the original one.")
     folder = Path(out) / dataset.split
     wanted = fingerprint(dataset.config) | {"num_examples": len(dataset)}
     _begin(folder, wanted)
@@ -121,7 +122,7 @@ def _begin(folder: Path, wanted: dict[str, Any]) -> None:
     if not meta.exists():
         _write_json(meta, {"made_for": wanted, "complete": False})
         return
-    made = read_json(meta)["made_for"]
+    made = read_index(meta)["made_for"]
     field = differing(made, wanted)
     if field is not None:
         raise UserError(
@@ -131,7 +132,7 @@ def _begin(folder: Path, wanted: dict[str, Any]) -> None:
 
 
 def _end(folder: Path, made_for: dict[str, Any], num_shards: int) -> Prepared:
-    entries = [read_json(shard_folder(folder, shard) / "index.json") for shard in range(num_shards)]
+    entries = [read_index(shard_folder(folder, shard) / "index.json") for shard in range(num_shards)]
     left_out = [message for entry in entries for message in entry["left_out"]]
     counts = [len(entry["names"]) for entry in entries]
     _write_json(folder / "meta.json", {"made_for": made_for, "complete": True, "videos_in_shards": counts})
@@ -140,7 +141,7 @@ def _end(folder: Path, made_for: dict[str, Any], num_shards: int) -> Prepared:
 
 
 def _write_shard(dataset: Clips, skip_corrupt: bool, place: Path, indices: range) -> int:
-    """Write one shard's arrays and, last, its index. Returns the number of examples it stands for."""
+    """Write one shard's arrays and, last, its index. Returns its number of examples, left out ones included."""
     videos: dict[str, Sample] = {}
     left_out = []
     for index in indices:
@@ -183,7 +184,7 @@ def _pack(key: str, values: Tensor) -> Tensor:
 
 
 def _write_array(file: Path, parts: list[Tensor]) -> None:
-    """All frames in one array. A shard has one type: where its videos differ, nothing is packed."""
+    """Write all frames as one array of one type; where the packed types of videos differ, none is packed."""
     if len({part.dtype for part in parts}) > 1:
         parts = [unpack(file.stem, part) for part in parts]
     shapes = sorted({tuple(part.shape[1:]) for part in parts})

@@ -1,4 +1,4 @@
-"""Clip sampling, cropping, resizing, flow and depth decoding: functions from one sample to one sample.
+"""Window sampling, cropping, resizing, flow and depth targets: functions from one sample to one sample.
 
 The operations follow SAVi (supplement, and its released input pipeline). Until `video_to_float`, or a resize, `video`
 may be uint8 in 0..255; until `flow_to_rgb`, `flow` is [T, 2, H, W] in pixels, row first. Random operations take what
@@ -34,7 +34,7 @@ class Crop(NamedTuple):
 
 
 def frame_size(sample: Sample) -> tuple[int, int]:
-    """Height and width of the sample's frames."""
+    """Height and width of a sample's frames, in pixels."""
     present = next(key for key in _SPATIAL if key in sample)
     return sample[present].shape[-2], sample[present].shape[-1]
 
@@ -43,7 +43,7 @@ def frame_size(sample: Sample) -> tuple[int, int]:
 
 
 def strided_window_start(num_frames: int, length: int, rng: np.random.Generator) -> int:
-    """First frame of one of the ceil(num_frames / length) windows that lie end to end, all equally likely."""
+    """First frame of one of the ceil(num_frames / length) windows that lie end to end, uniformly sampled."""
     return length * int(rng.integers(max(1, math.ceil(num_frames / length))))
 
 
@@ -58,12 +58,12 @@ def chunk_start(num_frames: int, length: int, rng: np.random.Generator) -> int:
 
 
 def window_start(num_frames: int, length: int, rng: np.random.Generator) -> int:
-    """First frame of a window anywhere in the video, all equally likely."""
+    """First frame of a window anywhere in the video, uniformly sampled."""
     return int(rng.integers(max(1, num_frames - length + 1)))
 
 
 def fit_length(values: Tensor, dim: int, length: int) -> Tensor:
-    """Cut or fill with zeros at the end of one dimension."""
+    """Cut or zero-pad the end of one dimension to `length`."""
     present = values.shape[dim]
     if present >= length:
         return values.narrow(dim, 0, length)
@@ -81,11 +81,11 @@ def take_window(sample: Sample, start: int, length: int) -> Sample:
 
 
 def crop(sample: Sample, area: Crop, min_box_area: float = 0.0) -> Sample:
-    """Cut all frames to one rectangle; boxes follow.
+    """Cut all frames to one rectangle, and the boxes with them.
 
     Args:
         min_box_area: A box is dropped when its share of the cut frame is less than this times its share of the whole
-            one (SAVi's `relative_box_area_threshold`).
+            frame (SAVi's `relative_box_area_threshold`).
     """
     height, width = frame_size(sample)
     rows, columns = slice(area.top, area.top + area.height), slice(area.left, area.left + area.width)
@@ -143,7 +143,7 @@ def _sample_rectangle(height: int, width: int, aspect: float, rng: np.random.Gen
 def random_resized_crop(
     sample: Sample, area: Crop, height: int, width: int, min_box_area: float = 0.0
 ) -> Sample:
-    """Cut all frames to a sampled rectangle and resize it (SAVi++'s only augmentation)."""
+    """Cut all frames to one rectangle and resize it (SAVi++'s only augmentation)."""
     return resize(crop(sample, area, min_box_area), height, width)
 
 
@@ -214,7 +214,7 @@ def video_to_float(sample: Sample) -> Sample:
 def decode_range(
     values: UInt16[np.ndarray, "*shape"], limits: Float32[np.ndarray, "2"]
 ) -> Float32[np.ndarray, "*shape"]:
-    """uint16 over the whole of 0..65535 back to float32 between two limits."""
+    """Map uint16 0..65535 linearly to float32 between two limits."""
     low, high = np.float32(limits[0]), np.float32(limits[1])
     return values.astype(np.float32) / np.float32(65535) * (high - low) + low
 
@@ -255,11 +255,11 @@ def dense_boxes(
     num_frames: int,
     max_instances: int,
 ) -> Float[Tensor, "T n 4"]:
-    """Boxes of tracks (one list per object, an entry per frame where it is seen) as a table, else zeros.
+    """Boxes of tracks (one list per object, an entry per frame where it is visible) as a table, zeros elsewhere.
 
     Args:
         values: The boxes of all objects, one after the other; `frames` has the frame of each.
-        row_lengths: How many belong to each object; objects beyond `max_instances` are dropped.
+        row_lengths: Number of boxes of each object; objects beyond `max_instances` are dropped.
     """
     track = np.repeat(np.arange(len(row_lengths)), row_lengths)
     valid = (track < max_instances) & (frames < num_frames)
@@ -269,9 +269,10 @@ def dense_boxes(
 
 
 def number_by_rank(sample: Sample) -> Sample:
-    """Ids of a clip as 0, 1, ... in their order; rows of `boxes` follow, without the one that becomes 0 if none was.
+    """Renumber a clip's ids as 0, 1, ... in their order, and the rows of `boxes` with them.
 
-    Ids that have no row in `boxes` have none afterwards.
+    Where no id is 0 the smallest becomes 0, and its box is dropped. Ids without a row in `boxes`
+    have none afterwards.
     """
     if "segmentations" not in sample:
         return sample
@@ -313,7 +314,7 @@ def _area(boxes: Float[Tensor, "*lead 4"]) -> Float[Tensor, "*lead"]:
 def mask_boxes(ids: Int[Tensor, "T H W"], max_instances: int) -> Float[Tensor, "T n 4"]:
     """The box around each object in each frame: (ymin, xmin, ymax, xmax) in [0, 1], zeros where absent.
 
-    The far edges lie behind the last pixel, so a mask that fills the frame has the box (0, 0, 1, 1).
+    The far edges lie after the last pixel: a mask that fills the frame has the box (0, 0, 1, 1).
     """
     boxes = torch.zeros(len(ids), max_instances, 4)
     for k in range(min(max_instances, int(ids.max()) if ids.numel() else 0)):
@@ -324,7 +325,7 @@ def mask_boxes(ids: Int[Tensor, "T H W"], max_instances: int) -> Float[Tensor, "
 
 
 def _extent(line: Bool[Tensor, "T L"]) -> tuple[Float[Tensor, "T"], Float[Tensor, "T"]]:
-    """First True and one past the last, in parts of the length; zeros where there is none."""
+    """First True and one past the last, as fractions of the length; zeros where there is none."""
     length, seen = line.shape[1], line.any(1)
     first, last = line.int().argmax(1), length - line.flip(1).int().argmax(1)
     return torch.where(seen, first / length, 0.0), torch.where(seen, last / length, 0.0)

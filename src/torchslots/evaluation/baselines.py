@@ -1,4 +1,4 @@
-"""Baselines: predictors that learn nothing."""
+"""Baselines without training."""
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,13 @@ from torchslots.models.types import Batch, Prediction, State
 
 
 class BoxCopy(nn.Module):
-    """The first frame's boxes, filled, as the segmentation of every frame; smaller boxes lie over larger ones.
+    """The first frame's boxes, filled, as the segmentation of every frame; smaller boxes cover larger ones.
 
-    Slot i + 1 is box i, slot 0 the rest. The state's slots are the boxes themselves.
+    Slot i + 1 is box i, slot 0 the background. The slots of the state are the boxes.
     """
 
     def predict(self, batch: Batch, state: State | None = None, **decoding: bool) -> Prediction:
-        """Segment a slice as a model would; nothing is decoded, whatever `decoding` asks for.
+        """Segment a slice as a model would; nothing is decoded, and `decoding` is ignored.
 
         Raises:
             UserError: the first slice has neither boxes nor segmentations.
@@ -39,7 +39,8 @@ def _first_boxes(batch: Batch) -> Float[Tensor, "B n 4"]:
         ids = number(batch["segmentations"][:, 0])
         return mask_boxes(ids, max(len(number) - 1, 1)).to(ids.device)
     raise UserError(
-        "Copying the first frame's boxes needs `boxes` or `segmentations`; the data have neither."
+        "Copying the first frame's boxes needs `boxes` or `segmentations`, and the data have neither. Add one to "
+        "data.keys, or leave the baseline out."
     )
 
 

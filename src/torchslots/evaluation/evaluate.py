@@ -1,15 +1,17 @@
-"""Evaluate a model on whole videos: slice by slice, handing the state on, in constant memory."""
+"""Evaluate a model on whole videos, slice by slice with the state passed on, in constant memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Protocol, cast
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from torchslots.data.batch import ClipDataset
+from torchslots.data.catalog import open_dataset
 from torchslots.data.loader import eval_batches, number_read
 from torchslots.evaluation.baselines import BoxCopy
 from torchslots.evaluation.observers import (
@@ -33,28 +35,13 @@ from torchslots.models.slots.seeding import seeded
 from torchslots.models.slots.temporal import forget
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch, Prediction, State
-from torchslots.recipes.config import EvalConfig
+from torchslots.recipes.config import DataConfig, EvalConfig
+from torchslots.recipes.protocols import evaluation_data
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 Step = Callable[[Batch, State | None, Needs], Carries]
-"""Runs the model on a slice of frames, from the state that the slice before left."""
+"""Runs the model on a slice of frames, from the state of the slice before."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Of the matrix products in each precision but fp32."""
-
-
-class Predictor(Protocol):
-    """What evaluation asks of a model of slots besides being an `nn.Module`."""
-
-    def predict(
-        self,
-        batch: Batch,
-        state: State | None = None,
-        slot_recon: bool = False,
-        recon: bool = True,
-        attn: bool = True,
-    ) -> Prediction:
-        """Segment a slice of frames, going on from `state`."""
-        ...
 
 
 @torch.no_grad()
@@ -71,17 +58,17 @@ def evaluate(
 ) -> EvalReport:
     """Evaluate a model of slots or a `Tokenizer` on whole videos; the report defines every figure.
 
-    A video goes through the model in slices of `config.slice_size` frames, each from the state that the one before
-    left. The last slice is shorter where T does not divide (the reference pads it and cuts the padding off: the same
-    for models whose frames do not look ahead). Figures are means over real videos, over all processes together where
-    torch.distributed runs; every process must then call this, and the first one stores videos to plot.
+    The model runs on slices of `config.slice_size` frames, each from the state of the one before. The last slice may be
+    shorter (the reference pads it and removes the padding, which is equivalent for causal models). Figures are means
+    over videos, over all processes if torch.distributed runs; then every process must call this, and the first one
+    stores the videos to plot.
 
     Args:
         batches: from `eval_batches`: each video once over all processes. Frames past `config.num_frames` are left out.
         precision: `fp32`, `bf16` or `fp16`, of the matrix products.
         num_plots: videos to store for plots.
         with_loss: also average `model.loss` over videos, from whole batches at once (memory grows with T).
-        observers: what else looks at every slice. Without any, only videos to plot are decoded to frames.
+        observers: further observers. Without any, only videos to plot are decoded to frames.
 
     Raises:
         UserError: no videos; a model whose values are not finite; observers of frames with a model that decodes none;
@@ -93,14 +80,14 @@ def evaluate(
         step: Step = reconstruct_step(model, context)
         own: list[Observer[Any]] = [*missing_figures(observers, device), Panels(num_plots, PairPanel)]
     else:
-        step = predict_step(cast(Predictor, model), context, config.restart_memory)
+        step = predict_step(cast(ObjectCentricModel, model), context, config.restart_memory)
         hinted = isinstance(model, ObjectCentricModel) and model.takes_hints
         own = [Segmentation(config, device, hinted=hinted), SetPrediction(), Panels(num_plots, VideoPanel)]
     if with_loss:
         own.append(Losses(cast(Any, model).loss, device, context))
-    watching = [*own, *observers]
-    num_videos = run_pass(model, step, batches, config, device, watching)
-    found = merged(watching)
+    every = [*own, *observers]
+    num_videos = run_pass(model, step, batches, config, device, every)
+    found = merged(every)
     settings = {**asdict(config), **found.settings, "precision": precision}
     return EvalReport(
         found.metrics, found.curves, num_videos, found.definitions, found.notes, settings, found.panels
@@ -115,17 +102,17 @@ def run_pass(
     device: torch.device,
     observers: Sequence[Observer[Any]],
 ) -> int:
-    """Show the observers what `step` finds in every slice; returns the number of videos over all processes.
+    """Pass the result of `step` on every slice to the observers; returns the number of videos over all processes.
 
-    The model is in eval mode meanwhile.
+    The model is in evaluation mode until this returns.
 
     Raises:
         UserError: no videos; values that are not finite, with the video's name.
     """
 
-    def look(seen: Slice, state: State | None) -> Carries:
-        needs = [observer.needs for observer in observers]
-        found = step(seen.part, state, Needs(*(any(asked) for asked in zip(*needs))))
+    def run(seen: Slice, state: State | None) -> Carries:
+        needs = zip(*(observer.needs for observer in observers))
+        found = step(seen.part, state, Needs(*map(any, needs)))
         demand_finite(found, seen.batch.get("name", ()))
         return found
 
@@ -134,7 +121,7 @@ def run_pass(
     try:
         for batch in batches:
             batch = seeded(batch, config.seed, num_videos)
-            for seen, found in carry_state(look, _slices(batch, config, device)):
+            for seen, found in carry_state(run, _slices(batch, config, device)):
                 for observer in observers:
                     observer.add(seen, found)
             for observer in observers:
@@ -155,12 +142,14 @@ def _slices(batch: Batch, config: EvalConfig, device: torch.device) -> Iterator[
         start += part["video"].shape[1]
 
 
-def predict_step(model: Predictor, context: Autocast, restart_memory: bool = False) -> Step:
-    """What `run_pass` does with each slice for a model of slots.
+def predict_step(
+    model: ObjectCentricModel | BoxCopy, context: Autocast, restart_memory: bool = False
+) -> Step:
+    """The step of `run_pass` for a model of slots.
 
     Args:
         context: entered for each slice.
-        restart_memory: forget the frames before each slice.
+        restart_memory: start every slice without the predictor's memory.
     """
 
     def step(part: Batch, state: State | None, needs: Needs) -> Prediction:
@@ -172,7 +161,7 @@ def predict_step(model: Predictor, context: Autocast, restart_memory: bool = Fal
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """A context whose matrix products are in `fp32`, `bf16` or `fp16`."""
+    """A context for matrix products in `fp32`, `bf16` or `fp16`."""
     dtype = _DTYPES.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
@@ -180,8 +169,17 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 def box_copy_baseline(
     batches: Iterable[Batch], config: EvalConfig, *, device: torch.device | str = "cpu", num_plots: int = 0
 ) -> EvalReport:
-    """Evaluate copies of the first frame's boxes: the least that a conditioned model should reach."""
+    """Evaluate copies of the first frame's boxes, a lower bound for conditional models."""
     return evaluate(BoxCopy(), batches, config, device=device, num_plots=num_plots)
+
+
+def whole_videos(data: DataConfig, settings: EvalConfig, root: Path) -> ClipDataset:
+    """The data set of whole videos, for evaluation.
+
+    Raises:
+        UserError: no such data, split or protocol.
+    """
+    return open_dataset(data.dataset, root, settings.split, evaluation_data(data, settings), False)
 
 
 def shown_batches(
@@ -195,14 +193,14 @@ def shown_batches(
     skip_corrupt: bool = False,
     unit: str = "videos",
 ) -> Iterator[Batch]:
-    """Each example once over all processes, in order.
+    """Each example once over all processes, in order, with a progress bar.
 
     Args:
         what: text in front of the progress bar.
         unit: what the bar counts.
 
     Raises:
-        UserError: the data set is empty, or data are wrong.
+        UserError: the data set is empty or damaged.
     """
     batches = eval_batches(
         dataset,

@@ -14,14 +14,17 @@ from torchslots.models.types import Batch
 class FrameFolders:
     """Writes `gt_vids` and `recon_vids`, in each a folder for every video with a PNG for every frame.
 
-    A video's folder is named by its place in the data set, so a sorted pair of folders is a pair of videos; where
-    damaged records are left out, places close up.
+    A video's folder is named by its index in the data set, the same in both; damaged records that are left out are not
+    counted.
 
     Args:
-        folder: where both folders go.
+        folder: parent of both folders.
         published_names: frames are `0.png`, `1.png`, ..., as SlotDiffusion writes them; otherwise `00000.png`, ...,
             whose order as text is their order in time.
-        rank, world_size: this process among those that share the videos, each taking every `world_size`th.
+        rank, world_size: this process has every `world_size`th video, from `rank` on.
+
+    Raises:
+        UserError: a folder that cannot be written, or a model that decodes no frames.
     """
 
     needs = Needs(recon=True)
@@ -51,7 +54,7 @@ class FrameFolders:
 def write_frames(
     folder: Path, frames: UInt8[Tensor, "t 3 H W"], first: int = 0, published_names: bool = False
 ) -> None:
-    """Write frames as PNGs, numbered from `first`; with 0 the numbered PNGs of an earlier video are removed.
+    """Write frames as PNGs, numbered from `first`; if it is 0, remove the numbered PNGs of an earlier video.
 
     Raises:
         UserError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Observers of an evaluation: each gets every slice of every video and reports metrics, curves or plots."""
+"""Observers of an evaluation: each receives every slice of every video and reports metrics, curves or plots."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -29,31 +29,31 @@ _LOSS_DEFINITION = "The training loss of this name on whole videos, mean over vi
 
 
 class Slice(NamedTuple):
-    """A slice of a batch on its way through a model."""
+    """A slice of a batch."""
 
     batch: Batch
-    """The whole videos, where they were loaded."""
+    """The whole videos, on the device where they were loaded."""
     part: Batch
     """The slice's frames, on the model's device."""
     start: int
-    """The first of them."""
+    """Index of the slice's first frame."""
 
 
 class Plotted(Protocol):
-    """A video that was stored to be plotted."""
+    """A video that is stored for a plot."""
 
     @property
     def name(self) -> str:
-        """Where it comes from."""
+        """The video's name."""
         ...
 
     def panel(self, tile: int = 128) -> NDArray[np.uint8]:
-        """The plot, labelled [T, H, W, 3]."""
+        """The labelled plot [T, H, W, 3]."""
         ...
 
 
 class Needs(NamedTuple):
-    """What an observer needs decoded besides masks."""
+    """What an observer needs besides masks."""
 
     recon: bool = False
     slot_recon: bool = False
@@ -61,7 +61,7 @@ class Needs(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """What an observer found. `panels` are videos to plot, `settings` belong beside those of the evaluation."""
+    """The result of an observer. `panels` are videos to plot, `settings` are added to those of the evaluation."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     definitions: dict[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Findings:
 
 
 class Reconstructed(Protocol):
-    """What a model found in a slice, as far as its frames are concerned."""
+    """A model's result for a slice, with reconstructions."""
 
     @property
     def recon(self) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ Found = TypeVar("Found", contravariant=True)
 
 
 class Observer(Protocol[Found]):
-    """Gets every slice, batch after batch, each batch from its first frame to its last."""
+    """Receives every slice, batch after batch, each batch from its first frame to its last."""
 
     @property
     def needs(self) -> Needs:
@@ -92,20 +92,20 @@ class Observer(Protocol[Found]):
         ...
 
     def add(self, seen: Slice, found: Found) -> None:
-        """A slice, and what the model found in it: a `Prediction`, of a tokenizer a `tokenizer.Reconstruction`."""
+        """Add a slice and the model's result: a `Prediction`, or a tokenizer's `tokenizer.Reconstruction`."""
         ...
 
     def finish(self, batch: Batch) -> None:
-        """The videos of the batch are complete."""
+        """End a batch: its videos are complete."""
         ...
 
     def report(self) -> Findings:
-        """What was found, by all processes together; every process must call this."""
+        """The result over all processes; every process must call this."""
         ...
 
 
 def merged(observers: Sequence[Observer[Any]]) -> Findings:
-    """What all of them found; each note once."""
+    """The results of all observers, each note once."""
     whole = Findings()
     for found in [observer.report() for observer in observers]:
         whole.metrics.update(found.metrics)
@@ -143,7 +143,7 @@ class Segmentation:
         if "segmentations" not in part:
             return
         ids, ignore = part["segmentations"], part.get("ignore")
-        slots, mask = _at_labels(found, ids), _real_pixels(part, ids)
+        slots, mask = at_labels(found, ids), real_pixels(part, ids)
         if self._hinted and seen.start == 0:
             self._count_cut(ids[:, 0])
         pixels = {"padding_mask": mask, "start": seen.start}
@@ -190,14 +190,14 @@ class Segmentation:
         return self._protocol.without_objects == "left_out" and not self._background
 
 
-def _at_labels(found: Prediction, ids: Int[Tensor, "B T H W"]) -> Int[Tensor, "B T H W"]:
+def at_labels(found: Prediction, ids: Int[Tensor, "B T H W"]) -> Int[Tensor, "B T H W"]:
     """Slot of each pixel at the size of the labels."""
-    if found.segmentation.shape == ids.shape:
+    if found.segmentation.shape[-2:] == ids.shape[-2:]:
         return found.segmentation
     return segmentation_at(found.masks.float(), (ids.shape[-2], ids.shape[-1]))
 
 
-def _real_pixels(part: Batch, ids: Int[Tensor, "B T H W"]) -> Bool[Tensor, "B T H W"] | None:
+def real_pixels(part: Batch, ids: Int[Tensor, "B T H W"]) -> Bool[Tensor, "B T H W"] | None:
     """The padding mask at the size of the labels."""
     mask = part.get("padding_mask")
     if mask is None or mask.shape == ids.shape:
@@ -215,7 +215,7 @@ def _notes(census: Mapping[str, int], videos: int, num_slots: int, skips: bool) 
     if not census["videos"]:
         notes.append("The data have no masks, so there are no segmentation figures.")
     elif census["videos"] < videos:
-        notes.append(f"Only {census['videos']} of {videos} videos have masks; the figures are theirs.")
+        notes.append(f"Only {census['videos']} of {videos} videos have masks; the figures are of these.")
     if census["crowded"]:
         notes.append(
             f"{census['crowded']} of {videos} videos show more objects than the model has slots for: up to "
@@ -233,7 +233,7 @@ def _notes(census: Mapping[str, int], videos: int, num_slots: int, skips: bool) 
 
 
 class SetPrediction:
-    """Average precision of predicted sets of objects; nothing where none was predicted or no object is there."""
+    """Average precision of predicted sets of objects; nothing without predictions or without objects."""
 
     needs = Needs()
 
@@ -260,8 +260,8 @@ class Losses:
     """A model's training losses on whole videos; memory grows with their length.
 
     Args:
-        loss: of a batch.
-        device: where the batch goes.
+        loss: from a batch to losses by name.
+        device: device of the model.
         autocast: entered for each batch.
     """
 
@@ -299,7 +299,7 @@ def frames_of(found: Reconstructed) -> Float[Tensor, "B t 3 H W"]:
     """The frames that a model decoded.
 
     Raises:
-        UserError: it decodes something else.
+        UserError: the model decodes no frames.
     """
     if "video" not in found.recon:
         raise UserError(
@@ -310,10 +310,13 @@ def frames_of(found: Reconstructed) -> Float[Tensor, "B t 3 H W"]:
 
 
 class ReconstructionFigures:
-    """How near the decoded frames are to the true ones.
+    """Metrics of decoded frames against the true ones.
 
     Args:
-        notes: to report, such as which figures are left out.
+        notes: notes to report, such as which figures are left out.
+
+    Raises:
+        UserError: a model that decodes no frames.
     """
 
     needs = Needs(recon=True)
@@ -334,8 +337,5 @@ class ReconstructionFigures:
 
 
 def real_frames(part: Batch) -> Bool[Tensor, "B t"]:
-    """Which frames are no padding, on the CPU."""
-    mask = part.get("padding_mask")
-    if mask is None:
-        return part["video"].new_ones(part["video"].shape[:2]).bool().cpu()
-    return mask.flatten(2).any(-1).cpu()
+    """Which frames are not padding, on the CPU."""
+    return reconstruction.real_frames(part["video"], part.get("padding_mask")).cpu()

@@ -1,4 +1,4 @@
-"""A report as one HTML file with its images and videos inside, without links, light and dark."""
+"""A report as one HTML file with its images and videos embedded, in light and dark."""
 
 import base64
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _SHORT = 16
 
 @dataclass(frozen=True)
 class Heading:
-    """A title over what follows; level 2 for parts, 3 below them."""
+    """A heading of level 2 or 3."""
 
     text: str
     level: int = 2
@@ -41,7 +41,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; a column of short cells is aligned right, the first never."""
+    """Rows under a header; columns of short cells are aligned right, except the first."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -58,7 +58,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Video:
-    """An mp4 or webm with a caption, which plays in a loop without sound."""
+    """An mp4 or webm with a caption, played in a loop without sound."""
 
     path: Path
     caption: str
@@ -66,7 +66,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Row:
-    """Images and videos side by side where the screen is wide enough."""
+    """Images and videos side by side on wide screens."""
 
     items: Sequence[Image | Video]
 
@@ -75,10 +75,10 @@ Section = Heading | Text | Table | Image | Video | Row
 
 
 def write_page(folder: Path, title: str, sections: Sequence[Section]) -> Path:
-    """Write `folder/index.html` and return its path. Text is escaped; nothing in it is taken as HTML.
+    """Write `folder/index.html` and return its path. All text is escaped.
 
     Raises:
-        UserError: an image or video that cannot be read or that browsers do not show; a full disk.
+        UserError: an image or video that cannot be read or that browsers do not show, or a full disk.
     """
     template = Template((files("torchslots.evaluation") / "page.html").read_text(encoding="utf-8"))
     body = "\n".join(_render(section) for section in sections)
@@ -130,7 +130,9 @@ def _embedded(path: Path, kind: str) -> str:
     media = _TYPES.get(path.suffix.lower(), "")
     if not media.startswith(kind):
         known = ", ".join(suffix for suffix, name in _TYPES.items() if name.startswith(kind))
-        raise UserError(f"{path} is no {kind} that browsers show. Write it as one of {known}.")
+        raise UserError(
+            f"{path} should be one of {known}, the {kind} files that browsers show. Convert it to one of them."
+        )
     try:
         data = path.read_bytes()
     except OSError as error:

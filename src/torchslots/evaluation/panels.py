@@ -1,4 +1,4 @@
-"""Videos of an evaluation that are stored to be plotted: input, prediction and reconstruction."""
+"""Videos of an evaluation that are stored for plots: input, prediction and reconstruction."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchslots.evaluation.observers import Findings, Needs, Plotted, Slice, real_frames
+from torchslots.evaluation.observers import Findings, Needs, Plotted, Reconstructed, Slice, real_frames
 from torchslots.evaluation.plot_objects import plot_properties, properties_markdown
 from torchslots.io.draw import clip_panel, contact_sheet
 from torchslots.io.processes import is_first_process
@@ -29,19 +29,19 @@ class Collector(Protocol):
     """Collects one video of a batch slice by slice."""
 
     def add(self, part: Batch, found: Any) -> None:
-        """Add a slice of frames."""
+        """Add a slice of frames and the model's result."""
         ...
 
     def finish(self, name: str) -> Plotted:
-        """The video, ready to plot."""
+        """The video, ready to plot; at most `PLOTTED_FRAMES` frames."""
         ...
 
 
 class Panels:
-    """An observer that collects the first `num_plots` videos, in the first process alone.
+    """An observer that collects the first `num_plots` videos, in the first process only.
 
     Args:
-        collector: makes the collector of one row of a batch.
+        collector: from a row of a batch to its collector.
     """
 
     def __init__(self, num_plots: int, collector: Callable[[int], Collector]) -> None:
@@ -74,7 +74,7 @@ class Panels:
 
 @dataclass(frozen=True)
 class PlottedVideo:
-    """One video and what a model found in it, in bytes; at most 48 frames."""
+    """One video and a model's result for it, as bytes; at most 48 frames."""
 
     name: str
     video: NDArray[np.uint8]
@@ -87,13 +87,13 @@ class PlottedVideo:
     true_properties: NDArray[np.float32] | None = None
 
     def properties_plot(self) -> NDArray[np.uint8] | None:
-        """The first frame and its objects' properties, predicted beside true [H, W, 3]; None: none were predicted."""
+        """The first frame and its objects' predicted and true properties [H, W, 3]; None: none were predicted."""
         if self.properties is None:
             return None
         return plot_properties(self.video[0], self.properties[0], self._first_truth())
 
     def properties_table(self) -> str | None:
-        """The same as a Markdown table."""
+        """The first frame's properties as a Markdown table; None: none were predicted."""
         if self.properties is None:
             return None
         return f"## {self.name}\n\n{properties_markdown(self.properties[0], self._first_truth())}"
@@ -102,14 +102,14 @@ class PlottedVideo:
         return None if self.true_properties is None else self.true_properties[0]
 
     def panel(self, tile: int = 128) -> NDArray[np.uint8]:
-        """Input, ground truth, prediction, reconstructions and slots, labelled [T, H, W, 3]."""
+        """Labelled input, ground truth, prediction, reconstructions and slots [T, H, W, 3]."""
         masks = self.masks.astype(np.float32) / 255
         more = {"masks": masks, "recon": self.recon, "slot_images": self.slot_recon, "tile": tile}
         return clip_panel(self.video, self.prediction, truth=self.truth, **more)
 
 
 class VideoPanel:
-    """Collects one video of a batch slice by slice."""
+    """A `Collector` of a video and its prediction."""
 
     def __init__(self, row: int) -> None:
         self._row = row
@@ -118,7 +118,6 @@ class VideoPanel:
         self._objects = Numbering((0,))
 
     def add(self, part: Batch, found: Prediction) -> None:
-        """Add a slice of frames."""
         row = self._row
         self._store("video", _pixels(part["video"][row]))
         size = (part["video"].shape[-2], part["video"].shape[-1])
@@ -145,14 +144,13 @@ class VideoPanel:
         self._parts.setdefault(name, []).append(values)
 
     def finish(self, name: str) -> PlottedVideo:
-        """The video, at most 48 frames of it."""
         parts = {key: np.concatenate(values)[:PLOTTED_FRAMES] for key, values in self._parts.items()}
         recon = {key: np.concatenate(values)[:PLOTTED_FRAMES] for key, values in self._recon.items()}
         return PlottedVideo(name, **cast(Any, parts), recon=recon)
 
 
 def _pixels(frames: Float[Tensor, "*batch C H W"]) -> NDArray[np.uint8]:
-    """As bytes, colour last; one channel (depth) becomes a grey from its least to its greatest value."""
+    """Images as bytes, colour last; one channel (depth) becomes grey, from its least to its greatest value."""
     if frames.shape[-3] == 1:
         frames = frames.float()
         frames = (frames - frames.min()) / (frames.max() - frames.min()).clamp(min=1e-6)
@@ -166,34 +164,32 @@ def _bytes(values: Tensor) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class PlottedPair:
-    """A video [T, H, W, 3] and its reconstruction, in bytes; at most 48 frames."""
+    """A video [T, H, W, 3] and its reconstruction, as bytes; at most 48 frames."""
 
     name: str
     video: NDArray[np.uint8]
     reconstruction: NDArray[np.uint8]
 
     def panel(self, tile: int = 128) -> NDArray[np.uint8]:
-        """Input and reconstruction side by side, labelled [T, H', W', 3]."""
+        """Labelled input and reconstruction side by side [T, H', W', 3]."""
         labels = ["input", "reconstruction"]
         pairs = zip(self.video, self.reconstruction)
         return np.stack([contact_sheet(pair, labels, tile=tile) for pair in pairs])
 
 
 class PairPanel:
-    """Collects one video of a batch and its reconstruction slice by slice, without padding."""
+    """A `Collector` of a video and its reconstruction, without padding."""
 
     def __init__(self, row: int) -> None:
         self._row = row
         self._video: list[NDArray[np.uint8]] = []
         self._recon: list[NDArray[np.uint8]] = []
 
-    def add(self, part: Batch, found: Any) -> None:
-        """Add a slice of frames; `found` has the reconstruction under `recon["video"]`."""
+    def add(self, part: Batch, found: Reconstructed) -> None:
         shown: Bool[Tensor, "t"] = real_frames(part)[self._row]
         for frames, stored in ((part["video"], self._video), (found.recon["video"], self._recon)):
             stored.append(_pixels(frames[self._row])[shown.numpy()])
 
     def finish(self, name: str) -> PlottedPair:
-        """The video, at most 48 frames of it."""
         video, recon = (np.concatenate(stored)[:PLOTTED_FRAMES] for stored in (self._video, self._recon))
         return PlottedPair(name, video, recon)

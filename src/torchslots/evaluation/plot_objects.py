@@ -1,4 +1,4 @@
-"""Plots and tables of predicted properties beside the true ones: arrays in, arrays out."""
+"""Plots and tables of predicted properties beside the true ones."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torchslots.io.draw import Pixels, scale_up
 HEADER = ("object", "true", "at x, y, z", "predicted", "at x, y, z", "distance", "confidence", "")
 """Columns of `properties_table`."""
 CONFIDENT = 0.5
-"""Predictions without a true partner are shown from this confidence on."""
+"""Predictions without a true object are shown from this confidence on."""
 
 _INK, _GROUND, _FAINT = (231, 233, 238), (23, 25, 31), (120, 125, 138)
 _RIGHT, _WRONG = (110, 205, 130), (240, 115, 95)
@@ -33,14 +33,14 @@ _REACH = 4.0
 
 
 class Pair(NamedTuple):
-    """A true object and the prediction that is matched to it; one of them may be missing."""
+    """A true object and the prediction matched to it; one of them may be missing."""
 
     true: ObjectProperties | None
     predicted: ObjectProperties | None
 
     @property
     def distance(self) -> float | None:
-        """In the scene's units."""
+        """Distance of the positions in the scene's units; None: one is missing."""
         if self.true is None or self.predicted is None:
             return None
         return float(np.linalg.norm(np.subtract(self.true.position, self.predicted.position)))
@@ -54,13 +54,13 @@ class Pair(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Right or wrong, where there is a truth to compare with."""
+        """ "right" or "wrong"; empty without a true object."""
         return "" if self.true is None else "right" if self.right else "wrong"
 
 
 def match_objects(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> list[Pair]:
-    """Each true object with its prediction, at least squared difference in all; then the other predictions of at least
-    `CONFIDENT`, the most confident first.
+    """Each true object with its prediction, by the least sum of squared differences; then the other predictions of at
+    least `CONFIDENT`, the most confident first.
 
     Args:
         predicted: [K, 19].
@@ -82,7 +82,7 @@ def match_objects(predicted: NDArray[np.floating], true: NDArray[np.floating]) -
 def properties_table(
     predicted: NDArray[np.floating], true: NDArray[np.floating] | None = None
 ) -> list[tuple[str, ...]]:
-    """One row of words for each pair of `match_objects`, in the columns of `HEADER`."""
+    """One row for each pair of `match_objects`, in the columns of `HEADER`."""
     return [_row(i, pair) for i, pair in enumerate(_pairs(predicted, true))]
 
 
@@ -114,8 +114,8 @@ def plot_properties(
 ) -> Pixels:
     """The image, a map of the scene from above, and a table of predicted beside true objects [H', W', 3].
 
-    On the map true objects are rings and predictions dots, a line between the two of a pair. Attributes that agree are
-    green, others red.
+    On the map true objects are rings, predictions are dots, and a line joins a pair. Attributes that agree are green,
+    others red.
 
     Args:
         image: [H, W, 3].
@@ -135,7 +135,7 @@ def plot_properties(
 
 
 def _plot_map(pen: ImageDraw.ImageDraw, pairs: list[Pair], corner: tuple[int, int]) -> None:
-    """Positions x and y, four units to each side of the middle."""
+    """Map of the positions x and y, four units to each side of the centre."""
     left, top = corner
     pen.rectangle((left, top, left + _TILE - 1, top + _TILE - 1), outline=_FAINT)
     pen.text((left + 4, top + 2), "from above", _FAINT, ImageFont.load_default(size=12))

@@ -1,4 +1,4 @@
-"""What an evaluation found: metrics with their definitions, as a table, a plot, and files."""
+"""The report of an evaluation: metrics with their definitions, as a table, a plot, and files."""
 
 import json
 import math
@@ -33,11 +33,11 @@ _PARTS = {*scores.LABELS, *scores.EXTRA_LABELS, *scores.CLASS_LABELS, *set_predi
 
 @dataclass(frozen=True)
 class EvalReport:
-    """What an evaluation found: `metrics` that could be computed, and in `definitions` what each means."""
+    """The result of an evaluation: `metrics` that could be computed, and the definition of each."""
 
     metrics: dict[str, float]
     curves: dict[str, list[float]]
-    """Mean over videos for each frame by itself, to the last frame that a video has."""
+    """Mean over videos of each single frame, to the last frame of the longest video."""
     num_videos: int
     definitions: dict[str, str]
     notes: list[str]
@@ -45,14 +45,14 @@ class EvalReport:
     panels: Sequence[Plotted] = field(default_factory=list, repr=False, compare=False)
 
     def to_json(self) -> str:
-        """All but the panels, as JSON text; what is not finite in a curve becomes null."""
+        """All but the panels, as JSON text; values of curves that are not finite become null."""
         values = {name: value for name, value in vars(self).items() if name != "panels"}
         return json.dumps(
             values | {"curves": {name: finite(curve) for name, curve in self.curves.items()}}, indent=2
         )
 
     def print_table(self) -> None:
-        """Print the figures, in per cent where they are parts of one, with what each means, and the protocol."""
+        """Print the figures, those in [0, 1] in per cent, their definitions, and the protocol."""
         rows = [
             (name, format_figure(name, value), self.definitions[name]) for name, value in self.metrics.items()
         ]
@@ -62,8 +62,8 @@ class EvalReport:
         print_table(f"{self.num_videos} videos", ("figure", "value", "definition"), rows, notes, lines=True)
 
     def save(self, folder: Path, *, fps: float = 12.0, gif: bool = False, tile: int = 128) -> list[Path]:
-        """Write eval.json, FG-ARI over frames as a PNG, and each stored video as mp4 (and GIF; PNG for one
-        frame); of set prediction also properties_N.png and properties.md, predicted beside true.
+        """Write eval.json, FG-ARI over frames as a PNG, and each stored video as mp4 and, with `gif`, GIF (one frame:
+        PNG); for set prediction also properties_N.png and properties.md, predicted beside true.
 
         Raises:
             UserError: no space left, or a folder that cannot be written.
@@ -94,7 +94,11 @@ class EvalReport:
 
 
 def write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) -> list[Path]:
-    """Write a film as mp4, and as GIF if asked for; one frame as PNG. `path` has no ending."""
+    """Write a video as mp4 and, with `gif`, as GIF; one frame as PNG. `path` has no suffix.
+
+    Raises:
+        UserError: no space left, or a folder that cannot be written.
+    """
     if len(frames) == 1:
         video.write_png(path.with_suffix(".png"), frames[0])
         return [path.with_suffix(".png")]
@@ -105,7 +109,7 @@ def write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) ->
 
 
 def format_figure(name: str, value: float) -> str:
-    """Indices in per cent with one decimal, ratios in dB, all else with four digits."""
+    """A figure as text: indices in per cent with one decimal, ratios in dB, others with four digits."""
     if name.startswith("psnr"):
         return f"{value:.2f} dB"
     return f"{100 * value:.1f} %" if name in _PARTS else f"{value:.4g}"
@@ -118,7 +122,7 @@ def print_table(
     notes: Iterable[str],
     lines: bool = False,
 ) -> None:
-    """Print a table whose columns but the first and `definition` are aligned right, and sentences below it."""
+    """Print a table, and notes below it; all columns but the first and `definition` are aligned right."""
     from rich.console import Console
     from rich.table import Table
 
@@ -133,7 +137,7 @@ def print_table(
 
 
 def finite(values: Iterable[float]) -> list[float | None]:
-    """The values; None in place of those that are not finite."""
+    """The values, with None for those that are not finite."""
     return [value if math.isfinite(value) else None for value in values]
 
 

@@ -11,7 +11,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from torchslots.evaluation.evaluate import predict_step, run_pass
-from torchslots.evaluation.observers import Findings, Needs, Slice, real_frames
+from torchslots.evaluation.observers import (
+    Findings,
+    Needs,
+    Slice,
+    at_labels,
+    real_frames,
+    real_pixels,
+)
 from torchslots.evaluation.report import finite, print_table
 from torchslots.io.draw import plot_curves
 from torchslots.io.errors import UserError
@@ -25,7 +32,7 @@ from torchslots.models.types import Batch, Prediction
 from torchslots.recipes.config import EvalConfig
 
 COPY = "copy_"
-"""Beginning of the names of what repeating the last observed frame scores."""
+"""Prefix of the figures of the baseline that repeats the last observed frame."""
 
 DEFINITIONS = {
     "fg_ari": "Adjusted Rand index over the pixels of objects in the predicted frames: in `metrics` over all of "
@@ -35,27 +42,27 @@ DEFINITIONS = {
     f"{COPY}fg_ari": "fg_ari of the model's segmentation of the last observed frame, repeated.",
     f"{COPY}psnr_*": "psnr of the true last observed frame, repeated.",
 }
-"""What each figure means."""
+"""Definition of each figure."""
 LABELS = {
     "fg_ari": scores.LABELS["fg_ari"],
     "psnr_video": "PSNR of frames (dB)",
     "psnr_flow": "PSNR of optical flow (dB)",
 }
-"""The same figures as a reader names them."""
+"""Names of the same figures in tables."""
 
 
 @dataclass(frozen=True)
 class HorizonReport:
-    """What was found: `metrics` over the whole horizon, `curves` for each frame after the last observed one."""
+    """The result: `metrics` over the whole horizon, `curves` for each frame after the last observed one."""
 
     observed: int
-    """Frames that the model saw."""
+    """Number of observed frames."""
     metrics: dict[str, float]
     curves: dict[str, list[float]]
     num_videos: int
 
     def to_json(self) -> str:
-        """All as JSON text; what is not a number becomes null."""
+        """The report as JSON text; values that are not finite become null."""
         metrics = dict(zip(self.metrics, finite(self.metrics.values())))
         curves = {name: finite(curve) for name, curve in self.curves.items()}
         about = {"observed": self.observed, "num_videos": self.num_videos}
@@ -64,7 +71,7 @@ class HorizonReport:
         )
 
     def print_table(self) -> None:
-        """Print the figures over the whole horizon, beside each that of repeating the last observed frame."""
+        """Print the figures over the whole horizon, each beside that of repeating the last observed frame."""
         labels = {name: LABELS.get(name, name) for name in self.metrics if not name.startswith(COPY)}
         horizon = max((len(curve) for curve in self.curves.values()), default=0)
         title = f"{self.num_videos} videos: {self.observed} frames seen, {horizon} predicted"
@@ -105,7 +112,7 @@ def _shown(name: str, value: float) -> str:
 
 
 class FrameErrors:
-    """Mean over videos of each frame's error; frames that are padding are left out."""
+    """Mean over videos of each frame's error, without frames that are padding."""
 
     def __init__(self, num_frames: int, device: torch.device) -> None:
         self._total = torch.zeros(num_frames, dtype=torch.float64, device=device)
@@ -117,7 +124,7 @@ class FrameErrors:
         self._count += real.sum(0)
 
     def psnr(self) -> tuple[Float[Tensor, "T"], Float[Tensor, ""]]:
-        """Of the mean error of each frame, and over all; NaN for a frame that no video has."""
+        """PSNR of each frame's mean error, and over all frames; NaN for a frame that no video has."""
         means = self._total / self._count, self._total.sum() / self._count.sum()
         return -10 * torch.log10(means[0]), -10 * torch.log10(means[1])
 
@@ -133,17 +140,17 @@ def evaluate_rollout(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> HorizonReport:
-    """Show a model the first frames of each video and evaluate what it predicts for those that follow.
+    """Evaluate a model's prediction of the frames that follow the first, observed frames of each video.
 
-    FG-ARI where the data have masks; PSNR of each target of three channels (`video`, `flow`) that the model decodes and
-    the data have. Beside each figure, what repeating the last observed frame scores. One process evaluates all videos.
+    FG-ARI if the data have masks; PSNR of each target of three channels (`video`, `flow`) that the model decodes and
+    the data have; and the same for the last observed frame, repeated. One process evaluates all videos.
 
     Args:
         batches: from `eval_batches`: whole videos.
-        observe: frames that the model sees, at least 1.
+        observe: frames to observe, at least 1.
         horizon: frames to predict; None: all that follow.
-        slice_size: frames that go through the model at once.
-        seed: of slots that are sampled at random; a video's depend on it and on the video's name alone.
+        slice_size: frames that the model processes at once.
+        seed: seed of sampled slots; a video's slots depend only on it and on the video's name.
 
     Raises:
         UserError: no videos, or none longer than `observe`.
@@ -157,9 +164,12 @@ def evaluate_rollout(
 
 
 class Rollout:
-    """An observer that predicts on from the last slice of each video and compares with the frames that follow.
+    """An observer that predicts frames after the last slice of each video and compares them with the true ones.
 
-    Its figures are made when the first batch shows which there are; they are of this process alone.
+    Its figures are those of this process only. The first batch decides which figures there are.
+
+    Raises:
+        UserError: by `finish`, videos that are too short.
     """
 
     needs = Needs()
@@ -214,10 +224,11 @@ class Rollout:
         return self._horizon
 
     def _add_masks(self, truth: Batch, seen: Prediction, predicted: list[Prediction]) -> None:
-        found = torch.cat([part.segmentation for part in predicted], 1)
-        copied = seen.segmentation[:, -1:].expand_as(found)
-        number, num_slots, mask = Numbering((0,)), seen.masks.shape[2], truth.get("padding_mask")
+        number, num_slots = Numbering((0,)), seen.masks.shape[2]
         objects = number(truth["segmentations"])
+        found = torch.cat([at_labels(part, objects) for part in predicted], 1)
+        copied = at_labels(seen, objects)[:, -1:].expand_as(found)
+        mask = real_pixels(truth, objects)
         if "ignore" in truth:
             mask = ~truth["ignore"] if mask is None else mask & ~truth["ignore"]
         for name, ids in (("fg_ari", found), (f"{COPY}fg_ari", copied)):
@@ -230,7 +241,7 @@ class Rollout:
     def _add_frames(
         self, name: str, predicted: Float[Tensor, "B T 3 H W"], last: Float[Tensor, "B 1 3 H W"], truth: Batch
     ) -> None:
-        """Predicted frames are clipped to [0, 1]."""
+        """Add squared errors; predicted frames are clipped to [0, 1]."""
         target: Tensor = truth[name]
         real = real_frames(truth).to(target.device)
         for prefix, frames in (("", predicted.clamp(0, 1)), (COPY, last.expand_as(target))):

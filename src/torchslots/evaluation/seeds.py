@@ -59,6 +59,12 @@ class Figure:
     best: float
     """Highest over the runs; lowest for a loss."""
 
+    def cells(self) -> tuple[str, ...]:
+        """The figure as a row of a table."""
+        values = (self.mean, self.standard_error, self.best)
+        texts = ["" if value is None else format_figure(self.name, value) for value in values]
+        return self.name, str(self.n), *texts
+
 
 @dataclass(frozen=True)
 class Group:
@@ -94,21 +100,15 @@ class SeedTable:
     groups: list[Group]
 
     def to_json(self) -> str:
-        """All of it as JSON text."""
+        """The groups as JSON text."""
         return json.dumps([asdict(group) for group in self.groups], indent=2)
 
     def print_table(self) -> None:
         """Print a table for each group."""
         columns = ("figure", "n", "mean", "± standard error", "best")
         for group in self.groups:
-            rows = [_cells(figure) for figure in group.figures]
+            rows = [figure.cells() for figure in group.figures]
             print_table(group.title, columns, rows, [f"Note: {note}" for note in group.notes])
-
-
-def _cells(figure: Figure) -> tuple[str, ...]:
-    error = "" if figure.standard_error is None else format_figure(figure.name, figure.standard_error)
-    mean, best = (format_figure(figure.name, value) for value in (figure.mean, figure.best))
-    return figure.name, str(figure.n), mean, error, best
 
 
 def report(runs: Sequence[Path]) -> SeedTable:
@@ -117,11 +117,11 @@ def report(runs: Sequence[Path]) -> SeedTable:
     Groups of one recipe say in what they differ, be it the recipe or how the model was evaluated. What does not change
     figures, such as the number of workers, keeps no runs apart.
 
-    A run's figures are those of its eval/eval.json or eval.json (`torchslots evaluate` writes them); without one, the
-    last that the training logged. An evaluation's own folder inside a run stands for the run.
+    A run's figures are those of its eval/eval.json or eval.json (written by `torchslots evaluate`); without one, the
+    last that were logged in training. A folder of an evaluation inside a run is replaced by the run.
 
     Raises:
-        UserError: no folders; a folder without recipe.json or without any evaluation; a file that cannot be read.
+        UserError: no folders, a folder without recipe.json or without an evaluation, or a file that cannot be read.
     """
     if not runs:
         raise UserError("No run folders were given. Name at least one that `torchslots train --run` wrote.")
@@ -140,7 +140,7 @@ def _run_folder(folder: Path) -> Path:
 def _read_run(folder: Path) -> _Run:
     recipe = read_object(folder / "recipe.json", "Give a folder that `torchslots train --run` wrote.")
     if "name" not in recipe:
-        raise UserError(f"{folder / 'recipe.json'} has no `name`, so it is no recipe of a run.")
+        raise UserError(f"{folder / 'recipe.json'} has no `name`, so it is not the recipe of a run.")
     places = (folder / "eval" / "eval.json", folder / "eval.json")
     file = next((place for place in places if place.exists()), None)
     if file is None:
@@ -152,7 +152,7 @@ def _read_run(folder: Path) -> _Run:
 
 
 def _last_logged(folder: Path) -> dict[str, float]:
-    """The last record of metrics.jsonl with an evaluation in it."""
+    """The figures of the last record of metrics.jsonl with an evaluation."""
     for record in reversed(_log(folder)):
         figures = {key[5:]: value for key, value in record.items() if key.startswith("eval/")}
         if figures:
@@ -170,7 +170,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers; true and false are none."""
+    """The finite numbers, without booleans."""
     plain = {key: value for key, value in values.items() if type(value) in (int, float)}
     return {key: float(value) for key, value in plain.items() if math.isfinite(value)}
 
@@ -215,7 +215,11 @@ def _figure(name: str, values: list[float]) -> Figure:
 
 
 def learning_curves(run: Path, keys: Sequence[str]) -> Series:
-    """What a run logged under each key that it has, as (steps, values)."""
+    """The values that a run logged under each key, as (steps, values).
+
+    Raises:
+        UserError: a log that cannot be read.
+    """
     records = _log(run)
     series = {}
     for key in keys:

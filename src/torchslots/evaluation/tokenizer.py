@@ -1,4 +1,4 @@
-"""Evaluate tokenizers, alone and below a decoder: how near reconstructed frames come to the true ones."""
+"""Evaluate tokenizers, alone and inside a decoder: the distance of reconstructed frames to the true ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,17 +28,17 @@ CEILING_LABELS = {f"{name}{_CEILING}": f"{LABELS[name]}, tokenizer alone" for na
 
 
 class Reconstruction(NamedTuple):
-    """What a tokenizer makes of a slice of frames, in [0, 1]."""
+    """A slice of frames reconstructed by a tokenizer, in [0, 1]."""
 
     recon: dict[str, Float[Tensor, "B t 3 H W"]]
     state: Any = None
-    """None: frames are independent of each other."""
+    """Always None: frames are independent of each other."""
 
 
 def reconstruct_step(
     model: Tokenizer, autocast: Callable[[], AbstractContextManager[Any]]
 ) -> Callable[[Batch, State | None, Needs], Reconstruction]:
-    """What `evaluate.run_pass` does with each slice."""
+    """The step of `evaluate.run_pass` for a tokenizer."""
 
     def step(part: Batch, state: State | None, needs: Needs) -> Reconstruction:
         video: Tensor = part["video"]
@@ -60,16 +60,16 @@ def missing_figures(observers: Sequence[Observer[Any]], device: torch.device) ->
 
 @lru_cache(maxsize=1)
 def perceptual_network() -> tuple[dict[str, Any], list[str]]:
-    """LPIPS on VGG16 where its public weights are on this machine, else a note on where to get them."""
+    """LPIPS on VGG16 if its public weights are on this machine, otherwise a note on where to get them."""
     return load_networks(("lpips_vgg",))
 
 
 class Ceiling:
-    """How near a decoder's tokenizer alone comes to the true frames: slots can hardly come nearer.
+    """Metrics of frames encoded and decoded by a decoder's tokenizer alone, about the best for frames of slots.
 
     Args:
-        round_trip: of the decoder, frames in [0, 1] encoded and decoded by the tokenizer.
-        networks: of `ReconstructionScores`; those that compare pairs of images are used.
+        round_trip: the decoder's, from and to frames in [0, 1].
+        networks: as for `ReconstructionScores`; those that compare pairs of images are used.
     """
 
     needs = Needs()
@@ -93,8 +93,8 @@ class Ceiling:
 
     def report(self) -> Findings:
         metrics, _ = self._scores.compute()
-        means = (
-            "frames that the model's tokenizer reconstructs without slots: about what the decoder can reach"
+        frames = (
+            "frames that the model's tokenizer reconstructs without slots, about the best for the decoder"
         )
-        definitions = {f"{name}{_CEILING}": f"As {name}, of {means}." for name in metrics}
+        definitions = {f"{name}{_CEILING}": f"As {name}, of {frames}." for name in metrics}
         return Findings({f"{name}{_CEILING}": value for name, value in metrics.items()}, definitions)

@@ -1,7 +1,7 @@
-"""Compose new videos from slots exchanged across the videos of a data set, and compare them with the real ones.
+"""Compose new videos from slots exchanged between the videos of a data set, and compare them with the real ones.
 
 All videos are encoded first. Then each process composes and decodes its share of new videos. FVD and FID compare the
-set of them with the set of real videos. Plots show a composition beside the videos that its slots come from.
+set of new videos with the set of real ones. Plots show a composition beside the sources of its slots.
 """
 
 from collections.abc import Mapping
@@ -33,20 +33,20 @@ from torchslots.models.types import Clip
 from torchslots.recipes.config import EvalConfig
 
 _FADED = 0.2
-"""Weight of a source's colours where its slot wins no pixel."""
+"""Weight of a source's colours outside of its slot."""
 
 
 @dataclass(frozen=True)
 class ComposeOptions:
-    """Which slots are exchanged, and what is written."""
+    """Exchange of slots, and output."""
 
     reference_shift: bool = False
-    """Exchange by the published evaluation's fixed shift within each batch, not at random over all videos; with batches
-    of one video it exchanges nothing."""
+    """Exchange by the published evaluation's fixed shift within each batch, in place of at random over all videos;
+    batches of one video exchange nothing."""
     seed: int = 0
     """Seed of the random exchange."""
     num_plots: int = 4
-    """Compositions to plot beside the videos that their slots come from."""
+    """Compositions to plot beside the sources of their slots."""
     chunk: int = 24
     """Frames decoded at once; fewer need less memory."""
     write_videos: Path | str | None = None
@@ -69,7 +69,7 @@ class ComposeOptions:
 
 @dataclass(frozen=True)
 class Composition:
-    """A composed video, and the videos that its slots come from, each faded where the slot wins no pixel."""
+    """A composed video, and the source of each slot, faded outside of the slot."""
 
     frames: UInt8[ndarray, "T h w 3"]
     sources: list[UInt8[ndarray, "T h w 3"]]
@@ -77,11 +77,11 @@ class Composition:
 
     @property
     def name(self) -> str:
-        """Which slot comes from which video."""
+        """The source of each slot."""
         return "; ".join(self.labels)
 
     def panel(self, tile: int = 128) -> UInt8[ndarray, "T H W 3"]:
-        """The composition, then the source of every slot, labelled."""
+        """The composition and the source of each slot, labelled."""
         tiles = [self.frames, *(source[: len(self.frames)] for source in self.sources)]
         labels = ["composed", *self.labels]
         return np.stack([contact_sheet(list(frames), labels, tile=tile) for frames in zip(*tiles)])
@@ -89,13 +89,13 @@ class Composition:
 
 @dataclass
 class _Sources:
-    """The slots of the encoded videos by number, and the views of them that plots need."""
+    """The slots of the encoded videos by number, and the views of them for plots."""
 
     plan: Int[ndarray, "N K"]
     num_plots: int
     clips: dict[int, Clip] = field(default_factory=dict)
     views: dict[tuple[int, int], UInt8[ndarray, "T h w 3"]] = field(default_factory=dict)
-    """(Video, slot) to the video faded around the slot, for the slots in the compositions to be plotted."""
+    """(Video, slot) to the video faded outside of the slot, for the slots of plotted compositions."""
 
     def add(self, video: EncodedVideo) -> None:
         self.clips[video.number] = video.clip
@@ -108,7 +108,7 @@ class _Sources:
             self.views[video.number, slot] = slot_views(frames, weight[:, None])[:, 0]
 
     def gather(self) -> "_Sources":
-        """With those of all other processes."""
+        """Add the slots and views of all other processes."""
         for clips, views in gather((self.clips, self.views)):
             self.clips |= clips
             self.views |= views
@@ -144,11 +144,11 @@ def compose_videos(
 ) -> EvalReport:
     """Compose as many new videos as there are real ones, and evaluate them as a set.
 
-    Every process must call this. What is composed depends on the data set, the number of slots and the options, never
-    on the number of processes; on batches only with `reference_shift`.
+    Every process must call this. The compositions do not depend on the number of processes, and on batches only with
+    `reference_shift`.
 
     Args:
-        networks: `fvd` and `fid` of `metrics.reconstruction.load_networks`; None: no figures.
+        networks: `fvd` and `fid` from `metrics.reconstruction.load_networks`; None: no figures.
 
     Raises:
         UserError: no videos, damaged data, a sampling option that the model lacks, or a model that decodes no frames.
@@ -176,7 +176,7 @@ def compose_videos(
 
 
 def save(report: EvalReport, folder: Path | str, fps: float = 12.0) -> list[Path]:
-    """Write compose.json, and each plotted composition as mp4 and GIF, or as PNG where it is one frame.
+    """Write compose.json, and each plotted composition as mp4 and GIF, or a single frame as PNG.
 
     Raises:
         UserError: no space left, or a folder that cannot be written.
@@ -202,7 +202,7 @@ def _decode(
     distances: SetDistances,
     numbers: range,
 ) -> list[Composition]:
-    """Decode this process' share of compositions; returns those to plot, of all processes."""
+    """Decode this process's share of compositions; returns those to plot, of all processes."""
     panels: dict[int, Composition] = {}
     with progress("Decoding", len(numbers), "videos") as advance:
         for number in numbers:

@@ -1,4 +1,4 @@
-"""A library of concepts: the slots of many frames in clusters, to sample new sets of slots from.
+"""A library of concepts: clusters of the slots of many frames, from which new sets of slots are sampled.
 
 SlotDiffusion (Wu et al., NeurIPS 2023, section 3.3): the slots of a data set are clustered by k-means; one slot of each
 cluster makes a new image.
@@ -38,7 +38,7 @@ class Clusters(NamedTuple):
 
 
 def cluster(points: Float[ndarray, "M D"], num_clusters: int, seed: int) -> Clusters:
-    """k-means, the best of a few starts that spread far from each other (k-means++); no cluster is empty.
+    """k-means, the best of a few k-means++ starts; no cluster is empty.
 
     Raises:
         UserError: fewer different points than clusters.
@@ -46,7 +46,7 @@ def cluster(points: Float[ndarray, "M D"], num_clusters: int, seed: int) -> Clus
     different = len(np.unique(points, axis=0)) if len(points) <= 100_000 else len(points)
     if not 1 <= num_clusters <= different:
         raise UserError(
-            f"{different} different slots cannot make {num_clusters} concepts. Take fewer concepts, or more frames."
+            f"{different} different slots cannot make {num_clusters} concepts. Choose fewer concepts, or more frames."
         )
     rng = np.random.default_rng(seed)
     found = [_settled(points, _spread(points, num_clusters, rng)) for _ in range(_STARTS)]
@@ -54,7 +54,7 @@ def cluster(points: Float[ndarray, "M D"], num_clusters: int, seed: int) -> Clus
 
 
 def _spread(points: Float[ndarray, "M D"], count: int, rng: np.random.Generator) -> Float[ndarray, "C D"]:
-    """Points to start from, each sampled by its squared distance from those before."""
+    """Initial centres, each sampled with probability proportional to its squared distance from those before."""
     chosen = [points[rng.integers(len(points))]]
     squared = np.square(points - chosen[0]).sum(1, dtype=np.float64)
     for _ in range(count - 1):
@@ -65,7 +65,7 @@ def _spread(points: Float[ndarray, "M D"], count: int, rng: np.random.Generator)
 
 def _settled(points: Float[ndarray, "M D"], start: Float[ndarray, "C D"]) -> Clusters:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # an empty cluster: its centre stays, and is left out
+        warnings.simplefilter("ignore", UserWarning)  # of an empty cluster, which is removed below
         centers, _ = kmeans2(points, start, iter=_ROUNDS, minit="matrix")
     labels, _ = vq(points, centers)
     centers = centers[np.unique(labels)]
@@ -80,24 +80,24 @@ class Library:
     slots: Float[Tensor, "M D"]
     labels: Int[Tensor, "M"]
     distances: Float[Tensor, "M"]
-    """To the centre of the concept."""
+    """Distance of each slot to the centre of its concept."""
     centers: Float[Tensor, "C D"]
     origin: Int[Tensor, "M 3"]
-    """Video, frame and slot that each slot comes from."""
+    """Video, frame and slot number of each slot."""
     names: tuple[str, ...]
     """Names of the videos."""
     about: dict[str, Any]
-    """How the library was made."""
+    """Settings by which the library was made."""
     pose: Pose | None = None
-    """Poses of the slots; None: they have none."""
+    """Poses of the slots; None: the model has none."""
 
     @property
     def num_concepts(self) -> int:
-        """Number of concepts, none of them empty."""
+        """Number of concepts."""
         return len(self.centers)
 
     def nearest(self, concept: int, count: int) -> list[int]:
-        """The members nearest to a concept's centre, each from another frame while there are enough frames."""
+        """The members nearest to a concept's centre, from different frames as far as there are enough."""
         members = torch.nonzero(self.labels == concept)[:, 0]
         members = members[self.distances[members].argsort(stable=True)].tolist()
         frames: dict[tuple[int, int], int] = {}
@@ -107,13 +107,13 @@ class Library:
         return first + [member for member in members if member not in first][: count - len(first)]
 
     def sample(self, count: int, seed: int) -> Int[Tensor, "S C"]:
-        """`count` times one member of each concept; all of a concept's members are equally likely."""
+        """Sample one member of each concept, uniformly, `count` times."""
         rng = np.random.default_rng(seed)
         members = (np.flatnonzero(self.labels.numpy() == concept) for concept in range(self.num_concepts))
         return torch.from_numpy(np.stack([rng.choice(one, count) for one in members], 1))
 
     def clip(self, members: Int[Tensor, "S C"]) -> Clip:
-        """Clips of one frame each, from members."""
+        """Clips of one frame from members."""
         pose = None if self.pose is None else self.pose.map(lambda values: values[members][:, None])
         return plain_clip(self.slots[members][:, None], pose)
 
@@ -136,7 +136,7 @@ class Library:
 
 
 def load_library(folder: Path) -> Library:
-    """Read what `Library.save` wrote.
+    """Read a library that `Library.save` wrote.
 
     Raises:
         UserError: no library, or a damaged one.

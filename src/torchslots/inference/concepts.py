@@ -29,18 +29,18 @@ _TILE = 96
 
 @dataclass(frozen=True)
 class ConceptOptions:
-    """How slots are clustered, and how many images are decoded from the clusters."""
+    """Clustering of slots, and images decoded from the clusters."""
 
     num_concepts: int | None = None
-    """Clusters; None: as many as the model has slots."""
+    """Number of clusters; None: the model's number of slots."""
     samples: int = 16
     """Images to decode, each from one slot of every concept; 0: none."""
     seed: int = 0
     """Seed of the clusters and of the samples."""
     every: int = 6
-    """Take the slots of every so many frames of a video, from the first on."""
+    """Use the slots of one frame in so many, starting with the first."""
     nearest: int = 8
-    """Slots to plot of each concept: those nearest to its centre."""
+    """Slots to plot of each concept, the nearest to its centre."""
     chunk: int = 24
     """Images decoded at once; fewer need less memory."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
@@ -71,9 +71,8 @@ def concepts(
 ) -> Concepts:
     """Cluster a data set's slots into a library, and decode samples of it.
 
-    Writes library.safetensors and library.json (`concept_library.load_library` reads them), concepts.png with the slots
-    nearest to each concept, samples.png with new images beside the slots they are made of, and the images themselves in
-    samples/.
+    Writes library.safetensors and library.json (read by `concept_library.load_library`), concepts.png with the slots
+    nearest to each concept's centre, samples.png with new images beside their slots, and the new images in samples/.
 
     Raises:
         UserError: no videos, fewer different slots than concepts, a sampling option that the model lacks, or samples of
@@ -95,7 +94,7 @@ def concepts(
 
 
 class _Slots:
-    """Slots of some frames of each video, with the frames to plot them."""
+    """Slots of some frames of each video, and these frames for plots."""
 
     def __init__(self, every: int) -> None:
         self._every = every
@@ -137,18 +136,18 @@ class _Slots:
         )
 
     def view(self, origin: Tensor) -> UInt8[ndarray, "h w 3"]:
-        """The frame of a slot, where the slot is; white elsewhere."""
+        """The frame of a slot, white outside of the slot."""
         number, time, slot = origin.tolist()
         mask = (self._ids[number, time] == slot)[None].astype(np.float32)
         return slot_views(self._frames[number, time], mask)[0]
 
 
 View = Callable[[Tensor], UInt8[ndarray, "h w 3"]]
-"""From a slot's origin (video, frame, slot) to the image that shows it."""
+"""A slot's origin (video, frame, slot) to an image of the slot."""
 
 
 def _concept_sheet(library: Library, view: View, count: int) -> UInt8[ndarray, "H W 3"]:
-    """A row for each concept, filled up with white."""
+    """A row of slots for each concept, padded with white."""
     sizes = torch.bincount(library.labels, minlength=library.num_concepts).tolist()
     images, labels = [], []
     for concept in range(library.num_concepts):

@@ -1,8 +1,8 @@
 """Edit the objects of images and videos: remove, keep, move, resize, turn or swap slots, and decode the rest.
 
-Every input is plotted with its slots numbered, as `predict` numbers them; without an edit that is all. The edits
-(`torchslots.models.edits`) are made slice by slice, then decoded to what the model was trained to reconstruct: frames
-(`video`), or only optical flow (`flow`).
+Every input is plotted with its slots numbered, as by `predict`; without an edit that is all. The edits
+(`torchslots.models.edits`) are made slice by slice, then decoded to a target of the model: frames (`video`), or only
+optical flow (`flow`).
 """
 
 import math
@@ -38,10 +38,10 @@ Change = Callable[[Clip], Clip]
 
 @dataclass(frozen=True)
 class EditOptions(InputOptions):
-    """Which slots to change, and how, by their numbers in the plot of slots; without an edit only that is written."""
+    """Edits of slots by their numbers in the plot of slots; without an edit only the plot is written."""
 
     swap: tuple[tuple[int, int], ...] = ()
-    """Pairs of slots to exchange between two inputs: of the first, of the second."""
+    """Pairs of slots to exchange between two inputs: slot of the first, slot of the second."""
     move: tuple[tuple[int, float, float], ...] = ()
     """Slot, down, right, in halves of the image: `3 0.5 -0.2`. Needs slots with positions."""
     resize: tuple[tuple[int, float], ...] = ()
@@ -49,32 +49,32 @@ class EditOptions(InputOptions):
     turn: tuple[tuple[int, float], ...] = ()
     """Slot, degrees counter-clockwise: `3 30`. Needs slots with rotations."""
     remove: tuple[int, ...] = ()
-    """Slots to take out; the others share their pixels."""
+    """Slots to remove; the others share their pixels."""
     keep: tuple[int, ...] = ()
     """The only slots to keep."""
     target: str | None = None
-    """Reconstruction to show: video, flow, depth; None: video, or flow where there is no video."""
+    """Reconstruction to show: video, flow, depth; None: video, or flow if the model has no video."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.remove and self.keep:
-            raise UserError("Give either slots to remove or slots to keep: each says what the other would.")
+            raise UserError("Give either slots to remove or slots to keep, not both.")
 
     @property
     def changes(self) -> bool:
-        """Whether anything is edited at all."""
+        """Whether there is any edit."""
         return any((self.swap, self.move, self.resize, self.turn, self.remove, self.keep))
 
 
 class Edited(NamedTuple):
-    """What was written of one input."""
+    """The files of one input."""
 
     slots: Path
     """The frames with their slots numbered."""
     edited: Path | None
     """The reconstruction before and after; None: nothing was edited."""
     note: str
-    """Which slots the input has, and which reconstruction is shown."""
+    """The input's slots, and the reconstruction that is shown."""
 
 
 def edit(
@@ -84,19 +84,19 @@ def edit(
     options: EditOptions = EditOptions(),
     **changes: Any,
 ) -> list[Edited]:
-    """Edit the slots of images and videos and decode them again: all inputs in the same way, or two with each other.
+    """Edit the slots of images and videos and decode them again: all inputs alike, or two that exchange slots.
 
-    Writes `slots.png` (of a video `slots.mp4`) and, where something is edited, `edited.png` with the reconstruction
+    Writes `slots.png` (of a video `slots.mp4`) and, with an edit, `edited.png` (`edited.mp4`) with the reconstruction
     before and after, into a folder below `out` for each input.
 
     Args:
         model: a model, a run or model folder, or owner/name on the Hugging Face hub.
-        options: which slots to change, and how.
+        options: the edits.
         changes: fields of `EditOptions` by name, in place of those of `options`: `remove=(2, 5)`.
 
     Raises:
-        UserError: an input that cannot be read, a slot that is not there, an edit that this model's slots do not allow,
-            two inputs that cannot be exchanged, a model that reconstructs nothing.
+        UserError: an input that cannot be read, a slot that does not exist, an edit that the model's slots do not
+            allow, two inputs of different lengths, or a model that reconstructs nothing.
     """
     options = with_changes(options, **changes)
     model = options.ready(model)
@@ -108,7 +108,7 @@ def edit(
 
 
 def changes_of(options: EditOptions) -> Change:
-    """The edits of one clip, one after the other; what takes slots out comes last, so that numbers hold."""
+    """The edits of one clip in order; slots are removed last, so that numbers do not change before."""
     steps: list[Change] = [
         *(partial(edits.move, slot=slot, dy=dy, dx=dx) for slot, dy, dx in options.move),
         *(partial(edits.resize, slot=slot, factor=factor) for slot, factor in options.resize),
@@ -148,7 +148,7 @@ def _edit_together(model: ObjectCentricModel, jobs: list[Job], options: EditOpti
 
 
 class _Slice(NamedTuple):
-    """A few frames as the model sees them, their slots in the order of their numbers, and what these decode to."""
+    """Frames at the model's resolution, their slots in the order of their numbers, and the decoded slots."""
 
     images: UInt8[ndarray, "T h w 3"]
     clip: Clip
@@ -156,7 +156,7 @@ class _Slice(NamedTuple):
 
 
 def _slices(model: ObjectCentricModel, job: Job, options: EditOptions) -> Iterator[_Slice]:
-    """The slices of an input, unedited, so that an edit of one frame does not carry on into the next."""
+    """The slices of an input before edits, so that an edit of one frame does not affect the next."""
     _, parts = batches(model, video.iter_frames(job.source, _SLICE), job.hint, options)
     order: list[int] = []
     for batch, clip in carry_state(torch.no_grad()(model.encode), (batch for _, batch in parts)):
@@ -164,12 +164,12 @@ def _slices(model: ObjectCentricModel, job: Job, options: EditOptions) -> Iterat
             order = order or slot_order(model.decode(clip, recon=False), job.hint)
             clip = edits.keep(clip, order)
             part = _Slice(to_images(batch["video"][0]), clip, _decoded(model, clip, options.changes))
-        yield part  # outside: a generator must not suspend with gradients switched off
+        yield part  # outside of no_grad, which must not stay active while a generator is suspended
 
 
 def _decoded(model: ObjectCentricModel, clip: Clip, recon: bool) -> Decoded:
-    """Masks and reconstructions; without `recon` that of the first frame alone, which names the targets: a model that
-    generates takes long."""
+    """Masks and reconstructions; without `recon`, which is slow in generative models, only the first frame's, which
+    names the targets."""
     if recon:
         return model.decoder.decode(clip)
     first = model.decoder.decode(frames_of(clip, slice(0, 1)))
@@ -178,7 +178,7 @@ def _decoded(model: ObjectCentricModel, clip: Clip, recon: bool) -> Decoded:
 
 @torch.no_grad()
 def _edited(model: ObjectCentricModel, clips: list[Clip], options: EditOptions) -> list[Decoded | None]:
-    """Decode the edited slots; None where nothing is edited."""
+    """Decode the edited slots; None without edits."""
     if not options.changes:
         return [None for _ in clips]
     if options.swap:
@@ -187,7 +187,7 @@ def _edited(model: ObjectCentricModel, clips: list[Clip], options: EditOptions) 
 
 
 class _Result:
-    """The files of one input, written as the slices come; each appears whole when `stack` ends well."""
+    """Writes the files of one input slice by slice; each file appears as a whole when `stack` ends without error."""
 
     def __init__(self, job: Job, options: EditOptions, fps: float | None, stack: ExitStack) -> None:
         self._target, self.note = options.target, ""
@@ -200,7 +200,9 @@ class _Result:
     def write(self, part: _Slice, after: Decoded | None) -> None:
         recon, masks, pose = part.decoded.recon, part.decoded.masks[0].float().cpu().numpy(), part.clip.pose
         target = _target(recon, self._target)
-        self.note = _note(recon, target, masks.shape[1])
+        only = "." if "video" in recon else ": the model was trained to reconstruct no frames."
+        slots = f"Slots 0 to {masks.shape[1] - 1}, 0 being the background."
+        self.note = f"{slots} Shown: {_CALLED.get(target, target)}{only}"
         pose = None if pose is None else pose.map(lambda values: values[0])
         for plot in numbered_slots(part.images, masks, pose):
             self._write_slots(plot)
@@ -213,18 +215,13 @@ def _target(recon: dict[str, torch.Tensor], asked: str | None) -> str:
     """The reconstruction to show.
 
     Raises:
-        UserError: a target that the model lacks, or a model without any.
+        UserError: a target that the model lacks, or a model without targets.
     """
     if not recon:
         raise UserError(
-            "This model predicts properties of objects and reconstructs nothing, so there is nothing to edit. Give one "
-            "that reconstructs frames or flow."
+            "This model predicts properties of objects and reconstructs nothing, so there is nothing to edit. Give a "
+            "model that reconstructs frames or flow."
         )
     if asked is not None and asked not in recon:
         raise UserError(f"This model does not reconstruct `{asked}`. Choose from: {', '.join(recon)}.")
     return asked or preferred_target(recon)
-
-
-def _note(recon: dict[str, torch.Tensor], target: str, num_slots: int) -> str:
-    only = "." if "video" in recon else ": the model was trained to reconstruct no frames."
-    return f"Slots 0 to {num_slots - 1}, 0 being the background. Shown: {_CALLED.get(target, target)}{only}"

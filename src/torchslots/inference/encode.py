@@ -1,4 +1,4 @@
-"""Encode the slots of a whole data set, video by video, for compositions and concepts."""
+"""Encode the slots of all videos of a data set, for compositions and concepts."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class EncodedVideo(NamedTuple):
     clip: Clip
     """Slots and poses [1, T, K, ...], without attention."""
     masks: UInt8[Tensor, "T K h w"] | None
-    """Soft masks in 255ths; None where they were not needed."""
+    """Soft masks in 255ths; None: not requested."""
 
 
 def encoded_videos(
@@ -45,10 +45,10 @@ def encoded_videos(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[EncodedVideo]:
-    """Every `world_size`th video, slice by slice as at evaluation.
+    """Every `world_size`th video, encoded slice by slice as in evaluation.
 
     Args:
-        with_masks: whether the masks of the video of that number are needed.
+        with_masks: from a video's number to whether its masks are needed.
 
     Raises:
         UserError: no videos, or damaged data.
@@ -67,7 +67,11 @@ def encoded_videos(
 def number_of_slots(
     model: ObjectCentricModel, dataset: ClipDataset, settings: EvalConfig, device: torch.device | str = "cpu"
 ) -> int:
-    """How many slots the model has on these data, by the first frame of the first video."""
+    """The model's number of slots on these data, from the first frame of the first video.
+
+    Raises:
+        UserError: a first video without frames.
+    """
     batch = next(eval_batches(dataset, batch_size=1, limit=1))
     for part in cut(seeded(batch, settings.seed), 1, 1):
         return model.encode(to_device(part, device), attn=False).slots.shape[2]

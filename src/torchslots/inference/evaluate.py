@@ -15,7 +15,7 @@ from torchslots.evaluation.rollout import HorizonReport, evaluate_rollout
 from torchslots.evaluation.tokenizer import Ceiling
 from torchslots.hub import load_trained
 from torchslots.inference.generation import SamplingOptions, require_frames, with_sampling
-from torchslots.inference.videos import NetworkOptions, VideosOptions, networks_of, settings_of, whole_videos
+from torchslots.inference.videos import NetworkOptions, VideosOptions, networks_of, settings_of
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
 from torchslots.io.processes import demand_one_process, processes
@@ -31,7 +31,7 @@ _KEYS = ("video", "segmentations", "boxes", "properties")
 
 @dataclass(frozen=True)
 class EvaluateOptions(NetworkOptions, VideosOptions):
-    """What to measure on which videos."""
+    """Metrics and videos of an evaluation."""
 
     baseline: bool = True
     """Also evaluate copies of the first frame's boxes."""
@@ -47,21 +47,21 @@ class EvaluateOptions(NetworkOptions, VideosOptions):
     """Published evaluation whose conventions figures follow: savi, videosaur, slotcontrast, vs_dinosaur, dinosaur,
     ftdinosaur, davis. None: the recipe's."""
     seed: int | None = None
-    """Seed of slots that are sampled at random; None: the recipe's."""
+    """Seed of sampled slots; None: the recipe's."""
     num_slots: int | None = None
-    """Slots, for models that sample them at random; None: what it was built for."""
+    """Number of slots, for models that sample them; None: as the model was built."""
     num_iterations: int | None = None
-    """Rounds of slot attention in each frame; None: what it was built for."""
+    """Rounds of slot attention in each frame; None: as the model was built."""
     restart_memory: bool = False
-    """Forget the frames before each slice, as STATM's published evaluation does."""
+    """Start each slice without the frames before, as in STATM's published evaluation."""
     observe: int | None = None
-    """Frames to show of each video; evaluated is then what the model predicts for those that follow, unseen."""
+    """Frames to observe of each video; the evaluation is then of the frames that the model predicts after them."""
     rollout: int | None = None
     """Frames to predict after the observed ones; None: all that follow."""
     recon: bool = False
-    """Also evaluate every frame as the model decodes it: MSE, PSNR, SSIM; LPIPS, FID and FVD where their networks'
-    weights are here; and what its tokenizer alone could reach. Models that generate take far longer for it. --weights,
-    --download and --write-videos include it."""
+    """Also evaluate every decoded frame: MSE, PSNR, SSIM; LPIPS, FID and FVD if their networks' weights are on this
+    machine; and the same of the tokenizer alone. Generative models take far longer. --weights, --download and
+    --write-videos imply it."""
     write_videos: Path | None = None
     """Folder for `gt_vids` and `recon_vids`, in each a folder for every video with a PNG for every frame. None: not
     written."""
@@ -77,7 +77,7 @@ class EvaluateOptions(NetworkOptions, VideosOptions):
 
 
 class Evaluation(NamedTuple):
-    """The report, and that of copied boxes; None: there are no boxes, or they were not asked for."""
+    """The report, and that of copied boxes; None: no boxes, or not requested."""
 
     report: EvalReport | HorizonReport
     baseline: EvalReport | None = None
@@ -93,21 +93,21 @@ def evaluate(
 ) -> EvalReport | HorizonReport:
     """Measure a model on whole videos: FG-ARI, ARI, mIoU and mBO of slots, PSNR and SSIM of reconstructions.
 
-    Each video goes through the model in slices that hand on its state, so that memory does not grow with its length.
+    The model processes each video in slices and passes its state on, so that memory does not grow with its length.
     Under `torchrun` every process must call this, and each video is counted once.
 
     Args:
-        model: A model, or what `load_model` takes. A run of `train` brings its data set and its settings along.
+        model: A model, a run or model folder, or a hub id owner/name. A run has its own data set and settings.
         root: Folder with the data.
-        options: What to measure on which videos.
+        options: Metrics and videos.
         out: Folder for eval.json, curves and videos; None: nothing is written.
         changes: Fields of `EvaluateOptions` by name, in place of those of `options`: `split="validation"`,
-            `num_videos=16`, `recon=True`, `protocol="davis"`; `device="cuda"` for a model that is loaded, others stay
-            where they are.
+            `num_videos=16`, `recon=True`, `protocol="davis"`; `device="cuda"` for a model that is loaded, others are
+            not moved.
 
     Returns:
-        A report whose `metrics` are floats by name, in [0, 1] for `fg_ari`, `ari`, `miou`, `mbo`, dB for `psnr`; its
-        `definitions` say what each means. With `observe`, a `HorizonReport` of predicted frames.
+        A report whose `metrics` are floats by name, in [0, 1] for `fg_ari`, `ari`, `miou`, `mbo`, dB for `psnr`;
+        `definitions` has the definition of each. With `observe`, a `HorizonReport` of predicted frames.
 
     Raises:
         UserError: no such model, data, split or protocol; a model without a recipe and no `data`; an option that the
@@ -130,19 +130,28 @@ def evaluate_with_baseline(
     options: EvaluateOptions,
     out: str | Path | None = None,
 ) -> Evaluation:
-    """As `evaluate`, and beside it copies of the first frame's boxes."""
+    """As `evaluate`, with the baseline of the first frame's boxes.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
     where = model if isinstance(model, str | Path) else None
     if isinstance(model, str | Path):
         model = load_trained(model, device=options.device, backbone=options.backbone)
     else:
         options = dataclasses.replace(options, device=str(next(model.parameters()).device))
     ready = _adjusted(model, where or "The model", options)
-    data, settings = _settings(where, ready, options)
+    data, settings = settings_of(where, ready, options, (*_KEYS, "flow") if options.observe else _KEYS)
+    seed = settings.seed if options.seed is None else options.seed
+    restart = options.restart_memory or settings.restart_memory
+    protocol = settings.protocol if options.protocol is None else options.protocol
+    find(protocol)
+    settings = dataclasses.replace(settings, seed=seed, restart_memory=restart, protocol=protocol)
     folder = None if out is None else Path(out)
     if options.observe is not None or options.rollout is not None:
         return Evaluation(_evaluate_rollout(ready, where, data, settings, Path(root), options, folder))
     with processes(options.device) as (rank, world_size):
-        dataset = whole_videos(data, settings, Path(root))
+        dataset = passes.whole_videos(data, settings, Path(root))
         batches = partial(_batches, dataset, settings, options, rank, world_size)
         observers, notes = _observers(ready, options, rank, world_size)
         how = {"device": options.device, "precision": options.precision, "num_plots": options.num_plots}
@@ -162,17 +171,6 @@ def evaluate_with_baseline(
     return Evaluation(report, copied)
 
 
-def _settings(
-    where: str | Path | None, model: Any, options: EvaluateOptions
-) -> tuple[DataConfig, EvalConfig]:
-    data, settings = settings_of(where, model, options, (*_KEYS, "flow") if options.observe else _KEYS)
-    seed = settings.seed if options.seed is None else options.seed
-    restart = options.restart_memory or settings.restart_memory
-    protocol = settings.protocol if options.protocol is None else options.protocol
-    find(protocol)
-    return data, dataclasses.replace(settings, seed=seed, restart_memory=restart, protocol=protocol)
-
-
 def _batches(
     dataset: Any, settings: EvalConfig, options: EvaluateOptions, rank: int, world_size: int, what: str
 ) -> Any:
@@ -181,7 +179,7 @@ def _batches(
 
 
 def _adjusted(model: Any, where: str | Path, options: EvaluateOptions) -> Any:
-    """The model with as many slots and rounds as the options say, sampling as they say."""
+    """The model with the number of slots, the rounds and the sampling of the options."""
     if isinstance(model, ObjectCentricModel):
         if options.reconstructs:
             require_frames(model)
@@ -191,14 +189,14 @@ def _adjusted(model: Any, where: str | Path, options: EvaluateOptions) -> Any:
     if options.num_slots is not None or options.num_iterations is not None:
         raise UserError(f"{where} is a tokenizer, without slots: leave --num-slots and --num-iterations out.")
     if options.sampling.given():
-        raise UserError(f"{where} is a tokenizer, which decodes in one way alone: leave --sampling.* out.")
+        raise UserError(f"{where} is a tokenizer, which decodes without sampling: leave --sampling.* out.")
     return model
 
 
 def _observers(
     model: Any, options: EvaluateOptions, rank: int, world_size: int
 ) -> tuple[Sequence[Observer[Any]], list[str]]:
-    """Observers that measure and write decoded frames, and a sentence for each metric that is left out."""
+    """Observers that evaluate and write decoded frames, and a note for each metric that is left out."""
     if not options.reconstructs:
         return (), []
     networks, notes = networks_of(options, NETWORK_METRICS)
@@ -221,7 +219,7 @@ def _evaluate_rollout(
     options: EvaluateOptions,
     out: Path | None,
 ) -> HorizonReport:
-    """Evaluate what is predicted without being seen."""
+    """Evaluate frames that are predicted without observations."""
     if not isinstance(model, ObjectCentricModel):
         raise UserError(
             f"{where or 'The model'} is a tokenizer, with no slots that could predict. Leave out --observe."
@@ -233,7 +231,7 @@ def _evaluate_rollout(
             f"Prediction follows observed frames: give --observe of 1 or more, and --rollout of 1 or more or none, got "
             f"{observe} and {ahead}."
         )
-    batches = _batches(whole_videos(data, settings, root), settings, options, 0, 1, "Predicting")
+    batches = _batches(passes.whole_videos(data, settings, root), settings, options, 0, 1, "Predicting")
     how = {"slice_size": settings.slice_size, "device": options.device, "seed": settings.seed}
     report = evaluate_rollout(model, batches, observe, ahead, **how)
     if out is not None:

@@ -14,10 +14,10 @@ from torchslots.models.types import Clip
 
 
 def with_sampling(model: ObjectCentricModel, options: SamplingOptions) -> ObjectCentricModel:
-    """A model with the same weights that samples as the options say; the given model does not change.
+    """A model with the same weights and other sampling options; the given model does not change.
 
     Raises:
-        UserError: an option that this model lacks.
+        UserError: an option that this model does not have.
     """
     if not options.given():
         return model
@@ -27,7 +27,11 @@ def with_sampling(model: ObjectCentricModel, options: SamplingOptions) -> Object
 
 
 def require_frames(model: ObjectCentricModel) -> None:
-    """Raises UserError where a model decodes no frames."""
+    """Check that a model decodes frames.
+
+    Raises:
+        UserError: it decodes something else.
+    """
     targets = model.decoder.targets
     if "video" not in targets:
         raise UserError(
@@ -38,7 +42,7 @@ def require_frames(model: ObjectCentricModel) -> None:
 
 @torch.no_grad()
 def decode_frames(model: ObjectCentricModel, clip: Clip, chunk: int = 24) -> UInt8[Tensor, "B T 3 H W"]:
-    """The frames that a model decodes from slots, on the CPU.
+    """Decode slots to frames, on the CPU.
 
     Args:
         chunk: frames decoded at once; fewer need less memory.

@@ -1,4 +1,4 @@
-"""What `predict` and `edit` share: their options, input files, result folders, hints, and the batches of an input."""
+"""Inputs of `predict` and `edit`: common options, input files, result folders, hints, and the batches of an input."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -38,13 +38,13 @@ class InputOptions:
     """Indexed or grey PNG with the objects of the first frame, 0 for background; with several inputs a folder of
     NAME.png. None: no masks."""
     num_slots: int | None = None
-    """Slots, background included, for models that sample them at random; None: what it was built for."""
+    """Number of slots, background included, for models that sample them; None: as the model was built."""
     num_iterations: int | None = None
-    """Rounds of slot attention in each frame; None: what it was built for."""
+    """Rounds of slot attention in each frame; None: as the model was built."""
     seed: int = 0
-    """Seed of slots that are sampled at random."""
+    """Seed of sampled slots."""
     fps: float | None = None
-    """Frames in a second of the written videos; None: as the input, 12 for a folder of images."""
+    """Frames per second of the written videos; None: as the input, 12 for a folder of images."""
     device: str = "cpu"
     """Where to run: cpu, cuda, cuda:1, mps."""
     backbone: str | None = None
@@ -62,20 +62,28 @@ class InputOptions:
                 )
 
     def require_positive(self, *names: str) -> None:
-        """Raises UserError where one of these options is given and not more than 0."""
+        """Check that each of these options is None or more than 0.
+
+        Raises:
+            UserError: one is not.
+        """
         for name in names:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} should be more than 0, got {value}.")
 
     def ready(self, model: ObjectCentricModel | str | Path) -> ObjectCentricModel:
-        """The model, loaded if it is a path or hub id, with the rounds and the sampling of the options."""
+        """The model, loaded if it is a path or hub id, with the rounds and the sampling of the options.
+
+        Raises:
+            UserError: no such model, or options that it does not have.
+        """
         if isinstance(model, str | Path):
             model = load_model(model, device=self.device, backbone=self.backbone)
         return with_sampling(with_counts(model, num_iterations=self.num_iterations), self.sampling)
 
     def frame_rate(self, source: Path, num_frames: int) -> float | None:
-        """Frames in a second of results of so many frames; None: a single image."""
+        """Frames per second of results of `num_frames` frames; None: a single image."""
         return None if num_frames == 1 else float(self.fps or video.fps(source) or 12)
 
 
@@ -90,14 +98,14 @@ class Job(NamedTuple):
 def jobs_of(
     inputs: Path | str | Sequence[Path | str], out: Path | str, options: InputOptions, each: bool
 ) -> list[Job]:
-    """A job for every image and video among the inputs and in folders of many.
+    """A job for every input: images, videos, folders of frames, and the files of folders of videos.
 
     Args:
-        each: take every image of a folder as an input of its own.
+        each: every image of a folder is an input.
 
     Raises:
-        UserError: no input, or one that is missing; results that would go where an input lies; hints that cannot be
-            read, or one hint for many inputs.
+        UserError: no input or a missing one, a result folder that contains an input, hints that cannot be read, or one
+            hint for many inputs.
     """
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     sources = [file for path in given for file in _files(Path(path), each)]
@@ -119,7 +127,7 @@ def _files(path: Path, each: bool) -> list[Path]:
 
 
 def _result_folders(sources: list[Path], out: Path) -> list[Path]:
-    """A folder of its own below `out` for each source, never one that holds the source."""
+    """A folder below `out` for each source, none of which contains the source."""
     folders: list[Path] = []
     for source in sources:
         name = source.resolve().name if source.is_dir() else source.stem
@@ -127,7 +135,7 @@ def _result_folders(sources: list[Path], out: Path) -> list[Path]:
         folder = out / (f"{name}_{same + 1}" if same else name)
         if folder.resolve() in (source.resolve(), *source.resolve().parents):
             raise UserError(
-                f"The results of {source} would go to {folder}, which holds it. Choose another --out."
+                f"The results of {source} would go to {folder}, which contains it. Choose another --out."
             )
         folders.append(folder)
     return folders
@@ -150,7 +158,7 @@ def _hint(name: str, options: InputOptions, num_inputs: int) -> FirstFrameHint:
 
 
 Part = tuple[UInt8[ndarray, "T H W 3"], Batch]
-"""A slice of an input: its frames, and the batch with what the model sees of them."""
+"""A slice of an input: its frames, and the batch for the model."""
 
 
 def batches(
@@ -163,10 +171,10 @@ def batches(
     """The view of an input, and its slices.
 
     Args:
-        side: in pixels, at which the model sees the frames; None: the resolution it was built for.
+        side: height and width in pixels of the model's frames; None: the model's resolution.
 
     Raises:
-        UserError: a hint for a model that takes none, or both a hint and a number of slots.
+        UserError: a hint for an unconditional model, or both a hint and a number of slots.
     """
     first = next(chunks)
     resolution = tuple(model.config.resolution) if side is None else (side, side)
@@ -180,11 +188,11 @@ def batches(
 
 
 def _num_slots(model: ObjectCentricModel, hint: FirstFrameHint, asked: int | None) -> int | None:
-    """The number of slots to ask the model for; None: its own, or the hint's."""
+    """The number of slots for the model; None: its own, or the hint's."""
     hinted = hint.boxes is not None
     if hinted and isinstance(model.slot_encoder.initializer, _UNCONDITIONAL):
         raise UserError(
-            "This model finds objects without hints: leave boxes and masks out, or use a conditional one."
+            "This model finds objects without hints: leave boxes and masks out, or use a conditional model."
         )
     if hinted and asked is not None:
         raise UserError(
@@ -194,7 +202,7 @@ def _num_slots(model: ObjectCentricModel, hint: FirstFrameHint, asked: int | Non
 
 
 def slot_order(found: Prediction, hint: FirstFrameHint) -> list[int]:
-    """The slots, the background first: without a hint that is the slot with most pixels."""
+    """The slots, the background first: without a hint it is the slot with the most pixels."""
     count = found.masks.shape[2]
     if hint.boxes is not None:
         return list(range(count))

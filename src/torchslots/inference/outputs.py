@@ -1,7 +1,7 @@
 """The files of a prediction, written slice by slice: overlay, masks, strip, slots and tracks.
 
-Masks in `tracks.json` are COCO's uncompressed run lengths: `counts` alternate between pixels outside and inside the
-mask, outside first, down the columns, and sum to height times width. `decode_mask` reads them.
+Masks in `tracks.json` are COCO's uncompressed run lengths: `counts` are alternately of pixels outside and inside the
+mask, outside first, column by column. `decode_mask` reads them.
 """
 
 import json
@@ -32,30 +32,30 @@ WriteFrame = Callable[[Any], None]
 
 
 class Slice(NamedTuple):
-    """A few frames and what the model finds in them."""
+    """Frames and their prediction."""
 
     frames: UInt8[ndarray, "T H W 3"]
     masks: Float[Tensor, "T K h w"]
     slots: Float[ndarray, "T K D"]
     images: UInt8[ndarray, "..."]
-    """What the strip shows through the masks: [T, h, w, 3] for all slots, or each slot's own [T, K, h, w, 3]."""
+    """Images of the strip, shown through the masks: [T, h, w, 3], or each slot's own [T, K, h, w, 3]."""
     predicted: bool = False
     """Whether the frames were predicted without observations."""
     recon: Sequence[UInt8[ndarray, "H W 3"]] = ()
-    """Each frame beside its reconstruction; empty: not asked for."""
+    """Each frame beside its reconstruction; empty: not requested."""
 
 
 @contextmanager
 def result_writer(
     folder: Path, view: View, *, save: tuple[str, ...], max_side: int, fps: float | None, source: str
 ) -> Iterator[Callable[[Slice], None]]:
-    """Open the files named in `save`; yields write(slice). Each file appears whole once the block ends well.
+    """Open the files named in `save`; yields write(slice). Each appears as a whole if the block ends without error.
 
     Args:
-        save: some of `OUTPUTS`, and `recon`.
+        save: names from `OUTPUTS`, and `recon`.
         max_side: longest side of overlay and masks in pixels.
-        fps: frames in a second of the videos; None: one image, written as PNG.
-        source: name of the input, noted in tracks.json.
+        fps: frames per second of the videos; None: one image, written as PNG.
+        source: name of the input, for tracks.json.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -101,7 +101,7 @@ class ObjectMask(NamedTuple):
 
 
 def object_masks(ids: Int[ndarray, "H W"]) -> list[ObjectMask]:
-    """Every slot that has pixels in the frame, with box, area and run lengths."""
+    """Box, area and run lengths of every slot with pixels in the frame."""
     flat = ids.T.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     ends = np.append(starts[1:], flat.size)
@@ -113,14 +113,10 @@ def object_masks(ids: Int[ndarray, "H W"]) -> list[ObjectMask]:
         counts = np.diff(bounds, prepend=0, append=flat.size)
         counts = counts[: len(counts) - (counts[-1] == 0)].tolist()
         area = int((ends[own] - starts[own]).sum())
-        found.append(ObjectMask(slot, _box(places[slot], ids.shape), area, counts))
+        (rows, columns), (height, width) = places[slot], ids.shape
+        box = (rows.start / height, columns.start / width, rows.stop / height, columns.stop / width)
+        found.append(ObjectMask(slot, box, area, counts))
     return found
-
-
-def _box(place: tuple[slice, slice], size: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """A region's (ymin, xmin, ymax, xmax) in [0, 1]; in float64, as tracks.json rounds them."""
-    (rows, columns), (height, width) = place, size
-    return rows.start / height, columns.start / width, rows.stop / height, columns.stop / width
 
 
 def decode_mask(mask: dict[str, Any]) -> Bool[ndarray, "H W"]:
@@ -136,7 +132,7 @@ def decode_mask(mask: dict[str, Any]) -> Bool[ndarray, "H W"]:
 def _track_writer(file: Path, about: dict[str, Any]) -> Iterator[WriteFrame]:
     """Write tracks.json frame by frame: `about`, `frames`, then a summary of `slots`.
 
-    Yields write((ids, predicted)); the entry of a predicted frame says `"predicted": true`.
+    Yields write((ids, predicted)); the entry of a predicted frame has `"predicted": true`.
     """
     seen: dict[int, dict[str, int]] = {}
     number = 0
@@ -168,7 +164,7 @@ def _frame_entry(number: int, size: tuple[int, ...], found: list[ObjectMask]) ->
 
 @contextmanager
 def _mask_writer(folder: Path) -> Iterator[WriteFrame]:
-    """Write 00000.png and so on, indexed images of slot numbers; remove those that a longer video left."""
+    """Write indexed images of slot numbers, 00000.png and so on; remove later ones of an earlier, longer video."""
     number = 0
 
     def write(ids: Int[ndarray, "H W"]) -> None:
@@ -184,7 +180,7 @@ def _mask_writer(folder: Path) -> Iterator[WriteFrame]:
 
 @contextmanager
 def _slot_writer(file: Path) -> Iterator[WriteFrame]:
-    """Collect slots on the disk, then write `slots` [T, K, D] float32 as .npz; yields write(slots of a frame)."""
+    """Collect slots on disk, then write `slots` [T, K, D] float32 as .npz; yields write(slots of a frame)."""
     shape: tuple[int, ...] = (0,)
     with atomic_file(file) as part, tempfile.TemporaryFile(dir=file.parent) as raw:
 
@@ -201,21 +197,21 @@ def _slot_writer(file: Path) -> Iterator[WriteFrame]:
 
 
 def frame_file(folder: Path, name: str, fps: float | None) -> Path:
-    """A film NAME.mp4; where `fps` is None an image NAME.png."""
+    """Path of a video NAME.mp4; without `fps` of an image NAME.png."""
     return folder / (f"{name}.png" if fps is None else f"{name}.mp4")
 
 
 def frame_writer(file: Path, fps: float | None) -> AbstractContextManager[WriteFrame]:
-    """Write frames to a film, or where `fps` is None the only frame to an image; gives write(frame).
+    """Write frames to a video, or without `fps` the only frame to an image; yields write(frame).
 
-    A film whose block ends with an error leaves no file; an error of the encoder is raised by the next write.
+    A block that ends with an error leaves no video; an error of the encoder is raised by the next write.
     """
     return nullcontext(partial(write_png, file)) if fps is None else _film_writer(file, fps)
 
 
 @contextmanager
 def _film_writer(file: Path, fps: float) -> Iterator[WriteFrame]:
-    """Encode in a thread of its own, so that several films grow side by side."""
+    """Encode in a separate thread, so that several videos are encoded in parallel."""
     waiting: queue.Queue[Any] = queue.Queue(maxsize=8)
     with ThreadPoolExecutor(1) as pool:
         encoding = pool.submit(write_video, file, _until_end(waiting), fps)
@@ -239,7 +235,7 @@ def _film_writer(file: Path, fps: float) -> Iterator[WriteFrame]:
 
 
 class _Abandoned(Exception):
-    """Put in a film's queue to end it without a file."""
+    """Put into a video's queue to end it without a file."""
 
 
 def _until_end(waiting: "queue.Queue[Any]") -> Iterable[UInt8[ndarray, "H W 3"]]:

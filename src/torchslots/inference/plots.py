@@ -21,7 +21,7 @@ _PREFERRED = ("video", "flow")
 
 
 def preferred_target(recon: Mapping[str, Any]) -> str:
-    """The target to show of a model's reconstructions: frames, else optical flow, else the first."""
+    """The reconstruction to show: frames, else optical flow, else the first."""
     return next((name for name in _PREFERRED if name in recon), next(iter(recon)))
 
 
@@ -34,7 +34,7 @@ def to_images(values: Float[Tensor, "*b C h w"]) -> UInt8[ndarray, "*b h w 3"]:
 def beside_input(
     images: UInt8[ndarray, "T h w 3"], recon: UInt8[ndarray, "T h w 3"], target: str
 ) -> list[Pixels]:
-    """Each frame as the model sees it, and its reconstruction."""
+    """Each frame at the model's resolution, and its reconstruction."""
     labels = ["input", f"reconstructed {target}"]
     return [contact_sheet(pair, labels, tile=_TILE) for pair in zip(images, recon)]
 
@@ -45,14 +45,14 @@ def before_and_after(
     after: Float[Tensor, "T C h w"],
     target: str,
 ) -> Iterator[Pixels]:
-    """Each frame, what its slots decode to, and what the edited slots decode to."""
+    """Each frame, its decoded slots, and its decoded edited slots."""
     labels = ["input", f"{target} before", f"{target} after"]
     for tiles in zip(images, *_on_one_scale(before, after)):
         yield contact_sheet(tiles, labels, columns=3, tile=_TILE)
 
 
 def _on_one_scale(*values: Float[Tensor, "T C h w"]) -> list[UInt8[ndarray, "T h w 3"]]:
-    """As images; one channel (depth) becomes grey from the least to the greatest of all values."""
+    """Values as images; one channel (depth) becomes grey, from the least to the greatest of all values."""
     if values[0].shape[1] == 3:
         return [to_images(part) for part in values]
     low = min(float(part.min()) for part in values)
@@ -63,7 +63,7 @@ def _on_one_scale(*values: Float[Tensor, "T C h w"]) -> list[UInt8[ndarray, "T h
 def numbered_slots(
     images: UInt8[ndarray, "T h w 3"], masks: Float[ndarray, "T K h w"], pose: Pose | None
 ) -> Iterator[Pixels]:
-    """Each frame, beside it the frame with its slots tinted and numbered, and their poses where they have one.
+    """Each frame beside the same with its slots tinted and numbered, and their poses if there are any.
 
     Args:
         pose: of the slots of all frames, each part [T, K, ...].
@@ -85,14 +85,14 @@ def plot_poses(
 ) -> Pixels:
     """Plot the slots' poses, each in its slot's colour: position as a cross, scale as an ellipse, first axis as a line.
 
-    Small images are enlarged by a whole factor first. Slot k has colour k + 1 of the palette, in the tint of its mask,
-    too. What reaches past the border is cut off.
+    Small images are enlarged by a whole factor first. Slot k has colour k + 1 of the palette, as does the tint of its
+    mask. Plots are clipped at the border.
 
     Args:
         image: [H, W, 3].
         pose: of one frame's slots, each part [K, ...]; parts may be None.
-        masks: [K, H, W] in [0, 1]; the pixels that a slot wins are tinted. None: no tint.
-        hidden: slots that are left out, such as the background's.
+        masks: [K, H, W] in [0, 1]; the pixels of each slot are tinted. None: no tint.
+        hidden: slots that are not plotted, such as the background's.
     """
     pose = pose.map(lambda part: part.detach().cpu())
     canvas = scale_up(image, max(_TILE, image.shape[0]))
@@ -110,9 +110,9 @@ def plot_poses(
 
 
 def outline(pose: Pose, slot: int) -> NDArray[np.float64]:
-    """Points (y, x) in [-1, 1] on the ellipse one scale around a slot's position, the first on its first axis.
+    """Points (y, x) in [-1, 1] on the ellipse of one scale around a slot's position, from its first axis on.
 
-    Without a scale the ellipse is a dot's; without a rotation its axes are the image's.
+    Without a scale the ellipse is small; without a rotation its axes are the image's.
     """
     position = np.asarray(pose.position[slot], np.float64)
     scale = np.full(2, 0.04) if pose.scale is None else np.asarray(pose.scale[slot], np.float64)
@@ -123,7 +123,7 @@ def outline(pose: Pose, slot: int) -> NDArray[np.float64]:
 
 
 def _to_pixels(points: NDArray[np.float64], size: tuple[int, int]) -> list[tuple[float, float]]:
-    """(y, x) in [-1, 1], pixel centres at both ends, to (x, y) in pixels; far points are pulled in, for the pen."""
+    """(y, x) in [-1, 1], pixel centres at both ends, to (x, y) in pixels; far points are clipped."""
     height, width = size
     pixels = (np.clip(points, -20, 20) + 1) / 2 * (np.array([height, width]) - 1)
     return [(float(x), float(y)) for y, x in pixels]

@@ -1,9 +1,9 @@
 """Segment images and videos of any length, slice by slice: masks, tracks, overlays, slots.
 
-The model sees the largest rectangle of its own shape in the middle of the frame, resized to its resolution: bilinear as
-in training, antialiased where it shrinks more than twice. Its masks are enlarged and pasted back; pixels outside the
-rectangle count as background. Slot 0 is the background: that of a conditional model, else the slot with most pixels in
-the first slice, moved to the front.
+The model's input is the largest rectangle of its own shape in the middle of the frame, resized to its resolution:
+bilinear as in training, antialiased if it shrinks more than twice. Masks are enlarged and pasted back; pixels outside
+the rectangle are background. Slot 0 is the background: that of a conditional model, else the slot with the most pixels
+in the first slice, moved to the front.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,29 +35,29 @@ _NO_MEMORY = "The device's memory is full. Give a smaller --slice-size, or --dev
 
 @dataclass(frozen=True)
 class PredictOptions(InputOptions):
-    """How `predict` reads, segments and writes."""
+    """Input, segmentation and output of `predict`."""
 
     resolution: int | None = None
-    """Side in pixels at which the model sees the frames; None: what it was built for."""
+    """Height and width in pixels of the model's frames; None: as the model was built."""
     slice_size: int = 6
-    """Frames that go through the model at once: more is faster and needs more memory."""
+    """Frames that the model processes at once: more is faster and needs more memory."""
     slot_views: bool = False
-    """Show in the strip each slot's own reconstruction; otherwise the input seen through each slot's mask."""
+    """Show each slot's own reconstruction in the strip; otherwise the input through each slot's mask."""
     save: tuple[str, ...] = OUTPUTS
     """What to write: overlay masks strip slots tracks."""
     max_side: int = 1280
     """Longest side in pixels of overlay and masks; larger frames are shrunk to it."""
     each: bool = False
-    """Take every image of a folder as an input of its own, not as a frame of one video."""
+    """Every image of a folder is an input, not a frame of one video."""
     observe: int | None = None
-    """Frames to observe; the model predicts those that follow without seeing them. None: all."""
+    """Frames to observe; the model predicts those that follow. None: all."""
     rollout: int | None = None
-    """Frames to predict after the observed ones; None: as many as the input still has, if `observe` is given."""
+    """Frames to predict after the observed ones; None: the rest of the input, if `observe` is given."""
     max_frames: int | None = None
     """Frames that a model with a memory (STATM) remembers, so that a stream of any length runs in constant memory;
-    None: what it was built for."""
+    None: as the model was built."""
     recon: bool = False
-    """Also write each frame beside its reconstruction (recon.mp4, recon.png); models that generate take long."""
+    """Also write each frame beside its reconstruction (recon.mp4, recon.png); generative models are slow."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +69,11 @@ class PredictOptions(InputOptions):
         self.require_positive("resolution", "slice_size", "max_side", "observe", "rollout", "max_frames")
 
     def plan(self, total: int) -> tuple[int, int]:
-        """Frames to observe and frames to predict after them, of an input of `total` frames."""
+        """Number of frames to observe, and to predict after them, of an input of `total` frames.
+
+        Raises:
+            UserError: more frames to observe than there are, or none to predict.
+        """
         observe = total if self.observe is None else self.observe
         if observe > total:
             raise UserError(f"Cannot observe {observe} frames of an input of {total}. Observe fewer.")
@@ -83,10 +87,10 @@ class PredictOptions(InputOptions):
 
 
 class FramesPrediction(NamedTuple):
-    """What `predict_frames` finds in T frames [H, W] with K slots of size D, slot 0 being the background."""
+    """Prediction for T frames [H, W] with K slots of size D; slot 0 is the background."""
 
     segmentation: Int[ndarray, "T H W"]
-    """Slot of each pixel, in the frames' own size."""
+    """Slot of each pixel, at the frames' size."""
     masks: Float[ndarray, "T K h w"]
     """Soft masks that sum to 1 over the slots, at the model's resolution."""
     slots: Float[ndarray, "T K D"]
@@ -104,21 +108,21 @@ def predict_frames(
     """Segment a video in memory.
 
     Args:
-        model: as `torchslots.load_model` returns it. It runs where its weights are.
+        model: as returned by `torchslots.load_model`. It runs on the device of its weights.
         frames: uint8 RGB [T, H, W, 3] of any size; an image is a video of one frame.
         boxes: of the objects in the first frame, rows of (ymin, xmin, ymax, xmax) in [0, 1] of the whole frame.
         masks: of the objects in the first frame, integer ids [H, W], 0 for background. Models that were trained with
             boxes or masks need one of the two; each object becomes one slot, after slot 0. None: no hint.
-        options: `resolution`, `num_slots`, `num_iterations`, `slice_size`, `seed`, `observe`, `rollout` and
-            `max_frames` matter here.
+        options: used are `resolution`, `num_slots`, `num_iterations`, `slice_size`, `seed`, `observe`, `rollout` and
+            `max_frames`.
         changes: fields of `PredictOptions` by name, in place of those of `options`: `num_slots=7`.
 
     Returns:
         All frames; with `observe` and `rollout` the observed ones, then the predicted ones.
 
     Raises:
-        UserError: other frames than these, a hint that the model lacks or cannot use, more frames to observe than there
-            are, an unknown option.
+        UserError: frames of another type or shape, a hint that is missing or that the model cannot use, more frames to
+            observe than there are, or an unknown option.
 
     Example:
         >>> found = torchslots.predict_frames(model, frames, boxes=[[0.1, 0.2, 0.4, 0.5]])
@@ -150,21 +154,20 @@ def predict(
 ) -> list[Path]:
     """Segment images, videos, GIFs and folders of any length; returns a folder below `out` for each.
 
-    A folder of images is one video; a folder with films or GIFs is many inputs. Each result folder holds overlay.mp4
-    (of an image overlay.png), masks/00000.png and so on, slots.mp4 (slots.png), slots.npz and tracks.json.
+    A folder of images is one video; a folder with videos or GIFs is many inputs. Each result folder has overlay.mp4 (of
+    an image overlay.png), masks/00000.png and so on, slots.mp4 (slots.png), slots.npz and tracks.json.
 
     Args:
         model: a model, a run or model folder, or owner/name on the Hugging Face hub.
         inputs: files and folders, or one of them.
         out: folder for the results.
-        options: how to read, segment and write.
+        options: input, segmentation and output.
         changes: fields of `PredictOptions` by name, in place of those of `options`: `boxes="boxes.json"`, `observe=6`;
-            `device="cuda"` for a model that is loaded, others stay where they are.
+            `device="cuda"` for a model that is loaded, others are not moved.
 
     Raises:
         UserError: an input that cannot be read, hints that are missing or wrong, a folder that cannot be written, a
-            full disk, an unknown option, weights or results that are not finite. The inputs that were finished before
-            stay.
+            full disk, an unknown option, or weights or results that are not finite. Results of earlier inputs remain.
 
     Example:
         >>> (folder,) = torchslots.predict(model, [film], out, save=("overlay", "tracks"))
@@ -202,10 +205,10 @@ def _predict_file(model: ObjectCentricModel, job: Job, options: PredictOptions) 
 
 
 def _ready(model: ObjectCentricModel | str | Path, options: PredictOptions) -> ObjectCentricModel:
-    """The model, changed as the options say.
+    """The model with the options applied.
 
     Raises:
-        UserError: a bound for a model that remembers nothing, or frames to predict for one that predicts none.
+        UserError: a bound for a model without memory, or frames to predict for a model that predicts none.
     """
     model = options.ready(model)
     ahead = options.observe is not None or options.rollout is not None
@@ -219,7 +222,7 @@ def _ready(model: ObjectCentricModel | str | Path, options: PredictOptions) -> O
     model = sharing_weights(model)
     if not bound_memory(model, options.max_frames):
         raise UserError(
-            "This model remembers no frames, so max_frames bounds nothing: leave it out. STATM remembers."
+            "This model remembers no frames, so max_frames has no effect: leave it out. STATM remembers."
         )
     return model
 
@@ -270,7 +273,7 @@ def _slices(
 def _slice(
     frames: UInt8[ndarray, "T H W 3"], images: UInt8[ndarray, "T h w 3"], found: Prediction, order: list[int]
 ) -> Slice:
-    """The strip shows each slot's own reconstruction where there are some, else the images."""
+    """A slice with the slots in `order`; the strip shows their own reconstructions if there are any, else `images`."""
     masks, slots = found.masks[0, :, order].float().cpu(), found.slots[0, :, order].float().cpu()
     if found.slot_recon:
         images = to_images(found.slot_recon[preferred_target(found.slot_recon)][0, :, order])
@@ -278,17 +281,17 @@ def _slice(
 
 
 def _expected(found: Prediction) -> UInt8[ndarray, "T h w 3"]:
-    """The frames as the model reconstructs them; black where it reconstructs other targets."""
+    """The reconstructed frames; black if the model reconstructs other targets."""
     if "video" in found.recon:
         return to_images(found.recon["video"][0])
     return np.zeros((found.masks.shape[1], *found.masks.shape[-2:], 3), np.uint8)
 
 
 def _beside(images: UInt8[ndarray, "T h w 3"], found: Prediction, options: PredictOptions) -> list[ndarray]:
-    """Each frame beside its reconstruction; empty: that is not asked for.
+    """Each frame beside its reconstruction; empty without `options.recon`.
 
     Raises:
-        UserError: there is none.
+        UserError: the model reconstructs nothing.
     """
     if not options.recon:
         return []

@@ -1,4 +1,4 @@
-"""The whole videos of a data set that a trained model is run on: which they are, how many at once, and where."""
+"""Options for commands that run a trained model on the whole videos of a data set: which videos, and where to run."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,24 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchslots.data.batch import ClipDataset
-from torchslots.data.catalog import entry, open_dataset
+from torchslots.data.catalog import entry
 from torchslots.io.errors import UserError, nearest
 from torchslots.metrics.networks.weights import FILES
 from torchslots.metrics.reconstruction import load_networks
 from torchslots.recipes import catalog
 from torchslots.recipes.config import DataConfig, EvalConfig
-from torchslots.recipes.protocols import evaluation_data
 
 KEYS = ("video", "boxes", "segmentations")
-"""Of a batch: what a model is shown."""
+"""Keys of a batch that are inputs of a model."""
 _SETTINGS = ("split", "num_frames", "slice_size", "batch_size", "num_videos")
-_HOW = "Files elsewhere are named with --weights NAME=FILE; --download fetches those that are not here."
+_HOW = "Name files elsewhere with --weights NAME=FILE; --download fetches missing ones."
 
 
 @dataclass(frozen=True)
 class VideosOptions:
-    """Which videos, and where to run."""
+    """The videos, and where to run."""
 
     data: str | None = None
     """Data set by name; None: the one the run was trained on."""
@@ -32,7 +30,7 @@ class VideosOptions:
     num_frames: int | None = None
     """Frames of each video; None: the recipe's."""
     slice_size: int | None = None
-    """Frames that go through the model at once; None: the recipe's."""
+    """Frames that the model processes at once; None: the recipe's."""
     batch_size: int | None = None
     """Videos at once; None: the recipe's."""
     num_videos: int | None = None
@@ -52,10 +50,10 @@ def settings_of(
     """Data and evaluation settings of the run in the folder `where`, or else of the model, changed by the options.
 
     Args:
-        keys: of a batch, to read where the recipe has them.
+        keys: keys of a batch to read, if the recipe has them.
 
     Raises:
-        UserError: no recipe that names a data set, nor do the options; no such data set; fewer than no videos.
+        UserError: neither a recipe nor the options name a data set; fewer than no videos.
     """
     file = None if where is None else Path(where) / "recipe.json"
     if file is not None and file.is_file():
@@ -65,7 +63,7 @@ def settings_of(
         data, settings = DataConfig(resolution=model.config.resolution[0]), EvalConfig()
         if options.data is None:
             raise UserError(
-                f"{where or 'The model'} is no run with a recipe: name the data set with --data (`data`)."
+                f"{where or 'The model'} is not a run with a recipe: name the data set with --data (`data`)."
             )
     keys = tuple(key for key in keys if key in data.keys)
     data = dataclasses.replace(data, keys=keys, dataset=options.data or data.dataset)
@@ -73,8 +71,8 @@ def settings_of(
         rows = max(options.max_objects, data.max_instances)
         data = dataclasses.replace(data, max_objects=options.max_objects, max_instances=rows)
     changes = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
-    if options.data is not None:
-        changes["num_background"] = entry(options.data).num_background
+    if options.data is not None and (background := entry(options.data).num_background) is not None:
+        changes["num_background"] = background
     if options.num_videos is not None:
         changes["num_videos"] = _limit(options.num_videos)
     return data, dataclasses.replace(settings, **changes)
@@ -91,24 +89,19 @@ def _limit(num_videos: int) -> int | None:
     return num_videos or None
 
 
-def whole_videos(data: DataConfig, settings: EvalConfig, root: Path) -> ClipDataset:
-    """The data set with its videos whole, as they are evaluated."""
-    return open_dataset(data.dataset, root, settings.split, evaluation_data(data, settings), False)
-
-
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Weights of the networks behind LPIPS, FID and FVD."""
+    """Weights of the networks of LPIPS, FID and FVD."""
 
     weights: tuple[str, ...] = ()
     """Public files of these networks as NAME=FILE: vgg16, lpips_vgg, alexnet, lpips_alex, inception, i3d. Others are
-    looked for in the cache."""
+    read from the cache."""
     download: bool = False
-    """Download files that are not here, 528 MB for VGG16; their digests are checked."""
+    """Download missing files, 528 MB for VGG16; their digests are checked."""
 
 
 def networks_of(options: NetworkOptions, metrics: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The networks whose weights are here, and a sentence for each metric that is left out.
+    """The networks whose weights are on this machine, and a note for each metric that is left out.
 
     Raises:
         UserError: `weights` that are not NAME=FILE of a known name.

@@ -1,4 +1,4 @@
-"""The part of a frame that a model sees, the way back from its masks to the frame, and hints for the first frame."""
+"""The crop of a frame for a model, the way back from its masks to the frame, and hints for the first frame."""
 
 import json
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _FORMATS, _YES_NO = ("yxyx", "xyxy"), (None, True, False)
 
 
 class FirstFrameHint(NamedTuple):
-    """Conditioning: where the objects are in the first frame, in coordinates of the whole frame."""
+    """Conditioning: boxes or masks of the objects in the first frame, in coordinates of the whole frame."""
 
     boxes: Float32[ndarray, "n 4"] | None = None
     """(ymin, xmin, ymax, xmax); a row of zeros is an absent object. None: no hint."""
     in_pixels: bool = False
     """Whether boxes are in pixels, in place of [0, 1]."""
     ids: Int[ndarray, "H W"] | None = None
-    """0 for background, 1 to n for objects; None: boxes alone."""
+    """0 for background, 1 to n for objects; None: only boxes."""
     where: str = "boxes"
     """Name of the source, for errors."""
 
@@ -39,7 +39,7 @@ def read_boxes(file: Path) -> FirstFrameHint:
     "normalized": true or false}`, where false means pixels of the original frame.
 
     Raises:
-        UserError: not such a file, or a box that is empty or outside the frame.
+        UserError: another kind of file, or a box that is empty or outside the frame.
     """
     try:
         found = json.loads(file.read_text())
@@ -64,7 +64,7 @@ def box_hint(
     """A checked hint from rows of four numbers.
 
     Args:
-        flip: the rows are (xmin, ymin, xmax, ymax).
+        flip: rows are (xmin, ymin, xmax, ymax).
 
     Raises:
         UserError: not rows of four numbers, or a box that is empty or, in [0, 1], outside the frame.
@@ -90,10 +90,10 @@ def box_hint(
 
 
 def read_mask(file: Path) -> FirstFrameHint:
-    """First-frame mask from an indexed or grey image: 0 is background, every other value an object.
+    """First-frame mask from an indexed or grey image: 0 is background, every other value is an object.
 
     Raises:
-        UserError: no image, a colour image, or a mask without objects.
+        UserError: not an image, a colour image, or a mask without objects.
     """
     try:
         with Image.open(file) as image:
@@ -113,14 +113,14 @@ def mask_hint(values: ndarray, *, where: str = "masks") -> FirstFrameHint:
     """A hint from integer ids [H, W]; objects are numbered 1 to n in the order of their ids.
 
     Raises:
-        UserError: not such an array, or only background.
+        UserError: an array of another shape, or only background.
     """
     if values.ndim != 2:
         raise UserError(f"{where}: a mask should be integer ids [H, W], got {list(values.shape)}.")
     found = np.unique(values)
     objects = found[found != 0]
     if not len(objects):
-        raise UserError(f"{where} holds only background (0). Give each object an id of its own.")
+        raise UserError(f"{where} has only background (0). Give each object its own id.")
     ids = np.where(values == 0, 0, np.searchsorted(objects, values) + 1).astype(np.int32)
     boxes = mask_boxes(torch.from_numpy(ids)[None], len(objects))[0].numpy()
     return FirstFrameHint(boxes=boxes, ids=ids, where=where)
@@ -128,13 +128,13 @@ def mask_hint(values: ndarray, *, where: str = "masks") -> FirstFrameHint:
 
 @dataclass(frozen=True)
 class View:
-    """The part of a frame that a model sees, and the way back.
+    """The crop of a frame for a model, and the way back.
 
     It is the largest rectangle of the model's shape in the middle of the frame, resized to the model's resolution.
 
     Args:
         height, width: of the frame, in pixels.
-        resolution: height and width at which the model sees it.
+        resolution: height and width of the model's frames.
     """
 
     height: int
@@ -151,18 +151,18 @@ class View:
         return top, left, top + rows, left + columns
 
     def canvas(self, max_side: int) -> tuple[int, int]:
-        """Height and width of the frame, shrunk where its longest side is over `max_side` pixels."""
+        """Height and width of the frame, shrunk so that neither is over `max_side` pixels."""
         scale = min(1.0, max_side / max(self.height, self.width))
         return max(1, round(self.height * scale)), max(1, round(self.width * scale))
 
     def describe(self) -> dict[str, Any]:
-        """The frame's size in pixels, and the part of it that the model sees, in [0, 1]."""
+        """The frame's size in pixels, and the crop, in [0, 1]."""
         top, left, bottom, right = self.crop
         seen = (top / self.height, left / self.width, bottom / self.height, right / self.width)
         return {"frame_size": [self.height, self.width], "seen": [round(edge, 5) for edge in seen]}
 
     def shrink(self, frames: UInt8[ndarray, "T H W 3"]) -> Float[Tensor, "1 T 3 h w"]:
-        """Frames as the model takes them, in [0, 1]."""
+        """Frames cropped and resized for the model, in [0, 1]."""
         top, left, bottom, right = self.crop
         seen = torch.from_numpy(np.ascontiguousarray(frames[:, top:bottom, left:right])).permute(0, 3, 1, 2)
         antialias = bottom - top > 2 * self.resolution[0]
@@ -170,7 +170,7 @@ class View:
         return small[None].clamp(0, 1)
 
     def enlarge(self, masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[ndarray, "T H W"]:
-        """Ids of the winning slots on a canvas of `size`, 0 outside the crop; of equals the lowest wins."""
+        """Ids of the slots of largest mask on a canvas of `size`, the lowest among equals; 0 outside the crop."""
         top, left, bottom, right = (
             round(edge * new / old)
             for edge, new, old in zip(self.crop, size * 2, (self.height, self.width) * 2)
@@ -180,7 +180,7 @@ class View:
         return canvas
 
     def paste(self, images: UInt8[ndarray, "T h w 3"]) -> UInt8[ndarray, "T H W 3"]:
-        """Images at the model's resolution, put back into frames that are black outside the crop."""
+        """Images at the model's resolution, pasted into frames that are black outside the crop."""
         top, left, bottom, right = self.crop
         frames = np.zeros((len(images), self.height, self.width, 3), np.uint8)
         for frame, image in zip(frames, images):
@@ -188,10 +188,10 @@ class View:
         return frames
 
     def conditioning(self, hint: FirstFrameHint) -> dict[str, Tensor]:
-        """The hint in the model's view: `boxes` [1, 1, n, 4]; of a mask also `segmentations` [1, 1, h, w].
+        """The hint in the crop: `boxes` [1, 1, n, 4]; of a mask also `segmentations` [1, 1, h, w].
 
         Raises:
-            UserError: an object outside the view, or a mask of another size than the frame.
+            UserError: an object outside the crop, or a mask of another size than the frame.
         """
         batch = {} if hint.boxes is None else {"boxes": torch.from_numpy(self._boxes(hint))[None, None]}
         if hint.ids is not None:
@@ -204,7 +204,7 @@ class View:
         if hint.ids is not None and hint.ids.shape != (self.height, self.width):
             raise UserError(
                 f"{hint.where} is {hint.ids.shape[1]}x{hint.ids.shape[0]} pixels, the first frame "
-                f"{self.width}x{self.height}. Give a mask of the frame's own size."
+                f"{self.width}x{self.height}. Give a mask of the frame's size."
             )
         top, left, bottom, right = self.crop
         boxes = np.array(hint.boxes, dtype=np.float32)
@@ -215,7 +215,7 @@ class View:
         lost = np.flatnonzero(~absent & ((seen[:, 2] <= seen[:, 0]) | (seen[:, 3] <= seen[:, 1])))
         if len(lost):
             raise UserError(
-                f"{hint.where}: object {lost[0]} lies outside what the model sees, rows {top} to {bottom} "
+                f"{hint.where}: object {lost[0]} is outside the part that the model sees, rows {top} to {bottom} "
                 f"and columns {left} to {right} of a {self.width}x{self.height} frame. Leave it out, or crop "
                 "the video."
             )
@@ -223,7 +223,7 @@ class View:
 
 
 def _winners(masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[Tensor, "T H W"]:
-    """The slot with the largest enlarged mask, by more than rounding, which is all that copies of a slot differ by."""
+    """The slot with the largest enlarged mask, by more than rounding, by which alone copies of a slot differ."""
     best = torch.zeros(len(masks), 1, *size)
     winner = torch.zeros(len(masks), 1, *size, dtype=torch.int32)
     for slot in range(masks.shape[1]):

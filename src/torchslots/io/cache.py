@@ -17,17 +17,21 @@ _VERSION = 1
 Arrays = Mapping[str, np.ndarray]
 
 
+def user_cache(*names: str) -> Path:
+    """A folder or file in the user's cache: below `torchslots` in XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath("torchslots", *names)
+
+
 def cache_places(path: Path, ending: str) -> tuple[Path, Path]:
-    """Where what is computed from a file may lie, by choice: `.torchslots` beside the file, or the user's cache."""
+    """Where results computed from a file are stored: in `.torchslots` beside it, else in the user's cache."""
     path = path.resolve()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchslots" / "index"
     folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:16]
     name = path.name + ending
-    return path.parent / ".torchslots" / name, cache / folder / name
+    return path.parent / ".torchslots" / name, user_cache("index", folder, name)
 
 
 def file_stamp(path: Path) -> list[int]:
-    """Size in bytes and time of change in nanoseconds: of another stamp, what was computed is void.
+    """Size in bytes and time of change in nanoseconds; results stored under another stamp are stale.
 
     Raises:
         UserError: there is no such file.
@@ -40,9 +44,9 @@ def file_stamp(path: Path) -> list[int]:
 
 
 def cached(path: Path, kind: str, make: Callable[[], Arrays]) -> Arrays:
-    """Arrays by name: those stored for a file under the word `kind`, or what `make` gives, which is stored.
+    """Arrays by name, stored for a file under the name `kind`; where they are not, `make` computes them.
 
-    Where nothing can be written they are computed each time.
+    Where nothing can be written they are computed at each call.
 
     Raises:
         UserError: the file is not there.

@@ -1,7 +1,7 @@
-"""Figures of frames, masks and slots, and plots of numbers.
+"""Figures of frames, masks and slots, and plots of curves.
 
 Images are uint8 with colour last, [..., H, W, 3]; ids are integers [..., H, W], 0 for background. One colour means one
-object in every tile of a figure: `match_colors` gives each slot the colour of its object.
+object in every tile of a figure: see `match_colors`.
 """
 
 import colorsys
@@ -28,7 +28,10 @@ _INK = (231, 233, 238)
 _GROUND = (23, 25, 31)
 _GAP = 4
 _LABEL = 18
-# The first eight are told apart with the common forms of colour blindness (Okabe and Ito, 2008).
+_PREDICTED = (255, 140, 0)
+_CURVE_COLORS = (5, 6, 3, 1, 7, 2, 8, 10)
+"""Palette indices of curves, in order."""
+# The first eight differ under the common forms of colour blindness (Okabe and Ito, 2008).
 _FIRST_COLORS = (
     "2c2f36 e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7 7828a0 96dc3c a55f32 "
     "6eebd7 ff3c78 827dfa bebebe 005f3c ffbea0 6e142d 6e6e28 eb6eff 3c418c"
@@ -48,7 +51,7 @@ PALETTE: Pixels = _make_palette()
 
 
 def colorize(ids: Ids) -> Pixels:
-    """Ids [..., H, W] as colours [..., H, W, 3]; ids past 255 take the colours of 1 to 255 again."""
+    """Ids [..., H, W] as colours [..., H, W, 3]; ids above 255 reuse the colours of 1 to 255."""
     ids = np.asarray(ids).astype(np.int64)
     return PALETTE[np.where(ids > 255, (ids - 1) % 255 + 1, ids)]
 
@@ -69,7 +72,7 @@ def overlay(
 
     Args:
         opacity: of the tint, in [0, 1].
-        size: both are enlarged first, as by `scale_up`; None: they are not.
+        size: height in pixels that both are enlarged to first, see `scale_up`; None: not enlarged.
     """
     if size is not None:
         factor = _factor(video, size)
@@ -83,7 +86,7 @@ def overlay(
 
 
 def scale_up(video: Pixels, size: int) -> Pixels:
-    """Enlarge [..., H, W, 3] by the whole factor that brings its height nearest to `size`; never shrinks."""
+    """Enlarge [..., H, W, 3] by the integer factor that brings its height nearest to `size`; never shrinks."""
     factor = _factor(video, size)
     return video.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
@@ -93,9 +96,9 @@ def _factor(video: Pixels, size: int) -> int:
 
 
 def match_colors(truth: Ids | None, prediction: Ids, num_slots: int) -> NDArray[np.int64]:
-    """Palette index of each slot [K], so that a slot has the colour of the object that it covers best.
+    """Palette index of each slot [K], so that a slot has the colour of the object that it matches.
 
-    One slot to one object by Hungarian matching on intersection over union; slots left over get colours that
+    Slots and objects are paired by Hungarian matching on intersection over union; unmatched slots get colours that
     no object has. Without `truth`, the slot with the most pixels counts as background.
     """
     if truth is None:
@@ -118,7 +121,7 @@ def _fill_colors(matched: dict[int, int], num_slots: int, first_free: int) -> ND
 
 
 def slot_views(images: Pixels, masks: NDArray[np.floating]) -> Pixels:
-    """Each slot alone over white, [..., K, H, W, 3].
+    """Each slot alone on white, [..., K, H, W, 3].
 
     Args:
         images: one for all slots [..., H, W, 3], or each slot's own [..., K, H, W, 3].
@@ -131,7 +134,7 @@ def slot_views(images: Pixels, masks: NDArray[np.floating]) -> Pixels:
 
 
 def slot_strip(images: Pixels, masks: NDArray[np.floating], *, tile: int = 128) -> Pixels:
-    """The slots of one frame, or of each frame, labelled and beside each other [..., H', W', 3]."""
+    """Labelled images of the slots of a frame, or of each frame, side by side [..., H', W', 3]."""
     views = slot_views(images, masks)
     frames = views.reshape(-1, *views.shape[-4:])
     strip = _arrange([_slot_tiles(frames, range(frames.shape[1]), tile)])
@@ -191,7 +194,7 @@ def _rows(tiles: Sequence[Tile], columns: int) -> list[Sequence[Tile]]:
 
 
 def _arrange(rows: Sequence[Sequence[Tile]]) -> Pixels:
-    """Rows of labelled tiles on one dark sheet; tiles of one call share their size."""
+    """Rows of labelled tiles of one size on one dark sheet."""
     frames, height, width = rows[0][0][1].shape[:3]
     width_cell, height_cell = max(width, 72) + _GAP, height + _LABEL + _GAP
     sheet_height = _even(len(rows) * height_cell + _GAP)
@@ -225,7 +228,7 @@ def _even(size: int) -> int:
 def contact_sheet(
     images: Sequence[Pixels], labels: Sequence[str] | None = None, *, columns: int = 6, tile: int = 128
 ) -> Pixels:
-    """Images [H, W, 3] of one size on one labelled sheet [H', W', 3]."""
+    """Images [H, W, 3] of one size, labelled, on one sheet [H', W', 3]."""
     names = labels if labels is not None else [str(i) for i in range(len(images))]
     tiles: list[Tile] = [(name, scale_up(image, tile)[None], None) for name, image in zip(names, images)]
     return _arrange(_rows(tiles, columns))[0]
@@ -240,29 +243,25 @@ def plot_curves(
     y_label: str = "",
     log_y: bool = False,
 ) -> Path:
-    """Lines through (x, y) points, one for each name, as a PNG."""
+    """Plot one line for each name through its points (x, y), as a PNG; returns `out`."""
     figure, axes = _figure(title, x_label, y_label)
-    for (name, (x, y)), color in zip(series.items(), _line_colors(len(series))):
+    for (name, (x, y)), color in zip(series.items(), itertools.cycle(PALETTE[list(_CURVE_COLORS)] / 255)):
         axes.plot(x, y, label=name, color=color, linewidth=2, marker="o" if len(x) < 30 else "", markersize=4)
     if log_y:
         axes.set_yscale("log")
     if len(series) > 1:
         axes.legend(frameon=False)
-    return _save(figure, out)
-
-
-def _line_colors(count: int) -> list[tuple[float, float, float]]:
-    order = (5, 6, 3, 1, 7, 2, 8, 10)
-    return [tuple((PALETTE[order[i % len(order)]] / 255).tolist()) for i in range(count)]
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    write_file(out, buffer.getvalue())
+    return out
 
 
 def _figure(title: str, x_label: str, y_label: str) -> tuple[Any, Any]:
-    """A figure of its own, outside pyplot's registry: nothing to close, no backend to choose."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """A figure outside pyplot's registry: it need not be closed, and no backend is chosen."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.25)
@@ -270,18 +269,8 @@ def _figure(title: str, x_label: str, y_label: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, out: Path) -> Path:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    write_file(out, buffer.getvalue())
-    return out
-
-
-_PREDICTED = (255, 140, 0)
-
-
 def number_slots(image: Pixels, ids: Ids) -> Pixels:
-    """Write each slot's number into the middle of its region.
+    """Write each slot's number into its region.
 
     Args:
         image: [H, W, 3]
@@ -296,13 +285,13 @@ def number_slots(image: Pixels, ids: Ids) -> Pixels:
 
 
 def _canvas(image: Pixels, smallest: int) -> tuple[Image.Image, ImageDraw.ImageDraw, Any]:
-    """A copy to write on, its pen, and a font of a sixteenth of its height, at least `smallest` pixels."""
+    """A copy of the image, its pen, and a font of a sixteenth of its height, at least `smallest` pixels."""
     canvas = Image.fromarray(np.ascontiguousarray(image))
     return canvas, ImageDraw.Draw(canvas), ImageFont.load_default(size=max(smallest, image.shape[0] // 16))
 
 
 def _middle(region: NDArray[np.bool_]) -> tuple[int, int]:
-    """Of the pixels farthest from the region's edge, and so inside it whatever its shape, the most central one."""
+    """Row and column of the pixel farthest from the region's edge; of several the most central one."""
     depth = np.asarray(ndimage.distance_transform_edt(np.pad(region, 1)))[1:-1, 1:-1]
     deepest = np.argwhere(depth == depth.max())
     row, column = deepest[np.square(deepest - deepest.mean(0)).sum(1).argmin()].tolist()

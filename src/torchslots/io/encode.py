@@ -49,9 +49,9 @@ def write_video(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps
 
 
 def write_gif(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps: float | int = 12) -> None:
-    """Write a GIF that loops for ever, with one palette of 256 colours chosen from the whole clip, dithered.
+    """Write a GIF that loops forever, dithered to one palette of 256 colours for the whole clip.
 
-    Times are rounded to GIF's 10 ms so that the total stays right. All frames are held in memory.
+    Times are rounded to GIF's 10 ms such that their sum is right. All frames are held in memory.
 
     Raises:
         UserError: as `write_video`.
@@ -83,7 +83,7 @@ def write_palette_png(
     """Write integer ids as an indexed image: viewers show `palette`, `numpy.asarray` gives the ids.
 
     Args:
-        palette: colour of each id, at most 256: `torchslots.io.draw.PALETTE` for those used everywhere else.
+        palette: colour of each id, at most 256, such as `torchslots.io.draw.PALETTE`.
 
     Raises:
         UserError: an id outside 0 to 255, no space left, or a folder that cannot be written.
@@ -126,7 +126,7 @@ def _encoder(path: Path) -> str:
 
 
 def _video_stream(container: Any, codec: str, first: ndarray, fps: float | int) -> Any:
-    """A stream of near-lossless quality, marked BT.709 as players assume it."""
+    """A stream of near-lossless quality, marked BT.709, which players assume."""
     stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
     stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
     stream.pix_fmt = "yuv420p"

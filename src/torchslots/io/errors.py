@@ -1,22 +1,43 @@
-"""The exception whose message is for the user."""
+"""The exception for the user, and checks of arguments."""
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 class UserError(Exception):
     """Something outside the program is wrong: a file, an argument, a full disk.
 
-    The message is one sentence or two: what was found, what was expected, what to do. The command line prints it
-    without a traceback and exits with code 2.
+    The message says in one or two sentences what was found, what was expected, and what to do. The command line prints
+    it without a traceback and exits with code 2.
     """
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A sentence with the names most like `name`, or with all where none is."""
+def check_type(name: str, value: Value, *types: type) -> Value:
+    """The value of the argument `name`.
+
+    Raises:
+        UserError: it is of none of the types.
+    """
+    if not isinstance(value, types):
+        expected = " or ".join(kind.__name__ for kind in types)
+        raise UserError(f"`{name}` should be {expected}, got {value!r} of type {type(value).__name__}.")
+    return value
+
+
+def nearest(name: str, names: Iterable[str], otherwise: str | None = None) -> str:
+    """A sentence with the names most like `name`.
+
+    Args:
+        otherwise: the sentence if no name is like it; None: one with all names.
+    """
     names = list(names)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(names)}."
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"There are: {', '.join(names)}." if otherwise is None else otherwise
 
 
 def first_line(error: BaseException) -> str:

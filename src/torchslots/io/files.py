@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -23,7 +24,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def disk_errors(path: Path, advice: str = ADVICE) -> Iterator[None]:
-    """Turn what a disk refuses into a `UserError` that names `path` and ends with `advice`."""
+    """Turn errors of the disk into a `UserError`.
+
+    Raises:
+        UserError: something cannot be written; the message names `path` and ends with `advice`.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -34,11 +39,11 @@ def disk_errors(path: Path, advice: str = ADVICE) -> Iterator[None]:
 
 @contextmanager
 def atomic_files(*paths: Path, durable: bool = False, advice: str = ADVICE) -> Iterator[list[Path]]:
-    """Temporary paths beside `paths` that take their names together when the block ends well, else are removed.
+    """Temporary paths beside `paths`, renamed to them together when the block succeeds, else removed.
 
     Args:
-        durable: what was written has reached the disk before it takes its name.
-        advice: the end of the message where the disk refuses.
+        durable: flush to the disk before renaming.
+        advice: the end of the error's message.
 
     Raises:
         UserError: the disk is full, or a folder cannot be written; what was there before is untouched.
@@ -76,9 +81,9 @@ def write_file(path: Path, data: bytes | str, *, durable: bool = False, advice: 
 
 @contextmanager
 def atomic_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
-    """A temporary folder that takes the name `path` once the files in it are on the disk, else is removed.
+    """A temporary folder, renamed to `path` when the block succeeds and its files are on the disk, else removed.
 
-    An older folder of that name gives way to it.
+    It replaces an older folder of that name.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written; an older one is untouched.
@@ -102,7 +107,7 @@ def atomic_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path, name: str = "*") -> None:
-    """Remove what a killed process left half-written of the files and folders called `name` in `folder`."""
+    """Remove unfinished files and folders called `name` that a killed process left in `folder`."""
     for path in (*folder.glob(f".{name}.*.part"), *folder.glob(f".aside_{name}")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -112,9 +117,9 @@ def remove_partial(folder: Path, name: str = "*") -> None:
 
 @contextmanager
 def locked(file: Path, busy: str | None = None, *, advice: str = ADVICE) -> Iterator[None]:
-    """Keep other processes out while the block runs; the lock ends with its process, even a killed one.
+    """Keep other processes out while the block runs. The lock ends with its process, even a killed one.
 
-    It is a POSIX lock, which the processes of a data loader do not inherit. A file system that cannot lock is trusted.
+    It is a POSIX lock, which the processes of a data loader do not inherit. File systems without locks have none.
 
     Args:
         busy: the message where another process has the lock; None: wait for it.
@@ -137,14 +142,14 @@ def locked(file: Path, busy: str | None = None, *, advice: str = ADVICE) -> Iter
 
 
 def check_space(folder: Path, needed: float, advice: str, what: str = "") -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Check that the disk has room before writing.
 
     Args:
         needed: bytes; `SPARE` are left free besides.
-        what: needs them; none: `folder` itself.
+        what: what is written, for the message; empty: `folder`.
 
     Raises:
-        UserError: fewer are free; the message ends with `advice`.
+        UserError: too few are free; the message ends with `advice`.
     """
     place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(place).free
@@ -155,8 +160,17 @@ def check_space(folder: Path, needed: float, advice: str, what: str = "") -> Non
         )
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def size_text(size: float) -> str:
-    """Bytes in words: 1.2 GB, 114 MB, 900 bytes."""
+    """A size with its unit: 1.2 GB, 114 MB, 900 bytes."""
     if size < 1e6:
         return f"{size:,.0f} bytes"
     return f"{size / 1e9:.1f} GB" if size > 1e9 else f"{size / 1e6:.0f} MB"
@@ -167,7 +181,7 @@ def _part(path: Path) -> Path:
 
 
 def _sync(*paths: Path) -> None:
-    """Have files and folders reach the disk."""
+    """Flush files and folders to the disk."""
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -14,15 +14,19 @@ from numpy import ndarray
 from torchslots.io.errors import UserError
 
 FILM_SUFFIXES = tuple(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ogv .wmv .flv .3gp .ts".split())
-"""File names that PyAV reads."""
+"""Endings of files that PyAV reads."""
 _ATOMS = b"ftyp moov mdat free skip wide uuid moof sidx".split()
 _SEEK_FROM = 32
-"""A later frame is sought by its time stamp; before it, decoding from the start is as quick."""
+"""From this frame on a start is sought by time stamp; before it, decoding from frame 0 is as quick."""
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The opened container and its first video stream; PyAV's errors in the block become a `UserError`."""
+    """The opened container and its first video stream.
+
+    Raises:
+        UserError: PyAV cannot read the file, then or in the block; it is truncated; it has no video stream.
+    """
     import av
 
     _check_extent(path)
@@ -42,7 +46,11 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def film_frames(path: Path, start: int, stop: int | None) -> Iterator[UInt8[ndarray, "H W 3"]]:
-    """Frames of a film; a late start is sought by its time stamp, exactly, where the stamps allow it."""
+    """Frames `start` to `stop` (None: the end) of a film; a late start is sought by its time stamp.
+
+    Raises:
+        UserError: as `opened`, or the film is shorter than its track states.
+    """
     times = time_stamps(path) if start >= _SEEK_FROM else None
     if times is not None and start >= len(times):
         return
@@ -64,13 +72,17 @@ def film_frames(path: Path, start: int, stop: int | None) -> Iterator[UInt8[ndar
 
 
 def _rgb(frame: Any, width: int, height: int) -> UInt8[ndarray, "H W 3"]:
-    """A decoded frame in RGB, turned as the display matrix asks (counter-clockwise, quarter turns)."""
+    """A decoded frame in RGB, rotated by the display matrix (quarter turns, counter-clockwise)."""
     rgb = frame.to_ndarray(format="rgb24", width=width, height=height)
     return np.ascontiguousarray(np.rot90(rgb, k=round(frame.rotation / 90)))
 
 
 def time_stamps(path: Path) -> ndarray | None:
-    """Time stamps of a film's frames, in units of the stream; None where packets do not match frames."""
+    """Time stamps of a film's frames, in units of the stream; None where packets do not match frames.
+
+    Raises:
+        UserError: as `film_frames`.
+    """
     status = path.stat()
     return _read_time_stamps(path, status.st_mtime_ns, status.st_size)
 
@@ -91,7 +103,7 @@ def _read_time_stamps(path: Path, _changed: int, _size: int) -> ndarray | None:
 
 
 def _check_extent(path: Path) -> None:
-    """Refuse an mp4, mov or AVI whose chunks claim more bytes than the file has; libav would read on."""
+    """Refuse an mp4, mov or AVI whose chunks claim more bytes than the file has; libav reads such files."""
     size, at = path.stat().st_size, 0
     with path.open("rb") as file:
         while at + 8 <= size:
@@ -104,7 +116,7 @@ def _check_extent(path: Path) -> None:
                 length = int.from_bytes(head[8:], "big") if length == 1 else length
             else:
                 return
-            if length < 8:  # unknown: written by a recorder that did not come back to fill it in
+            if length < 8:  # unknown: the recorder never filled it in
                 return
             at += length
     if at > size:

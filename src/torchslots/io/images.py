@@ -1,4 +1,4 @@
-"""Images, still and animated, and folders of them (Pillow)."""
+"""Read images, still and animated, and folders of them (Pillow)."""
 
 import re
 import struct
@@ -15,13 +15,13 @@ from PIL import Image, ImageOps, ImageSequence
 from torchslots.io.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".apng")
-"""File names that Pillow reads."""
+"""Endings of files that Pillow reads."""
 _ANIMATED = (".gif", ".webp", ".png", ".apng")
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
 def read_image(path: Path | str) -> UInt8[ndarray, "H W 3"]:
-    """One image (the first frame, if it moves).
+    """One image; of an animated one the first frame.
 
     Raises:
         UserError: the file is missing, empty, truncated or no image.
@@ -52,7 +52,11 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def folder_frames(folder: Path, start: int, stop: int | None) -> Iterator[UInt8[ndarray, "H W 3"]]:
-    """The images of a folder as one video. Raises UserError where one has another size than those before."""
+    """The images of a folder as one video.
+
+    Raises:
+        UserError: no images, one cannot be read, or two differ in size.
+    """
     shape = None
     for file in image_files(folder)[start:stop]:
         frame = read_image(file)
@@ -67,7 +71,11 @@ def folder_frames(folder: Path, start: int, stop: int | None) -> Iterator[UInt8[
 
 
 def image_frames(path: Path, start: int, stop: int | None) -> Iterator[UInt8[ndarray, "H W 3"]]:
-    """Frames of an image file; a still one is a video of one frame."""
+    """Frames of an image file; a still one is a video of one frame.
+
+    Raises:
+        UserError: as `opened`.
+    """
     with opened(path) as image:
         if num_frames(path, image) == 1:
             yield from [_rgb(image)][start:stop]
@@ -77,13 +85,17 @@ def image_frames(path: Path, start: int, stop: int | None) -> Iterator[UInt8[nda
 
 
 def num_frames(path: Path, image: Image.Image) -> int:
-    """Frames of an image that moves, else 1: a phone's .jpg or a scanner's .tif may hold several that are no video."""
+    """Frames of an animated image, else 1: a phone's .jpg or a scanner's .tif may hold several that are no video."""
     return getattr(image, "n_frames", 1) if path.suffix.lower() in _ANIMATED else 1
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The opened image; Pillow's errors in the block become a `UserError`."""
+    """The opened image.
+
+    Raises:
+        UserError: Pillow cannot read it, then or in the block; it is truncated.
+    """
     try:
         if path.suffix.lower() == ".gif":
             _check_trailer(path)
@@ -117,7 +129,11 @@ def _rgb(image: Image.Image) -> UInt8[ndarray, "H W 3"]:
 
 
 def existing(path: Path) -> Path:
-    """The path itself. Raises UserError where nothing is there, or an empty file."""
+    """The path itself.
+
+    Raises:
+        UserError: nothing is there, or an empty file.
+    """
     if not path.exists():
         raise UserError(f"{path} does not exist. Check the name.")
     if path.is_file() and path.stat().st_size == 0:
@@ -126,5 +142,5 @@ def existing(path: Path) -> Path:
 
 
 def known(suffixes: Iterable[str]) -> str:
-    """Endings of file names as words."""
+    """Endings of file names as text: png, jpg."""
     return ", ".join(suffix.lstrip(".") for suffix in suffixes)

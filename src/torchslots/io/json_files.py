@@ -1,4 +1,4 @@
-"""JSON objects, read with messages that a user can act on."""
+"""Read JSON objects."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def read_object(file: Path, remedy: str = "") -> dict[str, Any]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, by dotted names."""
+    """A nested object as a flat one with dotted names."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

@@ -1,4 +1,4 @@
-"""Processes that share one job: their ranks, and values exchanged among them; alone, a process is rank 0 of 1."""
+"""Ranks of the processes of one job, and values exchanged among them; a single process is rank 0 of 1."""
 
 import os
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def gather(value: Any) -> list[Any]:
 
 @contextmanager
 def processes(device: str) -> Iterator[tuple[int, int]]:
-    """Rank and number of the processes that `torchrun` or `accelerate launch` started, joined while the block runs."""
+    """Rank and number of processes started by `torchrun` or `accelerate launch`; joined while the block runs."""
     join = not torch.distributed.is_initialized() and _started() > 1
     if join:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")

@@ -1,4 +1,4 @@
-"""The progress bar of long work: what, how much is done, speed, time left."""
+"""A progress bar: what is done, how much of it, speed, time left."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,8 +13,7 @@ def progress(what: str, total: int | None, unit: str = "") -> Iterator[Callable[
     """Show a bar on standard error while the block runs.
 
     Yields:
-        `advance(n=1, note="")`: n more units are done; `note` is shown behind the bar. There is no bar where standard
-        error is not a terminal.
+        `advance(n=1, note="")`: count n more units and show `note` after the bar. Without a terminal there is no bar.
     """
     from rich import progress as rich
     from rich.console import Console
@@ -39,7 +38,7 @@ def progress(what: str, total: int | None, unit: str = "") -> Iterator[Callable[
 
 
 def counted(items: Iterable[Item], advance: Callable[..., None]) -> Iterator[Item]:
-    """The items; after each, the bar advances by one."""
+    """Yield the items and advance the bar by one after each."""
     for item in items:
         yield item
         advance()

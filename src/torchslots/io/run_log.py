@@ -8,7 +8,7 @@ METRICS_NAME = "metrics.jsonl"
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """A run's records, one for each step that logged anything, in order; [] where there is no log."""
+    """A run's records, one for each logged step, in order; [] where there is no log."""
     records: dict[int, dict[str, Any]] = {}
     for record in read_records(run / METRICS_NAME):
         records.setdefault(record["step"], {}).update(record)
@@ -16,7 +16,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
-    """The records of a log in the order of writing; half-written lines of a killed process are left out."""
+    """The records of a log in the order of writing; unfinished lines of a killed process are skipped."""
     if not file.exists():
         return []
     records = []

@@ -1,10 +1,10 @@
-"""Reading and writing images and videos: files in, uint8 RGB arrays out, and back (Pillow, PyAV).
+"""Read and write images and videos as uint8 RGB arrays (Pillow, PyAV).
 
 A video is a film (mp4, mov, avi, mkv, webm, ...), an animated image (GIF, WebP, APNG), one image (a video
-of one frame) or a folder of images in natural order (2 before 10). Colours: transparency is dropped, not
-blended, as the readers of CLEVR and CLEVRTex do; 16-bit images are scaled to 8 bits; images and films are
-turned upright where the camera noted how it was held. Everything is written to a temporary file beside the
-target and then renamed, so that a file under its final name is always whole.
+of one frame) or a folder of images in natural order (2 before 10). Transparency is dropped, not blended,
+as the readers of CLEVR and CLEVRTex do. 16-bit images are scaled to 8 bits. Images and films are turned upright by
+the orientation that the camera stored. Everything is written to a temporary file beside the target and then renamed:
+a file under its final name is always complete.
 """
 
 from collections.abc import Iterator
@@ -40,10 +40,10 @@ __all__ = [
 
 
 def read_frames(path: Path | str, start: int = 0, count: int | None = None) -> UInt8[ndarray, "T H W 3"]:
-    """Frames `start` to `start + count` (None: to the end) of a video; fewer where it ends before.
+    """Frames `start` to `start + count` (None: to the end) of a video; fewer where it ends earlier.
 
     Raises:
-        UserError: the file is missing, empty, truncated, no image and no video, or ends before `start`.
+        UserError: the file is missing, empty, truncated, neither image nor video, or ends before `start`.
     """
     if start < 0 or (count is not None and count < 1):
         raise UserError(
@@ -56,10 +56,10 @@ def read_frames(path: Path | str, start: int = 0, count: int | None = None) -> U
 
 
 def iter_frames(path: Path | str, chunk: int) -> Iterator[UInt8[ndarray, "T H W 3"]]:
-    """All frames in order, `chunk` at once (the last may be fewer), in constant memory.
+    """All frames in order, in arrays of `chunk` (the last may be shorter), in constant memory.
 
     Raises:
-        UserError: as `read_frames`, at the frame where the fault is met.
+        UserError: as `read_frames`, when the faulty frame is reached.
     """
     frames = _frames(Path(path), 0, None)
     while some := list(islice(frames, chunk)):
@@ -83,7 +83,11 @@ def frame_count(path: Path | str) -> int:
 
 
 def fps(path: Path | str) -> float | None:
-    """Frames in a second (the mean, where it varies); None for an image or a folder, which have no clock."""
+    """Frames per second (the mean, where it varies); None for an image or a folder.
+
+    Raises:
+        UserError: as `read_frames`.
+    """
     path = images.existing(Path(path))
     if path.is_dir():
         return None
@@ -97,7 +101,7 @@ def fps(path: Path | str) -> float | None:
 
 
 def _frames(path: Path, start: int, stop: int | None) -> Iterator[UInt8[ndarray, "H W 3"]]:
-    """Frames one by one, whatever kind of video it is; all have the size of the first."""
+    """Frames of a video of any kind, all of the size of the first."""
     images.existing(path)
     if path.is_dir():
         yield from images.folder_frames(path, start, stop)

@@ -1,4 +1,4 @@
-"""Work shared among processes, its results handed back in order."""
+"""Run tasks in several processes; results come in order."""
 
 import multiprocessing
 import os
@@ -23,10 +23,10 @@ _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 def in_order(
     make: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], workers: int
 ) -> Iterator[Iterator[Result]]:
-    """`make(*task)` of the tasks in order, made by other processes when there is more than one worker.
+    """Results of `make(*task)` in the order of the tasks, computed by other processes for more than one worker.
 
     Args:
-        make: a function that another process can import.
+        make: a function that another process can import, so not a local one.
 
     Raises:
         UserError: a worker process died.
@@ -41,8 +41,8 @@ def in_order(
             yield _fetched(pool, make, tasks, workers * _AHEAD)
         except BrokenProcessPool as error:
             raise UserError(
-                "A worker process died, perhaps for want of memory: run again with fewer workers. A script that calls "
-                'this has to do so below `if __name__ == "__main__":`, or with workers=1.'
+                "A worker process died, probably because memory ran out: run again with fewer workers. A script that "
+                'calls this has to do so below `if __name__ == "__main__":`, or with workers=1.'
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -52,14 +52,14 @@ def count_cores() -> int:
     """Processor cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
+    except AttributeError:  # missing on macOS and Windows
         return os.cpu_count() or 1
 
 
 def _fetched(
     pool: ProcessPoolExecutor, make: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], ahead: int
 ) -> Iterator[Result]:
-    """Results in order, at most `ahead` at once, so that they do not fill the memory."""
+    """Results in order; at most `ahead` wait in memory."""
     waiting: deque[Future[Result]] = deque()
     for task in tasks:
         waiting.append(pool.submit(make, *task))
@@ -70,7 +70,7 @@ def _fetched(
 
 
 def _become_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it however it ends."""
+    """Ignore Ctrl-C, which the parent handles, and exit when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -84,7 +84,7 @@ def _end_after(parent) -> None:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Processes started inside use one thread each: they are as many as the cores."""
+    """Limit processes started in the block to one thread each."""
     before = {name: os.environ.get(name) for name in _THREAD_LIMITS}
     os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
     try:

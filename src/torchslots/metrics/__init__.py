@@ -13,3 +13,8 @@ from torchslots.metrics.functional import (
 )
 
 __all__ = ["ari", "average_precision", "corloc", "fg_ari", "fg_miou", "jf", "mbo", "miou", "recall"]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -2,7 +2,7 @@
 
 |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel et al., 2017; Dowson and Landau, 1982).
 
-Only sums are stored, in float64, so that batches and processes add up.
+Only sums are stored, in float64, so that they can be added over batches and processes.
 """
 
 import math
@@ -27,8 +27,8 @@ def normal(
     """Mean and covariance from the number of features, their sum and the sum of their outer products.
 
     Args:
-        unbiased: the covariance is divided by count - 1, as numpy's `cov` and pytorch-fid do; otherwise by count, as
-            StyleGAN-V does.
+        unbiased: divide the covariance by count - 1, as in numpy's `cov` and pytorch-fid; otherwise by count, as in
+            StyleGAN-V.
     """
     mean = total / count
     covariance = products / count - torch.outer(mean, mean)
@@ -36,10 +36,10 @@ def normal(
 
 
 def frechet_distance(one: Normal, other: Normal) -> Float[Tensor, ""]:
-    """The squared distance, not negative, and defined for singular covariances.
+    """The squared distance, at least 0, also for singular covariances.
 
-    The trace of the root of S1 S2 is the sum of the singular values of R1' R2, where S = R R'. The root of the
-    unsymmetric S1 S2 loses half of the digits where covariances are singular, and may be complex.
+    The trace of (S1 S2)^(1/2) is the sum of the singular values of R1' R2, where S = R R'. The root of the asymmetric
+    S1 S2 loses half of the digits for singular covariances, and may be complex.
     """
     shared = torch.linalg.svdvals(_root(one.covariance).T @ _root(other.covariance)).sum()
     traces = one.covariance.trace() + other.covariance.trace()
@@ -47,7 +47,7 @@ def frechet_distance(one: Normal, other: Normal) -> Float[Tensor, ""]:
 
 
 def _root(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D r"]:
-    """R with R R' = the matrix, with as many columns as its rank."""
+    """R with R R' equal to the matrix and as many columns as its rank."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     noise = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
     positive = values > noise
@@ -55,7 +55,7 @@ def _root(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D r"]:
 
 
 class FrechetDistance(Metric):
-    """Fréchet distance between the real and the made features over all processes.
+    """Fréchet distance between real and generated features over all processes.
 
     Args:
         num_features: D.
@@ -78,18 +78,16 @@ class FrechetDistance(Metric):
         self.add_state("products", total[..., None].repeat(1, 1, num_features), dist_reduce_fx="sum")
 
     def update(self, features: Float[Tensor, "n D"], real: bool) -> None:
-        """Add features of real images, or of made ones."""
+        """Add features of real or of generated images."""
         features, row = features.detach().double(), int(real)
         self.count[row] += len(features)
         self.total[row] += features.sum(0)
         self.products[row] += features.T @ features
 
     def compute(self) -> Float[Tensor, ""]:
-        """The distance, float64; NaN with fewer than two features on a side."""
+        """The distance, float64; NaN with fewer than two real or two generated features."""
         if self.count.min() < 2:
             return torch.tensor(math.nan, dtype=torch.float64, device=self.count.device)
-        made, real = (
-            normal(count, total, products, self.unbiased)
-            for count, total, products in zip(self.count, self.total, self.products)
-        )
-        return frechet_distance(real, made)
+        sums = zip(self.count, self.total, self.products)
+        generated, real = (normal(*each, self.unbiased) for each in sums)
+        return frechet_distance(real, generated)

@@ -12,7 +12,7 @@ Images = Float[Tensor, "*batch C H W"]
 
 
 def squared_error(prediction: Images, target: Images) -> Float[Tensor, "*batch"]:
-    """Squared error of each frame, summed over channels and pixels as SlotDiffusion reports it."""
+    """Squared error of each frame, summed over channels and pixels as in SlotDiffusion's tables."""
     return (prediction.double() - target.double()).square().sum((-3, -2, -1))
 
 
@@ -25,7 +25,7 @@ def ssim(prediction: Images, target: Images) -> Float[Tensor, "*batch"]:
     """Structural similarity of each frame for images in [0, 1] (Wang et al., 2004), mean over channels.
 
     Gaussian window of 11 pixels and standard deviation 1.5, population covariance, only windows inside the frame, as in
-    scikit-image; torchmetrics differs at small sizes. Frames need 11 pixels a side.
+    scikit-image; torchmetrics differs at small sizes. Height and width must be at least 11.
     """
     x, y = (image.double().flatten(0, -3)[:, None] for image in (prediction, target))
     mean_x, mean_y = _blur(x), _blur(y)

@@ -1,4 +1,4 @@
-"""Metrics of reconstructed videos that arrive slice by slice, and distances between sets of videos."""
+"""Metrics of reconstructed videos, added slice by slice, and distances between sets of videos."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ LABELS: dict[str, str] = {
     "fid": "FID",
     "fvd": "FVD",
 }
-"""The same figures as a reader's table names them."""
+"""Names of the same figures in tables."""
 _SMALLEST_SSIM = 11
 _FRAMES_AT_ONCE = 32
 _AT_PIXELS = {"mse": squared_error, "psnr": psnr, "ssim": ssim}
@@ -53,11 +53,11 @@ _LOADERS: dict[str, Callable[..., Any]] = {
     "fid": lambda get, **how: load_inception(get("inception"), **how),
     "fvd": lambda get, **how: load_i3d(get("i3d"), **how),
 }
-"""Metric -> its network; `get` gives the path of a public file, or None."""
+"""Loader of each metric's network; `get` maps the name of a public file to its path or None."""
 NETWORK_METRICS = tuple(_LOADERS)
 """Metrics that need a public file of weights."""
 SET_METRICS = ("fvd", "fid")
-"""Metrics of sets, each with a network of its own."""
+"""Metrics of sets of videos or frames."""
 
 
 def load_networks(
@@ -66,15 +66,15 @@ def load_networks(
     *,
     download: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
-    """The networks of metrics whose weights are found, and a sentence for each metric that is left out.
+    """The networks of the metrics whose weights are found, and a note for each metric that is left out.
 
     Args:
         metrics: of `NETWORK_METRICS`.
-        files: name of a public file (`networks.weights.FILES`) to its path; others are looked for in the cache.
+        files: paths of public files by name (`networks.weights.FILES`); others are read from the cache.
         download: whether missing files may be downloaded; VGG16's has 528 MB.
 
     Raises:
-        UserError: unknown metric; a file that is not the published one.
+        UserError: an unknown metric, or a file that is not the published one.
     """
     networks, notes = {}, []
     for name in metrics:
@@ -88,10 +88,10 @@ def load_networks(
 
 
 class SetDistances:
-    """FVD and FID between real and made videos over all processes, each where its network is given.
+    """FVD and FID between real and generated videos over all processes, each if its network is given.
 
     Args:
-        networks: of `load_networks`; others than `SET_METRICS` are ignored.
+        networks: from `load_networks`; those of other metrics are ignored.
         published_order: FVD with frames in the order of the published figures, see `metrics.video.frame_order`.
     """
 
@@ -105,14 +105,14 @@ class SetDistances:
             self.frames = FrameDistance(networks["fid"], device=device)
 
     def add(self, frames: UInt8[Tensor, "T 3 h w"], name: str, *, real: bool) -> None:
-        """Add a whole video; the name decides where a real one's clip starts."""
+        """Add a whole video; a real one's clip starts at a frame sampled from its name."""
         if self.videos is not None:
             self.videos.add(frames[None], [name], real=real)
         if self.frames is not None:
             self.frames.add(frames, real=real)
 
     def figures(self) -> dict[str, float]:
-        """The distances by name, NaN with fewer than two features on a side; every process must call it."""
+        """The distances by name, NaN with fewer than two features of a kind; every process must call it."""
         found = {"fvd": self.videos, "fid": self.frames}
         return {name: distance.compute() for name, distance in found.items() if distance is not None}
 
@@ -121,18 +121,18 @@ class SetDistances:
         found = {name: value for name, value in self.figures().items() if math.isfinite(value)}
         notes = []
         if self.videos is not None and (too_short := self.videos.too_short()):
-            notes.append(f"FVD leaves out {too_short} videos, real or made, shorter than its clips.")
+            notes.append(f"FVD leaves out {too_short} videos, real or generated, shorter than its clips.")
         return found, {name: DEFINITIONS[name] for name in found}, notes
 
 
 class ReconstructionScores:
-    """Adds up a batch of videos slice by slice: `add` for each slice in order, then `finish`.
+    """Reconstruction metrics of batches of videos: `add` each slice in order, then `finish` the batch.
 
-    `compute` sums over all processes when torch.distributed runs; then every process must call it. For FVD the 8-bit
-    frames of one batch are stored until its end; nothing else grows with the length of videos.
+    `compute` sums over all processes when torch.distributed runs; then every process must call it. FVD stores the 8-bit
+    frames of one batch until its end; otherwise memory does not grow with the length of videos.
 
     Args:
-        networks: of `load_networks`; metrics without a network are not computed.
+        networks: from `load_networks`; metrics without a network are not computed.
         published_order: see `SetDistances`.
     """
 
@@ -153,7 +153,7 @@ class ReconstructionScores:
         self._batch: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def _mean(self) -> MeanMetric:
-        """Mean over frames in float64; updated without a frame, because a process may be given none."""
+        """Mean over frames in float64; updated once without frames, since a process may get none."""
         mean = MeanMetric(nan_strategy="disable").to(self._device)
         mean.set_dtype(torch.float64)
         mean.update(torch.zeros(0, device=self._device))
@@ -166,17 +166,15 @@ class ReconstructionScores:
         real: Float[Tensor, "B T 3 H W"],
         padding_mask: Bool[Tensor, "B T H W"] | None = None,
     ) -> None:
-        """Add frames of the current batch, in [0, 1]; values outside are clipped, except for LPIPS.
+        """Add frames of the current batch, in [0, 1]; other values are clipped, except for LPIPS.
 
         Args:
-            padding_mask: False on pixels of padding; frames of padding alone are left out.
+            padding_mask: False on pixels of padding; frames that are all padding are left out.
         """
         made, real = made.to(self._device).float(), real.to(self._device).float()
-        shown = _shown(real, padding_mask)
-        for part_made, part_real in zip(
-            made[shown].split(_FRAMES_AT_ONCE), real[shown].split(_FRAMES_AT_ONCE)
-        ):
-            self._add_frames(part_made, part_real)
+        shown = real_frames(real, padding_mask)
+        for parts in zip(made[shown].split(_FRAMES_AT_ONCE), real[shown].split(_FRAMES_AT_ONCE)):
+            self._add_frames(*parts)
         if self._sets.videos is not None:
             self._batch.append((to_bytes(made), to_bytes(real), shown))
 
@@ -191,7 +189,7 @@ class ReconstructionScores:
             self._sets.frames.add(to_bytes(real), real=True)
 
     def finish(self, names: Sequence[str]) -> None:
-        """The videos of the current batch are complete; their names decide where FVD's real clips start."""
+        """End the current batch; FVD's real clips start at frames sampled from the videos' names."""
         if self._sets.videos is None:
             return
         made, real, shown = (torch.cat(parts, dim=1) for parts in zip(*self._batch))
@@ -205,20 +203,19 @@ class ReconstructionScores:
                 self._sets.videos.add(whole, named, real=is_real)
 
     def compute(self) -> tuple[dict[str, float], list[str]]:
-        """Figures by name, and notes for the reader; figures that are not finite are left out."""
+        """Finite figures by name, and notes for the reader."""
         figures = {name: float(mean.compute()) for name, mean in self._means.items()} | self._sets.figures()
         notes = ["PSNR is left out: a frame equals its target."] if math.isinf(figures["psnr"]) else []
         if self._sets.videos is not None and (too_short := self._sets.videos.too_short() // 2):
             notes.append(f"FVD leaves out {too_short} videos that are shorter than its clips.")
-        return {
-            name: figures[name] for name in DEFINITIONS if math.isfinite(figures.get(name, math.nan))
-        }, notes
+        finite = {name: figures[name] for name in DEFINITIONS if math.isfinite(figures.get(name, math.nan))}
+        return finite, notes
 
 
-def _shown(
+def real_frames(
     video: Float[Tensor, "B T 3 H W"], padding_mask: Bool[Tensor, "B T H W"] | None
 ) -> Bool[Tensor, "B T"]:
-    """Frames that are not padding."""
+    """Which frames are not padding; None: all."""
     if padding_mask is None:
         return torch.ones(video.shape[:2], dtype=torch.bool, device=video.device)
     return padding_mask.to(video.device).flatten(2).any(-1)

@@ -15,7 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 from torchslots.data.objects import ATTRIBUTES, NUM_PROPERTIES, SCENE_SIZE
 
 THRESHOLDS = (float("inf"), 1.0, 0.5, 0.25, 0.125)
-"""Distances, in the units of CLEVR's scenes, below which a prediction may count as right."""
+"""Distances in units of CLEVR's scenes, below which a prediction can be right."""
 DEFINITIONS = {
     f"ap_{threshold:g}": "Average precision of predicted objects, all images ranked together by confidence; right is a "
     "prediction whose nearest true object of the same size, material, shape and colour is not yet taken"
@@ -27,7 +27,7 @@ LABELS = {
     f"ap_{threshold:g}": f"AP at {'any distance' if threshold == float('inf') else f'{threshold:g}'}"
     for threshold in THRESHOLDS
 }
-"""The same figures as a reader's table names them."""
+"""Names of the same figures in tables."""
 _FARTHEST = 10_000.0
 _CHUNK = 4096
 _STATES = ("predicted", "predicted_sizes", "true", "true_sizes")
@@ -36,7 +36,7 @@ _STATES = ("predicted", "predicted_sizes", "true", "true_sizes")
 def ranking(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
     """Predictions from the most to the least confident, in the reference's order.
 
-    It reverses numpy's default sort, which is not stable: equal confidences have an arbitrary order.
+    It reverses numpy's default sort, which is not stable: the order of equal confidences is arbitrary.
     """
     return np.argsort(confidence.reshape(-1))[::-1]
 
@@ -44,8 +44,8 @@ def ranking(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
 def nearest_objects(
     predicted: NDArray[np.floating], true: NDArray[np.floating]
 ) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
-    """For each prediction [B, K] the nearest true object of its image that has all four of its attributes, and the
-    distance; -1 and 10,000 where there is none."""
+    """Index of the nearest true object with all four attributes of each prediction [B, K], and the distance to it; -1
+    and 10,000 if there is none."""
     found, distances = [], []
     for start in range(0, max(len(predicted), 1), _CHUNK):
         part, other = predicted[start : start + _CHUNK], true[start : start + _CHUNK]
@@ -74,13 +74,13 @@ def average_precision(
 ) -> NDArray[np.float64]:
     """Average precision at each threshold, all images' predictions ranked together.
 
-    A prediction is right when the nearest true object with its attributes lies closer than the threshold and no
-    prediction ranked before has claimed it; a nearest object that is taken makes it wrong, even with another in reach.
+    A prediction is right if the nearest true object with its attributes is closer than the threshold and was not taken
+    by a prediction ranked before; otherwise it is wrong, even if another such object is close enough.
 
     Args:
         predicted: [B, K, 19]; rows of confidence minus infinity are padding.
-        true: [B, n, 19]; rows of zeros are padding. Without any object at all the result is NaN.
-        thresholds: distances; infinity asks for the attributes alone.
+        true: [B, n, 19]; rows of zeros are padding. Without any object the result is NaN.
+        thresholds: distances; infinity: attributes alone.
         order: indices into the B * K predictions, the most confident first; None: `ranking` of them.
     """
     confidence = predicted[..., -1].reshape(-1)
@@ -113,9 +113,9 @@ def _area(right: NDArray[np.bool_], num_objects: float) -> float:
 
 
 class AveragePrecision(Metric):
-    """Average precision over all images seen, ranked jointly, as `ap_inf`, `ap_1`, `ap_0.5`, `ap_0.25`, `ap_0.125`.
+    """Average precision over all images, ranked together, as `ap_inf`, `ap_1`, `ap_0.5`, `ap_0.25`, `ap_0.125`.
 
-    Images may have sets of different sizes. The sets are stored, 76 bytes an object, until `compute`.
+    Images may have sets of different sizes. The sets are stored until `compute`, 76 bytes an object.
     """
 
     full_state_update = False
@@ -134,7 +134,7 @@ class AveragePrecision(Metric):
             getattr(self, sizes).append(torch.full((len(sets),), sets.shape[1], device=sets.device))
 
     def compute(self) -> dict[str, float]:
-        """The score at each threshold; NaN while no object was seen."""
+        """The score at each threshold; NaN without any object."""
         states = [dim_zero_cat(getattr(self, name)).cpu().numpy() for name in _STATES if getattr(self, name)]
         if not states:
             return {_name(threshold): float("nan") for threshold in self.thresholds}
@@ -148,7 +148,7 @@ def _name(threshold: float) -> str:
 
 
 def _padded(rows: NDArray[np.float32], sizes: NDArray[np.int64], confidence: float) -> NDArray[np.float32]:
-    """Sets of different sizes [B, n, 19], filled up with rows of zeros of the given confidence."""
+    """Sets of different sizes as [B, n, 19], padded by rows of zeros with the given confidence."""
     padded = np.zeros((len(sizes), sizes.max(initial=0), NUM_PROPERTIES), np.float32)
     padded[..., -1] = confidence
     padded[np.arange(padded.shape[1]) < sizes[:, None]] = rows

@@ -1,4 +1,4 @@
-"""Fréchet distances between sets of made and real videos, of clips (FVD) and of frames (FID).
+"""Fréchet distances between sets of generated and real videos, of clips (FVD) and of frames (FID).
 
 FVD (Unterthiner et al., 2018) in the protocol `fvd2048_16f` of StyleGAN-V (Skorokhodov et al., 2022), see
 docs/fidelity.md: one clip of 16 frames of each video, 8-bit frames resized to 224x224, I3D's 400 logits, covariances
@@ -24,7 +24,7 @@ _CLIPS_AT_ONCE, _FRAMES_AT_ONCE = 8, 32
 
 
 class Features(Protocol):
-    """A network that turns images into features [n, num_features]."""
+    """A network from images to features [n, num_features]."""
 
     num_features: int
 
@@ -38,7 +38,7 @@ def frame_order(num_frames: int, as_published: bool = False) -> list[int]:
 
     Args:
         as_published: 0, 1, 10, 11, ..., 19, 2, 20, ...: StyleGAN-V sorts file names as text, and SlotDiffusion writes
-            `10.png` without leading zeros. Both sets are shuffled alike, but the clips are not in temporal order.
+            `10.png` without leading zeros. Both sets have this order, so their clips are not in temporal order.
     """
     return sorted(range(num_frames), key=str) if as_published else list(range(num_frames))
 
@@ -67,12 +67,12 @@ def frame_features(network: Features, frames: UInt8[Tensor, "n 3 H W"]) -> Float
 
 
 class VideoDistance:
-    """FVD between real and made videos over all processes; 0 is best.
+    """FVD between real and generated videos over all processes; 0 is best.
 
     Args:
         network: clips [B, 3, T, 224, 224] in [-1, 1] to features, as `i3d.load_i3d()`.
         clip_frames: frames of a clip; shorter videos are left out.
-        seed: of the real clips' starts, which StyleGAN-V samples in every run; made clips start at frame 0.
+        seed: of the real clips' starts, which StyleGAN-V samples in every run; generated clips start at frame 0.
         published_order: see `frame_order`.
 
     Raises:
@@ -90,7 +90,8 @@ class VideoDistance:
     ) -> None:
         if clip_frames < i3d.MIN_FRAMES:
             raise UserError(
-                f"Clips for the Fréchet video distance need at least {i3d.MIN_FRAMES} frames, got {clip_frames}."
+                f"Clips for the Fréchet video distance need at least {i3d.MIN_FRAMES} frames, got {clip_frames}. "
+                f"{CLIP_FRAMES} is what is published."
             )
         self._network, self._device = network.to(torch.device(device)), torch.device(device)
         self._clip_frames, self._seed, self._published_order = clip_frames, seed, published_order
@@ -99,7 +100,7 @@ class VideoDistance:
         self._too_short.update(0)
 
     def add(self, videos: UInt8[Tensor, "B T 3 H W"], names: Sequence[str], *, real: bool) -> None:
-        """Add whole 8-bit videos of T frames; their names decide where real clips start."""
+        """Add whole 8-bit videos of T frames; real clips start at frames sampled from the videos' names."""
         num_frames = videos.shape[1]
         if num_frames < self._clip_frames:
             self._too_short.update(len(videos))
@@ -112,16 +113,16 @@ class VideoDistance:
         self._distance.update(clip_features(self._network, torch.stack(clips).to(self._device)), real)
 
     def compute(self) -> float:
-        """The distance; NaN with fewer than two videos on a side."""
+        """The distance; NaN with fewer than two videos of a kind."""
         return float(self._distance.compute())
 
     def too_short(self) -> int:
-        """Videos, real and made, that were left out by all processes."""
+        """Number of videos, real and generated, that were left out by all processes."""
         return int(self._too_short.compute())
 
 
 class FrameDistance:
-    """FID between real and made frames over all processes; 0 is best.
+    """FID between real and generated frames over all processes; 0 is best.
 
     Args:
         network: images [n, 3, H, W] in [0, 1] to features, as `inception.load_inception()`.
@@ -137,12 +138,12 @@ class FrameDistance:
             self._distance.update(frame_features(self._network, frames.to(self._device)), real)
 
     def compute(self) -> float:
-        """The distance; NaN with fewer than two frames on a side."""
+        """The distance; NaN with fewer than two frames of a kind."""
         return float(self._distance.compute())
 
 
 def _started(num_features: int, unbiased: bool, device: torch.device) -> FrechetDistance:
-    """A distance on the device, updated without a feature, because a process may be given no video."""
+    """A distance on the device, updated once without features, since a process may get no video."""
     distance = FrechetDistance(num_features, unbiased).to(device)
     distance.update(torch.zeros(0, num_features, device=device), real=True)
     return distance

@@ -1,4 +1,4 @@
-"""Change the number of slots, of rounds of slot attention, or of remembered frames of a built model."""
+"""Change the number of slots, of slot attention rounds, or of remembered frames of a built model."""
 
 import copy
 import dataclasses
@@ -16,10 +16,10 @@ from torchslots.models.slots.temporal import MemoryPredictor
 def with_counts(
     model: ObjectCentricModel, *, num_slots: int | None = None, num_iterations: int | None = None
 ) -> ObjectCentricModel:
-    """A model with the same weights and another number of slots or of rounds of slot attention.
+    """A model with the same weights and another number of slots or of slot attention rounds.
 
-    Every model may make more or fewer rounds, which share their weights. The number of slots can change only where they
-    are sampled from one normal distribution. `model` stays as it is; the two share their weights.
+    Rounds share their weights, so every model can have more or fewer. The number of slots can change only where they
+    are sampled from one normal distribution. `model` does not change; the two share their weights.
 
     Args:
         num_slots, num_iterations: None: as in the model.
@@ -40,7 +40,7 @@ def with_counts(
     if num_iterations is not None:
         for part in other.slot_encoder.corrector.modules():
             if isinstance(part, SlotAttention):
-                part.num_iterations = num_iterations
+                part.num_iterations = part.first_iterations = num_iterations
     other.config = _replaced(model.config, changes)
     return other
 
@@ -52,7 +52,7 @@ def sharing_weights(model: ObjectCentricModel) -> ObjectCentricModel:
 
 
 def _sampling(initializer: nn.Module) -> Gaussian:
-    """The initializer, if it samples slots; UserError otherwise."""
+    """The initializer, if it samples slots."""
     if isinstance(initializer, Gaussian):
         return initializer
     if isinstance(initializer, FromBoxes | FromMasks):
@@ -67,7 +67,7 @@ def _sampling(initializer: nn.Module) -> Gaussian:
 
 
 def _replaced(config: Any, changes: dict[str, int]) -> Any:
-    """The configuration with `changes` in it and in the dataclasses inside it."""
+    """The configuration with `changes` applied, also in its nested dataclasses."""
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return config
     found = {name: changes.get(name, _replaced(value, changes)) for name, value in vars(config).items()}
@@ -75,7 +75,14 @@ def _replaced(config: Any, changes: dict[str, int]) -> Any:
 
 
 def bound_memory(model: nn.Module, max_frames: int | None) -> int:
-    """Bound the memory of each `MemoryPredictor` of a model, to run it over a stream; returns how many there are."""
+    """Bound the memory of each `MemoryPredictor` of a model, to run it over a stream; returns their number.
+
+    Args:
+        max_frames: frames that are remembered, the current one included; None: all.
+
+    Raises:
+        ValueError: `max_frames` below 1.
+    """
     found = [module for module in model.modules() if isinstance(module, MemoryPredictor)]
     for predictor in found:
         predictor.bound(max_frames)

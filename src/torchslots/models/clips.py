@@ -1,10 +1,10 @@
-"""Compose new clips from slots of several: plans that say which slot comes from which video, and their clips.
+"""Compose new clips from the slots of several: plans of the source video of each slot, and the clips they give.
 
-Pure functions; a composed clip is for decoding. A slot keeps its index: where each slot is learned, an index tends to
-mean the same kind of object in all videos, so that a composition has one background.
+Pure functions; a composed clip is for decoding. The index of a slot does not change: with learned initial slots an
+index tends to be the same kind of object in all videos, so that a composition has one background.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -27,8 +27,8 @@ def random_plan(num_videos: int, num_slots: int, seed: int) -> Int[ndarray, "N K
 def shifted_plan(num_videos: int, num_slots: int, batch_size: int) -> Int[ndarray, "N K"]:
     """Source video of each slot of each new video, as in SlotDiffusion's published evaluation.
 
-    In each batch of B consecutive videos slot k of video b is taken from video (b + k) mod B while k < B; slots from B
-    on stay. The last batch may be smaller, and shifts within itself.
+    In each batch of B consecutive videos slot k of video b comes from video (b + k) mod B for k < B, and from video b
+    otherwise. The last batch may be smaller.
     """
     plan = np.empty((num_videos, num_slots), np.int64)
     for start in range(0, num_videos, batch_size):
@@ -39,7 +39,7 @@ def shifted_plan(num_videos: int, num_slots: int, batch_size: int) -> Int[ndarra
 
 
 def compose(clip: Clip, plan: Int[ndarray, "M K"]) -> Clip:
-    """Clips whose slot k is slot k of clip `plan[m, k]`, at the same frames, with its pose.
+    """Clips m whose slot k is slot k of clip `plan[m, k]`, at the same frames, with its pose.
 
     Raises:
         UserError: the plan is for another number of slots, or names a clip that does not exist.
@@ -56,13 +56,11 @@ def compose(clip: Clip, plan: Int[ndarray, "M K"]) -> Clip:
         """[B, T, K, ...] to [M, T, K, ...]."""
         return values.transpose(1, 2)[chosen.to(values.device), own.to(values.device)].transpose(1, 2)
 
-    return plain_clip(
-        take(clip.slots), None if clip.pose is None else clip.pose.map(take), attn=take(clip.attn)
-    )
+    return _mapped(clip, take, attn=take(clip.attn))
 
 
 def plain_clip(slots: Tensor, pose: Pose | None = None, attn: Tensor | None = None) -> Clip:
-    """A clip of slots [B, T, K, D] that no encoder made; without `attn` its attention is [B, T, K, 0]."""
+    """A clip of given slots [B, T, K, D], without an encoder; None: attention [B, T, K, 0]."""
     last = None if pose is None else pose.map(lambda values: values[:, -1])
     empty = slots.new_zeros(*slots.shape[:3], 0)
     return Clip(slots, slots, empty if attn is None else attn, pose, State(slots[:, -1], last))
@@ -78,11 +76,14 @@ def joined(clips: Sequence[Clip], dim: int) -> Clip:
 
 def frames_of(clip: Clip, chosen: slice) -> Clip:
     """Some frames of a clip, without attention."""
-    pose = None if clip.pose is None else clip.pose.map(lambda values: values[:, chosen])
-    return plain_clip(clip.slots[:, chosen], pose)
+    return _mapped(clip, lambda values: values[:, chosen])
 
 
 def moved_to(clip: Clip, device: torch.device | str) -> Clip:
     """Slots and poses on a device, without attention."""
-    pose = None if clip.pose is None else clip.pose.map(lambda values: values.to(device))
-    return plain_clip(clip.slots.to(device), pose)
+    return _mapped(clip, lambda values: values.to(device))
+
+
+def _mapped(clip: Clip, change: Callable[[Tensor], Tensor], attn: Tensor | None = None) -> Clip:
+    """`change` applied to slots and poses."""
+    return plain_clip(change(clip.slots), None if clip.pose is None else clip.pose.map(change), attn)

@@ -1,14 +1,13 @@
 """Edit the slots of a clip before they are decoded: remove, keep, move, resize, turn, swap.
 
-Pure functions from clips to clips; `model.decoder.decode(edited)` gives the result. Moving, resizing and turning change
-a slot's pose and need a model whose slots have poses (Invariant Slot Attention). The state of an edited clip has the
-edited slots of the last frame, but no predictor's memory.
+Pure functions from clips to clips; decode the result with `model.decoder.decode(edited)`. Moving, resizing and turning
+change a slot's pose and need a model whose slots have poses (Invariant Slot Attention). The state of an edited clip has
+the edited slots of the last frame, but no memory of the predictor.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,10 +23,10 @@ def remove(clip: Clip, slots: Iterable[int]) -> Clip:
     """The clip without `slots`; the others share their pixels.
 
     Raises:
-        UserError: a slot that the clip lacks, or nothing would be left.
+        UserError: a slot that the clip lacks or that is named twice, or all slots.
     """
-    gone = set(_checked(clip, slots))
-    return _choose(clip, [slot for slot in range(clip.slots.shape[2]) if slot not in gone])
+    removed = set(_checked(clip, slots))
+    return _choose(clip, [slot for slot in range(clip.slots.shape[2]) if slot not in removed])
 
 
 def keep(clip: Clip, slots: Iterable[int]) -> Clip:
@@ -48,35 +47,57 @@ def move(clip: Clip, slot: int, dy: float, dx: float) -> Clip:
     Raises:
         UserError: no such slot, or slots without positions.
     """
-    return _reframe(clip, slot, partial(_moved, dy=dy, dx=dx))
+
+    def moved(pose: Pose) -> Pose:
+        step = pose.position.new_tensor([dy, dx]) * _at_slot(pose.position, slot)
+        return pose._replace(position=pose.position + step)
+
+    return _reframe(clip, slot, moved)
 
 
 def resize(clip: Clip, slot: int, factor: float) -> Clip:
     """Enlarge a slot about its position.
 
     Args:
-        factor: over 1 enlarges.
+        factor: above 1 enlarges, below 1 shrinks.
 
     Raises:
         UserError: no such slot, slots without scales, or a factor that is not positive.
     """
     if not factor > 0 or math.isinf(factor):
         raise UserError(
-            f"A slot is resized by a positive factor, got {factor}. Over 1 enlarges, under 1 shrinks."
+            f"A slot is resized by a positive factor, got {factor}. Above 1 enlarges, below 1 shrinks."
         )
-    return _reframe(clip, slot, partial(_resized, factor=factor))
+
+    def resized(pose: Pose) -> Pose:
+        if pose.scale is None:
+            raise UserError(f"This model's slots have no scale. {_POSES}, variants with `scale`, have one.")
+        scale = torch.where(_at_slot(pose.scale, slot), pose.scale * factor, pose.scale)
+        return pose._replace(scale=scale)
+
+    return _reframe(clip, slot, resized)
 
 
 def turn(clip: Clip, slot: int, angle: float) -> Clip:
-    """Turn a slot about its position, in coordinates in which the image is a square.
+    """Rotate a slot about its position, in coordinates in which the image is a square.
 
     Args:
-        angle: radians, counter-clockwise as seen.
+        angle: radians, counter-clockwise in the image.
 
     Raises:
         UserError: no such slot, or slots without rotations.
     """
-    return _reframe(clip, slot, partial(_turned, angle=angle))
+    cos, sin = math.cos(angle), math.sin(angle)
+
+    def turned(pose: Pose) -> Pose:
+        if pose.rotation is None:
+            raise UserError(f"This model's slots have no rotation. {_POSES}, variants with `rot`, have one.")
+        # Axes are columns of (x, y), y down: counter-clockwise in the image turns x towards minus y.
+        rotation = pose.rotation.new_tensor([[cos, sin], [-sin, cos]]) @ pose.rotation
+        here = _at_slot(pose.rotation[..., 0], slot)[..., None]
+        return pose._replace(rotation=torch.where(here, rotation, pose.rotation))
+
+    return _reframe(clip, slot, turned)
 
 
 def swap(clip_a: Clip, clip_b: Clip, pairs: Sequence[tuple[int, int]]) -> tuple[Clip, Clip]:
@@ -86,7 +107,7 @@ def swap(clip_a: Clip, clip_b: Clip, pairs: Sequence[tuple[int, int]]) -> tuple[
         pairs: (slot of `clip_a`, slot of `clip_b`).
 
     Raises:
-        UserError: clips of different shapes or models, a slot that is missing or named twice.
+        UserError: clips of different shapes or models, or a slot that is missing or named twice.
     """
     if clip_a.slots.shape != clip_b.slots.shape or _parts(clip_a.pose) != _parts(clip_b.pose):
         raise UserError(
@@ -138,7 +159,7 @@ def _parts(pose: Pose | None) -> tuple[bool, ...]:
 
 
 def _checked(clip: Clip, slots: Iterable[int]) -> list[int]:
-    """The slots as a list; UserError unless each exists and is named once."""
+    """The slots as a list, if each exists and is named once."""
     wanted, count = list(slots), clip.slots.shape[2]
     wrong = [slot for slot in wanted if not 0 <= slot < count]
     if wrong:
@@ -150,7 +171,7 @@ def _checked(clip: Clip, slots: Iterable[int]) -> list[int]:
 
 def _choose(clip: Clip, order: list[int]) -> Clip:
     if not order:
-        raise UserError(f"No slot of {clip.slots.shape[2]} would be left to draw. Keep one at least.")
+        raise UserError(f"No slot of {clip.slots.shape[2]} would be left to decode. Keep at least one.")
     index = torch.tensor(order, device=clip.slots.device)
 
     def whole(values: Tensor) -> Tensor:
@@ -174,7 +195,7 @@ def _lowest(labels: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
 
 
 def _alone(source: Int[Tensor, "B K"] | None, slots: list[int]) -> Int[Tensor, "B K"] | None:
-    """`source` after `slots` became different from all others and from each other."""
+    """`source` after `slots` have been changed, so that each differs from every other slot."""
     if source is None:
         return None
     labels = source.clone()
@@ -182,40 +203,18 @@ def _alone(source: Int[Tensor, "B K"] | None, slots: list[int]) -> Int[Tensor, "
     return _lowest(labels)
 
 
-def _reframe(clip: Clip, slot: int, change: Callable[[Pose, int], Pose]) -> Clip:
+def _reframe(clip: Clip, slot: int, change: Callable[[Pose], Pose]) -> Clip:
     """Change one slot's pose in every frame of the clip."""
-    (slot,) = _checked(clip, [slot])
+    _checked(clip, [slot])
     if clip.pose is None:
         raise UserError(f"This model's slots have no pose to change. {_POSES} has poses.")
     state = clip.state._replace(
-        pose=None if clip.state.pose is None else change(clip.state.pose, slot),
+        pose=None if clip.state.pose is None else change(clip.state.pose),
         memory=None,
         source=_alone(clip.state.source, [slot]),
     )
-    return clip._replace(pose=change(clip.pose, slot), state=state)
+    return clip._replace(pose=change(clip.pose), state=state)
 
 
 def _at_slot(values: Float[Tensor, "*b K 2"], slot: int) -> Bool[Tensor, "K 1"]:
     return (torch.arange(values.shape[-2], device=values.device) == slot)[:, None]
-
-
-def _moved(pose: Pose, slot: int, *, dy: float, dx: float) -> Pose:
-    step = pose.position.new_tensor([dy, dx]) * _at_slot(pose.position, slot)
-    return pose._replace(position=pose.position + step)
-
-
-def _resized(pose: Pose, slot: int, *, factor: float) -> Pose:
-    if pose.scale is None:
-        raise UserError(f"This model's slots have no scale. {_POSES}, variants with `scale`, have one.")
-    return pose._replace(scale=torch.where(_at_slot(pose.scale, slot), pose.scale * factor, pose.scale))
-
-
-def _turned(pose: Pose, slot: int, *, angle: float) -> Pose:
-    """The axes are columns of (x, y), y down: counter-clockwise as seen turns x towards minus y."""
-    if pose.rotation is None:
-        raise UserError(f"This model's slots have no rotation. {_POSES}, variants with `rot`, have one.")
-    cos, sin = math.cos(angle), math.sin(angle)
-    turned = pose.rotation.new_tensor([[cos, sin], [-sin, cos]]) @ pose.rotation
-    return pose._replace(
-        rotation=torch.where(_at_slot(pose.rotation[..., 0], slot)[..., None], turned, pose.rotation)
-    )

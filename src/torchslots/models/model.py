@@ -1,4 +1,4 @@
-"""The object-centric model: a slot encoder that finds objects, and a decoder that explains frames from slots."""
+"""The object-centric model: a slot encoder that finds objects, and a decoder that reconstructs frames from slots."""
 
 from functools import partial
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ class ObjectCentricModel(nn.Module):
 
     Args:
         slot_encoder: frames to slots.
-        decoder: owns `loss(clip, batch)` and `decode(clip)`.
+        decoder: slots to the loss, and to images and masks.
         config: the configuration it was built from, for saving.
     """
 
@@ -50,6 +50,9 @@ class ObjectCentricModel(nn.Module):
         Where the batch has stored `features` of a frozen backbone, they take the place of the frames.
 
         Without `attn` the clip's attention is [B, T, K, 0], to save memory.
+
+        Raises:
+            UserError: `video` is not [B, T, 3, H, W], or the initializer's hint is missing.
         """
         if "features" in batch:
             stored = Features(batch["features"], batch.get("feature_keys"))
@@ -64,10 +67,10 @@ class ObjectCentricModel(nn.Module):
         return self.decoder.loss(self.encode(batch, attn=self.decoder.loss_needs_attn), batch)
 
     def fixed_shapes(self, batch: Batch) -> Batch:
-        """The batch with the number of slots to decode (`num_decoded`), read while it is in the host's memory.
+        """The batch with the number of slots to decode (`num_decoded`), computed while the batch is on the CPU.
 
-        Without it, training decodes exactly the distinct slots of a batch: on a GPU the host waits to learn how many,
-        and compiled code meets another shape in every step. With it there are few shapes, and no wait.
+        Without it, training decodes exactly the distinct slots of a batch: on a GPU the CPU waits for their number, and
+        compiled code gets another shape in every step. With it there are few shapes and no wait.
         """
         initializer, hint = self.slot_encoder.initializer, conditioning(batch)
         if not isinstance(initializer, FromBoxes | FromMasks) or (
@@ -100,6 +103,9 @@ class ObjectCentricModel(nn.Module):
             slot_recon: also return each slot's own images.
             recon: also return the images; masks alone are cheaper.
             attn: also return the attention; otherwise it may be [B, T, K, 0].
+
+        Raises:
+            UserError: `video` has another shape, or the model's hint is missing.
         """
         clip = self.encode(batch, state, attn or self.decoder.needs_attn)
         return self.decode(clip, slot_recon, recon)
@@ -126,7 +132,8 @@ class ObjectCentricModel(nn.Module):
                 loading fetches them from where the configuration says.
 
         Raises:
-            UserError: a backbone is to be left out, and there is none that is frozen and published.
+            UserError: the folder cannot be written; a backbone is to be left out, and there is none that is frozen and
+                published.
         """
         elsewhere = {} if backbone else self._published_backbones()
         save_pretrained(self, self.config, folder, leave_out=self._training_only(), elsewhere=elsewhere)
@@ -146,7 +153,11 @@ class ObjectCentricModel(nn.Module):
         return found
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
-        """Publish the model on the Hugging Face hub under `owner/name`."""
+        """Publish the model on the Hugging Face hub as `owner/name`; returns its address.
+
+        Raises:
+            UserError: not logged in, no such owner, no network.
+        """
         return push_to_hub(self, self.config, repo_id, private=private, leave_out=self._training_only())
 
     def _training_only(self) -> tuple[str, ...]:
@@ -210,7 +221,7 @@ def rollout(
 def _check(batch: Batch, observe: int, horizon: int, state: State | None) -> None:
     if horizon < 1 or observe < 0:
         raise UserError(
-            f"Cannot observe {observe} frames and predict {horizon}: give 0 or more, and 1 or more."
+            f"Cannot observe {observe} frames and predict {horizon}: observe 0 or more, predict 1 or more."
         )
     if observe == 0 and state is None:
         raise UserError(
@@ -223,7 +234,7 @@ def _check(batch: Batch, observe: int, horizon: int, state: State | None) -> Non
 
 
 def _joined(parts: list[Clip]) -> Clip:
-    """Clips one after the other; frames without attention get zeros."""
+    """Clips concatenated in time; frames without attention get zeros."""
     num_tokens = max(part.attn.shape[-1] for part in parts)
     attn = [
         part.attn

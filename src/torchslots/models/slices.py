@@ -1,4 +1,4 @@
-"""Run a long video slice by slice: cut it, pass the state on, predict further slices without observations."""
+"""Run a long video slice by slice: cut it, pass the state on, predict more slices without observations."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
@@ -23,12 +23,12 @@ Found = TypeVar("Found", bound=Carries)
 
 
 def cut(batch: Batch, slice_size: int, num_frames: int | None = None) -> Iterator[Batch]:
-    """The batch's frames in order, `slice_size` at once; the last slice is shorter where they do not divide.
+    """The batch's frames in order, `slice_size` at once; the last slice may be shorter.
 
-    Values without a time axis, such as generators, are in every slice as they are.
+    Values without a time axis, such as generators, are unchanged in every slice.
 
     Args:
-        num_frames: frames to go through; None or more than there are: all.
+        num_frames: number of frames; None or more than there are: all.
     """
     total = batch["video"].shape[1]
     end = total if num_frames is None else min(total, num_frames)
@@ -43,7 +43,7 @@ def cut(batch: Batch, slice_size: int, num_frames: int | None = None) -> Iterato
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
-    """Tensors and poses on the device, anything else as it is."""
+    """Move tensors and poses to the device; other values are unchanged."""
 
     def move(value: Any) -> Any:
         if isinstance(value, Pose):
@@ -82,11 +82,11 @@ def carry_state(
     state: State | None = None,
     between: Callable[[State], State] = lambda state: state,
 ) -> Iterator[tuple[Part, Found]]:
-    """Each part with the result of `step(part, state)`, the state being that of the part before.
+    """Each part and the result of `step(part, state)`, with the state of the part before.
 
     Args:
-        state: of the first part; None: at the start of a video.
-        between: applied to a state before it is passed on.
+        state: for the first part; None: at the start of a video.
+        between: applied to each state before it is passed on.
     """
     for part in parts:
         found = step(part, state)

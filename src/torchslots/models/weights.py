@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from torchslots._version import __version__
 from torchslots.io.errors import UserError, first_line
@@ -28,6 +29,15 @@ ELSEWHERE = "elsewhere"
 _CARD_NAME = "README.md"
 _CARD_MARK = "<!-- written by torchslots: edit freely below and remove this line to keep the text -->"
 _KINDS = {"load_model": "a slot model", "load_tokenizer": "a tokenizer"}
+_DRAWS = {
+    Tensor.normal_,
+    Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_normal_,
+    nn.init.kaiming_uniform_,
+}
+"""Functions that fill weights with random numbers; the other functions of `nn.init` call the first two."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -39,10 +49,10 @@ class Config(Protocol):
 
 
 class Saved(Protocol):
-    """A model that can be written."""
+    """A model that can be saved."""
 
     load_function: ClassVar[str]
-    """The function of `torchslots` that reads it."""
+    """The function of `torchslots` that loads it."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -59,19 +69,19 @@ def save_pretrained(
     """Write `folder`/config.json, model.safetensors and a short README.md; a failure leaves no partial file.
 
     Args:
-        card: further lines of the README, such as the data set and the scores. A README.md that was not written here
-            is left alone.
+        card: more lines of the README, such as the data set and the scores. A README.md that someone else wrote is not
+            changed.
         leave_out: beginnings of the names of tensors that are not written.
         elsewhere: the same of tensors that are published elsewhere, with their `digest`, which config.json keeps.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full; an older model there is unchanged.
+        UserError: the folder cannot be written or the disk is full; an older model in it is unchanged.
     """
     folder = Path(folder)
     settings = {"torchslots": __version__, "family": config.family, "model": dataclasses.asdict(config)}
     if elsewhere:
         settings[ELSEWHERE] = dict(elsewhere)
-    tensors = {  # safetensors wants contiguous tensors that share no memory
+    tensors = {  # safetensors needs contiguous tensors that share no memory
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
         if not name.startswith((*leave_out, *(elsewhere or {})))
@@ -98,12 +108,12 @@ def push_to_hub(
     """Publish a model as `owner/name` on the Hugging Face hub and return its address.
 
     Raises:
-        UserError: not logged in, no such owner, no network.
+        UserError: a malformed id, not logged in, no such owner, no network.
     """
     from huggingface_hub import HfApi
 
     if not HUB_ID.fullmatch(repo_id):
-        raise UserError(f"A hub id is written owner/name, got {repo_id!r}.")
+        raise UserError(f"A hub id should be owner/name, got {repo_id!r}.")
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, config, folder, card=card, leave_out=leave_out)
         try:
@@ -127,6 +137,23 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
+class WithoutDraws(TorchFunctionMode):
+    """Build a model with zeros in place of random initial weights, for weights that are all loaded next.
+
+    Random numbers would take most of the time of loading.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func not in _DRAWS:
+            return func(*args, **given)
+        tensor: Tensor = args[0] if args else given["tensor"]
+        tensor.detach().zero_()
+        return tensor
+
+
 def load_weights(model: nn.Module, file: Path, device: torch.device, elsewhere: tuple[str, ...] = ()) -> None:
     """Fill a model from a safetensors file, all of it and nothing else, and move it to `device`.
 
@@ -134,7 +161,7 @@ def load_weights(model: nn.Module, file: Path, device: torch.device, elsewhere: 
         elsewhere: beginnings of the names of tensors that are not in the file.
 
     Raises:
-        UserError: the file is truncated or foreign, its tensors are not the model's, or they are not finite.
+        UserError: the file is truncated or of another format, its tensors do not fit the model, or are not finite.
     """
     try:
         with safe_open(file, framework="pt") as stored:

@@ -1,4 +1,4 @@
-"""THE place to add a model: its family (how numbers become a model) and its named recipes."""
+"""Tables of model families and named recipes. A new model is a row of `FAMILIES` and its recipes in `RECIPES`."""
 
 import dataclasses
 import inspect
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchslots.io.errors import UserError, nearest
+from torchslots.io.errors import UserError, check_type, nearest
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes import (
@@ -33,12 +33,12 @@ from torchslots.recipes import (
 from torchslots.recipes.config import ModelConfig, Recipe, current_name, from_dict
 
 Built = ObjectCentricModel | Tokenizer
-"""What recipes train: slots, or a code of images that is trained before them."""
+"""What a recipe trains: a model with slots, or a tokenizer that is trained before it."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One system: its title, the type of its numbers, and the function that builds a model from them."""
+    """One system: its title, the class of its configuration, and the function that builds a model from that."""
 
     title: str
     config: type[ModelConfig]
@@ -113,7 +113,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **slotdiffusion.RECIPES,
     **dinosaur.RECIPES,
 }
-"""Every recipe by its name: functions alone, and sweeps over data sets."""
+"""Every recipe by its name: single functions, and sweeps over data sets."""
 
 PUBLISHED: dict[str, str] = {
     "savi_small": "FG-ARI 92.1",
@@ -137,11 +137,14 @@ PUBLISHED: dict[str, str] = {
     "dinosaur_movi_c_mlp": "FG-ARI 67.2",
     "dinosaur_movi_e_mlp": "FG-ARI 64.7",
 }
-"""The published figure of a recipe's own data set, in per cent, where there is one."""
+"""The published figure on a recipe's own data set, in per cent, where there is one."""
+
+_SYSTEMS = {"savi_plus_plus": "SAVi++", "statm_savi_plus_plus": "STATM-SAVi++"}
+"""Systems that share a family with another, by recipe; every other system has its family's title."""
 
 
 class Summary(NamedTuple):
-    """One recipe in a table."""
+    """One row of the table of recipes."""
 
     name: str
     system: str
@@ -161,36 +164,39 @@ class Summary(NamedTuple):
 
 
 def find_recipes(word: str = "") -> Iterator[tuple[str, Recipe]]:
-    """Recipes by name, in the order of `RECIPES`.
+    """Names and recipes, in the order of `RECIPES`.
 
     Args:
-        word: only recipes with it in their name, system or data set, whatever the case.
+        word: only recipes with it in their name, system or data set, in any case.
     """
     for name, make in RECIPES.items():
         found = make()
-        facts = f"{name} {FAMILIES[found.model.family].title} {found.data.dataset}"
+        facts = f"{name} {_system(name, found)} {found.data.dataset}"
         if word.lower() in facts.lower():
             yield name, found
 
 
 def summaries(word: str = "") -> list[Summary]:
     """A row for each of `find_recipes(word)`; models are built without memory for their weights."""
-    count, rows = cache(_million_weights), []
-    for name, found in find_recipes(word):
-        rows.append(
-            Summary(
-                name=name,
-                system=FAMILIES[found.model.family].title,
-                dataset=found.data.dataset,
-                resolution=_find(found.model, "resolution"),
-                num_frames=found.data.num_frames,
-                num_slots=_find(found.model, "num_slots"),
-                million_weights=count(found.model),
-                published=PUBLISHED.get(name, ""),
-                about=inspect.cleandoc(RECIPES[name].__doc__ or ""),
-            )
+    count = cache(_million_weights)
+    return [
+        Summary(
+            name=name,
+            system=_system(name, found),
+            dataset=found.data.dataset,
+            resolution=_find(found.model, "resolution"),
+            num_frames=found.data.num_frames,
+            num_slots=_find(found.model, "num_slots"),
+            million_weights=count(found.model),
+            published=PUBLISHED.get(name, ""),
+            about=inspect.cleandoc(RECIPES[name].__doc__ or ""),
         )
-    return rows
+        for name, found in find_recipes(word)
+    ]
+
+
+def _system(name: str, found: Recipe) -> str:
+    return _SYSTEMS.get(name, FAMILIES[found.model.family].title)
 
 
 def _million_weights(config: ModelConfig) -> float:
@@ -199,7 +205,7 @@ def _million_weights(config: ModelConfig) -> float:
 
 
 def _find(config: Any, name: str) -> Any:
-    """The first field of that name in a dataclass or in those inside it; None: there is none."""
+    """The first field of that name in a dataclass or in those inside it; None where there is none."""
     if not dataclasses.is_dataclass(config):
         return None
     inner = (_find(value, name) for value in vars(config).values())
@@ -207,17 +213,25 @@ def _find(config: Any, name: str) -> Any:
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name; UserError with the nearest names otherwise."""
+    """The recipe of that name.
+
+    Raises:
+        UserError: there is none; the message has the nearest names.
+    """
     return _look_up(RECIPES, name, "recipe", "`torchslots recipes`")()
 
 
 def build(config: ModelConfig) -> Built:
-    """A model with fresh weights."""
+    """A model with fresh weights.
+
+    Raises:
+        UserError: a configuration of no family.
+    """
     return _look_up(FAMILIES, config.family, "model family", "`FAMILIES` in recipes/catalog.py").build(config)
 
 
 def build_seeded(config: ModelConfig, seed: int) -> Built:
-    """A model whose fresh weights depend on the seed alone; the global generator is left as it was."""
+    """A model whose fresh weights depend on the seed alone; the global generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(config)
@@ -227,7 +241,7 @@ def read_recipe(file: Path) -> Recipe:
     """The recipe that a run wrote to `recipe.json`.
 
     Raises:
-        UserError: the file is missing, not JSON, or of another version.
+        UserError: the file is missing, is no JSON, or is of another version.
     """
     try:
         values = json.loads(file.read_text())
@@ -243,7 +257,7 @@ def read_recipe(file: Path) -> Recipe:
 
 
 def _family_of(values: dict[str, Any]) -> str | None:
-    """The family whose numbers have these names, for runs that do not tell theirs."""
+    """The family whose configuration has these fields, for runs of versions that did not write it."""
     for name, family in FAMILIES.items():
         known = {field.name for field in dataclasses.fields(family.config)}
         if {current_name(family.config, key) for key in values} == known:
@@ -252,13 +266,17 @@ def _family_of(values: dict[str, Any]) -> str | None:
 
 
 def build_family(name: str, values: dict[str, Any], where: str = "config.json") -> tuple[ModelConfig, Built]:
-    """Numbers and model from what `save_pretrained` wrote."""
+    """Configuration and model, with fresh weights, from what `save_pretrained` wrote.
+
+    Raises:
+        UserError: an unknown family or field, naming `where` it was read.
+    """
     family = _look_up(FAMILIES, name, "model family", "a newer torchslots")
     config = from_dict(family.config, values, where)
     return config, family.build(config)
 
 
 def _look_up(table: dict[str, Any], name: str, what: str, where: str) -> Any:
-    if name in table:
+    if check_type(what, name, str) in table:
         return table[name]
     raise UserError(f"There is no {what} `{name}`. {nearest(name, table)} See {where} for all.")

@@ -1,4 +1,4 @@
-"""What a training run is, as frozen numbers: model, data, optimiser, schedule, evaluation."""
+"""Configuration of a training run: model, data, optimiser, schedule and evaluation, in frozen dataclasses."""
 
 import dataclasses
 import json
@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from torchslots.data import config as data
 from torchslots.data.config import DataConfig
 from torchslots.io.errors import UserError, nearest
+from torchslots.io.ranges import COUNT, FROM_ZERO, PART, POSITIVE, Range, check_ranges
 
 __all__ = [
     "DataConfig",
@@ -29,10 +31,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Base of every system's model numbers; `recipes/catalog.py` knows how to build each."""
+    """Base of every model's configuration; `recipes/catalog.py` knows how to build each."""
 
     family: ClassVar[str] = ""
-    """The name under which its models are saved, a key of `recipes.catalog.FAMILIES`."""
+    """Name under which its models are saved, a key of `recipes.catalog.FAMILIES`."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class OptimConfig:
     warmup_steps: float = 2500
     """Steps of linear warm-up; may be a part of a step, such as 2.5 % of 173."""
     num_steps: int = 100_000
-    """Training steps in all."""
+    """Training steps."""
     max_grad_norm: float | None = 0.05
-    """Norm of all gradients together to which they are clipped; None: not clipped."""
+    """Norm to which all gradients together are clipped; None: no clipping."""
     ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, used for evaluation; None: no average."""
     schedule: Literal["cosine", "exponential", "exponential_after_warmup", "cosine_from_half"] = "cosine"
@@ -58,13 +60,13 @@ class OptimConfig:
     decay_steps: int = 100_000
     """Steps in which the exponential schedules fall by `decay_rate`; they fall a little in each."""
     epsilon_hat: bool = False
-    """Adam's epsilon is added before the bias of the second moment is corrected, as Keras does (Kingma and Ba 2015,
-    end of section 2)."""
+    """Add Adam's epsilon before the bias of the second moment is corrected, as Keras does (Kingma and Ba 2015, end of
+    section 2)."""
     min_learning_rate: float = 0.0
     """Rate that the cosine falls to, of all parts of the model; where it does so at `num_steps`, also the rate that
     warm-up starts from."""
     decoder_learning_rate: float | None = None
-    """Peak for the decoder's parameters; None: `learning_rate`."""
+    """Peak rate of the decoder's parameters; None: `learning_rate`."""
     tokenizer_learning_rate: float | None = None
     """Rate, the same at every step, of a tokenizer that is trained together with the slots; None: the decoder's. One
     that was trained before is frozen, and has none."""
@@ -76,7 +78,7 @@ class OptimConfig:
     """Decay of the backbone's matrices and kernels in each step, as a part of the rate (AdamW); biases, norms, scales,
     positions and the class token do not decay."""
     clip_norm: Literal["l2", "inf"] = "l2"
-    """Which norm `max_grad_norm` bounds: the root of the sum of squares, or the largest entry."""
+    """Norm that `max_grad_norm` bounds: the root of the sum of squares, or the largest absolute entry."""
 
 
 @dataclass(frozen=True)
@@ -84,56 +86,57 @@ class TrainConfig:
     """How a run is carried out."""
 
     batch_size: int = 64
-    """Clips in one optimiser step, over all processes and accumulation steps."""
+    """Clips per optimiser step, over all processes and accumulation steps."""
     accumulation: int = 1
-    """Forward and backward passes in one optimiser step; divides `batch_size`."""
+    """Forward and backward passes per optimiser step; divides `batch_size`."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the matrix products; weights stay fp32."""
     compile: bool | None = None
-    """torch.compile the model: a minute or more at the start. None: on CUDA, where a compiler is at hand and the run is
-    long enough to win that time back by faster steps, judged by its first one."""
+    """torch.compile the model, which takes a minute or more at the start. None: on CUDA, where a compiler is found and
+    the run, estimated from its first step, is long enough to regain that time."""
     seed: int = 42
-    """Seed of weights, data order and every random draw."""
+    """Seed of weights, data order and all sampling."""
     num_workers: int = 2
-    """Data loading processes for each training process."""
+    """Data loading processes per training process."""
     log_every: int = 50
     """Steps between log lines."""
     eval_every: int = 1000
-    """Steps between evaluations; 0: only at the end."""
+    """Steps between evaluations; 0: at the end alone."""
     checkpoint_every: int = 5000
     """Steps between checkpoints."""
     keep: int = 2
-    """Latest checkpoints that are kept, besides the best."""
+    """Number of latest checkpoints to keep, besides the best."""
     short_clip: int | None = None
-    """Frames of the pieces that clips are cut into at the beginning of training: slots learn to find objects sooner
-    than to follow them. None: whole clips from the start, as in the papers."""
+    """Frames of the pieces into which clips are cut in the first `short_steps` steps: slots learn to find objects
+    sooner than to follow them. None: whole clips from the start, as in the papers."""
     short_steps: int = 0
-    """Steps with short clips."""
+    """Steps with short clips, at the beginning of training."""
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How whole videos are judged."""
+    """How whole videos are evaluated."""
 
     split: str = "validation"
-    """Split of the data set."""
+    """Split of the data set to evaluate."""
     num_frames: int = 24
-    """Frames of each video; shorter ones are padded and the padding ignored."""
+    """Frames of each video; shorter videos are padded, and the padding is ignored."""
     slice_size: int = 6
-    """Frames that go through the model at once."""
+    """Frames that pass through the model at once."""
     batch_size: int = 4
-    """Videos at once."""
+    """Videos evaluated at once."""
     num_videos: int | None = None
     """Videos to evaluate; None: the whole split."""
     keys: tuple[str, ...] | None = None
     """Batch keys to load in the evaluations of a training; None: those that are trained on."""
     restart_memory: bool = False
-    """Forget the frames before each slice, as STATM's published evaluation does; without a memory the same."""
+    """Drop a memory of earlier frames before each slice, as STATM's published evaluation does; no effect on models
+    without a memory."""
     seed: int = 0
-    """Seed of slots that are drawn at random; a video's draws depend on it and on the video's name alone."""
+    """Seed of sampled slots; those of a video depend on it and on the video's name alone."""
     num_background: int = 1
-    """Ids from 0 that are background, such as sky, floor and walls; with more than one FG-ARI is also reported without
-    all of them. 0: only objects have labels, as in COCO, VOC, YouTube-VIS and DAVIS."""
+    """Ids from 0 that are background, such as sky, floor and walls; with more than one, FG-ARI is also reported without
+    any of them. 0: only objects have labels, as in COCO, VOC, YouTube-VIS and DAVIS."""
     protocol: str = "savi"
     """Published evaluation whose conventions figures follow, by its name in `recipes/protocols.py`: savi, videosaur,
     slotcontrast, vs_dinosaur, dinosaur, ftdinosaur, davis."""
@@ -141,7 +144,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One paper's one experiment: everything that `torchslots train NAME` needs but the data's place."""
+    """One experiment of a paper: all that `torchslots train NAME` needs but the place of the data."""
 
     name: str
     model: ModelConfig
@@ -150,6 +153,24 @@ class Recipe:
     train: TrainConfig = TrainConfig()
     evaluation: EvalConfig = EvalConfig()
 
+
+RANGES: dict[str, Range] = {
+    **data.RANGES,
+    **dict.fromkeys(("accumulation", "batch_size", "checkpoint_every", "decay_steps", "log_every"), COUNT),
+    **dict.fromkeys(("num_heads", "num_layers", "num_slots", "num_steps", "slice_size", "slot_size"), COUNT),
+    **dict.fromkeys(("EvalConfig.num_videos", "short_clip"), COUNT),
+    **dict.fromkeys(
+        ("eval_every", "num_background", "num_iterations", "num_plots", "num_videos", "num_workers"),
+        FROM_ZERO,
+    ),
+    **dict.fromkeys(("seed", "short_steps", "warmup_steps"), FROM_ZERO),
+    **dict.fromkeys(("learning_rate", "decoder_learning_rate", "min_learning_rate"), FROM_ZERO),
+    **dict.fromkeys(("decay_rate", "max_grad_norm"), POSITIVE),
+    **dict.fromkeys(("dropout", "ema_decay"), PART),
+    "tokenizer_learning_rate": FROM_ZERO,
+    "TrainConfig.keep": COUNT,
+}
+"""What the numbers of a recipe may be, by the names of their fields."""
 
 OLD_NAMES: dict[str, dict[str, str]] = {
     "CodeTransformerConfig": {"forget": "token_dropout"},
@@ -163,22 +184,22 @@ OLD_NAMES: dict[str, dict[str, str]] = {
     "SteveConfig": {"writer": "transformer"},
     "SteveJointConfig": {"writer": "transformer"},
 }
-"""Fields that had another name in models and runs saved before: by class, old name to new."""
+"""Fields that older versions saved under another name: by class, old name to new."""
 OLD_VALUES: dict[str, dict[str, dict[str, str]]] = {"IsaConfig": {"initial_pose": {"drawn": "sampled"}}}
-"""Values that were written otherwise before: by class and (new) field, old value to new."""
+"""Values that older versions wrote otherwise: by class and (new) field, old value to new."""
 
 
 def to_json(config: Any) -> str:
-    """A frozen dataclass as JSON text; a recipe's tells its model's family, too."""
+    """A frozen dataclass as JSON text; that of a recipe also holds the model's family."""
     family = {"family": config.model.family} if isinstance(config, Recipe) else {}
     return json.dumps(family | dataclasses.asdict(config), indent=2)
 
 
 def from_dict(kind: type, values: dict[str, Any], where: str) -> Any:
-    """Rebuild a frozen dataclass from what `to_json` wrote, by this version or an older one; lists become tuples again.
+    """A frozen dataclass from what `to_json` of this or an older version wrote; lists become tuples again.
 
     Raises:
-        UserError: an unknown or ill-typed field, naming `where` it was read.
+        UserError: an unknown, missing or ill-typed field, naming `where` it was read.
     """
     known, hints = [field.name for field in dataclasses.fields(kind)], typing.get_type_hints(kind)
     fields = {}
@@ -200,7 +221,7 @@ def with_changes(config: _Config, **changes: Any) -> _Config:
     """A frozen dataclass with some fields changed; nested ones by dotted name, `**{"decoder.grid": (4, 4)}`.
 
     Raises:
-        UserError: no such field, with the nearest names; a value of the wrong type.
+        UserError: no such field, with the nearest names; a value of the wrong type or out of range.
     """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise UserError(f"There is nothing to change in {config!r} by {', '.join(changes)}. Give all of it.")
@@ -210,24 +231,24 @@ def with_changes(config: _Config, **changes: Any) -> _Config:
         head, _, rest = path.partition(".")
         name, value = _current(type(config), head, value)
         if name not in vars(config):
-            known = f"It has: {', '.join(vars(config))}."
-            raise UserError(
-                f"{type(config).__name__} has no field `{name}`. {nearest(name, vars(config))} {known}"
-            )
+            what = f"{type(config).__name__} has no field `{name}`."
+            raise UserError(f"{what} {nearest(name, vars(config))} It has: {', '.join(vars(config))}.")
         if rest:
             nested.setdefault(name, {})[rest] = value
         else:
             fields[name] = _revive(hints[name], value, f"{type(config).__name__}.{name}")
     for name, inner in nested.items():
         fields[name] = with_changes(fields.get(name, getattr(config, name)), **inner)
-    return dataclasses.replace(config, **fields)
+    changed = dataclasses.replace(config, **fields)
+    check_ranges(changed, RANGES, f"{type(config).__name__}.")
+    return changed
 
 
 def current_item(config: Any, path: str, value: Any = None) -> tuple[str, Any]:
-    """A dotted name inside `config` and its value as this version writes them.
+    """A dotted name inside `config`, and its value, as this version writes them.
 
     Args:
-        path: such as `model.decoder.grid`, under names of today or of older versions; may be of something else.
+        path: such as `model.decoder.grid`, by names of this or an older version; where `config` lacks it, it stays.
     """
     head, dot, rest = path.partition(".")
     head, value = _current(type(config), head, value)
@@ -238,7 +259,7 @@ def current_item(config: Any, path: str, value: Any = None) -> tuple[str, Any]:
 
 
 def current_flags(config: Any, words: list[str]) -> list[str]:
-    """A command line whose flags `--dotted.name VALUE` set fields of `config`, as this version writes them."""
+    """A command line with flags `--dotted.name VALUE` of fields of `config`, as this version writes them."""
     found: list[str] = []
     for word in words:
         if found and found[-1].startswith("--"):
@@ -253,18 +274,19 @@ def current_flags(config: Any, words: list[str]) -> list[str]:
 
 
 def current_name(kind: type, name: str) -> str:
-    """The name of a field of a dataclass in this version."""
+    """Name of a dataclass's field in this version."""
     return OLD_NAMES.get(kind.__name__, {}).get(name, name)
 
 
 def _current(kind: type, name: str, value: Any) -> tuple[str, Any]:
-    """A field's name and value as this version writes them."""
+    """Name and value of a field as this version writes them."""
     name = current_name(kind, name)
     values = OLD_VALUES.get(kind.__name__, {}).get(name, {})
     return name, values.get(value, value) if isinstance(value, str) else value
 
 
 def _revive(hint: Any, value: Any, where: str) -> Any:
+    """A value read from JSON as its type hint says."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
         return from_dict(hint, value, where)
     origin = typing.get_origin(hint)
@@ -282,15 +304,16 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType) and value is not None:
         options = [option for option in typing.get_args(hint) if option is not types.NoneType]
         return _revive(_fitting(options, value), value, where)
-    if hint in (int, float, str, bool) and not (
-        isinstance(value, hint) or (hint is float and isinstance(value, int))
+    if hint in (int, float, str, bool) and (
+        (isinstance(value, bool) and hint is not bool)
+        or not (isinstance(value, hint) or (hint is float and isinstance(value, int)))
     ):
         raise UserError(f"{where} should be {hint.__name__}, got {value!r}.")
     return value
 
 
 def _fitting(options: list[Any], value: Any) -> Any:
-    """Of a union's types the value's own, or the first dataclass that has all of the given fields, else the first."""
+    """Of a union's types the value's own, else the first dataclass that has all of the given fields, else the first."""
     for option in options:
         if type(value) is option:
             return option

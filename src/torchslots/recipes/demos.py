@@ -1,16 +1,16 @@
-"""What `torchslots demo` and `torchslots bench` train where nobody says otherwise; imports no torch.
+"""Table of the demonstrations of `torchslots demo`, and the default of `torchslots bench`; imports no torch.
 
-A demonstration is one row of `DEMOS`: the system's name on the command line, its recipe, the words of its page, and the
-kind of its page. The command knows kinds of pages, never systems.
+A demonstration is one row of `DEMOS`: the system's name on the command line, its recipe, and the text and kind of its
+page. The command knows kinds of pages, no systems.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 DEFAULT_RECIPE = "savi_small"
-"""What `torchslots bench` measures."""
+"""The recipe that `torchslots bench` measures by default."""
 DEFAULT_DEMO = "savi"
-"""The demonstration that `torchslots demo` gives."""
+"""The demonstration of `torchslots demo` by default."""
 
 DemoKind = Literal["tracking", "memory", "discovery", "poses", "properties", "generation"]
 """What a page shows: objects followed through videos; also with the memory's attention; objects found in images; also
@@ -89,4 +89,4 @@ DEMOS: dict[str, Demo] = {
         decoder="a U-Net that removes noise",
     ),
 }
-"""By the name on the command line, `torchslots demo --system NAME`."""
+"""Demonstrations by their names in `torchslots demo --system NAME`."""

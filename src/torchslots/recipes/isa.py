@@ -1,25 +1,21 @@
 """Invariant Slot Attention.
 
 Biza, van Steenkiste, Sajjadi, Elsayed, Mahendran, Kipf, Invariant Slot Attention: Object Discovery with Slot-Centric
-Reference Frames (ICML 2023). Numbers are those of the released configurations.
+Reference Frames (ICML 2023). Sizes are those of the released configurations.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from torchslots.io.errors import UserError
 from torchslots.models.decoders.broadcast import BroadcastDecoder
 from torchslots.models.layers.blocks import mlp
 from torchslots.models.layers.conv import cnn
 from torchslots.models.layers.init import dense
 from torchslots.models.layers.position import PositionEmbedding
 from torchslots.models.layers.reference_frames import AppendGrid, GridEncoder, RelativePosition
-from torchslots.models.layers.resnet import ResNet
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots import invariant
 from torchslots.models.slots.attention import Corrector, SlotAttention
@@ -29,11 +25,13 @@ from torchslots.models.slots.invariant import InvariantSlotAttention
 from torchslots.models.slots.poses import LearnedPoses, SampledPoses, WithPoses
 from torchslots.models.slots.predictors import IdentityPredictor
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
-from torchslots.recipes.savi import CnnConfig, ResNetConfig
+from torchslots.recipes.savi import CnnConfig, ResNetConfig, backbone
+from torchslots.recipes.sizes import decoded_size, reduced, require_decoded
+from torchslots.recipes.slot_attention import demo_train, image_data
 from torchslots.recipes.sweep import sweep
 
-STATISTICS = {"translation": 2, "scale": 4, "rotation": 9}
-"""Numbers that a slot is told of its frame, by invariance: position, scale, rotation matrix and angle."""
+_POSE_SIZE = {"translation": 2, "scale": 4, "rotation": 9}
+"""Values of a slot's pose, by invariance: position; and scale; and rotation matrix and angle."""
 
 _WIDE = (64, 64, 64, 64)
 _STRIDED = CnnConfig(_WIDE, (2, 2, 2, 1))
@@ -41,17 +39,16 @@ _STRIDED = CnnConfig(_WIDE, (2, 2, 2, 1))
 
 @dataclass(frozen=True)
 class PixelDecoderConfig:
-    """Spatial broadcast decoder of pixels: a perceptron on each one, ReLU behind every layer.
+    """Spatial broadcast decoder at full resolution: a perceptron on each pixel, ReLU behind every layer.
 
-    Built of 1x1 convolutions: the same function as matrix products, and 1.6 times as fast on the processor it was tried
-    on (AMD EPYC, torch 2.13).
+    It is built of 1x1 convolutions, which were 1.6 times as fast as matrix products (AMD EPYC, torch 2.13).
     """
 
     grid: tuple[int, int] = (35, 35)
-    """Cells over which a slot is tiled: the image's own."""
+    """Cells over which a slot is tiled: the image's pixels."""
     channels: tuple[int, ...] = (256, 256, 256, 256, 256, 256)
     chunk: int | None = None
-    """Images, one for each slot, painted at once; fewer need less memory. None: all."""
+    """Images decoded at once, of which each slot of a frame has one; fewer need less memory. None: all."""
 
     def image_size(self) -> tuple[int, int]:
         """Height and width of the image."""
@@ -67,17 +64,16 @@ class CnnDecoderConfig:
     channels: tuple[int, ...] = (64, 64, 64, 64, 64)
     strides: tuple[int, ...] = (2, 2, 2, 1, 1)
     chunk: int | None = None
-    """Images, one for each slot, painted at once; fewer need less memory. None: all."""
+    """Images decoded at once, of which each slot of a frame has one; fewer need less memory. None: all."""
 
     def image_size(self) -> tuple[int, int]:
         """Height and width of the image."""
-        factor = math.prod(self.strides)
-        return self.grid[0] * factor, self.grid[1] * factor
+        return decoded_size(self.grid, self.strides)
 
 
 @dataclass(frozen=True)
 class IsaConfig(ModelConfig):
-    """The numbers of an Invariant Slot Attention model, or of its baseline."""
+    """Configuration of Invariant Slot Attention, or of its baseline."""
 
     family: ClassVar[str] = "isa"
     resolution: tuple[int, int] = (128, 128)
@@ -85,19 +81,19 @@ class IsaConfig(ModelConfig):
     encoder: CnnConfig | ResNetConfig = _STRIDED
     """Convolutions with ReLU between them and none behind the last, or a ResNet."""
     invariance: Literal["none", "translation", "scale", "rotation"] = "scale"
-    """What slots' frames hold: nothing (the baseline); positions; and scales; and rotations."""
+    """What slots' poses hold: nothing (the baseline); positions; also scales; also rotations."""
     grid: Literal["appended", "missing_as_released"] = "appended"
-    """Where positions come from: the coordinate grid, or, by a slip of some released configurations, the encoder's last
-    two learned channels, beside position embeddings that break the invariance."""
+    """Where coordinates of tokens come from: a grid appended to them, or, by a slip of some released configurations,
+    the encoder's last two learned channels, beside position embeddings that break the invariance."""
     num_slots: int = 11
     slot_size: int = 64
     qkv_size: int = 64
     num_iterations: int = 3
-    """Rounds of slot attention; one more fits the frames."""
+    """Rounds of slot attention; one more fits the poses."""
     slot_hidden: int = 128
     """Hidden width of slot attention's perceptron."""
     grid_hidden: int = 128
-    """Hidden width of the grid encoder, the perceptron over tokens and places as slots see them."""
+    """Hidden width of the grid encoder, a perceptron over tokens and their coordinates relative to a slot."""
     position_hidden: int = 128
     """Hidden width of the perceptron behind the encoder's position embeddings, where it has them."""
     initial_pose: Literal["sampled", "learned"] = "sampled"
@@ -105,35 +101,31 @@ class IsaConfig(ModelConfig):
     scale_sampling: Literal["independent", "correlated"] = "independent"
     """Sampled scales: independent of sampled positions, or a function of them, as released without rotation."""
     scale_factor: float = 5.0
-    """Divides the grid in a slot's frame, besides its scale."""
+    """Divides coordinates relative to a slot, besides its scale."""
     relative_values: bool = True
-    """Values, too, hold places as the slot sees them; otherwise keys only."""
+    """Values, too, hold coordinates relative to the slot; otherwise keys alone."""
     append_pose: bool = False
-    """Slots learn the numbers of their frames before each update, which ends the invariance."""
+    """Add a map of its pose to each slot before each update, which ends the invariance."""
     rotation_limit: Literal[45, 90] = 45
-    """Degrees that a frame may be turned either way."""
+    """Degrees by which a pose may be turned either way."""
     detach: tuple[invariant.Part, ...] = ()
-    """Parts of frames through which no gradient passes."""
+    """Parts of poses through which no gradient passes."""
     temperature: float = 1.0
     """Divides attention logits."""
     centered: bool = False
-    """Frames start in the middle of the image."""
+    """Poses start in the middle of the image."""
     fixed_scale: float | None = None
-    """Frames start with this scale; None: with the drawn or learned one."""
+    """Scale of all poses at the start; None: the sampled or learned one."""
     decoder: PixelDecoderConfig | CnnDecoderConfig = CnnDecoderConfig()
     recompute: bool = False
     """Recompute activations of encoder and decoder in the backward pass: less memory, slower."""
 
     def __post_init__(self) -> None:
-        if self.decoder.image_size() != tuple(self.resolution):
-            raise UserError(
-                f"The decoder draws {self.decoder.image_size()}, but the frames are {tuple(self.resolution)}. Change "
-                "decoder.grid or decoder.strides."
-            )
+        require_decoded(self.decoder.image_size(), self.resolution)
 
 
 def build(config: IsaConfig) -> ObjectCentricModel:
-    """SAVi's five parts on single frames; the baseline has slots without frames of reference."""
+    """SAVi's five parts on single frames, with fresh weights; slots of the baseline have no poses."""
     tokens, encoder = _encoder(config)
     slot_encoder = SlotEncoder(
         encoder=encoder,
@@ -152,17 +144,12 @@ def appends_grid(config: IsaConfig) -> bool:
 
 def _encoder(config: IsaConfig) -> tuple[int, FrameEncoder]:
     """Width of the tokens, and the encoder that makes them."""
-    if isinstance(config.encoder, ResNetConfig):
-        backbone = ResNet(config.encoder.stage_sizes, config.encoder.width)
-        channels = backbone.output_size
-    else:
-        backbone = cnn(3, config.encoder.channels, config.encoder.strides, activate_last=False)
-        channels = config.encoder.channels[-1]
-    height, width = (-(-side // config.encoder.reduction()) for side in config.resolution)
+    channels, network = backbone(config.encoder, activate_last=False)
+    grid = reduced(config.resolution, config.encoder.reduction())
     if appends_grid(config):
-        return channels + 2, FrameEncoder(backbone, AppendGrid((height, width)), nn.Identity())
+        return channels + 2, FrameEncoder(network, AppendGrid(grid), nn.Identity())
     transform = mlp(channels, [config.position_hidden], channels, pre_norm=True)
-    return channels, FrameEncoder(backbone, PositionEmbedding((height, width), channels), transform)
+    return channels, FrameEncoder(network, PositionEmbedding(grid, channels), transform)
 
 
 def _initializer(config: IsaConfig) -> nn.Module:
@@ -192,7 +179,7 @@ def _corrector(config: IsaConfig, tokens: int) -> Corrector:
         "scale": invariant.fit_translation_scale,
         "rotation": partial(invariant.fit_translation_rotation_scale, limit=config.rotation_limit),
     }[config.invariance]
-    told = config.slot_size + STATISTICS[config.invariance]
+    told = config.slot_size + _POSE_SIZE[config.invariance]
     return InvariantSlotAttention(
         _core(config, tokens - 2),
         GridEncoder(config.qkv_size, config.grid_hidden),
@@ -206,23 +193,23 @@ def _corrector(config: IsaConfig, tokens: int) -> Corrector:
 
 
 def _decoder(config: IsaConfig) -> BroadcastDecoder:
-    numbers = config.decoder
-    if isinstance(numbers, PixelDecoderConfig):
-        backbone = cnn(config.slot_size, numbers.channels, [1] * len(numbers.channels), kernel=1)
+    decoder = config.decoder
+    if isinstance(decoder, PixelDecoderConfig):
+        network = cnn(config.slot_size, decoder.channels, [1] * len(decoder.channels), kernel=1)
     else:
-        transposed = [stride > 1 for stride in numbers.strides]
-        backbone = cnn(config.slot_size, numbers.channels, numbers.strides, transposed=transposed)
+        transposed = [stride > 1 for stride in decoder.strides]
+        network = cnn(config.slot_size, decoder.channels, decoder.strides, transposed=transposed)
     if config.invariance == "none":
-        position: nn.Module = PositionEmbedding(numbers.grid, config.slot_size)
+        position: nn.Module = PositionEmbedding(decoder.grid, config.slot_size)
     else:
-        position = RelativePosition(numbers.grid, config.slot_size, scale_factor=config.scale_factor)
+        position = RelativePosition(decoder.grid, config.slot_size, scale_factor=config.scale_factor)
     return BroadcastDecoder(
         position,
-        backbone,
-        grid=numbers.grid,
-        features=numbers.channels[-1],
+        network,
+        grid=decoder.grid,
+        features=decoder.channels[-1],
         targets={"video": 3},
-        chunk=numbers.chunk,
+        chunk=decoder.chunk,
         recompute=config.recompute,
     )
 
@@ -241,19 +228,6 @@ class _Setting:
     num_background: int = 1
 
 
-def _data(
-    dataset: str, resolution: int, max_instances: int, crop: tuple[int, ...] | None = None
-) -> DataConfig:
-    return DataConfig(
-        dataset=dataset,
-        keys=("video", "segmentations"),
-        resolution=resolution,
-        num_frames=1,
-        max_instances=max_instances,
-        crop=crop,
-    )
-
-
 _WITH_V2 = (*_Setting.variants, "transl_scale_v2")
 _SETTINGS: dict[str, _Setting] = {
     "tetrominoes": _Setting(
@@ -264,7 +238,7 @@ _SETTINGS: dict[str, _Setting] = {
             encoder=CnnConfig(_WIDE, (1, 1, 1, 1)),
             decoder=PixelDecoderConfig(),
         ),
-        _data("tetrominoes", 35, 4),
+        image_data("tetrominoes", 35, 4),
         num_steps=20_000,
         warmup_steps=5000,
         eval_every=1000,
@@ -277,65 +251,60 @@ _SETTINGS: dict[str, _Setting] = {
             encoder=CnnConfig(_WIDE, (2, 2, 1, 1)),
             decoder=CnnDecoderConfig(strides=(2, 2, 1, 1, 1)),
         ),
-        _data("objects_room", 64, 11),
+        image_data("objects_room", 64, 11),
         num_background=4,
     ),
     "clevr_with_masks": _Setting(
         "CLEVR with masks at 128x128, 500k steps",
         IsaConfig(),
-        _data("clevr_with_masks", 128, 11, crop=(29, 64, 192, 192)),
+        image_data("clevr_with_masks", 128, 11, crop=(29, 64, 192, 192)),
         variants=_WITH_V2,
     ),
     "multishapenet_easy": _Setting(
         "MultiShapeNet-Easy at 128x128, 500k steps",
         IsaConfig(),
-        _data("multishapenet_easy", 128, 11, crop=(0, 40, 240, 240)),
+        image_data("multishapenet_easy", 128, 11, crop=(0, 40, 240, 240)),
         variants=_WITH_V2,
     ),
     "clevrtex_cnn": _Setting(
         "CLEVRTex at 128x128, plain convolutions, 500k steps",
         IsaConfig(),
-        _data("clevrtex", 128, 11, crop=(24, 64, 192, 192)),
+        image_data("clevrtex", 128, 11, crop=(24, 64, 192, 192)),
     ),
     "clevrtex_resnet": _Setting(
         "CLEVRTex at 128x128, ResNet-34, 500k steps",
         IsaConfig(encoder=ResNetConfig()),
-        _data("clevrtex", 128, 11, crop=(24, 64, 192, 192)),
+        image_data("clevrtex", 128, 11, crop=(24, 64, 192, 192)),
         variants=_WITH_V2,
     ),
     "waymo_open": _Setting(
         "Waymo Open, front camera at 128x192, ResNet-34, 500k steps",
         IsaConfig(resolution=(128, 192), encoder=ResNetConfig(), decoder=CnnDecoderConfig(grid=(16, 24))),
-        _data("waymo_open", 128, 11),
+        image_data("waymo_open", 128, 11),
         variants=_WITH_V2,
     ),
 }
 
-_VARIANTS: dict[str, tuple[str, Callable[[IsaConfig], IsaConfig]]] = {
-    "baseline": (
-        "slot attention without frames of reference",
-        lambda model: replace(model, invariance="none"),
-    ),
-    "transl": ("slots with positions", lambda model: replace(model, invariance="translation")),
-    "transl_scale": ("slots with positions and scales", lambda model: model),
-    "transl_rot_scale": (
-        "slots with positions, rotations and scales",
-        lambda model: replace(model, invariance="rotation"),
-    ),
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "baseline": ("slot attention without poses", {"invariance": "none"}),
+    "transl": ("slots with positions", {"invariance": "translation"}),
+    "transl_scale": ("slots with positions and scales", {}),
+    "transl_rot_scale": ("slots with positions, rotations and scales", {"invariance": "rotation"}),
     "transl_scale_v2": (
-        "slots with positions and scales that keys see and values do not",
-        lambda model: replace(model, relative_values=False),
+        "slots with positions and scales, which enter keys and not values",
+        {"relative_values": False},
     ),
 }
+"""Descriptions, and what differs from positions and scales."""
 
 
 def _recipe(setting: str) -> Recipe:
-    """Of `DATASET_VARIANT`."""
+    """The recipe of `DATASET_VARIANT`."""
     dataset, variant = _EXPERIMENTS[setting]
     found = _SETTINGS[dataset]
     return Recipe(
         f"isa_{setting}",
-        _VARIANTS[variant][1](found.model),
+        replace(found.model, **_VARIANTS[variant][1]),
         found.data,
         OptimConfig(learning_rate=4e-4, warmup_steps=found.warmup_steps, num_steps=found.num_steps),
         TrainConfig(eval_every=found.eval_every, checkpoint_every=found.eval_every),
@@ -356,11 +325,11 @@ RECIPES = sweep(
         for name, (dataset, variant) in _EXPERIMENTS.items()
     },
 )
-"""`isa_<data set>_<variant>`: every released configuration, with the grid where it belongs."""
+"""`isa_<data set>_<variant>`: every released configuration, with coordinates appended to the tokens."""
 
 
 def isa_demo() -> Recipe:
-    """ISA with positions cut down to minutes on two cores, for `torchslots demo`: Tetrominoes, few channels, sizes
+    """ISA with positions on Tetrominoes, few channels, for `torchslots demo`: minutes on two cores; all sizes are
     chosen here."""
     model = IsaConfig(
         resolution=(35, 35),
@@ -374,14 +343,5 @@ def isa_demo() -> Recipe:
         name="isa_demo",
         model=model,
         optim=OptimConfig(learning_rate=1e-3, warmup_steps=100, num_steps=8000),
-        train=TrainConfig(
-            batch_size=8,
-            precision="bf16",
-            compile=False,
-            num_workers=0,
-            log_every=25,
-            eval_every=1000,
-            checkpoint_every=1000,
-            keep=1,
-        ),
+        train=demo_train(8),
     )

@@ -34,14 +34,15 @@ from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.models.slots.initializers import FromBoxes, FromMasks, Gaussian, Learned
 from torchslots.models.slots.predictors import TransformerPredictor
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.recipes.sizes import decoded_size, reduced, require_decoded
 
 TARGET_CHANNELS = {"video": 3, "flow": 3, "depth": 1}
-"""Channels of each image that a decoder can be asked for."""
+"""Channels of each image that a decoder can predict."""
 
 
 @dataclass(frozen=True)
 class CnnConfig:
-    """Convolutions of the encoder: 5x5, ReLU behind each."""
+    """The encoder's convolutions: 5x5, ReLU behind each."""
 
     channels: tuple[int, ...] = (32, 32, 32, 32)
     strides: tuple[int, ...] = (1, 1, 1, 1)
@@ -82,15 +83,15 @@ class DecoderConfig:
     channels: tuple[int, ...] = (64, 64, 64, 64)
     strides: tuple[int, ...] = (2, 2, 2, 1)
     fusion: Literal["late", "early"] = "late"
-    """Blend images (SAVi) or features (SAVi++): the same function, as readouts are linear. The originals name their
-    readouts by it."""
+    """Blend images (SAVi) or features (SAVi++). Both are the same function, since readouts are linear; the originals
+    name their readouts by it."""
     chunk: int | None = None
-    """Images, one for each slot and frame, painted at once; fewer need less memory. None: all."""
+    """Images decoded at once, of which each slot of a frame has one; fewer need less memory. None: all."""
 
 
 @dataclass(frozen=True)
 class SaviConfig(ModelConfig):
-    """The numbers of a SAVi model."""
+    """Configuration of SAVi, SAVi++ and their sizes."""
 
     family: ClassVar[str] = "savi"
     resolution: tuple[int, int] = (64, 64)
@@ -101,10 +102,10 @@ class SaviConfig(ModelConfig):
     """Hidden width of the perceptron behind the encoder's positions."""
     slot_size: int = 128
     conditioning: Literal["boxes", "centers", "masks", "learned", "gaussian", "learned_gaussian"] = "boxes"
-    """What slots start from: first-frame boxes, their centres, masks; or nothing: learned vectors, normal draws, draws
-    with a learned mean and deviation."""
+    """What slots start from: boxes, centres of boxes or masks in the first frame; or, without hints, learned vectors,
+    samples of the standard normal distribution, or of one with learned mean and deviation."""
     num_slots: int = 24
-    """Slots, background included. Boxes decide for themselves: one slot each and one more."""
+    """Slots, the background's included. With boxes their number decides: one slot each and one more."""
     initializer_hidden: int = 256
     num_iterations: int = 1
     """Rounds of slot attention in each frame."""
@@ -117,7 +118,7 @@ class SaviConfig(ModelConfig):
     predictor_mlp: int = 256
     decoder: DecoderConfig = DecoderConfig()
     targets: tuple[str, ...] = ("flow",)
-    """Images the decoder draws: video, flow, depth."""
+    """Images that the decoder predicts: video, flow, depth."""
     recompute: bool = False
     """Recompute activations of encoder and decoder in the backward pass: less memory, slower."""
 
@@ -125,21 +126,15 @@ class SaviConfig(ModelConfig):
         for name in self.targets:
             if name not in TARGET_CHANNELS:
                 raise UserError(f"Unknown target `{name}`. Targets are {', '.join(TARGET_CHANNELS)}.")
-        drawn = tuple(cells * math.prod(self.decoder.strides) for cells in self.decoder.grid)
-        if drawn != tuple(self.resolution):
-            raise UserError(
-                f"A decoder of grid {self.decoder.grid} and strides {self.decoder.strides} draws {drawn}, but "
-                f"the frames are {tuple(self.resolution)}. Change decoder.grid or decoder.strides."
-            )
+        require_decoded(decoded_size(self.decoder.grid, self.decoder.strides), self.resolution)
 
 
 def build(config: SaviConfig) -> ObjectCentricModel:
-    """The five parts of SAVi (figure 2), put together."""
-    return build_with(interact, config, config)
+    """SAVi from its five parts (figure 2), with fresh weights."""
+    return build_with(_predictor, config, config)
 
 
-def interact(config: SaviConfig) -> TransformerPredictor:
-    """SAVi's predictor."""
+def _predictor(config: SaviConfig) -> TransformerPredictor:
     return TransformerPredictor(
         config.slot_size,
         num_heads=config.predictor_heads,
@@ -151,7 +146,7 @@ def interact(config: SaviConfig) -> TransformerPredictor:
 def build_with(
     predictor: Callable[[SaviConfig], nn.Module], config: SaviConfig, whole: ModelConfig
 ) -> ObjectCentricModel:
-    """SAVi with another predictor; `whole` are the numbers to save with the model, of which `config` is a part."""
+    """SAVi with another predictor; `whole`, of which `config` is a part, is saved with the model."""
     tokens, encoder = _encoder(config)
     slot_encoder = SlotEncoder(
         encoder=encoder,
@@ -172,43 +167,37 @@ def build_with(
 
 def _encoder(config: SaviConfig) -> tuple[int, FrameEncoder]:
     """Width of the tokens, and the encoder that makes them."""
-    if isinstance(config.encoder, ResNetConfig):
-        backbone = ResNet(config.encoder.stage_sizes, config.encoder.width)
-        channels = backbone.output_size
-    else:
-        backbone = cnn(3, config.encoder.channels, config.encoder.strides)
-        channels = config.encoder.channels[-1]
-    grid = tuple(-(-side // config.encoder.reduction()) for side in config.resolution)
+    channels, network = backbone(config.encoder)
     layers: list[nn.Module] = [mlp(channels, [config.position_hidden], channels, pre_norm=True)]
-    if config.transformer is not None:
-        width, channels = channels, config.transformer.qkv_size
-        layers += [dense(width, channels), nn.ReLU(), *_transformer(config.transformer)]
-    return channels, FrameEncoder(
-        backbone, PositionEmbedding((grid[0], grid[1]), _channels(layers)), nn.Sequential(*layers)
-    )
+    tokens, transformer = channels, config.transformer
+    if transformer is not None:
+        tokens = transformer.qkv_size
+        layers += [dense(channels, tokens), nn.ReLU()]
+        for _ in range(transformer.num_layers):
+            heads, hidden = transformer.num_heads, transformer.mlp_size
+            layers.append(PreNormBlock(tokens, num_heads=heads, qkv_size=tokens, mlp_size=hidden))
+    position = PositionEmbedding(reduced(config.resolution, config.encoder.reduction()), channels)
+    return tokens, FrameEncoder(network, position, nn.Sequential(*layers))
 
 
-def _channels(layers: list[nn.Module]) -> int:
-    """Width that the first of the token layers takes."""
-    return next(layer.in_features for layer in layers[0].modules() if isinstance(layer, nn.Linear))
+def backbone(config: CnnConfig | ResNetConfig, *, activate_last: bool = True) -> tuple[int, nn.Module]:
+    """Channels of the encoder's feature map, and the network that makes it.
 
-
-def _transformer(config: TransformerConfig) -> list[nn.Module]:
-    return [
-        PreNormBlock(
-            config.qkv_size, num_heads=config.num_heads, qkv_size=config.qkv_size, mlp_size=config.mlp_size
-        )
-        for _ in range(config.num_layers)
-    ]
+    Args:
+        activate_last: whether ReLU follows the last convolution, too.
+    """
+    if isinstance(config, ResNetConfig):
+        network = ResNet(config.stage_sizes, config.width)
+        return network.output_size, network
+    return config.channels[-1], cnn(3, config.channels, config.strides, activate_last=activate_last)
 
 
 def _from_masks(config: SaviConfig) -> FromMasks:
-    """The authors' recipe: a small strided CNN over each mask, averaged, then a perceptron."""
+    """As the authors do: a small strided CNN over each mask, averaged over its places, and a perceptron."""
     channels, strides = (32, 32, 32, 32), (2, 2, 2, 1)
-    grid = tuple(-(-side // 8) for side in config.resolution)
     encoder = FrameEncoder(
         cnn(1, channels, strides),
-        PositionEmbedding((grid[0], grid[1]), channels[-1]),
+        PositionEmbedding(reduced(config.resolution, 8), channels[-1]),
         mlp(channels[-1], [64], channels[-1], pre_norm=True),
     )
     head = mlp(channels[-1], [config.initializer_hidden], config.slot_size)
@@ -228,20 +217,16 @@ _INITIALIZERS: dict[str, Callable[[SaviConfig], nn.Module]] = {
 
 
 def _decoder(config: SaviConfig) -> BroadcastDecoder:
-    numbers = config.decoder
-    backbone = cnn(
-        config.slot_size,
-        numbers.channels,
-        numbers.strides,
-        transposed=[stride > 1 for stride in numbers.strides],
-    )
+    decoder = config.decoder
+    transposed = [stride > 1 for stride in decoder.strides]
+    network = cnn(config.slot_size, decoder.channels, decoder.strides, transposed=transposed)
     return BroadcastDecoder(
-        PositionEmbedding(numbers.grid, config.slot_size),
-        backbone,
-        grid=numbers.grid,
-        features=numbers.channels[-1],
+        PositionEmbedding(decoder.grid, config.slot_size),
+        network,
+        grid=decoder.grid,
+        features=decoder.channels[-1],
         targets={name: TARGET_CHANNELS[name] for name in config.targets},
-        chunk=numbers.chunk,
+        chunk=decoder.chunk,
         recompute=config.recompute,
     )
 
@@ -292,11 +277,11 @@ def savi_plus_plus() -> Recipe:
 
 
 def savi_demo() -> Recipe:
-    """SAVi cut down to minutes on two cores, for `torchslots demo`: 32x32, generated videos; all sizes are ours.
+    """SAVi at 32x32 on generated videos, for `torchslots demo`: minutes on two cores; all sizes are chosen here.
 
-    Many small steps, and short clips at first: slots learn to find objects on pairs of frames, then to follow them.
-    Both flow and RGB are targets: flow is zero in a video's first frame. A rate much higher, or reached much sooner,
-    kills the encoder: the ReLUs of its last layer fall silent, and slots see nothing.
+    Many small steps, and pairs of frames at first: slots learn to find objects, then to follow them. Both flow and RGB
+    are targets, since flow is zero in a video's first frame. With a much higher rate or a much shorter warm-up all
+    ReLUs of the encoder's last layer stay at zero, and slots see nothing.
     """
     model = SaviConfig(
         resolution=(32, 32),

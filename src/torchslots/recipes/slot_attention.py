@@ -1,6 +1,6 @@
 """Slot Attention: Locatello et al., Object-Centric Learning with Slot Attention (NeurIPS 2020).
 
-Numbers and numerics are those of the authors' TensorFlow code: layer norms with epsilon 1e-3, every bias of the gated
+Sizes and numerics are those of the authors' TensorFlow code: layer norms with epsilon 1e-3, every bias of the gated
 recurrent unit, images in [-1, 1], Adam with Keras' epsilon. That code has CLEVR only; the sizes for Tetrominoes and
 Multi-dSprites are chosen here.
 """
@@ -12,7 +12,6 @@ from typing import ClassVar
 
 from torch import nn
 
-from torchslots.io.errors import UserError
 from torchslots.models.decoders.broadcast import BroadcastDecoder
 from torchslots.models.decoders.set_prediction import SetPredictionDecoder
 from torchslots.models.layers.blocks import KERAS_NORM_EPS, mlp
@@ -27,11 +26,12 @@ from torchslots.models.slots.encoder import FrameEncoder, SlotEncoder
 from torchslots.models.slots.initializers import Gaussian
 from torchslots.models.slots.predictors import IdentityPredictor
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.recipes.sizes import decoded_size, reduced, require_decoded
 
 
 @dataclass(frozen=True)
 class ImageDecoderConfig:
-    """Object discovery: a spatial broadcast decoder. 5x5 convolutions, ReLU behind each, stride 2 transposed, then a
+    """Spatial broadcast decoder, for object discovery: 5x5 convolutions, ReLU behind each, stride 2 transposed, then a
     3x3 one to colours and mask score."""
 
     grid: tuple[int, int] = (8, 8)
@@ -39,27 +39,27 @@ class ImageDecoderConfig:
     channels: tuple[int, ...] = (64, 64, 64, 64, 64)
     strides: tuple[int, ...] = (2, 2, 2, 2, 1)
     chunk: int | None = None
-    """Images, one for each slot, painted at once; fewer need less memory. None: all."""
+    """Images decoded at once, of which each slot of a frame has one; fewer need less memory. None: all."""
 
 
 @dataclass(frozen=True)
 class SetPredictionConfig:
-    """Set prediction: a perceptron on each slot."""
+    """Perceptron on each slot, for set prediction."""
 
     hidden: int = 64
     num_properties: int = 19
-    """Numbers that describe one object, the last its probability to be one."""
+    """Values that describe one object; the last is the probability that there is one."""
 
 
 @dataclass(frozen=True)
 class SlotAttentionConfig(ModelConfig):
-    """The numbers of a Slot Attention model."""
+    """Configuration of Slot Attention, for object discovery or set prediction."""
 
     family: ClassVar[str] = "slot_attention"
     resolution: tuple[int, int] = (128, 128)
     """Height and width of the images."""
     channels: tuple[int, ...] = (64, 64, 64, 64)
-    """Of the encoder's 5x5 convolutions; ReLU behind each."""
+    """Channels of the encoder's 5x5 convolutions; ReLU behind each."""
     strides: tuple[int, ...] = (1, 1, 1, 1)
     token_hidden: int = 64
     """Hidden width of the perceptron behind the encoder's positions."""
@@ -76,23 +76,16 @@ class SlotAttentionConfig(ModelConfig):
     """Recompute activations of encoder and decoder in the backward pass: less memory, slower."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.decoder, SetPredictionConfig):
-            return
-        drawn = tuple(cells * math.prod(self.decoder.strides) for cells in self.decoder.grid)
-        if drawn != tuple(self.resolution):
-            raise UserError(
-                f"A decoder of grid {self.decoder.grid} and strides {self.decoder.strides} draws {drawn}, but the "
-                f"images are {tuple(self.resolution)}. Change decoder.grid or decoder.strides."
-            )
+        if isinstance(self.decoder, ImageDecoderConfig):
+            require_decoded(decoded_size(self.decoder.grid, self.decoder.strides), self.resolution)
 
     def token_grid(self) -> tuple[int, int]:
         """Height and width of the encoder's token map."""
-        reduction = math.prod(self.strides)
-        return -(-self.resolution[0] // reduction), -(-self.resolution[1] // reduction)
+        return reduced(self.resolution, math.prod(self.strides))
 
 
 def build(config: SlotAttentionConfig) -> ObjectCentricModel:
-    """Encoder, slots from one learned normal distribution, rounds of attention, and what must be explained."""
+    """Encoder, slots sampled from one learned normal distribution, rounds of attention and a decoder; fresh weights."""
     slot_encoder = SlotEncoder(
         encoder=_encoder(config),
         initializer=Gaussian(config.num_slots, config.slot_size),
@@ -125,62 +118,55 @@ def _encoder(config: SlotAttentionConfig) -> FrameEncoder:
 
 
 def _decoder(config: SlotAttentionConfig) -> BroadcastDecoder | SetPredictionDecoder:
-    numbers = config.decoder
-    return (
-        _properties(config, numbers)
-        if isinstance(numbers, SetPredictionConfig)
-        else _broadcast(config, numbers)
-    )
-
-
-def _broadcast(config: SlotAttentionConfig, numbers: ImageDecoderConfig) -> BroadcastDecoder:
-    transposed = [stride > 1 for stride in numbers.strides]
+    decoder = config.decoder
+    if isinstance(decoder, SetPredictionConfig):
+        grid, resolution = config.token_grid(), config.resolution
+        sizes = config.slot_size, decoder.hidden, decoder.num_properties
+        return SetPredictionDecoder(*sizes, grid=grid, resolution=resolution)
+    transposed = [stride > 1 for stride in decoder.strides]
     return BroadcastDecoder(
-        PositionEmbedding(numbers.grid, config.slot_size, grid=soft_grid, stored=False),
-        cnn(config.slot_size, numbers.channels, numbers.strides, transposed=transposed),
-        grid=numbers.grid,
-        features=numbers.channels[-1],
+        PositionEmbedding(decoder.grid, config.slot_size, grid=soft_grid, stored=False),
+        cnn(config.slot_size, decoder.channels, decoder.strides, transposed=transposed),
+        grid=decoder.grid,
+        features=decoder.channels[-1],
         targets={"video": 3},
         head=partial(Conv, kernel=3),
         error=mean_squared_error,
         to_native=to_signed,
         from_native=from_signed,
-        chunk=numbers.chunk,
+        chunk=decoder.chunk,
         recompute=config.recompute,
     )
 
 
-def _properties(config: SlotAttentionConfig, numbers: SetPredictionConfig) -> SetPredictionDecoder:
-    return SetPredictionDecoder(
-        config.slot_size,
-        numbers.hidden,
-        numbers.num_properties,
-        grid=config.token_grid(),
-        resolution=config.resolution,
+def image_data(
+    dataset: str,
+    resolution: int,
+    max_instances: int = DataConfig.max_instances,
+    crop: tuple[int, ...] | None = None,
+) -> DataConfig:
+    """Single images and their true segmentations."""
+    return DataConfig(
+        dataset=dataset,
+        keys=("video", "segmentations"),
+        resolution=resolution,
+        num_frames=1,
+        max_instances=max_instances,
+        crop=crop,
     )
-
-
-_CLEVR_CROP = (29, 64, 192, 192)
 
 
 def slot_attention_clevr6() -> Recipe:
     """Object discovery on CLEVR images of at most 6 objects: 7 slots, 3 rounds, batches of 64, 500k steps, learning
     rate 4e-4 after 10k steps of warm-up, halved every 100k (890,308 weights).
 
-    The crop is the reference's, 5 pixels below the centre; (24, 64, 192, 192) is centred. The paper scores FG-ARI on
-    CLEVR with masks, which its code does not read.
+    The crop is that of the authors' code, 5 pixels below the centre; (24, 64, 192, 192) is centred. The paper reports
+    FG-ARI on CLEVR with masks, which its code does not read.
     """
     return Recipe(
         "slot_attention_clevr6",
         SlotAttentionConfig(),
-        DataConfig(
-            dataset="clevr_with_masks",
-            keys=("video", "segmentations"),
-            resolution=128,
-            num_frames=1,
-            max_objects=6,
-            crop=_CLEVR_CROP,
-        ),
+        replace(image_data("clevr_with_masks", 128, crop=(29, 64, 192, 192)), max_objects=6),
         OptimConfig(
             learning_rate=4e-4,
             warmup_steps=10_000,
@@ -198,42 +184,29 @@ def slot_attention_clevr6() -> Recipe:
 
 def slot_attention_tetrominoes() -> Recipe:
     """Object discovery on Tetrominoes, 35x35: 4 slots, 32 channels, slots tiled over the full resolution; otherwise as
-    CLEVR6. The paper reaches FG-ARI 99.5 with sizes that its code does not tell. Trained on 60,000 images: the split
-    `train` is the 512 of Invariant Slot Attention, and all that a small generated file needs (`--data.train-split train
-    --evaluation.split validation`)."""
+    on CLEVR6. The paper reports FG-ARI 99.5, with sizes that are not in its code.
+
+    It trains on 60,000 images. The split `train` has the 512 of Invariant Slot Attention; take it for a small generated
+    file (`--data.train-split train --evaluation.split validation`).
+    """
     base = slot_attention_clevr6()
     return replace(
         base,
         name="slot_attention_tetrominoes",
         model=_small((35, 35), num_slots=4),
-        data=DataConfig(
-            dataset="tetrominoes",
-            keys=("video", "segmentations"),
-            resolution=35,
-            num_frames=1,
-            max_instances=3,
-            num_records=60_000,
-            train_split="train_full",
-        ),
+        data=replace(image_data("tetrominoes", 35, 3), num_records=60_000, train_split="train_full"),
         evaluation=replace(base.evaluation, split="validation_full"),
     )
 
 
 def slot_attention_multi_dsprites() -> Recipe:
     """Object discovery on Multi-dSprites, 64x64: 6 slots, 32 channels, slots tiled over the full resolution; otherwise
-    as CLEVR6."""
-    base = slot_attention_clevr6()
+    as on CLEVR6."""
     return replace(
-        base,
+        slot_attention_clevr6(),
         name="slot_attention_multi_dsprites",
         model=_small((64, 64), num_slots=6),
-        data=DataConfig(
-            dataset="multi_dsprites",
-            keys=("video", "segmentations"),
-            resolution=64,
-            num_frames=1,
-            max_instances=5,
-        ),
+        data=image_data("multi_dsprites", 64, 5),
     )
 
 
@@ -252,7 +225,7 @@ def slot_attention_set_prediction() -> Recipe:
     """Properties of CLEVR's objects: 10 slots, 3 rounds, batches of 512, 150k steps, learning rate 4e-4 after 1k steps
     of warm-up, halved every 50k (380,755 weights).
 
-    The whole frame is squeezed to 128x128. Scored by average precision at distances inf, 1, 0.5, 0.25 and 0.125.
+    The whole frame is squeezed to 128x128. The score is average precision at distances inf, 1, 0.5, 0.25 and 0.125.
     """
     base = slot_attention_clevr6()
     return replace(
@@ -275,8 +248,8 @@ def slot_attention_set_prediction() -> Recipe:
 
 
 def slot_attention_demo() -> Recipe:
-    """Object discovery cut down to minutes on two cores, for `torchslots demo`: Tetrominoes at 32x32, few channels,
-    sizes chosen here; in full precision, since these slots start alike and have only small differences to part by."""
+    """Object discovery on Tetrominoes at 32x32, few channels, for `torchslots demo`: minutes on two cores; all sizes
+    are chosen here. In full precision, since these slots start alike and only small differences separate them."""
     base = slot_attention_tetrominoes()
     return replace(
         base,
@@ -290,13 +263,13 @@ def slot_attention_demo() -> Recipe:
         ),
         data=replace(base.data, resolution=32),
         optim=_demo_optim(12_000),
-        train=replace(_demo_train(8), precision="fp32"),
+        train=replace(demo_train(8), precision="fp32"),
     )
 
 
 def set_prediction_demo() -> Recipe:
-    """Set prediction cut down to minutes on two cores, for `torchslots demo`: CLEVR at 64x64 with at most 5 objects, a
-    slot for each, few channels, sizes chosen here."""
+    """Set prediction on CLEVR at 64x64 with at most 5 objects, a slot for each, few channels, for `torchslots demo`:
+    minutes on two cores; all sizes are chosen here."""
     base = slot_attention_set_prediction()
     return replace(
         base,
@@ -310,7 +283,7 @@ def set_prediction_demo() -> Recipe:
         ),
         data=replace(base.data, resolution=64, max_instances=5, max_objects=5),
         optim=replace(_demo_optim(10_000), warmup_steps=300),
-        train=_demo_train(32),
+        train=demo_train(32),
     )
 
 
@@ -320,7 +293,8 @@ def _demo_optim(steps: int) -> OptimConfig:
     )
 
 
-def _demo_train(batch_size: int) -> TrainConfig:
+def demo_train(batch_size: int) -> TrainConfig:
+    """Training for `torchslots demo` on images."""
     return TrainConfig(
         batch_size=batch_size,
         precision="bf16",

@@ -1,12 +1,12 @@
-"""SlotDiffusion: slots as what a latent diffusion model draws.
+"""SlotDiffusion: slots, decoded to images by a latent diffusion model.
 
-Wu et al., SlotDiffusion: Object-Centric Generative Modeling with Diffusion Models (NeurIPS 2023). Numbers are those of
-the authors' configurations (`savi_ldm_*_params-res128`). It is trained in two steps: a VQ-VAE first
-(`recipes/tokenizers.py`), then slots and U-Net over its frozen latents.
+Wu et al., SlotDiffusion: Object-Centric Generative Modeling with Diffusion Models (NeurIPS 2023). Sizes are those of
+the authors' configurations (`savi_ldm_*_params-res128`). A VQ-VAE is trained first (`recipes/tokenizers.py`), then
+slots and U-Net on its frozen latents.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast, get_args
 
 from torchslots.io.errors import UserError
 from torchslots.models.decoders.diffusion import DiffusionDecoder
@@ -21,52 +21,48 @@ from torchslots.models.diffusion.schedule import (
 )
 from torchslots.models.layers.unet import ConditionedUNet
 from torchslots.models.model import ObjectCentricModel
-from torchslots.recipes.config import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.recipes.config import Recipe
+from torchslots.recipes.sizes import require_same_size
 from torchslots.recipes.slotdiffusion_encoder import (
     SLOTS,
-    SlotsConfig,
+    SlotsModelConfig,
     build_slot_encoder,
-    data,
-    demo_data,
-    demo_optim,
+    demo_experiment,
     demo_slots,
-    demo_training,
-    evaluation,
-    steps,
+    experiment,
 )
 from torchslots.recipes.sweep import sweep
 from torchslots.recipes.tokenizers import VqvaeConfig, build_vqvae, vqvae_demo
 
 _PREDICTION_TYPES = {"noise": PREDICT_NOISE, "latent": PREDICT_LATENT, "velocity": PREDICT_VELOCITY}
-_SCHEDULES = ("linear", "sqrt_linear", "cosine", "sqrt")
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The numbers of the U-Net."""
+    """Configuration of the U-Net."""
 
     channels: tuple[int, ...] = (128, 256, 384, 512)
     """Width of each level, multiples of `norm_groups`; every level but the last halves the latent's sides."""
     attention: tuple[bool, ...] = (False, True, True, True)
-    """For each level, whether its pixels attend to each other and to slots; the middle always does."""
+    """For each level, whether its pixels attend to each other and to slots; those of the middle block always do."""
     blocks_per_level: int = 2
-    """Residual blocks on the way down; one more on the way up."""
+    """Residual blocks of each level on the way down; one more on the way up."""
     head_size: int = 32
     """Width of an attention head; divides every width."""
     transformer_layers: int = 1
     dropout: float = 0.1
-    """In residual blocks alone."""
+    """Dropout in residual blocks alone."""
     norm_groups: int = 32
-    """Groups of every group norm; fewer for narrow levels, where groups of one or two channels forget colours."""
+    """Groups of every group norm; fewer for narrow levels, where groups of one or two channels remove colours."""
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The schedule of noise, and what is predicted."""
+    """Configuration of the noise schedule and of what the U-Net predicts."""
 
     num_steps: int = 1000
     schedule: BetaSchedule = "linear"
-    """Shape of the variances added: `linear` in their square roots, `sqrt_linear` in themselves, `cosine`, `sqrt`."""
+    """Course of the added variances: `linear` in their square roots, `sqrt_linear` in themselves, `cosine`, `sqrt`."""
     start: float = 0.0015
     """First variance."""
     end: float = 0.0195
@@ -74,15 +70,13 @@ class DiffusionConfig:
     cosine_shift: float = 0.008
     prediction_type: Literal["noise", "latent", "velocity"] = "noise"
     latent_scale: float = 1.0
-    """Latents are divided by it; 1 in all of the authors' configurations, though 1.24 is what they measured."""
+    """Divides latents; 1 in all of the authors' configurations, though they measured 1.24."""
 
     def __post_init__(self) -> None:
-        if self.schedule not in _SCHEDULES:
-            raise UserError(f"schedule should be one of {', '.join(_SCHEDULES)}, got {self.schedule!r}.")
-        if self.prediction_type not in _PREDICTION_TYPES:
-            raise UserError(
-                f"prediction_type should be one of {', '.join(_PREDICTION_TYPES)}, got {self.prediction_type!r}."
-            )
+        known = {"schedule": get_args(BetaSchedule), "prediction_type": tuple(_PREDICTION_TYPES)}
+        for name, values in known.items():
+            if (value := vars(self)[name]) not in values:
+                raise UserError(f"{name} should be one of {', '.join(values)}, got {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -91,15 +85,15 @@ class SamplingConfig:
 
     sampler: SamplerName = "dpm_solver"
     num_steps: int = 20
-    """Evaluations of the U-Net; `ddpm` makes all steps of the schedule whatever is said here."""
+    """Evaluations of the U-Net; `ddpm` always makes all steps of the schedule."""
     snap: bool = True
-    """Move every estimated latent to the codebook's nearest vectors."""
+    """Replace every estimated latent by the codebook's nearest vectors."""
     one_noise: bool = True
     """All frames start from the same noise."""
     seed: int = 0
-    """Of that noise."""
+    """Seed of the noise."""
     show: bool = False
-    """Draw a progress bar."""
+    """Show a progress bar."""
 
     def __post_init__(self) -> None:
         self.build()
@@ -110,22 +104,17 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class SlotDiffusionConfig(ModelConfig):
-    """The numbers of the model."""
+class SlotDiffusionConfig(SlotsModelConfig):
+    """Configuration of SlotDiffusion, its finished tokenizer's included."""
 
     family: ClassVar[str] = "slotdiffusion"
-    slots: SlotsConfig = field(default_factory=SlotsConfig)
     tokenizer: VqvaeConfig = field(default_factory=VqvaeConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
-        if tuple(self.slots.resolution) != tuple(self.tokenizer.resolution):
-            raise UserError(
-                f"Slots see frames of {tuple(self.slots.resolution)}, the image code frames of "
-                f"{tuple(self.tokenizer.resolution)}. Make slots.resolution and tokenizer.resolution the same."
-            )
+        require_same_size(self.slots.resolution, self.tokenizer.resolution)
         halvings = 2 ** (len(self.unet.channels) - 1)
         if any(side % halvings for side in self.tokenizer.latent_shape[1:]):
             raise UserError(
@@ -133,33 +122,26 @@ class SlotDiffusionConfig(ModelConfig):
                 f"{halvings}, got {self.tokenizer.latent_shape[1:]}. Take fewer levels or another resolution."
             )
 
-    @property
-    def resolution(self) -> tuple[int, int]:
-        """Height and width of the frames."""
-        return self.slots.resolution
-
 
 def build(config: SlotDiffusionConfig) -> ObjectCentricModel:
-    """Fresh weights, those of the image code too, which are to be replaced by a trained one's."""
+    """SlotDiffusion with fresh weights; those of a trained tokenizer are to replace its tokenizer's."""
     return ObjectCentricModel(build_slot_encoder(config.slots), build_decoder(config), config)
 
 
 def build_decoder(config: SlotDiffusionConfig) -> DiffusionDecoder:
     """The decoder alone, for slots of any encoder of the same width."""
-    numbers, sampling = config.diffusion, config.sampling
-    betas = beta_schedule(
-        numbers.schedule, numbers.num_steps, numbers.start, numbers.end, numbers.cosine_shift
-    )
+    noise, sampling = config.diffusion, config.sampling
+    betas = beta_schedule(noise.schedule, noise.num_steps, noise.start, noise.end, noise.cosine_shift)
     return DiffusionDecoder(
         build_unet(config),
         build_vqvae(replace(config.tokenizer, perceptual=False)),
         Diffusion(betas),
-        _PREDICTION_TYPES[numbers.prediction_type],
+        _PREDICTION_TYPES[noise.prediction_type],
         sampling.build(),
         grid=config.slots.token_grid(),
         resolution=config.resolution,
         latent_shape=config.tokenizer.latent_shape,
-        latent_scale=numbers.latent_scale,
+        latent_scale=noise.latent_scale,
         snap=sampling.snap,
         seed=sampling.seed,
         one_noise=sampling.one_noise,
@@ -167,18 +149,18 @@ def build_decoder(config: SlotDiffusionConfig) -> DiffusionDecoder:
 
 
 def build_unet(config: SlotDiffusionConfig) -> ConditionedUNet:
-    """The U-Net alone."""
-    numbers = config.unet
+    """The U-Net alone, with fresh weights."""
+    unet = config.unet
     return ConditionedUNet(
         config.tokenizer.latent_shape[0],
-        numbers.channels,
-        numbers.attention,
-        blocks_per_level=numbers.blocks_per_level,
-        head_size=numbers.head_size,
+        unet.channels,
+        unet.attention,
+        blocks_per_level=unet.blocks_per_level,
+        head_size=unet.head_size,
         context_size=config.slots.slot_size,
-        transformer_layers=numbers.transformer_layers,
-        dropout=numbers.dropout,
-        norm_groups=numbers.norm_groups,
+        transformer_layers=unet.transformer_layers,
+        dropout=unet.dropout,
+        norm_groups=unet.norm_groups,
     )
 
 
@@ -186,25 +168,9 @@ def build_unet(config: SlotDiffusionConfig) -> ConditionedUNet:
 
 
 def _recipe(dataset: str) -> Recipe:
-    """Rates of 1e-4 for slots and 2e-4 for the U-Net, 5 % warm-up, cosine to zero; clips of 3 frames in batches of 32
-    for 30 epochs, images in batches of 64 for 400 epochs."""
-    images = dataset == "clevrtex"
-    epochs, batch_size, num_frames = (400, 64, 1) if images else (30, 32, 3)
-    num_steps = steps(dataset, epochs, batch_size, num_frames)
-    return Recipe(
-        f"slotdiffusion_{dataset}",
-        SlotDiffusionConfig(SLOTS[dataset]),
-        data(dataset, num_frames),
-        OptimConfig(
-            learning_rate=1e-4,
-            decoder_learning_rate=2e-4,
-            warmup_steps=0.05 * num_steps,
-            num_steps=num_steps,
-            max_grad_norm=1.0 if images else 0.05,
-        ),
-        TrainConfig(batch_size=batch_size, log_every=100, eval_every=5000, checkpoint_every=1000),
-        evaluation(dataset, batch_size=64 if images else 4),
-    )
+    model = SlotDiffusionConfig(SLOTS[dataset])
+    found = experiment("slotdiffusion", dataset, model, image_epochs=400, decoder_learning_rate=2e-4)
+    return replace(found, train=replace(found.train, eval_every=5000, checkpoint_every=1000))
 
 
 RECIPES = sweep(
@@ -217,7 +183,7 @@ RECIPES = sweep(
         "movi_solid": """SlotDiffusion on MOVi-Solid: four plain convolutions, 12 learned slots, otherwise as on MOVi-D
         (149,837,601 weights, of which 135,979,715 are trained). It validates on the test videos.""",
         "movi_tex": "SlotDiffusion on MOVi-Tex: as on MOVi-Solid.",
-        "clevrtex": """SlotDiffusion's model of images on CLEVRTex: ResNet-18, 11 slots, 3 rounds, batches of 64,
+        "clevrtex": """SlotDiffusion for images on CLEVRTex: ResNet-18, 11 slots, 3 rounds, batches of 64,
         clipped at 1.
 
         The authors' configuration trains for 400 epochs; one of them has since said that the paper's 100 are right
@@ -227,21 +193,13 @@ RECIPES = sweep(
 
 
 def slotdiffusion_demo() -> Recipe:
-    """SlotDiffusion cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, latents of 8x8
-    that `vqvae_demo` learns, single frames before clips of three; all sizes are ours. The latent itself is predicted,
-    not the noise, and most steps have hardly anything but noise: where slots are all there is to go by, they learn."""
-    num_steps = 6000
+    """SlotDiffusion on generated videos at 32x32, for `torchslots demo`: minutes on two cores; all sizes are chosen
+    here. Latents of 8x8 are those of `vqvae_demo`; single frames come before clips of three. The U-Net predicts the
+    latent, not the noise, and most steps are nearly pure noise: there it needs the slots, and so they learn."""
     model = SlotDiffusionConfig(
         demo_slots(),
         cast(VqvaeConfig, vqvae_demo().model),
         UNetConfig((64, 96), (True, True), blocks_per_level=1, dropout=0.0, norm_groups=8),
         DiffusionConfig(end=0.06, prediction_type="latent", latent_scale=0.3),
     )
-    return Recipe(
-        "slotdiffusion_demo",
-        model,
-        demo_data(),
-        demo_optim(num_steps),
-        demo_training(num_steps, batch_size=16),
-        EvalConfig(slice_size=24, batch_size=8),
-    )
+    return demo_experiment("slotdiffusion_demo", model, num_steps=6000)

@@ -1,8 +1,9 @@
-"""STATM-SAVi and STATM-SAVi++: SAVi with a predictor that remembers.
+"""STATM-SAVi and STATM-SAVi++: SAVi with a predictor that has a memory of earlier frames.
 
-Li, Ren, Liu, Sun, Reasoning-Enhanced Object-Centric Learning for Videos (KDD 2025). Numbers are those of the authors'
-configurations; everything but the predictor is SAVi's or SAVi++'s. Their evaluation sends a video through in one slice
-of 24 frames, since it forgets between slices; here slices hand the memory on, which gives the same for any length.
+Li, Ren, Liu, Sun, Reasoning-Enhanced Object-Centric Learning for Videos (KDD 2025). Sizes are those of the authors'
+configurations; all but the predictor is as in SAVi or SAVi++. Their evaluation drops the memory between slices, and so
+takes a video as one slice of 24 frames; here the memory passes from slice to slice, which gives the same for any
+length.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from torchslots.models.slots.temporal import (
     TimeThenSpace,
     all_slots,
 )
-from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
+from torchslots.recipes.config import EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
 from torchslots.recipes.savi import SaviConfig, build_with, savi_demo, savi_plus_plus, savi_small
 
 FusionName = Literal[
@@ -31,23 +32,23 @@ FusionName = Literal[
 
 @dataclass(frozen=True)
 class StatmConfig(ModelConfig):
-    """The numbers of a STATM model."""
+    """Configuration of STATM-SAVi and STATM-SAVi++."""
 
     family: ClassVar[str] = "statm"
     savi: SaviConfig = field(default_factory=SaviConfig)
-    """Everything but memory, widths of the predictor among it."""
+    """All but the memory, the predictor's widths included."""
     fusion: FusionName = "sum"
-    """How attention over slots and over time meet (`models/slots/temporal.py`). The original's all_slots, by a slip,
-    looks at each slot's own past only when it is normalised in front: all_slots_as_released."""
+    """How attention over slots and over time are combined (`models/slots/temporal.py`). By a slip, the original's
+    all_slots attends to each slot's own past alone where `pre_norm` is set: all_slots_as_released."""
     pre_norm: bool = False
-    """Normalise in front of the predictor's layers, not behind their residual sums."""
+    """Put norms in front of the predictor's layers, not behind their residual sums."""
     max_frames: int | None = None
-    """Frames that are remembered, the current one included; None: all."""
+    """Frames in the memory, the current one included; None: all."""
 
     def __post_init__(self) -> None:
         if self.max_frames is not None and self.max_frames < 1:
             raise UserError(
-                f"max_frames should be at least 1, got {self.max_frames}: the current frame is remembered, too."
+                f"max_frames should be at least 1, got {self.max_frames}: the memory holds the current frame, too."
             )
 
     @property
@@ -78,11 +79,11 @@ def fusion_class(config: StatmConfig) -> Callable[..., Fusion]:
 
 
 def build(config: StatmConfig) -> ObjectCentricModel:
-    """SAVi's parts around a predictor that remembers."""
-    return build_with(partial(_remember, statm=config), config.savi, config)
+    """SAVi's parts with a predictor that has a memory; fresh weights."""
+    return build_with(partial(_predictor, statm=config), config.savi, config)
 
 
-def _remember(savi: SaviConfig, statm: StatmConfig) -> MemoryPredictor:
+def _predictor(savi: SaviConfig, statm: StatmConfig) -> MemoryPredictor:
     fusion = fusion_class(statm)(
         savi.slot_size,
         num_heads=savi.predictor_heads,
@@ -94,55 +95,52 @@ def _remember(savi: SaviConfig, statm: StatmConfig) -> MemoryPredictor:
 
 
 def statm_savi_small() -> Recipe:
-    """STATM-SAVi (S) on MOVi-A at 64x64: SAVi-S that remembers, 100k steps, batch 64 (961,572 weights; the authors'
+    """STATM-SAVi (S) on MOVi-A at 64x64: SAVi-S with a memory, 100k steps, batch 64 (961,572 weights; the authors'
     statm_savi_conditional_small)."""
-    small = savi_small()
-    return Recipe(
-        "statm_savi_small",
-        StatmConfig(_numbers(small, num_slots=11)),
-        replace(small.data, max_instances=10),
-        OptimConfig(),
-        TrainConfig(batch_size=64),
-        EvalConfig(slice_size=6),
-    )
+    return _recipe("statm_savi_small", savi_small(), max_instances=10)
 
 
 def statm_savi() -> Recipe:
-    """STATM-SAVi on MOVi-E at 128x128: SAVi++ that remembers, one round of slot attention, 100k steps, batch 64
+    """STATM-SAVi on MOVi-E at 128x128: SAVi++ with a memory, one round of slot attention, 100k steps, batch 64
     (23,264,389 weights; the authors' statm_savi_conditional)."""
-    large = savi_plus_plus()
-    return Recipe(
-        "statm_savi",
-        StatmConfig(_numbers(large, num_slots=24)),
-        replace(large.data, max_instances=23),
-        OptimConfig(),
-        TrainConfig(batch_size=64),
-        EvalConfig(slice_size=24),
-    )
+    return _recipe("statm_savi", savi_plus_plus(), max_instances=23, slice_size=24)
 
 
 def statm_savi_plus_plus() -> Recipe:
     """STATM-SAVi++ on MOVi-A at 128x128: as STATM-SAVi with two rounds of slot attention, 100k steps, batch 32
     (23,264,389 weights; the authors' statm_savi++_conditional)."""
     large = savi_plus_plus()
-    data: DataConfig = replace(large.data, dataset="movi_a", max_instances=10)
+    on_movi_a = replace(large, data=replace(large.data, dataset="movi_a"))
+    return _recipe("statm_savi_plus_plus", on_movi_a, max_instances=10, num_iterations=2, batch_size=32)
+
+
+def _recipe(
+    name: str,
+    savi: Recipe,
+    *,
+    max_instances: int,
+    num_iterations: int = 1,
+    batch_size: int = 64,
+    slice_size: int = 6,
+) -> Recipe:
+    """SAVi's model with a memory, a slot for each object and one more; 100k steps."""
     return Recipe(
-        "statm_savi_plus_plus",
-        StatmConfig(_numbers(large, num_slots=11, num_iterations=2)),
-        data,
+        name,
+        StatmConfig(_savi(savi, num_slots=max_instances + 1, num_iterations=num_iterations)),
+        replace(savi.data, max_instances=max_instances),
         OptimConfig(),
-        TrainConfig(batch_size=32),
-        EvalConfig(slice_size=6),
+        TrainConfig(batch_size=batch_size),
+        EvalConfig(slice_size=slice_size),
     )
 
 
 def statm_demo() -> Recipe:
-    """STATM cut down to minutes on two cores, for `torchslots demo`: SAVi's demonstration that remembers."""
+    """SAVi's demonstration with a memory, for `torchslots demo`: minutes on two cores."""
     small = savi_demo()
-    return replace(small, name="statm_demo", model=StatmConfig(_numbers(small)))
+    return replace(small, name="statm_demo", model=StatmConfig(_savi(small)))
 
 
-def _numbers(recipe: Recipe, **changes: Any) -> SaviConfig:
+def _savi(recipe: Recipe, **changes: Any) -> SaviConfig:
     if not isinstance(recipe.model, SaviConfig):
         raise TypeError(f"{recipe.name} is not a recipe of SAVi")
     return replace(recipe.model, **changes)

@@ -1,10 +1,10 @@
-"""STEVE as its authors train it: tokenizer, slots and transformer in the same steps (Singh, Wu and Ahn, Simple
-Unsupervised Object-Centric Learning for Complex and Naturalistic Videos, NeurIPS 2022).
+"""STEVE as its authors train it: tokenizer, slots and transformer together.
 
-Beside SlotDiffusion's version, `recipes/steve.py`: the codes are drawn, both losses are sums over an image, images
-are in [0, 1], slots start from one learned normal distribution, each round of slot attention but the last has a
-perceptron, the predictor is one block of the decoder's kind, and the largest entry of the gradient is clipped. Weights
-start as this library's layers do, the transformer's as the authors'.
+Singh, Wu and Ahn, Simple Unsupervised Object-Centric Learning for Complex and Naturalistic Videos (NeurIPS 2022).
+Unlike SlotDiffusion's version (`recipes/steve.py`), codes are sampled, both losses are sums over an image, images are
+in [0, 1], slots start from one learned normal distribution, each round of slot attention but the last has a perceptron,
+the predictor is a block such as the decoder's, and the gradient is clipped by its largest entry. Fresh weights are
+those of this library's layers, the transformer's those of the authors.
 """
 
 from dataclasses import dataclass, field
@@ -23,25 +23,24 @@ from torchslots.models.slots.initializers import Gaussian
 from torchslots.models.slots.predictors import ModulePredictor
 from torchslots.models.tokenizers.dvae import ConvBlock
 from torchslots.recipes.config import ModelConfig, OptimConfig, Recipe, TrainConfig
-from torchslots.recipes.slotdiffusion_encoder import data, evaluation, require_heads
+from torchslots.recipes.sizes import reduced, require_heads
+from torchslots.recipes.slotdiffusion_encoder import data, evaluation
 from torchslots.recipes.steve import CodeTransformerConfig, build_code_transformer
 from torchslots.recipes.sweep import sweep
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae
 
-_ANNEALED = DvaeConfig(temperature_steps=30_000.0, norm=False)
-
 
 @dataclass(frozen=True)
 class SteveJointConfig(ModelConfig):
-    """The numbers of the model."""
+    """Configuration of STEVE, its tokenizer's included."""
 
     family: ClassVar[str] = "steve_joint"
-    tokenizer: DvaeConfig = _ANNEALED
-    """Its resolution is the frames'; with it learn the slots and the transformer."""
+    tokenizer: DvaeConfig = field(default_factory=lambda: DvaeConfig(temperature_steps=30_000.0, norm=False))
+    """Trained together with slots and transformer; its resolution is that of the frames."""
     transformer: CodeTransformerConfig = field(default_factory=CodeTransformerConfig)
     channels: tuple[int, ...] = (64, 64, 64)
-    """Of the encoder's 5x5 convolutions, each with ReLU, before one more to `token_size`; the first has stride 2, but
-    for frames of 64 rows."""
+    """Channels of the encoder's 5x5 convolutions, each with ReLU, in front of one more to `token_size`; the first has
+    stride 2, except for frames of 64 rows."""
     token_size: int = 192
     num_slots: int = 15
     """No weight depends on it: evaluation may use another."""
@@ -66,16 +65,16 @@ class SteveJointConfig(ModelConfig):
 
     @property
     def stride(self) -> int:
-        """Of the encoder's first convolution, and so of all of it."""
+        """Stride of the encoder's first convolution, the only one with a stride."""
         return 1 if self.resolution[0] == 64 else 2
 
     def token_grid(self) -> tuple[int, int]:
         """Height and width of the encoder's token map."""
-        return -(-self.resolution[0] // self.stride), -(-self.resolution[1] // self.stride)
+        return reduced(self.resolution, self.stride)
 
 
 def build(config: SteveJointConfig) -> ObjectCentricModel:
-    """A model with fresh weights, all of which learn."""
+    """STEVE with fresh weights, all of which are trained."""
     decoder = AutoregressiveDecoder(
         build_dvae(config.tokenizer),
         build_code_transformer(config.transformer, config.slot_size, config.tokenizer, slot_bias=False),
@@ -112,17 +111,15 @@ def _slot_encoder(config: SteveJointConfig) -> SlotEncoder:
 
 
 def _frame_encoder(config: SteveJointConfig) -> FrameEncoder:
-    sizes = [3, *config.channels]
+    sizes, size = [3, *config.channels], config.token_size
     blocks: list[nn.Module] = [
         ConvBlock(wide, narrow, 5, config.stride if index == 0 else 1, padding=2, norm=False)
         for index, (wide, narrow) in enumerate(zip(sizes, sizes[1:]))
     ]
     return FrameEncoder(
-        nn.Sequential(*blocks, nn.Conv2d(sizes[-1], config.token_size, 5, padding=2)),
-        PositionEmbedding(config.token_grid(), config.token_size, grid=cell_grid, stored=False),
-        mlp(
-            config.token_size, [config.token_size], config.token_size, pre_norm=True, norm_eps=TORCH_NORM_EPS
-        ),
+        nn.Sequential(*blocks, nn.Conv2d(sizes[-1], size, 5, padding=2)),
+        PositionEmbedding(config.token_grid(), size, grid=cell_grid, stored=False),
+        mlp(size, [size], size, pre_norm=True, norm_eps=TORCH_NORM_EPS),
     )
 
 

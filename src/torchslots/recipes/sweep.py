@@ -1,4 +1,4 @@
-"""One experiment on several data sets: named recipes from one function."""
+"""One experiment on several data sets: recipes by name from one function."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,10 +8,10 @@ from torchslots.recipes.config import Recipe
 def sweep(
     prefix: str, make: Callable[[str], Recipe], about: Mapping[str, str]
 ) -> dict[str, Callable[[], Recipe]]:
-    """A documented function `PREFIX_SETTING` for each setting, that returns `make(setting)`.
+    """Functions by name: for each setting a documented `PREFIX_SETTING` that returns `make(setting)`.
 
     Args:
-        make: a setting, such as a data set's name, to its recipe; the recipe's name is set here.
+        make: a setting, such as a data set's name, to its recipe.
         about: the docstring of each setting's function.
     """
     return {f"{prefix}_{setting}": _named(prefix, make, setting, text) for setting, text in about.items()}

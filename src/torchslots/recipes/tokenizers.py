@@ -1,14 +1,14 @@
-"""Image codes that are trained before the slots: SlotDiffusion's VQ-VAE and STEVE's discrete VAE.
+"""Tokenizers of images, trained before the slots: SlotDiffusion's VQ-VAE and STEVE's discrete VAE.
 
-Numbers are those of the authors' video configurations (`vqvae_movie_params-res128`, `dvae_movie_params-res128`): the
-same on every data set, single frames of 128x128, batch 64, Adam at 1e-3 with 5 % warm-up from 1e-5 and a cosine back to
-1e-5, no clipping. Of video 50 epochs, 50 * floor(9,749 * 24 / 64) = 182,750 steps; of CLEVRTex 100 epochs,
-100 * floor(40,000 / 64) = 62,500 steps.
+Sizes are those of the authors' video configurations (`vqvae_movie_params-res128`, `dvae_movie_params-res128`), the same
+on every data set: single frames of 128x128, batch 64, Adam at 1e-3 with 5 % warm-up from 1e-5 and a cosine back to
+1e-5, no clipping. Training takes 50 epochs of video, 50 * floor(9,749 * 24 / 64) = 182,750 steps, or 100 epochs of
+CLEVRTex, 100 * floor(40,000 / 64) = 62,500 steps.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,44 +36,43 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class VqvaeConfig(ModelConfig):
-    """The numbers of a VQ-VAE."""
+    """Configuration of a VQ-VAE."""
 
     family: ClassVar[str] = "vqvae"
     resolution: tuple[int, int] = (128, 128)
-    """Height and width of the images; each level but the last halves them."""
+    """Height and width of the images; each level but the last halves both."""
     channels: int = 64
     """Width of the first convolution."""
     multipliers: tuple[int, ...] = (1, 2, 4)
-    """Width of each level, in `channels`."""
+    """Width of each level, as a multiple of `channels`."""
     num_blocks: int = 2
     """Residual blocks of each level of the encoder; the decoder has one more."""
     attention_levels: tuple[int, ...] = ()
-    """Levels with attention, counted from full size, besides the middle, which always has it."""
+    """Levels with attention, counted from full size; the middle block always has it."""
     num_groups: int = 32
     """Groups of the group norms; divides every width."""
     dropout: float = 0.0
-    """Inside residual blocks."""
+    """Dropout inside residual blocks."""
     latent_channels: int = 3
     """Channels between encoder and codes, and between codes and decoder."""
     num_codes: int = 4096
     """Vectors of the codebook."""
     code_size: int = 3
-    """Numbers of a vector, channels of the latent."""
+    """Size of a vector: channels of the latent."""
     codebook_weight: float = 0.25
-    """Weight of the loss that moves codes towards latents; latents move towards codes with weight 1."""
+    """Weight of the loss that moves codes towards latents; that of latents towards codes has weight 1."""
     codebook_spread: float | None = None
-    """Farthest that codes start from 0 on each axis; None: 1 / num_codes, as the original's."""
+    """Largest absolute entry of codes at the start; None: 1 / num_codes, as in the original."""
     patch_channels: int | None = None
-    """Width of networks that see patches of 4x4 pixels alone, the discrete VAE's without norms, for short trainings, in
-    place of the pyramid that the numbers from `channels` to `dropout` are of; None: the pyramid."""
+    """Width of networks on single patches of 4x4 pixels, those of the discrete VAE without norms, for short trainings;
+    they replace the pyramid, which the fields from `channels` to `dropout` describe. None: the pyramid."""
     perceptual: bool = True
-    """Train with LPIPS and the absolute error of pixels; else with their squared error alone."""
+    """Train with LPIPS and the absolute error of pixels; otherwise with the squared error alone."""
     perceptual_dropout: float = 0.0
-    """Share of LPIPS's channels and places that are left out in training: 0.5 in the authors' program, by a slip (see
-    docs/fidelity.md)."""
+    """Dropout inside LPIPS in training: 0.5 in the authors' program, by a slip (see docs/fidelity.md)."""
     colour_weight: float = 1.0
-    """Weight of what is no grey in the squared error, without LPIPS; more than 1 for short trainings, which otherwise
-    learn brightness alone."""
+    """Weight of colour beside brightness in the squared error, without LPIPS; more than 1 for short trainings, which
+    otherwise learn brightness alone."""
 
     def __post_init__(self) -> None:
         factor = self.factor
@@ -103,30 +102,30 @@ class VqvaeConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class DvaeConfig(ModelConfig):
-    """The numbers of a discrete VAE."""
+    """Configuration of a discrete VAE."""
 
     family: ClassVar[str] = "dvae"
     resolution: tuple[int, int] = (128, 128)
     """Height and width of the images; a token stands for 4x4 pixels."""
     vocabulary: int = 4096
-    """Tokens to choose from."""
+    """Number of different tokens."""
     channels: int = 64
     """Width of all convolutions."""
     temperature_start: float = 1.0
-    """Temperature of the soft choice in the first step."""
+    """Temperature of the soft choice of tokens in the first step."""
     temperature_end: float = 0.1
     """Temperature from `temperature_steps` on."""
     temperature_steps: float = 0.15 * 182_750
-    """Steps in which the temperature falls, along half a cosine: 15 % of the training."""
+    """Steps in which the temperature falls, along half a cosine; by default 15 % of the training."""
     hard: bool = False
-    """Choose one token in training, too, with the soft choice's gradient."""
+    """Choose a single token in training, too, with the gradient of the soft choice."""
     norm: bool = True
-    """Group norm behind each convolution, which then has no bias; without it, biases: STEVE's original."""
+    """Group norm behind each convolution in place of its bias; biases alone in STEVE's original."""
     score_factor: float | None = None
-    """How many times more the first scores of tokens differ from place to place (`latents.dvae.part_scores`), for short
-    trainings; None: as the original's."""
+    """Factor by which fresh scores of tokens differ more from place to place (`models.tokenizers.dvae.part_scores`),
+    for short trainings; None: as in the original."""
     colour_weight: float = 1.0
-    """Weight of what is no grey in the squared error; more than 1 for short trainings, which otherwise learn
+    """Weight of colour beside brightness in the squared error; more than 1 for short trainings, which otherwise learn
     brightness alone."""
 
     def __post_init__(self) -> None:
@@ -162,20 +161,23 @@ def build_vqvae(config: VqvaeConfig) -> VQVAE:
 
 
 def _networks(config: VqvaeConfig) -> tuple[nn.Module, nn.Module]:
-    """Images to what is coded, and back."""
+    """Networks from images to `latent_channels`, and back."""
     if config.patch_channels is not None:
         patches = config.latent_channels, config.patch_channels
         return patch_encoder(*patches, norm=False), patch_decoder(*patches, norm=False)
-    numbers: dict[str, Any] = {
-        "latent_channels": config.latent_channels,
-        "channels": config.channels,
-        "multipliers": config.multipliers,
-        "num_blocks": config.num_blocks,
-        "attention_levels": config.attention_levels,
-        "num_groups": config.num_groups,
-        "dropout": config.dropout,
-    }
-    return pyramid.encoder(**numbers), pyramid.decoder(**numbers)
+    encoder, decoder = (
+        make(
+            latent_channels=config.latent_channels,
+            channels=config.channels,
+            multipliers=config.multipliers,
+            num_blocks=config.num_blocks,
+            attention_levels=config.attention_levels,
+            num_groups=config.num_groups,
+            dropout=config.dropout,
+        )
+        for make in (pyramid.encoder, pyramid.decoder)
+    )
+    return encoder, decoder
 
 
 def build_dvae(config: DvaeConfig) -> DVAE:
@@ -203,31 +205,31 @@ def _error(colour_weight: float) -> ImageLoss:
 
 
 class PerceptualDistance:
-    """LPIPS on VGG16 between images in [-1, 1], its public weights read when it is first asked.
+    """LPIPS on VGG16 between images in [-1, 1]; its public weights are read at the first call.
 
-    So a model is built, loaded and saved without them, and training that needs them and has none ends before its first
-    update, with word of where they are to be had.
+    Building, loading and saving a model need no such weights. Training without them ends before its first update, with
+    an error that says where they are to be found.
 
     Args:
-        dropout: acts where gradients are asked for.
+        dropout: applied where gradients are computed.
     """
 
     def __init__(self, dropout: float = 0.0) -> None:
         self._dropout = dropout
         self._networks: dict[torch.device, nn.Module] = {}
 
-    def __call__(self, true: Tensor, drawn: Tensor) -> Tensor:
+    def __call__(self, true: Tensor, decoded: Tensor) -> Tensor:
         if true.device not in self._networks:
             from torchslots.metrics.lpips import load_lpips
 
             self._networks[true.device] = load_lpips("vgg", dropout=self._dropout).to(true.device)
-        return self._networks[true.device].train(drawn.requires_grad)(true, drawn)
+        return self._networks[true.device].train(decoded.requires_grad)(true, decoded)
 
 
 def vqvae_demo() -> Recipe:
-    """VQ-VAE cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, latents of 8x8 with
-    four channels, squared error alone, and networks without norms, which take away the colour of an image as a whole;
-    all sizes are ours."""
+    """VQ-VAE on generated videos at 32x32, for `torchslots demo`: minutes on two cores; all sizes are chosen here.
+    Latents of 8x8 have four channels, the loss is the squared error alone, and networks have no norms, which would
+    remove the colour of an image as a whole."""
     model = VqvaeConfig(
         resolution=(32, 32),
         patch_channels=64,
@@ -242,10 +244,9 @@ def vqvae_demo() -> Recipe:
 
 
 def dvae_demo() -> Recipe:
-    """Discrete VAE cut down to minutes on two cores, for `torchslots demo`: generated videos at 32x32, 8x8 tokens of
-    512; all sizes are ours. Scores start far apart and the temperature falls from 2, since with the published start
-    only a handful of tokens are in use after so few steps; there are no norms, which take away the colour of an image
-    as a whole."""
+    """Discrete VAE on generated videos at 32x32, for `torchslots demo`: 8x8 tokens of 512, minutes on two cores; all
+    sizes are chosen here. Scores start far apart and the temperature falls from 2, since with the published start few
+    tokens are in use after so few steps. There are no norms, which would remove the colour of an image as a whole."""
     num_steps = 3000
     model = DvaeConfig(
         resolution=(32, 32),
@@ -265,17 +266,21 @@ def _demo(name: str, model: ModelConfig, num_steps: int, learning_rate: float) -
         name,
         model,
         demo_data(num_frames=1, keys=("video",)),
-        OptimConfig(
-            learning_rate=learning_rate,
-            min_learning_rate=1e-5,
-            warmup_steps=0.05 * num_steps,
-            num_steps=num_steps,
-            max_grad_norm=None,
-        ),
+        _optim(learning_rate, num_steps),
         TrainConfig(
             batch_size=16, num_workers=0, log_every=50, eval_every=1000, checkpoint_every=1000, keep=1
         ),
         EvalConfig(slice_size=24, batch_size=8),
+    )
+
+
+def _optim(learning_rate: float, num_steps: int) -> OptimConfig:
+    return OptimConfig(
+        learning_rate=learning_rate,
+        min_learning_rate=1e-5,
+        warmup_steps=0.05 * num_steps,
+        num_steps=num_steps,
+        max_grad_norm=None,
     )
 
 
@@ -302,19 +307,14 @@ def _dvae(dataset: str) -> Recipe:
 
 
 def _recipe(name: str, model: ModelConfig, dataset: str) -> Recipe:
-    """The authors' schedule; evaluated every two epochs, saved twice in each."""
+    """The authors' schedule, evaluated every two epochs and saved twice per epoch."""
     num_steps, epoch = _num_steps(dataset), steps(dataset, 1, BATCH_SIZE)
-    optim = OptimConfig(
-        learning_rate=1e-3,
-        min_learning_rate=1e-5,
-        warmup_steps=0.05 * num_steps,
-        num_steps=num_steps,
-        max_grad_norm=None,
-    )
     train = TrainConfig(
         batch_size=BATCH_SIZE, num_workers=8, eval_every=2 * epoch, checkpoint_every=epoch // 2, keep=3
     )
-    return Recipe(name, model, data(dataset, 1, keys=("video",)), optim, train, evaluation(dataset, 8))
+    return Recipe(
+        name, model, data(dataset, 1, keys=("video",)), _optim(1e-3, num_steps), train, evaluation(dataset, 8)
+    )
 
 
 def _about(what: str) -> dict[str, str]:

@@ -22,20 +22,20 @@ Matrices = Float[np.ndarray, "*any 3 3"]
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera is in each frame (metres) and how it is turned (columns: right, up, back)."""
+    """The camera's position (metres) and rotation (columns: right, up, back) in each frame."""
 
     positions: Float[np.ndarray, "T 3"]
     rotations: Float[np.ndarray, "T 3 3"]
 
     @property
     def moves(self) -> bool:
-        """Whether any frame is seen from another place than the first."""
+        """Whether the position changes between frames."""
         return bool((self.positions != self.positions[:1]).any())
 
     def project(self, points: Vectors) -> tuple[Float[np.ndarray, "*any 2"], Float[np.ndarray, "*any"]]:
         """Image positions (x, y) and depth along the axis in metres of `points` [..., T, 3].
 
-        Behind the camera the depth is negative and the image position means nothing.
+        Behind the camera the depth is negative and the image position is meaningless.
         """
         local = np.einsum("...ti,tij->...tj", points - self.positions, self.rotations)
         depth = -local[..., 2]
@@ -43,7 +43,7 @@ class Camera:
         return np.stack([0.5 + local[..., 0] * scale, 0.5 - local[..., 1] * scale], -1), depth
 
     def frames(self, part: slice) -> "Camera":
-        """The same camera in some frames only."""
+        """The camera in some of the frames."""
         return Camera(self.positions[part], self.rotations[part])
 
 
@@ -56,7 +56,7 @@ def looking_at_origin(positions: Float[np.ndarray, "T 3"]) -> Camera:
 
 
 def fixed_camera(num_frames: int, rng: np.random.Generator) -> Camera:
-    """MOVi-A: a metre of jitter around CLEVR's place."""
+    """MOVi-A: CLEVR's position with up to a metre of jitter."""
     place = np.array([7.48113, -6.50764, 5.34367]) + rng.uniform(size=3)
     return looking_at_origin(np.repeat(place[None], num_frames, 0))
 
@@ -83,7 +83,7 @@ def _in_shell(inner: float, outer: float, rng: np.random.Generator) -> Float[np.
 
 
 def _above_floor(point: Float[np.ndarray, "3"]) -> bool:
-    """Neither lower than 0.6 m nor straight above the origin, where no side of the image is up."""
+    """Neither lower than 0.6 m nor straight above the origin, where the image has no up."""
     return bool(point[2] > 0.6 and math.hypot(point[0], point[1]) > 0.5)
 
 

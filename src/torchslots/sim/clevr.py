@@ -1,7 +1,7 @@
-"""CLEVR-like images of 3 to 10 resting solids with masks and properties; plain, or textured as in CLEVRTex.
+"""Render CLEVR-like images of 3 to 10 solids with masks and properties; plain, or textured as in CLEVRTex.
 
 Sizes, spacing, camera and its jitter are CLEVR's (Johnson et al., 2017); light and textures are those of the generated
-videos. An image is cropped from the middle of a square one, so its height may not exceed its width.
+videos. An image is the middle of a square one, so its height may not exceed its width.
 """
 
 import io
@@ -25,17 +25,16 @@ from torchslots.sim.solids import SOLIDS
 from torchslots.sim.texture import sample_solid_texture
 
 OBJECTS = (3, 10)
-"""Fewest and most of an image."""
+"""Fewest and most in an image."""
 NUM_ENTITIES = 1 + OBJECTS[1]
 _CAMERA = np.array([7.48113, -6.50764, 5.34367])
 _JITTER = 0.5
 _RADII = {"large": 0.7, "small": 0.35}
 """Of a sphere or cylinder, and of a cube's circumscribed circle, in CLEVR's units."""
 _REACH, _GAP, _MARGIN = 3.0, 0.25, 0.4
-"""Objects lie within REACH of the middle along both axes, GAP apart, and MARGIN apart as the camera's ground axes see
-them."""
+"""Objects are within REACH of the centre along both axes, GAP apart, MARGIN apart along the camera's ground axes."""
 _LEAST_SEEN = 200 / (320 * 480)
-"""Part of the image that an object must fill, or the scene is sampled again."""
+"""Least part of the image that an object fills, or the scene is sampled again."""
 _ATTEMPTS = 50
 _SAMPLES = 2
 
@@ -45,7 +44,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class ClevrObject:
-    """One object in the words of CLEVR's scene lists; `rotation` in degrees about the vertical."""
+    """One object by the names of CLEVR's scene lists; `rotation` in degrees about the vertical."""
 
     position: tuple[float, float, float]
     rotation: float
@@ -56,7 +55,7 @@ class ClevrObject:
 
     @property
     def radius(self) -> float:
-        """Of its footprint as spacing counts it."""
+        """Radius of its footprint, for spacing."""
         return _RADII[self.size]
 
     @property
@@ -77,23 +76,23 @@ class ClevrObject:
 
 @dataclass(frozen=True)
 class ClevrExample:
-    """An image and what is in it."""
+    """An image and its objects."""
 
     image: UInt8[np.ndarray, "H W 3"]
     masks: Bool[np.ndarray, "n H W"]
     objects: tuple[ClevrObject, ...]
     pixel_coords: Float[np.ndarray, "n 3"]
-    """Column, row and distance along the camera's axis of the objects' middles."""
+    """Column, row and distance along the camera's axis of the objects' centres."""
     ground: str
-    """What the floor is made of."""
+    """Name of the floor."""
 
 
 def sample_clevr(rng: Rng, size: Size, textured: bool = False, most: int = OBJECTS[1]) -> ClevrExample:
     """Sample, render and measure one image of `size` = (height, width) pixels.
 
     Args:
-        textured: objects and floor have patterns, the light is outdoors, and an object's material names its pattern.
-        most: objects of an image at most; `OBJECTS` has the fewest.
+        textured: Objects and floor have textures, the light is outdoors; an object's material is its texture's name.
+        most: Most objects; `OBJECTS` has the fewest.
     """
     while True:
         objects, camera = _sample_objects(rng, most)
@@ -149,7 +148,7 @@ def scene_entry(example: ClevrExample) -> list[dict[str, Any]]:
 
 
 def encode_ids(example: ClevrExample) -> bytes:
-    """A palette PNG whose indices are the objects' numbers from 1, as CLEVRTex' own are."""
+    """A palette PNG whose indices are the objects' numbers from 1, as in CLEVRTex."""
     ids = (example.masks * np.arange(1, len(example.masks) + 1)[:, None, None]).sum(0).astype(np.uint8)
     stream = io.BytesIO()
     palette_image(ids, PALETTE).save(stream, "PNG")
@@ -157,7 +156,7 @@ def encode_ids(example: ClevrExample) -> bytes:
 
 
 def encode_image(example: ClevrExample) -> bytes:
-    """A PNG file with an alpha channel, as CLEVR's own are."""
+    """A PNG file with an alpha channel, as in CLEVR."""
     return encode_png(np.dstack([example.image, np.full(example.image.shape[:2], 255, np.uint8)]))
 
 

@@ -1,8 +1,8 @@
-"""Generate sets of single images with masks and properties, in the files of the published sets.
+"""Generate image data sets with masks and properties, in the format of the published sets.
 
 Tetrominoes, Objects Room, Multi-dSprites and CLEVR with masks are one GZIP TFRecord file each, CLEVR and CLEVRTex
-folders of PNG files and descriptions. A block of images depends only on the settings and its number, so any number of
-workers writes the same bytes.
+folders of PNG files and JSON. A block of images depends only on the settings and its number, so any number of workers
+writes the same bytes.
 """
 
 import json
@@ -35,12 +35,12 @@ from torchslots.sim.generate_videos import claim
 ImageKind = Literal["tetrominoes", "objects_room", "clevr_with_masks", "clevr", "clevrtex", "multi_dsprites"]
 _SMALLEST = 32
 _HELD_OUT = 10
-"""Of CLEVR's folder: images for training to one for validation."""
+"""CLEVR: training images for each validation image."""
 
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """All that the bytes of a set of images depend on."""
+    """All settings that the bytes of a set of images depend on."""
 
     kind: ImageKind
     count: int
@@ -92,7 +92,7 @@ def generate_images(
     Args:
         out: the data folder; the set is written to OUT/tetrominoes, OUT/objects_room, OUT/clevr_with_masks,
             OUT/multi_dsprites, OUT/CLEVR_v1.0 or OUT/clevrtex_full.
-        kind: the published set that is imitated. clevr has no masks; clevr and clevrtex are folders of PNG files.
+        kind: the published set to imitate. clevr has no masks; clevr and clevrtex are folders of PNG files.
         count: number of images; of clevr those for training, with a tenth as many for validation. Of
             clevrtex the second tenth is for validation, in the other sets the first 100.
         resolution: height and width in pixels (None: the published ones); only those of CLEVR's kinds can be changed.
@@ -101,7 +101,7 @@ def generate_images(
         workers: processes (None: one for each core).
 
     Raises:
-        UserError: settings that cannot be met, files that are already there, a folder that cannot be written.
+        UserError: settings out of range, files that were not generated, a folder that cannot be written.
     """
     if kind not in _KINDS:
         raise UserError(f"There are no images of the kind `{kind}`. {nearest(kind, get_args(ImageKind))}")
@@ -118,7 +118,7 @@ def generate_images(
 
 
 def make_block(settings: ImageSettings, block: int) -> list[Any]:
-    """The images of one block, serialized: a function of its arguments alone."""
+    """The serialized images of one block; they depend on the arguments alone."""
     published = _KINDS[settings.kind]
     count = min(published.block, settings.total - block * published.block)
     rng = np.random.default_rng([settings.seed, block, *settings.kind.encode()])
@@ -150,7 +150,7 @@ def _check(settings: ImageSettings, published: _Published) -> None:
 
 
 def _refuse_foreign(file: Path) -> None:
-    """Never write over a set that was downloaded."""
+    """Refuse to overwrite a downloaded set."""
     if file.exists() and not any((parent / "generated.json").exists() for parent in file.parents[:2]):
         raise UserError(f"{file} is there and was not generated. Choose another folder.")
 
@@ -172,7 +172,7 @@ def _write_gzip(folder: Path, settings: ImageSettings, records: Iterator[bytes])
 
 
 def _write_clevr(folder: Path, settings: ImageSettings, images: Iterator[tuple[bytes, list[Any]]]) -> None:
-    """images/train/CLEVR_train_000000.png and so on, each split's scene list when its images are there."""
+    """Write images/train/CLEVR_train_000000.png and so on, and each split's scene list after its images."""
     for split, count in (("train", settings.count), ("val", settings.held_out)):
         scenes = []
         for index in range(count):
@@ -187,7 +187,7 @@ def _write_clevr(folder: Path, settings: ImageSettings, images: Iterator[tuple[b
 def _write_clevrtex(
     folder: Path, settings: ImageSettings, images: Iterator[tuple[bytes, bytes, dict[str, Any]]]
 ) -> None:
-    """0/CLEVRTEX_full_000000.png, _flat.png and .json, and so on."""
+    """Write 0/CLEVRTEX_full_000000.png, _flat.png and .json, and so on."""
     for index, (image, ids, description) in enumerate(images):
         stem = folder / str(index // 1000) / f"CLEVRTEX_full_{index:06d}"
         description = {"image_index": index, "image_filename": f"{stem.name}.png", **description}

@@ -1,8 +1,7 @@
-"""Generate MOVi data sets: `<out>/sim_a/64x64/1.0.0/` with shards and the files that TFDS wants beside them.
+"""Generate MOVi data sets: `<out>/sim_a/64x64/1.0.0/` with shards and the files of TFDS.
 
-Video i of a split depends only on the settings and i, so any number of workers, and any division over machines of one
-kind with the same NumPy and MuJoCo, writes the same bytes. A shard gets its name when it is complete; the same call
-again makes the rest.
+Video i of a split depends only on the settings and i, so any number of workers, and any division among machines of one
+kind with the same NumPy and MuJoCo, writes the same bytes. Shards are written atomically; the same call resumes.
 """
 
 import json
@@ -16,6 +15,7 @@ import numpy as np
 from torchslots.data.formats.tfrecord import write_records
 from torchslots.io.errors import UserError
 from torchslots.io.files import remove_partial, write_file
+from torchslots.io.json_files import read_object
 from torchslots.io.progress import counted, progress
 from torchslots.io.workers import count_cores, in_order
 from torchslots.sim import tfds_info
@@ -30,7 +30,7 @@ _SETTINGS = "generated.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the bytes of a data set depend on."""
+    """All settings that the bytes of a data set depend on."""
 
     variant: Variant
     videos: dict[str, int]
@@ -44,7 +44,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file and the videos that it holds."""
+    """One file and its videos."""
 
     path: Path
     split: str
@@ -84,11 +84,11 @@ def generate(
         min_objects: fewest objects of a video (None: 3; variant e 11).
         max_objects: most objects of a video (None: 10; variant e 23).
         workers: processes (None: one for each core).
-        shard: "i/n" makes only part i (from 0) of n, for clusters; the last to finish writes the JSON files.
+        shard: "i/n" generates only part i (from 0) of n, for clusters; the last to finish writes the JSON files.
 
     Raises:
-        UserError: settings that cannot be met, a folder with other settings or that cannot be written, a full
-            disk.
+        UserError: settings out of range, objects that do not fit, a folder with other settings or that cannot be
+            written, a full disk.
     """
     objects = object_counts(variant, min_objects, max_objects)
     videos = {split: count for split, count in zip(_SPLITS, (train, validation, test)) if count}
@@ -110,7 +110,7 @@ def generate(
 
 
 def object_counts(variant: str, fewest: int | None, most: int | None) -> tuple[int, int]:
-    """Fewest and most objects of a video; None: as the published set, within what the other one allows.
+    """Fewest and most objects of a video; None: as the published set, bounded by the other one.
 
     Raises:
         UserError: there is no such variant.
@@ -123,7 +123,7 @@ def object_counts(variant: str, fewest: int | None, most: int | None) -> tuple[i
 
 
 def plan(folder: Path, settings: Settings) -> list[Shard]:
-    """All shards of a data set: of equal length within one video, 16 or fewer in each."""
+    """All shards of a data set: at most 16 videos each, of equal length within one video."""
     shards = []
     for split, count in settings.videos.items():
         number = max(-(-count // _SHARD_LENGTH), min(count, _FEWEST_SHARDS))
@@ -135,7 +135,7 @@ def plan(folder: Path, settings: Settings) -> list[Shard]:
 
 
 def video_record(settings: Settings, split: str, index: int) -> bytes:
-    """The record of one video: a function of its arguments alone."""
+    """The record of one video; it depends on the arguments alone."""
     s = settings
     rng = np.random.default_rng([s.seed, _SPLITS.index(split), index, *s.variant.encode()])
     name = f"{split}_{index}"
@@ -156,7 +156,7 @@ def _check(settings: Settings) -> None:
 
 
 def claim(folder: Path, settings: Any) -> None:
-    """Write the settings, a dataclass, into the folder, or hold them to those that are there.
+    """Write the settings, a dataclass, into the folder, or compare them with those that are there.
 
     Raises:
         UserError: the folder was made with other settings, or cannot be written.
@@ -166,10 +166,7 @@ def claim(folder: Path, settings: Any) -> None:
     if not path.exists():
         write_file(path, json.dumps(wanted, indent=1))
         return
-    try:
-        found = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: delete {folder} and generate again.") from error
+    found = read_object(path, f"Delete {folder} and generate again.")
     different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     if different:
         was, now = ({key: side.get(key) for key in different} for side in (found, wanted))

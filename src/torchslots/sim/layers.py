@@ -1,4 +1,4 @@
-"""Ground truth at pixel centres: masks, depth, normals, object coordinates, flow, boxes, visibility."""
+"""Ground truth of videos at pixel centres: masks, depth, normals, object coordinates, flow, boxes, visibility."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ from torchslots.sim.render import ground
 class Layers:
     """Ground truth of each pixel; bodies are numbered from 1 in the order of `order`.
 
-    Flow is (rows, columns) in pixels: forward = the next frame's place minus this one's, backward = this one's
-    place minus that of the frame before; zero in the last and the first frame, as published.
+    Flow is (rows, columns) in pixels. Forward: the position in the next frame minus that in this one, zero in the last
+    frame. Backward: the position in this frame minus that in the previous one, zero in the first. As published.
     """
 
     segmentation: UInt8[np.ndarray, "T H W"]
@@ -105,7 +105,7 @@ def _background(grid: RayGrid, hits: Cast):
 
 
 def _shift(grid: RayGrid, points: np.ndarray, frame: int, step: int) -> np.ndarray:
-    """Flow of points that stand still: from this frame to the next, or from the one before to this."""
+    """Flow of static points: from this frame to the next, or from the previous one to this."""
     if not 0 <= frame + step < grid.num_frames:
         return np.zeros((2, points.shape[1]), np.float32)
     return (_pixels(grid, points, frame + step) - _pixels(grid, points, frame)) * np.float32(step)

@@ -1,8 +1,8 @@
-"""Soft shadows of convex bodies in closed form: no random light samples, so no speckles.
+"""Soft shadows of convex bodies in closed form, without sampling, so without noise.
 
-A point lies in a body's shadow where it is inside every plane through the light and an edge of the body's
-outline (a sphere: inside a cone). How far outside, in half widths of the penumbra at that place, is turned into
-light by a smooth step. The half width follows from the lamp's radius and the distances lamp - outline - point.
+A point is in a body's shadow if it is inside every plane through the lamp and an edge of the body's outline (of a
+sphere: inside a cone). Its distance from the planes, in half widths of the penumbra there, gives the light by a smooth
+step. The half width follows from the lamp's radius and the distances lamp - outline - point.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Shadow:
         self.outline = _outline(placed, self.lamp, self.axis, self.lamp_distance)
 
     def reaches(self, centers: Float[np.ndarray, "T 3"], radius: float) -> Bool[np.ndarray, "T"]:
-        """In which frames the shadow may touch a ball."""
+        """In which frames the shadow may touch a ball; its radius in metres."""
         offset = centers - self.placed.centers
         along = (offset * self.axis).sum(-1)
         across = np.linalg.norm(offset - along[:, None] * self.axis, axis=-1)
@@ -52,7 +52,7 @@ class Shadow:
         return self.outside & (along > -(self.radius + radius)) & (across < spread)
 
     def floor_polygon(self) -> tuple[Float[np.ndarray, "T P 3"], Bool[np.ndarray, "T"]]:
-        """Points on the floor around the shadow, and in which frames they bound it (else it has no end)."""
+        """Points on the floor around the shadow, and in which frames they bound it (else it is unbounded)."""
         corners = self.placed.box_corners
         lamp = self.lamp[:, None] + self.placed.centers[:, None]
         drop = lamp[..., 2] - corners[..., 2]
@@ -69,9 +69,10 @@ class Shadow:
         return polygon.reshape(len(polygon), -1, 3), bounded
 
     def occlusion(self, frame: int, points: Vectors, in_front: bool) -> PerPoint:
-        """How much of the lamp is hidden from `points` (world metres), 0..1.
+        """Hidden part of the lamp, 0..1, seen from `points` (world metres).
 
-        `in_front`: also points between lamp and body may be asked for; the floor has none.
+        Args:
+            in_front: Points may be between lamp and body; floor points never are.
         """
         offset = points - self.placed.centers[frame].astype(np.float32)[:, None]
         axis = self.axis[frame].astype(np.float32)
@@ -87,7 +88,7 @@ class Shadow:
         return np.where(along > 0, hidden, 0) if in_front else hidden
 
     def _widening(self, along, lamp_distance):
-        """Half width of the penumbra that the body's middle throws, `along` metres behind it."""
+        """Half width of the penumbra of the body's centre, `along` metres behind it."""
         return np.maximum(along, 0) * np.float32(self.light.radius) / lamp_distance + np.float32(_SHARPEST)
 
     def _cone(self, frame: int, offset: Vectors, along: PerPoint, axis: Float32[np.ndarray, "3"]) -> PerPoint:
@@ -173,9 +174,11 @@ class Shadows:
     def on_floor(
         self, light: int, grid: RayGrid, points, is_floor: np.ndarray
     ) -> Float32[np.ndarray, "rays"]:
-        """Share of the lamp that reaches the floor at every ray (1 where the ray is not on the floor).
+        """Part of the lamp that reaches the floor at every ray; 1 for rays that do not end on the floor.
 
-        `points(frame)` gives the floor points [3, n] of a frame's rays; `is_floor` marks the rays that end there.
+        Args:
+            points: From a frame to the floor points [3, n] of its rays.
+            is_floor: Which rays end on the floor.
         """
         open_share = np.ones(is_floor.shape, np.float32)
         for shadow in self.of[light]:
@@ -192,7 +195,7 @@ class Shadows:
         return open_share
 
     def on_body(self, light: int, number: int, rays: RaySet, points: Vectors) -> PerPoint:
-        """Share of the lamp that other bodies let through to points on body `number`."""
+        """Part of the lamp that other bodies let through to points on body `number`."""
         open_share = np.ones_like(points[0])
         receiver = self.bodies[number]
         for other, shadow in enumerate(self.of[light]):

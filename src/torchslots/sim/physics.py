@@ -44,7 +44,7 @@ class Motion:
 
 
 def simulate(bodies: tuple[Body, ...], num_frames: int, frame_rate: int = 12) -> Motion:
-    """Simulate the bodies for `num_frames` frames; the first frame is the start."""
+    """Simulate the bodies for `num_frames` frames; the first frame is the initial state."""
     import mujoco
 
     model = mujoco.MjModel.from_xml_string(_model_xml(bodies))  # pyright: ignore[reportAttributeAccessIssue]
@@ -87,7 +87,7 @@ def _body_xml(index: int, body: Body) -> str:
 
 
 def _pair_xml(one: str, two: str, friction: float, restitution: float) -> str:
-    """A contact as a damped spring: the damping ratio gives the bounce, the frequency the time of touch."""
+    """A contact as a damped spring: the damping ratio gives the bounce, the frequency the contact time."""
     damping = _damping_for(restitution)
     frequency = math.pi / _CONTACT_SECONDS
     friction_text = f"{friction:.6g} {friction:.6g} 0.005 0.0001 0.0001"
@@ -100,7 +100,7 @@ def _pair_xml(one: str, two: str, friction: float, restitution: float) -> str:
 def _damping_for(restitution: float) -> float:
     """Damping ratio of a spring that pushes but never pulls (Schwager and Pöschel 2007, eq. 21).
 
-    Without overdamping the least restitution is exp(-2) = 0.135; metal against metal (0.09) gets that.
+    Without overdamping the least restitution is exp(-2) = 0.135, which metal against metal (0.09) gets.
     """
     ratios = np.linspace(0.999, 0.001, 1000)
     root = np.sqrt(1 - ratios * ratios)
@@ -123,7 +123,7 @@ def _contacts_now(data, step: int) -> np.ndarray:
 
 
 def _collisions(contacts: list[np.ndarray], per_frame: int, num_frames: int) -> Collisions:
-    """Join touches of the same pair that follow each other within _EPISODE_GAP steps into one event."""
+    """Join contacts of a pair that are at most _EPISODE_GAP steps apart into one event."""
     rows = np.concatenate(contacts) if contacts else np.zeros((0, 10))
     rows = rows[np.lexsort((rows[:, 0], rows[:, 2], rows[:, 1]))]
     changes = (np.diff(rows[:, 1:3], axis=0) != 0).any(1) | (np.diff(rows[:, 0]) > _EPISODE_GAP)

@@ -1,7 +1,7 @@
-"""Which body each ray meets first, for all frames of a video at once.
+"""Cast rays: the first body that each ray hits, for all frames of a video at once.
 
-A ray is a number: frame * rays per frame + place in the frame. For each body only the rays within its box on
-the screen are tried; vectors are components [3, n] in float32.
+A ray is a number: frame * rays per frame + place in the frame. For each body only the rays within its box on the
+screen are tested; vectors are components [3, n] in float32.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ Vectors = Float32[np.ndarray, "3 n"]
 
 @dataclass(frozen=True)
 class PlacedBody:
-    """A body with its place and turn in each frame."""
+    """A body with its position and rotation in each frame."""
 
     body: Body
     centers: Float[np.ndarray, "T 3"]
     rotations: Float[np.ndarray, "T 3 3"]
 
     def frames(self, part: slice) -> "PlacedBody":
-        """The same body in some frames only."""
+        """The body in some of the frames."""
         return PlacedBody(self.body, self.centers[part], self.rotations[part])
 
     @property
@@ -40,7 +40,7 @@ class PlacedBody:
 
 @dataclass(frozen=True)
 class RayGrid:
-    """All rays of a video: size x size in each frame (row by row), samples x samples of them in a pixel."""
+    """All rays of a video: size x size in each frame (row by row), samples x samples in a pixel."""
 
     camera: Camera
     size: int
@@ -58,7 +58,7 @@ class RayGrid:
 
     @cached_property
     def directions(self) -> Float32[np.ndarray, "T 3 n"]:
-        """Unit directions in the world; frames share memory while the camera stands still."""
+        """Unit directions in the world; for a fixed camera all frames share memory."""
         local = pixel_directions(self.size, 1)
         shape = (self.num_frames, 3, self.per_frame)
         if not self.camera.moves:
@@ -74,7 +74,7 @@ class RaySet:
     bounds: Int64[np.ndarray, "ends"]
 
     def where(self, keep: Bool[np.ndarray, "n"]) -> "RaySet":
-        """The rays that `keep` marks."""
+        """The rays selected by `keep`."""
         running = np.concatenate([[0], np.cumsum(keep)])
         return RaySet(self.rays[keep], running[self.bounds])
 
@@ -87,7 +87,7 @@ class RaySet:
 
 @dataclass(frozen=True)
 class Seen:
-    """Visible part of one body: its rays, their lengths in metres, and the points in the body's own frame."""
+    """Visible part of one body: its rays, their lengths in metres, and the hit points in body coordinates."""
 
     rays: RaySet
     distance: Float32[np.ndarray, "n"]
@@ -96,7 +96,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Cast:
-    """First hits: body numbers from 1 (0: none) and lengths (infinite: none) of all rays, and each body's share."""
+    """First hits: body numbers from 1 (0: none) and lengths (infinite: none) of all rays, and each body's part."""
 
     ids: UInt8[np.ndarray, "rays"]
     distance: Float32[np.ndarray, "rays"]
@@ -106,7 +106,7 @@ class Cast:
 def rotate(
     matrices: Float[np.ndarray, "T 3 3"], vectors: Vectors, rays: RaySet, inverse: bool = False
 ) -> Vectors:
-    """Turn vectors by the matrix of their frame (inverse: by its transpose)."""
+    """Rotate vectors by the matrix of their frame (inverse: by its transpose)."""
     turned = np.empty_like(vectors)
     for frame, part in rays.slices:
         matrix = matrices[frame].T if inverse else matrices[frame]
@@ -115,7 +115,7 @@ def rotate(
 
 
 def apply(matrix: Float[np.ndarray, "3 3"], vectors: Vectors) -> Vectors:
-    """Matrix times vectors, written out: matrix libraries may round differently from machine to machine."""
+    """Matrix times vectors, written out, because matrix libraries round differently on different machines."""
     m = matrix.astype(np.float32)
     x, y, z = vectors
     return np.stack([m[i, 0] * x + m[i, 1] * y + m[i, 2] * z for i in range(3)])

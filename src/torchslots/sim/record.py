@@ -1,4 +1,4 @@
-"""One video as a MOVi record: the published keys, encodings and value ranges."""
+"""Make MOVi records: the published keys, encodings and value ranges."""
 
 import struct
 import zlib
@@ -39,7 +39,7 @@ def make_record(
     """Sample, simulate, render and serialize one video.
 
     Raises:
-        UserError: so many objects do not fit into the view.
+        UserError: the objects do not fit into the view.
     """
     scene = sample_scene(variant, counts, frames, rng)
     motion = simulate(scene.bodies, frames)
@@ -57,7 +57,7 @@ def make_record(
 
 
 def encode_pngs(images: np.ndarray) -> list[bytes]:
-    """PNG files of uint8 or uint16 images [T, H, W, 1 or 3], each row as its difference to the row above."""
+    """PNG files of uint8 or uint16 images [T, H, W, 1 or 3], rows stored as differences to the row above."""
     frames, height, width, channels = images.shape
     depth, color = _PNG_KINDS[channels, images.itemsize]
     rows = np.ascontiguousarray(images, images.dtype.newbyteorder(">"))
@@ -76,7 +76,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _to_range(values: Float[np.ndarray, "*any"]) -> tuple[np.ndarray, np.ndarray]:
-    """uint16 over the values' own range, and that range; a constant layer gets a range of 1e-3."""
+    """Values mapped to uint16 by their own range, and that range; at least 1e-3 wide."""
     low, high = np.float32(values.min()), np.float32(values.max())
     high = max(high, np.float32(low + 1e-3))
     scaled = np.rint((values - low) * (65535 / (high - low))).clip(0, 65535)
@@ -131,7 +131,7 @@ def _instance_features(
 
 
 def _look_features(variant: Variant, scene: Scene, layers: Layers) -> Features:
-    """Properties of the objects in MOVi-A, or in MOVi-C and E."""
+    """Features of the objects' looks, in MOVi-A or in MOVi-C and E."""
     bodies = [scene.bodies[i] for i in layers.order]
     if variant == "a":
         return {
@@ -153,7 +153,7 @@ def _look_features(variant: Variant, scene: Scene, layers: Layers) -> Features:
 
 
 def _collision_features(scene: Scene, motion: Motion, layers: Layers) -> Features:
-    """Bodies are renumbered as the instances are; the floor is 65535."""
+    """Collisions, with bodies numbered as the instances; the floor is 65535."""
     hits = motion.collisions
     rank = np.append(np.argsort(layers.order), _BACKGROUND)
     camera = Camera(scene.camera.positions[hits.frame], scene.camera.rotations[hits.frame])

@@ -24,10 +24,10 @@ from torchslots.sim.texture import to_srgb
 Colors = Float32[np.ndarray, "3 n"]
 _RAYS_AT_ONCE = 2_000_000
 _BOUNCE = 0.5
-"""Part of the floor's light that reaches surfaces turned down."""
+"""Part of the floor's light that reaches surfaces facing down."""
 _ROUGHNESS = 0.12
 _BRIGHTEST = np.float32(4)
-"""Light above this is cut before the rays of a pixel are averaged, so that glints at edges stay small."""
+"""Light is clipped here before the rays of a pixel are averaged, so that highlights at edges stay small."""
 _GLOSS = {True: (400.0, 8.0), False: (12.0, 0.04)}
 """Exponent and strength of a lamp's highlight, on metal and on rubber."""
 
@@ -35,7 +35,7 @@ _GLOSS = {True: (400.0, 8.0), False: (12.0, 0.04)}
 def render_video(
     scene: Scene, bodies: tuple[PlacedBody, ...], size: int, samples: int
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """The frames, with `samples` x `samples` rays for each pixel; as many frames at once as fit into 200 MB."""
+    """Render all frames with `samples` x `samples` rays for each pixel, in parts of about 200 MB."""
     step = max(1, _RAYS_AT_ONCE // (size * samples) ** 2)
     parts = []
     for first in range(0, len(scene.camera.positions), step):
@@ -60,7 +60,7 @@ def _render(scene: Scene, bodies: tuple[PlacedBody, ...], grid: RayGrid) -> Floa
 
 
 def ground(origin: np.ndarray, directions: Vectors) -> tuple[Vectors, np.ndarray]:
-    """Where rays from one place meet the floor or, beyond DOME_RADIUS, the dome; and which meet the floor."""
+    """Where rays from `origin` meet the floor or, beyond DOME_RADIUS, the dome; and which meet the floor."""
     start = origin.astype(np.float32)
     along = directions[0] * start[0] + directions[1] * start[1] + directions[2] * start[2]
     outer = -along + np.sqrt(along * along + np.float32(DOME_RADIUS**2) - np.float32(start @ start))
@@ -72,7 +72,7 @@ def ground(origin: np.ndarray, directions: Vectors) -> tuple[Vectors, np.ndarray
 def _surroundings(
     scene: Scene, shadows: Shadows, grid: RayGrid, free: np.ndarray
 ) -> Float32[np.ndarray, "3 rays"]:
-    """Floor and sky behind the bodies; a camera that stands still sees one unshadowed floor in all frames."""
+    """Floor and sky behind the bodies; for a fixed camera the unshadowed floor is computed once."""
     count = grid.num_frames if grid.camera.moves else 1
     places = [ground(grid.camera.positions[t], grid.directions[t]) for t in range(count)]
     at = (lambda frame: frame) if count > 1 else (lambda frame: 0)
@@ -163,7 +163,7 @@ def _ambient(scene: Scene, normals: Vectors) -> Colors:
 def _environment(
     scene: Scene, shadows: Shadows, number: int, rays: RaySet, points: Vectors, ways: Vectors
 ) -> Colors:
-    """What a mirror shows: floor, sky, and the other bodies."""
+    """Colours in a mirror: floor, sky, and the other bodies."""
     colors = _reflected_floor(scene, points, ways)
     nearest = np.full_like(points[0], np.inf)
     for other, placed in enumerate(shadows.bodies):

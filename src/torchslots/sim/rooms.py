@@ -1,7 +1,7 @@
-"""Images of rooms with coloured walls and floor, open sky and a few objects, 64 x 64 pixels.
+"""Render images of rooms with coloured walls and floor, sky and a few objects, 64 x 64 pixels.
 
-As Objects Room (Kabra et al., Multi-Object Datasets, 2019), with its entities: sky, floor and the two
-halves of the wall come before the objects. Sizes, colours and light are chosen here.
+Like Objects Room (Kabra et al., Multi-Object Datasets, 2019), with its entities: sky, floor and two halves of the
+wall, then the objects. Sizes, colours and light are ours.
 """
 
 import colorsys
@@ -21,9 +21,9 @@ SKY, FLOOR, LEFT_WALL, RIGHT_WALL = range(4)
 NUM_BACKGROUND = 4
 MOST_OBJECTS = 3
 _SAMPLES = 2
-"""Rays of a pixel along each axis; the mask is that of one ray through its middle."""
+"""Rays of a pixel along each axis; the mask is that of one ray through its centre."""
 _LEAST_SEEN = 12
-"""Pixels of an object."""
+"""Fewest visible pixels of an object."""
 _WALL, _HEIGHT = 3.0, 1.7
 """Half the width of the room, and how high its walls are, in metres."""
 _CAMERA_HEIGHT, _CAMERA_DISTANCE, _FOCUS = 1.35, 2.7, 0.95
@@ -39,7 +39,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class _Object:
-    """A solid on the floor, turned about the vertical. `half` in metres, `color` 0..1."""
+    """A solid on the floor, rotated about the vertical. `half` in metres, `color` 0..1."""
 
     solid: Solid
     half: tuple[float, float, float]
@@ -48,7 +48,7 @@ class _Object:
     color: tuple[float, float, float]
 
     def local(self, vectors: Vectors, offset: bool) -> Vectors:
-        """World to its own frame; points are `offset` by its place, directions are not."""
+        """World to object coordinates; `offset`: the vectors are points, not directions."""
         x, y, z = vectors
         if offset:
             x, y = x - np.float32(self.center[0]), y - np.float32(self.center[1])
@@ -57,7 +57,7 @@ class _Object:
         return np.stack([cosine * x + sine * y, cosine * y - sine * x, z])
 
     def world(self, normals: Vectors) -> Vectors:
-        """Directions back into the world."""
+        """Directions in world coordinates."""
         x, y, z = normals
         cosine, sine = np.float32(math.cos(self.turn)), np.float32(math.sin(self.turn))
         return np.stack([cosine * x - sine * y, sine * x + cosine * y, z])
@@ -65,7 +65,7 @@ class _Object:
 
 @dataclass(frozen=True)
 class _Room:
-    """`heading` is the way the camera looks, in radians; colours 0..1."""
+    """A room; `heading` and `pitch` of the camera in radians, colours 0..1."""
 
     objects: tuple[_Object, ...]
     heading: float
@@ -91,9 +91,9 @@ def room_record(rng: Rng, most_objects: int = MOST_OBJECTS) -> bytes:
 def sample_room(
     rng: Rng, most_objects: int = MOST_OBJECTS
 ) -> tuple[UInt8[np.ndarray, "64 64 3"], UInt8[np.ndarray, "E 64 64 1"]]:
-    """Sample a room with 1 to `most_objects` objects: its image, and masks of 0 or 255 that make it up.
+    """Sample a room with 1 to `most_objects` objects: its image, and a mask of 0 or 255 for each entity.
 
-    Rooms are sampled again until each object is seen.
+    Rooms are sampled again until each object is visible.
     """
     while True:
         room = _sample(rng, int(rng.integers(1, most_objects + 1)))
@@ -134,7 +134,7 @@ def _color(rng: Rng, saturation: float) -> tuple[float, float, float]:
 
 
 def _rays(room: _Room, size: int) -> tuple[Vectors, Vectors]:
-    """Origin [3, 1] and unit directions through the middles of size x size squares, row by row."""
+    """Origin [3, 1] and unit directions through the centres of size x size squares, row by row."""
     forward = np.array([math.cos(room.heading), math.sin(room.heading), 0.0])
     origin = np.array([0.0, 0.0, _CAMERA_HEIGHT]) - _CAMERA_DISTANCE * forward
     right = np.array([forward[1], -forward[0], 0.0])

@@ -1,8 +1,8 @@
 """Sample scenes: objects, lights, camera and surroundings from the published statistics.
 
 The values are those of the MOVi workers of Kubric (Greff et al., CVPR 2022): object sizes, colours, friction
-and restitution of MOVi-A; the camera shells of MOVi-C and MOVi-E. Different here: objects start inside the view,
-the standing objects of MOVi-E rest on the floor instead of having been dropped, and C and E use textured solids.
+and restitution of MOVi-A; the camera shells of MOVi-C and MOVi-E. Differences: objects start inside the view, resting
+objects of MOVi-E are placed on the floor instead of dropped, and C and E use textured solids.
 """
 
 import math
@@ -56,7 +56,7 @@ _ATTEMPTS, _RESTARTS = 300, 40
 
 @dataclass(frozen=True)
 class Substance:
-    """What an object is made of, for physics and for light. Density in the published unit, 1 for water."""
+    """A material, for physics and for light. Density in the published unit, 1 for water."""
 
     label: str
     density: float
@@ -74,7 +74,7 @@ SUBSTANCES = (METAL, RUBBER)
 
 @dataclass(frozen=True)
 class Body:
-    """One object: what it is, where and how fast it starts (metres, metres per second, quaternion wxyz)."""
+    """One object: its properties, start and velocity (metres, metres per second, quaternion wxyz)."""
 
     solid: Solid
     half: Half
@@ -91,7 +91,7 @@ class Body:
 
     @property
     def radius(self) -> float:
-        """Of the bounding sphere, in metres."""
+        """Radius of the bounding sphere, in metres."""
         return {"cube": math.hypot(*self.half), "cylinder": math.hypot(self.half[0], self.half[2])}.get(
             self.solid.label, self.half[0]
         )
@@ -103,7 +103,7 @@ class Body:
 
     @property
     def asset_id(self) -> str:
-        """Name of its appearance, in place of the published sets' scanned object."""
+        """Name of its looks, in place of the published sets' scanned object."""
         return f"{self.solid.label}_{self.texture.name if self.texture else self.substance.label}"
 
     @property
@@ -114,9 +114,9 @@ class Body:
 
 @dataclass(frozen=True)
 class Light:
-    """A round lamp. `power` is how bright a white surface that faces it looks at one metre.
+    """A spherical lamp. `power` is the brightness of a white surface that faces it at one metre.
 
-    The sun is a lamp so far away that its rays are parallel; its `power` holds at any distance.
+    A sun has parallel rays, and its `power` holds at any distance.
     """
 
     position: Vector
@@ -128,7 +128,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that physics and the ray caster need; `develop` turns light into display intensity."""
+    """All that physics and the ray caster need; `develop` maps light to display intensity."""
 
     bodies: tuple[Body, ...]
     lights: tuple[Light, ...]
@@ -142,7 +142,7 @@ class Scene:
 class Kind:
     """Samplers of a published set's camera, objects, lights and surroundings.
 
-    `objects` = fewest and most; `thrown` = how many of them move at most (the rest stand on the floor).
+    `objects`: fewest and most. `thrown`: most moving ones, the others rest on the floor; None: all move.
     """
 
     objects: tuple[int, int]
@@ -159,7 +159,7 @@ def sample_scene(variant: Variant, counts: tuple[int, int], num_frames: int, rng
     """Sample a scene with `counts` = (fewest, most) objects.
 
     Raises:
-        UserError: so many objects do not fit into the view.
+        UserError: the objects do not fit into the view.
     """
     kind = KINDS[variant]
     for _ in range(_RESTARTS):
@@ -176,7 +176,7 @@ def sample_scene(variant: Variant, counts: tuple[int, int], num_frames: int, rng
 
 
 def _sample_bodies(kind: Kind, number: int, camera: Camera, rng: Rng) -> list[Body]:
-    """Standing objects first, then those that fly; fewer than `number` where they find no place."""
+    """Resting objects first, then moving ones; fewer than `number` if there is no place."""
     thrown = number if kind.thrown is None else min(number, int(rng.integers(1, kind.thrown + 1)))
     bodies: list[Body] = []
     for index in range(number):
@@ -218,7 +218,7 @@ def _sample_textured(rng: Rng) -> dict:
 
 
 def _place(shape: dict, others: list[Body], camera: Camera, rng: Rng, resting: bool) -> Body | None:
-    """Try places until the body overlaps none of the others and is inside the first frame."""
+    """Sample positions until the body overlaps no other and is inside the first frame; None: no position found."""
     for _ in range(_ATTEMPTS):
         body = _resting_body(shape, rng) if resting else _thrown_body(shape, rng)
         center = np.array(body.position)
@@ -246,7 +246,7 @@ def _resting_body(shape: dict, rng: Rng) -> Body:
 
 
 def _in_view(center: np.ndarray, radius: float, camera: Camera) -> bool:
-    """Whether the bounding sphere is within the first frame and not too near to the lens."""
+    """Whether the bounding sphere is inside the first frame and not too close to the camera."""
     at, depth = camera.frames(slice(1)).project(center[None])
     if depth[0] < radius + 1.5:
         return False
@@ -267,7 +267,7 @@ def _clevr_lights(rng: Rng) -> tuple[Light, ...]:
 
 
 def _outdoor_lights(rng: Rng) -> tuple[Light, ...]:
-    """A sun anywhere above 39 degrees, and the sky as a very wide lamp overhead that gives contact shadows."""
+    """A sun above 39 degrees, and the sky as a wide lamp overhead, which gives contact shadows."""
     angle, height = rng.uniform(0, 2 * math.pi), rng.uniform(0.8, 2.0)
     toward = np.array([math.cos(angle), math.sin(angle), height]) / math.hypot(1, height)
     size, power = float(rng.uniform(0.03, 0.12)), float(rng.uniform(0.4, 1.1))

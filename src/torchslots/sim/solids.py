@@ -1,7 +1,7 @@
 """Three convex solids: intersections with rays, surface normals, corners and edges.
 
-Rays come as components [3, n] in the solid's own frame, so that each operation runs over contiguous memory.
-`half` is the solid's half extents in metres; a cylinder stands along z and a sphere has three equal extents.
+Rays are components [3, n] in the solid's coordinates, so that each operation reads contiguous memory. `half` is the
+solid's half extents in metres; a cylinder's axis is z, a sphere has three equal extents.
 """
 
 import math
@@ -47,7 +47,7 @@ class Cube:
         self.hull = _prism_hull(4, math.sqrt(2), math.pi / 4)
 
     def interval(self, origin: Rays, direction: Rays, half: Half) -> tuple[PerRay, PerRay]:
-        """Where each ray (unit direction) enters and leaves; it misses where the first exceeds the second."""
+        """Distances at which each ray (unit direction) enters and leaves; it misses where the first is greater."""
         enter, leave = _slab(origin[0], direction[0], half[0])
         for axis in (1, 2):
             near, far = _slab(origin[axis], direction[axis], half[axis])
@@ -104,7 +104,7 @@ class Cylinder:
 
 
 class Sphere:
-    """A ball; its shadow is computed exactly, so it has no hull."""
+    """A sphere; its shadow is computed exactly, so it has no hull."""
 
     label = "sphere"
     mujoco_type = "sphere"

@@ -1,7 +1,7 @@
-"""Coloured squares, ellipses and hearts on grey, 64 x 64 pixels, many images at once.
+"""Sample images of coloured squares, ellipses and hearts on grey, 64 x 64 pixels, in batches.
 
-As Multi-dSprites, coloured on grayscale (Kabra et al., Multi-Object Datasets, 2019), with its names; the
-ranges of sizes and colours are chosen here. Later sprites hide earlier ones.
+Like Multi-dSprites, coloured on grayscale (Kabra et al., Multi-Object Datasets, 2019), with its names; the ranges of
+sizes and colours are ours. Later sprites occlude earlier ones.
 """
 
 from typing import NamedTuple
@@ -12,25 +12,25 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 SIZE = 64
 """Height and width of an image in pixels."""
 SPRITES = (2, 5)
-"""Fewest and most of an image."""
+"""Fewest and most in an image."""
 NUM_ENTITIES = 1 + SPRITES[1]
 SQUARE, ELLIPSE, HEART = 1.0, 2.0, 3.0
 _REACH = 0.17
 """Half the extent of a sprite of scale 1, in image widths."""
 _LEAST_SEEN = 16
-"""Pixels of a sprite that are not hidden, or the image is sampled again."""
+"""Fewest visible pixels of a sprite, or the image is sampled again."""
 
 
 class Sprites(NamedTuple):
-    """A batch of images and what is in them; entity 0 is the background, entities that are not there are zeros."""
+    """A batch of images and their entities; entity 0 is the background, absent entities are zeros."""
 
     image: UInt8[np.ndarray, "B 64 64 3"]
     mask: UInt8[np.ndarray, "B 64 64 6 1"]
     """0 or 255; entities last, as published."""
     x: Float32[np.ndarray, "B 6"]
-    """Place of the middle in [0, 1], from the left."""
+    """Centre in [0, 1], from the left."""
     y: Float32[np.ndarray, "B 6"]
-    """From above."""
+    """Centre in [0, 1], from the top."""
     shape: Float32[np.ndarray, "B 6"]
     """1 square, 2 ellipse, 3 heart."""
     color: Float32[np.ndarray, "B 6 3"]
@@ -42,7 +42,7 @@ class Sprites(NamedTuple):
 
 
 def sample_sprites(count: int, rng: np.random.Generator) -> Sprites:
-    """Sample images; those with a sprite that is hidden are sampled again."""
+    """Sample images; those with a hidden sprite are sampled again."""
     values, ids = _sample(count, rng)
     while len(bad := np.flatnonzero(_hidden(values, ids))):
         fresh, ids[bad] = _sample(len(bad), rng)
@@ -87,7 +87,7 @@ def _hidden(values: dict[str, np.ndarray], ids: Int64[np.ndarray, "B 64 64"]) ->
 
 
 def _inside(values: dict[str, np.ndarray]) -> Bool[np.ndarray, "B E 64 64"]:
-    """Which pixel middles lie within each sprite, hidden or not."""
+    """Pixels whose centres are inside each sprite, occluded or not."""
     at = (np.arange(SIZE) + 0.5) / SIZE
     across = at - values["x"][..., None, None]
     down = at[:, None] - values["y"][..., None, None]

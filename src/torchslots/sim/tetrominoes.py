@@ -1,7 +1,7 @@
-"""Tetrominoes: three pieces of four cells on black, 35 x 35 pixels, many images at once.
+"""Sample images of three Tetris pieces on black, 35 x 35 pixels, in batches.
 
-The 19 shapes, 6 colours and names are those of the published set (Kabra et al., Multi-Object Datasets, 2019). Chosen
-here: cells of 4 pixels, any place where the pieces do not touch the same pixel, and the order of shapes.
+The 19 shapes, 6 colours and names are those of the published set (Kabra et al., Multi-Object Datasets, 2019). Ours are
+the cells of 4 pixels, the positions (any where pieces do not overlap), and the order of shapes.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 SIZE = 35
 """Height and width of an image in pixels."""
 CELL = 4
-"""Edge of one of a piece's four cells in pixels."""
+"""Edge of a cell in pixels; a piece has four cells."""
 NUM_PIECES = 3
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255))
 _PIECES = {
@@ -28,7 +28,7 @@ _SPRITE = 4 * CELL
 
 
 def _turned() -> list[np.ndarray]:
-    """Each piece in each of its different quarter turns, as cells."""
+    """Each piece in its distinct quarter turns, as cells."""
     found: dict[bytes, np.ndarray] = {}
     for rows in _PIECES.values():
         for quarter in range(4):
@@ -38,7 +38,7 @@ def _turned() -> list[np.ndarray]:
 
 
 SHAPES = tuple(_turned())
-"""The 19 turned pieces as cells; a piece's shape is its number here."""
+"""The 19 turned pieces as cells; `shape` is an index into it."""
 _EXTENTS = np.array([cells.shape for cells in SHAPES]) * CELL
 """Height and width of each shape in pixels."""
 _SPRITES = np.stack(
@@ -52,7 +52,7 @@ _SPRITES = np.stack(
 
 
 class Tetrominoes(NamedTuple):
-    """A batch of images and what is in them; entity 0 is the background."""
+    """A batch of images and their entities; entity 0 is the background."""
 
     image: UInt8[np.ndarray, "B 35 35 3"]
     mask: UInt8[np.ndarray, "B 4 35 35 1"]
@@ -68,7 +68,7 @@ class Tetrominoes(NamedTuple):
 
 
 def sample_tetrominoes(count: int, rng: np.random.Generator) -> Tetrominoes:
-    """Sample images; pieces that overlap are sampled again, all three."""
+    """Sample images; where pieces overlap all three are sampled again."""
     shapes = rng.integers(len(SHAPES), size=(count, NUM_PIECES))
     corners = _corners(shapes, rng)
     masks = _masks(shapes, corners)
@@ -108,5 +108,5 @@ def _masks(
 
 
 def _with_background(values: np.ndarray) -> np.ndarray:
-    """A row of zeros for the background before the pieces' own."""
+    """Prepend a row of zeros for the background."""
     return np.concatenate([np.zeros_like(values[:, :1]), values], 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Procedural surfaces: patterns through solids, floors with relief, skies. Linear colours 0..1 as components [3, n]."""
+"""Procedural textures of solids, floors and skies. Colours are linear, 0..1, as components [3, n]."""
 
 import colorsys
 import math
@@ -24,12 +24,12 @@ _GROUNDS = {
     "carpet": ((0.13, 0.05, 0.05), (0.26, 0.13, 0.12), 0.8),
     "snow": ((0.36, 0.39, 0.44), (0.52, 0.54, 0.57), 2.2),
 }
-"""Darkest and lightest colour, and the exponent of the relief's spectrum (large: only broad forms)."""
+"""Darkest and lightest colour, and the exponent of the noise spectrum (large: only coarse forms)."""
 
 
 @dataclass(frozen=True)
 class SolidTexture:
-    """A pattern through a body: bands of three colours along a sum of plane waves."""
+    """A solid texture: bands of three colours along a sum of plane waves."""
 
     name: str
     palette: Float32[np.ndarray, "3 3"]
@@ -44,7 +44,7 @@ class SolidTexture:
         return r, g, b
 
     def color(self, points: Points) -> Colors:
-        """The colour at `points` inside [-1, 1]^3."""
+        """Colours at points inside [-1, 1]^3."""
         height = np.zeros_like(points[0])
         for (x, y, z), phase in zip(self.waves, self.phases):
             height += np.sin(points[0] * x + points[1] * y + points[2] * z + phase)
@@ -56,7 +56,7 @@ class SolidTexture:
 
 
 class Relief:
-    """A square image that repeats over the floor, stored at several sizes against flicker far away."""
+    """A square floor texture that repeats, stored at several sizes against aliasing (a mipmap)."""
 
     def __init__(self, image: Float32[np.ndarray, "3 N N"], metres: float) -> None:
         self.size = image.shape[1]
@@ -70,7 +70,7 @@ class Relief:
         self.starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32)
 
     def color(self, points: Points, footprint: Float32[np.ndarray, "n"]) -> Colors:
-        """Colours on the floor; `footprint` is how many metres of it one ray stands for."""
+        """Colours on the floor; `footprint` is the extent of a ray on it in metres."""
         level = np.log2(np.maximum(footprint / np.float32(self.texel), 1)).astype(np.int32)
         level = np.minimum(level, len(self.starts) - 1)
         across, down = (self._texel(values) >> level for values in points[:2])
@@ -82,7 +82,7 @@ class Relief:
 
 @dataclass(frozen=True)
 class Sky:
-    """Clouds (rows from the horizon up) above a skyline: `line` is its elevation around, in quarter turns."""
+    """Clouds (rows from the horizon up) above a skyline; `line` is its elevation all around, in quarter turns."""
 
     clouds: Float32[np.ndarray, "3 P Q"]
     line: Float32[np.ndarray, "R"]
@@ -101,7 +101,7 @@ class Sky:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """Floor and sky; without images the floor is plain and the sky goes from `horizon` quickly to `zenith`."""
+    """Floor and sky; without images the floor is plain and the sky a gradient from `horizon` to `zenith`."""
 
     name: str
     floor: Vector
@@ -126,7 +126,7 @@ class Backdrop:
 
 
 def sample_solid_texture(rng: Rng) -> SolidTexture:
-    """Stripes along an axis, checks, or blotches in three colours."""
+    """Sample stripes, bands, checks or blotches in three colours."""
     kind = ("stripes", "checks", "blotches", "bands")[rng.integers(4)]
     if kind == "stripes":
         waves = rng.normal(size=(1, 3)) * 6
@@ -142,7 +142,7 @@ def sample_solid_texture(rng: Rng) -> SolidTexture:
 
 
 def _palette(rng: Rng) -> Float32[np.ndarray, "3 3"]:
-    """A ground colour, a second one of other lightness, and a small share of a third of another hue."""
+    """Sample a colour, a second of similar hue, and a third of another hue."""
     hue = rng.uniform()
     colors = [
         colorsys.hsv_to_rgb(hue, rng.uniform(0.1, 0.95), rng.uniform(0.15, 0.9)),
@@ -158,7 +158,7 @@ def plain_backdrop(rng: Rng) -> Backdrop:
 
 
 def sample_backdrop(rng: Rng) -> Backdrop:
-    """A ground with relief under a sky with a horizon."""
+    """Sample a textured ground and a sky with a skyline."""
     kind = list(_GROUNDS)[rng.integers(len(_GROUNDS))]
     low, high, exponent = _GROUNDS[kind]
     height = 0.5 + 0.25 * _noise(_TILE, _TILE, exponent, rng)
@@ -171,7 +171,7 @@ def sample_backdrop(rng: Rng) -> Backdrop:
 
 
 def _sample_sky(ground: np.ndarray, rng: Rng) -> Sky:
-    """Blue or overcast, with clouds and a skyline of hills or trees."""
+    """Sample a blue or overcast sky, with clouds and a skyline of hills or trees."""
     rise = np.linspace(0, 1, _SKY_HEIGHT)[None, :, None] ** 2
     zenith = _channels(rng.uniform([0.1, 0.2, 0.4], [0.3, 0.4, 0.7]))
     haze = _channels(rng.uniform(0.55, 0.95, 3))
@@ -185,7 +185,7 @@ def _sample_sky(ground: np.ndarray, rng: Rng) -> Sky:
 
 
 def _noise(rows: int, columns: int, exponent: float, rng: Rng) -> np.ndarray:
-    """Periodic noise whose amplitude falls as frequency^-exponent, of mean 0 and deviation 1."""
+    """Periodic noise of amplitude frequency^-exponent, mean 0 and standard deviation 1."""
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None] * rows, np.fft.rfftfreq(columns)[None] * columns)
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.normal(size=(rows, columns))) * np.maximum(frequency, 1.0) ** -exponent
@@ -201,22 +201,22 @@ Light = Float32[np.ndarray, "*any"]
 
 
 def film(light: Light) -> Light:
-    """Display intensity of scene light under a film's curve, which keeps shadows open and dulls highlights.
+    """Display intensity of scene light by a film's curve, which lifts shadows and compresses highlights.
 
     Fitted to colours of published MOVi-A clips whose light and reflectance are known: 0.017 gives 0.14, 0.037 gives
-    0.21, 0.4 gives 0.45. Lamps in mirrors come out white.
+    0.21, 0.4 gives 0.45. Reflections of lamps become white.
     """
     bent = np.maximum(light, 0) ** np.float32(0.62)
     return 2.19 * bent / (1 + 3.07 * bent) + 0.02 * light
 
 
 def daylight(light: Light) -> Light:
-    """Display intensity of outdoor light: nearly straight, with a soft shoulder towards white."""
+    """Display intensity of outdoor light: nearly linear, compressed towards white."""
     return light * (1 + light / 9) / (1 + 0.6 * light)
 
 
 def to_srgb(linear: Light) -> UInt8[np.ndarray, "*any"]:
-    """8-bit sRGB of display intensities, cut at 1."""
+    """8-bit sRGB of display intensities, clipped to [0, 1]."""
     linear = np.clip(linear, 0, 1)
     curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** np.float32(1 / 2.4) - 0.055)
     return (curved * 255 + 0.5).astype(np.uint8)

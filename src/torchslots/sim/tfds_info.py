@@ -1,4 +1,4 @@
-"""JSON files and label lists that make a folder of shards a TFDS data set."""
+"""The JSON files and label lists of a TFDS data set."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ _LABELS = {
 
 
 def label_files(variant: Variant) -> dict[str, str]:
-    """Name and text of each list of class labels."""
+    """Name and content of each file of class labels."""
     lists = _LABELS[variant].items()
     return {f"instances-{key}.labels.txt": "".join(f"{label}\n" for label in labels) for key, labels in lists}
 

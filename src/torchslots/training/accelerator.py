@@ -18,10 +18,10 @@ _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def start_accelerator(train: TrainConfig, device: str | None) -> "Accelerator":
-    """accelerate's handle on device, precision and processes (`torchrun` and `accelerate launch` set the latter).
+    """accelerate's handle of device, precision and processes (started by `torchrun` or `accelerate launch`).
 
     Raises:
-        UserError: the device or its precision is not there.
+        UserError: the device does not exist, or lacks the precision.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -31,7 +31,7 @@ def start_accelerator(train: TrainConfig, device: str | None) -> "Accelerator":
     cpu = device == "cpu" or not torch.accelerator.is_available()
     if cpu and train.precision == "fp16":
         raise UserError("fp16 needs a GPU: its loss scaling does not exist on the CPU. Use fp32 or bf16.")
-    # The state is one for the whole process; a second run in it may differ in device and precision.
+    # accelerate has one state for the whole process; a second run may differ in device and precision.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(
         mixed_precision=_PRECISIONS[train.precision], cpu=cpu, gradient_accumulation_steps=train.accumulation
@@ -55,10 +55,10 @@ def _choose_card(device: str) -> None:
 
 
 def check_split(train: TrainConfig, processes: int) -> None:
-    """Check that the global batch splits into parts of one size, so that the mean over it is exact.
+    """Check counts and seed, and that the global batch splits into equal parts, so that the mean over it is exact.
 
     Raises:
-        UserError: it does not divide, or a count is not positive.
+        UserError: the batch does not divide, a count is not positive, or the seed is negative.
     """
     parts = processes * train.accumulation
     if min(train.batch_size, train.accumulation, train.keep, train.log_every, train.checkpoint_every) < 1:

@@ -1,7 +1,7 @@
 """Checkpoints: written as a whole or not at all, checked when read, never unpickled.
 
 ```
-run/recipe.json                       what the run was started with
+run/recipe.json                       the run's recipe
 run/checkpoints/step_0001000/
     model.safetensors                 the weights
     training.safetensors              the optimiser's state and the averaged weights
@@ -45,28 +45,28 @@ _FREE = {
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
-    """Where a run stands; all of it that is not a tensor."""
+    """The state of a run that is not in tensors."""
 
     step: int = 0
     """Updates done."""
     best: float | None = None
-    """Best value so far of the metric that the run watches."""
+    """Best value so far of the monitored metric."""
     best_step: int | None = None
     """Step of the best value."""
     evaluated_step: int = 0
     """Step of the last evaluation; 0: none yet."""
     metrics: dict[str, float | None] = dataclasses.field(default_factory=dict)
-    """What the last evaluation found."""
+    """Metrics of the last evaluation."""
     loss_scale: dict[str, float] = dataclasses.field(default_factory=dict)
     """State of fp16's loss scaler; empty in other precisions."""
     finished: bool = False
-    """All steps and the last evaluation are done."""
+    """Whether all steps and the last evaluation are done."""
     compiled: bool | None = None
-    """Whether the model was compiled, which a resumed run does again; None: that was never decided."""
+    """Whether the model was compiled, as a resumed run does again; None: not decided yet."""
 
 
 class Checkpoint(NamedTuple):
-    """One checkpoint, read and checked; tensors are on the CPU."""
+    """A checkpoint that was read and checked; tensors are on the CPU."""
 
     folder: Path
     state: RunState
@@ -77,14 +77,14 @@ class Checkpoint(NamedTuple):
 def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
     """Make `run` this recipe's folder, or check that it already is.
 
-    The settings in `_FREE` may change between resumes, no others. A setting that an older version lacked had its
+    Only the settings in `_FREE` may change when a run is resumed. A setting that an older version did not have had its
     default.
 
     Args:
         write: False on processes that only check.
 
     Raises:
-        UserError: the folder belongs to another recipe, naming each field that differs, or cannot be written.
+        UserError: the folder belongs to another recipe (each different field is named), or cannot be written.
     """
     file = run / "recipe.json"
     wanted = flatten(json.loads(to_json(recipe)))
@@ -98,7 +98,7 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
                 f"{run} was started with another recipe: {changes}. Choose another folder, or give the same settings."
             )
     elif list_steps(run):
-        raise UserError(f"{run} has checkpoints but no recipe.json that says whose. Choose another folder.")
+        raise UserError(f"{run} has checkpoints but no recipe.json. Choose another folder.")
     if write:
         write_file(file, to_json(recipe), durable=True)
         remove_partial(run)
@@ -106,7 +106,7 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
 
 
 def defaults(config: Any) -> dict[str, Any]:
-    """The fields of a frozen dataclass that have a default, with it, as `to_json` would write them."""
+    """The fields of a frozen dataclass that have a default, with these, as `to_json` writes them."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -120,10 +120,10 @@ def defaults(config: Any) -> dict[str, Any]:
 def save(
     run: Path, state: RunState, model: dict[str, Tensor], training: dict[str, Tensor], keep: int
 ) -> Path:
-    """Write a checkpoint as a whole or not at all, then remove those that are neither the last `keep` nor the best.
+    """Write a checkpoint as a whole or not at all, then remove all but the last `keep` and the best.
 
     Raises:
-        UserError: no space or no permission; the earlier checkpoints are untouched and nothing half-written stays.
+        UserError: no space or no permission; earlier checkpoints are unchanged, and no partial one is left.
     """
     final = run / "checkpoints" / f"{_PREFIX}{state.step:07d}"
     with atomic_folder(final, advice=_UNTOUCHED) as folder:
@@ -134,13 +134,13 @@ def save(
 
 
 def latest(run: Path, tell: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over with a message. None: there is none yet.
+    """The newest checkpoint that is not damaged; None: there is none yet.
 
     Args:
-        tell: receives one message for each damaged checkpoint.
+        tell: called with a message for each damaged checkpoint.
 
     Raises:
-        UserError: there are checkpoints and none can be read.
+        UserError: there are checkpoints, and all are damaged.
     """
     steps = list_steps(run)
     problems = []
@@ -162,20 +162,21 @@ def read(folder: Path) -> Checkpoint:
     """Read one checkpoint folder.
 
     Raises:
-        UserError: a part is missing, cut short, changed, from another program or version, or a pickle.
+        UserError: a part is missing, truncated, changed, of another program or version, or a pickle.
     """
     file = folder / "state.json"
     values = read_object(file)
     if values.get("format") != _FORMAT:
         raise UserError(
-            f"{file}: format {values.get('format')!r} is not {_FORMAT}, which this version reads."
+            f"{file}: format {values.get('format')!r} is not {_FORMAT}, which this version reads. Resume with the "
+            "version that wrote it."
         )
     state = from_dict(RunState, values.get("state", {}), str(file))
     return Checkpoint(folder, state, *(_read_part(folder / name, values.get("files", {})) for name in _PARTS))
 
 
 def list_steps(run: Path) -> list[int]:
-    """Steps of the checkpoints in a run folder, whole or not, oldest first."""
+    """Steps of the checkpoints in a run folder, damaged ones included, oldest first."""
     names = [path.name for path in (run / "checkpoints").glob(f"{_PREFIX}*")]
     return sorted(int(name[len(_PREFIX) :]) for name in names if name[len(_PREFIX) :].isdigit())
 
@@ -184,9 +185,9 @@ def read_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
     """Tensors of a safetensors file whose bytes are `data`.
 
     Raises:
-        UserError: a pickle, which is refused unread, or not a whole safetensors file.
+        UserError: a pickle, which is never read, or not a whole safetensors file.
     """
-    # A safetensors file may begin with a pickle's first byte, the lowest of its header's length; its ninth byte is `{`.
+    # A safetensors file begins with its header's length, whose lowest byte may be a pickle's first; byte nine is `{`.
     if data[:4] == b"PK\x03\x04" or (data[:1] == b"\x80" and data[8:9] != b"{"):
         raise UserError(
             f"{path} is a pickle, which can run code when opened: refused. Use a safetensors file."
@@ -198,7 +199,7 @@ def read_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
 
 
 def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """Tensors as the bytes of a safetensors file; tied ones are written once for each name."""
+    """Tensors as the bytes of a safetensors file; tied tensors are written under each name."""
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(own, metadata)
 
@@ -229,7 +230,7 @@ def _read_part(path: Path, parts: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _prune(run: Path, state: RunState, keep: int) -> None:
-    """Steps beyond the present one are damaged checkpoints that a resume skipped: they are removed too."""
+    """Remove old checkpoints, and those of later steps, which are damaged ones that a resume skipped."""
     steps = list_steps(run)
     stay = {*[step for step in steps if step <= state.step][-keep:], state.best_step}
     for step in steps:

@@ -1,5 +1,4 @@
-"""Whether compiling a model pays: a cold start costs minutes, which only a long run wins back, and only where
-compiled steps are faster at all.
+"""Decide whether to compile a model: a cold start takes minutes, which pays only for long runs with faster steps.
 
 `python benchmarks/compilation.py savi_small --batch 1 --frames 3 --slots 6 --precision bf16 --threads 1` measures both.
 On the CPU (AMD EPYC, torch 2.13.0) compiling took 94 CPU seconds and made the step slower: 0.256 against 0.234 CPU
@@ -20,19 +19,18 @@ import torch
 from torchslots.io.errors import UserError
 
 WORTH_WHILE = ("cuda",)
-"""Kinds of devices on which a run may choose to compile; elsewhere it does so only on request."""
+"""Kinds of devices on which a run may decide to compile; on others it compiles only on request."""
 COLD_START = 150.0
-"""Seconds that the first compiled step is taken to need on CUDA: an assumption, on the long side of the 94 measured on
-the CPU."""
+"""Assumed seconds of the first compiled step on CUDA, more than the 94 measured on the CPU."""
 LEAST_GAIN = 1.25
-"""A compiled step is taken to be this many times as fast as a plain one on CUDA: an assumption."""
+"""Assumed speed of a compiled step on CUDA, as a multiple of an uncompiled one's."""
 MARGIN = 2.0
-"""Compile where this many times the cold start is won back."""
+"""Compile if the whole run saves this many times the cold start."""
 _SLOW = "; the first step takes a minute or more"
 
 
 class Decision(NamedTuple):
-    """Whether to compile, and a line with the reason."""
+    """Whether to compile, and the reason as a sentence."""
 
     compiled: bool
     reason: str
@@ -45,15 +43,16 @@ def _decision(compiled: bool, why: str) -> Decision:
 def settle(
     wanted: bool | None, before: bool | None, num_steps: int, device: torch.device, trial: Callable[[], float]
 ) -> Decision:
-    """Decide for a run: as the recipe says, else as the run did before, else what pays.
+    """Decide for a run: by the recipe, else as before an interruption, else by the time that it saves.
 
     Args:
-        wanted: of the recipe; None: it leaves the choice open.
-        before: what the run did when it was interrupted; None: it begins.
-        trial: seconds of one step that is not compiled.
+        wanted: the recipe's setting; None: open.
+        before: the decision before an interruption; None: the run begins.
+        num_steps: steps of the whole run.
+        trial: measures the seconds of one uncompiled step.
 
     Raises:
-        UserError: the recipe wants what cannot be done here.
+        UserError: the recipe requires compilation, which is not possible on this machine.
     """
     missing = obstacle(device)
     if wanted and missing:
@@ -71,11 +70,11 @@ def settle(
 
 
 def decide(num_steps: int, seconds: float) -> Decision:
-    """Compile where the whole run would win back the cold start, with a margin.
+    """Compile if the whole run saves the cold start, with a margin.
 
     Args:
-        num_steps: of the whole run, so that a resumed one decides the same.
-        seconds: of one step that is not compiled.
+        num_steps: steps of the whole run, so that a resumed run decides the same.
+        seconds: duration of one uncompiled step.
     """
     plain = num_steps * seconds
     pays = plain * (1.0 - 1.0 / LEAST_GAIN) > MARGIN * COLD_START
@@ -88,7 +87,7 @@ def decide(num_steps: int, seconds: float) -> Decision:
 
 
 def obstacle(device: torch.device) -> str | None:
-    """Why nothing can be compiled here; None: it can."""
+    """Why nothing can be compiled on this machine; None: it can."""
     if sys.platform == "win32":
         return "Windows is not supported"
     compiler = os.environ.get("CXX" if device.type == "cpu" else "CC")

@@ -1,7 +1,6 @@
 """The log of a run: one JSON line for each logged step, TensorBoard, and Weights & Biases on request.
 
-accelerate's trackers are not used: they cannot drop the steps that a resume repeats, nor put the project's
-name and the folder apart.
+accelerate's trackers cannot drop the steps that a resumed run repeats, nor separate project name and folder.
 """
 
 import json
@@ -25,12 +24,12 @@ class RunLog(AbstractContextManager["RunLog"]):
     """Writes a run's log; on processes other than the first it does nothing.
 
     Args:
-        step: updates done before; what an interrupted run logged beyond is dropped, so that no step appears twice.
+        step: updates done before; later records of an interrupted run are dropped, so that no step appears twice.
         wandb: also log to Weights & Biases, project `torchslots`; the same run folder continues the same W&B run.
-        settings: the recipe, shown by W&B.
+        settings: the recipe, for W&B.
 
     Raises:
-        UserError: the folder cannot be written; W&B is asked for and not installed.
+        UserError: the folder cannot be written, or W&B is requested and not installed.
     """
 
     def __init__(
@@ -47,7 +46,9 @@ class RunLog(AbstractContextManager["RunLog"]):
         if not active:
             return
         self._wandb = _start_wandb(run, settings or {}) if wandb else None
-        _truncate(self._file, step)
+        if self._file.exists():  # rewritten as a whole, so that a truncated last line does not join the next
+            records = (record for record in read_records(self._file) if record["step"] <= step)
+            write_file(self._file, "".join(json.dumps(record) + "\n" for record in records), durable=True)
         from torch.utils.tensorboard import SummaryWriter
 
         try:
@@ -56,7 +57,7 @@ class RunLog(AbstractContextManager["RunLog"]):
             raise UserError(f"Cannot write {run / 'tensorboard'}: {error.strerror or error}.") from error
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Add one record; numbers that are not finite become null in the file.
+        """Add one record; values that are not finite become null in the file.
 
         Raises:
             UserError: no space or no permission.
@@ -90,7 +91,7 @@ class RunLog(AbstractContextManager["RunLog"]):
 
 
 class Clock:
-    """Wall-clock seconds of a step since the last restart, and those of them spent waiting for data."""
+    """Mean wall-clock seconds of a step since the last restart, and its seconds of waiting for data."""
 
     def __init__(self) -> None:
         self.restart()
@@ -110,13 +111,6 @@ class Clock:
     def read(self) -> dict[str, float]:
         seconds = {"per_step": time.perf_counter() - self._start, "waiting_for_data": self._waited}
         return {f"train/seconds_{what}": spent / max(self._steps, 1) for what, spent in seconds.items()}
-
-
-def _truncate(file: Path, step: int) -> None:
-    """Drop the records beyond `step`; rewritten as a whole, so that a cut last line never joins the next."""
-    if file.exists():
-        lines = [json.dumps(record) + "\n" for record in read_records(file) if record["step"] <= step]
-        write_file(file, "".join(lines), durable=True)
 
 
 def _start_wandb(run: Path, settings: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The training loop: one for every recipe. The same call starts a run, resumes it, and finds it finished."""
+"""The training loop of every recipe. The same call starts a run, resumes it, or returns the finished one."""
 
 import dataclasses
 import math
@@ -30,22 +30,22 @@ from torchslots.training.stops import Interrupted, StopRequest, explained, stop_
 from torchslots.training.validation import SkippedRecords, StopNow, Validation
 
 MODEL_FOLDER = "model"
-"""Under the run: the newest weights, in the end the final ones; averaged where the recipe asks for it."""
+"""Folder in the run of the newest weights, finally the last ones; averaged if the recipe has an average."""
 BEST_FOLDER = "best"
-"""Under the run: the weights with the best value of the watched metric."""
+"""Folder in the run of the weights with the best value of the monitored metric."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run leaves."""
+    """The result of a finished run."""
 
     run: Path
     step: int
     """Updates done."""
     metrics: dict[str, float | None]
-    """The last evaluation; empty without an evaluation set."""
+    """Metrics of the last evaluation; empty without an evaluation set."""
     best: float | None
-    """Best value of the watched metric over all evaluations."""
+    """Best value of the monitored metric over all evaluations."""
     best_step: int | None
 
 
@@ -62,21 +62,21 @@ def train(
     wandb: bool = False,
     skip_corrupt: bool = False,
 ) -> RunResult:
-    """Train `model` in place, from the newest checkpoint in `run` where there is one.
+    """Train `model` in place, from the newest checkpoint in `run` if there is one.
 
     Args:
-        eval_set: whole videos for the periodic evaluation; None: none is done, and there is no best model.
-        run: the run's folder; see `torchslots.training.checkpoint` for what is in it.
-        device: `cpu`, `cuda` or `cuda:N`; None: a GPU where there is one.
+        eval_set: whole videos for the periodic evaluation; None: no evaluation and no best model.
+        run: the run's folder; for its files see `torchslots.training.checkpoint`.
+        device: `cpu`, `cuda` or `cuda:N`; None: a GPU if there is one.
         monitor: the metric whose highest value marks the best model; None: `model.monitor`.
         num_plots: videos to plot at each evaluation.
         wandb: also log to Weights & Biases.
         skip_corrupt: leave out damaged records instead of stopping at the first.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM came; a checkpoint is saved.
-        UserError: a loss that is not finite (its batch is saved), a full disk, a folder of another recipe,
-            and what the data and the device refuse.
+        Interrupted: by Ctrl-C or SIGTERM; a checkpoint is saved.
+        UserError: a loss that is not finite (its batch is saved), a full disk, a folder of another recipe, damaged
+            data, or a device that does not exist or is full.
     """
     checkpoint.claim(run, recipe, write=False)
     stepper = TrainStep(model, recipe.optim, replace(recipe.train, compile=None), device)
@@ -88,10 +88,8 @@ def train(
     with locked(run / ".lock", busy) if first else nullcontext():
         state = _resume(stepper, run, first)
         if state.finished:
-            _say(
-                first,
-                f"{run} is finished: {state.step} steps are done. Choose another run folder to train.",
-            )
+            done = f"{run} is finished: {state.step} steps are done. Choose another run folder to train."
+            _say(first, done)
             return _result(run, state)
         log = RunLog(run, state.step, wandb=wandb, settings=dataclasses.asdict(recipe), active=first)
         with log, stop_request() as stop, explained(run, recipe.train, rank):
@@ -106,7 +104,7 @@ def train(
 
 @dataclass
 class _Loop:
-    """A run in progress; `state` is replaced, never changed."""
+    """A run in progress."""
 
     recipe: Recipe
     stepper: TrainStep
@@ -140,7 +138,7 @@ class _Loop:
         return _result(self.run, self.state)
 
     def _compile(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Compile where the recipe says so, or leaves it open and the run is long enough. Returns the same batches."""
+        """Compile by `settle`; returns the same batches, one of which may be needed for a trial."""
         read: list[Batch] = []
 
         def trial() -> float:
@@ -159,7 +157,7 @@ class _Loop:
         return chain(read, batches)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; bad data end the run, after a checkpoint is saved."""
+        """The next batch; damaged data end the run after a checkpoint is saved."""
         try:
             return next(batches)
         except UserError:
@@ -186,11 +184,11 @@ class _Loop:
         clock.restart()
 
     def _due(self, every: int) -> bool:
-        """Whether something that happens every so many steps, and at the last, happens now."""
+        """Whether this is one of every `every` steps (0: none), or the last."""
         return (every > 0 and self.state.step % every == 0) or self.state.step == self.recipe.optim.num_steps
 
     def _owed(self) -> bool:
-        """The run was stopped between a step and the evaluation that was due after it."""
+        """Whether the run was stopped between a step and the evaluation that was due after it."""
         step = self.state.step
         due = step > 0 and self.validate is not None and self._due(self.recipe.train.eval_every)
         return due and self.state.evaluated_step != step
@@ -200,20 +198,12 @@ class _Loop:
         losses = torch.stack(list(report.losses.values()))
         losses = cast(Tensor, self.stepper.accelerator.reduce(losses, "mean"))
         *values, norm = torch.cat([losses, report.grad_norm.reshape(1).to(losses)]).tolist()
-        record = {f"train/{name}": value for name, value in zip(report.losses, values)}
-        rates = {f"train/{name}": rate for name, rate in report.rates.items()}
+        record = dict(zip(report.losses, values)) | {"loss": sum(values), "grad_norm": norm} | report.rates
         skipped = {"train/skipped_records": float(self.skipped.count)} if self.skipped.count else {}
-        return {
-            **record,
-            "train/loss": sum(values),
-            "train/grad_norm": norm,
-            **rates,
-            **clock.read(),
-            **skipped,
-        }
+        return {f"train/{name}": value for name, value in record.items()} | clock.read() | skipped
 
     def _validate_and_save(self, validate: Validation, record: dict[str, float]) -> None:
-        """Evaluate the model; a new best one is saved at once, others when a checkpoint is due."""
+        """Evaluate the model, and save a checkpoint if it is the best or one is due."""
         try:
             report = validate(self.state.step)
         except StopNow:
@@ -229,7 +219,7 @@ class _Loop:
             self._save()
 
     def _is_better(self, metrics: dict[str, float]) -> bool:
-        """Whether the watched figure is the best so far; data without masks have no figures, so no best model."""
+        """Whether the monitored figure is the best so far; data without masks have no figures and no best model."""
         if metrics and self.monitor not in metrics:
             raise UserError(f"There is no figure `{self.monitor}` to watch. There are: {', '.join(metrics)}.")
         value = metrics.get(self.monitor, math.nan)
@@ -258,7 +248,7 @@ class _Loop:
         )
 
     def _write(self, record: dict[str, float]) -> None:
-        """To the log, to the bar's note, and as a line where there is no bar."""
+        """Write to the log, to the bar's note, and, without a bar, to standard error."""
         if not record:
             return
         self.log.write(self.state.step, record)

@@ -19,7 +19,7 @@ from torchslots.io.errors import UserError
 from torchslots.recipes.config import OptimConfig
 
 EPSILON = 1e-8
-"""What Adam adds to the root of the second moment."""
+"""Adam's epsilon."""
 TOKENIZER, DECODER, REST = "decoder.tokenizer.", "decoder.", ""
 BACKBONE = "slot_encoder.encoder.backbone."
 """The parts of a model, by how the names of their parameters begin."""
@@ -31,13 +31,12 @@ _NORMS = {"l2": 2.0, "inf": math.inf}
 def cosine_with_warmup(
     step: int, *, peak: float, warmup_steps: float, num_steps: int, least: float = 0.0
 ) -> float:
-    """Learning rate of the update that follows `step` finished ones: linear from `least`, then a half cosine back.
+    """Learning rate after `step` updates: linear from `least`, then half a cosine back.
 
-    SAVi's schedule with `least` 0: the first update has rate 0. A pure function of the step, so a resumed run continues
-    exactly.
+    With `least` 0, SAVi's schedule: the first update has rate 0.
 
     Args:
-        step: updates done so far, from 0; beyond `num_steps` the rate stays at its end.
+        step: updates done, from 0; after `num_steps` the rate is constant.
     """
     if step < warmup_steps:
         return least + (peak - least) * step / warmup_steps
@@ -48,8 +47,7 @@ def cosine_with_warmup(
 def exponential_with_warmup(
     step: int, *, peak: float, warmup_steps: float, decay_rate: float, decay_steps: int
 ) -> float:
-    """Learning rate of the update that follows `step` finished ones: linear from zero, times a continuous
-    exponential decay that runs during warm-up too.
+    """Learning rate after `step` updates: linear from zero, times a continuous exponential decay from step 0 on.
 
     Slot Attention's schedule; the first update has rate 0.
 
@@ -97,7 +95,7 @@ def schedule(config: OptimConfig, part: str = REST, factor: float = 1.0) -> Call
         factor: of the part's peak.
 
     Raises:
-        UserError: rates that make no schedule.
+        UserError: a minimum rate that is above a part's rate, or with the exponential schedule.
     """
     peak = _peak(config, part, factor)
     if part == TOKENIZER and config.tokenizer_learning_rate is not None:
@@ -136,11 +134,10 @@ def _peak(config: OptimConfig, part: str, factor: float) -> float:
 
 
 def prepare_update(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:
-    """Set the learning rates, and where the recipe asks for it Keras' epsilon, of the update that follows `step`
-    finished ones; returns the rate of all that is neither decoder nor tokenizer.
+    """Set the learning rates after `step` updates and, if in the recipe, Keras' epsilon; returns the rate of `REST`.
 
-    Keras divides by sqrt(v) + eps before it corrects the bias of v, torch after it: an epsilon that is larger by
-    1 / sqrt(1 - beta2^t) makes torch's form the same. It matters for gradients below about 1e-6.
+    Keras divides by sqrt(v) + eps before it corrects the bias of v, torch after it: with an epsilon that is larger by
+    1 / sqrt(1 - beta2^t) torch is equivalent. The difference matters for gradients below about 1e-6.
     """
     for group in optimizer.param_groups:
         group["lr"] = schedule(config, group.get("part", REST), group.get("factor", 1.0))(step)
@@ -159,7 +156,7 @@ def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that the optimiser owns, by name; frozen ones are left out."""
+    """The parameters that are not frozen, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -167,19 +164,19 @@ def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Ada
     """Adam with the reference's constants (0.9, 0.999, 1e-8), in one pass over memory where torch has it; AdamW where
     the recipe has weights decay (Loshchilov and Hutter 2019).
 
-    `prepare_update` sets the learning rates before each step. The fused kernel takes a weight, its gradient and its
-    moments for contiguous memory, so that all must have the same strides: autograd sees to the gradient's,
-    `load_optimizer` to the moments'.
+    `prepare_update` sets the learning rates before each step. The fused kernel assumes contiguous memory, so a weight,
+    its gradient and its moments must have equal strides: autograd ensures the gradient's, `load_optimizer` the
+    moments'.
 
     Args:
-        config: says which parts have a rate of their own; None: none has.
+        config: the rates of the parts; None: one rate for all.
 
     Raises:
-        UserError: the model has nothing to train, or the rates make no schedule.
+        UserError: no trainable parameter, a rate for a part that is missing, or an impossible schedule.
     """
     parameters, config = trainable(model), config or OptimConfig()
     if not parameters:
-        raise UserError(f"{type(model).__name__} has no trainable parameter: every one is frozen.")
+        raise UserError(f"{type(model).__name__} has no trainable parameter: all are frozen. Unfreeze some.")
     fusable = all(parameter.device.type in _FUSED for parameter in parameters.values())
     choice = {"fused": True} if fusable else {"foreach": True}
     own = _own_rates(config)
@@ -266,17 +263,16 @@ def _backbone_groups(parameters: Mapping[str, nn.Parameter], config: OptimConfig
 def clip_gradients(
     parameters: Iterable[nn.Parameter], max_norm: float | None, kind: Literal["l2", "inf"] = "l2"
 ) -> Tensor:
-    """Scale all gradients by min(1, max_norm / (norm + 1e-6)) and return the norm from before.
+    """Scale all gradients by min(1, max_norm / (norm + 1e-6)); returns the norm before, on the gradients' device.
 
-    The norm is a tensor on the gradients' device, not read here: a non-finite one makes the gradients
-    useless, so the caller must test it before it steps.
+    A norm that is not finite makes the gradients useless: the caller must check it before the update.
     """
     limit = math.inf if max_norm is None else max_norm
     return nn.utils.clip_grad_norm_(parameters, limit, norm_type=_NORMS[kind], foreach=True)
 
 
 def average_weights(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """An exponential moving average of the weights, from those after the first update on; None: without one.
+    """An exponential moving average of the weights, starting with those after the first update; None without `decay`.
 
     Raises:
         UserError: a decay outside [0, 1).
@@ -284,12 +280,12 @@ def average_weights(model: nn.Module, decay: float | None) -> AveragedModel | No
     if decay is None:
         return None
     if not 0.0 <= decay < 1.0:
-        raise UserError(f"optim.ema_decay should lie in [0, 1), got {decay}. Usual are 0.999 and 0.9999.")
+        raise UserError(f"optim.ema_decay should be in [0, 1), got {decay}. Usual are 0.999 and 0.9999.")
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state under `<what>/<parameter name>`: names survive a change of parameter order."""
+    """The optimiser's state under `<what>/<parameter name>`, which does not depend on the order of parameters."""
     return {
         f"{what}/{name}": value
         for name, parameter in trainable(model).items()
@@ -300,10 +296,10 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def load_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], where: str
 ) -> None:
-    """Put back what `optimizer_tensors` gave; devices and the order in memory follow the parameters.
+    """Load the tensors of `optimizer_tensors`, on the devices and with the strides of the parameters.
 
     Raises:
-        UserError: state for a parameter that the model lacks, or of another shape, naming `where` it was read.
+        UserError: state of a parameter that the model lacks, or of another shape; `where` names the source.
     """
     parameters = trainable(model)
     state: dict[str, dict[str, Tensor]] = {}
@@ -323,7 +319,7 @@ def load_optimizer(
 
 
 def _laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A moment with the strides of its parameter; checkpoints hold contiguous tensors. Counters stay."""
+    """A moment with the strides of its parameter (in checkpoints it is contiguous); counters are unchanged."""
     if not value.ndim:
         return value
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

@@ -1,4 +1,4 @@
-"""Train a recipe from its name, its data and a folder for the run."""
+"""Train a recipe, given its name, its data and a folder for the run."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from torchslots.data.batch import ClipDataset
 from torchslots.data.catalog import open_dataset
+from torchslots.evaluation.evaluate import whole_videos
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, with_changes
-from torchslots.recipes.protocols import evaluation_data
 from torchslots.training import loop
 from torchslots.training.loop import RunResult
 from torchslots.training.warm_start import assemble
@@ -18,18 +17,18 @@ from torchslots.training.warm_start import assemble
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a training takes besides its recipe."""
+    """Options of a training besides its recipe."""
 
     dataset: Annotated[str | None, tyro.conf.arg(name="data")] = None
     """Data set by name, see `torchslots data list`; None: the recipe's own."""
     device: str | None = None
     """cpu, cuda or cuda:N; None: cuda where there is one."""
     tokenizer: str | None = None
-    """Trained tokenizer, for a model that decodes with one: a run folder, a model folder, or owner/name on the hub. Its
-    configuration takes the place of `--model.tokenizer.*`."""
+    """Trained tokenizer, for a model that decodes with one: a run folder, a model folder, or owner/name on the hub; on
+    the command line a published checkpoint, too. Its configuration takes the place of `--model.tokenizer.*`."""
     slot_encoder: str | None = None
     """Trained model whose slot encoder to start with, of the same kind: a run folder, a model folder, or owner/name on
-    the hub. Its configuration takes the place of `--model.slots.*`."""
+    the hub; on the command line a published checkpoint, too. Its configuration takes the place of `--model.slots.*`."""
     init: str | None = None
     """Trained model of the same system and sizes to start with, all of it: a run folder, a model folder, or owner/name
     on the hub. Frames may be larger or smaller: the decoder's positions are resampled."""
@@ -37,7 +36,7 @@ class TrainOptions:
     """Weights of the pretrained backbone that slots are found on: a file, a folder, or owner/name on the hub; None: the
     recipe's own, `--model.backbone.pretrained`."""
     monitor: str | None = None
-    """Metric whose highest value marks the best model; None: the usual one, fg_ari of slots, psnr of a tokenizer."""
+    """Metric whose highest value marks the best model; None: the decoder's (fg_ari or ap_inf), psnr for tokenizers."""
     num_plots: int = 4
     """Videos plotted at each evaluation."""
     wandb: bool = False
@@ -53,13 +52,13 @@ def train(
     options: TrainOptions = TrainOptions(),
     **changes: Any,
 ) -> RunResult:
-    """Train a recipe; the same call again goes on from the newest checkpoint in `run`, and finds a finished run.
+    """Train a recipe; the same call again resumes from the newest checkpoint in `run`, or returns a finished run.
 
     Args:
         recipe: Its name in `list_recipes()`, or a `Recipe`.
         root: Folder with the data.
         run: Folder for checkpoints, logs, plots and the model; `load_model(run)` loads it.
-        options: What a training takes besides its recipe.
+        options: Options besides the recipe.
         changes: Fields of `TrainOptions` by name (`dataset="movi_a"`, `device="cuda"`), and of the recipe by dotted
             name (`**{"optim.num_steps": 1000, "train.batch_size": 8, "data.resolution": 64, "model.num_slots": 8}`).
 
@@ -68,7 +67,7 @@ def train(
 
     Raises:
         UserError: no such recipe, field, data or device; a loss that is not finite; a full disk; a `run` of another
-            recipe. Ctrl-C saves a checkpoint and raises `Interrupted`, which is one.
+            recipe. Ctrl-C saves a checkpoint and raises `Interrupted`, a `UserError`.
 
     Example:
         >>> tiny = {"model.resolution": (16, 16), "model.decoder.grid": (4, 4), "data.resolution": 16}
@@ -80,30 +79,22 @@ def train(
     """
     own = {field.name for field in fields(TrainOptions)}
     options = with_changes(options, **{name: value for name, value in changes.items() if name in own})
-    recipe = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = recipe if isinstance(recipe, Recipe) else catalog.recipe(recipe)
     recipe = with_changes(recipe, **{name: value for name, value in changes.items() if name not in own})
     if options.dataset is not None:
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})
     given = (options.tokenizer, options.slot_encoder, options.init, options.backbone)
     recipe, model = assemble(recipe, Path(run), *given)
+    data, root = recipe.data, Path(root)
     return loop.train(
         recipe,
         model,
-        *_open_sets(recipe, Path(root)),
+        open_dataset(data.dataset, root, data.train_split, data, True),
+        whole_videos(data, recipe.evaluation, root),
         Path(run),
         device=options.device,
         monitor=options.monitor,
         num_plots=options.num_plots,
         wandb=options.wandb,
         skip_corrupt=options.skip_corrupt,
-    )
-
-
-def _open_sets(recipe: Recipe, root: Path) -> tuple[ClipDataset, ClipDataset]:
-    """Training clips, and whole videos for evaluation."""
-    data, evaluation = recipe.data, recipe.evaluation
-    whole = evaluation_data(data, evaluation)
-    return (
-        open_dataset(data.dataset, root, data.train_split, data, True),
-        open_dataset(data.dataset, root, evaluation.split, whole, False),
     )

@@ -1,12 +1,12 @@
 """One optimiser step, run by accelerate: forward, backward over micro batches, clip, check, update.
 
-All random numbers of a step come from (seed, step, process), so an interrupted run samples what an uninterrupted
-one samples, and evaluating in between changes nothing.
+All random numbers of a step depend on (seed, step, process), so that neither an interruption nor an evaluation in
+between changes them.
 """
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -27,17 +27,17 @@ from torchslots.training.accelerator import check_split, seed_step, start_accele
 
 
 class Trainable(Protocol):
-    """What training asks of a model besides being an `nn.Module`."""
+    """A model, as training uses it besides being an `nn.Module`."""
 
     @property
     def monitor(self) -> str:
-        """The metric whose highest value marks the best model of a run, where no other is named."""
+        """The default metric whose highest value marks the best model of a run."""
         ...
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalars, each a mean over the clips; the run minimises their sum.
 
-        `batch["step"]` is the number of finished updates, for what changes over a training.
+        `batch["step"]` is the number of finished updates, for schedules.
         """
         ...
 
@@ -47,17 +47,17 @@ class Trainable(Protocol):
 
 
 class StepReport(NamedTuple):
-    """What one step found; tensors are still on the device, so that reading them is the reader's choice."""
+    """Losses, gradient norm and learning rates of a step; tensors are on the device, and reading them waits for it."""
 
     losses: dict[str, Tensor]
     grad_norm: Tensor
     learning_rate: float
     rates: dict[str, float]
-    """`lr`, and of parts with a rate of their own `lr_decoder`, `lr_tokenizer`."""
+    """`lr`, and for parts with another rate `lr_decoder`, `lr_tokenizer`."""
 
 
 class NonFinite(Exception):
-    """A loss or the gradient is not a finite number; the weights are those from before the step."""
+    """A loss or the gradient is not finite; the weights are those before the step."""
 
     def __init__(self, step: int, culprits: dict[str, float], learning_rate: float, batch: Batch):
         super().__init__(f"step {step}: {culprits}")
@@ -65,7 +65,7 @@ class NonFinite(Exception):
 
 
 class _Pending(NamedTuple):
-    """A step whose flags are still on their way from the device."""
+    """A step whose flags are not yet read from the device."""
 
     step: int
     report: StepReport
@@ -75,7 +75,7 @@ class _Pending(NamedTuple):
 
 
 class Losses(nn.Module):
-    """Makes `model.loss` the forward pass: what wraps forward (DDP, autocast, compile) wraps the loss."""
+    """`model.loss` as the forward pass, for DDP, autocast and compile, which wrap forward."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -87,16 +87,16 @@ class Losses(nn.Module):
 
 
 class TrainStep:
-    """A model, its optimiser and its averaged weights, ready for one update after another.
+    """A model, its optimiser and its averaged weights; each call is one update.
 
-    A step whose loss or gradient is not finite leaves the weights alone and raises `NonFinite`. On CUDA the update is
-    held back on the device itself and the raise comes one step later, so that no step waits for the device.
+    A step whose loss or gradient is not finite does not change the weights and raises `NonFinite`. On CUDA the device
+    itself skips the update and the exception comes one step later, so that no step waits for the device.
 
     Args:
-        device: `cpu`, `cuda` or `cuda:N`; None: a GPU where there is one.
+        device: `cpu`, `cuda` or `cuda:N`; None: a GPU if there is one.
 
     Raises:
-        UserError: a device that is not there, a precision that it lacks, a batch that cannot be split evenly.
+        UserError: a device that does not exist, a precision that it lacks, or a batch that cannot be split evenly.
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig, train: TrainConfig, device: str | None = None):
@@ -106,7 +106,7 @@ class TrainStep:
         self.average: AveragedModel | None = optim.average_weights(self.model, config.ema_decay)
         self.optimizer = optim.adam(self.model, config)
         self.stopped = False
-        """All processes know that one of them was asked to stop."""
+        """Whether a process was asked to stop, which all processes know."""
         self._config, self._train = config, train
         self._parameters = list(optim.trainable(self.model).values())
         self._update = self.accelerator.prepare_optimizer(self.optimizer)
@@ -124,10 +124,10 @@ class TrainStep:
         Args:
             step: updates done before this one, from 0.
             batch: this process's part of the global batch, on the CPU.
-            stop: this process was asked to stop; `stopped` tells when all know.
+            stop: this process was asked to stop; `stopped` follows in all processes.
 
         Raises:
-            NonFinite: this step's loss or gradient on the CPU; on CUDA, the step's before.
+            NonFinite: the loss or gradient of this step; on CUDA, of the step before.
         """
         seed_step(self._train.seed, step, self.accelerator.process_index)
         rate = optim.prepare_update(self.optimizer, self._config, step)
@@ -146,15 +146,15 @@ class TrainStep:
         return report
 
     def compile(self) -> None:
-        """Compile the steps from here on; the first of them takes long."""
+        """Compile all further steps; the first of them takes a minute or more."""
         self._losses.compile()
         self._fixed = True
 
     def trial(self, batch: Batch) -> float:
-        """Seconds of a step's forward and backward passes over this batch; leaves no trace but in the random state.
+        """Seconds of a step's forward and backward passes over this batch; changes only the random state.
 
-        The first pass of two is not counted: it finds memory and algorithms. Buffers that a model changes while it
-        trains are put back.
+        The first of two passes, which allocates memory and chooses algorithms, is not measured. Buffers that change in
+        training are restored.
         """
         before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         for _ in range(2):
@@ -168,20 +168,20 @@ class TrainStep:
         return seconds
 
     def drain(self) -> None:
-        """Wait until the last step is known to be good. To be called by all processes or by none.
+        """Wait for the check of the last step. All processes must call this, or none.
 
         Raises:
-            NonFinite: it is not.
+            NonFinite: the last step's loss or gradient.
         """
         pending, self._pending = self._pending, None
         self._settle(pending)
 
     def evaluated_model(self) -> nn.Module:
-        """The model to evaluate and to save: the averaged one where the recipe asks for an average."""
+        """The model to evaluate and to save: the averaged one if the recipe has an average."""
         return self.model if self.average is None else self.average.module
 
     def training_tensors(self) -> dict[str, Tensor]:
-        """Optimiser state and averaged weights, named for a checkpoint."""
+        """Optimiser state and averaged weights by their names in a checkpoint."""
         parts = {"optim": optim.optimizer_tensors(self.model, self.optimizer)}
         parts |= {} if self.average is None else {"average": self.average.state_dict()}
         return {f"{part}/{key}": value for part, tensors in parts.items() for key, value in tensors.items()}
@@ -192,7 +192,7 @@ class TrainStep:
         """Continue from a checkpoint's tensors.
 
         Raises:
-            UserError: they belong to another model, naming `where` they were read.
+            UserError: they belong to another model; `where` names the source.
         """
         load_weights(self.model, model, where)
         optim.load_optimizer(self.model, self.optimizer, _below("optim/", training), where)
@@ -209,7 +209,7 @@ class TrainStep:
         """Gradients of the mean over the global batch; returns this process's mean losses."""
         sums: dict[str, Tensor] = {}
         parts = self._train.accumulation
-        for index, part in enumerate(self._on_device(batch)):
+        for index, part in enumerate(self._parts(batch)):
             last = index == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self._forward):
                 losses = self._forward({**part, "step": step})
@@ -217,9 +217,12 @@ class TrainStep:
             sums = {name: sums.get(name, 0.0) + loss.detach() / parts for name, loss in losses.items()}
         return sums
 
-    def _on_device(self, batch: Batch) -> Iterator[Batch]:
-        """The batch in equal parts, with shapes fixed where code is compiled or the device runs ahead."""
-        for part in _split(batch, self._train.accumulation):
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """The batch's tensors in equal parts on the device, with fixed shapes for compiled code and on CUDA."""
+        count = self._train.accumulation
+        tensors = {key: value.chunk(count) for key, value in batch.items() if isinstance(value, Tensor)}
+        for index in range(count):
+            part: Batch = {key: pieces[index] for key, pieces in tensors.items()}
             if self._fixed and isinstance(self.model, ObjectCentricModel):
                 part = self.model.fixed_shapes(part)
             yield to_device(part, self.accelerator.device)
@@ -232,9 +235,7 @@ class TrainStep:
     def _flag(self, step: int, report: StepReport, batch: Batch, stop: bool) -> _Pending:
         """Start copying to the CPU whether any process found a non-finite number or was asked to stop."""
         good = torch.isfinite(torch.stack(list(report.losses.values()))).all()
-        if (
-            self.accelerator.scaler is None
-        ):  # fp16's scaler meets infinite gradients by design and skips them itself
+        if self.accelerator.scaler is None:  # fp16's scaler skips infinite gradients, which it expects
             good = good & torch.isfinite(report.grad_norm)
         flags = torch.stack([~good, torch.full_like(good, stop)]).float()
         if self.accelerator.num_processes > 1:
@@ -249,7 +250,7 @@ class TrainStep:
         return _Pending(step, report, copied, arrived, batch)
 
     def _hold_back(self, bad: Tensor) -> None:
-        """Have the fused kernel leave the weights alone from the first bad step on; the host is not asked."""
+        """Make the fused kernel skip all updates from the first bad step on, without waiting for the device."""
         earlier = self.optimizer.__dict__.get("found_inf")
         self.optimizer.__dict__["found_inf"] = bad if earlier is None else torch.maximum(earlier, bad)
 
@@ -268,23 +269,15 @@ class TrainStep:
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Fill a model, all of it and nothing else.
+    """Load all weights of a model, and no others.
 
     Raises:
-        UserError: names or shapes differ, naming `where` they were read.
+        UserError: names or shapes differ; `where` names the source.
     """
     what = f"{where}: the weights belong to another model"
     remedy = "Resume with the recipe that wrote them, or start in a new run folder."
     check_fit(shapes(tensors), shapes(model.state_dict()), what, remedy)
     model.load_state_dict(tensors)
-
-
-def _split(batch: Batch, parts: int) -> Iterator[Batch]:
-    """The batch's tensors in equal parts; names stay behind."""
-    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
-    pieces: dict[str, Sequence[Tensor]] = {key: value.chunk(parts) for key, value in tensors.items()}
-    for index in range(parts):
-        yield {key: piece[index] for key, piece in pieces.items()}
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

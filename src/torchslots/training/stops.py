@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that training answers between two steps."""
+"""Ctrl-C and SIGTERM as requests to stop training between two steps, and errors with a remedy."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ from torchslots.training.step import NonFinite
 
 
 class Interrupted(UserError):
-    """A run stopped on request, saved. The command line exits with `exit_code`: 130, Ctrl-C; 143, SIGTERM."""
+    """A run was stopped on request, and saved. `exit_code` of the command: 130 for Ctrl-C, 143 for SIGTERM."""
 
     def __init__(self, message: str, number: int):
         super().__init__(message)
@@ -27,11 +27,11 @@ class Interrupted(UserError):
 
 
 class StopRequest:
-    """Set by the first signal; a second one acts at once, as by default."""
+    """True after the first signal; a second one ends the process, as by default."""
 
     def __init__(self) -> None:
         self.signal = 0
-        """Number of the signal that came; 0: none has."""
+        """Number of the signal; 0: none yet."""
 
     def __bool__(self) -> bool:
         return self.signal != 0
@@ -39,7 +39,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Watch for SIGINT and SIGTERM while the block runs. Outside the main thread nothing is watched."""
+    """Catch SIGINT and SIGTERM while the block runs, in the main thread only."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -64,7 +64,7 @@ def stop_request() -> Iterator[StopRequest]:
 
 @contextmanager
 def explained(run: Path, train: TrainConfig, rank: int) -> Iterator[None]:
-    """Turn a non-finite loss and a full device memory into a `UserError` with a remedy."""
+    """Turn a loss that is not finite and full device memory into a `UserError` with a remedy."""
     try:
         yield
     except NonFinite as error:
@@ -77,7 +77,7 @@ def explained(run: Path, train: TrainConfig, rank: int) -> Iterator[None]:
 
 
 def _save_batch(run: Path, error: NonFinite, rank: int) -> str:
-    """Save the batch of a step that is not finite; returns the message."""
+    """Save the batch of a step whose loss is not finite; returns the message."""
     step = error.step + 1
     file = run / f"nonfinite_batch_step_{step}{f'_process_{rank}' if rank else ''}.safetensors"
     tensors = {key: value for key, value in error.batch.items() if isinstance(value, Tensor)}
@@ -85,7 +85,7 @@ def _save_batch(run: Path, error: NonFinite, rank: int) -> str:
     write_file(file, to_bytes(tensors, {"names": names}), durable=True)
     bad = ", ".join(f"`{name}` is {value}" for name, value in error.culprits.items())
     return (
-        f"Step {step} stopped before the update: {bad or 'a loss of another process is bad'}, at learning rate "
+        f"Step {step} stopped before the update: {bad or 'a loss of another process is not finite'}, at learning rate "
         f"{error.learning_rate:.3g}. The batch is in {file}. Look at it for bad values; else lower "
         "optim.learning_rate or optim.max_grad_norm, or use fp32."
     )

@@ -1,4 +1,4 @@
-"""The periodic evaluation of a run, which a stop request ends and which saves a plot."""
+"""The periodic evaluation of a run, with a plot; a stop request ends it."""
 
 import sys
 from collections.abc import Generator, Iterator
@@ -23,7 +23,7 @@ from torchslots.training.log import RunLog
 from torchslots.training.step import TrainStep
 from torchslots.training.stops import StopRequest
 
-_EVALUATION = 1  # makes the random numbers of an evaluation others than those of the step before
+_EVALUATION = 1  # separates the random numbers of an evaluation from those of the step before
 
 
 class StopNow(Exception):
@@ -32,7 +32,7 @@ class StopNow(Exception):
 
 @dataclass
 class SkippedRecords:
-    """Counts and reports the damaged records that this process left out, if leaving them out is allowed."""
+    """Counts and reports the damaged records that this process leaves out, if that is allowed."""
 
     allowed: bool
     count: int = 0
@@ -59,7 +59,7 @@ class Validation:
         """Evaluate the model after `step` updates.
 
         Raises:
-            StopNow: a stop was asked for meanwhile.
+            StopNow: a stop was requested meanwhile.
         """
         config, accelerator = self.recipe.evaluation, self.stepper.accelerator
         rank = accelerator.process_index
@@ -98,7 +98,7 @@ class Validation:
         self.log.image(step, "eval/slots", sheet)
 
     def _unless_stopped(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-        """The batches up to a stop request, which only a single process obeys: others would wait for it."""
+        """The batches until a stop request, for a single process only: of several, the others would wait."""
         for batch in batches:
             if self.stop and self.stepper.accelerator.num_processes == 1:
                 raise StopNow
@@ -106,7 +106,7 @@ class Validation:
 
 
 def _stack(images: list[np.ndarray]) -> np.ndarray:
-    """Images [H, W, 3] one above the other, narrower ones filled up with black."""
+    """Images [H, W, 3] one above the other, padded with black to the same width."""
     width = max(image.shape[1] for image in images)
     padded = [np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0))) for image in images]
     return np.concatenate(padded)

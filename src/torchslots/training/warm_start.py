@@ -1,8 +1,8 @@
 """Start a new model from trained parts: the tokenizer that its decoder needs, another model's slot encoder, or all of
 another model; and give a model whose backbone is tuned its teacher, that backbone before it is tuned.
 
-In Python, hand the parts to the constructor: any `SlotEncoder` goes with any decoder of the same slot size,
-`ObjectCentricModel(trained.slot_encoder, decoder)`. The command line also takes over their configuration.
+In Python, pass the parts to the constructor: any `SlotEncoder` fits any decoder of the same slot size,
+`ObjectCentricModel(trained.slot_encoder, decoder)`. The command line also copies their configuration.
 """
 
 import sys
@@ -34,12 +34,12 @@ _TOKENIZER = "decoder.tokenizer."
 
 @dataclass(frozen=True)
 class Parts:
-    """What a new model takes over; None: it starts with its own."""
+    """Trained parts of a new model; None: the part starts untrained."""
 
     tokenizer: Tokenizer | None = None
-    """A tokenizer; `config` says how it was built."""
+    """A tokenizer with its configuration."""
     slots_from: ObjectCentricModel | None = None
-    """A model whose slot encoder is to be copied."""
+    """A model whose slot encoder is copied."""
 
 
 def assemble(
@@ -50,7 +50,7 @@ def assemble(
     init: str | Path | None = None,
     backbone: str | Path | None = None,
 ) -> tuple[Recipe, catalog.Built]:
-    """The recipe with the configuration of the given parts, and its model with their weights, ready for `loop.train`.
+    """The recipe with the configuration of the given parts, and its model with their weights, for `loop.train`.
 
     A run that has begun holds its weights in its checkpoints: there `tokenizer` and `init` may be left out.
 
@@ -62,8 +62,8 @@ def assemble(
         backbone: file, folder or hub id of the weights of a pretrained backbone; None: the recipe's own hub id.
 
     Raises:
-        UserError: no tokenizer for a model that needs one, with the command that trains one; a part of another kind;
-            another tokenizer than the run began with.
+        UserError: no tokenizer for a model that needs one (the message has the command that trains one), a part of
+            another kind, or another tokenizer than the run began with.
     """
     begun = bool(checkpoint.list_steps(run))
     parts = Parts(
@@ -92,10 +92,10 @@ def assemble(
 
 
 def adopt_config(config: ModelConfig, parts: Parts) -> ModelConfig:
-    """A model's configuration with those of the parts in their places.
+    """A model's configuration with the parts' configurations.
 
     Raises:
-        UserError: the parts do not go together, or not with this model.
+        UserError: a slot encoder of another kind.
     """
     changes: dict[str, Any] = {}
     if parts.tokenizer is not None:
@@ -106,19 +106,19 @@ def adopt_config(config: ModelConfig, parts: Parts) -> ModelConfig:
 
 
 def take_weights(model: nn.Module, parts: Parts) -> None:
-    """Copy the weights of the parts into a model that was built from their configuration; a tokenizer stays frozen.
+    """Copy the weights of the parts into a model that was built from their configuration.
 
     Raises:
-        UserError: they do not fit, naming tensors that do not.
+        UserError: a model without such a part, or weights that do not fit.
     """
     if parts.tokenizer is not None:
         own = frozen_tokenizer(model)
         if own is None:
-            raise UserError(f"{type(model).__name__} has no place for a trained tokenizer.")
+            raise UserError(f"{type(model).__name__} takes no trained tokenizer. Leave it out.")
         _copy(parts.tokenizer, own, "tokenizer")
     if parts.slots_from is not None:
         if not isinstance(model, ObjectCentricModel):
-            raise UserError(f"{type(model).__name__} has no slots: it cannot take over a slot encoder.")
+            raise UserError(f"{type(model).__name__} has no slots and takes no slot encoder. Leave it out.")
         _copy(parts.slots_from.slot_encoder, model.slot_encoder, "slot encoder")
 
 
@@ -185,12 +185,12 @@ def take_all(trained: nn.Module, model: nn.Module, where: str) -> list[str]:
 
 
 def frozen_tokenizer(model: nn.Module) -> Tokenizer | None:
-    """The tokenizer below a model's decoder; None: it has none, or trains it along with the slots."""
+    """The frozen tokenizer of a model's decoder; None: there is none, or it is trained with the slots."""
     return model.decoder.frozen_tokenizer() if isinstance(model, ObjectCentricModel) else None
 
 
 def next_recipe(recipe: Recipe) -> str | None:
-    """Name of a recipe, on the same data, that needs what this one trains; None: it trains no tokenizer."""
+    """Name of a recipe on the same data that needs the tokenizer which this one trains; None: there is none."""
     for name, make in catalog.RECIPES.items():
         other = make()
         if _wants(other) is type(recipe.model) and other.data.dataset == _published_data(recipe):
@@ -199,13 +199,13 @@ def next_recipe(recipe: Recipe) -> str | None:
 
 
 def _published_data(recipe: Recipe) -> str:
-    """The data set that a recipe was made for, whatever it is trained on now."""
+    """The data set of the published recipe of the same name."""
     make = catalog.RECIPES.get(recipe.name)
     return (recipe if make is None else make()).data.dataset
 
 
 def _wants(recipe: Recipe) -> type | None:
-    """Type of the configuration of the trained tokenizer that a recipe needs; None: it needs none."""
+    """Type of the configuration of the trained tokenizer that a recipe needs; None: none."""
     config = vars(recipe.model).get("tokenizer")
     trains_it = recipe.optim.tokenizer_learning_rate is not None
     return type(config) if isinstance(config, ModelConfig) and not trains_it else None
@@ -214,7 +214,7 @@ def _wants(recipe: Recipe) -> type | None:
 def _check_tokenizer(
     recipe: Recipe, tokenizer: Tokenizer | None, where: str | Path | None, begun: bool
 ) -> None:
-    """Check before a model is built that the tokenizer is the one that the recipe needs."""
+    """Check, before a model is built, that the tokenizer is of the kind that the recipe needs."""
     wanted = _wants(recipe)
     if tokenizer is None:
         if wanted is not None and not begun:
@@ -246,7 +246,7 @@ def _how_to_train(recipe: Recipe) -> str:
 
 
 def _slot_config(config: ModelConfig, source: ObjectCentricModel) -> dict[str, Any]:
-    """What changes in a model's configuration when it takes over the slot encoder of another."""
+    """Changes of a model's configuration for the slot encoder of another."""
     own, theirs = (vars(one).get("slots") for one in (config, source.config))
     if own is not None and type(own) is type(theirs):
         return {"slots": theirs}
@@ -260,14 +260,14 @@ def _slot_config(config: ModelConfig, source: ObjectCentricModel) -> dict[str, A
 
 
 def _as_begun(config: ModelConfig, run: Path) -> ModelConfig:
-    """The configuration of the tokenizer that a run began with."""
+    """The configuration with the tokenizer's that the run began with."""
     found = vars(catalog.read_recipe(run / "recipe.json").model).get("tokenizer")
     same = found is not None and type(found) is type(vars(config).get("tokenizer"))
     return replace(config, tokenizer=found) if same else config
 
 
 def _check_same(run: Path, tokenizer: Tokenizer, where: str | Path | None) -> None:
-    """Check that a run goes on with the tokenizer it began with."""
+    """Check that a run continues with the tokenizer that it began with."""
     found = checkpoint.latest(run, tell=lambda message: None)
     stored = {} if found is None else found.model
     for name, weight in tokenizer.state_dict().items():

@@ -247,7 +247,7 @@ def test_a_connection_that_never_brings_anything_is_given_up_and_goes_on_later(b
     name = shard("train", 1, 4)
     bucket.break_after[name] = [4000] + [0] * 6
     with pytest.raises(
-        UserError, match=rf"{name} did not come in 6 attempts: .*4000 of 10000.*goes on from there"
+        UserError, match=rf"{name} did not arrive in 6 attempts: .*4000 of 10000.*the same command resumes"
     ):
         download("movi_a", tmp_path, connections=1)
     folder = tmp_path / "movi_a" / "128x128" / "1.0.0"
@@ -273,7 +273,7 @@ def test_damage_by_the_header_alone(bucket, tmp_path):
 def test_a_file_that_is_always_damaged_is_not_kept(bucket, tmp_path):
     name = shard("train", 2, 4)
     bucket.damage[name] = 99
-    with pytest.raises(UserError, match=rf"{name} did not come in 6 attempts: it arrived damaged"):
+    with pytest.raises(UserError, match=rf"{name} did not arrive in 6 attempts: it arrived damaged"):
         download("movi_a", tmp_path)
     folder = tmp_path / "movi_a" / "128x128" / "1.0.0"
     assert not (folder / name).exists() and not (folder / f"{name}.part").exists()
@@ -320,7 +320,7 @@ def test_refusals_are_told(bucket, tmp_path):
     ):
         download("movi_a", tmp_path)
     bucket.files["dataset_info.json"] = b"<html>Log in to the hotel's network</html>"
-    with pytest.raises(UserError, match=r"answers with something that is no data set"):
+    with pytest.raises(UserError, match=r"The answer of .* is no data set"):
         download("movi_a", tmp_path)
 
 
@@ -364,7 +364,7 @@ def test_a_disk_that_fills_up_keeps_what_has_come(bucket, tmp_path, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(http, "_copy", full)
-        with pytest.raises(UserError, match=r"cannot be written: No space left.*What has come is kept"):
+        with pytest.raises(UserError, match=r"cannot be written: No space left.*The downloaded part is kept"):
             download("movi_a", tmp_path)
     folder = tmp_path / "movi_a" / "128x128" / "1.0.0"
     assert record_files(folder) and all(name.endswith(".part") for name in record_files(folder))

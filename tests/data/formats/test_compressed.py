@@ -229,7 +229,7 @@ def test_rows_that_are_cut_off_are_made_anew_or_told(packed):
     file = packed.parent / ".torchslots" / "some.tfrecords.arrays" / "first.bin"
     with file.open("r+b") as stream:
         stream.truncate(100)
-    with pytest.raises(UserError, match=r"first.bin cannot be read.*Remove .*arrays; it is made again"):
+    with pytest.raises(UserError, match=r"first.bin cannot be read.*Remove .*arrays; it is unpacked again"):
         table.read(199, "first")
     again = arrays(packed)
     again.ensure()

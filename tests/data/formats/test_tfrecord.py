@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.movi_files import copy_movi, flip_byte, shard
+from data.movi_files import copy_movi, flip_byte, parse_example, shard
 from torchslots.data.formats import example as example_module
 from torchslots.data.formats import tfrecord
 from torchslots.data.formats.example import (
@@ -15,7 +15,6 @@ from torchslots.data.formats.example import (
     decode_varints,
     encode_example,
     encode_varints,
-    parse_example,
     scan_example,
 )
 from torchslots.data.formats.tfrecord import (

@@ -298,9 +298,9 @@ def test_a_broken_image(root: Path):
 
 
 def test_choices_that_are_none():
-    with pytest.raises(UserError, match=r"`data.crowds` is 'drop'. Choose from: ignore, uncovered, objects"):
+    with pytest.raises(UserError, match=r"`crowds` should be one of ignore, uncovered, objects, got 'drop'"):
         replace(CONFIG, crowds="drop")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"`data.flip` is 2"):
+    with pytest.raises(UserError, match=r"`flip` should be a number of at least 0 and at most 1, got 2"):
         replace(CONFIG, flip=2)
-    with pytest.raises(UserError, match=r"`data.label_size` is 0. Choose 1 or more"):
+    with pytest.raises(UserError, match=r"`label_size` should be a whole number of at least 1, got 0"):
         replace(CONFIG, label_size=0)

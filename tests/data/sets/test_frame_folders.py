@@ -240,10 +240,10 @@ def test_what_is_asked_of_it_in_vain(solid: Path, tmp_path: Path):
         _clips(solid, "all")
     with pytest.raises(UserError, match="asks for `flow`, which MOVi-Solid lacks"):
         _clips(solid, keys=("video", "flow"))
-    with pytest.raises(UserError, match="does not tell how many objects"):
+    with pytest.raises(UserError, match="does not store the number of objects"):
         _clips(solid, max_objects=3)
     with pytest.raises(UserError, match=r"holds no MOVi-Tex \(expected MOVi-Tex/train"):
         open_dataset("movi_tex", RECORDINGS, "test", replace(CONFIG, dataset="movi_tex"), False)
     with pytest.raises(UserError, match=r"drive\.google\.com.*gdown"):
         download("movi_solid", tmp_path)
-    assert "gdown" in DATASETS["movi_tex"].get and "JPEG" in DATASETS["movi_e_frames"].description
+    assert "gdown" in DATASETS["movi_tex"].get and "JPEG" in DATASETS["movi_e_frames"].size

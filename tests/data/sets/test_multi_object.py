@@ -232,7 +232,8 @@ def test_images_of_many_objects_are_left_out_by_counts_that_are_kept(root, monke
     assert [found.source.num_objects(i) for i in range(3)] == [3, 5, 7]
     monkeypatch.setattr("torchslots.data.array_cache.PackedRecords", None)
     assert len(images(root, "clevr_with_masks", config=replace(CONFIG, max_objects=4))) == 1
-    assert len(images(root, "objects_room", config=replace(CONFIG, max_objects=2))) == 0
+    with pytest.raises(UserError, match="No example of objects_room has at most 2 objects"):
+        images(root, "objects_room", config=replace(CONFIG, max_objects=2))
 
 
 # Faults

@@ -109,9 +109,12 @@ def test_cameras_are_counted_not_spelt(tmp_path: Path):
 
 
 def test_only_pictures_of_few_objects(root: Path):
-    chosen = open_dataset("multishapenet_easy", root, "train", replace(CONFIG, max_objects=2), True)
     counts = [MultiShapeNetImages(root, "train").num_objects(index) for index in range(4)]
-    assert len(chosen) == sum(count <= 2 for count in counts)
+    fewest = min(counts)
+    chosen = open_dataset("multishapenet_easy", root, "train", replace(CONFIG, max_objects=fewest), True)
+    assert len(chosen) == sum(count <= fewest for count in counts)
+    with pytest.raises(UserError, match=f"No example of MultiShapeNet-Easy has at most {fewest - 1} objects"):
+        open_dataset("multishapenet_easy", root, "train", replace(CONFIG, max_objects=fewest - 1), True)
     assert len(open_dataset("multishapenet_easy", root, "train", replace(CONFIG, num_records=3), True)) == 3
 
 

@@ -31,10 +31,10 @@ def bench(words: Words) -> int:
         Args:
             recipe: Name in `torchslots recipes`.
             options: What to measure.
-            curves: Where the curves of --plot run.
-            plot: Measure how speed and memory grow with batch, frames, slots and resolution, and plot it.
+            curves: Values on the axes of --plot.
+            plot: Measure and plot how time and memory grow with batch, frames, slots and resolution.
             out: Folder for growth.json and growth.png.
-            as_json: Print JSON alone, without the table.
+            as_json: Print JSON only, without the table.
         """
         if plot:
             return _plot_growth(recipe, options, curves, out)

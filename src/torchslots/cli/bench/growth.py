@@ -1,6 +1,6 @@
-"""How speed and memory grow with batch, frames, slots and resolution: one process for each point, JSON and plots.
+"""Measure and plot how time and memory grow with batch, frames, slots and resolution, one process for each point.
 
-Memory is that of tensors: the process' own starts with hundreds of megabytes of torch, which would hide all growth.
+Memory is that of tensors; torch itself takes hundreds of megabytes of the process, which would hide the growth.
 """
 
 import json
@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torchslots.io.errors import UserError
+from torchslots.io.files import write_file
 
 LINEAR = 1.1
-"""Largest exponent of growth that still counts as linear: figures of a machine scatter."""
+"""Largest exponent of growth that counts as linear; measurements scatter."""
 
 
 @dataclass(frozen=True)
 class GrowthOptions:
-    """Where the curves run. What is not on a curve's axis stays at its second value."""
+    """Values on the axes of the curves. The other axes stay at their second value."""
 
     grow_batch: tuple[int, ...] = (1, 2, 4)
     """Clips in a step."""
     grow_frames: tuple[int, ...] = (2, 4, 8)
-    """Frames in a clip; one of 1 where the recipe is one of images."""
+    """Frames in a clip; for recipes of images always 1."""
     grow_slots: tuple[int, ...] = (4, 8, 16)
     """Slots, background included, all distinct."""
     grow_resolution: tuple[int, ...] = (32, 64, 128)
@@ -33,7 +34,7 @@ class GrowthOptions:
 
 
 class Curve(NamedTuple):
-    """One axis: its values, what they cost, and the exponents of growth by least squares on logarithms."""
+    """One axis: its values, time and memory, and exponents of growth by least squares on logarithms."""
 
     axis: str
     values: list[int]
@@ -43,25 +44,25 @@ class Curve(NamedTuple):
     time_exponent: float
     memory_exponent: float
     clock: str
-    """What time is measured in: `CPU second`, steadier on shared machines, or on a GPU `second`."""
+    """Unit of the plotted time: `CPU second`, steadier on shared machines, or on a GPU `second`."""
 
     def rates(self) -> list[float]:
-        """Steps in each of the clock's seconds."""
+        """Steps per second of the clock."""
         return [1 / s for s in (self.cpu_seconds if self.clock.startswith("CPU") else self.seconds)]
 
     def verdict(self) -> str:
-        """Linear or better, in words."""
+        """Whether time and memory grow linearly, as a sentence."""
         parts = {"time": self.time_exponent, "memory": self.memory_exponent}
-        said = [
+        sentences = [
             f"{what} grows with the power {power:.2f}: {'linear or better' if power <= LINEAR else 'more than linear'}"
             for what, power in parts.items()
         ]
         unit = "pixels" if self.axis == "resolution" else self.axis
-        return f"{unit}: " + "; ".join(said)
+        return f"{unit}: " + "; ".join(sentences)
 
 
 Point = Callable[[dict[str, int]], dict[str, Any]]
-"""Settings to the report of `torchslots bench`."""
+"""From settings to the report of `torchslots bench`."""
 
 
 def exponent(values: list[float], costs: list[float]) -> float:
@@ -75,7 +76,7 @@ def grow(options: GrowthOptions, point: Point, one_frame: bool = False) -> list[
     """Measure every curve.
 
     Args:
-        one_frame: the recipe is one of images: no curve over frames.
+        one_frame: The recipe is one of images; there is no curve over frames.
 
     Raises:
         UserError: a curve of fewer than two points.
@@ -107,23 +108,17 @@ def _curve(axis: str, values: list[int], base: dict[str, int], point: Point) -> 
 
 
 def in_a_process(recipe: str, words: list[str]) -> Point:
-    """Measure each point in a process of its own, so that memory is the point's alone."""
+    """A `Point` that measures in a new process.
+
+    Raises:
+        UserError: when it is called, the process failed.
+    """
 
     def point(settings: dict[str, int]) -> dict[str, Any]:
         size = [word for axis, value in settings.items() for word in (f"--{axis}", str(value))]
-        line = [
-            sys.executable,
-            "-m",
-            "torchslots",
-            "bench",
-            recipe,
-            "--json",
-            "--no-inference",
-            "--tensors",
-            *size,
-            *words,
-        ]
-        done = subprocess.run(line, capture_output=True, text=True)
+        command = [sys.executable, "-m", "torchslots", "bench", recipe, *size, *words]
+        command += ["--json", "--no-inference", "--tensors"]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"The point {settings} could not be measured: {done.stderr.strip()[-300:]}")
         return json.loads(done.stdout)
@@ -132,10 +127,9 @@ def in_a_process(recipe: str, words: list[str]) -> Point:
 
 
 def save(curves: list[Curve], recipe: str, out: Path) -> list[Path]:
-    """Write growth.json, and a plot of steps in a second and memory over each axis."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write growth.json, and growth.png with steps per second and memory over each axis."""
     rows = [curve._asdict() | {"verdict": curve.verdict()} for curve in curves]
-    (out / "growth.json").write_text(json.dumps({"recipe": recipe, "curves": rows}, indent=2) + "\n")
+    write_file(out / "growth.json", json.dumps({"recipe": recipe, "curves": rows}, indent=2) + "\n")
     _plot(curves, recipe, out / "growth.png")
     return [out / "growth.json", out / "growth.png"]
 

@@ -1,4 +1,4 @@
-"""Memory of the tensors of a training step, allocation by allocation."""
+"""Measure the memory of the tensors of a training step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +11,9 @@ from torchslots.training.step import TrainStep
 
 
 def step_bytes(step: TrainStep, batch: Batch) -> int:
-    """Most bytes of tensors that live at once in a step: weights, moments and data, and what the step adds.
+    """Peak bytes of tensors in a step: weights, moments, data, and what the step allocates.
 
-    A process needs more: on the CPU torch itself takes more than small steps do. The optimiser must have stepped
-    before, so that its moments are there.
+    The process needs more, at least torch itself. The optimiser must have stepped before, so that its moments exist.
     """
     if step.accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(step.accelerator.device)

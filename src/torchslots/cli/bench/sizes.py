@@ -1,4 +1,4 @@
-"""A recipe at another size, and random data that fit it."""
+"""Change the size of a recipe, and make random data for it."""
 
 import math
 from collections.abc import Sequence
@@ -34,23 +34,25 @@ def scale(
     return replace(recipe, model=model, data=data, train=train)
 
 
-def change(numbers: Any, **values: Any) -> Any:
-    """Replace fields, those that there are, in these numbers and in models within."""
-    kept = {field.name: getattr(numbers, field.name) for field in fields(numbers)}
-    known = {name: value for name, value in values.items() if name in kept}
-    within = {name: change(value, **values) for name, value in kept.items() if isinstance(value, ModelConfig)}
-    return replace(numbers, **known, **within)
+def change(config: Any, **values: Any) -> Any:
+    """Replace the named fields, where they exist, in a configuration and in model configurations inside it."""
+    present = {field.name: getattr(config, field.name) for field in fields(config)}
+    known = {name: value for name, value in values.items() if name in present}
+    inner = {
+        name: change(value, **values) for name, value in present.items() if isinstance(value, ModelConfig)
+    }
+    return replace(config, **known, **inner)
 
 
 def resized(model: ModelConfig, resolution: int) -> Any:
-    """The model's decoder with the grid that fits; its strides stay."""
+    """The decoder's configuration with the grid for a resolution."""
     decoder = decoder_of(model)
     cells = resolution // math.prod(getattr(decoder, "strides", ()))
     return change(decoder, grid=(cells, cells))
 
 
 def decoder_of(model: Any) -> Any:
-    """The numbers of the decoder, which may be those of a model within."""
+    """The configuration of the decoder, which may be inside an inner model's."""
     inner = [getattr(model, field.name) for field in fields(model)]
     return (
         next((decoder_of(value) for value in inner if isinstance(value, ModelConfig)), None) or model.decoder
@@ -58,10 +60,10 @@ def decoder_of(model: Any) -> Any:
 
 
 def random_batch(recipe: Recipe, batch: int, frames: int, objects: Sequence[int] | None = None) -> Batch:
-    """Noise in the shapes that the recipe's data would have.
+    """Random data in the shapes of the recipe's.
 
     Args:
-        objects: boxes that are not empty in each clip, all different; None: as many as there are rows.
+        objects: Number of distinct, not empty boxes in each clip; None: all rows.
     """
     size, rows = recipe.data.resolution, recipe.data.max_instances
     corner = 0.6 * torch.rand(batch, frames, rows, 2)

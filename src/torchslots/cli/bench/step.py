@@ -1,8 +1,8 @@
 """Time a recipe's training step and its inference."""
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count, cycle, islice
 from typing import Any, Literal
 
 import torch
@@ -25,36 +25,36 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure; None: the recipe's own."""
+    """What to measure; None: the recipe's own value."""
 
     batch: int | None = None
     """Clips in a step."""
     frames: int | None = None
     """Frames in a clip."""
     slots: int | None = None
-    """Slots, background included; the boxes of all the others are distinct, unless `objects` says so."""
+    """Slots, background included; all others have distinct boxes, unless `objects` is given."""
     resolution: int | None = None
     """Height and width in pixels."""
     objects: tuple[int, ...] | None = None
-    """Objects in each clip, repeated over the batch: the other slots are copies of the background. None: no copies."""
+    """Objects in each clip, repeated over the batch; the other slots are copies of the background. None: no copies."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """Of the matrix products; tf32 is fp32 with short mantissas, on CUDA."""
+    """Precision of the matrix products; tf32, on CUDA, is fp32 with short mantissas."""
     compile: bool = False
     """Use torch.compile."""
     device: Literal["cpu", "cuda"] | None = None
     """None: CUDA where there is one."""
     steps: int = 5
-    """Timed samples after the first step; on CUDA each is ten steps without waiting in between."""
+    """Timed samples after the first step; on CUDA each is ten steps without synchronization."""
     threads: int | None = None
     """CPU threads; None: torch's choice."""
     recompute: bool = False
-    """Recompute activations in the backward pass instead of keeping them."""
+    """Recompute activations in the backward pass to save memory."""
     distinct: bool = True
-    """Decode each distinct slot once; otherwise every slot, as if none were copies."""
+    """Decode each distinct slot once; otherwise decode copies too."""
     inference: bool = True
     """Also time inference: masks of one clip of 24 frames, or of one image where the recipe is one of images."""
     tensors: bool = False
-    """Follow the allocations of one more step: the memory of its tensors alone."""
+    """Also measure the memory of the tensors of a step."""
     flops: bool = False
     """Count the floating point operations of one step (not when compiled)."""
 
@@ -62,8 +62,8 @@ class BenchOptions:
 def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]:
     """Seconds, memory and settings of a recipe's training step and inference, on random clips.
 
-    The step is the one that `torchslots train` takes: forward, backward, clipping, Adam. Times are of the clock unless
-    their name says CPU, which is steadier on a shared machine.
+    The step is that of `torchslots train`: forward, backward, clipping, Adam. Times are wall clock unless their name
+    says CPU, which is steadier on a shared machine.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -78,7 +78,7 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
     step = TrainStep(
         model if options.distinct else AllDistinct(model), scaled.optim, training, options.device
     )
-    counts = None if options.objects is None else _cycled(options.objects, training.batch_size)
+    counts = None if options.objects is None else list(islice(cycle(options.objects), training.batch_size))
     data = random_batch(scaled, training.batch_size, scaled.data.num_frames, counts)
     report = measure(step, data, options.steps)
     if options.tensors:
@@ -99,31 +99,27 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
     return {"settings": settings, **report, "machine": machine(step.accelerator.device)}
 
 
-def _cycled(objects: Sequence[int], batch: int) -> list[int]:
-    return [objects[clip % len(objects)] for clip in range(batch)]
-
-
 class AllDistinct(nn.Module):
-    """A model that does not know which of its slots are copies: what it costs to decode them all."""
+    """A model that decodes copies of slots too, to measure their cost."""
 
     def __init__(self, model: Any):
         super().__init__()
         self.model = model
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The same numbers."""
+        """The model's losses."""
         clip = self.model.encode(batch, attn=False)
         return self.model.decoder.loss(clip._replace(state=clip.state._replace(source=None)), batch)
 
     def predict(self, batch: Batch, **asked: Any) -> Any:
-        """The model's own."""
+        """The model's prediction."""
         return self.model.predict(batch, **asked)
 
 
 def measure(step: TrainStep, batch: Batch, samples: int) -> dict[str, Any]:
-    """Time training."""
+    """Time training steps."""
     device = step.accelerator.device
-    done = iter(range(1, 10**9))
+    done = count(1)
     group = CUDA_GROUP if device.type == "cuda" else 1
     first = repeat(lambda: step(next(done), batch), 1, 1, device)
     repeat(lambda: step(next(done), batch), 1, group, device)
@@ -138,7 +134,7 @@ def measure(step: TrainStep, batch: Batch, samples: int) -> dict[str, Any]:
 
 
 def measure_inference(step: TrainStep, clip: Batch, autocast: torch.dtype | None) -> dict[str, Any]:
-    """Time inference of masks alone."""
+    """Time inference of masks, without reconstructions."""
     device = step.accelerator.device
     tensors = {key: value.to(device) for key, value in clip.items()}
     repeat(lambda: predict(step.model, tensors, autocast), 1, 1, device)
@@ -169,7 +165,7 @@ def count_flops(step: TrainStep, batch: Batch, seconds: dict[str, float]) -> dic
 
 
 def matrix_rate(device: torch.device, size: int = 8192) -> float:
-    """Operations per second of a large bf16 matrix product: what the card can do."""
+    """Operations per second of a large bf16 matrix product, for comparison."""
     factor = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     repeat(lambda: factor @ factor, 1, 5, device)
     return 2 * size**3 / min(repeat(lambda: factor @ factor, 5, 10, device).wall)

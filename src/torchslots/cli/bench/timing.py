@@ -1,4 +1,4 @@
-"""Clocks, memory, and what they were read on."""
+"""Measure time and memory, and describe the machine."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ import torch
 
 
 class Times(NamedTuple):
-    """Seconds of one repetition, sample by sample."""
+    """Seconds of one repetition, for each sample."""
 
     wall: list[float]
     cpu: list[float]
@@ -34,13 +34,13 @@ def repeat(work: Callable[[], object], samples: int, group: int, device: torch.d
 
 
 def wait(device: torch.device) -> None:
-    """Let the device finish what it was given."""
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of tensors on CUDA; of the whole process elsewhere."""
+    """Peak bytes: of tensors on CUDA, of the whole process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -48,7 +48,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Processor, device and versions."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -64,7 +64,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The figures that matter, one on each line."""
+    """The main figures, one on each line."""
     rows = {
         "training step": f"{report['seconds_per_step']['median']:.3f} s, "
         f"{report['cpu_seconds_per_step']['median']:.3f} CPU s",

@@ -31,24 +31,24 @@ def demo(
     seed: int = 0,
     device: str = "cpu",
 ) -> Path:
-    """Generate data, train a small model on them, evaluate it on held-out ones, and make a page of images.
+    """Generate data, train a small model, evaluate it on held-out data, and write a page of results.
 
-    The same command again resumes. Returns the page.
+    The same command resumes. Returns the page.
 
     Args:
-        out: Folder for everything: data, run, metrics.json, images, index.html; None: runs/demo, or
+        out: Folder for data, run, metrics.json, images and index.html; None: runs/demo, or
             runs/demo-SYSTEM for other systems than the default.
-        system: What to train. savi, statm: objects followed through videos; slot-attention, isa: objects found in
-            images; set-prediction: their properties predicted; steve, slotdiffusion: a tokenizer is trained first, then
-            slots from which videos are generated and edited.
+        system: What to train. savi, statm: track objects in videos; slot-attention, isa: find objects in images;
+            set-prediction: predict their properties; steve, slotdiffusion: train a tokenizer, then slots from which
+            videos are generated and edited.
         examples: Videos or images to train on; None: as many as the system's demonstration needs.
         held_out: Videos or images to evaluate on; None: likewise.
-        steps: Training steps; None: the recipe's. A tokenizer's are changed in proportion.
+        steps: Training steps; None: the recipe's. A tokenizer's change in proportion.
         seed: Seed of the data, the weights and the order of training.
         device: cpu, cuda or cuda:N.
 
     Raises:
-        UserError: unknown system, data of other settings in the folder, or an error that stops training.
+        UserError: unknown system; data of other settings in the folder; errors of training.
     """
     if system not in DEMOS:
         raise UserError(f"There is no demonstration of `{system}`. {nearest(system, DEMOS)}")

@@ -1,4 +1,4 @@
-"""Videos of textured objects generated from slots: a tokenizer is trained first, then slots and their decoder."""
+"""Generate videos of textured objects from slots: train a tokenizer, then slots and their decoder."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,13 +25,13 @@ MEAN = "mean frame"
 _OBJECTS = (2, 3)
 """Fewest and most objects in a video."""
 _RENDERED = 64
-"""Height and width of the videos that are generated; the recipes take their middle."""
+"""Height and width of the generated videos; the recipes crop their middle."""
 _FILMS, _ROWS = 3, 6
-"""Held-out videos that are shown as films, and as stills."""
+"""Numbers of held-out videos shown as films and as stills."""
 _TILE = 128
 _FPS = 6
 _AVERAGED = 500
-"""Clips of the training set that the mean frame is taken from."""
+"""Number of training clips for the mean frame."""
 
 
 def make_sets(plan: Plan) -> Sets:
@@ -91,13 +91,13 @@ def introduce(result: Result) -> str:
     return (
         f"A small {plan.demo.about} was trained in two steps on {plan.count} generated videos of {fewest} to {most} "
         f"thrown, textured objects: a tokenizer by itself for {plan.tokenizer.optim.num_steps} steps, then slots and "
-        f"{plan.demo.decoder} for {plan.recipe.optim.num_steps}. It has no labels of objects: its slots only have to "
-        f"suffice to generate each frame's code. On {result.own.num_videos} videos that it "
-        f"never saw, what its slots attend to has an FG-ARI of {percent(result, found, 'fg_ari')} over whole videos "
+        f"{plan.demo.decoder} for {plan.recipe.optim.num_steps}. It has no labels of objects: it only learns to "
+        f"generate each frame's code from the slots. On {result.own.num_videos} held-out "
+        f"videos, the slots' attention has an FG-ARI of {percent(result, found, 'fg_ari')} over whole videos "
         f"and of {percent(result, found, 'fg_ari_frame')} over single frames; the same model before training has "
         f"{percent(result, UNTRAINED, 'fg_ari')} and {percent(result, UNTRAINED, 'fg_ari_frame')}. The frames that it "
         f"generates from slots have a PSNR of {_decibel(result, found, 'psnr')}; its tokenizer alone, which sees the "
-        f"frame, has {_decibel(result, found, 'psnr_ceiling')}, and no slots can be expected to do better; the mean of "
+        f"frame, has {_decibel(result, found, 'psnr_ceiling')}, which slots can hardly exceed; the mean of "
         f"all training frames has {_decibel(result, MEAN, 'psnr')}."
     )
 
@@ -108,7 +108,7 @@ def _decibel(result: Result, name: str, figure: str) -> str:
 
 
 class _Seen(NamedTuple):
-    """One held-out video, its slots, and what is decoded from them; frames are bytes [T, H, W, 3]."""
+    """One held-out video, its slots, and their reconstruction; frames are uint8 [T, H, W, 3]."""
 
     name: str
     frames: NDArray[np.uint8]
@@ -125,7 +125,7 @@ class _Seen(NamedTuple):
 
     @property
     def colors(self) -> NDArray[np.int64]:
-        """A slot has the colour of the object that it covers best."""
+        """Palette index of each slot [K], that of its matched object."""
         return draw.match_colors(self.truth, self.ids, self.masks.shape[1])
 
     def overlay(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -134,7 +134,7 @@ class _Seen(NamedTuple):
 
 
 def show(result: Result) -> Shown:
-    """Reconstructions of held-out videos, films of some, and edited ones."""
+    """Reconstructions of held-out videos, as stills and films, and edited videos."""
     from torchslots.evaluation.page import Heading, Image, Text, Video
     from torchslots.evaluation.report import write_panel
 
@@ -162,9 +162,8 @@ def show(result: Result) -> Shown:
 
 
 _HOW_TO_READ = (
-    "The input; what the tokenizer alone reconstructs, which is the best that can be expected; what the model "
-    "generates from its slots alone; the true objects; and what each slot attends to, in the same colours. "
-    "The films also show the input as each slot sees it."
+    "The input; the tokenizer's reconstruction, which is an upper limit; the frames generated from slots alone; the "
+    "true objects; and each slot's attention, in the same colours. The films also show the input under each mask."
 )
 _EDITED = (
     "Of each of two videos the slot that fits one of its true objects best was found (the truth serves for this choice "

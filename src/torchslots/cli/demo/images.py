@@ -21,15 +21,15 @@ _OTHER_SEED = 1_000_003
 """Added to the seed of the held-out images."""
 _TILE = 175
 _STEP = 0.5
-"""How far a slot is moved towards the middle, in halves of the image."""
+"""Distance by which a slot is moved towards the centre, in halves of the image."""
 _HOW_TO_READ = (
-    "From left to right and top to bottom: the input; the true objects; what the model makes of them, in the same "
-    "colours; what its slots decode to together; and what each slot decodes to, as far as its mask lets it."
+    "From left to right and top to bottom: the input; the true objects; the predicted ones, in the same colours; "
+    "the reconstruction; and each slot's reconstruction under its mask."
 )
 
 
 def make_sets(plan: Plan) -> Sets:
-    """Images to train on and, from another seed, images to evaluate on."""
+    """Generate images to train on and, with another seed, images to evaluate on."""
     from torchslots.data.catalog import open_dataset
     from torchslots.sim.generate_images import generate_images
 
@@ -48,8 +48,8 @@ def introduce(result: Result) -> str:
     return (
         f"A small {result.plan.demo.about} was trained for {result.plan.recipe.optim.num_steps} steps of "
         f"{result.plan.recipe.train.batch_size} images on {result.plan.count} generated Tetrominoes, without labels "
-        f"of objects: its slots only have to decode each image together. On {result.own.num_videos} images "
-        f"that it never saw it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; the same model before training "
+        f"of objects: its slots together reconstruct each image. On {result.own.num_videos} held-out images "
+        f"it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; the same model before training "
         f"has {percent(result, UNTRAINED, 'fg_ari')}. FG-ARI is 100 where every object is one slot, and 0 where the "
         "grouping is no better than chance; it leaves the background out, ARI does not."
     )
@@ -68,7 +68,7 @@ def show(result: Result) -> Shown:
 
 
 class _Seen(NamedTuple):
-    """One held-out image [H, W, 3], its slots and what they decode to."""
+    """One held-out image [H, W, 3], its slots and their reconstruction."""
 
     image: NDArray[np.uint8]
     clip: Clip
@@ -112,8 +112,8 @@ _MOVED = (
     "A cross marks each slot's position, which the model learned without labels. The slot of the largest "
     "region, the background, is left out. The last image of each row is decoded from the same slots after the "
     "position of one of them, and nothing else, was changed by a quarter of the image's height and width: its object "
-    "should be where the cross is, of the same form and colour, and the others should stay. What is left behind in its "
-    "old place was decoded from another slot."
+    "should be at the cross, of the same shape and colour, and the others should not change. What remains at its old "
+    "position was decoded from another slot."
 )
 
 

@@ -1,4 +1,4 @@
-"""Parts shared by all demonstrations: plan, data, timing, training, evaluation, result."""
+"""Plan, timing, training and evaluation of all demonstrations."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,12 +40,12 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Plan:
-    """One call of the command."""
+    """Settings of a demonstration."""
 
     demo: Demo
     recipe: Recipe
     out: Path
-    """Folder for everything."""
+    """Folder of all files."""
     count: int
     """Examples to train on."""
     held_out: int
@@ -53,7 +53,7 @@ class Plan:
     seed: int
     device: str
     tokenizer: Recipe | None = None
-    """The tokenizer's, which is trained first; None: the model needs none."""
+    """Recipe of the tokenizer, which is trained first; None: the model needs none."""
 
     @property
     def run(self) -> Path:
@@ -74,7 +74,7 @@ class Plan:
 
 
 class Sets(NamedTuple):
-    """Training examples, and whole held-out ones."""
+    """Training examples, and held-out ones at full length."""
 
     train: "ClipDataset"
     held_out: "ClipDataset"
@@ -83,7 +83,7 @@ class Sets(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A trained model and its evaluations; its own, under its name, comes first."""
+    """A trained model and all evaluations, by name; its own is the first."""
 
     plan: Plan
     sets: Sets
@@ -97,7 +97,7 @@ class Result(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What a kind of demonstration adds to metrics and page."""
+    """Additions of a kind of demonstration to the metrics and the page."""
 
     sections: "list[Section]"
     """Images and texts."""
@@ -107,20 +107,20 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Kind:
-    """What one kind of demonstration does differently."""
+    """What differs between kinds of demonstrations."""
 
     unit: str
-    """What an example is, in the plural."""
+    """Plural name of an example."""
     count: int
     """Examples to train on by default."""
     held_out: int
     """Examples to evaluate on by default."""
     monitor: str
-    """The figure whose learning curve is shown."""
+    """The metric whose learning curve is shown."""
     make_sets: Callable[[Plan], Sets]
-    """Generates the data and opens them."""
+    """Generates and opens the data."""
     introduce: Callable[[Result], str]
-    """What was done, in sentences with the figures."""
+    """Text on what was trained, with the figures."""
     show: Callable[[Result], Shown]
     baselines: "Callable[[Plan, Sets], dict[str, EvalReport]]" = lambda plan, sets: {}
     """Evaluations of baselines, besides the untrained model."""
@@ -154,7 +154,7 @@ def train_model(plan: Plan, sets: Sets, monitor: str) -> None:
 
 
 def evaluate_model(plan: Plan, sets: Sets, kind: Kind) -> Result:
-    """The trained model beside its baselines and itself untrained, on all held-out examples."""
+    """Evaluate the trained model, its baselines and the untrained model on all held-out examples."""
     from torchslots.evaluation.evaluate import evaluate
     from torchslots.hub import load_model
 

@@ -1,4 +1,4 @@
-"""Properties of objects predicted in generated CLEVR-like images."""
+"""Predict the properties of objects in generated CLEVR-like images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from torchslots.evaluation.page import Section
 
 _ANY = 2.0
-"""Place of `any distance` in the plot."""
+"""Position of `any distance` in the plot."""
 
 
 def make_sets(plan: Plan) -> Sets:
-    """Images to train on, and a tenth as many to evaluate on, in the files of CLEVR."""
+    """Generate images to train on, and a tenth as many to evaluate on, in CLEVR's format."""
     from torchslots.data.catalog import open_dataset
     from torchslots.sim.generate_images import generate_images
 
@@ -41,12 +41,12 @@ def introduce(result: Result) -> str:
         f"A small {result.plan.demo.about} was trained for "
         f"{result.plan.recipe.optim.num_steps} steps of {result.plan.recipe.train.batch_size} images on "
         f"{result.plan.count} generated CLEVR-like images of 3 to {most} objects, with the true size, material, "
-        f"shape, colour and place of each object as its teacher. On {result.own.num_videos} images that "
-        f"it never saw its average precision is {percent(result, found, 'ap_inf')} where all four attributes must be "
-        f"right and the place does not count, {percent(result, found, 'ap_1')} where it must be less than 1 unit away, "
+        f"shape, colour and position of each object as labels. On {result.own.num_videos} held-out images "
+        f"its average precision is {percent(result, found, 'ap_inf')} where all four attributes must be "
+        f"right at any distance, {percent(result, found, 'ap_1')} where it must be less than 1 unit away, "
         f"and {percent(result, found, 'ap_0.5')} for half a unit; the same model before training has "
-        f"{percent(result, UNTRAINED, 'ap_inf')} at any distance. The scene is 6 units wide. The paper's model learns "
-        "from larger images of up to 10 objects for 150,000 steps of 512."
+        f"{percent(result, UNTRAINED, 'ap_inf')} at any distance. The scene is 6 units wide. The paper's model is "
+        "trained on larger images of up to 10 objects for 150,000 steps of 512."
     )
 
 
@@ -84,8 +84,8 @@ def _plot_precision(result: Result) -> Path:
 
 
 _HOW_TO_READ = (
-    "The image; below it the scene from above, true objects as rings and predictions as dots, a line between the two "
-    "of a pair; and each true object beside the prediction that fits it best. An object counts as right when size, "
+    "The image; below it the scene from above, true objects as rings and predictions as dots, with a line between "
+    "matched ones; and each true object beside its best prediction. An object counts as right when size, "
     "colour, material and shape are all right."
 )
 

@@ -1,4 +1,4 @@
-"""Objects followed through generated videos of thrown objects, from the boxes of the first frame."""
+"""Track thrown objects in generated videos, from the boxes of the first frame."""
 
 import json
 from dataclasses import replace
@@ -26,14 +26,14 @@ _EDGE = 16
 """Pixels around a panel, for the border that marks predicted frames."""
 _AHEAD = "The first held-out video: {observe} frames observed, the others (orange border) predicted."
 _HOW_TO_READ = (
-    "From left to right and top to bottom: the input; the true objects; what the model makes of them, in the same "
-    "colours; what its slots decode to together; and each slot alone. Slot 0 is the background, the others start from "
-    "the boxes of the first frame and must follow their objects from there."
+    "From left to right and top to bottom: the input; the true objects; the predicted ones, in the same colours; "
+    "the reconstruction; and each slot alone. Slot 0 is the background, the others start from the boxes of the first "
+    "frame and must follow their objects."
 )
 
 
 def make_sets(plan: Plan, resolution: int = _SIZE, **scenes: Any) -> Sets:
-    """Training clips and whole held-out videos, both from a cache of only what the recipe needs.
+    """Generate training clips and whole held-out videos, both read from the arrays of `data prepare`.
 
     Args:
         resolution: Pixels of each side of the generated videos.
@@ -71,9 +71,9 @@ def introduce(result: Result) -> str:
     targets = " and ".join(_TARGETS[name] for name in cast(BroadcastDecoder, result.model.decoder).targets)
     return (
         f"A small {plan.demo.about} was trained for {plan.recipe.optim.num_steps} steps on {plan.count} generated "
-        f"videos of 3 to 10 thrown objects. It learned to decode each frame's {targets} from its slots, and "
-        f"was given nothing else but the objects' boxes in the first frame. On "
-        f"{result.own.num_videos} videos that it never saw, each {plan.recipe.evaluation.num_frames} frames long, "
+        f"videos of 3 to 10 thrown objects. It learned to decode each frame's {targets} from its slots, given "
+        f"only the objects' boxes in the first frame. On "
+        f"{result.own.num_videos} held-out videos, each {plan.recipe.evaluation.num_frames} frames long, "
         f"it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; copying the first frame's boxes to all frames "
         f"reaches {percent(result, COPY, 'fg_ari')}, the same model before training "
         f"{percent(result, UNTRAINED, 'fg_ari')}. FG-ARI is 100 where every object is one slot through the whole "
@@ -104,7 +104,7 @@ def _plot_frames(result: Result) -> Path:
 
 
 def show_memory(result: Result) -> Shown:
-    """As `show`, and frames predicted without observations."""
+    """Like `show`, with frames predicted without observations."""
     from torchslots.evaluation.page import Heading, Image, Row, Text, Video
     from torchslots.evaluation.rollout import evaluate_rollout
 
@@ -126,9 +126,9 @@ def show_memory(result: Result) -> Shown:
 def _horizon_text(found: "HorizonReport", horizon: int) -> str:
     ahead, copied = (100 * found.metrics[name] for name in ("fg_ari", "copy_fg_ari"))
     text = (
-        f"After {found.observed} observed frames the predictor goes on alone for {horizon}, from its memory, and every "
-        f"frame is decoded. Over these {horizon} frames its FG-ARI is {ahead:.1f}; repeating its segmentation of the "
-        f"last observed frame has {copied:.1f}."
+        f"After {found.observed} observed frames the predictor continues alone for {horizon}, from its memory, and "
+        f"every frame is decoded. Over these {horizon} frames its FG-ARI is {ahead:.1f}; repeating its segmentation of "
+        f"the last observed frame has {copied:.1f}."
     )
     for key, what in _TARGETS.items():
         if f"psnr_{key}" in found.metrics:

@@ -10,14 +10,14 @@ from torchslots.convert.layouts import OTHER_FILE, RECONFIGURE, Shapes, WeightMa
 from torchslots.recipes.tokenizers import DvaeConfig, build_dvae
 
 _PARTS = {"0.weight": "m.weight", "0.bias": "m.bias", "1.weight": "weight", "1.bias": "bias"}
-"""Our block's convolution and norm, and what the original calls them: the norm's weights are the block's own."""
+"""Parts of a block, ours to theirs: the norm's weights are the block's own there."""
 
 
 def leaves(config: DvaeConfig, path: str = "", name: str = "") -> list[WeightMap]:
     """Every tensor of the original's state dict.
 
     Args:
-        path, name: what stands before their and our names where the discrete VAE is a part, each with its last dot.
+        path, name: prefixes of their and our names where the VAE is a part of a model, each with its last dot.
     """
     with torch.device("meta"):
         ours = list(build_dvae(config).state_dict())

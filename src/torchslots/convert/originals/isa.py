@@ -1,11 +1,10 @@
 """Invariant Slot Attention, the authors' program in JAX: flax files of its trainer."""
 
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Shapes, WeightMap, fits
+from torchslots.convert.layouts import Shapes, WeightMap, fitting
 from torchslots.convert.originals import savi
 from torchslots.io.errors import UserError
 from torchslots.models.slots.invariant import Part
@@ -57,18 +56,12 @@ def _encoder(config: IsaConfig) -> list[WeightMap]:
     ]
 
 
-def initializer_path(config: IsaConfig) -> str:
-    """The original's initializer module."""
-    if config.invariance == "none":
-        return "ParamStateInit_0"
-    kind = "Random" if config.initial_pose == "sampled" else "Learnable"
-    return f"ParamStateInit{kind}{_FRAMES[config.invariance]}_0"
-
-
 def _initializer(config: IsaConfig) -> list[WeightMap]:
-    theirs, ours = f"{initializer_path(config)}/state_init", "slot_encoder.initializer"
+    ours = "slot_encoder.initializer"
     if config.invariance == "none":
-        return [layouts.bare(theirs, f"{ours}.slots")]
+        return [layouts.bare("ParamStateInit_0/state_init", f"{ours}.slots")]
+    kind = "Random" if config.initial_pose == "sampled" else "Learnable"
+    theirs = f"ParamStateInit{kind}{_FRAMES[config.invariance]}_0/state_init"
     found = [layouts.bare(theirs, f"{ours}.slots.slots")]
     if config.initial_pose == "learned":
         parts = (("position", "position"), ("scale", "scale"), ("angles", "angle"))
@@ -78,7 +71,7 @@ def _initializer(config: IsaConfig) -> list[WeightMap]:
 
 
 def _corrector(config: IsaConfig) -> list[WeightMap]:
-    """The norms and perceptrons are numbered in the order in which the original makes them, which differs."""
+    """Norms and perceptrons, numbered in the order in which the original makes them."""
     theirs, ours = CORRECTORS[config.invariance], "slot_encoder.corrector"
     if config.invariance == "none":
         return savi.corrector(1, mlp=True)
@@ -122,40 +115,24 @@ def _backbone(config: PixelDecoderConfig | CnnDecoderConfig) -> list[WeightMap]:
 def from_shapes(shapes: Shapes) -> IsaConfig:
     """The released configuration whose arrays have exactly these names and shapes.
 
-    Several may have them: image size, strides and relative coordinates of values leave no trace in the weights.
+    Several may have them, since weights do not show image size, strides and whether values hold coordinates.
 
     Raises:
         UserError: none fits, or more than one.
     """
-    if invariance_of(shapes) is None or not any(path.startswith(_DECODER) for path in shapes):
-        parts = sorted({path.split("/")[0] for path in shapes})
+    parts = {path.split("/")[0] for path in shapes}
+    if _DECODER not in parts or parts.isdisjoint(CORRECTORS.values()):
         raise UserError(
-            f"This is not an Invariant Slot Attention checkpoint: it holds {', '.join(parts)}. Name its system with "
-            "--recipe."
+            f"This is not an Invariant Slot Attention checkpoint: it holds {', '.join(sorted(parts))}. Name its system "
+            "with --recipe."
         )
-    configs = {name: like(make().model, shapes) for name, make in RECIPES.items()}
-    fitting = {
-        name: config
-        for name, config in configs.items()
-        if fits(leaves(config), partial(build, config), shapes)
-    }
-    if len(set(fitting.values())) == 1:
-        return next(iter(fitting.values()))
-    if fitting:
-        raise UserError(
-            f"These weights fit {', '.join(fitting)}, which differ in what weights do not show. Choose one with "
-            "--recipe."
-        )
+    recipes = [make() for make in RECIPES.values()]
+    found = fitting("Invariant Slot Attention", recipes, like, leaves, build, shapes)
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
     raise UserError(
-        "This is an Invariant Slot Attention model of sizes that were not released. Give the original's configuration "
-        "as JSON with --config FILE, or the nearest recipe with --recipe NAME."
+        f"These weights fit {', '.join(found)}, which differ in what weights do not show. Choose one with --recipe."
     )
-
-
-def invariance_of(shapes: Shapes) -> Invariance | None:
-    """By the corrector's name; None where there is none."""
-    tops = {path.split("/")[0] for path in shapes}
-    return next((invariance for invariance, name in CORRECTORS.items() if name in tops), None)
 
 
 def like(config: Any, shapes: Shapes) -> IsaConfig:
@@ -213,13 +190,13 @@ def _options(corrector: dict[str, Any], position: dict[str, Any], invariance: In
     unknown = [name for name in ("mix_slots", "ablate_non_equivariant") if corrector.get(name)]
     if unknown:
         raise UserError(
-            f"The original's option {', '.join(unknown)} is used by no released configuration, nor here."
+            f"The original's option {', '.join(unknown)} is not built here; no released configuration uses it."
         )
     factor = corrector.get("scales_factor", 1.0)
     if invariance != "translation" and position.get("scales_factor", 1.0) != factor:
         raise UserError(
-            f"Corrector and decoder divide the grid by {factor} and {position.get('scales_factor', 1.0)}; models here "
-            "use one number for both."
+            f"Corrector and decoder divide coordinates by {factor} and {position.get('scales_factor', 1.0)}; models "
+            "here divide both by the same. This checkpoint cannot be converted."
         )
     return {
         "scale_factor": factor,

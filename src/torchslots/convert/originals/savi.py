@@ -1,13 +1,10 @@
 """SAVi and SAVi++, the authors' program in JAX: flax files of its trainer (`checkpoints-0/ckpt-N.flax`)."""
 
-import math
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Shapes, WeightMap, fits
-from torchslots.io.errors import UserError
+from torchslots.convert.layouts import Shapes, WeightMap, fitting
 from torchslots.recipes.savi import (
     CnnConfig,
     DecoderConfig,
@@ -20,6 +17,7 @@ from torchslots.recipes.savi import (
     savi_plus_plus,
     savi_small,
 )
+from torchslots.recipes.sizes import decoded_size
 
 
 def leaves(config: SaviConfig) -> list[WeightMap]:
@@ -29,7 +27,7 @@ def leaves(config: SaviConfig) -> list[WeightMap]:
 
 
 def leaves_but_predictor(config: SaviConfig) -> list[WeightMap]:
-    """Those that systems with another predictor share."""
+    """All arrays but the predictor's, which systems with another predictor share."""
     return [
         *_encoder(config),
         *_initializer(config),
@@ -39,7 +37,7 @@ def leaves_but_predictor(config: SaviConfig) -> list[WeightMap]:
 
 
 def cnn(path: str, name: str, strides: tuple[int, ...], *, upsample: bool = False) -> list[WeightMap]:
-    """A stack of convolutions, those with a stride transposed where they `upsample`."""
+    """A stack of convolutions; with `upsample`, those with a stride are transposed."""
     found = []
     for i, stride in enumerate(strides):
         rule = layouts.conv_transpose if upsample and stride > 1 else layouts.conv
@@ -148,16 +146,10 @@ def from_shapes(shapes: Shapes) -> SaviConfig:
     """The published configuration whose arrays have exactly these names and shapes.
 
     Raises:
-        UserError: none fits; the configuration must then be given.
+        UserError: none fits.
     """
-    for make in (savi_small, savi_medium, savi_large, savi_plus_plus):
-        config = like(make().model, shapes)
-        if fits(leaves(config), partial(build, config), shapes):
-            return config
-    raise UserError(
-        "This is a SAVi of sizes that were not published. Give the original's configuration as JSON with --config "
-        "FILE, or the nearest recipe with --recipe NAME."
-    )
+    recipes = [make() for make in (savi_small, savi_medium, savi_large, savi_plus_plus)]
+    return next(iter(fitting("SAVi", recipes, like, leaves, build, shapes).values()))
 
 
 def like(config: Any, shapes: Shapes) -> SaviConfig:
@@ -174,14 +166,14 @@ def like(config: Any, shapes: Shapes) -> SaviConfig:
 
 
 def configures(model: Any) -> bool:
-    """Whether `model` in an original's configuration is SAVi's. To be asked last: any flax program's would fit."""
+    """Whether `model` in an original's configuration is SAVi's. Ask it last: that of any flax program passes."""
     return isinstance(model, dict) and "module" in model
 
 
 def from_reference(reference: dict[str, Any], shapes: Shapes) -> SaviConfig:
     """Configuration from the original's configuration (its `model` part) and its arrays' shapes.
 
-    Rounds of slot attention, strides and fusion are in the configuration only; conditioning is read from the shapes.
+    Rounds of slot attention, strides and fusion are in the configuration alone; the shapes show the conditioning.
     """
     model = reference["model"]
     encoder, decoder, initializer = model["encoder"], model["decoder"], model["initializer"]
@@ -189,9 +181,8 @@ def from_reference(reference: dict[str, Any], shapes: Shapes) -> SaviConfig:
     transform = initializer.get("embedding_transform", {})
     strides = tuple(stride[0] for stride in decoder["backbone"]["strides"])
     grid = (decoder["resolution"][0], decoder["resolution"][1])
-    scale = math.prod(strides)
     config = SaviConfig(
-        resolution=(grid[0] * scale, grid[1] * scale),
+        resolution=decoded_size(grid, strides),
         encoder=backbone_config(encoder["backbone"], shapes),
         transformer=_transformer(encoder.get("output_transform")),
         position_hidden=encoder["pos_emb"]["output_transform"]["hidden_size"],

@@ -21,7 +21,7 @@ def leaves(config: SaviPytorchConfig) -> list[WeightMap]:
 
 
 def _head(path: str) -> list[WeightMap]:
-    """One 1x1 convolution to colours and, last, mask score: two linear maps here."""
+    """A 1x1 convolution to colours and, last, mask score; two linear maps here."""
     colours, mask, weight = "decoder.heads.video", "decoder.mask_head", f"{path}.weight"
     return [
         WeightMap(weight, f"{colours}.weight", lambda a: a[:3, :, 0, 0], lambda a: a[..., None, None]),

@@ -21,9 +21,9 @@ from torchslots.models.weights import check_fit
 from torchslots.recipes.slot_attention import ImageDecoderConfig, SetPredictionConfig, SlotAttentionConfig
 
 NETWORK = "network/layer_with_weights-0/"
-"""Beginning of the weights' names in the original's checkpoints."""
+"""Prefix of the weights' names in the original's checkpoints."""
 _OTHER_DISCOVERY, _OTHER_PREDICTION = 28, 30
-"""Number of variables that are not of convolutions."""
+"""Number of variables of each task that are not of convolutions."""
 _DECODER_LAYERS = 6
 _RECIPES = {"object_discovery": "slot_attention_clevr6", "set_prediction": "slot_attention_set_prediction"}
 
@@ -50,7 +50,7 @@ def read(source: Path) -> Checkpoint:
 
 
 def _named(checkpoint: TensorflowCheckpoint) -> dict[str, str]:
-    """Keys of the weights by name, where the file has names, whatever stands before them."""
+    """Keys of the weights by name, with any prefix; empty where the file has no names."""
     end = f"slot_attention/slots_mu{VALUE}"
     prefix = next((key.removesuffix(end) for key in checkpoint.entries if key.endswith(end)), None)
     if prefix is None:
@@ -65,7 +65,7 @@ def _named(checkpoint: TensorflowCheckpoint) -> dict[str, str]:
 
 
 def _by_graph(checkpoint: TensorflowCheckpoint) -> dict[str, str]:
-    """The same by way of the objects' graph, for files that keep weights under other names."""
+    """The same by the graph of objects, for files that keep weights under other names."""
     for task in _RECIPES:
         found = {path: checkpoint.find(NETWORK + path) for path in names(task)}
         if all(found.values()):
@@ -81,7 +81,7 @@ def _numbered(checkpoint: TensorflowCheckpoint, path: str) -> list[str]:
 
 
 def _order_of(checkpoint: TensorflowCheckpoint, listed: list[str]) -> list[str]:
-    """Names of the weights in a list, from how many there are and how many are of convolutions."""
+    """Names of the weights in a list, by their number and that of convolutions."""
     shapes = [checkpoint.entries[key].shape for key in listed]
     convolutions = sum(len(shape) == 4 for shape in shapes)
     others = len(listed) - 2 * convolutions
@@ -101,7 +101,7 @@ def _order_of(checkpoint: TensorflowCheckpoint, listed: list[str]) -> list[str]:
 
 
 def _complete(checkpoint: TensorflowCheckpoint, keys: dict[str, str], layout: str) -> Checkpoint:
-    """All arrays, and the moments where the file has any."""
+    """The checkpoint with all arrays, and moments where the file has any."""
     generation, *moments = _moments(checkpoint, keys)
     weights, first, second = (
         {path: checkpoint.array(key) for path, key in part.items()} for part in (keys, *moments)
@@ -112,7 +112,7 @@ def _complete(checkpoint: TensorflowCheckpoint, keys: dict[str, str], layout: st
 def _moments(
     checkpoint: TensorflowCheckpoint, keys: dict[str, str]
 ) -> tuple[str, dict[str, str], dict[str, str]]:
-    """Which generation wrote the moments, and their keys."""
+    """The layout of the moments, and their keys."""
     beside = [
         {
             path: f"{key.removesuffix(VALUE)}/.OPTIMIZER_SLOT/optimizer/{part}{VALUE}"
@@ -148,8 +148,7 @@ def _step(checkpoint: TensorflowCheckpoint) -> int | None:
 def from_shapes(shapes: Shapes, resolution: tuple[int, int] | None = None) -> SlotAttentionConfig:
     """Configuration from the names and shapes of the arrays.
 
-    What leaves no trace in the weights is as published: 128x128 pixels, strides 1 or 1, 2, 2, 1, 7 or 10 slots, 3
-    rounds.
+    What weights do not show is as published: 128x128 pixels, strides of 1 or 1, 2, 2, 1, 7 or 10 slots, 3 rounds.
 
     Args:
         resolution: height and width of another size.
@@ -167,7 +166,7 @@ def like(config: Any, shapes: Shapes) -> SlotAttentionConfig:
     """`config` with the sizes that the shapes show.
 
     Raises:
-        UserError: arrays that no Slot Attention has, or of the other task than `config`.
+        UserError: arrays that no Slot Attention has, or those of another task than `config`.
     """
     task = task_of(shapes)
     if isinstance(config.decoder, SetPredictionConfig) != (task == "set_prediction"):
@@ -180,7 +179,7 @@ def like(config: Any, shapes: Shapes) -> SlotAttentionConfig:
 def _with_widths(
     config: SlotAttentionConfig, resolution: tuple[int, int], shapes: Shapes
 ) -> SlotAttentionConfig:
-    """`config` with the sizes that shapes show."""
+    """`config` with the sizes that the shapes show."""
     task = task_of(shapes)
     wanted = names(task, count_layers(shapes, "encoder_cnn"), count_layers(shapes, "decoder_cnn"))
     what = f"This is not of Slot Attention's {task.replace('_', ' ')} as published"
@@ -210,7 +209,7 @@ def _with_widths(
 def _image_decoder(
     config: ImageDecoderConfig, resolution: tuple[int, int], shapes: Shapes
 ) -> ImageDecoderConfig:
-    """All but the last layer; where strides of `config` are of another number, all are 2 but the last."""
+    """All layers but the last; where `config` has another number of strides, all are 2 but the last."""
     channels = tuple(shapes[name][-2] for name in params_of(shapes, "decoder_cnn")[:-1])
     strides = config.strides
     if len(strides) != len(channels):
@@ -221,11 +220,11 @@ def _image_decoder(
 
 
 def from_reference(reference: dict[str, Any], shapes: Shapes) -> SlotAttentionConfig:
-    """Configuration where the original was built with another than the published one.
+    """Configuration of a model that was built with another than the published one.
 
     Args:
-        reference: `resolution` [height, width], `num_slots`, `num_iterations`; missing ones are as published. `model`,
-            where it is given, names the task.
+        reference: `resolution` [height, width], `num_slots`, `num_iterations`, each as published where it is missing;
+            `model` may name the task.
 
     Raises:
         UserError: a resolution that is not two whole numbers, or the configuration of another task.
@@ -240,6 +239,6 @@ def from_reference(reference: dict[str, Any], shapes: Shapes) -> SlotAttentionCo
     counts = {name: reference[name] for name in ("num_slots", "num_iterations") if name in reference}
     if len(resolution) != 2 or not all(isinstance(value, int) for value in (*resolution, *counts.values())):
         raise UserError(
-            f"`resolution` should be [height, width], `num_slots` and `num_iterations` numbers, got {reference}."
+            f"`resolution` should be [height, width], `num_slots` and `num_iterations` whole numbers, got {reference}."
         )
     return replace(from_shapes(shapes, (resolution[0], resolution[1])), **counts)

@@ -1,4 +1,4 @@
-"""Slot Attention's weights as Keras names, orders and lays them out, and the way to ours and back."""
+"""Slot Attention's weights in Keras: their names, order and layout, and the way to ours and back."""
 
 from collections.abc import Collection
 
@@ -14,7 +14,7 @@ def names(task: str, num_encoder: int = 4, num_decoder: int = 6) -> list[str]:
 
     Args:
         task: `object_discovery` or `set_prediction`.
-        num_encoder, num_decoder: convolutions of each.
+        num_encoder, num_decoder: convolutions.
     """
     discovery = task == "object_discovery"
     return [
@@ -51,7 +51,7 @@ def task_of(params: Collection[str]) -> str:
 
 
 def count_layers(params: Collection[str], path: str) -> int:
-    """How many layers with a kernel a stack has."""
+    """Number of layers with a kernel in a stack."""
     return sum(name.startswith(f"{path}/") and name.endswith("/kernel") for name in params)
 
 
@@ -61,7 +61,7 @@ def params_of(params: Collection[str], path: str) -> list[str]:
 
 
 def leaves(config: SlotAttentionConfig) -> list[WeightMap]:
-    """Every array of the checkpoint; the decoder's last layer holds colours and mask score side by side."""
+    """Every array of the checkpoint; the decoder's last layer holds colours and, last, mask score."""
     encoder, corrector = "slot_encoder.encoder", "slot_encoder.corrector"
     theirs = "slot_attention"
     found = [
@@ -92,8 +92,8 @@ def leaves(config: SlotAttentionConfig) -> list[WeightMap]:
 
 
 def _convolutions(path: str, name: str, transposed: list[bool], first: int = 0) -> list[WeightMap]:
-    """A stack with ReLU behind each layer. Keras' decoder is transposed throughout; at stride 1 that is a convolution
-    with the mirrored kernel."""
+    """A stack with ReLU behind each layer. All layers of Keras' decoder are transposed; with stride 1 such a layer is a
+    convolution with the mirrored kernel."""
     found = []
     for i, is_transposed in enumerate(transposed):
         # A strided transposed kernel (h, w, out, in) becomes (in, out, h, w): the same axes as a convolution's.
@@ -106,7 +106,7 @@ def _mirrored(path: str, name: str, out: slice = slice(None)) -> list[WeightMap]
     """Transposed kernel (h, w, out, in) at stride 1 to the weight (out, in, h, w) of the same plain convolution.
 
     Args:
-        out: the channels of the kernel's output that are ours.
+        out: output channels of the kernel that are ours.
     """
     return [
         WeightMap(

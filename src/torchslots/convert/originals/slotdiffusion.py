@@ -38,11 +38,11 @@ _RESIDUAL = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-"""Parts of a residual block; transformers have the same names on both sides."""
+"""Parts of a residual block, ours to theirs; parts of transformers have the same names."""
 
 
 def leaves(config: SlotDiffusionConfig) -> list[WeightMap]:
-    """Every tensor of the original's state dict but those of the schedule, which `schedule` computes."""
+    """Every tensor of the original's state dict but the tables of the schedule, which `schedule` computes."""
     with torch.device("meta"):
         names = list(build_unet(config).network.state_dict())
     modules = dict(_modules(config.unet))
@@ -54,7 +54,7 @@ def leaves(config: SlotDiffusionConfig) -> list[WeightMap]:
 
 
 def _rename(name: str, modules: Mapping[str, str]) -> str:
-    """The original's name of a tensor of the U-Net: of its module, and of the part of a residual block."""
+    """The original's name of a tensor of the U-Net."""
     module = next(module for module in modules if name.startswith(f"{module}."))
     inside = name.removeprefix(f"{module}.")
     if ".resnets." in module:
@@ -64,7 +64,7 @@ def _rename(name: str, modules: Mapping[str, str]) -> str:
 
 
 def _modules(unet: UNetConfig) -> Iterator[tuple[str, str]]:
-    """Our modules beside theirs, which count the blocks of all levels in one row."""
+    """Our names of modules, and theirs, which number the blocks of all levels in one sequence."""
     yield from (("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"))
     yield from (("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"))
     yield from (("mid_block.resnets.0", "middle_block.0"), ("mid_block.resnets.1", "middle_block.2"))
@@ -75,7 +75,7 @@ def _modules(unet: UNetConfig) -> Iterator[tuple[str, str]]:
 
 
 def _down(level: int, num_blocks: int) -> Iterator[tuple[str, str]]:
-    """A level on the way down: its blocks, and the one that halves."""
+    """A level on the way down: its blocks, and the one that halves the resolution."""
     first = 1 + level * (num_blocks + 1)
     for i in range(num_blocks):
         yield f"down_blocks.{level}.resnets.{i}", f"input_blocks.{first + i}.0"
@@ -84,7 +84,7 @@ def _down(level: int, num_blocks: int) -> Iterator[tuple[str, str]]:
 
 
 def _up(level: int, num_blocks: int, attends: bool) -> Iterator[tuple[str, str]]:
-    """A level on the way up, counted from the deepest; doubling is a part of its last block."""
+    """A level on the way up, counted from the deepest; its last block doubles the resolution."""
     first = level * num_blocks
     for i in range(num_blocks):
         yield f"up_blocks.{level}.resnets.{i}", f"output_blocks.{first + i}.0"
@@ -96,22 +96,22 @@ def _up(level: int, num_blocks: int, attends: bool) -> Iterator[tuple[str, str]]
 def schedule(config: DiffusionConfig) -> Arrays:
     """The tables of the schedule that the original's state dict holds."""
     betas = beta_schedule(config.schedule, config.num_steps, config.start, config.end, config.cosine_shift)
-    kept = np.cumprod(1 - betas)
-    before = np.append(1.0, kept[:-1])
-    variance = betas * (1 - before) / (1 - kept)
+    alphas = np.cumprod(1 - betas)
+    before = np.append(1.0, alphas[:-1])
+    variance = betas * (1 - before) / (1 - alphas)
     tables = {
         "betas": betas,
-        "alphas_bar": kept,
+        "alphas_bar": alphas,
         "alphas_bar_prev": before,
-        "sqrt_alphas_bar": np.sqrt(kept),
-        "sqrt_one_minus_alphas_bar": np.sqrt(1 - kept),
-        "log_one_minus_alphas_bar": np.log(1 - kept),
-        "sqrt_recip_alphas_bar": np.sqrt(1 / kept),
-        "sqrt_recipm1_alphas_bar": np.sqrt(1 / kept - 1),
+        "sqrt_alphas_bar": np.sqrt(alphas),
+        "sqrt_one_minus_alphas_bar": np.sqrt(1 - alphas),
+        "log_one_minus_alphas_bar": np.log(1 - alphas),
+        "sqrt_recip_alphas_bar": np.sqrt(1 / alphas),
+        "sqrt_recipm1_alphas_bar": np.sqrt(1 / alphas - 1),
         "posterior_variance": variance,
         "posterior_log_variance_clipped": np.log(np.maximum(variance, _LEAST_VARIANCE)),
-        "posterior_mean_coef1": betas * np.sqrt(before) / (1 - kept),
-        "posterior_mean_coef2": (1 - before) * np.sqrt(1 - betas) / (1 - kept),
+        "posterior_mean_coef1": betas * np.sqrt(before) / (1 - alphas),
+        "posterior_mean_coef2": (1 - before) * np.sqrt(1 - betas) / (1 - alphas),
     }
     return {f"dm_decoder.{name}": table.astype(np.float32) for name, table in tables.items()}
 
@@ -123,15 +123,11 @@ def without_schedule(params: Arrays, config: DiffusionConfig, where: str) -> Arr
         UserError: a table is missing, or that of another schedule.
     """
     tables = schedule(config)
-    for name, table in tables.items():
-        found = params.get(name)
-        if found is None or found.shape != table.shape or not np.allclose(found, table, rtol=1e-4, atol=1e-6):
-            what = "lacks" if found is None else "has another schedule of noise in"
-            raise UserError(
-                f"{where} {what} `{name}`, which should hold {len(table)} steps, `{config.schedule}` from "
-                f"{config.start} to {config.end}. Give the original's params as JSON with --config."
-            )
-    return {name: value for name, value in params.items() if name not in tables}
+    missing = [name for name in tables if name not in params]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}. Give a whole checkpoint of SlotDiffusion.")
+    what = f"the noise schedule `{config.schedule}` of {config.num_steps} steps from {config.start} to {config.end}"
+    return layouts.without_constants(params, tables, where, what)
 
 
 @layouts.explained("This is no configuration of SlotDiffusion", layouts.RECONFIGURE)
@@ -154,7 +150,7 @@ def from_reference(reference: Mapping[str, Any]) -> SlotDiffusionConfig:
 
 
 def sampling(num_steps: int) -> SamplingConfig:
-    """The original's sampler makes one evaluation for 50 steps of the schedule, and never less than 20."""
+    """The original's sampler: one evaluation for 50 steps of the schedule, and at least 20."""
     return SamplingConfig(num_steps=max(20, num_steps // 50))
 
 
@@ -187,7 +183,7 @@ def _diffusion_of(reference: Mapping[str, Any]) -> DiffusionConfig:
 def from_shapes(shapes: Shapes) -> SlotDiffusionConfig:
     """Configuration from the names and shapes of a state dict.
 
-    What no weight depends on is as published: width of a head 32, the schedule, the noise as what is predicted; and see
+    What no weight depends on is as published: heads of width 32, the schedule, prediction of the noise; and see
     `slot_encoder.from_shapes`.
 
     Raises:
@@ -202,7 +198,7 @@ def from_shapes(shapes: Shapes) -> SlotDiffusionConfig:
 
 @layouts.explained("These are not the weights of SlotDiffusion", layouts.OTHER_FILE)
 def _unet_from_shapes(shapes: Shapes) -> UNetConfig:
-    """Blocks that halve part the levels; a middle block is always there."""
+    """Levels are separated by blocks that halve the resolution."""
     layers = count(shapes, r"middle_block\.1\.transformer_blocks\.\d+\.norm1\.weight")
     num_blocks = count(shapes, r"input_blocks\.\d+\.0\.in_layers\.0\.weight")
     halvings = count(shapes, r"input_blocks\.\d+\.0\.op\.weight")

@@ -1,4 +1,4 @@
-"""The slot encoder of SAVi, STEVE and SlotDiffusion in SlotDiffusion's PyTorch program; a part of their files."""
+"""The slot encoder of SAVi, STEVE and SlotDiffusion in SlotDiffusion's PyTorch program: a part of their files."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from torchslots.recipes.slotdiffusion_encoder import (
 )
 
 NORMS: dict[str, NormName] = {"": "none", "bn": "batch", "in": "instance", "gn": "group"}
-"""What the originals call the norms of plain convolutions."""
+"""Norms of plain convolutions, the original's names to ours."""
 _RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -49,7 +49,7 @@ def position(path: str, name: str) -> list[WeightMap]:
 
 
 def convolutions(path: str, name: str, num_layers: int, norm: NormName) -> list[WeightMap]:
-    """A stack of plain or transposed convolutions, each with its norm."""
+    """A stack of convolutions, plain or transposed, each with its norm."""
     found: list[WeightMap] = []
     for i in range(num_layers):
         theirs, ours = f"{path}.{i}", f"{name}.{i * (2 if norm == 'none' else 3)}"
@@ -154,7 +154,7 @@ def from_reference(reference: Mapping[str, Any]) -> SlotsConfig:
 def _encoder_config(reference: Mapping[str, Any]) -> ResNetEncoderConfig | CnnEncoderConfig:
     if reference.get("dino") or any(reference.get("replace_stride_with_dilation") or ()):
         raise UserError(
-            "Encoders of DINO or with dilated convolutions are not built here: ResNet and plain CNN are."
+            "Encoders of DINO or with dilated convolutions are not built here, only ResNets and plain convolutions."
         )
     if not reference.get("resnet"):
         return CnnEncoderConfig(
@@ -191,8 +191,8 @@ def _predictor_config(
 def from_shapes(shapes: Shapes) -> SlotsConfig:
     """Configuration from the names and shapes of a state dict.
 
-    What no weight depends on is taken as in the released configurations: rounds (2, for images 3), heads (4), norms
-    first, frames of over 64 rows where plain convolutions leave over 32.
+    What no weight depends on is as in the released configurations: 2 rounds, 3 for images; 4 heads; norms first; a
+    first stride of 2 where plain convolutions leave more than 32 rows.
 
     Raises:
         UserError: a name that every slot encoder has is missing.

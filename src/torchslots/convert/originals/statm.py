@@ -1,15 +1,14 @@
 """STATM, a program in JAX built on SAVi's: flax files of its trainer.
 
-The arrays are SAVi's, and those of a predictor whose module says how space and time meet.
+The arrays are SAVi's but the predictor's, whose module says how attention over slots and over time are combined.
 """
 
 import json
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torchslots.convert import layouts
-from torchslots.convert.layouts import Shapes, WeightMap, fits
+from torchslots.convert.layouts import Shapes, WeightMap, fitting
 from torchslots.convert.originals import savi
 from torchslots.io.errors import UserError
 from torchslots.recipes.statm import (
@@ -34,7 +33,6 @@ _SUM_PRE = ("around_space.before.0", "around_time.before.0", "time.norm", "aroun
 _SUM_POST = ("around_space.after", "around_time.after", "around_mlp.after")
 _PRE_NORMS: dict[str, tuple[str, ...]] = {
     "TimeSpaceTransformerBlock": ("around_space.before.0", "around_time.before.0", "around_mlp.before.0"),
-    "TimeSpaceTransformerBlock2": _SUM_PRE,
     "TimeSpaceTransformerBlock3": (
         "around_time.before.0",
         "time.norm",
@@ -42,29 +40,26 @@ _PRE_NORMS: dict[str, tuple[str, ...]] = {
         "around_mlp.before.0",
     ),
     "TimeSpaceTransformerBlock4": ("around_both.before.0", "around_both.before.1", *_SUM_PRE[2:]),
-    "TimeSpaceTransformerBlock5": _SUM_PRE,
 }
 _POST_NORMS: dict[str, tuple[str, ...]] = {
-    "TimeSpaceTransformerBlock": _SUM_POST,
-    "TimeSpaceTransformerBlock2": _SUM_POST,
     "TimeSpaceTransformerBlock3": ("around_time.after", "around_space.after", "around_mlp.after"),
     "TimeSpaceTransformerBlock4": ("around_both.after", "around_mlp.after"),
-    "TimeSpaceTransformerBlock5": _SUM_POST,
 }
+
+
+def _norms(module: str, pre_norm: bool) -> tuple[str, ...]:
+    """The norms of a module, in the order in which the original numbers them."""
+    return _PRE_NORMS.get(module, _SUM_PRE) if pre_norm else _POST_NORMS.get(module, _SUM_POST)
 
 
 def leaves(config: StatmConfig) -> list[WeightMap]:
     """Every array of the original's parameter tree."""
-    module = f"{_MODULES[config.fusion]}_0"
-    return [
-        *savi.leaves_but_predictor(config.savi),
-        *fusion_leaves(config, module, "slot_encoder.predictor.fusion"),
-    ]
+    predictor = fusion_leaves(config, f"{_MODULES[config.fusion]}_0", "slot_encoder.predictor.fusion")
+    return [*savi.leaves_but_predictor(config.savi), *predictor]
 
 
 def fusion_leaves(config: StatmConfig, theirs: str, ours: str) -> list[WeightMap]:
     """The predictor's arrays. Norms and attentions are numbered in the order in which the original calls them."""
-    module = _MODULES[config.fusion]
     attentions = [f"{ours}.space", f"{ours}.time.attention"]
     if config.fusion == "time_then_space":
         attentions.reverse()
@@ -72,13 +67,13 @@ def fusion_leaves(config: StatmConfig, theirs: str, ours: str) -> list[WeightMap
     for i, name in enumerate(attentions):
         path = f"{theirs}/MultiHeadDotProductAttention_{i}"
         found += layouts.attention(path, name, config.savi.predictor_heads)
-    for i, name in enumerate((_PRE_NORMS if config.pre_norm else _POST_NORMS)[module]):
+    for i, name in enumerate(_norms(_MODULES[config.fusion], config.pre_norm)):
         found += layouts.norm(f"{theirs}/LayerNorm_{i}", f"{ours}.{name}")
     return found
 
 
 def fusion_of(module: str, pre_norm: bool) -> FusionName:
-    """Our name of the original's class.
+    """Our name of the fusion of the original's class.
 
     Raises:
         UserError: a class that no release has.
@@ -99,22 +94,14 @@ def from_shapes(shapes: Shapes) -> StatmConfig:
     Raises:
         UserError: none fits, or two that differ in the rounds of slot attention, which weights do not show.
     """
-    fitting: dict[str, StatmConfig] = {}
-    for recipe in (statm_savi_small(), statm_savi(), statm_savi_plus_plus()):
-        config = like(recipe.model, shapes)
-        if fits(leaves(config), partial(build, config), shapes):
-            fitting[recipe.name] = config
-    if len(fitting) == 1:
-        return next(iter(fitting.values()))
-    if fitting:
-        rounds = " and ".join(f"{name} ({config.savi.num_iterations})" for name, config in fitting.items())
-        raise UserError(
-            f"These weights fit {rounds}, which differ in their rounds of slot attention; weights do not show them. "
-            "The authors give two rounds to the model trained with batch 32, one to batch 64. Choose with --recipe."
-        )
+    recipes = (statm_savi_small(), statm_savi(), statm_savi_plus_plus())
+    found = fitting("STATM", recipes, like, leaves, build, shapes)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    rounds = " and ".join(f"{name} ({config.savi.num_iterations})" for name, config in found.items())
     raise UserError(
-        "This is a STATM of sizes that were not published. Give the original's configuration as JSON with --config "
-        "FILE, or the nearest recipe with --recipe NAME."
+        f"These weights fit {rounds}, which differ in their rounds of slot attention; weights do not show them. The "
+        "authors give two rounds to the model trained with batch 32, one to batch 64. Choose with --recipe."
     )
 
 
@@ -125,10 +112,10 @@ def like(config: Any, shapes: Shapes) -> StatmConfig:
     """
     config = replace(config, savi=savi.like(config.savi, shapes))
     tops = {path.split("/")[0].removesuffix("_0") for path in shapes}
-    module = next((module for module in _PRE_NORMS if module in tops), None)
+    module = next((module for module in _MODULES.values() if module in tops), None)
     if module is None:
         return config
-    after, before = len(_POST_NORMS[module]), len(_PRE_NORMS[module])
+    after, before = len(_norms(module, False)), len(_norms(module, True))
     found = sum(f"{module}_0/LayerNorm_{i}/scale" in shapes for i in range(max(after, before)))
     pre_norm = config.pre_norm if after == before else found == before
     return replace(config, fusion=fusion_of(module, pre_norm), pre_norm=pre_norm)
@@ -141,7 +128,11 @@ def configures(model: Any) -> bool:
 
 
 def from_reference(reference: dict[str, Any], shapes: Shapes) -> StatmConfig:
-    """Configuration from the original's configuration (its `model` part) and its arrays' shapes."""
+    """Configuration from the original's configuration (its `model` part) and its arrays' shapes.
+
+    Raises:
+        UserError: a predictor that no release has.
+    """
     predictor = reference["model"]["predictor"]
     pre_norm = bool(predictor.get("pre_norm", False))
     return StatmConfig(

@@ -1,7 +1,7 @@
 """STEVE in SlotDiffusion's PyTorch program: `.pth` files of its trainer.
 
-The original's state dict holds each block's causal mask, True where a position must not look. Masks are checked when
-read, and left out.
+The original's state dict holds each block's causal mask, True where a position must not attend. Masks are checked and
+left out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ from torchslots.recipes.steve import CodeTransformerConfig, SteveConfig
 TOKENIZER, TRANSFORMER = "dvae.", "trans_decoder."
 """Prefixes of the decoder's parts in the original's names."""
 IMAGE_TEMPERATURE = 0.1
-"""Of the original's loss of images, which its released configurations leave out."""
+"""Temperature of the original's loss on images, which its released configurations do not use."""
 _ATTENTIONS = {"self_attn": "self_attention", "encoder_decoder_attn": "cross_attention"}
 _PROJECTIONS = {"proj_q": "query", "proj_k": "key", "proj_v": "value", "proj_o": "out"}
 _NORMS = {
@@ -32,7 +32,7 @@ _NORMS = {
 
 
 def leaves(config: SteveConfig) -> list[WeightMap]:
-    """Every tensor of the original's state dict but the masks, which `masks` makes."""
+    """Every tensor of the original's state dict but the masks, which `masks` computes."""
     return [
         *slot_encoder.leaves(config.slots),
         *_transformer(config.transformer, "decoder.writer"),
@@ -51,7 +51,7 @@ def _transformer(config: CodeTransformerConfig, name: str) -> Iterator[WeightMap
 
 
 def block(path: str, name: str) -> Iterator[WeightMap]:
-    """One layer of the transformer but its mask, the same in the authors' own program."""
+    """One layer of the transformer but its mask; the same as in STEVE's own program."""
     for theirs, ours in _NORMS.items():
         yield from pair(f"{path}.{theirs}", f"{name}.{ours}")
     for theirs, ours in _ATTENTIONS.items():
@@ -62,28 +62,25 @@ def block(path: str, name: str) -> Iterator[WeightMap]:
 
 
 def masks(config: SteveConfig) -> Arrays:
-    """What the original stores for each block: True above the diagonal."""
-    rows, columns = config.tokenizer.grid
-    hidden = np.triu(np.ones((rows * columns, rows * columns), bool), 1)
-    blocks = range(config.transformer.num_layers)
-    return {f"{TRANSFORMER}tf_dec.blocks.{block}.self_attn_mask": hidden for block in blocks}
+    """The causal masks in the original's state dict."""
+    return causal_masks(f"{TRANSFORMER}tf_dec", config.transformer.num_layers, config.tokenizer.grid)
+
+
+def causal_masks(path: str, num_layers: int, grid: tuple[int, int]) -> Arrays:
+    """The mask of each block below `path`: True above the diagonal."""
+    hidden = np.triu(np.ones((grid[0] * grid[1],) * 2, bool), 1)
+    return {f"{path}.blocks.{i}.self_attn_mask": hidden for i in range(num_layers)}
 
 
 def without_masks(params: Arrays, config: SteveConfig, where: str) -> Arrays:
     """The arrays without the masks, which may be missing and must be causal.
 
     Raises:
-        UserError: a mask of another length, or that lets a position look ahead.
+        UserError: a mask of another length, or one that is not causal.
     """
-    causal = masks(config)
-    for name, mask in causal.items():
-        found = params.get(name)
-        if found is not None and not np.array_equal(found.astype(bool), mask):
-            raise UserError(
-                f"{where}: `{name}` {list(found.shape)} is not the causal mask of {len(mask)} codes, which this model "
-                "is built for. Give the original's params as JSON with --config."
-            )
-    return {name: value for name, value in params.items() if name not in causal}
+    rows, columns = config.tokenizer.grid
+    what = f"the causal mask of {rows * columns} codes, for which this model is built"
+    return layouts.without_constants(params, masks(config), where, what)
 
 
 @layouts.explained("This is no configuration of STEVE", layouts.RECONFIGURE)
@@ -109,7 +106,7 @@ def from_reference(reference: Mapping[str, Any]) -> SteveConfig:
 def from_shapes(shapes: Shapes) -> SteveConfig:
     """Configuration from the names and shapes of a state dict.
 
-    What no weight depends on is as published: 4 heads, no loss of images; and see `slot_encoder.from_shapes`.
+    What no weight depends on is as published: 4 heads, no loss on images; and see `slot_encoder.from_shapes`.
 
     Raises:
         UserError: the names are not those of this model, or its tokenizer is not among them.

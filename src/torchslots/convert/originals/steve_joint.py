@@ -1,7 +1,7 @@
 """STEVE of its authors' PyTorch program: the `.pt` and `.pt.tar` files of its trainer.
 
-Their state dict also holds the causal mask of each block, the coordinates of the encoder's cells and an unused position
-behind the last code. The embedding of the start token is apart from those of the codes; here they are one table.
+Its state dict also holds the causal mask of each block, the coordinates of the encoder's cells and an unused position
+behind the last code. The start token's embedding is apart from those of the codes; here they are one table.
 """
 
 import math
@@ -15,7 +15,7 @@ from torchslots.convert import layouts
 from torchslots.convert.layouts import Arrays, Shapes, WeightMap, bare, count, gaussian, within
 from torchslots.convert.originals import dvae
 from torchslots.convert.originals.slotdiffusion_encoder import pair
-from torchslots.convert.originals.steve import block
+from torchslots.convert.originals.steve import block, causal_masks
 from torchslots.io.errors import UserError
 from torchslots.models.layers.position import cell_grid
 from torchslots.recipes.steve import CodeTransformerConfig
@@ -28,7 +28,7 @@ _SAVI, _CNN = f"{ENCODER}savi", f"{ENCODER}cnn"
 _CODES, _FIRST, _TABLE = f"{DECODER}dict.dictionary.weight", f"{DECODER}bos", f"{DECODER}dict_and_bos"
 _COORDINATES, _POSITIONS = f"{ENCODER}pos.pe", f"{DECODER}pos.pe"
 _GRID = [1, 0, 3, 2]
-"""Their order of a cell's coordinates, (x, y, 1 - x, 1 - y), in ours."""
+"""Indices of their coordinates of a cell, (x, y, 1 - x, 1 - y), in ours."""
 
 
 def leaves(config: SteveJointConfig) -> list[WeightMap]:
@@ -97,40 +97,31 @@ def _transformer(config: SteveJointConfig, name: str) -> Iterator[WeightMap]:
 
 
 def joined(params: Arrays, config: SteveJointConfig, where: str) -> Arrays:
-    """The arrays without what is no weight here; embeddings of codes and start token in one table.
+    """The arrays without those that are no weights here; embeddings of codes and start token in one table.
 
     Raises:
-        UserError: arrays that are missing, or a mask or coordinates that are not those of this size.
+        UserError: missing arrays, or a mask or coordinates of another size.
     """
-    for name, expected in _constants(config).items():
-        found = params.get(name)
-        if found is not None and (
-            found.shape != expected.shape or not np.allclose(found, expected, atol=1e-6)
-        ):
-            raise UserError(
-                f"{where}: `{name}` {list(found.shape)} is not what this model has for frames of "
-                f"{config.resolution}. Give the original's arguments as JSON with --config."
-            )
+    what = f"that of this model for frames of {config.resolution}"
+    weights = layouts.without_constants(params, _constants(config), where, what)
     missing = [name for name in (_CODES, _FIRST, _POSITIONS) if name not in params]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}. Give a whole checkpoint of STEVE.")
-    left_out = {_CODES, _FIRST, *_constants(config), *_unused(config)}
-    found = {name: array for name, array in params.items() if name not in left_out}
+    left_out = {_CODES, _FIRST, *_unused(config)}
+    found = {name: array for name, array in weights.items() if name not in left_out}
     table = np.concatenate([params[_CODES], params[_FIRST][0]])
     return {**found, _TABLE: table, _POSITIONS: params[_POSITIONS][:, :-1]}
 
 
 def _constants(config: SteveJointConfig) -> Arrays:
     """What the original stores among its parameters and never trains."""
-    rows, columns = config.tokenizer.grid
-    hidden = np.triu(np.ones((rows * columns, rows * columns), bool), 1)
-    masks = {f"{DECODER}tf.blocks.{i}.self_attn_mask": hidden for i in range(config.transformer.num_layers)}
+    masks = causal_masks(f"{DECODER}tf", config.transformer.num_layers, config.tokenizer.grid)
     coordinates = cell_grid(*config.token_grid()).permute(2, 0, 1)[None, _GRID]
     return {_COORDINATES: coordinates.numpy(), **masks}
 
 
 def _unused(config: SteveJointConfig) -> list[str]:
-    """The perceptron of slot attention, which a single round does not use."""
+    """Slot attention's perceptron, which a single round does not use."""
     if config.num_iterations > 1:
         return []
     return [

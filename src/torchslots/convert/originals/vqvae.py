@@ -26,7 +26,7 @@ _RENAMED = (
     (r"(down|up)_(\d+)\.attentions\.", r"\1.\2.attn."),
     (r"(down|up)_(\d+)\.resnets\.", r"\1.\2.block."),
 )
-"""Changes from our names to theirs, made in this order."""
+"""Changes from our names to theirs, in this order."""
 _PIXELWISE = re.compile(r"attentions\.\d+\.to_(q|k|v|out\.0)\.weight$")
 """1x1 convolutions there, linear layers here."""
 _USUAL = {
@@ -45,7 +45,7 @@ def leaves(config: VqvaeConfig, path: str = "", name: str = "") -> list[WeightMa
     """Every tensor of the original's state dict.
 
     Args:
-        path, name: what stands before their and our names where the VQ-VAE is a part, each with its last dot.
+        path, name: prefixes of their and our names where the VQ-VAE is a part of a model, each with its last dot.
     """
     with torch.device("meta"):
         ours = list(build_vqvae(config).state_dict())
@@ -63,7 +63,7 @@ def _leaf(path: str, name: str, ours: str) -> WeightMap:
 
 
 def without_loss(params: Arrays) -> Arrays:
-    """The arrays without those of LPIPS, whose public weights the trainer saves too."""
+    """The arrays without those of LPIPS, whose public weights the trainer saves, too."""
     return {name: array for name, array in params.items() if not name.startswith("loss.")}
 
 

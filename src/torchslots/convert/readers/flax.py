@@ -1,4 +1,4 @@
-"""Reading flax checkpoints (`ckpt-N.flax`, msgpack) without JAX; nothing in the file is executed."""
+"""Reader of flax checkpoints (`ckpt-N.flax`, msgpack) without JAX; nothing in the file is executed."""
 
 import gzip
 import re
@@ -10,25 +10,24 @@ import msgpack
 import numpy as np
 
 from torchslots.convert.layouts import Arrays
-from torchslots.convert.readers.checkpoint import Checkpoint
+from torchslots.convert.readers.checkpoint import Checkpoint, find_file
 from torchslots.io.errors import UserError
 
-# Tags that flax.serialization gives to numpy arrays, complex numbers and numpy scalars.
 _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
-
-# Where optax keeps Adam behind gradient clipping.
+"""Tags of `flax.serialization`."""
 _OPTAX_ADAM = ("opt_state", "1", "0")
+"""Path of Adam's state in optax, behind gradient clipping."""
 
 
 def read(source: Path) -> Checkpoint:
-    """Read a checkpoint file, or the newest below a folder (`checkpoints-0/ckpt-N.flax`, or gzip of it).
+    """Read a checkpoint file, or the newest below a folder (`checkpoints-0/ckpt-N.flax`, possibly gzipped).
 
     Accepts a train state, `{"params": ...}` and a bare parameter tree.
 
     Raises:
         UserError: nothing there, not msgpack (a pickle, a TensorFlow file), cut off, or without weights.
     """
-    path = _find(source)
+    path = find_file(source, _candidates, "ckpt-N.flax", "checkpoints-0", "ckpt-21.flax")
     tree = _parse(path)
     params = _subtree(tree, ("optimizer", "target"), ("params",), ("opt_target",)) or tree
     weights = {name: leaf for name, leaf in _leaves(params) if isinstance(leaf, np.ndarray)}
@@ -42,7 +41,7 @@ def read(source: Path) -> Checkpoint:
 
 
 def _moments(tree: dict[str, Any]) -> tuple[Arrays, Arrays]:
-    """Adam's two moments: flax keeps a pair for each weight, optax two trees."""
+    """Adam's two moments: flax stores a pair for each weight, optax two trees."""
     optax = _subtree(tree, _OPTAX_ADAM)
     if optax is not None:
         return dict(_leaves(optax["mu"])), dict(_leaves(optax["nu"]))
@@ -55,27 +54,16 @@ def _moments(tree: dict[str, Any]) -> tuple[Arrays, Arrays]:
 
 
 def holds(source: Path) -> bool:
-    """Whether a folder, or the prefix of a checkpoint's files (`checkpoints-0/ckpt-1`), has a flax file."""
+    """Whether a folder or a prefix, such as `checkpoints-0/ckpt-1`, has a flax file."""
     return bool(_candidates(source))
 
 
 def _candidates(source: Path) -> list[Path]:
-    if source.is_dir():
-        return [path for pattern in ("*.flax*", "checkpoints-*/*.flax*") for path in source.glob(pattern)]
-    return [path for path in (Path(f"{source}.flax"), Path(f"{source}.flax.gz")) if path.is_file()]
-
-
-def _find(source: Path) -> Path:
-    if source.is_file():
-        return source
-    found = _candidates(source)
-    if not found and not source.exists():
-        raise UserError(
-            f"{source} does not exist. Give a checkpoint file such as checkpoints-0/ckpt-21.flax."
-        )
-    if not found:
-        raise UserError(f"No ckpt-N.flax in {source} or its checkpoints-0. Give the checkpoint file itself.")
-    return max(found, key=lambda path: int((re.findall(r"ckpt-(\d+)", path.name) or ["0"])[0]))
+    """Flax files of a folder or prefix, the newest first."""
+    if not source.is_dir():
+        return [path for path in (Path(f"{source}.flax"), Path(f"{source}.flax.gz")) if path.is_file()]
+    found = [path for pattern in ("*.flax*", "checkpoints-*/*.flax*") for path in source.glob(pattern)]
+    return sorted(found, key=lambda path: -int((re.findall(r"ckpt-(\d+)", path.name) or ["0"])[0]))
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -118,7 +106,7 @@ def _extension(tag: int, data: bytes) -> Any:
 
 
 def _subtree(tree: Any, *paths: tuple[str, ...]) -> Any:
-    """What lies under the first of `paths` that is there."""
+    """The node at the first of `paths` that exists; None where none does."""
     for path in paths:
         node = tree
         for key in path:
@@ -129,7 +117,7 @@ def _subtree(tree: Any, *paths: tuple[str, ...]) -> Any:
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, array) of every leaf; arrays that flax cut into chunks are joined."""
+    """Path and value of every leaf; arrays that flax cut into chunks are joined."""
     for key, value in tree.items():
         if isinstance(value, dict) and "__msgpack_chunked_array__" in value:
             chunks = [value["chunks"][str(i)] for i in range(len(value["chunks"]))]

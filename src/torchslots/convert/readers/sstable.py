@@ -1,4 +1,4 @@
-"""LevelDB's sorted tables, which TensorFlow uses for the index of a checkpoint: read whole, every block checked."""
+"""Reader of LevelDB's sorted tables, the index of TensorFlow's checkpoints; every block is checked."""
 
 import struct
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def _table(data: memoryview) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(data: memoryview, start: int, size: int) -> memoryview:
-    """Contents of a block, unpacked; behind it stand its kind and the checksum of both."""
+    """Content of a block, unpacked; its kind and the checksum of both follow it."""
     whole = data[start : start + size + _TRAILER]
     if len(whole) < size + _TRAILER:
         raise ValueError(f"a block of {size} bytes at byte {start} runs past the end")
@@ -57,14 +57,12 @@ def _block(data: memoryview, start: int, size: int) -> memoryview:
     if kind == _SNAPPY:
         return memoryview(unpack_snappy(whole[:size]))
     if kind != _PLAIN:
-        raise ValueError(
-            f"the block at byte {start} is packed in way {kind}; only 0 and 1 (snappy) are known"
-        )
+        raise ValueError(f"the block at byte {start} has compression {kind}; 0 and 1 (snappy) are known")
     return whole[:size]
 
 
 def _entries(block: memoryview) -> Iterator[tuple[bytes, bytes]]:
-    """A key shares its beginning with the key before it; offsets of restarts close the block."""
+    """Keys and values of a block: a key shares its beginning with the one before; offsets of restarts come last."""
     (restarts,) = struct.unpack("<I", block[-4:])
     end, position, key = len(block) - 4 - 4 * restarts, 0, b""
     if end < 0:
@@ -80,7 +78,7 @@ def _entries(block: memoryview) -> Iterator[tuple[bytes, bytes]]:
 
 
 def unpack_snappy(packed: memoryview) -> bytes:
-    """Snappy's format: a length, then runs of plain bytes and copies of what was already written.
+    """Unpack snappy's format: a length, then runs of plain bytes and copies of earlier output.
 
     Raises:
         ValueError: a copy from before the beginning, or another length than announced.
@@ -104,7 +102,7 @@ def unpack_snappy(packed: memoryview) -> bytes:
 
 
 def _snappy_element(packed: memoryview, position: int, tag: int) -> tuple[int, int, int]:
-    """Length and offset of the element that begins with `tag`, and where what follows begins."""
+    """Length and offset of the element that begins with `tag`, and the place of the next."""
     kind, high = tag & 3, tag >> 2
     position += 1
     if kind == 0:

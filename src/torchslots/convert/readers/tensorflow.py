@@ -1,4 +1,4 @@
-"""Reading `tf.train.Checkpoint` files (an index and data shards) without TensorFlow; nothing in them is executed."""
+"""Reader of `tf.train.Checkpoint` files (an index and shards) without TensorFlow; nothing in them is executed."""
 
 import re
 import struct
@@ -35,7 +35,7 @@ _DTYPES = {
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies, and the checksum of its bytes."""
+    """Place of a tensor, and the checksum of its bytes."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
 
 
 class Node(NamedTuple):
-    """One object that the original tracked: its parts by name, and the keys of its values."""
+    """One object that the original tracked: its children by name, and the keys of its values."""
 
     children: dict[str, int]
     keys: dict[str, str]
@@ -54,10 +54,7 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorflowCheckpoint:
-    """A checkpoint's index; tensors are read when asked for.
-
-    `path` is the prefix that its files share.
-    """
+    """A checkpoint's index; `array` reads the tensors. `path` is the prefix of its files."""
 
     path: Path
     entries: dict[str, Entry]
@@ -65,10 +62,10 @@ class TensorflowCheckpoint:
     _nodes: list[Node] = field(default_factory=list, repr=False)
 
     def array(self, key: str) -> np.ndarray:
-        """A tensor, checked against its checksum.
+        """Read a tensor and compare its checksum.
 
         Raises:
-            UserError: its shard is missing, cut off or damaged, or its type is none that holds numbers.
+            UserError: its shard is missing, cut off or damaged, or its type is not numeric.
         """
         entry = self.entries[key]
         raw = self._bytes(key, entry)
@@ -79,14 +76,14 @@ class TensorflowCheckpoint:
         elif entry.dtype in _DTYPES:
             values = np.frombuffer(raw, _DTYPES[entry.dtype])
         else:
-            raise UserError(f"{self.path}: `{key}` holds values of type {entry.dtype}, which are no numbers.")
+            raise UserError(f"{self.path}: `{key}` has values of type {entry.dtype}, which is not numeric.")
         if values.size != int(np.prod(entry.shape, dtype=np.int64)):
             raise self._damaged(key, f"{values.size} values do not make {list(entry.shape)}")
         return values.reshape(entry.shape).copy()
 
     def find(self, path: str) -> str | None:
-        """Key of the variable at `path` from the root: by name, or by way of the objects' own graph, where another
-        path to the same variable was shorter."""
+        """Key of the variable at `path` from the root: by name, or by the graph of objects, where the file names it by
+        a shorter path. None: the file has no such variable."""
         if path + VALUE in self.entries:
             return path + VALUE
         nodes = self._graph()
@@ -107,7 +104,7 @@ class TensorflowCheckpoint:
         return self._nodes
 
     def _string(self, key: str) -> bytes:
-        """A scalar string: its length, the checksum of that, its bytes."""
+        """Read a scalar string: its length, the checksum of that, its bytes."""
         entry = self.entries[key]
         raw = self._bytes(key, entry)
         try:
@@ -183,7 +180,7 @@ def _prefix(source: Path) -> Path:
 
 
 def _newest(folder: Path) -> Path:
-    """What the `checkpoint` file names, else the highest number."""
+    """The checkpoint that the file `checkpoint` names, else the one with the highest number."""
     found = {path.name.removesuffix(".index"): path for path in folder.glob("*.index")}
     if not found:
         raise UserError(f"{folder} holds no TensorFlow checkpoint: no NAME.index. Give its folder or prefix.")

@@ -1,7 +1,7 @@
 """Reading `.pth` files of SlotDiffusion's trainer (nerv) and `.ckpt` files of Lightning: a state dict, bare or with the
 optimiser's; and the `.pt` and `.pt.tar` files of STEVE's, of which the weights alone are read.
 
-Such files are pickles. They are opened as tensors and plain values alone, so nothing in them is ever run.
+Such files are pickles. They are opened as tensors and plain values alone, so nothing in them is executed.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchslots.convert.layouts import Arrays
+from torchslots.convert.readers.checkpoint import find_file
 from torchslots.io.errors import UserError
 from torchslots.io.torch_files import read_torch_file
 
@@ -23,11 +24,12 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class TorchCheckpoint:
-    """What a file holds.
+    """Content of a file.
 
-    `params` has every tensor of the state dict, buffers among them, in its order. `adam` has a dictionary of `step`,
-    `exp_avg` and `exp_avg_sq` for each index of the optimiser's parameters that was ever updated, and `groups` the
-    indices of its groups; both are empty where the file holds weights alone.
+    Args:
+        params: every tensor of the state dict, buffers included, in its order.
+        groups: indices of the optimiser's parameters by group; empty where the file holds weights alone.
+        adam: `step`, `exp_avg` and `exp_avg_sq` of each index that was updated.
     """
 
     path: Path
@@ -76,13 +78,13 @@ def holds(source: Path) -> bool:
 
 
 def read(source: Path) -> TorchCheckpoint:
-    """Read a file, or of a folder `best.pth`, else the newest `model_N.pth` (in it or in its `models`).
+    """Read a file or, in a folder or its `models`, `best.pth`, else the newest `.pth` file.
 
     Raises:
-        UserError: nothing there; not a file of torch; one with more than tensors and plain values in it; cut off;
-            without a state dict; tensors that are not finite numbers.
+        UserError: nothing there; not a file of torch; more than tensors and plain values in it; cut off; no state dict;
+            values that are not finite.
     """
-    path = _find(source)
+    path = find_file(source, _candidates, ".pth file", _RUN_FOLDER, "model_1000.pth")
     content = read_torch_file(path)
     state = content.get("state_dict", content.get("model", content))
     if not _is_state(state):
@@ -109,19 +111,6 @@ def _candidates(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.name != _BEST, -path.stat().st_mtime))
 
 
-def _find(source: Path) -> Path:
-    if source.is_file():
-        return source
-    found = _candidates(source)
-    if found:
-        return found[0]
-    if source.exists():
-        raise UserError(
-            f"No .pth file in {source} or its {_RUN_FOLDER}, nor a .ckpt file. Give the checkpoint file itself."
-        )
-    raise UserError(f"{source} does not exist. Give a checkpoint file such as models/model_1000.pth.")
-
-
 def _is_state(state: Any) -> bool:
     return (
         isinstance(state, Mapping)
@@ -136,9 +125,7 @@ def _array(path: Path, name: str, value: Tensor) -> np.ndarray:
     if value.is_floating_point():
         value = value.float()
         if not bool((value.isfinite() | _hides(value)).all()):
-            raise UserError(
-                f"{path}: `{name}` holds values that are not finite: a training that went astray."
-            )
+            raise UserError(f"{path}: `{name}` has values that are not finite. Give an earlier checkpoint.")
     return value.numpy()
 
 

@@ -5,7 +5,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -17,18 +17,24 @@ ENDINGS = (".zip", ".tar.gz", ".tar")
 _BLOCK = 1 << 20
 
 
-def extract(archive: Path) -> None:
-    """Extract an archive beside itself; files that are there in their full size stay.
+def extract(
+    archive: Path, into: Path | None = None, *, wanted: Callable[[str], bool] = lambda name: True
+) -> None:
+    """Extract an archive; files that are there in full size are skipped.
+
+    Args:
+        into: folder for its files; None: the archive's own.
+        wanted: whether the file of a name in the archive is extracted.
 
     Raises:
-        UserError: it is damaged, names files outside of its folder, or the disk is too small.
+        UserError: it is damaged, holds paths outside of its folder, or the disk is full.
     """
     written: list[Path] = []
     try:
         with progress(f"Extracting {archive.name}", None, "files") as advance:
             for name, size, stream in _members(archive):
-                target = archive.parent / _inside(name, archive)
-                if not target.exists() or target.stat().st_size != size:
+                target = (into or archive.parent) / _inside(name, archive)
+                if wanted(name) and (not target.exists() or target.stat().st_size != size):
                     _write(target, size, stream)
                     written.append(target)
                 advance(1)
@@ -40,8 +46,20 @@ def extract(archive: Path) -> None:
         raise
 
 
+def list_members(archive: Path) -> list[str]:
+    """Names of the files in an archive.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return [name for name, _, _ in _members(archive)]
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise _damaged(archive, error, []) from error
+
+
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Name, size and content of each file, in the order in which they lie."""
+    """Name, size and content of each file, in the archive's order."""
     if archive.name.endswith(".zip"):
         with zipfile.ZipFile(archive) as packed:
             for member in packed.infolist():
@@ -55,12 +73,12 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                 stream = stored.extractfile(entry) if entry.isfile() else None
                 if stream is not None:
                     yield entry.name, entry.size, stream
-        while unpacked.read(_BLOCK):  # the checksum stands at the end
+        while unpacked.read(_BLOCK):  # the checksum is at the end
             continue
 
 
 def _write(target: Path, size: int, stream: IO[bytes]) -> None:
-    advice = "Free some space and give the same command again; what is extracted stays."
+    advice = "Free some space and repeat the command; extracted files stay."
     check_space(target.parent, size, advice, f"Extracting {target.name}")
     with atomic_file(target) as partial, partial.open("wb") as file:
         shutil.copyfileobj(stream, file)

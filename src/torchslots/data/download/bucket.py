@@ -1,4 +1,4 @@
-"""What a public bucket of Google Cloud Storage holds of a data set."""
+"""List a data set's files in a public bucket of Google Cloud Storage."""
 
 import json
 import re
@@ -13,10 +13,10 @@ SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<index>\d{5,})-o
 
 
 def checked_info(info: Any) -> dict[str, Any]:
-    """dataset_info.json, if it is one.
+    """Check a dataset_info.json and return it.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it lists no splits or shards.
     """
     splits = info.get("splits") if isinstance(info, dict) else None
     if not isinstance(splits, list) or not splits or "name" not in info:
@@ -29,15 +29,22 @@ def checked_info(info: Any) -> dict[str, Any]:
 
 
 def offered_files(host: str, bucket: str, prefix: str, info: dict[str, Any]) -> list[RemoteFile]:
-    """Files by the bucket's list; where that is refused, by the shard counts in dataset_info.json."""
+    """A data set's files by the bucket's list; where that is refused, by the shards in dataset_info.json."""
     try:
-        return list(_listing(host, bucket, prefix))
+        return list(listing(host, bucket, prefix))
     except Refused:
         names = [shard for split in info.get("splits", []) for shard in shard_names(info, split)]
         return [RemoteFile(f"{host}/{bucket}/{prefix}/{name}", name) for name in [*names, "features.json"]]
 
 
-def _listing(host: str, bucket: str, prefix: str) -> Iterator[RemoteFile]:
+def listing(host: str, bucket: str, prefix: str) -> Iterator[RemoteFile]:
+    """Files in a folder of a bucket, with sizes and checksums.
+
+    Raises:
+        Refused: the bucket lists nothing.
+        Broken: no answer.
+        ValueError, KeyError, TypeError: the answer is no list.
+    """
     query = {"prefix": f"{prefix}/", "maxResults": "1000", "fields": "items(name,size,md5Hash),nextPageToken"}
     while True:
         page = json.loads(fetch(f"{host}/storage/v1/b/{bucket}/o?{urllib.parse.urlencode(query)}"))

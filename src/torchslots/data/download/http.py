@@ -1,4 +1,4 @@
-"""Files over HTTPS: resumed, checked, in parallel."""
+"""Download files over HTTPS: resumed, checked, in parallel."""
 
 import base64
 import hashlib
@@ -22,20 +22,21 @@ from torchslots.io.progress import progress
 
 _PAST_THE_END = 416
 _MOST_FAILURES = 6
-"""Attempts in a row that bring nothing before a file is given up."""
+"""Consecutive attempts without progress before a file is given up."""
 _TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 _REFUSALS = (400, 401, 403, 404, 405, 410, _PAST_THE_END)
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _CHUNK = 1 << 18
-_ADVICE = "What has come is kept: free some space or choose another --root, and give the same command again."
+_NO_SPACE = "The downloaded part is kept: free some space or choose another --root, and repeat the command."
+_REFUSED = "Check the name, or use a mirror with TORCHSLOTS_MIRROR."
 
 Taken = TypeVar("Taken")
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """An object in a bucket; size in bytes and MD5 in base64, None where the bucket does not tell."""
+    """An object in a bucket; size in bytes and MD5 in base64, None: unknown."""
 
     url: str
     name: str
@@ -48,7 +49,14 @@ class Refused(Exception):
 
     def __init__(self, url: str, status: int) -> None:
         super().__init__(f"{url} answers with status {status}")
-        self.status = status
+        self.url, self.status = url, status
+
+
+class WebPage(Refused):
+    """The server sent a page to read in place of the file."""
+
+    def __str__(self) -> str:
+        return f"{self.url} answers with a web page in place of the file: a login or a proxy is in the way"
 
 
 class Broken(Exception):
@@ -65,8 +73,8 @@ def _open_at(url: str, start: int = 0) -> Iterator[Any]:
     """The answer to a request for a file from byte `start` on.
 
     Raises:
-        Refused: the server says no, for good.
-        Broken: no answer, or one that asks for patience.
+        Refused: the server refuses for good.
+        Broken: no answer, or a temporary error.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "torchslots"})
     if start:
@@ -85,20 +93,20 @@ def _open_at(url: str, start: int = 0) -> Iterator[Any]:
 
 
 def fetch(url: str) -> bytes:
-    """A small file, in memory, with patience.
+    """The content of a small file, in several attempts.
 
     Raises:
-        Refused: the server says no.
+        Refused: the server refuses.
         Broken: no answer after several attempts.
     """
-    return _patiently(url, lambda response: response.read())
+    return ask(url, lambda response: response.read())
 
 
 def probe(url: str, name: str) -> RemoteFile:
-    """A file with its size and checksum, by the head of the answer, with patience; the content is not read.
+    """A file with its size and checksum by the headers of the answer, in several attempts; the content is not read.
 
     Raises:
-        Refused: the server says no.
+        Refused: the server refuses.
         Broken: no answer after several attempts.
     """
 
@@ -106,20 +114,26 @@ def probe(url: str, name: str) -> RemoteFile:
         size = response.headers.get("Content-Length")
         return RemoteFile(url, name, int(size) if size else None, _header_md5(response))
 
-    return _patiently(url, head)
+    return ask(url, head)
 
 
-def _patiently(url: str, take: Callable[[Any], Taken]) -> Taken:
-    """What `take` makes of the answer, in several attempts."""
-    for failures in range(1, _MOST_FAILURES + 1):
+def ask(url: str, take: Callable[[Any], Taken]) -> Taken:
+    """`take` of the answer, in several attempts.
+
+    Raises:
+        Refused: the server refuses.
+        Broken: no answer after several attempts.
+    """
+    failures = 0
+    while True:
         try:
             with _open_at(url) as response:
                 return take(response)
         except (Broken, OSError, http.client.HTTPException) as error:
+            failures += 1
             if failures == _MOST_FAILURES:
                 raise Broken(str(error)) from error
             time.sleep(_pause(failures))
-    raise AssertionError("unreachable")
 
 
 def _header_md5(response: Any) -> str | None:
@@ -129,16 +143,40 @@ def _header_md5(response: Any) -> str | None:
     return found[1] if found else None
 
 
-def download_all(files: list[RemoteFile], folder: Path, name: str, connections: int) -> None:
-    """Several files at once; the first failure, or Ctrl-C, ends the others at their next chunk."""
+def download_all(
+    files: list[RemoteFile],
+    folder: Path,
+    name: str,
+    connections: int,
+    *,
+    no_space: str = _NO_SPACE,
+    refused: str = _REFUSED,
+) -> None:
+    """Download files in parallel; the first failure, or Ctrl-C, stops the others at their next chunk.
+
+    Args:
+        no_space: end of the message if the disk refuses.
+        refused: end of the message if the server refuses.
+
+    Raises:
+        UserError: the server refuses or cannot be reached, the disk is full, a file always arrives damaged.
+    """
     stop = threading.Event()
     sizes = [file.size for file in files if file.size is not None]
     total = sum(sizes) // 10**6 if len(sizes) == len(files) else None
-    with disk_errors(folder, _ADVICE):
+    with disk_errors(folder, no_space):
         folder.mkdir(parents=True, exist_ok=True)
     with progress(f"Downloading {name}", total, "MB") as advance, ThreadPoolExecutor(connections) as pool:
         tasks = [
-            pool.submit(_download_one, file, folder / file.name, lambda size: advance(size / 1e6), stop)
+            pool.submit(
+                _download_one,
+                file,
+                folder / file.name,
+                lambda size: advance(size / 1e6),
+                stop,
+                no_space,
+                refused,
+            )
             for file in files
         ]
         try:
@@ -151,9 +189,14 @@ def download_all(files: list[RemoteFile], folder: Path, name: str, connections: 
 
 
 def _download_one(
-    file: RemoteFile, path: Path, advance: Callable[[int], None], stop: threading.Event
+    file: RemoteFile,
+    path: Path,
+    advance: Callable[[int], None],
+    stop: threading.Event,
+    no_space: str,
+    refused: str,
 ) -> None:
-    """Bring one file whole under its name; what is there already stays."""
+    """Download one file; a complete one is not downloaded again."""
     if path.exists() and (file.size is None or path.stat().st_size == file.size):
         advance(path.stat().st_size)
         return
@@ -163,7 +206,7 @@ def _download_one(
     while not stop.is_set():
         before = _file_bytes(part)
         try:
-            with disk_errors(path, _ADVICE):
+            with disk_errors(path, no_space):
                 _attempt(file, part, advance, stop)
                 if not stop.is_set():
                     part.replace(path)
@@ -175,13 +218,13 @@ def _download_one(
                 advance(-_file_bytes(part))
                 part.unlink()
                 continue
-            raise UserError(f"{error}. Check the name, or use a mirror with TORCHSLOTS_MIRROR.") from error
+            raise UserError(f"{error}. {refused}") from error
         except Broken as error:
             failures = 0 if _file_bytes(part) > before else failures + 1
             if failures >= _MOST_FAILURES:
                 raise UserError(
-                    f"{file.url} did not come in {failures} attempts: {error}. What has come is kept; "
-                    "the same command goes on from there."
+                    f"{file.url} did not arrive in {failures} attempts: {error}. The downloaded part is "
+                    "kept; the same command resumes."
                 ) from error
             stop.wait(_pause(failures))
 
@@ -190,11 +233,14 @@ def _attempt(file: RemoteFile, part: Path, advance: Callable[[int], None], stop:
     """Append what is missing to the `.part` file and check the whole.
 
     Raises:
-        Broken: the connection ended early, or size or checksum are wrong (then the part is thrown away).
+        Broken: the connection ended early; size or checksum are wrong (then the part is removed).
+        WebPage: no file.
     """
     have, size, md5 = _file_bytes(part), file.size, file.md5
-    if size is None or have < size:
+    if size is None or have < size or not part.exists():
         with _open_at(file.url, start=have) as response:
+            if response.headers.get_content_type() == "text/html":
+                raise WebPage(file.url, response.status)
             have = _resume_at(response, have, part, advance)
             size = (
                 have + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else size
@@ -216,7 +262,11 @@ def _attempt(file: RemoteFile, part: Path, advance: Callable[[int], None], stop:
 
 
 def _resume_at(response: Any, have: int, part: Path, advance: Callable[[int], None]) -> int:
-    """Where the answer begins: at `have` if the server resumes, at 0 if it ignores the wish for a range."""
+    """Offset of the answer: `have` if the server resumes, 0 if it ignores the range.
+
+    Raises:
+        Broken: it sent another range.
+    """
     if have and response.status == 206:
         begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
         if begins and int(begins[1]) == have:
@@ -242,7 +292,11 @@ def _copy(response: Any, sink: Any, advance: Callable[[int], None], stop: thread
 
 @contextmanager
 def server_errors(host: str) -> Iterator[None]:
-    """Turn what goes wrong before the first file into a `UserError`."""
+    """Turn errors before the first file into a `UserError`.
+
+    Raises:
+        UserError: the server refuses, cannot be reached, or answers with something else.
+    """
     try:
         yield
     except Refused as error:
@@ -254,9 +308,7 @@ def server_errors(host: str) -> Iterator[None]:
             f"{host} cannot be reached: {error}. Check the network, or set TORCHSLOTS_MIRROR."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{host} answers with something that is no data set ({error}). Check TORCHSLOTS_MIRROR."
-        ) from error
+        raise UserError(f"The answer of {host} is no data set ({error}). Check TORCHSLOTS_MIRROR.") from error
 
 
 def _md5(path: Path) -> str:
@@ -272,7 +324,7 @@ def _file_bytes(path: Path) -> int:
 
 
 def present(path: Path) -> int:
-    """Bytes of a file that have come, whole or in part."""
+    """Downloaded bytes of a file, complete or in part."""
     return _file_bytes(path) or _file_bytes(_part(path))
 
 

@@ -1,7 +1,7 @@
-"""Published data sets over HTTPS: resumed, checked, in parallel.
+"""Download published data sets over HTTPS: resumed, checked, in parallel.
 
-The same command goes on where an interrupted one stopped. With fewer shards than were published, dataset_info.json is
-written to list those that are there, in a form for TFDS too.
+The same command resumes an interrupted one. When not all shards are downloaded, dataset_info.json lists those that are
+there, in a form that TFDS reads too.
 """
 
 import json
@@ -39,7 +39,7 @@ def download(
     connections: int = 4,
     base_url: str | None = None,
 ) -> Path:
-    """Bring a published data set, or a part of it, below `root` and return its folder.
+    """Download a published data set, or a part of it, below `root` and return its folder.
 
     Args:
         splits: which; none means all.
@@ -50,7 +50,8 @@ def download(
             environment, or Google's.
 
     Raises:
-        UserError: unknown name, split or resolution; not reachable; refused; too little disk; always damaged.
+        UserError: unknown name, split or resolution; server not reachable or refusing; disk full; a file that arrives
+            damaged at every attempt.
     """
     single = entry(name).remote
     if isinstance(single, RemoteFiles):
@@ -112,14 +113,14 @@ def _choose(
 
 
 def _check_room(folder: Path, sizes: dict[str, int]) -> None:
-    """Refuse to begin what the disk cannot hold. `sizes`: bytes of each file."""
+    """Refuse a download that the disk cannot hold. `sizes`: bytes of each file."""
     missing = sum(max(size - present(folder / name), 0) for name, size in sizes.items())
     advice = "Free space, choose another --root, or take fewer files with --split or --shards."
     check_space(folder, missing, advice)
 
 
 def _size(file: RemoteFile, info: dict[str, Any]) -> int:
-    """Bytes of a file; where the bucket does not tell, the mean of its split by dataset_info.json."""
+    """Bytes of a file; where the bucket does not say, the mean of its split by dataset_info.json."""
     match = SHARD.fullmatch(file.name)
     if file.size is not None or match is None:
         return file.size or 0
@@ -163,12 +164,12 @@ def data_download(
     connections: int = 4,
     base_url: str | None = None,
 ) -> None:
-    """Download a published data set, or a part of it; the same command goes on after an interruption.
+    """Download a published data set, or a part of it; the same command resumes after an interruption.
 
     Args:
         name: Name in `torchslots data list`.
         root: Folder for all data sets; this one goes to ROOT/NAME/<size>x<size>/<version>, single files to ROOT/NAME.
-        split: Splits to download, such as train validation; none: all. Of single files those that have their own.
+        split: Splits to download, such as train validation; none: all. Single files: only splits in files of their own.
         shards: Only the first so many files of each split (MOVi at 128 pixels: 19 videos, 114 MB each).
         resolution: Pixels of one side, of the published sizes; none: the usual one.
         connections: Files at the same time.
@@ -191,7 +192,11 @@ def data_download(
 def download_single(
     name: str, remote: RemoteFiles, root: Path, splits: Sequence[str], connections: int, base_url: str | None
 ) -> Path:
-    """Bring files that lie at an address of their own; archives are extracted."""
+    """Download single files and extract archives.
+
+    Raises:
+        UserError: a split without a file of its own; server not reachable or refusing; disk full.
+    """
     mirror = base_url or os.environ.get("TORCHSLOTS_MIRROR")
     place = urllib.parse.urlsplit(remote.address)
     address = f"{mirror.rstrip('/')}{place.path}" if mirror else remote.address

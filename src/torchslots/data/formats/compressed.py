@@ -1,14 +1,14 @@
-"""TFRecord files that are compressed as a whole (GZIP or ZLIB): read from the front, in bounded memory.
+"""Read TFRecord files that are compressed as a whole (GZIP or ZLIB), from the front, in bounded memory.
 
-Such files cannot be entered in the middle; `torchslots.data.array_cache` makes something of them that can. Images
-in them are stored as one string for every byte, which are read here by slicing.
+Such files have no random access; `torchslots.data.array_cache` unpacks them to arrays that have. Their images are
+stored as a string for every byte, read here by slicing.
 """
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
-from io import FileIO
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,22 +16,21 @@ import numpy as np
 from jaxtyping import UInt8
 
 from torchslots.data.formats.example import MalformedExample, RawFeature, decode_bytes
-from torchslots.data.formats.tfrecord import Compression, CorruptRecord, masked_crc
+from torchslots.data.formats.tfrecord import FOOTER, HEADER, Compression, CorruptRecord, masked_crc, opened
 from torchslots.io.errors import UserError
 
-_HEADER, _FOOTER = 12, 4
 _READ = 1 << 18
 """Compressed bytes read at once."""
 _INFLATE = 1 << 22
-"""Bytes that one step of decompression may give: bounds the memory, however well a file is packed."""
+"""Most bytes of one step of decompression; bounds the memory."""
 _LONGEST = 1 << 31
 _BYTES_LIST = 1
 _STRING = (1 << 3 | 2, 1)
-"""What stands before the byte of a string of one byte on the wire: field 1 with a length, and the length 1."""
+"""Bytes before that of a one-byte string: field 1 with a length, and the length 1."""
 
 
 class CutOff(UserError):
-    """A file that ends, or cannot be followed, in the middle. Carries `file` and the number of whole `records`."""
+    """A file that ends or cannot be read further in the middle; `records` is the number of whole ones before."""
 
     def __init__(self, file: Path, records: int, reason: str) -> None:
         remedy = f"Download it again, or use what is whole: `data.num_records` of at most {records}."
@@ -45,14 +44,14 @@ class CutOff(UserError):
 
 
 def find_compression(path: Path) -> Compression | None:
-    """What a TFRecord file is packed with, by its first bytes; None: nothing.
+    """Compression of a TFRecord file, by its first bytes; None: none.
 
     Raises:
         UserError: it cannot be opened, is empty, or is no TFRecord file.
     """
-    with _opened(path) as file:
-        head = file.read(_HEADER)
-    if len(head) == _HEADER and masked_crc(head[:8]) == struct.unpack("<I", head[8:])[0]:
+    with opened(path) as descriptor:
+        head = os.read(descriptor, HEADER)
+    if len(head) == HEADER and masked_crc(head[:8]) == struct.unpack("<I", head[8:])[0]:
         return None
     if head[:2] == b"\x1f\x8b":
         return Compression.GZIP
@@ -62,22 +61,15 @@ def find_compression(path: Path) -> Compression | None:
     raise UserError(f"{path} {what}, so it is no TFRecord file, compressed or not. Download it again.")
 
 
-def _opened(path: Path) -> FileIO:
-    try:
-        return FileIO(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be opened: {error.strerror}. Check the data folder.") from error
-
-
 class PackedRecords:
-    """The records of one file from first to last, whatever the file is packed with.
+    """The records of one file from first to last, compressed or not.
 
-    Iterating gives payloads, and a CorruptRecord in the place of one that does not match its checksum. `position` is
-    the number of the next record, `consumed` the bytes of the file read so far, of `size`.
+    Iterating gives payloads, and a CorruptRecord for one that does not match its checksum. `position` is the number
+    of the next record, `consumed` the bytes of the file read so far, of `size`.
 
     Raises:
         UserError: no such file, or no TFRecord file.
-        CutOff: while iterating, where the file cannot be followed further.
+        CutOff: while iterating, where the file cannot be read further.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,7 +89,11 @@ class PackedRecords:
             self.position += 1
 
     def skip(self, count: int) -> None:
-        """Pass over so many records; their checksums are not tested."""
+        """Skip records without verifying their checksums.
+
+        Raises:
+            CutOff: the file ends before.
+        """
         for _ in range(count):
             if self._next() is None:
                 raise CutOff(self.path, self.position, "is missing: the file has become shorter")
@@ -105,23 +101,23 @@ class PackedRecords:
 
     def _next(self) -> tuple[bytes, bytes] | None:
         """The next record's payload and its checksum; None at the end of the file."""
-        header = self._read(_HEADER)
+        header = self._read(HEADER)
         if not header:
             return None
-        if len(header) < _HEADER or masked_crc(header[:8]) != struct.unpack("<I", header[8:])[0]:
+        if len(header) < HEADER or masked_crc(header[:8]) != struct.unpack("<I", header[8:])[0]:
             self._lost(
-                "is cut off" if len(header) < _HEADER else "has a length that does not match its checksum"
+                "is cut off" if len(header) < HEADER else "has a length that does not match its checksum"
             )
         length = struct.unpack("<Q", header[:8])[0]
         if length > _LONGEST:
             self._lost(f"claims to have {length} bytes")
-        body = self._read(length + _FOOTER)
-        if len(body) < length + _FOOTER:
+        body = self._read(length + FOOTER)
+        if len(body) < length + FOOTER:
             self._lost(f"is cut off: the file ends at byte {self.consumed}")
         return body[:length], body[length:]
 
     def _read(self, size: int) -> bytes:
-        """`size` bytes, or fewer where the file ends."""
+        """`size` bytes, fewer only at the end of the file."""
         parts = []
         while size:
             if not self._block:
@@ -134,7 +130,7 @@ class PackedRecords:
         return b"".join(parts)
 
     def _unpacked(self) -> Iterator[memoryview]:
-        """The file's bytes, decompressed; a GZIP file may be several, one behind the other."""
+        """The file's decompressed bytes; a GZIP file may have several members."""
         unpacker = None
         for data in self._file_bytes():
             if self._packed is None:
@@ -162,26 +158,20 @@ class PackedRecords:
                 return
 
     def _file_bytes(self) -> Iterator[bytes]:
-        with _opened(self.path) as file:
-            while data := self._read_block(file):
+        with opened(self.path) as descriptor:
+            while data := os.read(descriptor, _READ):
                 self.consumed += len(data)
                 yield data
-
-    def _read_block(self, file: FileIO) -> bytes:
-        try:
-            return file.read(_READ)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {error.strerror}. Check the disk.") from error
 
     def _lost(self, reason: str, cause: Exception | None = None) -> NoReturn:
         raise CutOff(self.path, self.position, reason) from cause
 
 
 def decode_one_byte_strings(raw: RawFeature) -> UInt8[np.ndarray, "n"]:
-    """An array that was stored as one string for every byte, or as a single string. A view of the record's bytes.
+    """A view of an array that was stored as a string for every byte, or as a single string.
 
     Raises:
-        MalformedExample: numbers, or strings of other lengths.
+        MalformedExample: no strings, or of other lengths.
     """
     data = np.frombuffer(raw.payload, np.uint8)
     if raw.kind == _BYTES_LIST and data.size % 3 == 0 and _is_pattern(data):
@@ -199,7 +189,7 @@ def _is_pattern(data: UInt8[np.ndarray, "n"]) -> bool:
 
 @lru_cache(maxsize=8)
 def _pattern(size: int) -> tuple[UInt8[np.ndarray, "n"], UInt8[np.ndarray, "n"]]:
-    """Which bytes of so many are not images', and what they should be."""
+    """Mask of the bytes that are not the image's, and their expected values."""
     repeat = size // 3
     return np.tile(np.array([255, 255, 0], np.uint8), repeat), np.tile(
         np.array([*_STRING, 0], np.uint8), repeat
@@ -214,7 +204,7 @@ def decode_plane(
     Its size follows from its bytes and the aspect of the published `resolution` (height, width).
 
     Raises:
-        MalformedExample: it has no such aspect.
+        MalformedExample: no image of this aspect.
     """
     values = decode_one_byte_strings(raw)
     scale = (values.size / channels / (resolution[0] * resolution[1])) ** 0.5

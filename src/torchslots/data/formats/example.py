@@ -1,7 +1,7 @@
 """`tf.train.Example` on the wire, read and written without TensorFlow.
 
-An Example is one map from names to lists of bytes, floats or integers. The parser only walks over what is not
-asked for: in a MOVi record the optical flow is four fifths of the bytes and most recipes do not want it.
+An Example is one map from names to lists of bytes, floats or integers. The parser skips features that are not
+requested: optical flow is four fifths of a MOVi record, and most recipes do not need it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,32 +14,20 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _BLOCK = 1 << 16
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 
-Feature = list[bytes] | np.ndarray
-"""A decoded feature: a list of bytes, float32 [n] or int64 [n]."""
-
 
 class MalformedExample(ValueError):
-    """The bytes are not what was expected; whoever knows the file's name turns this into a UserError."""
+    """The bytes are not as expected; callers that know the file turn this into a UserError."""
 
 
 class RawFeature(NamedTuple):
-    """One feature before decoding: which of the three lists it is (None: no list) and that list's bytes."""
+    """One feature before decoding: which of the three lists it is (None: none) and the list's bytes."""
 
     kind: int | None
     payload: memoryview
 
 
-def parse_example(record: bytes, names: Collection[str] | None = None) -> dict[str, Feature]:
-    """Decode the named features of a serialized Example (None: all); names that are absent are left out.
-
-    Raises:
-        MalformedExample: the bytes are not an Example.
-    """
-    return {name: decode_feature(raw) for name, raw in scan_example(record, names).items()}
-
-
 def scan_example(record: bytes, names: Collection[str] | None = None) -> dict[str, RawFeature]:
-    """Find features without decoding them. Costs microseconds whatever the size of the record.
+    """Find the named features (None: all) without decoding them; takes microseconds for any size of record.
 
     Raises:
         MalformedExample: the bytes are not an Example.
@@ -55,15 +43,6 @@ def scan_example(record: bytes, names: Collection[str] | None = None) -> dict[st
             if names is None or name in names:
                 found[name] = _list_of(value)
     return found
-
-
-def decode_feature(raw: RawFeature) -> Feature:
-    """All values of a feature; one with no list at all (it was written empty) is an empty list of bytes."""
-    if raw.kind == _INT64_LIST:
-        return decode_ints(raw)
-    if raw.kind == _FLOAT_LIST:
-        return decode_floats(raw)
-    return decode_bytes(raw)
 
 
 def decode_bytes(raw: RawFeature, start: int = 0, stop: int | None = None) -> list[bytes]:
@@ -158,7 +137,7 @@ def _shifted_sum(groups: list[np.ndarray]) -> np.ndarray:
 
 
 Value = bytes | Sequence[bytes] | np.ndarray | RawFeature
-"""What a feature can be written from; a RawFeature is written as it is."""
+"""Types that a feature is written from; a RawFeature is copied."""
 
 
 def encode_example(features: Mapping[str, Value], one_byte: Collection[str] = ()) -> bytes:
@@ -180,7 +159,7 @@ def encode_example(features: Mapping[str, Value], one_byte: Collection[str] = ()
 
 
 def encode_one_byte_strings(values: UInt8[np.ndarray, "*any"]) -> RawFeature:
-    """An array as a list of strings of one byte each, the way some published sets store images."""
+    """An array as a list of one-byte strings, as some published sets store images."""
     strings = np.empty((values.size, 3), np.uint8)
     strings[:, 0], strings[:, 1] = 1 << 3 | _BYTES, 1
     strings[:, 2] = values.reshape(-1)
@@ -256,7 +235,11 @@ def _list_of(feature: memoryview) -> RawFeature:
 
 
 def fields(message: memoryview) -> list[tuple[int, int | memoryview]]:
-    """Number and value of every field: an int for varints, a view of the bytes for the rest."""
+    """Number and value of every field: an int for varints, else a view of the bytes.
+
+    Raises:
+        MalformedExample: no protocol buffer message.
+    """
     found: list[tuple[int, int | memoryview]] = []
     position, size = 0, len(message)
     while position < size:
@@ -280,7 +263,11 @@ def fields(message: memoryview) -> list[tuple[int, int | memoryview]]:
 
 
 def varint(message: memoryview, position: int) -> tuple[int, int]:
-    """The base-128 number at `position`, and where the next begins."""
+    """The base-128 number at `position`, and the position after it.
+
+    Raises:
+        MalformedExample: the number does not end.
+    """
     value = shift = 0
     while position < len(message) and shift < 70:
         byte = message[position]

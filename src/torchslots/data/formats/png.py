@@ -1,4 +1,4 @@
-"""PNG images of 8 and 16 bits as arrays, and files of images of a known kind."""
+"""Decode and encode PNG images of 8 and 16 bits, and read image files of a known kind."""
 
 import io
 from pathlib import Path
@@ -18,7 +18,7 @@ def decode_png(data: bytes) -> UInt[np.ndarray, "H W C"]:
     """One image as uint8 or uint16 [H, W, C]; C is 1 for grey.
 
     Raises:
-        MalformedExample: the bytes are no complete PNG image.
+        MalformedExample: no PNG image, or an incomplete one.
     """
     if data[:8] != _SIGNATURE or len(data) <= _COLOR_TYPE:
         raise MalformedExample("an image that is no PNG")
@@ -32,7 +32,7 @@ def decode_png(data: bytes) -> UInt[np.ndarray, "H W C"]:
 
 
 def _decode_deep_color(data: bytes) -> UInt[np.ndarray, "H W 3"]:
-    """16-bit RGB, which Pillow would cut to 8 bits; each image needs a decoder of its own."""
+    """16-bit RGB, which Pillow would reduce to 8 bits; each image needs its own decoder."""
     import av
     from av.error import FFmpegError
 
@@ -48,11 +48,11 @@ def _decode_deep_color(data: bytes) -> UInt[np.ndarray, "H W 3"]:
 def read_image(
     path: Path, record: int, modes: tuple[str, ...], formats: tuple[str, ...] = ("PNG",)
 ) -> UInt8[np.ndarray, "H W *C"]:
-    """An image file's pixels as they are stored; of a palette its indices.
+    """An image file's stored pixels; of a palette image the indices.
 
     Args:
-        record: Number of the example that it belongs to, for the message.
-        modes: Kinds of pixels, in Pillow's letters, that it may have.
+        record: Number of the example, for the message.
+        modes: Allowed modes, in Pillow's letters.
 
     Raises:
         CorruptRecord: it is missing, broken, or of another kind.

@@ -1,4 +1,4 @@
-"""Folders that TensorFlow Datasets writes: finding them, their shards, and any record by its number."""
+"""Read the folders of TensorFlow Datasets: find them, their shards, and any record by its number."""
 
 import bisect
 import itertools
@@ -19,7 +19,7 @@ _SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord(-(?P<index>\d{5,})
 
 
 class _Listed(NamedTuple):
-    """What dataset_info.json says of a split: records in each file, and how the files are called."""
+    """A split in dataset_info.json: records in each file, and the template of file names."""
 
     lengths: list[int]
     template: str
@@ -57,26 +57,25 @@ class TfdsFolder:
 
     @property
     def resolution(self) -> int:
-        """Pixels of the shorter side by the folder's name (`128x128`); 0 where the path does not say it."""
+        """Pixels of the shorter side by the folder's name (`128x128`); 0 where the path has none."""
         sizes = re.findall(r"(\d+)x(\d+)", "/".join(self.path.parts[-3:]))
         return min(map(int, sizes[-1])) if sizes else 0
 
     @property
     def splits(self) -> list[str]:
-        """Names of the splits, by dataset_info.json and by the files that are there."""
+        """Names of the splits, by dataset_info.json and by the files."""
         present = {match["split"] for match in map(_SHARD.fullmatch, names(self.path)) if match}
         return [*self.listed, *sorted(present - set(self.listed))]
 
 
 def find_folder(root: Path, name: str, resolution: int = 0) -> TfdsFolder:
-    """The folder of a data set below `root`, which may be that folder itself or any of its parents.
+    """The folder of a data set: `root` itself, or below it.
 
-    A `root` that itself holds the files of one data set is taken as it is, whatever that data set is called.
-    Of several, the smallest resolution that is at least `resolution` is taken (the largest where none is),
-    and of that the latest version.
+    A `root` that holds the files of one data set is taken, whatever the name of that data set. Of several folders the
+    smallest resolution of at least `resolution` is taken (the largest if there is none), in its latest version.
 
     Raises:
-        UserError: `root` does not exist, or holds no record file of this data set; says what it does hold.
+        UserError: `root` does not exist, or holds no files of this data set; the message says what it holds.
     """
     root, wanted = Path(root), f"files of {name} ({name}-<split>.tfrecord-00000-of-<n>)"
     if root.is_dir() and len(here := _held(root)) == 1:
@@ -99,7 +98,7 @@ def _version(path: Path) -> tuple[int, ...]:
 
 
 def _held(folder: Path) -> set[str]:
-    """Names of the data sets whose record files lie in a folder."""
+    """Names of the data sets whose record files are in a folder."""
     return {match["name"] for match in map(_SHARD.fullmatch, names(folder)) if match}
 
 
@@ -107,14 +106,14 @@ def _held(folder: Path) -> set[str]:
 class _Shard:
     file: RecordFile
     listed: int | None
-    """Records by dataset_info.json; None where that is missing, so that the file must be walked to know."""
+    """Number of records by dataset_info.json; None: not stated, the file must be scanned."""
 
 
 class TfdsSplit:
-    """The records of one split in TFDS order: shard by shard, each from its first record on."""
+    """The records of one split in TFDS order: shard by shard."""
 
     def __init__(self, folder: TfdsFolder, split: str) -> None:
-        """Find the split's files; none is opened yet where dataset_info.json tells their sizes.
+        """Find the split's files; none is opened where dataset_info.json states their lengths.
 
         Raises:
             UserError: there is no such split, or some of its files are missing.
@@ -136,21 +135,21 @@ class TfdsSplit:
         return [shard.file for shard in self._shards]
 
     def place(self, index: int) -> tuple[Path, int]:
-        """File and number within it of a record, without opening anything that need not be opened.
+        """File of a record, and its number in the file; opens files only where their lengths are not stated.
 
         Raises:
-            IndexError: `index` is outside of the split.
+            IndexError: `index` is out of range.
         """
         shard, record = self._locate(index)
         return shard.file.path, record
 
     def name(self, index: int) -> str:
-        """File and number of a record, in the form of TFDS' own example ids."""
+        """File and number of a record, as in TFDS' example ids."""
         file, record = self.place(index)
         return f"{file.name}__{record}"
 
     def scan(self, index: int, names: Collection[str] | None = None) -> dict[str, RawFeature]:
-        """Features of a record (None: all), found but not decoded.
+        """Features of a record (None: all), not decoded.
 
         Raises:
             CorruptRecord: the record is damaged, or no tf.train.Example.
@@ -165,7 +164,8 @@ class TfdsSplit:
         """The payload of a record, counted over all shards.
 
         Raises:
-            CorruptRecord: the record is damaged, or its file holds fewer than dataset_info.json says.
+            CorruptRecord: the record is damaged, or its file holds fewer records than dataset_info.json states.
+            UserError: the file holds more.
         """
         shard, record = self._locate(index)
         if shard.listed is None or shard.file.damage is not None:
@@ -209,7 +209,7 @@ def _listed_shards(folder: TfdsFolder, split: str) -> list[tuple[Path, int]] | N
 
 
 def _shard_name(template: str, name: str, split: str, index: int, count: int) -> str:
-    """A file's name by TFDS' template; what stands before the last slash of it is dropped."""
+    """A file's name by TFDS' template, without folders."""
     words = {"DATASET": name, "SPLIT": split, "FILEFORMAT": "tfrecord"}
     words |= {
         "SHARD_INDEX": f"{index:05d}",
@@ -220,7 +220,7 @@ def _shard_name(template: str, name: str, split: str, index: int, count: int) ->
 
 
 def _present_shards(folder: TfdsFolder, split: str) -> list[Path]:
-    """Files by name, when dataset_info.json is missing: all `n` of `-of-n` must be there."""
+    """Files by their names, without dataset_info.json; all `n` of `-of-n` must be there."""
     matches = [match for match in map(_SHARD.fullmatch, sorted(names(folder.path))) if match]
     mine = [match for match in matches if match["name"] == folder.name and match["split"] == split]
     counts = sorted({int(match["count"]) for match in mine if match["count"]})

@@ -1,14 +1,14 @@
-"""TFRecord files: random access to uncompressed ones, with every checksum tested, and a writer.
+"""TFRecord files: random access to uncompressed ones, with every checksum verified, and a writer.
 
-A record is its length (8 bytes), the length's checksum (4), the payload, and the payload's checksum (4). One
-walk over the lengths gives every record's place, which is stored so that it happens once for each file.
+A record is its length (8 bytes), the length's checksum (4), the payload, and the payload's checksum (4). One scan
+of the lengths gives every record's offset; it is stored, so each file is scanned once.
 """
 
 import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -21,9 +21,10 @@ from torchslots.io.cache import cached
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_file
 
-_HEADER, _FOOTER = 12, 4
+HEADER, FOOTER = 12, 4
+"""Bytes before and after a record's payload."""
 _LEVEL = 1
-"""Of compression: the fastest."""
+"""Level of compression: the fastest."""
 
 
 class CorruptRecord(UserError):
@@ -45,14 +46,14 @@ def masked_crc(data: bytes) -> int:
 
 
 class Compression(IntEnum):
-    """What a whole TFRecord file is packed with; the values are those of zlib's `wbits`."""
+    """Compression of a whole TFRecord file; the values are zlib's `wbits`."""
 
     ZLIB = 15
     GZIP = 31
 
 
 def write_records(path: Path, records: Iterable[bytes], compression: Compression | None = None) -> int:
-    """Write a TFRecord file, which appears under its name only when complete. Returns how many records.
+    """Write a TFRecord file atomically. Returns the number of records.
 
     Raises:
         UserError: the file cannot be written.
@@ -76,7 +77,7 @@ def write_records(path: Path, records: Iterable[bytes], compression: Compression
 
 @dataclass(frozen=True)
 class _Places:
-    """Where records start, with the end of the last whole one; and what is wrong behind it, if anything."""
+    """Offsets of the records and of the end of the last whole one, and what is wrong after it, if anything."""
 
     starts: np.ndarray
     damage: str | None = None
@@ -85,9 +86,8 @@ class _Places:
 class RecordFile:
     """An uncompressed TFRecord file with random access.
 
-    Nothing is opened before the first record is asked for and nothing stays open, so that an instance can be
-    handed to forked or spawned workers. A damaged length makes all that follows unreachable: it counts as one
-    more record, and reading that one tells what is wrong.
+    No file is opened before the first read and none stays open, so an instance can be passed to forked or spawned
+    workers. After a damaged length nothing can be read: it counts as one more record, and reading that one raises.
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,7 +98,7 @@ class RecordFile:
 
     @property
     def damage(self) -> str | None:
-        """Why the file cannot be read to its end; None where all lengths are right."""
+        """Why the file cannot be read to its end; None: all lengths are valid."""
         return self._places.damage
 
     def read(self, record: int) -> bytes:
@@ -113,10 +113,10 @@ class RecordFile:
             count = len(starts) - 1
             reason = self.damage or f"does not exist: the file holds {count} records"
             raise CorruptRecord(self.path, record, reason)
-        begin, end = int(starts[record]) + _HEADER, int(starts[record + 1])
-        with _opened(self.path) as descriptor:
-            payload = _read_exactly(descriptor, end - _FOOTER - begin, begin)
-            footer = _read_exactly(descriptor, _FOOTER, end - _FOOTER)
+        begin, end = int(starts[record]) + HEADER, int(starts[record + 1])
+        with opened(self.path) as descriptor:
+            payload = _read_exactly(descriptor, end - FOOTER - begin, begin)
+            footer = _read_exactly(descriptor, FOOTER, end - FOOTER)
         if struct.pack("<I", masked_crc(payload)) != footer:
             raise CorruptRecord(self.path, record, "does not match its checksum")
         return payload
@@ -127,13 +127,18 @@ class RecordFile:
         return _Places(index["starts"], str(index["damage"]) or None)
 
     def _scanned(self) -> dict[str, np.ndarray]:
-        with _opened(self.path) as descriptor:
+        with opened(self.path) as descriptor:
             places = _scan(descriptor, os.fstat(descriptor).st_size)
         return {"starts": places.starts, "damage": np.array(places.damage or "")}
 
 
 @contextlib.contextmanager
-def _opened(path: Path):
+def opened(path: Path) -> Iterator[int]:
+    """The descriptor of an opened file.
+
+    Raises:
+        UserError: the file cannot be opened or, in the block, read.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as error:
@@ -147,7 +152,7 @@ def _opened(path: Path):
 
 
 def _read_exactly(descriptor: int, size: int, offset: int) -> bytes:
-    """`size` bytes at `offset`, or fewer where the file ends; one call may hand over less than asked for."""
+    """`size` bytes at `offset`, fewer only where the file ends; a single `pread` may return less."""
     block = os.pread(descriptor, size, offset)
     while len(block) < size:
         more = os.pread(descriptor, size - len(block), offset + len(block))
@@ -160,15 +165,15 @@ def _read_exactly(descriptor: int, size: int, offset: int) -> bytes:
 def _scan(descriptor: int, size: int) -> _Places:
     starts, position = [0], 0
     while position < size:
-        header = _read_exactly(descriptor, _HEADER, position)
-        if len(header) < _HEADER:
+        header = _read_exactly(descriptor, HEADER, position)
+        if len(header) < HEADER:
             return _Places(np.array(starts), f"is cut off: the file ends at byte {size}")
         length, crc = struct.unpack("<QI", header)
         if masked_crc(header[:8]) != crc:
             return _Places(
                 np.array(starts), f"has a length that does not match its checksum, at byte {position}"
             )
-        position += _HEADER + length + _FOOTER
+        position += HEADER + length + FOOTER
         if position > size:
             return _Places(np.array(starts), f"is cut off: it needs {position} bytes, the file has {size}")
         starts.append(position)

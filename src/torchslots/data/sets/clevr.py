@@ -1,14 +1,13 @@
 """CLEVR (Johnson et al., 2017): images of 3 to 10 solids with their properties; there are no masks.
 
-Read from the folder that TensorFlow Datasets writes (`clevr` 3.1.0), or from that of the original ZIP file. The two
-hold the same images in different orders: TFDS shuffles them, the original is read in the order of its names.
+Read from the folder that TensorFlow Datasets writes (`clevr` 3.1.0), or from that of the original ZIP file. Both hold
+the same images: TFDS shuffles them, the original is read in the order of its file names.
 
-Splits: `train`, without the first 512 images, and `train_eval`, those 512, as in Slot Attention (which has them in
-TFDS' order); `validation`; `test`, whose objects are not published; `train_full`. Where the training file holds no
-more than 512 images, `train` is all of them.
+Splits: `train`, without the first 512 images, and `train_eval`, those 512, as in Slot Attention (in TFDS' order);
+`validation`; `test`, whose objects are not published; `train_full`. Of at most 512 training images `train` is all.
 
-Slot Attention crops these images of 320 x 480 pixels with the numbers for CLEVR with masks, 240 x 320:
-`REFERENCE_CROP`, a region left of the centre. `SAME_REGION_CROP` is the intended region.
+Slot Attention crops these images of 320 x 480 pixels by the numbers for CLEVR with masks, 240 x 320:
+`REFERENCE_CROP`, left of the centre. `SAME_REGION_CROP` is the intended region.
 """
 
 import json
@@ -62,7 +61,7 @@ class Objects(NamedTuple):
     positions: Float32[np.ndarray, "n 3"]
     """In the scene's units, -3 to 3."""
     labels: Mapping[str, Int64[np.ndarray, "n"]]
-    """Numbers in `torchslots.data.objects.LABELS`."""
+    """Indices into `torchslots.data.objects.LABELS`."""
 
 
 class ClevrImages:
@@ -75,7 +74,7 @@ class ClevrImages:
         """Find the images: TFDS' files or the original's folders, in `root` or below.
 
         Raises:
-            UserError: neither is there, or no such split.
+            UserError: neither is there; no such split.
         """
         check_split("clevr", split, _SPLITS)
         stored, start, stop = _SPLITS[split]
@@ -94,7 +93,7 @@ class ClevrImages:
         return self._scenes.name(self._window[index])
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """Colours, and a row of numbers for each object.
+        """The image, and a row of numbers for each object.
 
         Raises:
             CorruptRecord: it cannot be read.
@@ -108,15 +107,15 @@ class ClevrImages:
         return int(self._scenes.counts[self._window[index]])
 
     def example(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Objects]:
-        """An image as published, without its fourth channel, and what is in it (nothing, in the test split)."""
+        """An image without its fourth channel, and its objects (none in the test split)."""
         return self._scenes.read(self._window[index])
 
 
 def find_scenes(root: Path, split: str) -> "_TfdsScenes | _OriginalScenes":
-    """A split's images below `root`; where both forms are there, TFDS'.
+    """A split's images below `root`; TFDS' files come before the original's.
 
     Raises:
-        UserError: none is there.
+        UserError: neither is there.
     """
     records, images = "clevr-train.tfrecord-00000-of-<n>", "images/train and scenes"
     what = f"CLEVR, neither TFDS' files ({records}) nor the original's folders ({images})"
@@ -172,7 +171,7 @@ class _TfdsScenes:
 
     @cached_property
     def counts(self) -> Int64[np.ndarray, "N"]:
-        """Objects in each image, counted once for each file and stored. Corrupt records count as having none."""
+        """Number of objects in each image, counted once for each file and stored; 0 for corrupt records."""
         files = self._records.files
         with progress("Counting objects", len(files), "files") as advance:
             found = []
@@ -217,7 +216,7 @@ def _count_objects(file: RecordFile) -> dict[str, np.ndarray]:
 
 
 class _OriginalScenes:
-    """PNG files in the order of their names, and their scenes."""
+    """The original's PNG files in the order of their names, and their scenes."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self._images = folder / "images" / _ORIGINAL[split]
@@ -227,7 +226,7 @@ class _OriginalScenes:
 
     @cached_property
     def _table(self) -> Mapping[str, np.ndarray]:
-        """`names`, `counts` and, of all objects in a row, `positions` and `labels`; the test split has no objects."""
+        """`names` and `counts` of images, `positions` and `labels` of all objects; the test split has no objects."""
         if not self._listed.exists() and self._images.name == "test":
             names = np.array(sorted(path.name for path in self._images.glob("*.png")), np.str_)
             return _scene_table(names, [], [])
@@ -259,7 +258,7 @@ class _OriginalScenes:
 
 
 def _read_scenes(file: Path) -> Mapping[str, np.ndarray]:
-    """The list of scenes as arrays."""
+    """The list of scenes as arrays, in the order of file names."""
     names, objects = [], []
     try:
         for scene in _each_scene(file.read_text()):
@@ -275,7 +274,7 @@ def _read_scenes(file: Path) -> Mapping[str, np.ndarray]:
 
 
 def _each_scene(text: str) -> Iterator[dict[str, Any]]:
-    """Scenes one by one; all at once would take ten times the memory of the text."""
+    """Parse scenes one by one; all together take ten times the memory of the text."""
     decoder = json.JSONDecoder()
     position = text.index("[", text.index('"scenes"')) + 1
     while True:

@@ -1,5 +1,5 @@
-"""CLEVRTex (Karazija, Laina, Rupprecht, 2021) and its variants, from the extracted folders or from the ZLIB records
-that Invariant Slot Attention's scripts write.
+"""CLEVRTex (Karazija, Laina, Rupprecht, 2021) and its variants, from the extracted folders or from the ZLIB records of
+Invariant Slot Attention's scripts.
 
 ```
 clevrtex_full/0/CLEVRTEX_full_000000.png         image, RGBA 320 x 240
@@ -8,9 +8,9 @@ clevrtex_full/0/CLEVRTEX_full_000000.json        objects
 clevrtex_full_240x320.tfrecords-zlib-00000-of-00064
 ```
 
-Splits: `train`, `validation`, `test` are the last eight tenths, the second and the first tenth of the images of `full`,
-by their numbers: of the whole set the published ranges from 10,000, 5,000 and 0. A variant, `full`, `camo`, `pbg`,
-`vbg`, `grassbg` or `outd`, is itself a split, all of its images; `camo_train` and so on are tenths of it.
+Splits: `test`, `validation`, `train` are the first tenth, the second tenth and the rest of the images of `full`, by
+their numbers; of the whole set these are the published ranges from 0, 5,000 and 10,000. A variant, `full`, `camo`,
+`pbg`, `vbg`, `grassbg` or `outd`, is itself a split, all of its images; `camo_train` and so on are parts of it.
 """
 
 import json
@@ -48,10 +48,10 @@ _LAYOUT = "CLEVRTex, as version 1 reads it"
 
 
 def find_clevrtex(root: Path, split: str, limit: int | None = None) -> "ClevrTexFolder | ClevrTexRecords":
-    """A split's images: from the extracted folder where it is there, else from records.
+    """A split's images: from the extracted folder if it is there, else from records.
 
     Args:
-        limit: Of records, unpack only the first so many of the variant; None: all.
+        limit: Unpack only the first so many records of the variant; None: all.
 
     Raises:
         UserError: no such split, or neither folder nor records.
@@ -74,14 +74,14 @@ def _variant(split: str) -> tuple[str, str | None]:
 
 
 def part_of(numbers: Sequence[int], part: str | None) -> Sequence[int]:
-    """The images of a split, of all in the order of their numbers: tests come first, then validation."""
+    """The images of a part, of all in the order of their numbers: test, validation, train."""
     tenth, fifth = len(numbers) // 10, len(numbers) // 5
     parts = {"test": slice(0, tenth), "validation": slice(tenth, fifth), "train": slice(fifth, None)}
     return numbers if part is None else numbers[parts[part]]
 
 
 class ClevrTexFolder:
-    """A variant as its archives extract."""
+    """A variant's extracted archives."""
 
     title, files, keys = _TITLE, _FILES, _KEYS
 
@@ -89,10 +89,10 @@ class ClevrTexFolder:
         """List the images.
 
         Args:
-            folder: What holds the folders 0, 1, ... of a thousand images each.
+            folder: It holds the folders 0, 1, ... of a thousand images each.
 
         Raises:
-            UserError: images are missing between others.
+            UserError: a gap in the images' numbers.
         """
         pattern = re.compile(rf"CLEVRTEX_{variant}_(\d+)\.png")
         found = {
@@ -116,7 +116,7 @@ class ClevrTexFolder:
         return self.images[index].name
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """Colours without alpha, and the palette's indices.
+        """The image without alpha, and the palette's indices as ids.
 
         Raises:
             CorruptRecord: a file is missing or broken.
@@ -131,11 +131,11 @@ class ClevrTexFolder:
         return image_example(video=image, segmentations=ids)
 
     def num_objects(self, index: int) -> int:
-        """Objects in the scene, as its description tells."""
+        """Number of objects, by the scene's description."""
         return len(self.scene(index)["objects"])
 
     def scene(self, index: int) -> dict[str, Any]:
-        """The image's description: objects with shape, size, material, place.
+        """The scene's description: objects with shape, size, material, position.
 
         Raises:
             CorruptRecord: it is missing or broken.
@@ -151,7 +151,7 @@ class ClevrTexFolder:
 
 
 def find_images(root: Path, variant: str) -> Path | None:
-    """The folder of a variant's numbered folders: `root`, or one of the variant's name below it."""
+    """The folder of a variant's numbered folders: `root`, or a folder of the variant's name below it; None: none."""
     for folder in folders(root, _TITLE):
         named = folder == root or folder.name == f"clevrtex_{variant}"
         if named and next(folder.glob(f"*/CLEVRTEX_{variant}_*.png"), None) is not None:
@@ -164,7 +164,7 @@ def _beside(path: Path, ending: str) -> Path:
 
 
 class ClevrTexRecords:
-    """A variant as Invariant Slot Attention's script packs it. Unpacked once: 0.3 MB for each image."""
+    """A variant's records by Invariant Slot Attention's script; unpacked once, 0.3 MB for each image."""
 
     title, files, keys = _TITLE, _FILES, _KEYS
 
@@ -181,7 +181,7 @@ class ClevrTexRecords:
         return self.records.name(index)
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """Colours and ids.
+        """Image and ids.
 
         Raises:
             CorruptRecord: the record could not be read.
@@ -191,7 +191,7 @@ class ClevrTexRecords:
         )
 
     def num_objects(self, index: int) -> int:
-        """Objects in the scene, as the record tells."""
+        """Number of objects, by the record."""
         return int(self.records.read(index, "num_objects"))
 
 
@@ -200,9 +200,9 @@ _COORDS = {"object_3d_coords": 3, "object_pixel_coords": 3, "object_rotations": 
 
 
 def decode_record(payload: bytes, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Features of one record as its writer's reader gives them (None: all that are there).
+    """Features of one record as its published reader gives them (`names` None: all).
 
-    Images are uint8 [H, W, 3] or [H, W], places float32 [objects, 3], turns in degrees [objects], padded with zeros;
+    Images are uint8 [H, W, 3] or [H, W], positions float32 [objects, 3], rotations in degrees [objects], zero-padded;
     `num_objects` and `image_index` int64 [1].
 
     Raises:

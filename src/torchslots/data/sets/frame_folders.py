@@ -1,16 +1,15 @@
-"""Videos stored as folders of numbered images: MOVi-Solid and MOVi-Tex (Singh, Wu and Ahn, 2022, STEVE), and MOVi-D and
-MOVi-E as SlotDiffusion's script converts them.
+"""Videos as folders of numbered images: MOVi-Solid and MOVi-Tex (Singh, Wu and Ahn, 2022, STEVE), and MOVi-D and MOVi-E
+as SlotDiffusion's script converts them.
 
 ```
 MOVi-Solid/{train,val,test}/00000000/00000000_image.png       frame 0
-                                     00000000_mask_00.png     where its first object is, 255, or 0
-MOVi-D/{train,validation,test}/00000000/000000.jpg            frame 0, compressed with loss by that script
+                                     00000000_mask_00.png     mask of its first object, 0 or 255
+MOVi-D/{train,validation,test}/00000000/000000.jpg            frame 0, compressed with loss
                                         000000_mask.png       ids of its objects, 0 for background
 ```
 
-Objects of a frame of MOVi-Solid are numbered from 1 on by their masks; where masks overlap the brightest counts, of
-equal ones the first, and where all are dark there is background. Its `val` has no masks, so trainings validate on
-`test`.
+Objects of a frame of MOVi-Solid are numbered from 1 in the order of their masks. Where masks overlap the greatest value
+wins, of equal ones the first; where all are 0 there is background. Its `val` has no masks, so validate on `test`.
 """
 
 import re
@@ -37,7 +36,7 @@ _NO_MASKS = (
 
 
 class Video(NamedTuple):
-    """One video's folder, the names of its frames' images in order, and of all files that lie there."""
+    """One video: its folder, the names of its frames in order, and of all files in the folder."""
 
     folder: Path
     frames: list[str]
@@ -49,11 +48,11 @@ ReadIds = Callable[[Video, int, int], UInt8[np.ndarray, "H W"]]
 
 
 class Layout(NamedTuple):
-    """How one of these sets is laid out."""
+    """File names of one of these sets."""
 
     title: str
     splits: dict[str, str]
-    """Our names of the splits, and the folders that hold them."""
+    """Our names of the splits, and the names of their folders."""
     image: re.Pattern[str]
     """Names of frames, with their number."""
     mask: re.Pattern[str]
@@ -62,7 +61,7 @@ class Layout(NamedTuple):
 
 
 def _merged_masks(video: Video, frame: int, index: int) -> UInt8[np.ndarray, "H W"]:
-    """The first object of the greatest value at each pixel; a background of value 1 comes before all."""
+    """The first object of the greatest mask value at each pixel; the background comes first, with value 1."""
     start = video.frames[frame].removesuffix("image.png")
     objects = {int(match[1]) for name in video.names if (match := _OBJECT.fullmatch(name))}
     files = [f"{start}mask_{number:02d}.png" for number in range(max(objects, default=0) + 1)]
@@ -101,24 +100,24 @@ LAYOUTS = {
 
 
 class FrameFolders:
-    """The videos of one split; ids of objects are those of the whole video."""
+    """The videos of one split; an object has the same id in all frames."""
 
     keys = ("video", "segmentations")
 
     def __init__(self, root: Path, split: str, config: DataConfig) -> None:
-        """List the videos' folders; their files are listed when they are read.
+        """List the videos' folders; their files are listed on reading.
 
         Args:
-            config: Names the set; the recipe's keys, `max_objects` and `num_records` are checked against it.
+            config: Its `dataset` names the set; `keys`, `max_objects` and `num_records` are used.
 
         Raises:
-            UserError: nothing is found there, no such split, the recipe wants masks that are not there.
+            UserError: no such set or split, no masks where the recipe wants them, or a limit of objects.
         """
         self.layout = LAYOUTS[config.dataset]
         self.title = self.layout.title
         if config.max_objects is not None:
             raise UserError(
-                f"{self.title} does not tell how many objects are in a video: set `data.max_objects` to None."
+                f"{self.title} does not store the number of objects of a video: set `data.max_objects` to None."
             )
         self.folder = find_base(root, config.dataset)
         self.videos = _videos(self.folder, self.layout, split)[: config.num_records]
@@ -130,7 +129,7 @@ class FrameFolders:
 
     @property
     def files(self) -> str:
-        """Folders, and whether the first video has masks."""
+        """Kind of the files, by the first video."""
         return f"folders of frames {'with' if self.has_masks else 'without'} masks"
 
     def __len__(self) -> int:
@@ -141,10 +140,10 @@ class FrameFolders:
         return f"{self.videos[index].parent.name}/{self.videos[index].name}"
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """List a video's files; masks are read where they are asked for and the split has any.
+        """List a video's files; masks are read where they are asked for and stored.
 
         Raises:
-            CorruptRecord: a frame or mask is missing or cannot be read; names its file.
+            CorruptRecord: a frame or mask is missing or cannot be read; the message names its file.
         """
         video = self.video(index)
         masks = self.has_masks if keys is None else "segmentations" in keys
@@ -156,10 +155,10 @@ class FrameFolders:
         """Unknown."""
 
     def video(self, index: int) -> Video:
-        """What lies in a video's folder.
+        """The files of a video's folder.
 
         Raises:
-            CorruptRecord: no frames, or some are missing between others.
+            CorruptRecord: no frames, or a gap in their numbers.
         """
         folder = self.videos[index]
         names = frozenset(_names(folder))
@@ -209,22 +208,26 @@ def find_base(root: Path, name: str) -> Path:
         f"{layout.title} (expected {layout.title}/train and so on, with a folder of images for each video)"
     )
     return find(
-        root, look, expected, "`torchslots data list` says how to get it; give the folder with --root."
+        root, look, expected, "`torchslots data list --long` says how to get it; give the folder with --root."
     )
 
 
 def splits(root: Path, name: str) -> Sequence[str]:
-    """The splits of a set that lie below a folder."""
+    """The splits of a set below a folder.
+
+    Raises:
+        UserError: the set is not there.
+    """
     return list(_present(find_base(root, name), LAYOUTS[name]))
 
 
 def _present(base: Path, layout: Layout) -> dict[str, Path]:
-    """Our names of the splits whose folders are there."""
+    """The splits that are there, by our names, and their folders."""
     return {ours: base / theirs for ours, theirs in layout.splits.items() if (base / theirs).is_dir()}
 
 
 def recognise(folder: Path) -> str | None:
-    """The set that lies in a folder, by the names of a first video's files and of the folder; None: none of these."""
+    """The set in a folder, by the names of its first video's files and of the folder; None: none of these."""
     found = [name for name, layout in LAYOUTS.items() if _holds(folder, layout)]
     named = [name for name in found if _plain(LAYOUTS[name].title) == _plain(folder.resolve().name)]
     return next(iter([*named, *found]), None)

@@ -1,7 +1,7 @@
 """MOVi-A to F (Greff et al., Kubric, 2022) from their published TFDS folders, without TensorFlow.
 
-`MoviReader` gives any feature of any example as TFDS would, and clips as SAVi's input pipeline reads them: only the
-frames and features that these need are decoded.
+`MoviReader` reads any feature of any example as TFDS does, and clips as SAVi's input pipeline does. Only the frames and
+features that are needed are decoded.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -34,10 +34,10 @@ class MoviReader:
         """Find the files; `root` is the folder of the data set or one of its parents.
 
         Args:
-            resolution: Of several resolutions take the smallest with at least so many pixels.
+            resolution: Of several stored resolutions take the smallest of at least so many pixels, else the largest.
 
         Raises:
-            UserError: nothing is found there, or shards are missing.
+            UserError: no such data set or split, or missing shards.
         """
         self.records = TfdsSplit(find_folder(root, name, resolution), split)
 
@@ -45,7 +45,7 @@ class MoviReader:
         return len(self.records)
 
     def name(self, index: int) -> str:
-        """The example's file and number in it."""
+        """The example's file, and its number in the file."""
         return self.records.name(index)
 
     @property
@@ -55,7 +55,7 @@ class MoviReader:
         return f"{len(self.records.files)} files of {size / 1e6:,.1f} MB"
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """Find an example; `keys` None: all features, ragged ones as their values in a row.
+        """Find an example; `keys` None: all features, ragged ones flattened.
 
         Raises:
             CorruptRecord: it cannot be read.
@@ -75,7 +75,7 @@ class MoviReader:
         return self.record(index, ()).shape.num_instances
 
     def record(self, index: int, names: Collection[str] | None = None) -> MoviRecord:
-        """Read an example; features beyond `names` and the sizes in metadata are not even looked up.
+        """Read an example; only the features `names` and the sizes in the metadata are parsed.
 
         Raises:
             CorruptRecord: it cannot be read.
@@ -83,10 +83,10 @@ class MoviReader:
         return MoviRecord(self.records.scan(index, _stored(names)), *self.records.place(index))
 
     def example(self, index: int, features: Collection[str] | None = None) -> dict[str, Any]:
-        """Decode features of an example as TFDS would: arrays, bytes, `Ragged`; names joined by "/".
+        """Decode features of an example as TFDS does, by names joined by "/": arrays, bytes, `Ragged`.
 
         Args:
-            features: None: everything that is there.
+            features: None: all.
 
         Raises:
             UserError: a feature is not there.
@@ -104,7 +104,11 @@ def _stored(names: Collection[str] | None) -> set[str] | None:
 
 
 def splits(root: Path, name: str) -> Sequence[str]:
-    """The splits of a set that lie below a folder."""
+    """The splits of a set below a folder.
+
+    Raises:
+        UserError: the set is not there.
+    """
     return find_folder(root, name).splits
 
 
@@ -144,7 +148,7 @@ def _boxes(record: MoviRecord) -> np.ndarray:
 
 
 def _flow(record: MoviRecord, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and range of the flow: backward where there is one, as in SAVi; -255..255 if none is stated."""
+    """Codes and range of the flow: backward where stored, as in SAVi; without a stored range -255..255."""
     name = "backward_flow" if record.has("backward_flow") else "forward_flow"
     scale = f"metadata/{name}_range"
     limits = record.feature(scale) if record.has(scale) else np.array([-255.0, 255.0], np.float32)

@@ -1,4 +1,4 @@
-"""What a MOVi record holds (Greff et al., Kubric, 2022): the features, their kinds and shapes, decoding."""
+"""The features of a MOVi record (Greff et al., Kubric, 2022), their types and shapes, and decoding."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -20,14 +20,14 @@ from torchslots.io.errors import UserError
 
 
 class Ragged(NamedTuple):
-    """One list per object, of differing lengths: all values in a row, and how many belong to each object."""
+    """A list for each object: all values in one array, and the number of each object's."""
 
     values: np.ndarray
     row_lengths: np.ndarray
 
 
 class VideoShape(NamedTuple):
-    """Sizes that other features' shapes are made of."""
+    """Sizes that the shapes of features consist of."""
 
     num_frames: int
     height: int
@@ -90,14 +90,14 @@ SIZES = ("metadata/num_frames", "metadata/height", "metadata/width", "metadata/n
 
 
 class MoviRecord:
-    """One example, found in its file but decoded only where asked."""
+    """One example; its features are decoded on request."""
 
     def __init__(self, raw: dict[str, RawFeature], file: Path, number: int) -> None:
         self._raw, self.file, self.number = raw, file, number
 
     @property
     def names(self) -> list[str]:
-        """Features in the record; ragged ones under their own name."""
+        """Features of the record; a ragged one counts once."""
         return sorted({name.partition("/ragged_")[0] for name in self._raw})
 
     def has(self, name: str) -> bool:
@@ -106,19 +106,19 @@ class MoviRecord:
 
     @cached_property
     def shape(self) -> VideoShape:
-        """Sizes by the record's own metadata."""
-        return self._decode("metadata", lambda: VideoShape(*(self._scalar(name) for name in SIZES)))
+        """Sizes from the record's metadata."""
+        return self._decode("metadata", lambda: VideoShape(*self._sizes()))
 
     def feature(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """A feature as TFDS gives it.
 
         Args:
-            start: First frame to decode, of the features that are frames or flow; the rest come whole.
+            start: First frame to decode; only for features that are images or flow, others are decoded whole.
             stop: One past the last frame; None: to the end.
 
         Raises:
             UserError: the record has no such feature.
-            CorruptRecord: the feature does not hold what it should.
+            CorruptRecord: the feature cannot be decoded.
         """
         if name in _IMAGES:
             return self._decode(name, lambda: decode_frames(decode_bytes(self._get(name), start, stop)))
@@ -144,8 +144,8 @@ class MoviRecord:
         except (MalformedExample, ValueError, IndexError) as error:
             raise CorruptRecord(self.file, self.number, f"has a broken feature `{name}`: {error}") from error
 
-    def _scalar(self, name: str) -> int:
-        return int(decode_ints(self._get(name))[0])
+    def _sizes(self) -> list[int]:
+        return [int(decode_ints(self._get(name))[0]) for name in SIZES]
 
     def _flow(self, name: str, start: int, stop: int | None) -> np.ndarray:
         shape = self.shape

@@ -1,21 +1,21 @@
 """Tetrominoes, Objects Room, CLEVR with masks and Multi-dSprites (Kabra et al., Multi-Object Datasets, 2019).
 
 Each is one GZIP file of records, unpacked once (`torchslots.data.array_cache`). An image has a mask for every
-entity, the background's first; `segmentations` holds the number of the entity whose mask is largest at a pixel, as in
-Invariant Slot Attention. In Objects Room entities 0 to 3 are sky, floor and two walls, and only 0 counts as background
-there as everywhere; evaluation with `num_background` 4 leaves out all four.
+entity, the background's first; `segmentations` holds the number of the entity whose mask is greatest at a pixel, as in
+Invariant Slot Attention. In Objects Room entities 0 to 3 are sky, floor and two walls. Only 0 counts as background, as
+in all data sets; evaluation with `num_background` 4 leaves out all four.
 
 Splits, by records of the published file:
 
-| split | records | whose |
+| split | records | defined by |
 |---|---|---|
-| `validation` | the first 100 | Invariant Slot Attention (which scores 64 of them, for it drops what fills no batch) |
+| `validation` | the first 100 | Invariant Slot Attention (which evaluates 64 of them: it drops the incomplete batch) |
 | `train` | all others; of Tetrominoes the next 512 only | the same |
 | `test_full`, `validation_full`, `train_full` | 0 to 15k, 15k to 30k, all others | CLEVRTex (Karazija et al.) |
 | `all` | all | |
 | `six_objects`, `identical_color`, `empty_room` | Objects Room's test files | |
 
-Of a file that ends before a split begins, the split is everything; a warning says so.
+Where a file ends before a split begins, the split is the whole file, with a warning.
 """
 
 import logging
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the records of one set hold."""
+    """The format of one set's records."""
 
     name: str
     resolution: tuple[int, int]
@@ -61,7 +61,7 @@ class Layout:
     """Further features: one byte for each entity."""
     channels: int = 3
     num_background: int = 1
-    """Entities that are no objects."""
+    """Number of entities that are no objects."""
     entities_last: bool = False
     """Masks are stored [H, W, entities] instead of [entities, H, W]."""
 
@@ -133,13 +133,13 @@ class MultiObjectImages:
     keys = ("video", "segmentations")
 
     def __init__(self, root: Path, layout: Layout, split: str, num_records: int | None = None) -> None:
-        """Find the file, below `root` or `root` itself; what the split needs of it is unpacked when it is first used.
+        """Find the file, below `root` or `root` itself; the split's records are unpacked on first use.
 
         Args:
             num_records: Only the first so many of the split; no more are unpacked.
 
         Raises:
-            UserError: no such split or file; later, a file of something else, no room to unpack it.
+            UserError: no such split or file; on first use, a file of another kind, no room to unpack it.
         """
         check_split(layout.name, split, layout.splits)
         self.layout, self.split, self.title = layout, split, layout.name
@@ -151,7 +151,7 @@ class MultiObjectImages:
 
     @cached_property
     def _window(self) -> range:
-        """Numbers of the split's records in their file, unpacked."""
+        """Numbers of the split's records in their file; unpacks them."""
         part, limit = self._part, self._limit
         stop = part.stop if limit is None else min(part.start + limit, part.stop or part.start + limit)
         self.records.ensure(stop)
@@ -160,8 +160,8 @@ class MultiObjectImages:
             return range(part.start, count if stop is None else min(stop, count))
         if part.start:
             _LOG.warning(
-                f"{self.records.path} holds only {count} records, and `{self.split}` begins behind the first "
-                f"{part.start}: it is taken to be all of them, which other splits share."
+                f"{self.records.path} holds only {count} records, and `{self.split}` begins after the first "
+                f"{part.start}: the split is the whole file, which other splits share."
             )
         return range(count if limit is None else min(limit, count))
 
@@ -192,7 +192,7 @@ class MultiObjectImages:
         return int(self._counts[self._window[index]])
 
     def example(self, index: int) -> dict[str, np.ndarray]:
-        """Everything of an image's record: `image`, `segmentations`, `num_objects`, and what describes entities."""
+        """All fields of an image's record: `image`, `segmentations`, `num_objects`, properties of the entities."""
         return {name: self.records.read(self._window[index], name) for name in self.records.names}
 
 
@@ -200,21 +200,21 @@ def find_file(root: Path, file: str, name: str) -> Path:
     """A file by name in `root` or the folders below; `root` may be the file itself.
 
     Raises:
-        UserError: it is not there; says what is.
+        UserError: it is not there; the message says what is.
     """
     root = Path(root)
     if root.is_file():
         if root.name == file:
             return root
         raise UserError(
-            f"{root} is not {file}, which this split of {name} lies in. Give that file, or its folder."
+            f"{root} is not {file}, the file of this split of {name}. Give that file, or its folder."
         )
     remedy = f"Get it with `torchslots data download {name}`, or give another --root."
     return find(root, lambda folder: folder / file if (folder / file).is_file() else None, file, remedy)
 
 
 def recognise(folder: Path) -> str | None:
-    """The set one of whose files lies in a folder; None: none of these."""
+    """The set of which a folder holds a file; None: none of these."""
     for name, layout in LAYOUTS.items():
         if any((folder / part.file).is_file() for part in layout.splits.values()):
             return name
@@ -225,10 +225,10 @@ def recognise(folder: Path) -> str | None:
 
 
 def read_row(layout: Layout, record: bytes) -> dict[str, np.ndarray]:
-    """Image, ids of entities and all that describes these.
+    """Image, ids of entities, and their properties.
 
     Raises:
-        MalformedExample: the record is not what the layout says.
+        MalformedExample: the record is not of this layout.
     """
     raw = scan_example(record)
     missing = [name for name in ("image", "mask", *layout.numbers, *layout.codes) if name not in raw]
@@ -275,7 +275,7 @@ def _codes(raw: RawFeature, name: str, entities: int) -> UInt8[np.ndarray, "enti
 
 
 def _num_objects(row: Mapping[str, np.ndarray], ids: UInt8[np.ndarray, "H W"], layout: Layout) -> np.ndarray:
-    """Objects in the scene, seen or hidden; those seen, where the records do not tell."""
+    """Number of objects, hidden ones included; where the records do not store it, of visible ones."""
     if "visibility" in row:
         return np.array((row["visibility"][layout.num_background :] > 0).sum(), np.int32)
     seen = np.flatnonzero(np.bincount(ids.reshape(-1)))

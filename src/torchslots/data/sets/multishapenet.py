@@ -1,10 +1,9 @@
 """MultiShapeNet-Easy (Stelzer et al., 2021; Sajjadi et al., 2022) from its TFDS folder `msn_easy_frames`.
 
-A record is a frame seen by several cameras, and each camera is one image. Instance ids are stored from 1, the first
-being the background, so that one is subtracted here. Depth is stored as an RGBA image whose four bytes are one
-32-bit float.
+A record is a frame seen by several cameras, and each camera is one image. Instance ids are stored from 1, the
+background's, so 1 is subtracted here. Depth is stored as an RGBA image whose four bytes are one 32-bit float.
 
-Splits: `train`, and the published `val`, which answers to `validation` too.
+Splits: `train`, and the published `val`, also called `validation`.
 """
 
 import re
@@ -22,7 +21,7 @@ from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.io.errors import UserError
 
 FRAMES = "msn_easy_frames"
-"""The TFDS data set that holds the images."""
+"""Name of the TFDS data set."""
 _CAMERA = re.compile(r"cameras/(?P<camera>[^/]+)/color_image")
 _OTHER_NAMES = {"validation": "val", "val": "validation"}
 
@@ -34,10 +33,10 @@ class MultiShapeNetImages:
     keys = ("video", "segmentations", "depth")
 
     def __init__(self, root: Path, split: str) -> None:
-        """Find the files; the first record tells the cameras of all.
+        """Find the files; all records have the cameras of the first.
 
         Raises:
-            UserError: nothing is found there, no such split, shards are missing, or records without cameras.
+            UserError: no such data set or split, missing shards, or records without cameras.
         """
         folder = find_folder(root, FRAMES)
         other = _OTHER_NAMES.get(split, split)
@@ -70,7 +69,7 @@ class MultiShapeNetImages:
         )
 
     def num_objects(self, index: int) -> int:
-        """Objects that the camera sees."""
+        """Objects visible to the camera."""
         ids = _from_zero(self.example(index, ("instance_image",))["instance_image"])
         return len(np.setdiff1d(ids, [0]))
 
@@ -80,7 +79,7 @@ class MultiShapeNetImages:
         """Images as TFDS gives them: uint8 [H, W, 3] colours, uint8 [H, W, 1] ids from 1, float32 [H, W, 1] depth.
 
         Raises:
-            CorruptRecord: the record cannot be read, or lacks one of them.
+            CorruptRecord: the record cannot be read, or lacks an image.
         """
         number, position = divmod(index, len(self.cameras))
         prefix = f"cameras/{self.cameras[position]}"

@@ -1,4 +1,4 @@
-"""How each data set is opened, and how its splits are found; a set's module is imported when it is opened."""
+"""Functions that open each data set and find its splits; a set's module is imported when it is opened."""
 
 from __future__ import annotations
 

@@ -1,20 +1,20 @@
-"""`folder`: your own images and videos as a data set, with or without masks.
+"""The data set `folder`: your own images and videos, with or without masks.
 
 ```
-root/train/      optional, with root/validation/ (and root/test/); without them every tenth is for validation
-    dog.mp4      a film, an animated GIF, or one image (a clip of one frame)
+root/train/      optional, with root/validation/ (and root/test/); without them a tenth is for validation
+    dog.mp4      a video file, an animated GIF, or one image (a clip of one frame)
     street/      a folder of images: one clip, in natural order
 root/masks/      optional; where there are splits root/masks/train/ or root/train/masks/
     dog/         a folder of PNG, one for each frame;  or dog.npy, dog.npz [T, H, W];  or dog.gif (colours)
     street.npz
 ```
-Masks have the size of the frames; their values are object ids, 0 for background: the indices of a palette PNG
-or the values of a grey one (a black and white mask is one object). Where an id passes the rows of `boxes`,
-ids of the clip are numbered anew, 1, 2, ..., in their order. There is no flow and no depth.
+Masks have the size of the frames. Their values are object ids, 0 for background: the indices of a palette PNG or the
+values of a grey one (a black and white mask is one object). Where an id exceeds the rows of `boxes`, the clip's ids are
+renumbered 1, 2, ... in their order. There is no flow and no depth.
 
-Frames are cut to the square in their middle (random crops, where a recipe has them, lie within it) and resized to
-`DataConfig.resolution`. Up to a factor of two that is the resize of the published readers; of larger frames,
-where their bilinear samples would skip pixels, areas are averaged first.
+Frames are cropped to their central square (random crops of a recipe lie within it) and resized to
+`DataConfig.resolution`. Frames more than twice as large, where bilinear resizing would skip pixels, are first averaged
+over areas; others are resized as by the published readers.
 """
 
 import hashlib
@@ -41,11 +41,11 @@ from torchslots.io.video import FILM_SUFFIXES, IMAGE_SUFFIXES, frame_count, natu
 SPLITS = ("train", "validation", "test")
 _VALIDATION_PART = 0.1
 _BESIDE = (".txt", ".md", ".json", ".csv", ".yaml", ".yml", ".html", ".ini", ".db", "")
-"""Endings of files that may lie beside the clips: notes, licences, what file managers leave."""
+"""Endings of files that are ignored beside the clips: notes, licences, leftovers of file managers."""
 
 
 class UnusableClip(CorruptRecord):
-    """A clip of a folder that cannot be read or does not fit its masks; left out with --skip-corrupt."""
+    """A clip that cannot be read or does not fit its masks; skipped with --skip-corrupt."""
 
     def __init__(self, file: Path, record: int, reason: str) -> None:
         UserError.__init__(self, f"{reason} With --skip-corrupt such clips are left out.")
@@ -53,7 +53,7 @@ class UnusableClip(CorruptRecord):
 
 
 class OwnFiles:
-    """The clips of one split of a folder; see the head of this file for its layout."""
+    """The clips of one split of a folder; the module's docstring has the layout."""
 
     title, keys = "your folder", None
 
@@ -64,7 +64,7 @@ class OwnFiles:
             split: `train`, `validation`, `test`, or `all` for every clip.
 
         Raises:
-            UserError: no such folder or split, nothing in it, a file of unknown kind, a clip without its masks.
+            UserError: no such folder or split, no clips, a file of unknown kind, masks for some clips only.
         """
         self.root, self.config = Path(root), config
         self.clips = split_clips(self.root, split)
@@ -82,7 +82,7 @@ class OwnFiles:
 
     @property
     def files(self) -> str:
-        """How many clips have masks."""
+        """Number of clips, and of those with masks."""
         return f"{len(self)} clips, {sum(masks is not None for masks in self.masks.values())} with masks"
 
     def name(self, index: int) -> str:
@@ -90,7 +90,7 @@ class OwnFiles:
         return self.clips[index].relative_to(self.root).as_posix()
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """A clip cut to the square in its middle; `keys` None: its whole frames and masks as they are.
+        """A clip cropped to its central square; `keys` None: whole frames and masks.
 
         Raises:
             UnusableClip: it cannot be read, or does not fit its masks.
@@ -119,7 +119,7 @@ class OwnFiles:
     def _read(
         self, clip: Path, start: int, stop: int, keys: Collection[str] | None
     ) -> tuple[UInt8[ndarray, "T H W 3"], Int[Tensor, "T H W"] | None]:
-        """Frames, and ids of their objects where there are masks and they are asked for."""
+        """Frames, and object ids where they are asked for and there are masks."""
         frames, masks = read_frames(clip, start, stop - start), self.masks[clip]
         if masks is None or (keys is not None and {"segmentations", "boxes"}.isdisjoint(keys)):
             return frames, None
@@ -146,12 +146,12 @@ def _named(clip: Path, index: int) -> Iterator[None]:
 
 
 def split_clips(root: Path, split: str) -> list[Path]:
-    """The clips of a split in natural order: those of its folder, or a tenth and nine tenths of them all.
+    """The clips of a split in natural order: those of its folder; without such folders, a tenth or the rest of all.
 
-    Which tenth is decided by the names alone. A single clip is in both halves, so that a first try works.
+    The names alone decide which. A single clip is in both splits.
 
     Raises:
-        UserError: no such folder or split, nothing in it, or a file of unknown kind.
+        UserError: no such folder or split, no clips, or a file of unknown kind.
     """
     folders = existing_splits(root)
     if split == "all":
@@ -213,7 +213,7 @@ def _middle(height: int, width: int) -> Crop:
 
 
 def _shrunk(frames: UInt8[ndarray, "T H W 3"], area: Crop, size: int) -> UInt8[ndarray, "T h w 3"]:
-    """Cut to `area` and averaged down to `size` pixels where it is larger."""
+    """Crop to `area`; where that is larger than `size` pixels, average it down to `size`."""
     rows, columns = slice(area.top, area.top + area.height), slice(area.left, area.left + area.width)
     video = np.ascontiguousarray(frames[:, rows, columns])
     if area.height <= size:
@@ -226,7 +226,7 @@ def _shrunk(frames: UInt8[ndarray, "T H W 3"], area: Crop, size: int) -> UInt8[n
 def _objects(
     ids: Int[Tensor, "T H W"], area: Crop, size: int, keys: Collection[str], most: int
 ) -> dict[str, ndarray]:
-    """`segmentations` and `boxes` as far as they are asked for; boxes from the masks at full size."""
+    """`segmentations` and `boxes`, where asked for; boxes come from the masks at full size."""
     if ids.max() > most:
         values = ids.unique()
         ids = (torch.searchsorted(values[values > 0], ids) + (ids > 0)).to(torch.int32)

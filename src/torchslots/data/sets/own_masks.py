@@ -1,4 +1,4 @@
-"""Find and read the masks of your own clips; `sets/own_files.py` says how they lie in the folder."""
+"""Find and read the masks of your own clips; `sets/own_files.py` describes the folder."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def read_masks(masks: Path, count: int, start: int = 0, stop: int | None = None)
     """Object ids of frames `start` to `stop` of a clip of `count` frames.
 
     Raises:
-        UserError: unreadable, in colour, negative or fractional, or not `count` of them.
+        UserError: unreadable; in colour; ids negative or not integer; sizes differ; not `count` masks.
     """
     if masks.is_dir():
         files = image_files(masks)
@@ -62,9 +62,9 @@ def _image_ids(file: Path) -> Integer[ndarray, "H W"]:
 
 
 def _gif_ids(file: Path) -> list[Integer[ndarray, "H W"]]:
-    """A GIF's colours as ids in order of appearance; black, or else the commonest colour, is background.
+    """A GIF's colours as ids in order of appearance; black, or else the most frequent colour, is background.
 
-    Palette indices would not do: programs that write GIF give each frame a palette of its own.
+    Palette indices cannot serve as ids: each frame of a GIF may have its own palette.
     """
     rgb = read_frames(file).astype(np.int32)
     packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
@@ -112,6 +112,11 @@ def _check_alike(masks: Path, planes: list[ndarray]) -> None:
 
 
 def check_size(clip: Path, frames: ndarray, masks: Path, ids: Tensor) -> None:
+    """Check that masks have the size of the frames.
+
+    Raises:
+        UserError: they have not.
+    """
     (height, width), (rows, columns) = frames.shape[1:3], ids.shape[1:]
     if (height, width) != (rows, columns):
         raise UserError(

@@ -1,12 +1,11 @@
-"""Read what `torchslots data prepare` wrote: ready-made arrays that are mapped into memory, not decoded.
+"""Read the arrays that `torchslots data prepare` wrote; they are memory-mapped, not decoded.
 
-Its samples equal those of the data set that it was made from. `data/prepare.py` describes the files.
+Samples equal those of the original data set. `data/prepare.py` describes the files.
 """
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from torchslots.data.clips import Example, finish_clip
 from torchslots.data.config import DataConfig
 from torchslots.data.transforms import Sample, number_by_rank
 from torchslots.io.errors import UserError
+from torchslots.io.json_files import read_object
 
 _VERSION = 1
 TARGETS = ("video", "segmentations", "ignore", "classes", "boxes", "flow", "depth", "properties")
@@ -28,7 +28,7 @@ _AGAIN = "Prepare it for this recipe in another folder, or change the recipe's d
 
 
 class _Entry(NamedTuple):
-    """One video: its shard, its number and first frame there, how many frames of what size it has."""
+    """One video: its shard, its number and first frame in it, its length and size."""
 
     shard: Path
     name: str
@@ -89,7 +89,7 @@ def unpack(key: str, packed: Tensor) -> Tensor:
 
 
 class PreparedArrays:
-    """One split as it was prepared."""
+    """One prepared split."""
 
     title, keys = "prepared arrays", None
 
@@ -97,11 +97,11 @@ class PreparedArrays:
         """Read the index.
 
         Args:
-            root: The folder that `prepare` wrote into.
-            config: What the recipe asks for; nothing is compared where it asks for no keys.
+            root: The folder that `prepare` wrote.
+            config: Compared with that of the preparation; not where it has no keys.
 
         Raises:
-            UserError: nothing was prepared there, it is not finished, or it was made for another recipe.
+            UserError: nothing is prepared there, it is not finished, or it was prepared with other settings.
         """
         self._folder = Path(root) / split
         self._as_stored = _check(self._folder, config).get("random_crop", False)
@@ -109,8 +109,8 @@ class PreparedArrays:
     @cached_property
     def _entries(self) -> list[_Entry]:
         entries = []
-        for shard in range(len(read_json(self._folder / "meta.json")["videos_in_shards"])):
-            index = read_json(shard_folder(self._folder, shard) / "index.json")
+        for shard in range(len(read_index(self._folder / "meta.json")["videos_in_shards"])):
+            index = read_index(shard_folder(self._folder, shard) / "index.json")
             start = 0
             for number, (name, shape) in enumerate(zip(index["names"], index["shapes"])):
                 entries.append(_Entry(shard_folder(self._folder, shard), name, number, start, *shape))
@@ -127,11 +127,11 @@ class PreparedArrays:
         return len(self._entries)
 
     def name(self, index: int) -> str:
-        """The name that the example had in the data set it was prepared from."""
+        """The example's name in the original data set."""
         return self._entries[index].name
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """A video: as it was stored where the recipe has a random crop, else finished but for padding and numbering."""
+        """A video: as originally stored for recipes with a random crop, else all but padded and renumbered."""
         entry = self._entries[index]
         if keys is None:
             keys = [key for key in TARGETS if _file(entry, key).exists()]
@@ -140,11 +140,11 @@ class PreparedArrays:
         return Example(entry.length, lambda start, stop: _read(entry, keys, start, stop), finish)
 
     def num_objects(self, index: int) -> None:
-        """Unknown; videos of too many objects were left out when it was prepared."""
+        """Unknown; videos of too many objects were left out on preparing."""
 
 
 def splits(root: Path) -> Sequence[str]:
-    """The splits that were prepared below a folder."""
+    """The prepared splits below a folder."""
     return sorted(file.parent.name for file in root.glob("*/meta.json"))
 
 
@@ -168,25 +168,25 @@ def _frames(entry: _Entry, key: str, start: int, stop: int) -> np.ndarray:
 
 
 def _look(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without what only `Clips` needs, and frames in their own range."""
+    """Arrays for `data inspect`: frames unpacked, without `padding_mask`."""
     frames = unpack("video", torch.from_numpy(arrays["video"])).numpy() if "video" in arrays else None
     shown = {key: array for key, array in arrays.items() if key != "padding_mask"}
     return shown if frames is None else {**shown, "video": frames}
 
 
 def _finish(clip: Sample, config: DataConfig, length: int, rng: np.random.Generator | None) -> Sample:
-    """Samples of arrays that `finish_clip` has already been through."""
+    """Samples from arrays that are already finished."""
     clip = {key: value if key == "padding_mask" else unpack(key, value) for key, value in clip.items()}
     clip = _pad(clip, config, length)
     return number_by_rank(clip) if config.renumber else clip
 
 
 def _check(folder: Path, config: DataConfig) -> dict[str, Any]:
-    """What the arrays were made for, where that suits the recipe."""
+    """The settings that the arrays were prepared with, if they suit the recipe."""
     meta = folder / "meta.json"
     if not meta.exists():
         raise UserError(f"{folder} holds nothing prepared. Make it with `torchslots data prepare`.")
-    found = read_json(meta)
+    found = read_index(meta)
     if not found.get("complete"):
         raise UserError(f"{folder} is not finished. Run the same `torchslots data prepare` again.")
     made, wanted = found["made_for"], fingerprint(config)
@@ -206,7 +206,7 @@ def _check(folder: Path, config: DataConfig) -> dict[str, Any]:
 
 
 def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
-    """Frames that the video lacks, as `finish_clip` leaves them: it pads first, and no motion is white."""
+    """Pad to `length` frames as `finish_clip` does: it pads first, so that zero flow becomes white."""
     present = len(clip["padding_mask"])
     if present >= length:
         return clip
@@ -226,7 +226,7 @@ def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
 
 @lru_cache(maxsize=128)
 def _mapped(file: Path) -> np.ndarray:
-    """An array on disk; the operating system keeps what is used often in memory, for all workers together."""
+    """A memory-mapped array, shared by all workers through the page cache."""
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -236,11 +236,9 @@ def _mapped(file: Path) -> np.ndarray:
 
 
 def shard_folder(folder: Path, number: int) -> Path:
+    """Folder of a shard."""
     return folder / f"{number:05d}"
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}. Remove its folder and prepare again.") from error
+read_index = partial(read_object, remedy="Remove its folder and prepare again.")
+"""Read a JSON file that `prepare` wrote."""

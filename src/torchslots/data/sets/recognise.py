@@ -1,4 +1,4 @@
-"""Tell by its files which data set lies in a folder."""
+"""Find which data set a folder holds, by its files."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _OTHER_NAMES = {
     "msn_easy_frames": "multishapenet_easy",
     "multi_dsprites_colored_on_grayscale": "multi_dsprites",
 }
-"""Names in files, and those in the catalog."""
+"""Names in file names, and in the catalog."""
 
 
 _PRESENT: dict[str, Callable[[Path], bool]] = {
@@ -27,10 +27,10 @@ _PRESENT: dict[str, Callable[[Path], bool]] = {
 
 
 def recognise(folder: Path) -> str:
-    """The name of the data set in a folder; one that is not in the catalog where its records say so.
+    """The name of the data set in a folder; for TFDS records their own name, in the catalog or not.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several data sets.
     """
     below = list(folders(folder, "a data set"))
     files = (file.name for place in below for file in place.glob("*.tfrecord*"))

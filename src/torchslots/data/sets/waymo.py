@@ -4,11 +4,10 @@
 `num_objects`, `has_mask`, `camera`, and `depth` where another script has added it. Training images have no masks.
 `torchslots.data.sets.waymo_prepare` makes these records from the original frames.
 
-Ids are numbered anew by size, as in the paper: objects of less than a hundredth of the image, and all beyond the ten
+Ids are renumbered by size, as in the paper: objects of less than a hundredth of the image, and all but the ten
 largest, become background.
 
-Splits: `train`; `validation`, without the images in which nothing is marked (1,872 are left); `validation_full`, with
-them.
+Splits: `train`; `validation`, without unmarked images (1,872 remain); `validation_full`, with them.
 """
 
 from collections.abc import Collection
@@ -26,9 +25,9 @@ from torchslots.data.formats.example import MalformedExample, decode_floats, dec
 RESOLUTION = (128, 192)
 """Height and width of the records' images."""
 FOLDERS = {"train": "training", "validation": "validation", "validation_full": "validation"}
-"""Where each split's records lie."""
+"""Folder of each split's records."""
 SMALLEST, MOST = 0.01, 11
-"""Part of the image that an object must fill; ids that remain, the background's among them."""
+"""Least part of the image that an object fills; most ids, the background's included."""
 _KNOWN_IDS = 50
 _LAYOUT = "Waymo Open, as version 1 reads it"
 _NUMBERS = ("num_objects", "has_mask", "camera")
@@ -48,7 +47,7 @@ class WaymoImages:
             camera: 1 front, 2 front left, 3 front right, 4 side left, 5 side right.
 
         Raises:
-            UserError: no such split, no records, a shard is missing or of another kind, no room to unpack them.
+            UserError: no such split, no records, a shard missing or of another kind, no room to unpack.
         """
         check_split(self.title, split, FOLDERS)
         folder = find_records(Path(root), FOLDERS[split], camera)
@@ -61,7 +60,7 @@ class WaymoImages:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Of batches, those that can be had."""
+        """Batch keys that are stored."""
         depth = ("depth",) if "depth" in self.records.fields else ()
         return ("video", "segmentations", *depth)
 
@@ -86,13 +85,13 @@ class WaymoImages:
         )
 
     def num_objects(self, index: int) -> int:
-        """Objects after numbering."""
+        """Objects after renumbering."""
         ids = number_by_size(self.records.read(index, "segmentations"))
         return len(np.setdiff1d(ids, [0]))
 
 
 def find_records(root: Path, folder: str, camera: int) -> Path:
-    """Where a split's records of one camera lie: the folder below `root` that the script makes, or `root` itself.
+    """Folder of a split's records of one camera: the script's folder below `root`, or `root` itself.
 
     Raises:
         UserError: `root` is no folder, or only other splits and cameras are below it.
@@ -107,11 +106,11 @@ def find_records(root: Path, folder: str, camera: int) -> Path:
 def number_by_size(
     ids: Integer[np.ndarray, "*shape"], smallest: float = SMALLEST, most: int = MOST
 ) -> Int32[np.ndarray, "*shape"]:
-    """Ids 1, 2, ... from the largest object on, ties by their old ids; 0 stays 0 whatever its size.
+    """Renumber ids 1, 2, ... from the largest object down, ties by their old ids; 0 stays 0.
 
     Args:
-        smallest: Part of the image; what fills less becomes 0, as do ids from 50 on.
-        most: Ids that remain, 0 among them.
+        smallest: Part of the image; smaller objects become 0, as do ids from 50 on.
+        most: Number of ids in the result, 0 included.
     """
     counts = np.bincount(ids.reshape(-1), minlength=_KNOWN_IDS)[:_KNOWN_IDS]
     order = 1 + np.argsort(-counts[1:], kind="stable")[: most - 1]
@@ -122,7 +121,7 @@ def number_by_size(
 
 
 def decode_record(payload: bytes) -> dict[str, np.ndarray]:
-    """All of one record as its published reader gives it.
+    """All features of one record as its published reader gives them.
 
     uint8 `image` [H, W, 3] and `segmentations` [H, W, 1]; int64 [1] `num_objects`, `has_mask`, `camera`; float32
     `depth` [H, W] where it is there.

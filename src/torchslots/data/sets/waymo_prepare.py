@@ -1,7 +1,7 @@
-"""Waymo Open's original frames made into small camera images with ids of objects, one file of records after another.
+"""Convert Waymo Open's original frames to records of small camera images with ids of objects.
 
-Follows Invariant Slot Attention's script: version 1.4 of the data set, one camera, images of 128 x 192 pixels, in
-training whether marked or not, in validation only marked ones. Ids of objects pass through 8 bits, as there.
+Follows Invariant Slot Attention's script: version 1.4 of the data set, one camera, images of 128 x 192 pixels, for
+training all, for validation only marked ones. Ids of objects are cut to 8 bits, as there.
 """
 
 import importlib
@@ -34,7 +34,7 @@ def prepare_waymo(
 ) -> Path:
     """Make small images with ids of objects from Waymo Open's original frames. Returns their folder.
 
-    Needs the package waymo-open-dataset. The same call again goes on where it was interrupted.
+    Needs the package waymo-open-dataset. The same call resumes after an interruption.
 
     Args:
         source: folder with the split's files, segment-*.tfrecord, version 1.4.
@@ -69,7 +69,7 @@ def prepare_waymo(
 
 
 def _frame_type() -> Callable[[], Any]:
-    """Waymo's type of a frame.
+    """Waymo's message type of a frame.
 
     Raises:
         UserError: its package is not installed.
@@ -98,7 +98,7 @@ def _records(
 def frame_records(
     payload: bytes, frame_type: Callable[[], Any], camera: int, marked_only: bool
 ) -> Iterator[bytes]:
-    """One camera's image of a frame as a record; none where only marked ones are wanted and it is not.
+    """One camera's image of a frame as a record; none if it is unmarked and `marked_only`.
 
     Raises:
         MalformedExample, OSError, ValueError: the frame cannot be read.
@@ -123,7 +123,7 @@ def _colors(jpeg: bytes) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _ids(label: Any) -> UInt8[np.ndarray, "H W"] | None:
-    """Numbers of objects, cut to 8 bits; None where nothing was marked."""
+    """Ids of objects, cut to 8 bits; None for an unmarked image."""
     if not label.panoptic_label:
         return None
     if label.panoptic_label_divisor < 1:
@@ -133,7 +133,7 @@ def _ids(label: Any) -> UInt8[np.ndarray, "H W"] | None:
 
 
 def _filled(image: np.ndarray) -> np.ndarray:
-    """Rows of zeros above what is lower than the front camera's images, in proportion to its width."""
+    """Pad an image at the top to the aspect of the front camera's."""
     height = image.shape[1] * RESOLUTION[0] // RESOLUTION[1]
     above = max(0, height - image.shape[0])
     return np.pad(image, [(above, 0), (0, 0), (0, 0)][: image.ndim])

@@ -15,9 +15,9 @@ from torchslots.metrics.networks.stages import Join, chain
 from torchslots.metrics.networks.weights import feature_weights, load_public
 
 SIZE = 224
-"""Pixels of a side that frames are resized to."""
+"""Height and width in pixels to which frames are resized."""
 MIN_FRAMES = 9
-"""Shorter clips leave less than the two time steps that the last pooling takes together."""
+"""Shorter clips have fewer than two time steps at the last pooling, which averages two."""
 _EPS = 1e-3
 _MIXED = {
     "3b": (64, 96, 128, 16, 32, 32),
@@ -36,7 +36,7 @@ _MIXED = {
 class PadSame(nn.Module):
     """Zeros around a clip so that an operation gives ceil(size / stride) positions, as TensorFlow's "SAME".
 
-    In front of a maximum it stands for TensorFlow's "no value": all features are rectified, none is below zero.
+    Before a maximum, where TensorFlow ignores padding, zeros are equivalent: all features are at least 0.
     """
 
     def __init__(self, kernel: tuple[int, ...], stride: tuple[int, ...]) -> None:
@@ -52,7 +52,7 @@ class PadSame(nn.Module):
 
 
 class I3D(nn.Module):
-    """Clips in [-1, 1] to 400 logits; frames of 224x224 as in the original, other sizes average over what is left."""
+    """Clips in [-1, 1] to 400 logits; frames are 224x224 in the original, other sizes are averaged over too."""
 
     num_features = 400
 
@@ -89,7 +89,11 @@ def i3d() -> I3D:
 
 
 def load_i3d(file: Path | str | None = None, *, download: bool = True) -> I3D:
-    """The network with its published weights; arguments and errors as `feature_weights`."""
+    """The network with its published weights.
+
+    Raises:
+        UserError: as `feature_weights`, whose other arguments these are.
+    """
     network, state = i3d(), feature_weights("i3d", file, download=download)
     load_public(network, state, "the file of the I3D network", own_name)
     return network

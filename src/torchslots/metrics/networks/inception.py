@@ -1,8 +1,8 @@
-"""Inception-v3 in the form that the Fréchet inception distance is defined by.
+"""Inception-v3 in the form that defines the Fréchet inception distance.
 
 It is the network of TensorFlow's archive of December 2015, which differs from the usual Inception-v3 (Szegedy et al.,
-2016) in three places: averages leave padding out of their count, the last block takes maxima where all others take
-averages, and its classifier has 1008 classes. Only the 2048 features behind the last pooling ("pool3") are computed.
+2016) in three ways: averages do not count padding, the last block takes maxima in place of averages, and the classifier
+has 1008 classes. Only the 2048 features after the last pooling ("pool3") are computed.
 """
 
 import re
@@ -17,7 +17,7 @@ from torchslots.metrics.networks.stages import Join, chain
 from torchslots.metrics.networks.weights import feature_weights, load_public
 
 SIZE = 299
-"""Pixels of a side that images are resized to."""
+"""Height and width in pixels to which images are resized."""
 _EPS = 1e-3
 _TALL, _WIDE = (7, 1), (1, 7)
 
@@ -25,8 +25,8 @@ _TALL, _WIDE = (7, 1), (1, 7)
 class Inception(nn.Sequential):
     """Images in [0, 1] of any size to 2048 features.
 
-    Resized with bilinear interpolation between pixel centres and without smoothing, as pytorch-fid does; TensorFlow 1
-    and torch-fidelity place the centres otherwise, which changes the distance a little.
+    They are resized by bilinear interpolation between pixel centres, without antialiasing, as in pytorch-fid; other
+    pixel centres in TensorFlow 1 and torch-fidelity change the distance slightly.
     """
 
     num_features = 2048
@@ -65,7 +65,11 @@ def inception() -> Inception:
 
 
 def load_inception(file: Path | str | None = None, *, download: bool = True) -> Inception:
-    """The network with its published weights; arguments and errors as `feature_weights`."""
+    """The network with its published weights.
+
+    Raises:
+        UserError: as `feature_weights`, whose other arguments these are.
+    """
     network = inception()
     state = feature_weights("inception", file, download=download)
     load_public(network, state, "the file of the Inception network", own_name, unused=("fc.",))
@@ -73,7 +77,7 @@ def load_inception(file: Path | str | None = None, *, download: bool = True) -> 
 
 
 def own_name(public: str) -> str:
-    """The public file counts the steps of a branch from 1 (`branch5x5_2.conv.weight`), a Sequential from 0."""
+    """The public file numbers the steps of a branch from 1 (`branch5x5_2.conv.weight`), a Sequential from 0."""
     numbered = re.sub(r"(branch\w+?)_(\d)([ab]?)\.", _from_zero, public)
     return re.sub(r"branch_pool\.(conv|bn)", r"branch_pool.unit.\1", numbered)
 

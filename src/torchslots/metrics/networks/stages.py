@@ -1,7 +1,7 @@
-"""VGG16 and AlexNet up to their last convolution, with the activations that LPIPS looks at.
+"""VGG16 and AlexNet up to their last convolution, with the activations that LPIPS compares.
 
-The parameters are called `features.N.weight` and `features.N.bias`, as in torchvision's files; the classifier and the
-last pooling, which nothing here uses, are left out.
+The parameters are `features.N.weight` and `features.N.bias`, as in torchvision's files. The classifier and the last
+pooling are not used and left out.
 """
 
 from collections import OrderedDict
@@ -27,7 +27,7 @@ class Stages(nn.Module):
         self.features, self.taps, self.widths = features, taps, widths
 
     def forward(self, images: Float[Tensor, "n 3 H W"]) -> list[Tensor]:
-        """Activations after the rectifier, [n, C, h, w], from the finest to the coarsest."""
+        """Activations after the ReLU, [n, C, h, w], from the finest to the coarsest."""
         outputs = []
         for first, last in pairwise((-1, *self.taps)):
             images = self.features[first + 1 : last + 1](images)
@@ -36,7 +36,7 @@ class Stages(nn.Module):
 
 
 def vgg16() -> Stages:
-    """VGG16 (Simonyan and Zisserman, 2015, configuration D), the last rectifier of each of its five blocks."""
+    """VGG16 (Simonyan and Zisserman, 2015, configuration D), the last ReLU of each of its five blocks."""
     layers: list[nn.Module] = []
     taps, width = [], 3
     for block in _VGG16:
@@ -49,7 +49,7 @@ def vgg16() -> Stages:
 
 
 def alexnet() -> Stages:
-    """AlexNet in the one-column form of Krizhevsky (2014), all five rectifiers."""
+    """AlexNet in the one-column form of Krizhevsky (2014), all five ReLUs."""
     features = nn.Sequential(
         *(nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
@@ -61,7 +61,7 @@ def alexnet() -> Stages:
 
 
 class Join(nn.ModuleDict):
-    """Named branches on the same input, their outputs put together along the channels in the order of the names."""
+    """Named branches on the same input; outputs are concatenated along the channels, in the order of the names."""
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.cat([branch(features) for branch in self.values()], dim=1)

@@ -1,7 +1,7 @@
 """Public files of the networks' weights: addresses, digests, download and loading.
 
-None comes with this package. A file is taken from the cache or a given path, or is downloaded; its digest is compared
-with the published one before it is opened, and it is opened as tensors only, never as code.
+None is part of this package. A file is read from the cache or a given path, or is downloaded. Its digest is compared
+with the published one first, and it is opened as tensors only, never as code.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from torchslots.data.download.http import RemoteFile, download_all
+from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError, nearest
-from torchslots.io.files import locked
+from torchslots.io.files import locked, sha256_of
 from torchslots.models.weights import check_fit, shapes
 
 State = dict[str, Tensor]
-_CHUNK = 1 << 20
 _ENV = "TORCHSLOTS_FEATURES"
 
 
@@ -27,8 +27,8 @@ _ENV = "TORCHSLOTS_FEATURES"
 class FeatureFile:
     """A published file of weights.
 
-    It is identified by the first digits of its SHA-256 (as in torch.hub's file names), or by its git id, a SHA-1 of its
-    length and content.
+    It is identified by the first digits of its SHA-256 (as in torch.hub's file names), or by its git id, the SHA-1 of
+    its length and content.
     """
 
     name: str
@@ -104,14 +104,14 @@ FILES: dict[str, FeatureFile] = {
 
 
 class MissingWeights(UserError):
-    """A public file is missing; the message says where to get it and where to put it."""
+    """A public file is missing; the message names its address and the folder for it."""
 
 
 def feature_folder() -> Path:
     """Folder of downloaded files: TORCHSLOTS_FEATURES, or `torchslots/features` in the user's cache."""
     if folder := os.environ.get(_ENV):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchslots" / "features"
+    return user_cache("features")
 
 
 def feature_weights(
@@ -122,12 +122,12 @@ def feature_weights(
     Args:
         name: one of `FILES`.
         file: its path; None: in `feature_folder`, downloaded if missing.
-        sha256: digest of a file to accept although it is not the published one.
+        sha256: digest of another file to accept.
         download: whether it may be downloaded.
 
     Raises:
         MissingWeights: the file is missing, and may not or cannot be downloaded.
-        UserError: unknown name; a file with another digest; a file that holds more than tensors.
+        UserError: an unknown name, a file with another digest, or a file with more than tensors.
     """
     if name not in FILES:
         raise UserError(f"There are no public weights called `{name}`. {nearest(name, FILES)}")
@@ -135,7 +135,7 @@ def feature_weights(
     path = Path(file) if file is not None else feature_folder() / public.file
     if not path.is_file():
         if file is not None or not download:
-            raise MissingWeights(f"{path} is not there. {where_to_get(name)}")
+            raise MissingWeights(f"{path} does not exist. {where_to_get(name)}")
         _download(public, path)
     _check(path, public, sha256)
     return _read(path)
@@ -159,7 +159,7 @@ def _download(public: FeatureFile, path: Path) -> None:
             download_all([RemoteFile(public.address, path.name)], path.parent, public.name, connections=1)
         except UserError as error:
             raise MissingWeights(f"{str(error).split('. ')[0]}. {where_to_get(public.name)}") from error
-        found = _sha256(path)
+        found = sha256_of(path)
         if not _is_public(path, public, found):
             path.unlink()
             raise UserError(
@@ -169,7 +169,7 @@ def _download(public: FeatureFile, path: Path) -> None:
 
 
 def _check(path: Path, public: FeatureFile, sha256: str | None) -> None:
-    found = _sha256(path)
+    found = sha256_of(path)
     if sha256 is not None and found != sha256.lower():
         raise UserError(f"{path} has the SHA-256 {found}, not {sha256.lower()}. Get the file anew.")
     if sha256 is None and not _is_public(path, public, found):
@@ -182,23 +182,13 @@ def _check(path: Path, public: FeatureFile, sha256: str | None) -> None:
 def _is_public(path: Path, public: FeatureFile, found: str) -> bool:
     if public.git_id:
         git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-        return _digest(path, git) == public.git_id
+        git.update(path.read_bytes())
+        return git.hexdigest() == public.git_id
     return found.startswith(public.sha256)
 
 
 def _expected(public: FeatureFile) -> str:
     return f"git id {public.git_id}" if public.git_id else f"SHA-256 {public.sha256}..."
-
-
-def _sha256(path: Path) -> str:
-    return _digest(path, hashlib.sha256())
-
-
-def _digest(path: Path, digest: "hashlib._Hash") -> str:
-    with path.open("rb") as source:
-        while block := source.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> State:

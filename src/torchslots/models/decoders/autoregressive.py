@@ -1,4 +1,4 @@
-"""Slots explain the codes of their frame, one after the other (Singh et al. 2022, STEVE, section 3)."""
+"""Autoregressive decoder: a frame's codes are predicted one by one from its slots (STEVE, Singh et al. 2022)."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ from torchslots.models.tokenizers.dvae import DVAE, gumbel_softmax
 from torchslots.models.types import Batch, Clip, Decoded
 
 LONG = 16_384
-"""Number of codes from which on decoding them shows a progress bar."""
+"""Decoding more codes than this shows a progress bar."""
 Images = Float[Tensor, "n 3 H W"]
 
 
 class Target(NamedTuple):
-    """The codes to predict, and the losses of a tokenizer that is trained along."""
+    """The codes to predict, and the losses of a tokenizer that is trained with the slots."""
 
     codes: Int[Tensor, "n l"]
     losses: dict[str, Tensor]
@@ -45,7 +45,7 @@ def sampled_codes(tokenizer: DVAE, images: Images, batch: Batch) -> Target:
 
     The loss is squared error summed over an image decoded from a soft sample, whose temperature follows
     `batch["step"]`; the codes are a second, hard sample without gradient. `batch["exponential"]`, two tensors of unit
-    exponential noise like the scores, replaces what is sampled from torch's generator.
+    exponential noise in the shape of the scores, replaces the noise of torch's generator.
     """
     scores, temperature = tokenizer.logits(images), tokenizer.temperature(batch.get("step"))
     soft, hard = batch.get("exponential", (None, None))
@@ -57,7 +57,7 @@ def sampled_codes(tokenizer: DVAE, images: Images, batch: Batch) -> Target:
 class AutoregressiveDecoder(Decoder):
     """A tokenizer of frames, and a transformer that decodes its codes from slots.
 
-    It cannot decode one slot by itself. The attention of each slot stands in for masks.
+    It cannot decode one slot by itself. Masks are the attention of each slot.
 
     Args:
         tokenizer: frames to codes and back.
@@ -66,16 +66,16 @@ class AutoregressiveDecoder(Decoder):
         grid: height and width of the slot encoder's token map.
         resolution: height and width of the frames.
         target_codes: which codes a frame has: `most_likely_codes` or `sampled_codes`.
-        frozen: the tokenizer is not trained and stays as in evaluation.
-        error: of the scores of all codes, given the true ones.
+        frozen: the tokenizer is not trained and stays in evaluation mode.
+        error: loss of the scores [n, l, V] against the true codes [n, l].
         image_temperature: also compare the frame decoded from a soft sample of this temperature; None: codes alone.
-        image_weight: of that frame's error beside the codes'.
+        image_weight: weight of that frame's error.
         to_native, from_native: from [0, 1] to the tokenizer's range, and back.
         chunk: frames decoded at once; fewer need less memory.
-        choose: which of a place's codes is taken: `most_likely`, or `sampled(...)` for other frames each time.
+        choose: from scores to a code: `most_likely`, or `sampled(...)` for other frames each time.
 
     Raises:
-        UserError: tokenizer and writer have other codes, or another number of them.
+        UserError: tokenizer and writer differ in the number of codes or in their vocabulary.
     """
 
     targets = ("video",)
@@ -111,24 +111,24 @@ class AutoregressiveDecoder(Decoder):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "AutoregressiveDecoder":
-        """A frozen tokenizer never is in training."""
+        """Set training mode; a frozen tokenizer stays in evaluation mode."""
         super().train(mode)
         self.tokenizer.train(mode and not self.frozen)
         return self
 
     def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
-        """`tokens`: cross entropy of the frames' codes; `image` and `tokenizer` where they are asked for.
+        """`tokens`: cross entropy of the frames' codes; `image` with `image_temperature`; the losses of the target.
 
-        `batch["exponential"]`, unit exponential noise like the scores, replaces what `image` samples.
+        `batch["exponential"]`, unit exponential noise in the shape of the scores, replaces the noise of `image`.
         """
         images = self.to_native(batch["video"].flatten(0, 1))
         target = self.target_codes(self.tokenizer, images, batch)
         scores = self.writer(target.codes, clip.slots.flatten(0, 1))
-        return {
-            "tokens": self.error(scores, target.codes),
-            **self._image(scores, images, batch),
-            **target.losses,
-        }
+        losses = {"tokens": self.error(scores, target.codes)}
+        if self.image_temperature is not None:
+            decoded = self.soft_images(scores, self.image_temperature, batch)
+            losses["image"] = self.image_weight * mean_squared_error(decoded, images)
+        return losses | target.losses
 
     def frozen_tokenizer(self) -> DVAE | None:
         """See `Decoder`."""
@@ -139,28 +139,20 @@ class AutoregressiveDecoder(Decoder):
         return lambda frames: self.from_native(self.tokenizer.reconstruct(self.to_native(frames)))
 
     def _set_sampling(self, options: SamplingOptions) -> None:
-        if options.temperature is None:
-            name = next(iter(options.given()), None)
-            if name is not None:
-                raise UserError(
-                    f"`{name}` is about codes that are sampled: give a temperature too, such as 1."
-                )
-            return
-        generator = torch.Generator().manual_seed(options.seed or 0)
-        self.choose = sampled(options.temperature, options.top_k, generator=generator)
-
-    def _image(self, scores: Float[Tensor, "n l V"], images: Images, batch: Batch) -> dict[str, Tensor]:
-        if self.image_temperature is None:
-            return {}
-        decoded = self.soft_images(scores, self.image_temperature, batch)
-        return {"image": self.image_weight * mean_squared_error(decoded, images)}
+        if options.temperature is not None:
+            generator = torch.Generator().manual_seed(options.seed or 0)
+            self.choose = sampled(options.temperature, options.top_k, generator=generator)
+        elif options.given():
+            raise UserError(
+                f"`{next(iter(options.given()))}` needs codes that are sampled: give a temperature too, such as 1."
+            )
 
     def soft_images(
         self, scores: Float[Tensor, "n l V"], temperature: float, batch: Batch
     ) -> Float[Tensor, "n 3 H W"]:
         """Frames decoded from a soft sample of scored codes, in the tokenizer's range.
 
-        `batch["exponential"]`, unit exponential noise like the scores, replaces what is sampled.
+        `batch["exponential"]`, unit exponential noise in the shape of the scores, replaces that of torch's generator.
         """
         maps = scores.transpose(1, 2).unflatten(2, self.code_grid)
         return self.tokenizer.decode(gumbel_softmax(maps, temperature, batch.get("exponential")))
@@ -186,7 +178,7 @@ class AutoregressiveDecoder(Decoder):
         """Frames from their slots, in the tokenizer's range.
 
         Args:
-            choose: in place of the decoder's own.
+            choose: replaces the decoder's own.
         """
         return self.decode_codes(self.generate_codes(slots, choose))
 

@@ -1,4 +1,4 @@
-"""What every decoder offers the model."""
+"""The interface of decoders, and masks from attention."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,11 +15,11 @@ from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch, Clip, Decoded
 
 RoundTrip = Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 H W"]]
-"""Frames in [0, 1] to what a tokenizer alone makes of them."""
+"""Frames in [0, 1] to the same frames encoded and decoded by a tokenizer alone."""
 
 
 class Decoder(nn.Module, ABC):
-    """What the slots of a clip must explain, and what the rest of the library may know of it."""
+    """Decodes the slots of a clip, and computes the loss that trains them."""
 
     monitor: ClassVar[str] = "fg_ari"
     """The figure whose highest value marks the best model of a run."""
@@ -32,7 +32,7 @@ class Decoder(nn.Module, ABC):
     training_only: tuple[str, ...] = ()
     """Beginnings of the names of tensors that only `loss` needs: saved models are without."""
     method: ClassVar[str] = "decodes each slot at once"
-    """What it does, in an error."""
+    """What the decoder does, for errors."""
     sampling_options: ClassVar[frozenset[str]] = frozenset()
     """The fields of `SamplingOptions` that it takes."""
 
@@ -45,24 +45,24 @@ class Decoder(nn.Module, ABC):
         """Decode slots to masks, to images unless `recon` is False, and to each slot's own with `slot_recon`."""
 
     def frozen_tokenizer(self) -> Tokenizer | None:
-        """The tokenizer that was trained before the slots; None: it has none, or trains it along with them."""
+        """The tokenizer that was trained before the slots; None: there is none, or it is trained with them."""
         return None
 
     def round_trip(self) -> RoundTrip | None:
-        """Frames encoded and decoded by the tokenizer alone, about the best it can decode of slots; None: none."""
+        """Encode and decode by the tokenizer alone, the best that decoding slots can reach; None: no tokenizer."""
         return None
 
     def set_sampling(self, options: SamplingOptions) -> None:
-        """Sample from now on as `options` say; what they leave out stays.
+        """Change the sampling options; those that are None stay as they are.
 
         Raises:
-            UserError: an option that means nothing to this decoder.
+            UserError: an option that this decoder does not have.
         """
         options.require(self.sampling_options, self.method)
         self._set_sampling(options)
 
     def _set_sampling(self, options: SamplingOptions) -> None:
-        """Apply options that this decoder takes; nothing for one that takes none."""
+        """Apply options that this decoder has."""
 
 
 def attention_masks(
@@ -70,12 +70,12 @@ def attention_masks(
 ) -> tuple[Float[Tensor, "B T K H W"], Float[Tensor, "B T K H W"]]:
     """Attention over tokens enlarged to the frame, and its logarithm.
 
-    It is enlarged bilinearly with pixels as cells, before anybody asks which slot is the greatest, as SlotDiffusion's
-    and STEVE's evaluation does. Where slots were taken out the others share their pixels; frames that no slot looked
-    at, such as predicted ones, belong to all slots alike.
+    It is enlarged bilinearly, with pixels as cells, before the greatest is taken, as in SlotDiffusion's and STEVE's
+    evaluation. The pixels of removed slots are shared by the others; frames without attention, such as predicted ones,
+    belong to all slots equally.
 
     Args:
-        attn: softmax over slots; no tokens at all where no frame was seen.
+        attn: softmax over slots; N = 0 where no frame was observed.
         grid: height and width of the token map, N cells in all.
         resolution: height and width of the frames.
     """

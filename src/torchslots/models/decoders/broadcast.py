@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -21,17 +21,17 @@ from torchslots.models.types import Batch, Clip, Decoded, Pose
 
 
 class Packing(NamedTuple):
-    """The P distinct (clip, slot) pairs of a batch; copies of a slot are decoded once and count as many times.
+    """The P distinct (clip, slot) pairs of a batch: equal slots are decoded once and weighted by their number.
 
-    Pairs may be followed by others that fill a size known beforehand; they count nothing.
+    Padding pairs of weight 0 may follow, to reach a size known beforehand.
     """
 
     clip: Int[Tensor, "P"]
     slot: Int[Tensor, "P"]
     copies: Float[Tensor, "P"]
-    """How many slots share each pair's images; 0: it only fills the size."""
+    """How many slots share each pair's images; 0 for padding."""
     place: Int[Tensor, "B K"]
-    """Which pair stands for each slot."""
+    """Index of each slot's pair."""
 
 
 def pack(
@@ -40,36 +40,32 @@ def pack(
     """Which pairs to decode; all of them where `source` is None.
 
     Args:
-        size: pairs to decode, at least as many as are distinct, so that no shape depends on what is in a tensor (a GPU
-            need not be waited for, and compiled code fits every batch); None: as many as are distinct.
+        size: pairs to decode, at least as many as are distinct, so that no shape depends on a tensor's values (no wait
+            for the GPU, no recompilation); None: as many as are distinct.
     """
     num_slots = shape[1]
     each = torch.arange(shape[0] * num_slots, device=device)
+    ones = torch.ones(len(each), device=device)
     if source is None:
-        return Packing(
-            each // num_slots, each % num_slots, torch.ones(len(each), device=device), each.view(shape)
-        )
+        return Packing(each // num_slots, each % num_slots, ones, each.view(shape))
     first = source + num_slots * torch.arange(shape[0], device=device)[:, None]
     is_copy = first.flatten() != each
-    pairs = is_copy.logical_not().nonzero().squeeze(1) if size is None else _copies_last(is_copy, size)
-    counts = torch.zeros(len(each), device=device).index_add(
-        0, first.flatten(), torch.ones(len(each), device=device)
-    )
+    if size is None:
+        pairs = is_copy.logical_not().nonzero().squeeze(1)
+    else:
+        pairs = is_copy.to(torch.uint8).argsort(stable=True)[:size]
+    counts = torch.zeros_like(ones).index_add(0, first.flatten(), ones)
     place = torch.zeros_like(each).scatter(0, pairs, each[: len(pairs)])
     return Packing(pairs // num_slots, pairs % num_slots, counts[pairs], place[first])
 
 
-def _copies_last(is_copy: Bool[Tensor, "n"], size: int) -> Int[Tensor, "P"]:
-    return is_copy.to(torch.uint8).argsort(stable=True)[:size]
-
-
 def padded_size(distinct: int, pairs: int, sizes: int = 8) -> int:
-    """The least of `sizes` evenly spaced sizes up to `pairs` that holds so many distinct ones."""
+    """The least of `sizes` evenly spaced sizes up to `pairs` that is at least `distinct`."""
     return min(pairs, math.ceil(distinct * sizes / pairs) * math.ceil(pairs / sizes))
 
 
 class SlotImages(NamedTuple):
-    """The distinct slots decoded: mask scores, and the channels of all images side by side."""
+    """Decoded distinct slots: mask scores, and the channels of all images side by side."""
 
     packing: Packing
     logits: Float[Tensor, "P T H W"]
@@ -79,8 +75,8 @@ class SlotImages(NamedTuple):
 class BroadcastDecoder(Decoder):
     """Decode slots into images and masks.
 
-    Readouts are linear and masks sum to one, so reading out each slot and blending the images (SAVi, late fusion) and
-    blending features and reading out once (SAVi++, early fusion) are the same function; the former is what runs.
+    Readouts are linear and masks sum to one, so reading out each slot and blending the images (SAVi, late fusion)
+    equals blending features and reading out once (SAVi++, early fusion). The former is computed.
 
     Args:
         position: adds positions to slots tiled over its grid; where slots have poses, relative to them.
@@ -94,7 +90,10 @@ class BroadcastDecoder(Decoder):
         to_native: maps a target to the range of the readouts and of `error`; None: as it is.
         from_native: its inverse, affine so that it commutes with blending.
         chunk: images decoded at once, to bound memory; None: all.
-        recompute: keep no activations for the backward pass but compute them again, chunk by chunk.
+        recompute: compute the activations again in the backward pass, chunk by chunk, to save memory.
+
+    Raises:
+        UserError: by `loss`, a target that the batch lacks or has in another shape.
     """
 
     needs_attn = False
@@ -127,20 +126,17 @@ class BroadcastDecoder(Decoder):
         self, slots: Float[Tensor, "n D"], pose: Pose | None, heads: Sequence[nn.Module]
     ) -> Float[Tensor, "n H W C"]:
         """Decode each slot and apply all heads in one product, the mask's first."""
-        maps = self._alike(slots) if pose is None else self._apart(slots, pose)
+        maps = self._features(slots, pose)
         weight, bias = (torch.cat([getattr(head, part) for head in heads]) for part in ("weight", "bias"))
         if weight.ndim == 2:
             return F.linear(maps.permute(0, 2, 3, 1), weight, bias)
         return F.conv2d(maps, weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1)
 
-    def _alike(self, slots: Float[Tensor, "n D"]) -> Float[Tensor, "n C H W"]:
-        """Features of slots that all lie over the same positions."""
-        positions = self.position(slots.new_zeros(1, slots.shape[1], *self.grid))
-        return over_constant(self.backbone, slots, positions)
-
-    def _apart(self, slots: Float[Tensor, "n D"], pose: Pose) -> Float[Tensor, "n C H W"]:
-        """Features of slots that each see positions relative to their pose; poses that only move share all but
-        a constant."""
+    def _features(self, slots: Float[Tensor, "n D"], pose: Pose | None) -> Float[Tensor, "n C H W"]:
+        """The backbone's output; without poses, or with poses that only move, slots differ by a constant."""
+        if pose is None:
+            positions = self.position(slots.new_zeros(1, slots.shape[1], *self.grid))
+            return over_constant(self.backbone, slots, positions)
         if isinstance(self.position, RelativePosition) and pose.only_moves():
             return over_constant(self.backbone, *self.position.taken_apart(slots, pose.position))
         tiled = slots[:, :, None, None].expand(-1, -1, *self.grid)
@@ -170,7 +166,7 @@ class BroadcastDecoder(Decoder):
         return SlotImages(packing, found[..., 0], found[..., 1:])
 
     def _shares(self, decoded: SlotImages) -> Float[Tensor, "P T H W"]:
-        """How much of each pixel every distinct slot and its copies hold: a softmax over slots, counted copies."""
+        """Softmax over slots: the share of each pixel of every distinct slot together with its copies."""
         packing = decoded.packing
         where = (packing.clip, packing.slot)
         weighted = decoded.logits + packing.copies.log()[:, None, None, None].to(decoded.logits.dtype)
@@ -195,8 +191,12 @@ class BroadcastDecoder(Decoder):
         decoded = self.decode_slots(clip, images=recon or slot_recon)
         shares = self._shares(decoded)
         packing = decoded.packing
-        spread = partial(_to_slots, packing=packing)
         split = partial(self._split, change=self.from_native)
+
+        def spread(values: Float[Tensor, "P T *n"]) -> Float[Tensor, "B T K *n"]:
+            """Each slot's value, from its pair."""
+            return values[packing.place].transpose(1, 2)
+
         return Decoded(
             recon=split(self._blend(decoded, shares)) if recon else {},
             masks=spread(shares / packing.copies.clamp(min=1)[:, None, None, None]),
@@ -207,7 +207,7 @@ class BroadcastDecoder(Decoder):
     def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
         """Error of each target; by default squared and summed over a clip.
 
-        `batch["num_decoded"]`, where given, is the `size` of `pack`.
+        `batch["num_decoded"]` is the `size` of `pack`; missing: None.
         """
         decoded = self.decode_slots(clip, size=batch.get("num_decoded"))
         recon = self._split(self._blend(decoded, self._shares(decoded)))
@@ -229,11 +229,6 @@ def _part(pose: Pose | None, start: int, size: int) -> Pose | None:
 
 def _as_it_is(image: Tensor) -> Tensor:
     return image
-
-
-def _to_slots(values: Float[Tensor, "P T *n"], packing: Packing) -> Float[Tensor, "B T K *n"]:
-    """Give every slot the value of the slot it shares."""
-    return values[packing.place].transpose(1, 2)
 
 
 def segmentation_from_logits(logits: Float[Tensor, "*b K H W"]) -> Int[Tensor, "*b H W"]:

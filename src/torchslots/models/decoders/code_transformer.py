@@ -1,4 +1,4 @@
-"""Codes of an image decoded one by one, each from those before it and from the slots (Singh et al. 2022, STEVE)."""
+"""Transformer that decodes the codes of an image one by one, from the codes before and the slots (STEVE)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ from torchslots.models.layers.init import dense
 from torchslots.models.layers.transformer import CausalDecoder
 
 Choose = Callable[[Float[Tensor, "n V"]], Int[Tensor, "n"]]
-"""From the scores of every code to the code that is taken."""
+"""Scores of every code to one code."""
 Advance = Callable[..., None]
-"""Called with how many codes of each image are done."""
+"""Called with the number of codes of each image that are done."""
 
 
 def most_likely(logits: Float[Tensor, "n V"]) -> Int[Tensor, "n"]:
-    """The code of the highest score, the lowest of equals."""
+    """The code of the highest score, the lowest among equals."""
     return logits.argmax(-1)
 
 
@@ -27,8 +27,8 @@ def sampled(temperature: float = 1.0, top_k: int | None = None, *, generator: to
 
     Args:
         temperature: divides the scores; below 1 the likely become likelier.
-        top_k: sample among so many of the most likely; None: among all.
-        generator: source of randomness; one on the CPU gives the same on every device.
+        top_k: sample among the `top_k` most likely; None: among all.
+        generator: source of randomness; on the CPU it gives the same on every device.
 
     Raises:
         ValueError: a temperature or a count that is not positive.
@@ -51,21 +51,21 @@ def _sample(
 
 
 class CodeTransformer(nn.Module):
-    """A transformer that decodes the codes of an image row by row, attending to its slots.
+    """Decodes the codes of an image row by row, attending to its slots (Singh et al. 2022, STEVE).
 
-    Slots carry no position: their order changes nothing.
+    Slots have no position embedding: their order has no effect.
 
     Args:
-        decoder: transforms codes, seeing those before and all slots.
+        decoder: transforms codes; each sees those before it and all slots.
         slot_size: width of a slot.
         size: the decoder's width.
         num_codes: codes in the vocabulary.
         length: codes of an image.
-        dropout: of what enters the decoder, in training.
+        dropout: of the decoder's input, in training.
         slot_bias: bias of the projection of slots to the decoder's width.
-        token_dropout: share of the earlier codes that the decoder does not see, so that it must ask the slots (Bowman
-            et al. 2016, section 3.1, word dropout): sampled for each code in training, otherwise at the same places of
-            every image; 0 in the papers.
+        token_dropout: share of the earlier codes that are hidden from the decoder, so that it depends on the slots
+            (Bowman et al. 2016, section 3.1, word dropout): sampled for each code in training, otherwise at the same
+            places of every image; 0 in the papers.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class CodeTransformer(nn.Module):
         self.num_codes, self.length, self.token_dropout = num_codes, length, token_dropout
         self.project = dense(slot_size, size, slot_bias)
         self.embedding = nn.Embedding(num_codes + 1, size)
-        """The last row is what stands before the first code."""
+        """The last row is the start token."""
         self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(length, size)))
         self.dropout = nn.Dropout(dropout)
         self.decoder = decoder
@@ -93,13 +93,13 @@ class CodeTransformer(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, codes: Int[Tensor, "n l"], slots: Float[Tensor, "n K D"]) -> Float[Tensor, "n l V"]:
-        """Scores of each code where all before it are known; the last one is not looked at."""
+        """Scores of each code given those before it; the last code is not used."""
         before = self._with_dropout(torch.cat([self._start(len(codes), codes.device), codes[:, :-1]], 1))
         entering = self.dropout(self.embedding(before) + self.position[: before.shape[1]])
         return self.head(self.decoder(entering, self.project(slots)))
 
     def _with_dropout(self, codes: Int[Tensor, "n l"]) -> Int[Tensor, "n l"]:
-        """Some codes replaced by what stands before the first."""
+        """Some codes replaced by the start token."""
         if not self.token_dropout:
             return codes
         if self.training:
@@ -109,8 +109,7 @@ class CodeTransformer(nn.Module):
         return codes.masked_fill(dropped, self.num_codes)
 
     def _dropped_places(self) -> Bool[Tensor, "l"]:
-        """For each place, whether the code before it is dropped outside training; the same in every call, so that the
-        same slots give the same codes."""
+        """Whether the code before each place is dropped outside training; the same in every call."""
         return torch.rand(self.length, generator=torch.Generator().manual_seed(0)) < self.token_dropout
 
     def _start(self, number: int, device: torch.device) -> Int[Tensor, "n 1"]:
@@ -120,15 +119,12 @@ class CodeTransformer(nn.Module):
     def generate(
         self, slots: Float[Tensor, "n K D"], choose: Choose = most_likely, advance: Advance | None = None
     ) -> Int[Tensor, "n l"]:
-        """All codes of each image, from the slots alone.
-
-        Keys and values are cached, so the work grows with the length and not with its square.
-        """
+        """All codes of each image, from the slots alone, with cached keys and values."""
         with one_thread(slots.device):
-            return torch.cat(list(self._one_by_one(slots, choose, advance or _silent)), 1)
+            return torch.cat(list(self._one_by_one(slots, choose, advance)), 1)
 
     def _one_by_one(
-        self, slots: Float[Tensor, "n K D"], choose: Choose, advance: Advance
+        self, slots: Float[Tensor, "n K D"], choose: Choose, advance: Advance | None
     ) -> Iterator[Int[Tensor, "n 1"]]:
         caches = self.decoder.start(self.project(slots), self.length)
         start = code = self._start(len(slots), slots.device)
@@ -137,19 +133,16 @@ class CodeTransformer(nn.Module):
             scores = self.head(self.decoder.step(entering, caches, place))
             code = choose(scores[:, 0])[:, None]
             yield code
-            advance(1)
-
-
-def _silent(done: int) -> None:
-    """Report no progress."""
+            if advance is not None:
+                advance(1)
 
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """On the CPU do the block's work with one of torch's threads; nothing changes elsewhere.
+    """On the CPU run the block with one of torch's threads; on other devices as usual.
 
-    For long rows of small steps: to share each of them costs more than to do it, and threads that wait for each other
-    on a busy machine take twenty times as long as one alone.
+    For many small steps: sharing one costs more than computing it, and on a busy machine threads that wait for each
+    other take twenty times as long as one alone.
     """
     before = torch.get_num_threads()
     if device.type != "cpu" or before == 1:

@@ -1,7 +1,6 @@
 """Slots as the condition of a latent diffusion model (SlotDiffusion, Wu et al., NeurIPS 2023, section 3.2)."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -20,10 +19,10 @@ from torchslots.models.types import Batch, Clip, Decoded
 class DiffusionDecoder(Decoder):
     """A U-Net learns to remove noise from the latents of a frame, conditioned on its slots by cross-attention.
 
-    The attention of the last round, enlarged to the frame, stands in for masks.
+    Masks are the attention of the last round, enlarged to the frame.
 
     Args:
-        unet: (noised latents [n, C, h, w], timesteps [n], slots [n, K, D]) to what `prediction_type` says.
+        unet: (noised latents [n, C, h, w], timesteps [n], slots [n, K, D]) to the quantity of `prediction_type`.
         tokenizer: frames to latents and back; frozen here, and never in training mode.
         diffusion: the schedule of noise.
         prediction_type: what the U-Net predicts: noise, latent or velocity.
@@ -34,8 +33,8 @@ class DiffusionDecoder(Decoder):
         latent_scale: latents are divided by it before noise is added.
         snap: move every estimate of the sampler to the codebook's nearest vectors.
         seed: of the noise that sampling starts from: the same slots give the same frames.
-        one_noise: start all frames from the same noise, so that what stays the same in a video looks the same, and
-            however a video is cut its frames are the same; False: from noise of their own.
+        one_noise: start all frames from the same noise, so that equal slots give equal frames in every slice of a
+            video; False: each from noise of its own.
     """
 
     targets = ("video",)
@@ -73,14 +72,13 @@ class DiffusionDecoder(Decoder):
 
     @torch.no_grad()
     def latents(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "n C h w"]:
-        """What the diffusion ends at: codes of all frames of a video in [0, 1], before they are quantised."""
+        """Latents of all frames of a video in [0, 1], before they are quantised; sampling ends at such latents."""
         return self.tokenizer.encode(to_signed(video.flatten(0, 1))) / self.latent_scale
 
     def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
         """Squared error of the prediction at one random step of every frame (Ho et al. 2020, equation 14).
 
-        The steps are `batch["timesteps"]` [B*T] and the noise `batch["latent_noise"]` [B*T, C, h, w] where they are
-        given.
+        `batch["timesteps"]` [B*T] and `batch["latent_noise"]` [B*T, C, h, w] replace the sampled steps and noise.
         """
         latents = self.latents(batch["video"])
         timesteps, noise = self._timesteps_and_noise(latents, batch)
@@ -90,7 +88,7 @@ class DiffusionDecoder(Decoder):
         return {"denoise": F.mse_loss(predicted.float(), target.float())}
 
     def _timesteps_and_noise(self, latents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Steps first, then noise, the same whatever the latents' layout in memory."""
+        """Steps are sampled first, then noise in row-major order, whatever the latents' layout in memory."""
         timesteps, noise = batch.get("timesteps"), batch.get("latent_noise")
         if timesteps is None:
             timesteps = torch.randint(0, self.diffusion.num_steps, (len(latents),), device=latents.device)
@@ -115,11 +113,10 @@ class DiffusionDecoder(Decoder):
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
         """Masks, and frames unless `recon` is False; single slots have no images."""
         masks, logits = attention_masks(clip.attn, self.grid, self.resolution)
-        return Decoded(recon={"video": self._video(clip.slots)} if recon else {}, masks=masks, logits=logits)
-
-    def _video(self, slots: Float[Tensor, "B T K D"]) -> Float[Tensor, "B T 3 H W"]:
-        frames = self.generate(slots.flatten(0, 1))
-        return from_signed(frames).unflatten(0, slots.shape[:2])
+        if not recon:
+            return Decoded({}, masks, logits)
+        images = from_signed(self.generate(clip.slots.flatten(0, 1)))
+        return Decoded({"video": images.unflatten(0, clip.slots.shape[:2])}, masks, logits)
 
     @torch.no_grad()
     def generate(
@@ -128,37 +125,36 @@ class DiffusionDecoder(Decoder):
         noise: Float[Tensor, "n C h w"] | None = None,
         sampler: Sampler | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
-        """Frames in [-1, 1] of sets of slots.
+        """Frames in [-1, 1], each from its slots.
 
         Args:
             noise: where to start; None: sampled from the decoder's seed.
             sampler: in place of the decoder's own.
         """
-        draw = self._seeded(slots)
-        start = draw(slots.new_zeros(len(slots), *self.latent_shape)) if noise is None else noise
-        steps = (sampler or self.sampler)(self.estimator(slots), start, self.diffusion, draw)
+        sample_noise = self._seeded(slots)
+        start = sample_noise(slots.new_zeros(len(slots), *self.latent_shape)) if noise is None else noise
+        steps = (sampler or self.sampler)(self.estimator(slots), start, self.diffusion, sample_noise)
         return self.tokenizer.decode(sample(steps, start) * self.latent_scale)
 
     def estimator(self, slots: Float[Tensor, "n K D"]) -> Estimator:
         """The U-Net's estimate of noised latents, given `slots`."""
-        network = partial(_conditioned, self.unet, slots)
-        return estimator(network, self.prediction_type, self._nearest if self.snap else None)
+        return estimator(
+            lambda noised, timesteps: self.unet(noised, timesteps, slots),
+            self.prediction_type,
+            self._nearest if self.snap else None,
+        )
 
     def _nearest(self, latents: Float[Tensor, "n C h w"]) -> Float[Tensor, "n C h w"]:
-        """Latents of codes alone."""
+        """Latents moved to the codebook's nearest vectors."""
         return self.tokenizer.quantize(latents * self.latent_scale).latent / self.latent_scale
 
     def _seeded(self, slots: Tensor) -> Callable[[Tensor], Tensor]:
         """Noise like a given tensor, the same on every device."""
         generator = torch.Generator().manual_seed(self.seed)
 
-        def draw(like: Tensor) -> Tensor:
+        def sample_noise(like: Tensor) -> Tensor:
             count = 1 if self.one_noise else len(like)
             noise = torch.randn(count, *like.shape[1:], generator=generator)
             return noise.to(slots).expand_as(like)
 
-        return draw
-
-
-def _conditioned(unet: nn.Module, slots: Tensor, noised: Tensor, timesteps: Tensor) -> Tensor:
-    return unet(noised, timesteps, slots)
+        return sample_noise

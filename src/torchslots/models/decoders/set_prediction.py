@@ -1,4 +1,4 @@
-"""Set prediction: each slot names the properties of one object, matched to the true ones at least cost
+"""Set prediction decoder: each slot predicts one object's properties, matched to the true ones at least cost
 (Locatello et al. 2020, section 3.2)."""
 
 import numpy as np
@@ -26,7 +26,7 @@ def pairwise_cost(
 def assign(cost: Float[Tensor, "M n K"]) -> Int[Tensor, "2 M p"]:
     """Rows and columns of the cheapest one-to-one assignment of each matrix, p = min(n, K) pairs by ascending row.
 
-    Costs that are not finite count as zero, so that a run that diverged is stopped by its loss and not here.
+    Costs that are not finite count as zero: the training loop stops a run that diverged by its loss.
     """
     matrices = torch.nan_to_num(cost.detach().float(), nan=0.0, posinf=0.0, neginf=0.0).cpu().numpy()
     pairs = np.array([linear_sum_assignment(matrix) for matrix in matrices], dtype=np.int64)
@@ -44,11 +44,11 @@ def set_loss(predicted: Float[Tensor, "M K P"], true: Float[Tensor, "M n P"]) ->
 class SetPredictionDecoder(Decoder):
     """Two-layer perceptron on every slot, all of its outputs in (0, 1).
 
-    Where each slot looked stands in for masks: the last round's attention, enlarged to the frame.
+    Masks are the attention of the last round, enlarged to the frame.
 
     Args:
         slot_size, hidden_size: widths of slots and of the hidden layer.
-        num_properties: numbers that describe an object; the last is its probability to be one.
+        num_properties: values that describe an object; the last is the probability that there is one.
         grid: height and width of the encoder's token map.
         resolution: height and width of the frames.
     """

@@ -1,12 +1,12 @@
-"""From noise to a latent: samplers as functions. Each yields the noised latent behind each of its steps.
+"""Samplers from noise to a latent, as functions that yield the noised latent after each of their steps.
 
-All take (estimate, noise, diffusion, draw): what a network makes of a noised latent, where to start, the schedule, and
-where further noise comes from, which only the ancestral sampler asks for. Numbers are bound with `functools.partial`.
+All take (estimate, noise, diffusion, sample_noise): the estimator of latent and noise, where to start, the schedule,
+and the source of further noise, which only the ancestral sampler uses.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -14,23 +14,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchslots.io.errors import UserError
-from torchslots.io.progress import progress
+from torchslots.io.progress import counted, progress
 from torchslots.models.diffusion.schedule import Diffusion, Point, PredictionType
-
-Item = TypeVar("Item")
 
 
 class Estimate(NamedTuple):
-    """What a noised latent is thought to be made of."""
+    """The latent and the noise that a noised latent is estimated to consist of."""
 
     latent: Float[Tensor, "n C h w"]
     noise: Float[Tensor, "n C h w"]
 
 
 Estimator = Callable[[Tensor, Point], Estimate]
-Draw = Callable[[Tensor], Tensor]
+SampleNoise = Callable[[Tensor], Tensor]
 """A tensor to standard normal noise of its shape."""
-Sampler = Callable[[Estimator, Tensor, Diffusion, Draw], Iterator[Tensor]]
+Sampler = Callable[[Estimator, Tensor, Diffusion, SampleNoise], Iterator[Tensor]]
 SamplerName = Literal["dpm_solver", "ddim", "ddpm"]
 
 
@@ -42,9 +40,9 @@ def estimator(
     """Read a network's output as latent and noise.
 
     Args:
-        network: (noised latents, timestep of each) to what `prediction_type` says.
-        snap: moves an estimated latent to the nearest one that can be decoded, as SlotDiffusion's samplers do with its
-            codebook; the noise is that of the estimate before. None: left as it is.
+        network: (noised latents, timestep of each) to the quantity of `prediction_type`.
+        snap: moves an estimated latent to the codebook's nearest vectors, as SlotDiffusion's samplers do; the noise is
+            that of the estimate before it was moved. None: not moved.
     """
 
     def estimate(noised: Tensor, point: Point) -> Estimate:
@@ -59,7 +57,7 @@ def estimator(
 
 def sample(steps: Iterator[Tensor], start: Tensor) -> Tensor:
     """Run a sampler to its end."""
-    for start in steps:  # noqa: B007 - the last one is what is asked for
+    for start in steps:  # noqa: B007 - only the last one is returned
         pass
     return start
 
@@ -71,30 +69,34 @@ def dpm_solver(
     estimate: Estimator,
     noise: Float[Tensor, "n C h w"],
     diffusion: Diffusion,
-    draw: Draw = torch.randn_like,
+    sample_noise: SampleNoise = torch.randn_like,
     *,
     num_steps: int = 20,
-    show: bool = False,
 ) -> Iterator[Tensor]:
     """DPM-Solver++, single-step, third order, uniform in time (Lu et al. 2022, algorithm 1 and appendix B).
 
     Args:
         num_steps: evaluations of the network.
-        show: draw a progress bar.
+
+    Raises:
+        UserError: fewer than one evaluation.
     """
     times, latent = np.linspace(1, 1 / diffusion.num_steps, num_steps + 1), noise
     bounds = np.cumsum([0, *orders(num_steps)])
-    for first, last in _each(list(zip(bounds, bounds[1:])), show):
-        inner = np.linspace(times[first], times[last], last - first + 1)
-        latent = _advance(estimate, latent, [diffusion.at(float(time)) for time in inner])
+    for first, last in zip(bounds, bounds[1:]):
+        points = [
+            diffusion.at(float(time)) for time in np.linspace(times[first], times[last], last - first + 1)
+        ]
+        step = (_first_order, _second_order, _third_order)[len(points) - 2]
+        latent = step(estimate, latent, points)
         yield latent
 
 
 def orders(num_steps: int) -> list[int]:
-    """Orders of the steps that make `num_steps` evaluations: threes, and at the end what is left.
+    """Orders of the steps that make `num_steps` evaluations: threes, then the rest.
 
     Raises:
-        UserError: fewer than one.
+        UserError: fewer than one evaluation.
     """
     if num_steps < 1:
         raise UserError(f"DPM-Solver needs at least 1 evaluation, got {num_steps}. 20 is what is published.")
@@ -102,11 +104,6 @@ def orders(num_steps: int) -> list[int]:
     if rest:
         return [3] * whole + [rest]
     return [3] * (whole - 1) + [2, 1]
-
-
-def _advance(estimate: Estimator, latent: Tensor, points: Sequence[Point]) -> Tensor:
-    """One step, of as many evaluations as there are points before the last."""
-    return (_first_order, _second_order, _third_order)[len(points) - 2](estimate, latent, points)
 
 
 def _decay(start: Point, end: Point) -> float:
@@ -153,27 +150,27 @@ def _share(start: Point, inner: Point, end: Point) -> float:
     return (inner.half_snr - start.half_snr) / (end.half_snr - start.half_snr)
 
 
-# ------------------------------------------------------------------------------------------ step by step
+# ------------------------------------------------------------------------------------------ DDIM and DDPM
 
 
 def ddim(
     estimate: Estimator,
     noise: Float[Tensor, "n C h w"],
     diffusion: Diffusion,
-    draw: Draw = torch.randn_like,
+    sample_noise: SampleNoise = torch.randn_like,
     *,
     num_steps: int = 200,
-    show: bool = False,
 ) -> Iterator[Tensor]:
     """Denoising diffusion implicit models without noise (Song et al. 2021, equation 12 with sigma = 0).
 
     Args:
         num_steps: evaluations of the network; where they do not divide the schedule there are a few more.
-        show: draw a progress bar.
+
+    Raises:
+        UserError: a number of steps that the schedule does not have.
     """
-    steps = ddim_steps(diffusion.num_steps, num_steps)
-    latent = noise
-    for here, before in _each(list(zip(steps[::-1], [*steps[-2::-1], 0])), show):
+    steps, latent = ddim_steps(diffusion.num_steps, num_steps), noise
+    for here, before in zip(steps[::-1], [*steps[-2::-1], 0]):
         found, target = estimate(latent, diffusion.step(here)), diffusion.step(before)
         latent = target.alpha * found.latent + target.sigma * found.noise
         yield latent
@@ -183,10 +180,12 @@ def ddim_steps(total: int, num_steps: int) -> list[int]:
     """Evenly spaced steps of `total`, ascending, one above the multiples of their distance.
 
     Raises:
-        UserError: less than one, or more than half of the total.
+        UserError: fewer than one, or more than half of the total.
     """
     if not 1 <= num_steps <= total // 2:
-        raise UserError(f"DDIM takes 1 to {total // 2} of {total} steps, got {num_steps}.")
+        raise UserError(
+            f"DDIM takes 1 to {total // 2} of {total} steps, got {num_steps}. 200 is what is published."
+        )
     return [index + 1 for index in range(0, total, total // num_steps) if index + 1 < total]
 
 
@@ -194,22 +193,20 @@ def ddpm(
     estimate: Estimator,
     noise: Float[Tensor, "n C h w"],
     diffusion: Diffusion,
-    draw: Draw = torch.randn_like,
+    sample_noise: SampleNoise = torch.randn_like,
     *,
     steps: Sequence[int] | None = None,
-    show: bool = False,
 ) -> Iterator[Tensor]:
     """Ancestral sampling with the posterior's variance (Ho et al. 2020, algorithm 2); latents are not clamped.
 
     Args:
-        steps: those of the schedule that are made, in this order; None: all, from the last to the first.
-        show: draw a progress bar.
+        steps: steps of the schedule to take, in this order; None: all, from the last to the first.
     """
     latent = noise
-    for index in _each(range(diffusion.num_steps)[::-1] if steps is None else steps, show):
+    for index in range(diffusion.num_steps)[::-1] if steps is None else steps:
         estimated_weight, latent_weight, deviation = diffusion.posterior(index)
         estimated = estimate(latent, diffusion.step(index)).latent
-        latent = estimated_weight * estimated + latent_weight * latent + deviation * draw(latent)
+        latent = estimated_weight * estimated + latent_weight * latent + deviation * sample_noise(latent)
         yield latent
 
 
@@ -218,8 +215,8 @@ class NamedSampler:
     """A `Sampler` that is chosen by its name.
 
     Args:
-        num_steps: evaluations of the network; ddpm makes all steps of the schedule.
-        show: draw a progress bar.
+        num_steps: evaluations of the network; ddpm takes all steps of the schedule.
+        show: show a progress bar.
 
     Raises:
         UserError: no sampler of that name.
@@ -236,12 +233,21 @@ class NamedSampler:
             )
 
     def __call__(
-        self, estimate: Estimator, noise: Float[Tensor, "n C h w"], diffusion: Diffusion, draw: Draw
+        self,
+        estimate: Estimator,
+        noise: Float[Tensor, "n C h w"],
+        diffusion: Diffusion,
+        sample_noise: SampleNoise,
     ) -> Iterator[Tensor]:
         if self.name == "ddpm":
-            return ddpm(estimate, noise, diffusion, draw, show=self.show)
-        function = dpm_solver if self.name == "dpm_solver" else ddim
-        return function(estimate, noise, diffusion, draw, num_steps=self.num_steps, show=self.show)
+            steps, total = ddpm(estimate, noise, diffusion, sample_noise), diffusion.num_steps
+        elif self.name == "ddim":
+            steps = ddim(estimate, noise, diffusion, num_steps=self.num_steps)
+            total = len(ddim_steps(diffusion.num_steps, self.num_steps))
+        else:
+            steps = dpm_solver(estimate, noise, diffusion, num_steps=self.num_steps)
+            total = len(orders(self.num_steps))
+        return _with_progress(steps, total) if self.show else steps
 
     def changed(self, name: SamplerName | None, num_steps: int | None) -> "NamedSampler":
         """Another sampler, with its published number of steps, or another number of steps; None: as it is."""
@@ -253,12 +259,6 @@ class NamedSampler:
 _PUBLISHED_STEPS: dict[SamplerName, int] = {"dpm_solver": 20, "ddim": 200, "ddpm": 1000}
 
 
-def _each(items: Sequence[Item], show: bool) -> Iterable[Item]:
-    return _followed(items) if show else items
-
-
-def _followed(items: Sequence[Item]) -> Iterator[Item]:
-    with progress("sampling", len(items), "steps") as advance:
-        for item in items:
-            yield item
-            advance()
+def _with_progress(steps: Iterator[Tensor], total: int) -> Iterator[Tensor]:
+    with progress("Sampling", total, "steps") as advance:
+        yield from counted(steps, advance)

@@ -1,4 +1,4 @@
-"""Gaussian diffusion in discrete steps: how much noise each step adds, and what a network is asked to predict.
+"""Gaussian diffusion in discrete steps: how much noise each step adds, and what a network predicts.
 
 Ho et al., Denoising Diffusion Probabilistic Models (NeurIPS 2020), section 2. With alpha = sqrt(cumprod(1 - beta)) and
 sigma = sqrt(1 - alpha^2) a noised latent is alpha * latent + sigma * noise.
@@ -39,8 +39,8 @@ def beta_schedule(
 
 def _cosine(num_steps: int, shift: float) -> Float64[np.ndarray, "N"]:
     steps = np.arange(num_steps + 1) / num_steps + shift
-    kept = np.cos(steps / (1 + shift) * math.pi / 2) ** 2
-    return np.clip(1 - kept[1:] / kept[:-1], 0, 0.999)
+    alphas_cumprod = np.cos(steps / (1 + shift) * math.pi / 2) ** 2
+    return np.clip(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], 0, 0.999)
 
 
 class PredictionType(NamedTuple):
@@ -79,8 +79,8 @@ PREDICT_VELOCITY = PredictionType(
 
 
 class Point(NamedTuple):
-    """A moment of the diffusion: continuous `time` in (0, 1], the network's `timestep` (a fraction is allowed), and
-    the shares of latent and noise."""
+    """A point in time of the diffusion: continuous `time` in (0, 1], the network's `timestep` (a fraction is allowed),
+    and the weights of latent and noise."""
 
     time: float
     timestep: float
@@ -94,7 +94,7 @@ class Point(NamedTuple):
 
 
 class Diffusion(nn.Module):
-    """The forward process, and what samplers need to know of the reverse one. It has no weights."""
+    """The forward process, and the constants of the reverse one for samplers. It has no weights."""
 
     alphas: Tensor
     sigmas: Tensor
@@ -125,17 +125,17 @@ class Diffusion(nn.Module):
         noise: Float[Tensor, "n C h w"],
         timesteps: Int[Tensor, "n"],
     ) -> Float[Tensor, "n C h w"]:
-        """A draw of the forward process (Ho et al. 2020, equation 4)."""
+        """Noised latents at `timesteps` (Ho et al. 2020, equation 4)."""
         alpha, sigma = self.shares(timesteps)
         return alpha * latent + sigma * noise
 
     def step(self, index: int) -> Point:
-        """The moment behind step `index`, from 0."""
-        kept = float(self.alphas_cumprod[index])
-        return Point((index + 1) / self.num_steps, float(index), math.sqrt(kept), math.sqrt(1 - kept))
+        """The point after step `index`, from 0."""
+        square = float(self.alphas_cumprod[index])
+        return Point((index + 1) / self.num_steps, float(index), math.sqrt(square), math.sqrt(1 - square))
 
     def at(self, time: float) -> Point:
-        """A moment between steps: log alpha is linear from step to step (DPM-Solver, appendix D.4).
+        """A point between steps: log alpha is linear from step to step (DPM-Solver, appendix D.4).
 
         Args:
             time: from 1 / num_steps, the first step, to 1, the last.
@@ -148,14 +148,11 @@ class Diffusion(nn.Module):
     def posterior(self, index: int) -> tuple[float, float, float]:
         """Weights of estimated latent and noised latent in the mean of the step before, and its standard deviation
         (Ho et al. 2020, equations 6 and 7)."""
-        beta, kept = float(self.betas[index]), float(self.alphas_cumprod[index])
+        beta, square = float(self.betas[index]), float(self.alphas_cumprod[index])
         before = float(self.alphas_cumprod[index - 1]) if index else 1.0
-        variance = beta * (1 - before) / (1 - kept)
-        weights = (
-            beta * math.sqrt(before) / (1 - kept),
-            (1 - before) * math.sqrt(1 - beta) / (1 - kept),
-        )
-        return *weights, math.sqrt(variance)
+        of_estimate = beta * math.sqrt(before) / (1 - square)
+        of_noised = (1 - before) * math.sqrt(1 - beta) / (1 - square)
+        return of_estimate, of_noised, math.sqrt(beta * (1 - before) / (1 - square))
 
 
 def _single(values: np.ndarray) -> Float[Tensor, "N"]:

@@ -26,6 +26,9 @@ class MultiHeadAttention(nn.Module):
         bias: of all four projections.
         dropout: probability, in training, to drop an attention weight.
         scale: factor of the logits; None: the inverse root of a head's width.
+
+    Raises:
+        ValueError: heads that do not divide `qkv_size`.
     """
 
     def __init__(

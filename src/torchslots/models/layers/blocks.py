@@ -42,8 +42,8 @@ def mlp(
 class GRUCell(nn.Module):
     """Gated recurrent unit (Cho et al. 2014) whose hidden side has a bias on the candidate only, as in flax.
 
-    `torch.nn.GRUCell` has two more hidden biases that repeat the input's and double Adam's step along that direction;
-    `full_bias` adds them, for systems that were trained with them.
+    `torch.nn.GRUCell` has two more hidden biases, equivalent to the input's, which double Adam's step in that
+    direction; `full_bias` adds them, for systems that were trained with them.
     """
 
     def __init__(self, input_size: int, hidden_size: int, full_bias: bool = False):
@@ -144,7 +144,7 @@ def transformer(
     """Torch's transformer layers with ReLU, on [B, n, size], without a final norm; all start with the same weights.
 
     Args:
-        dropout: also of the attention.
+        dropout: of the attention's weights and of the outputs of both branches.
         norm_first: normalise inside the residual branches, not after their sums.
     """
     layer = nn.TransformerEncoderLayer(

@@ -19,17 +19,17 @@ def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
 def pad_same(
     x: Float[Tensor, "B C H W"], kernel: int, stride: int, value: float = 0.0
 ) -> Float[Tensor, "B C h w"]:
-    """Pad height and width as `same_padding` says."""
+    """Pad height and width by `same_padding`."""
     before_h, after_h = same_padding(x.shape[-2], kernel, stride)
     before_w, after_w = same_padding(x.shape[-1], kernel, stride)
     return F.pad(x, (before_w, after_w, before_h, after_h), value=value)
 
 
 class Conv(nn.Conv2d):
-    """Square convolution with SAME padding: one more zero after than before where they cannot be equal.
+    """Square convolution with SAME padding: odd padding has one zero more after than before.
 
     Args:
-        centered: pad `kernel // 2` zeros on every side, as torch models do; the same for odd kernels at stride 1.
+        centered: pad `kernel // 2` zeros on every side, as torch models do; equal for odd kernels at stride 1.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Conv(nn.Conv2d):
         before, after = (kernel - 1) // 2, kernel // 2
         whole = stride == 1 and (before == after or not symmetric)
         self.reach: tuple[int, int] | None = (before, after) if whole else None
-        """Cells before and after its own that a cell of the output, as large as the input, depends on."""
+        """Input cells before and after a cell on which its output depends; None: the output has another size."""
         _start(self, kernel * kernel * input_size)
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B O h w"]:
@@ -62,11 +62,11 @@ class ConvTranspose(nn.Module):
     """Square transposed convolution with the padding of JAX and TensorFlow (SAME): exactly `stride` times as large.
 
     The input, with `stride - 1` zeros between its pixels, is correlated with the kernel (JAX). Torch's transposed
-    convolution gives the same with (n - 1) * stride + kernel rows, of which `front` are cut at the start; its common
+    convolution gives the same in (n - 1) * stride + kernel rows, of which the first `front` are cut; its usual
     `padding=2, output_padding=1` for 5x5 at stride 2 is shifted by one pixel.
 
-    Computed in the sub-pixel form: one convolution gives the stride x stride outputs between two inputs as channels. On
-    the CPU it is several times faster than torch's transposed convolution, most of all in bf16.
+    It is computed in sub-pixel form: one convolution gives the stride x stride outputs of each input as channels. On
+    the CPU that is several times faster than torch's transposed convolution, most of all in bf16.
 
     The weight has the layout of `torch.nn.ConvTranspose2d`: [in, out, kernel, kernel].
 
@@ -90,14 +90,14 @@ class ConvTranspose(nn.Module):
         front = kernel // 2 if centered else _same_front(kernel, stride)
         taps, self.pads = _subpixel_taps(kernel, stride, front)
         self.reach = self.pads
-        """Cells before and after its own that the outputs of a cell depend on."""
+        """Input cells before and after a cell on which its outputs depend."""
         self.register_buffer("taps", taps, persistent=False)
         self.weight = nn.Parameter(torch.empty(input_size, output_size, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(output_size)) if bias else None
         _start(self, kernel * kernel * input_size)
 
     def _kernel(self) -> Float[Tensor, "SSO I t t"]:
-        """The weight's taps, sorted by the output between two inputs that they reach; a last, zero tap fills gaps."""
+        """The weight's taps in the order of the outputs they contribute to; a zero tap fills gaps."""
         padded = F.pad(self.weight, (0, 1, 0, 1))
         picked = padded[:, :, self.taps][:, :, :, :, self.taps]
         kernel = picked.permute(2, 4, 1, 0, 3, 5).flatten(0, 2)
@@ -119,14 +119,14 @@ class ConvTranspose(nn.Module):
 
 
 def _same_front(kernel: int, stride: int) -> int:
-    """Rows that the SAME padding of a transposed convolution cuts at the start."""
+    """Rows that SAME padding cuts at the start of a transposed convolution."""
     return kernel - 1 - (kernel - 1 if stride > kernel - 1 else -(-(kernel + stride - 2) // 2))
 
 
 def _subpixel_taps(kernel: int, stride: int, front: int) -> tuple[Tensor, tuple[int, int]]:
     """The kernel's tap from input m + d to output stride * m + phase, as [phase, d], and the padding on each side.
 
-    A tap that does not exist is `kernel`.
+    Missing taps are `kernel`.
     """
     offsets = [
         d
@@ -139,7 +139,7 @@ def _subpixel_taps(kernel: int, stride: int, front: int) -> tuple[Tensor, tuple[
 
 
 def _start(conv: nn.Conv2d | ConvTranspose, fan_in: int) -> None:
-    """LeCun-normal weights in channels-last memory, in which convolutions are fastest; zero bias."""
+    """LeCun-normal weights in channels-last memory, the fastest for convolutions; zero bias."""
     with torch.no_grad():
         lecun_normal_(conv.weight, fan_in)
         if conv.bias is not None:
@@ -159,7 +159,7 @@ def cnn(
     bias: bool = True,
     centered: bool = False,
 ) -> nn.Sequential:
-    """Convolutions with ReLU after each, the last one included if `activate_last` (SAVi, appendix A).
+    """Convolutions with ReLU after each, after the last if `activate_last` (SAVi, appendix A).
 
     Args:
         norm: builds the norm after each convolution from its channels; None: no norm.
@@ -179,7 +179,7 @@ def cnn(
 def over_constant(
     layers: nn.Module, constant: Float[Tensor, "n C"], shared: Float[Tensor, "1 C H W"]
 ) -> Float[Tensor, "n c h w"]:
-    """`layers(constant + shared)`; the first convolution is applied to both parts separately where possible."""
+    """`layers(constant + shared)`, where possible with the first convolution applied to each part by itself."""
     if isinstance(layers, nn.Sequential) and len(layers):
         first = layers[0]
         if (
@@ -197,7 +197,7 @@ def over_constant(
 def _first(
     layer: Conv | ConvTranspose, constant: Float[Tensor, "n C"], shared: Float[Tensor, "1 C H W"]
 ) -> Float[Tensor, "n h w c"]:
-    """The first layer's output, channels last: torch adds these, and sums their gradients, ten times as fast."""
+    """The first layer's output, channels last: torch adds and sums gradients of these ten times as fast."""
     assert layer.reach is not None
     side = sum(layer.reach) + 1
     small = constant[:, :, None, None].expand(-1, -1, side, side)
@@ -216,7 +216,7 @@ def _first(
 
 
 def _repeating(reach: Sequence[int], length: int, parts: int, device: torch.device) -> Tensor:
-    """For each row of the large output its row in the small one; each cell has `parts` rows."""
+    """For each row of the large output the equal row of the small one; each cell has `parts` rows."""
     front, back = reach
     cells = torch.arange(length, device=device)
     small = cells.clamp(max=front) + (cells - (length - 1 - back)).clamp(min=0)

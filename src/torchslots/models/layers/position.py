@@ -31,22 +31,27 @@ def cell_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
 
 
 def require_size(x: Float[Tensor, "*b C H W"], grid: Tensor) -> None:
-    """Raise UserError if a feature map has another size than the grid [H, W, ...]."""
+    """Check that a feature map has the size of the grid [H, W, ...].
+
+    Raises:
+        UserError: it has another size.
+    """
     if x.shape[-2:] != grid.shape[:2]:
         raise UserError(
             f"This model was built for feature maps of {tuple(grid.shape[:2])}, got {tuple(x.shape[-2:])}. "
-            "Resize the frames to the resolution in the model's config, or build it for this one."
+            "Resize the frames to the resolution in the model's configuration, or build it for this one."
         )
 
 
 class PositionEmbedding(nn.Module):
-    """Add a linear map of the (y, x) grid to features (SAVi, appendix A).
-
-    The grid fixes the resolution.
+    """Add a linear map of a coordinate grid to features of one fixed size (SAVi, appendix A).
 
     Args:
-        grid: positions of the cells of a map of given height and width.
-        stored: whether checkpoints hold the grid, as SAVi's originals do; a stored grid is used as it is.
+        grid: (height, width) to the positions of a map's cells.
+        stored: store the grid in checkpoints, as SAVi's originals do; a stored grid replaces the computed one.
+
+    Raises:
+        UserError: called with a feature map of another size.
     """
 
     grid: Tensor

@@ -18,7 +18,7 @@ from torchslots.models.types import Pose
 
 
 def turn(offsets: Float[Tensor, "*b N 2"], rotation: Float[Tensor, "*#b 2 2"]) -> Float[Tensor, "*b N 2"]:
-    """Offsets (y, x) from a slot's position as coordinates along its own axes, second axis first."""
+    """Offsets (y, x) from a slot's position in coordinates along its axes, second axis first."""
     ((xx, xy), (yx, yy)) = (row.unbind(-1) for row in rotation[..., None, :, :].unbind(-2))
     y, x = offsets.unbind(-1)
     return torch.stack([x * xy + y * yy, x * xx + y * yx], -1)
@@ -27,10 +27,10 @@ def turn(offsets: Float[Tensor, "*b N 2"], rotation: Float[Tensor, "*#b 2 2"]) -
 def seen_from(
     grid: Float[Tensor, "*b N 2"], pose: Pose, scale_factor: float = 1.0
 ) -> Float[Tensor, "*b K N 2"]:
-    """The grid relative to each slot's pose: moved, turned and scaled, as far as the pose has these parts.
+    """The grid relative to each slot's pose: shifted, rotated and divided by the scale, by the parts that a pose has.
 
     Args:
-        scale_factor: divides the grid, besides the scale.
+        scale_factor: multiplies the scale.
     """
     offsets = grid[..., None, :, :] - pose.position[..., None, :]
     if pose.rotation is not None:
@@ -41,7 +41,11 @@ def seen_from(
 
 
 class AppendGrid(nn.Module):
-    """Append each cell's (y, x) as two channels, for a corrector that fits poses."""
+    """Append each cell's (y, x) as two channels, for a corrector that fits poses.
+
+    Raises:
+        UserError: called with a feature map of another size.
+    """
 
     grid: Tensor
 
@@ -69,16 +73,14 @@ class RelativePosition(nn.Module):
         self.project, self.scale_factor = dense(2, channels), scale_factor
 
     def forward(self, x: Float[Tensor, "n C H W"], pose: Pose) -> Float[Tensor, "n C H W"]:
-        """Slots are along the first axis of `x` and of every part of `pose`."""
+        """The first axis of `x` and of every part of `pose` is that of slots."""
         seen = seen_from(self.grid.flatten(0, 1), pose, self.scale_factor)
         return x + self.project(seen).unflatten(-2, tuple(self.grid.shape[:2])).permute(0, 3, 1, 2)
 
     def taken_apart(
         self, slots: Float[Tensor, "n C"], position: Float[Tensor, "n 2"]
     ) -> tuple[Float[Tensor, "n C"], Float[Tensor, "1 C H W"]]:
-        """For poses that only move: a slot's constant part and the part that all slots share.
-
-        The map is linear in grid - position: the sum of both parts is `forward` of tiled slots."""
+        """`forward` of tiled slots as a sum, for poses that are positions: each slot's constant, and a shared map."""
         shared = self.project(self.grid).permute(2, 0, 1)[None]
         return slots - F.linear(position, self.project.weight), shared
 
@@ -89,7 +91,7 @@ def at_least_single(values: Tensor) -> Tensor:
 
 
 class Laid(NamedTuple):
-    """A token's contribution to the grid encoder's hidden layer, the same for all slots."""
+    """A token's part of the grid encoder's hidden layer, the same for all slots."""
 
     hidden: Float[Tensor, "*b N h"]
     """The first layer's response to the centred token."""
@@ -102,9 +104,10 @@ class Laid(NamedTuple):
 class GridEncoder(nn.Module):
     """A perceptron with layer norm on token plus projected position, for every pair of slot and token.
 
-    Directly it costs two wide matrix products for each pair. Three identities avoid them: the norm's centring and the
-    first layer are linear, so tokens and positions pass them separately; the norm's variance is quadratic in the two
-    coordinates; and the last layer can follow the sum over tokens (`gather`) or apply to the queries (`score`).
+    Computed directly it needs two wide matrix products for each pair. Three identities avoid them: the norm's centring
+    and the first layer are linear, so they apply to tokens and positions separately; the norm's variance is quadratic
+    in the two coordinates; and the last layer can follow the sum over tokens (`gather`) or apply to the queries
+    (`score`).
     """
 
     def __init__(self, size: int, hidden_size: int):
@@ -116,7 +119,7 @@ class GridEncoder(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "*b N d"], seen: Float[Tensor, "*b N 2"]
     ) -> Float[Tensor, "*b N d"]:
-        """Direct computation, for tokens relative to one slot."""
+        """Direct computation for tokens relative to one slot."""
         return self.last(F.relu(self.first(self.norm(tokens + self.project(seen)))))
 
     def _centred(self) -> tuple[Float[Tensor, "h d"], Float[Tensor, "d 2"]]:

@@ -24,7 +24,7 @@ class _Norm(nn.GroupNorm):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut (He et al. 2016); the shortcut is projected where the shape changes.
 
-    The last norm starts at zero, so that a fresh block hands its input on.
+    The last norm starts at zero, so that a new block is the identity before its ReLU.
     """
 
     def __init__(
@@ -62,8 +62,11 @@ class ResNet(nn.Module):
         stage_sizes: blocks in each stage; the channels double from one stage to the next.
         width: channels of the first stage; a multiple of 32, the number of norm groups.
         norm_eps: epsilon of the norms.
-        activate_stem: put the usual ReLU after the stem.
+        activate_stem: add the usual ReLU after the stem.
         centered: torch's padding in place of SAME.
+
+    Raises:
+        ValueError: a width that is not a multiple of 32.
     """
 
     def __init__(

@@ -77,7 +77,7 @@ class CausalBlock(nn.Module):
         return self._look(x, normed, self.self_attention.project(normed), causal=True)
 
     def step(self, x: Float[Tensor, "b 1 D"], cache: KVCache, position: int) -> Float[Tensor, "b 1 D"]:
-        """One position; it attends to those in the cache and is added to it."""
+        """One position: it attends to those in the cache, to which it is added."""
         normed = self.norm_self(x)
         seen = cache.add(self.self_attention.project(normed), position)
         return self._read(self._look(x, normed, seen, causal=False), cache.context)
@@ -149,8 +149,7 @@ class CausalDecoder(nn.Module):
 
 @torch.no_grad()
 def start_small(blocks: Sequence[CausalBlock]) -> None:
-    """Initialise as STEVE's original: Xavier, divided by the root of the number of branches in a branch's last layer;
-    Kaiming before the ReLU."""
+    """Initialise as STEVE's original: Xavier, in last layers divided by sqrt(branches); Kaiming before the ReLU."""
     gain = (3 * max(len(blocks), 1)) ** -0.5
     for block in blocks:
         for attention in (block.self_attention, block.cross_attention):

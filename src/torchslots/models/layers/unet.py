@@ -24,7 +24,7 @@ class ConditionedUNet(nn.Module):
 
     Args:
         channels: width of each level, multiples of `norm_groups`; every level but the last halves the resolution.
-        attention: for each level whether its pixels attend to each other and to the context; the middle always does.
+        attention: for each level whether its pixels attend to each other and to the context; the middle's always do.
         blocks_per_level: residual blocks on the way down; one more on the way up.
         head_size: width of an attention head, a divisor of every width.
         context_size: width of the context's vectors.
@@ -63,7 +63,7 @@ class ConditionedUNet(nn.Module):
             layers_per_block=blocks_per_level,
             cross_attention_dim=context_size,
             transformer_layers_per_block=transformer_layers,
-            # Number of heads, in spite of the name.
+            # The number of heads, despite the name.
             attention_head_dim=cast(Any, tuple(width // head_size for width in channels)),
             dropout=dropout,
             norm_num_groups=norm_groups,

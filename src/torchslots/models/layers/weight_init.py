@@ -1,4 +1,4 @@
-"""Weight initialisation of torch and Keras, for systems that were written in them."""
+"""Weight initialisation as in torch and Keras, for systems that were written in them."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torchslots.models.layers.conv import ConvTranspose
 def start_as_torch(module: nn.Module) -> None:
     """Uniform kernels and biases within 1 / sqrt(fan_in), recurrent weights within 1 / sqrt(hidden size).
 
-    Not for torch's transformer layers, which start otherwise.
+    Not for torch's transformer layers, which are initialised differently.
     """
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
@@ -27,7 +27,7 @@ def start_as_torch(module: nn.Module) -> None:
 
 @torch.no_grad()
 def _within(fan_in: int, *tensors: Tensor | None) -> None:
-    """Torch's fan-in of a transposed convolution is that of its mirror image: outputs times kernel."""
+    """Uniform within 1 / sqrt(fan_in); torch's fan-in of a transposed convolution is outputs times kernel."""
     bound = 1 / math.sqrt(fan_in)
     for tensor in tensors:
         if tensor is not None:
@@ -66,7 +66,7 @@ def start_as_keras(model: nn.Module) -> None:
 
 @torch.no_grad()
 def start_together(layers: Sequence[nn.Module]) -> None:
-    """Glorot-uniform kernels, zero biases, for layers that are one layer in the original."""
+    """Glorot-uniform kernels and zero biases, for layers that together are one layer in the original."""
     weights = [cast(Tensor, layer.weight) for layer in layers]
     joined = torch.empty(sum(len(weight) for weight in weights), *weights[0].shape[1:])
     nn.init.xavier_uniform_(joined)

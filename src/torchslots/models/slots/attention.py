@@ -74,6 +74,9 @@ class SlotAttention(Corrector):
         first_iterations: rounds in a video's first frame; None: as in the others.
         normed_memory: the recurrent unit's hidden state is the normalised slots, as in VideoSAUR's code, not the slots
             themselves, as in the paper.
+
+    Raises:
+        ValueError: heads that do not divide `qkv_size`.
     """
 
     def __init__(
@@ -95,7 +98,9 @@ class SlotAttention(Corrector):
         super().__init__()
         qkv_size = qkv_size or slot_size
         if qkv_size % num_heads:
-            raise ValueError(f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}.")
+            raise ValueError(
+                f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}. Choose a multiple of the heads."
+            )
         self.num_iterations, self.num_heads = num_iterations, num_heads
         self.first_iterations = num_iterations if first_iterations is None else first_iterations
         self.mlp_in_last, self.normed_memory = mlp_in_last, normed_memory

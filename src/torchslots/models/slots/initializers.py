@@ -18,6 +18,9 @@ class FromBoxes(nn.Module):
 
     Args:
         centers: encode the boxes' centres (y, x) in place of their corners.
+
+    Raises:
+        UserError: called without boxes.
     """
 
     def __init__(self, slot_size: int, *, hidden_size: int = 256, centers: bool = False):
@@ -26,7 +29,6 @@ class FromBoxes(nn.Module):
         self.mlp = mlp(2 if centers else 4, [hidden_size], slot_size)
 
     def forward(self, hint: Conditioning) -> State:
-        """Raise UserError where no boxes are given."""
         if hint.boxes is None:
             raise UserError(
                 "This model starts from boxes in the first frame and got none. Give `boxes` [B, n, 4] as (ymin, xmin, "
@@ -54,6 +56,9 @@ class FromMasks(nn.Module):
         encoder: maps [B, 1, H, W] to tokens [B, N, C]; their mean is taken.
         head: maps the mean to a slot.
         num_slots: masks 0 (background) to num_slots - 1; the background's is left empty.
+
+    Raises:
+        UserError: called without a segmentation.
     """
 
     def __init__(self, encoder: nn.Module, head: nn.Module, *, num_slots: int):
@@ -61,7 +66,6 @@ class FromMasks(nn.Module):
         self.encoder, self.head, self.num_slots = encoder, head, num_slots
 
     def forward(self, hint: Conditioning) -> State:
-        """Raise UserError where no segmentation is given."""
         if hint.segmentation is None:
             raise UserError(
                 "This model starts from masks of the first frame and got none. Give `segmentations` (on the command "
@@ -82,14 +86,17 @@ class FromMasks(nn.Module):
 
 
 class Learned(nn.Module):
-    """One learned vector for each slot, the same for every clip."""
+    """One learned vector for each slot, the same for every clip.
+
+    Raises:
+        UserError: called for another number of slots than was learned.
+    """
 
     def __init__(self, num_slots: int, slot_size: int):
         super().__init__()
         self.slots = nn.Parameter(torch.randn(num_slots, slot_size))
 
     def forward(self, hint: Conditioning) -> State:
-        """Raise UserError where another number of slots is asked for than was learned."""
         if hint.num_slots not in (None, self.slots.shape[0]):
             raise UserError(
                 f"This model has {self.slots.shape[0]} learned slots and cannot start with {hint.num_slots}. "

@@ -36,8 +36,8 @@ def fit_rotation(
 ) -> Float[Tensor, "B K 2 2"]:
     """Principal axes of a slot's attention.
 
-    Their sign and order are chosen: within 45 degrees of the image's axes, or within 90 with the longer one first. They
-    jump where two choices meet.
+    Sign and order are fixed: within 45 degrees of the image's axes, or within 90 with the longer one first. Rotations
+    are discontinuous at these limits.
     """
     xy = offsets.flip(-1)
     covariance = (xy * weights[..., None]).transpose(-1, -2) @ xy
@@ -54,7 +54,7 @@ def _principal_axes(
 ) -> tuple[Float[Tensor, "*b 2"], Float[Tensor, "*b 2"]]:
     """Unit eigenvectors (x, y), that of the larger eigenvalue first.
 
-    Where the covariance of x and y vanishes they are the image's axes, in this order only with `long_first`.
+    Where the covariance of x and y vanishes they are the image's axes, ordered only with `long_first`.
     """
     xx, xy, yy = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
     spread = (4 * xy.square() + (xx - yy).square() + 1e-16).sqrt()
@@ -72,12 +72,12 @@ def _principal_axes(
 
 
 def fit_translation(weights: Float[Tensor, "B K N"], grid: Float[Tensor, "B N 2"]) -> Pose:
-    """Poses with positions: centres of mass of the attention."""
+    """Positions: centres of mass of the attention."""
     return Pose(weights @ grid)
 
 
 def fit_translation_scale(weights: Float[Tensor, "B K N"], grid: Float[Tensor, "B N 2"]) -> Pose:
-    """Poses with positions and scales."""
+    """Positions and scales."""
     moved = fit_translation(weights, grid)
     return moved._replace(scale=fit_scale(weights, seen_from(grid, moved)))
 
@@ -85,7 +85,11 @@ def fit_translation_scale(weights: Float[Tensor, "B K N"], grid: Float[Tensor, "
 def fit_translation_rotation_scale(
     weights: Float[Tensor, "B K N"], grid: Float[Tensor, "B N 2"], *, limit: Literal[45, 90] = 45
 ) -> Pose:
-    """Poses with positions, rotations, and scales along the rotated axes."""
+    """Positions, rotations, and scales along the rotated axes.
+
+    Args:
+        limit: as in `fit_rotation`.
+    """
     moved = fit_translation(weights, grid)
     offsets = seen_from(grid, moved)
     rotation = fit_rotation(weights, offsets, limit=limit)
@@ -108,7 +112,7 @@ def first_frame(pose: Pose, *, centered: bool = False, fixed_scale: float | None
     """An initializer's pose, clamped to its range.
 
     Args:
-        centered: start in the middle of the image instead.
+        centered: start in the middle of the image.
         fixed_scale: start with this scale; None: the initializer's.
     """
     position = pose.position * 0 if centered else pose.position.clamp(-1, 1)
@@ -151,8 +155,8 @@ def _unbound(part: Laid | Tensor) -> Sequence[Laid | Tensor]:
 class InvariantSlotAttention(Corrector):
     """Slot attention whose slots have poses (Biza et al. 2023).
 
-    The last two channels of a token are its position; the features before them go through the core's projections. There
-    is one round more than the core has: the last one fits the poses and does not change the slots.
+    The last two channels of a token are its position; the core projects the others. There is one round more than the
+    core has: it fits the poses and does not change the slots.
 
     Args:
         core: projections, normalizer and update of slot attention with one head, built for tokens without their last
@@ -160,11 +164,14 @@ class InvariantSlotAttention(Corrector):
         grid_encoder: adds positions relative to a slot to keys, and to values.
         fit: `fit_translation`, `fit_translation_scale` or `fit_translation_rotation_scale`.
         start: applied to the initializer's poses.
-        scale_factor: as in `seen_from`; the decoder's must be the same.
+        scale_factor: as in `seen_from`; must equal the decoder's.
         relative_values: add relative positions to values too (the paper); otherwise only to keys.
         temperature: divides attention logits.
-        tell: maps slots with the statistics of their poses appended to slots, before each update; None: slots stay
-            independent of their poses. Its weights are saved under this name.
+        tell: maps slots with the statistics of their poses appended to slots, before each update; None: slots do not
+            depend on their poses. Its weights are saved under this name.
+
+    Raises:
+        ValueError: a core with several heads, or called with slots without poses.
     """
 
     def __init__(
@@ -181,7 +188,9 @@ class InvariantSlotAttention(Corrector):
     ):
         super().__init__()
         if core.num_heads != 1:
-            raise ValueError(f"Invariant slot attention has one head, got a core with {core.num_heads}.")
+            raise ValueError(
+                f"Invariant slot attention has one head, got a core with {core.num_heads}. Build it with num_heads=1."
+            )
         self.core, self.grid_encoder, self.fit, self.start, self.tell = core, grid_encoder, fit, start, tell
         self.scale_factor, self.relative_values, self.temperature = scale_factor, relative_values, temperature
 
@@ -204,9 +213,9 @@ class InvariantSlotAttention(Corrector):
             with torch.autocast(slots.device.type, enabled=False):
                 pose = self.fit(at_least_single(weights), at_least_single(inputs.grid))
             if i < self.core.num_iterations:
-                slots = self.core.update(
-                    self._with_pose(slots, pose), self._gather(weights, inputs.values, seen)
-                )
+                if self.tell is not None:
+                    slots = self.tell(torch.cat([slots, statistics(pose, angle=True)], -1))
+                slots = self.core.update(slots, self._gather(weights, inputs.values, seen))
             yield Grouping(slots, attn, pose)
 
     def _attend(
@@ -228,9 +237,6 @@ class InvariantSlotAttention(Corrector):
             return weights @ values
         return self.grid_encoder.gather(self.grid_encoder.hidden(values, seen), weights)
 
-    def _with_pose(self, slots: Float[Tensor, "B K D"], pose: Pose) -> Float[Tensor, "B K D"]:
-        return slots if self.tell is None else self.tell(torch.cat([slots, statistics(pose, angle=True)], -1))
-
     def forward(self, state: State, inputs: Placed) -> Grouping:
-        """All rounds on one frame; the result of the last."""
+        """The last round's result on one frame."""
         return deque(self.rounds(state, inputs), maxlen=1).pop()

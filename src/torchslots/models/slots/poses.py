@@ -19,7 +19,7 @@ class WithPoses(nn.Module):
 
     Args:
         slots: a `Conditioning` to a `State` without poses.
-        frames: (conditioning, number of slots) to a `Pose`; not used where the conditioning has one. Its weights are
+        frames: (conditioning, number of slots) to a `Pose`; not used if the conditioning has poses. Its weights are
             saved under this name.
     """
 
@@ -76,12 +76,12 @@ def _independent_scale(hint: Conditioning, position: Float[Tensor, "B K 2"]) -> 
 
 
 def _correlated_scale(hint: Conditioning, position: Float[Tensor, "B K 2"]) -> Float[Tensor, "B K 2"]:
-    """The same quantile of a normal distribution, kept finite."""
+    """The same quantile of a normal distribution, clamped to be finite."""
     return 0.1 + 0.1 * math.sqrt(2) * torch.erfinv(position.clamp(min=-1 + torch.finfo(position.dtype).eps))
 
 
 class LearnedPoses(nn.Module):
-    """One learned pose for each slot, the same for every clip; a tanh bounds angles to 45 degrees."""
+    """One learned pose for each slot, the same for every clip; tanh bounds angles to 45 degrees."""
 
     def __init__(self, num_slots: int, invariance: Invariance):
         super().__init__()

@@ -26,7 +26,7 @@ from torchslots.models.types import Grouping, State
 
 
 class Memory(NamedTuple):
-    """Keys and values of the corrected slots of t frames, each projected once."""
+    """Keys and values of the corrected slots of t frames."""
 
     keys: Float[Tensor, "B K h t d"]
     values: Float[Tensor, "B K h t d"]
@@ -37,7 +37,7 @@ class Memory(NamedTuple):
 
 
 def remembering(memory: Memory | None, entry: Memory, max_frames: int | None = None) -> Memory:
-    """The memory with one more frame, and at most the latest `max_frames`."""
+    """The memory with one more frame, at most the last `max_frames`; None: all."""
     if memory is None:
         return entry
     first = 0 if max_frames is None else max(memory.num_frames + 1 - max_frames, 0)
@@ -46,7 +46,7 @@ def remembering(memory: Memory | None, entry: Memory, max_frames: int | None = N
 
 
 def forget(state: State) -> State:
-    """The state without its memory, as the published evaluation code starts every slice."""
+    """The state without its memory; the published evaluation code starts every slice so."""
     return state._replace(memory=None)
 
 
@@ -63,6 +63,7 @@ class History(nn.Module, ABC):
         self.attention, self.norm = attention, norm
 
     def entry(self, slots: Float[Tensor, "B K D"]) -> Memory:
+        """The memory of one frame."""
         return Memory(*self.attention.project(self.norm(slots)[:, :, None]))
 
     def forward(self, x: Float[Tensor, "B K D"], memory: Memory) -> Float[Tensor, "B K D"]:
@@ -89,7 +90,7 @@ class EveryHistory(History):
 
 
 class Residual(nn.Module):
-    """Parallel layers in one residual sum, normalised after it or, with `pre_norm`, before each layer."""
+    """Parallel layers in one residual sum; normalised after the sum or, with `pre_norm`, before each layer."""
 
     def __init__(self, size: int, pre_norm: bool, num_layers: int = 1):
         super().__init__()
@@ -137,7 +138,7 @@ class Fusion(nn.Module, ABC):
 
 
 class SpaceThenTime(Fusion):
-    """Slots attend to each other, then each to its past, which is never normalised."""
+    """Slots attend to each other, then each to its own past, which is never normalised."""
 
     def __init__(self, size: int, *, num_heads: int, qkv_size: int, mlp_size: int, pre_norm: bool = False):
         super().__init__(size, num_heads=num_heads, qkv_size=qkv_size, mlp_size=mlp_size, norm_memory=False)
@@ -150,7 +151,7 @@ class SpaceThenTime(Fusion):
 
 
 class ParallelFusion(Fusion):
-    """Space and time in parallel, each with its residual, so that their sum has it twice."""
+    """Space and time in parallel, each with its own residual, so that their sum contains the slots twice."""
 
     def __init__(
         self,
@@ -179,7 +180,7 @@ class ParallelFusion(Fusion):
 
 
 class TimeThenSpace(Fusion):
-    """Each slot attends to its past, then slots attend to each other."""
+    """Each slot attends to its own past, then slots attend to each other."""
 
     def __init__(self, size: int, *, num_heads: int, qkv_size: int, mlp_size: int, pre_norm: bool = False):
         super().__init__(
@@ -217,6 +218,9 @@ class MemoryPredictor(nn.Module):
 
     Args:
         max_frames: frames that are remembered, the current one included; None: all, as in the original.
+
+    Raises:
+        ValueError: `max_frames` below 1.
     """
 
     def __init__(self, fusion: Fusion, *, max_frames: int | None = None):
@@ -228,10 +232,10 @@ class MemoryPredictor(nn.Module):
         """Change how many frames are remembered; no weight depends on it.
 
         Raises:
-            ValueError: fewer than one.
+            ValueError: `max_frames` below 1.
         """
         if max_frames is not None and max_frames < 1:
-            raise ValueError(f"max_frames {max_frames} must be at least 1: the current frame is remembered.")
+            raise ValueError(f"max_frames should be at least 1, the current frame, got {max_frames}.")
         self.max_frames = max_frames
 
     def forward(self, group: Grouping, state: State) -> State:

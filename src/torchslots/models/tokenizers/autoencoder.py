@@ -1,8 +1,8 @@
-"""The convolutional pyramids around an image's latent: residual blocks by level, attention in the middle.
+"""Convolutional encoder and decoder of image latents: residual blocks at each level, attention in the middle.
 
-The autoencoder of latent diffusion (Rombach et al. 2022; SlotDiffusion keeps it), from the blocks of
-`diffusers`. Its own `Encoder` and `Decoder` are not used: they tie the first convolution's width to the first level's,
-where the original has `channels` at the stem whatever the first multiplier is.
+The autoencoder of latent diffusion (Rombach et al. 2022), as SlotDiffusion uses it, from the blocks of `diffusers`. The
+`Encoder` and `Decoder` of `diffusers` do not fit: their stem is as wide as the first level, the original's has
+`channels`.
 """
 
 from collections import OrderedDict
@@ -29,26 +29,20 @@ def encoder(
 
     Args:
         channels: width of the stem; level i has `channels * multipliers[i]`.
-        num_blocks: residual blocks of each level; with none a level keeps the width of the one before.
-        attention_levels: levels with attention behind each block, besides the middle, which always has it.
+        num_blocks: residual blocks of each level; with 0 a level has the width of the one before.
+        attention_levels: levels with attention after each block; the middle always has it.
         num_groups: groups of the group norms; divides every width.
         dropout: inside residual blocks.
     """
     parts: OrderedDict[str, nn.Module] = OrderedDict(conv_in=nn.Conv2d(3, channels, 3, padding=1))
+    options = _block_options(num_groups, dropout)
     sizes = [channels * m for m in (1, *multipliers)]
     width = channels
     for level, (narrow, wide) in enumerate(zip(sizes, sizes[1:])):
         width = wide if num_blocks else narrow
-        parts[f"down_{level}"] = _down(
-            narrow,
-            width,
-            num_blocks,
-            level in attention_levels,
-            num_groups,
-            dropout,
-            halve=level < len(multipliers) - 1,
-        )
-    parts["middle"] = _middle(width, num_groups, dropout)
+        attends, halves = level in attention_levels, level < len(multipliers) - 1
+        parts[f"down_{level}"] = _down(narrow, width, num_blocks, options, attends=attends, halves=halves)
+    parts["middle"] = _middle(width, options)
     return nn.Sequential(parts | _head(width, latent_channels, num_groups))
 
 
@@ -62,25 +56,19 @@ def decoder(
     num_groups: int = 32,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """[n, latent_channels, h, w] to images [n, 3, H, W]: the encoder's mirror with one more block in each level.
+    """[n, latent_channels, h, w] to images [n, 3, H, W]: the encoder's mirror with one more block at each level.
 
-    Levels are counted as the encoder's, 0 at full size, and run from the last to the first.
+    Args as for `encoder`; levels are counted from full size there and here.
     """
+    options = _block_options(num_groups, dropout)
     sizes = [channels * m for m in multipliers]
     width = sizes[-1]
     parts: OrderedDict[str, nn.Module] = OrderedDict(conv_in=nn.Conv2d(latent_channels, width, 3, padding=1))
-    parts["middle"] = _middle(width, num_groups, dropout)
+    parts["middle"] = _middle(width, options)
     for level in reversed(range(len(sizes))):
-        parts[f"up_{level}"] = _up(
-            width,
-            sizes[level],
-            num_blocks + 1,
-            level in attention_levels,
-            num_groups,
-            dropout,
-            double=level > 0,
-        )
-        width = sizes[level]
+        attends, doubles = level in attention_levels, level > 0
+        up = _up(width, sizes[level], num_blocks + 1, options, attends=attends, doubles=doubles)
+        parts[f"up_{level}"], width = up, sizes[level]
     return nn.Sequential(parts | _head(width, 3, num_groups))
 
 
@@ -92,35 +80,35 @@ def _head(width: int, channels: int, num_groups: int) -> OrderedDict[str, nn.Mod
     )
 
 
-def _shared(num_groups: int, dropout: float) -> dict[str, Any]:
+def _block_options(num_groups: int, dropout: float) -> dict[str, Any]:
     return {"resnet_eps": NORM_EPS, "resnet_groups": num_groups, "dropout": dropout}
 
 
 def _down(
-    narrow: int, wide: int, num_blocks: int, attends: bool, num_groups: int, dropout: float, *, halve: bool
+    narrow: int, wide: int, num_blocks: int, options: dict[str, Any], *, attends: bool, halves: bool
 ) -> nn.Module:
-    """A level of the encoder; halving pads right and bottom alone."""
+    """A level of the encoder; halving pads right and bottom only."""
     from diffusers.models.unets.unet_2d_blocks import AttnDownEncoderBlock2D, DownEncoderBlock2D
 
-    numbers = {**_shared(num_groups, dropout), "num_layers": num_blocks, "downsample_padding": 0}
+    options = {**options, "num_layers": num_blocks, "downsample_padding": 0, "add_downsample": halves}
     if attends:
-        return AttnDownEncoderBlock2D(narrow, wide, attention_head_dim=wide, add_downsample=halve, **numbers)
-    return DownEncoderBlock2D(narrow, wide, add_downsample=halve, **numbers)
+        return AttnDownEncoderBlock2D(narrow, wide, attention_head_dim=wide, **options)
+    return DownEncoderBlock2D(narrow, wide, **options)
 
 
 def _up(
-    wide: int, narrow: int, num_blocks: int, attends: bool, num_groups: int, dropout: float, *, double: bool
+    wide: int, narrow: int, num_blocks: int, options: dict[str, Any], *, attends: bool, doubles: bool
 ) -> nn.Module:
     """A level of the decoder; doubling repeats pixels."""
     from diffusers.models.unets.unet_2d_blocks import AttnUpDecoderBlock2D, UpDecoderBlock2D
 
-    numbers = {**_shared(num_groups, dropout), "num_layers": num_blocks}
+    options = {**options, "num_layers": num_blocks, "add_upsample": doubles}
     if attends:
-        return AttnUpDecoderBlock2D(wide, narrow, attention_head_dim=narrow, add_upsample=double, **numbers)
-    return UpDecoderBlock2D(wide, narrow, add_upsample=double, **numbers)
+        return AttnUpDecoderBlock2D(wide, narrow, attention_head_dim=narrow, **options)
+    return UpDecoderBlock2D(wide, narrow, **options)
 
 
-def _middle(width: int, num_groups: int, dropout: float) -> nn.Module:
+def _middle(width: int, options: dict[str, Any]) -> nn.Module:
     """Residual block, attention of one head over all places, residual block."""
     from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D
 
@@ -128,5 +116,5 @@ def _middle(width: int, num_groups: int, dropout: float) -> nn.Module:
         in_channels=width,
         temb_channels=None,  # pyright: ignore[reportArgumentType]
         attention_head_dim=width,
-        **_shared(num_groups, dropout),
+        **options,
     )

@@ -1,4 +1,4 @@
-"""What every tokenizer offers: a loss to train it by itself, encoding and decoding."""
+"""The interface of tokenizers: a loss to train one by itself, and encoding followed by decoding."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,7 +16,7 @@ ImageLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Tokenizer(nn.Module, ABC):
-    """An image to a smaller code and back, trained before the slots and frozen under a decoder of slots.
+    """Maps an image to a smaller code and back; trained before the slots and frozen inside a decoder of slots.
 
     Images are in [-1, 1]. `config` is the configuration it was built from, for saving.
     """
@@ -30,15 +30,15 @@ class Tokenizer(nn.Module, ABC):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named, unweighted scalars over the frames of `batch["video"]` [B, T, 3, H, W] in [0, 1].
 
-        `batch["step"]`, where it is given, is the number of finished updates, for what changes over a training.
+        `batch["step"]` is the number of finished updates, for schedules; missing: training is over.
         """
 
     @abstractmethod
     def reconstruct(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
-        """Encode and decode, as in evaluation: nothing sampled, nothing soft."""
+        """Encode and decode as in evaluation, without sampling."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """`loss`, under the name that wrappers for many processes call."""
+        """`loss`, for wrappers such as DistributedDataParallel."""
         return self.loss(batch)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""STEVE's discrete VAE: an image as a map of tokens, each of which sees its own 4x4 pixels alone.
+"""STEVE's discrete VAE: an image as a map of codes, one for each 4x4 pixels.
 
 Singh, Wu, Ahn, Simple Unsupervised Object-Centric Learning for Complex and Naturalistic Videos (NeurIPS 2022), after
 DALL-E's (Ramesh et al. 2021); in the form that SlotDiffusion's authors train first and freeze for their STEVE.
@@ -18,20 +18,20 @@ from torchslots.models.tokenizers.base import ImageLoss, Tokenizer
 from torchslots.models.types import Batch
 
 PATCH = 4
-"""Pixels of a token's side."""
+"""Height and width of a code's pixels."""
 
 
 class DVAE(Tokenizer):
-    """Encoder to scores over a vocabulary, decoder from one-hot or soft choices.
+    """Encoder to scores over a vocabulary of codes, decoder from one-hot or soft codes.
 
     Args:
         encoder: images [n, 3, H, W] to scores [n, V, h, w].
-        decoder: choices [n, V, h, w] to images.
-        vocabulary: V, how many tokens there are.
-        temperature: of the soft choice, from the number of finished updates (None: training is over).
-        hard: choose one token in training, too; gradients as if the choice were soft.
-        error: of painted images, given the true ones.
-        config: the numbers it was built from, for saving.
+        decoder: codes [n, V, h, w], one-hot or soft, to images.
+        vocabulary: V, the number of codes.
+        temperature: of soft codes, from the number of finished updates (None: training is over).
+        hard: also use one-hot codes in training, with the gradient of soft ones.
+        error: loss of decoded images against true ones.
+        config: the configuration it was built from, for saving.
     """
 
     def __init__(
@@ -51,24 +51,24 @@ class DVAE(Tokenizer):
         self.temperature, self.hard, self.config = temperature, hard, config
 
     def logits(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n V h w"]:
-        """Scores of the tokens, not normalised."""
+        """Scores of the codes, not normalised."""
         return self.encoder(images)
 
     def codes(self, images: Float[Tensor, "n 3 H W"]) -> Int[Tensor, "n N"]:
-        """The likeliest token of each place, row by row."""
+        """The most likely code of each place, row by row."""
         return self.logits(images).argmax(1).flatten(1)
 
     def decode(self, choices: Float[Tensor, "n V h w"]) -> Float[Tensor, "n 3 H W"]:
-        """Images of choices that sum to one over the vocabulary; not clamped."""
+        """Decode one-hot or soft codes, which sum to one over the vocabulary; images are not clamped."""
         return self.decoder(choices)
 
     def decode_codes(
         self, codes: Int[Tensor, "n N"], grid: tuple[int, int] | None = None
     ) -> Float[Tensor, "n 3 H W"]:
-        """Images of tokens, row by row.
+        """Decode codes given row by row.
 
         Args:
-            grid: rows and columns of tokens; None: as many of each.
+            grid: rows and columns of codes; None: a square.
         """
         rows, columns = grid or (math.isqrt(codes.shape[1]),) * 2
         chosen = one_hot(codes.unflatten(1, (rows, columns)), self.vocabulary)
@@ -79,18 +79,18 @@ class DVAE(Tokenizer):
         return self.decode(one_hot(logits.argmax(1), self.vocabulary).to(logits.dtype))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """`recon`: the error, by default the mean square, behind a soft choice, in [-1, 1].
+        """`recon`: error of images in [-1, 1] decoded from sampled codes, by default the mean square.
 
-        `batch["exponential"]`, E draws like the scores, replaces what is drawn from torch's generator.
+        `batch["exponential"]`, unit exponential noise in the shape of the scores, replaces that of torch's generator.
         """
         images = to_signed(batch["video"].flatten(0, 1))
-        tau = self.temperature(batch.get("step"))
-        chosen = gumbel_softmax(self.logits(images), tau, batch.get("exponential"), self.hard)
-        return {"recon": self.error(self.decode(chosen), images)}
+        temperature = self.temperature(batch.get("step"))
+        sampled = gumbel_softmax(self.logits(images), temperature, batch.get("exponential"), self.hard)
+        return {"recon": self.error(self.decode(sampled), images)}
 
 
 def cosine_temperature(step: int | None, *, start: float, end: float, num_steps: float) -> float:
-    """`start` falling along half a cosine to `end` in `num_steps` updates, `end` from there on and for None."""
+    """Half a cosine from `start` to `end` over `num_steps` updates; `end` after them and for None."""
     if step is None or step >= num_steps:
         return end
     return end + (start - end) * (1 + math.cos(math.pi * step / num_steps)) / 2
@@ -102,15 +102,16 @@ def gumbel_softmax(
     exponential: Float[Tensor, "n V *s"] | None = None,
     hard: bool = False,
 ) -> Float[Tensor, "n V *s"]:
-    """A soft draw from a categorical distribution (Jang et al. 2017), along axis 1, in float32.
+    """A soft sample of a categorical distribution (Jang et al. 2017), along axis 1, at least in float32.
 
     Args:
-        exponential: unit exponential draws; None: drawn from torch's generator.
-        hard: one-hot with the soft draw's gradient.
+        exponential: unit exponential noise; None: from torch's generator.
+        hard: one-hot, with the gradient of the soft sample.
     """
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
-    drawn = torch.empty_like(scores).exponential_() if exponential is None else exponential
-    noise = -torch.log(drawn + torch.finfo(scores.dtype).tiny)
+    if exponential is None:
+        exponential = torch.empty_like(scores).exponential_()
+    noise = -torch.log(exponential + torch.finfo(scores.dtype).tiny)
     soft = ((scores + noise) / temperature).softmax(1)
     if not hard:
         return soft
@@ -118,7 +119,7 @@ def gumbel_softmax(
 
 
 def one_hot(codes: Int[Tensor, "n *s"], vocabulary: int) -> Float[Tensor, "n V *s"]:
-    """1.0 at each place's token, 0.0 elsewhere."""
+    """1.0 at each place's code, 0.0 elsewhere."""
     zeros = torch.zeros(codes.shape[0], vocabulary, *codes.shape[1:], device=codes.device)
     return zeros.scatter_(1, codes.unsqueeze(1), 1.0)
 
@@ -127,7 +128,7 @@ class ConvBlock(nn.Sequential):
     """Convolution without bias, group norm of one group, ReLU.
 
     Args:
-        norm: whether there is a norm; without it the convolution has a bias, as in STEVE's original.
+        norm: False: no norm, but a bias of the convolution, as in STEVE's original.
     """
 
     def __init__(
@@ -141,10 +142,10 @@ class ConvBlock(nn.Sequential):
 
 
 def patch_encoder(vocabulary: int, channels: int = 64, norm: bool = True) -> nn.Sequential:
-    """Images to scores, one 4x4 patch at a time: nothing mixes places.
+    """Images to scores; each 4x4 patch is encoded by itself.
 
     Args:
-        norm: group norm behind each convolution but the last.
+        norm: group norm after each convolution but the last.
     """
     blocks = [ConvBlock(channels, channels, norm=norm) for _ in range(6)]
     first = ConvBlock(3, channels, PATCH, PATCH, norm=norm)
@@ -152,29 +153,26 @@ def patch_encoder(vocabulary: int, channels: int = 64, norm: bool = True) -> nn.
 
 
 def patch_decoder(vocabulary: int, channels: int = 64, norm: bool = True) -> nn.Sequential:
-    """Choices to images: twice a 3x3 convolution and a doubling of the sides; no squashing behind.
+    """Codes to images: a 3x3 convolution and a doubling of height and width, twice; no final activation.
 
     Args:
-        norm: group norm behind each convolution but the last.
+        norm: group norm after each convolution but the last.
     """
-    first = ConvBlock(vocabulary, channels, norm=norm)
-    doublings = [part for _ in range(2) for part in _doubling(channels, norm)]
-    return nn.Sequential(first, *doublings, _plain_conv(channels, 3))
-
-
-def _doubling(channels: int, norm: bool) -> list[nn.Module]:
-    mixing = ConvBlock(channels, channels, 3, padding=1, norm=norm)
-    blocks = [ConvBlock(channels, channels, norm=norm) for _ in range(2)]
-    return [mixing, *blocks, ConvBlock(channels, 4 * channels, norm=norm), nn.PixelShuffle(2)]
+    layers: list[nn.Module] = [ConvBlock(vocabulary, channels, norm=norm)]
+    for _ in range(2):
+        layers.append(ConvBlock(channels, channels, 3, padding=1, norm=norm))
+        layers += [ConvBlock(channels, size, norm=norm) for size in (channels, channels, 4 * channels)]
+        layers.append(nn.PixelShuffle(2))
+    return nn.Sequential(*layers, _plain_conv(channels, 3))
 
 
 @torch.no_grad()
 def part_scores(encoder: nn.Sequential, factor: float) -> nn.Sequential:
-    """Start with scores that differ from place to place by `factor` times as much; returns the encoder.
+    """Make initial scores differ `factor` times as much from place to place; returns the encoder.
 
-    Each token's weights are centred, so that what all places have in common says nothing, then multiplied. As they
-    start otherwise, the noise of the soft choice hides nearly all differences, the quickest way to less noise is the
-    same token everywhere, and only after many steps are others used again.
+    Each code's weights are centred, so that features common to all places cancel, then multiplied. With the usual
+    initialisation the noise of the soft sample hides nearly all differences, training first takes the same code
+    everywhere, and other codes return only after many steps.
     """
     last = encoder[-1]
     assert isinstance(last, nn.Conv2d)

@@ -1,4 +1,4 @@
-"""SlotDiffusion's VQ-VAE: an image as a small map of vectors, snapped to a codebook before it is drawn again.
+"""SlotDiffusion's VQ-VAE: an image as a small map of vectors, moved to a codebook's nearest before decoding.
 
 Wu et al., SlotDiffusion (NeurIPS 2023); the autoencoder is that of latent diffusion (Rombach et al. 2022).
 """
@@ -17,7 +17,7 @@ from torchslots.models.types import Batch
 
 
 class Quantized(NamedTuple):
-    """A latent snapped to its nearest codes; gradients pass straight through to what was snapped."""
+    """A latent moved to its nearest codes; gradients pass straight through to the latent before."""
 
     latent: Float[Tensor, "n C h w"]
     codes: Int[Tensor, "n h w"]
@@ -25,13 +25,13 @@ class Quantized(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """Nearest code of each place, no moving averages and no restarts.
+    """Codes trained by gradients, without moving averages or restarts.
 
     Args:
-        num_codes, code_size: how many codes, and their width.
+        num_codes, code_size: number of codes, and their width.
         codebook_weight: weight of the term that moves codes towards latents; the term that moves latents towards codes
-            has weight 1. The paper's equation 3 has it the other way round; the original kept this form.
-        spread: codes start at random within this distance of 0, on each axis; None: 1 / num_codes, as the original's.
+            has weight 1. The paper's equation 3 has them exchanged; this is the original's form.
+        spread: codes start uniform between -spread and spread; None: 1 / num_codes, as in the original.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Codebook(nn.Module):
         return Quantized(latent + (chosen - latent).detach(), codes, loss)
 
     def look_up(self, codes: Int[Tensor, "n h w"]) -> Float[Tensor, "n C h w"]:
-        """The codes' vectors."""
+        """Vectors of codes."""
         return F.embedding(codes, self.weight).movedim(-1, 1)
 
     @torch.no_grad()
     def nearest(self, latent: Float[Tensor, "n C h w"]) -> Int[Tensor, "n h w"]:
-        """The lowest of the nearest codes, in float32 whatever the precision around."""
+        """The nearest codes, the lowest among equals; always in float32."""
         vectors = latent.movedim(1, -1).float()
         with torch.autocast(latent.device.type, enabled=False):
             rows = vectors.flatten(0, -2).split(ROWS if vectors.device.type == "cpu" else ROWS_ON_GPU)
@@ -63,14 +63,14 @@ class Codebook(nn.Module):
         return codes.view(vectors.shape[:-1])
 
     def _distances(self, rows: Float[Tensor, "m C"]) -> Float[Tensor, "m V"]:
-        """Squared, as |z|^2 + |e|^2 - 2 z.e in this order: what rounds alike chooses alike."""
+        """Squared distances, as |z|^2 + |e|^2 - 2 z.e in the original's order, which decides near ties."""
         weight = self.weight.float()
         squares = rows.square().sum(1, keepdim=True) + weight.square().sum(1)
         return squares - 2 * rows @ weight.T
 
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
-"""True and drawn images [n, 3, H, W] in [-1, 1] to a distance for each pair."""
+"""True and decoded images [n, 3, H, W] in [-1, 1] to a distance for each pair."""
 
 
 class VQVAE(Tokenizer):
@@ -79,11 +79,11 @@ class VQVAE(Tokenizer):
     Args:
         encoder, decoder: images to maps and back (`models/tokenizers/autoencoder.py`).
         to_code, from_code: 1x1 convolutions between the encoder's channels and the codes' width.
-        codebook: what latents are snapped to.
-        perceptual: a distance of images for training; None: squared error of pixels alone. Its weights are nobody's
-            to train or to save, so it is no module here.
-        error: of drawn images, given the true ones, where there is no perceptual distance.
-        config: the numbers it was built from, for saving.
+        codebook: vectors that latents are moved to.
+        perceptual: a distance of images for training, not a submodule, so that its weights are neither trained nor
+            saved; None: `error` of pixels alone.
+        error: loss of decoded images against true ones, where there is no perceptual distance.
+        config: the configuration it was built from, for saving.
     """
 
     def __init__(
@@ -104,32 +104,31 @@ class VQVAE(Tokenizer):
         self.perceptual, self.error, self.config = perceptual, error, config
 
     def encode(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n C h w"]:
-        """Latents before they are snapped: what diffusion starts from."""
+        """Latents before they are moved to the nearest codes: the data of a diffusion model."""
         return self.to_code(self.encoder(images))
 
     def quantize(self, latent: Float[Tensor, "n C h w"]) -> Quantized:
-        """The nearest codes, their vectors and the loss of being far from them."""
+        """The nearest codes, their vectors, and the loss of the distance to them."""
         return self.codebook(latent)
 
     def decode(self, latent: Float[Tensor, "n C h w"], quantize: bool = True) -> Float[Tensor, "n 3 H W"]:
-        """Images of latents, by default snapped first."""
-        snapped = self.quantize(latent).latent if quantize else latent
-        return self.decoder(self.from_code(snapped))
+        """Decode latents, by default moved to the nearest codes first."""
+        return self.decoder(self.from_code(self.quantize(latent).latent if quantize else latent))
 
     def reconstruct(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
         return self.decode(self.encode(images))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """`recon`: mean absolute error beside a perceptual term, `error` without; `quant`; `percept`."""
+        """`recon` and `quant`; with a perceptual distance also `percept`, and `recon` is the mean absolute error."""
         images = to_signed(batch["video"].flatten(0, 1))
-        snapped = self.quantize(self.encode(images))
-        drawn = self.decode(snapped.latent, quantize=False)
+        quantized = self.quantize(self.encode(images))
+        decoded = self.decode(quantized.latent, quantize=False)
         if self.perceptual is None:
-            return {"recon": self.error(drawn, images), "quant": snapped.loss}
-        percept = self.perceptual(images, drawn).mean()
-        return {"recon": F.l1_loss(drawn, images), "quant": snapped.loss, "percept": percept}
+            return {"recon": self.error(decoded, images), "quant": quantized.loss}
+        percept = self.perceptual(images, decoded).mean()
+        return {"recon": F.l1_loss(decoded, images), "quant": quantized.loss, "percept": percept}
 
 
 ROWS, ROWS_ON_GPU = 1024, 16_384
-"""Vectors whose distances to all codes are held at once: 16 MB with 4,096 codes, which a processor's cache nearly holds
-(3.5 times as fast as all at once), 256 MB on a GPU, which wants larger pieces."""
+"""Vectors whose distances to all codes are in memory at once: 16 MB with 4,096 codes, about a processor's cache (3.5
+times as fast as all at once); 256 MB on a GPU, which is faster with larger pieces."""
