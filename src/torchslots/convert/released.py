@@ -278,10 +278,10 @@ RELEASED: dict[str, Released] = {
     ),
     "ftdinosaur_base_518": _ft_dinosaur(
         "ftdinosaur_base_518",
-        "FG-ARI 49.1 mBO 36.4",
+        NOT_STATED,
         100_118_529,
         "dinosaur_base_patch14_518_topk3.coco_dv2_ft_s7_300k+10k-15486674.pth",
-        "The figure is a user's measurement on COCO (issue 4 of the authors' inference code), not the authors'.",
+        "A user measured FG-ARI 49.1, mBO 36.4 with it on COCO (issue 4 of the authors' inference code).",
     ),
     "videosaur_movi_c": _videosaur(
         "MOVi-C",
