@@ -1,6 +1,7 @@
 """Pretrained weights of backbones: read from files, and taken by trainings and by models saved without them."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,17 +149,26 @@ def test_a_training_starts_from_the_given_backbone_and_goes_on_without_it(tmp_pa
     recipe = replace(catalog.recipe("videosaur_demo"), model=CONFIG)
     with pytest.raises(UserError, match=OFFLINE):
         run.train(recipe, tmp_path / "data", tmp_path / "run", **changes)
-    given = {"backbone": str(file), "optim.num_steps": 2}
-    assert run.train(recipe, tmp_path / "data", tmp_path / "run", **changes, **given).step == 2
+    steps = {"optim.num_steps": 4}
+    given = changes | steps | {"backbone": str(file)}
+    assert run.train(recipe, tmp_path / "data", tmp_path / "run", **given).step == 4
     file.unlink()
+    found = load_model(tmp_path / "run").state_dict()
+    frozen = {name: found[f"slot_encoder.encoder.backbone.{name}"] for name in vit.state_dict()}
+    assert all(torch.equal(frozen[name], value) for name, value in vit.state_dict().items())
+    assert checkpoint.list_steps(tmp_path / "run") == [2, 4]
+    last = max((tmp_path / "run" / "checkpoints").iterdir())
+    for folder in (tmp_path / "run" / "model", last):
+        shutil.rmtree(folder)
     assert checkpoint.list_steps(tmp_path / "run") == [2]
-    found = load_model(tmp_path / "run")
-    trained = found.slot_encoder.encoder.backbone.state_dict()
-    assert all(torch.equal(trained[name], value) for name, value in vit.state_dict().items())
-    again = run.train(recipe, tmp_path / "data", tmp_path / "run", **changes, **{"optim.num_steps": 2})
-    assert again.step == 2
-    assembled = assemble(recipe, tmp_path / "run")[1]
-    assert isinstance(assembled, ObjectCentricModel)
+    assert run.train(recipe, tmp_path / "data", tmp_path / "run", **changes, **steps).step == 4
+    again = load_model(tmp_path / "run").state_dict()
+    for name, value in found.items():
+        torch.testing.assert_close(again[name], value, rtol=1e-5, atol=1e-7)
+    moved = again["decoder.renderer.positions.table"]
+    assert not torch.equal(
+        moved, catalog.build_seeded(CONFIG, 42).state_dict()["decoder.renderer.positions.table"]
+    )
 
 
 def test_recipes_without_a_backbone_take_none(tmp_path) -> None:

@@ -1,6 +1,8 @@
 """Weights of pretrained backbones: from a file, from a folder, or from the Hugging Face hub and its cache."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,8 @@ def _download(repo_id: str) -> Path:
     problem: Exception | None = None
     for name in _NAMES:
         try:
-            return Path(hf_hub_download(repo_id, name))
+            with _quiet():
+                return Path(hf_hub_download(repo_id, name))
         except Exception as error:  # the client's exceptions differ between its versions and its transports
             problem = error
             if isinstance(error, LocalEntryNotFoundError) or not isinstance(error, EntryNotFoundError):
@@ -80,6 +83,18 @@ def _download(repo_id: str) -> Path:
         f"such file, from https://huggingface.co/{repo_id}/tree/main, and give it with --backbone FILE (in Python: "
         "backbone=FILE)."
     ) from problem
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the client's warning of each attempt, since what failed is said once."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
