@@ -1,6 +1,7 @@
 """The exception for the user, and checks of arguments."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -38,6 +39,11 @@ def nearest(name: str, names: Iterable[str], otherwise: str | None = None) -> st
     if close:
         return f"Did you mean {' or '.join(close)}?"
     return f"There are: {', '.join(names)}." if otherwise is None else otherwise
+
+
+def note(message: str) -> None:
+    """Print what the user should know, though nothing is wrong, to standard error."""
+    print(f"Note: {message}", file=sys.stderr, flush=True)
 
 
 def first_line(error: BaseException) -> str:
