@@ -18,7 +18,7 @@ FILM_SUFFIXES = tuple(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ogv .wmv .flv 
 """Endings of files that PyAV reads."""
 _ATOMS = b"ftyp moov mdat free skip wide uuid moof sidx".split()
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
-"""Colour matrix as a film states it, and as the scaler names it: BT.709, FCC, BT.601 twice, SMPTE 240M, BT.2020 twice."""
+"""Colour matrix as a film states it, and as the scaler names it: BT.709, FCC, BT.601, SMPTE 240M, BT.2020."""
 _DEFAULT_MATRIX = 5
 """BT.601, which libav takes where a film states nothing."""
 _SEEK_FROM = 32
@@ -78,8 +78,8 @@ def film_frames(
         last, wanted = shown, number + 1
     if damaged and not allow_damaged:
         raise UserError(
-            f"{path} is damaged: the decoder reports {named_frames(damaged_frames(path))}. Those that build on them may "
-            "be wrong, too. Copy or download it again; `--allow-damaged` of predict and edit goes on all the same."
+            f"{path} is damaged: the decoder reports {named_frames(damaged_frames(path))}. Those that build on them "
+            "may be wrong, too. Copy or download it again; `--allow-damaged` of predict and edit goes on all the same."
         )
     if damaged:
         note(f"{path} is damaged, and read all the same: the decoder reports {named_frames(damaged)}.")
@@ -108,8 +108,14 @@ def named_frames(numbers: list[int]) -> str:
     return f"frame{'s' * (len(set(numbers)) > 1)} " + ", ".join(" to ".join(map(str, run)) for run in runs)
 
 
-def _numbered(path: Path, start: int, stop: int | None, damaged: list[int]) -> Iterator[tuple[int, Any]]:
+def _numbered(
+    path: Path, start: int, stop: int | None, damaged: list[int], lead: int = 0
+) -> Iterator[tuple[int, Any]]:
     """Decoded frames with their numbers, from `start` or before; numbers of faulty ones are appended to `damaged`.
+
+    Args:
+        lead: frames before `start` from which a late start is sought. Where the key frame that is found comes too late,
+            as in an open group of pictures, or gives faulty frames, it is sought from further ahead.
 
     Raises:
         UserError: as `opened`, or the film is shorter than its track states.
@@ -117,11 +123,11 @@ def _numbered(path: Path, start: int, stop: int | None, damaged: list[int]) -> I
     times = time_stamps(path)
     if times is not None and start >= len(times):
         return
-    sought = times is not None and start >= _SEEK_FROM
+    sought = times is not None and start - lead >= _SEEK_FROM
     with opened(path) as (container, stream):
         if times is not None and sought:
-            container.seek(int(times[start]), stream=stream, backward=True)
-        number, end, begun, failed = -1, None, not sought, False
+            container.seek(int(times[start - lead]), stream=stream, backward=True)
+        number, end, failed, begun, late = -1, None, False, not sought, False
         for frame in _decoded(container, stream):
             if frame is None:
                 failed = True
@@ -131,18 +137,25 @@ def _numbered(path: Path, start: int, stop: int | None, damaged: list[int]) -> I
             number = (
                 number + 1 if times is None or frame.pts is None else int(np.searchsorted(times, frame.pts))
             )
-            # after a seek, frames before the key frame may lack those that they build on
+            first = start if sought and not begun else before + 1
             begun = begun or bool(frame.key_frame) or number >= start
-            if begun:
-                first = start if sought and before < 0 else before + 1
-                damaged += [*range(first, number), *([number] if frame.is_corrupt else [])]
-                yield number, frame
+            if not begun:
+                continue
+            faulty = [*range(first, number), *([number] if frame.is_corrupt else [])]
+            late = bool(sought and faulty and faulty[0] <= start)
+            if late:
+                break
+            damaged += faulty
+            yield number, frame
             if stop is not None and number >= stop - 1:
                 return
-        if times is not None:
-            missing = list(range(number + 1, len(times)))
-            damaged += missing or ([number] if failed and not damaged else [])
-        _check_length(path, stream, end)
+        if begun and not late:
+            _check_length(path, stream, end)
+            if times is not None:
+                missing = list(range(number + 1, len(times)))
+                damaged += missing or ([number] if failed and not damaged else [])
+            return
+    yield from _numbered(path, start, stop, damaged, 2 * lead + 16)
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
@@ -154,7 +167,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
             yield None
         try:
             frames = packet.decode()
-        except av.error.EOFError:
+        except av.EOFError:
             return
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
