@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -41,8 +42,9 @@ def nearest(name: str, names: Iterable[str], otherwise: str | None = None) -> st
     return f"There are: {', '.join(names)}." if otherwise is None else otherwise
 
 
+@lru_cache(maxsize=4096)
 def note(message: str) -> None:
-    """Print what the user should know, though nothing is wrong, to standard error."""
+    """Print what the user should know, though it stops nothing, to standard error; each message once."""
     print(f"Note: {message}", file=sys.stderr, flush=True)
 
 

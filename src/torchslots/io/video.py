@@ -1,8 +1,9 @@
 """Read and write images and videos as uint8 RGB arrays (Pillow, PyAV).
 
-A video is a film (mp4, mov, avi, mkv, webm, ...), an animated image (GIF, WebP, APNG), one image (a video
-of one frame) or a folder of images in natural order (2 before 10). Transparency is dropped, not blended,
-as the readers of CLEVR and CLEVRTex do. 16-bit images are scaled to 8 bits. Images and films are turned upright by
+A video is a film (mp4, mov, avi, mkv, webm, ...), an animated image (GIF, WebP, APNG), a TIFF stack, one image (a
+video of one frame) or a folder of images in natural order (2 before 10). Transparency is dropped, not blended,
+as the readers of CLEVR and CLEVRTex do. Images of more than 8 bits are scaled to 8 (`io/levels.py`).
+Images and films are turned upright by
 the orientation that the camera stored. Everything is written to a temporary file beside the target and then renamed:
 a file under its final name is always complete.
 """
@@ -14,19 +15,19 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import ImageSequence
 
 from torchslots.io import films, images
 from torchslots.io.encode import write_gif, write_palette_png, write_png, write_video
 from torchslots.io.errors import UserError
 from torchslots.io.films import FILM_SUFFIXES
-from torchslots.io.images import IMAGE_SUFFIXES, image_files, natural_key, read_image
+from torchslots.io.images import IMAGE_SUFFIXES, hidden, image_files, natural_key, read_image
 
 __all__ = [
     "FILM_SUFFIXES",
     "IMAGE_SUFFIXES",
     "fps",
     "frame_count",
+    "hidden",
     "image_files",
     "iter_frames",
     "natural_key",
@@ -99,8 +100,7 @@ def fps(path: Path | str) -> float | None:
     if path.is_dir():
         return None
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        with images.opened(path) as image:
-            spans = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image)]
+        spans = images.frame_durations(path)
         return 1000 * len(spans) / sum(spans) if len(spans) > 1 and sum(spans) > 0 else None
     with films.opened(path) as (_, stream):
         rate = stream.average_rate or stream.guessed_rate
