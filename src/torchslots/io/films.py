@@ -63,11 +63,27 @@ def film_frames(
         UserError: as `opened`, frames are damaged, or the film is shorter than its track states.
     """
     damaged: list[int] = []
+    try:
+        for frame in _whole(_numbered(path, start, stop, damaged), start):
+            if damaged and not allow_damaged:
+                break
+            yield frame
+        if damaged and not allow_damaged:
+            raise UserError(
+                f"{path} is damaged: the decoder reports {named_frames(damaged_frames(path))}. Those that build on "
+                "them may be wrong, too. Copy or download it again; `--allow-damaged` of predict and edit goes on all "
+                "the same."
+            )
+    finally:  # the reader may stop before the end
+        if damaged and allow_damaged:
+            note(f"{path} is damaged, and read all the same: the decoder reports {named_frames(damaged)}.")
+
+
+def _whole(numbered: Iterator[tuple[int, Any]], start: int) -> Iterator[UInt8[ndarray, "H W 3"]]:
+    """Frames from `start` on in RGB, of the first one's size; where a number is missing, the one before again."""
     size = last = None
     wanted = start
-    for number, frame in _numbered(path, start, stop, damaged):
-        if damaged and not allow_damaged:
-            break
+    for number, frame in numbered:
         if number < start:
             continue
         size = size or (frame.width, frame.height)
@@ -76,13 +92,6 @@ def film_frames(
             yield shown if last is None else last
         yield shown
         last, wanted = shown, number + 1
-    if damaged and not allow_damaged:
-        raise UserError(
-            f"{path} is damaged: the decoder reports {named_frames(damaged_frames(path))}. Those that build on them "
-            "may be wrong, too. Copy or download it again; `--allow-damaged` of predict and edit goes on all the same."
-        )
-    if damaged:
-        note(f"{path} is damaged, and read all the same: the decoder reports {named_frames(damaged)}.")
 
 
 def damaged_frames(path: Path) -> list[int]:
