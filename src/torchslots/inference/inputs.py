@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +11,10 @@ import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from torchslots.data.sets.own_masks import read_mask_image
 from torchslots.hub import load_model
 from torchslots.inference.generation import SamplingOptions, with_sampling
-from torchslots.inference.view import FirstFrameHint, View, read_boxes, read_mask
+from torchslots.inference.view import FirstFrameHint, View, mask_hint, read_boxes
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.io.listing import list_videos
@@ -46,6 +48,10 @@ class InputOptions:
     """Frames per second of the written videos; None: as the input, 12 for a folder of images."""
     device: str = "cpu"
     """Where to run: cpu, cuda, cuda:1, mps."""
+    void_id: int | None = 255
+    """Value of void pixels in palette masks, which start no slot; None: no value is void."""
+    allow_odd_masks: bool = False
+    """Take masks that cannot be label maps: stored with loss, smoothed, or of hundreds of ids."""
     allow_damaged: bool = False
     """Go on where frames of a film are damaged, and list them; otherwise such a film is refused."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
@@ -164,7 +170,7 @@ def _hint(source: Path, target: Path, options: InputOptions, num_inputs: int) ->
         raise UserError(BOTH)
     given, read, suffix = (options.boxes, read_boxes, "json")
     if options.masks:
-        given, read, suffix = (options.masks, read_mask, "png")
+        given, read, suffix = (options.masks, partial(_read_mask, options), "png")
     if given is None:
         return FirstFrameHint()
     place = Path(given)
@@ -176,6 +182,15 @@ def _hint(source: Path, target: Path, options: InputOptions, num_inputs: int) ->
         whole = place / f"{source.name}.{suffix}"
         place = whole if whole.is_file() else place / f"{target.name}.{suffix}"
     return read(place)
+
+
+def _read_mask(options: InputOptions, file: Path) -> FirstFrameHint:
+    """The hint of a mask image; void is background.
+
+    Raises:
+        UserError: not an image, a colour image, no label map, or a mask without objects.
+    """
+    return mask_hint(read_mask_image(file, options.void_id, options.allow_odd_masks), where=str(file))
 
 
 Part = tuple[UInt8[ndarray, "T H W 3"], Batch]

@@ -236,10 +236,12 @@ class InputsFailed(UserError):
         )
 
 
+_NOT_OF_RESULTS = "boxes masks void_id allow_odd_masks allow_damaged device save recon each overwrite".split()
+"""Options that do not change a file that is written; hints are compared themselves."""
+
+
 def _job_key(of_model: str, job: Job, options: PredictOptions) -> str:
-    """What a result is of; options that do not change the files are left out."""
-    left = ("boxes", "masks", "device", "save", "recon", "each", "overwrite", "allow_damaged")
-    settings = {name: value for name, value in asdict(options).items() if name not in left}
+    settings = {name: value for name, value in asdict(options).items() if name not in _NOT_OF_RESULTS}
     return job_key(of_model, job.source, job.hint, settings)
 
 
