@@ -8,7 +8,7 @@ from PIL import Image, TiffImagePlugin
 
 from torchslots.io import video
 from torchslots.io.errors import UserError
-from torchslots.io.images import hidden
+from torchslots.io.files import hidden
 
 STEPS = np.linspace(0, 1, 32).reshape(4, 8)
 

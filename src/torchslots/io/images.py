@@ -14,6 +14,7 @@ from numpy import ndarray
 from PIL import Image, ImageOps, ImageSequence
 
 from torchslots.io.errors import UserError, note
+from torchslots.io.files import hidden
 from torchslots.io.levels import DEEP_MODES, levels_of, to_grey
 
 IMAGE_SUFFIXES = tuple(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .apng .heic .heif".split())
@@ -36,11 +37,6 @@ def read_image(path: Path | str) -> UInt8[ndarray, "H W 3"]:
     path = existing(Path(path))
     with opened(path) as image:
         return _rgb(image, (path,))
-
-
-def hidden(path: Path) -> bool:
-    """Whether file managers hide a file or folder, or made it for themselves: `.DS_Store`, `._a.mp4`, `Thumbs.db`."""
-    return path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torchslots.io.errors import UserError, note
+from torchslots.io.files import hidden
 from torchslots.io.films import FILM_SUFFIXES
-from torchslots.io.images import IMAGE_SUFFIXES, hidden, natural_key, num_frames, opened
+from torchslots.io.images import IMAGE_SUFFIXES, natural_key, num_frames, opened
 
 MASKS = "masks"
 """Name of the folder with masks beside videos, which is no input."""

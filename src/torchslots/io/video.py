@@ -20,14 +20,13 @@ from torchslots.io import films, images
 from torchslots.io.encode import write_gif, write_palette_png, write_png, write_video
 from torchslots.io.errors import UserError
 from torchslots.io.films import FILM_SUFFIXES
-from torchslots.io.images import IMAGE_SUFFIXES, hidden, image_files, natural_key, read_image
+from torchslots.io.images import IMAGE_SUFFIXES, image_files, natural_key, read_image
 
 __all__ = [
     "FILM_SUFFIXES",
     "IMAGE_SUFFIXES",
     "fps",
     "frame_count",
-    "hidden",
     "image_files",
     "iter_frames",
     "natural_key",
