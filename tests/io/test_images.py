@@ -23,6 +23,28 @@ def test_bits_that_are_used_are_the_range(tmp_path, capsys, bits):
         assert (f"a.{name[2:]} does not say" in capsys.readouterr().err) == (bits < 16)
 
 
+def test_colours_of_16_bits_of_which_12_are_used(tmp_path, capsys):
+    import av
+
+    values = np.stack([STEPS, STEPS[::-1], STEPS.T.reshape(4, 8)], -1)
+    deep = (4095 * values).round().astype(np.uint16)
+    with av.open(str(tmp_path / "a.png"), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.height, stream.width, stream.pix_fmt = 4, 8, "rgb48be"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(deep, format="rgb48le")))
+        container.mux(stream.encode())
+    assert np.abs(video.read_image(tmp_path / "a.png") - 255 * values).max() <= 1
+    assert "read as 12 bits" in capsys.readouterr().err
+
+
+def test_a_deep_image_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    values = (65535 * STEPS).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(video.read_frames(tmp_path)[0, ..., 0], np.rot90(values >> 8, -1))
+
+
 @pytest.mark.parametrize(
     "values, low, high",
     [

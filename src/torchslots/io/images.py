@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, ImageSequence
 
 from torchslots.io.errors import UserError, note
 from torchslots.io.files import hidden
-from torchslots.io.levels import DEEP_MODES, levels_of, to_grey
+from torchslots.io.levels import deep_values, levels_of, to_bytes
 
 IMAGE_SUFFIXES = tuple(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .apng .heic .heif".split())
 """Endings of files that Pillow reads, those of HEIC with `pillow-heif`."""
@@ -88,7 +88,7 @@ def folder_frames(folder: Path, start: int, stop: int | None) -> Iterator[UInt8[
 def _size(file: Path) -> tuple[int, int]:
     """Height and width of an image, upright."""
     with opened(existing(file)) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5 and image.mode not in DEEP_MODES
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5 and file.suffix.lower() not in _TIFF
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -213,9 +213,11 @@ def _rgb(image: Image.Image, video: tuple[Path, ...]) -> UInt8[ndarray, "H W 3"]
     Args:
         video: the files of the image's video, which share the levels of more than 8 bits.
     """
-    if image.mode in DEEP_MODES:
-        grey = to_grey(np.asarray(image), levels_of(video))
-        return np.repeat(grey[..., None], 3, axis=-1)
+    deep = deep_values(image)
+    if deep is not None:
+        plain = Image.fromarray(to_bytes(deep, levels_of(video)))
+        plain.info = {key: image.info[key] for key in ("exif",) if key in image.info}
+        return np.array(ImageOps.exif_transpose(plain).convert("RGB"))
     upright = ImageOps.exif_transpose(image)
     full = upright.convert("RGBA") if upright.mode in ("P", "PA", "LA", "La", "RGBa") else upright
     return np.array(full.convert("RGB"))

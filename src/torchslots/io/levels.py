@@ -1,4 +1,4 @@
-"""Images of more than 8 bits, or of floats, as 8-bit grey: the range that is white."""
+"""Images of more than 8 bits, or of floats, as 8 bits: the range from black to white."""
 
 import re
 from collections.abc import Sequence
@@ -28,8 +28,31 @@ class Levels(NamedTuple):
     source: str
 
 
-def to_grey(values: ndarray, levels: Levels) -> UInt8[ndarray, "H W"]:
-    """Values as 8-bit grey; those outside the levels are clipped, and what is not a number is black."""
+def deep_values(image: Image.Image) -> ndarray | None:
+    """Values of an image of more than 8 bits [H, W] or [H, W, 3], as they are stored; None: it has 8 bits.
+
+    Pillow keeps 8 bits of 16-bit colours, so those of a PNG are read by PyAV.
+    """
+    if image.mode in DEEP_MODES:
+        return np.asarray(image)
+    file = getattr(image, "filename", "")
+    if image.format != "PNG" or not file or not _has_deep_colours(Path(file)):
+        return None
+    import av
+
+    with av.open(file, format="png_pipe") as container:
+        return next(container.decode(video=0)).to_ndarray(format="rgb48le")
+
+
+def _has_deep_colours(png: Path) -> bool:
+    """Whether the header of a PNG says 16 bits a channel, of RGB or RGBA."""
+    with png.open("rb") as file:
+        head = file.read(26)
+    return head[12:16] == b"IHDR" and head[24] == 16 and head[25] in (2, 6)
+
+
+def to_bytes(values: ndarray, levels: Levels) -> UInt8[ndarray, "..."]:
+    """Values as 8 bits; those outside the levels are clipped, and what is not a number is black."""
     bits = np.log2(levels.white + 1)
     if levels.black == 0 and bits in _DEPTHS and values.dtype.kind in "ui":
         return (values.astype(np.int64) >> (int(bits) - 8)).clip(0, 255).astype(np.uint8)
@@ -57,9 +80,9 @@ def _levels(files: tuple[tuple[Path, int], ...]) -> Levels:
     for file, _ in files:
         with Image.open(file) as image:
             for page in ImageSequence.Iterator(image):
-                if page.mode not in DEEP_MODES:
+                values = deep_values(page)
+                if values is None:
                     continue
-                values = np.asarray(page)
                 whole &= values.dtype.kind in "ui"
                 values = values[np.isfinite(values)]
                 if values.size:
