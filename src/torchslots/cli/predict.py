@@ -31,11 +31,20 @@ def predict(words: Words) -> int:
             options: How to read the inputs, and what to write.
         """
         require_inputs(inputs)
-        for folder in room.predict(model_folder(model), inputs, out, options):
-            print(f"Written to {folder}")
+        try:
+            written = room.predict(model_folder(model), inputs, out, options)
+        except room.InputsFailed as error:
+            _print_folders(error.done)
+            raise
+        _print_folders(written)
         return 0
 
     return parse(predict, words, "predict")
+
+
+def _print_folders(folders: list[Path]) -> None:
+    for folder in folders:
+        print(f"Written to {folder}", flush=True)
 
 
 def require_inputs(inputs: tuple[Path, ...]) -> None:

@@ -1,7 +1,9 @@
 """The exception for the user, and checks of arguments."""
 
 import difflib
+import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -38,6 +40,12 @@ def nearest(name: str, names: Iterable[str], otherwise: str | None = None) -> st
     if close:
         return f"Did you mean {' or '.join(close)}?"
     return f"There are: {', '.join(names)}." if otherwise is None else otherwise
+
+
+@lru_cache(maxsize=4096)
+def note(message: str) -> None:
+    """Print what the user should know, though it stops nothing, to standard error; each message once."""
+    print(f"Note: {message}", file=sys.stderr, flush=True)
 
 
 def first_line(error: BaseException) -> str:

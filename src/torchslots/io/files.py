@@ -106,6 +106,12 @@ def atomic_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
 
 
+def hidden(path: Path | str) -> bool:
+    """Whether file managers hide a file or folder, or made it for themselves: `.DS_Store`, `._a.mp4`, `Thumbs.db`."""
+    name = Path(path).name
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
+
+
 def remove_partial(folder: Path, name: str = "*") -> None:
     """Remove unfinished files and folders called `name` that a killed process left in `folder`."""
     for path in (*folder.glob(f".{name}.*.part"), *folder.glob(f".aside_{name}")):

@@ -1,6 +1,6 @@
 """Train a recipe, given its name, its data and a folder for the run."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +8,7 @@ import tyro
 
 from torchslots.data.catalog import open_dataset
 from torchslots.evaluation.evaluate import whole_videos
+from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, with_changes
 from torchslots.training import loop
@@ -83,6 +84,8 @@ def train(
     recipe = with_changes(recipe, **{name: value for name, value in changes.items() if name not in own})
     if options.dataset is not None:
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})
+    if recipe.data.dataset == "folder":
+        recipe = _on_own_files(recipe, "data.crop" in changes)
     given = (options.tokenizer, options.slot_encoder, options.init, options.backbone)
     recipe, model = assemble(recipe, Path(run), *given)
     data, root = recipe.data, Path(root)
@@ -98,3 +101,26 @@ def train(
         wandb=options.wandb,
         skip_corrupt=options.skip_corrupt,
     )
+
+
+def _on_own_files(recipe: Recipe, own_crop: bool) -> Recipe:
+    """The recipe for a folder of one's own: without the crop that belongs to another data set's frames.
+
+    Args:
+        own_crop: the crop was asked for; otherwise one that the catalog's recipe has is dropped.
+
+    Raises:
+        UserError: frames will be square, and the model is built for others.
+    """
+    usual = catalog.recipe(recipe.name).data if recipe.name in catalog.RECIPES else recipe.data
+    if not own_crop and usual.dataset != "folder" and recipe.data.crop == usual.crop:
+        recipe = replace(recipe, data=replace(recipe.data, crop=None))
+    height, width = vars(recipe.model).get("resolution", (1, 1))
+    if height != width and recipe.data.crop is None:
+        raise UserError(
+            f"The model is built for frames of {height} x {width}, and frames of your own are cut to their central "
+            f"square. Give --data.crop TOP LEFT HEIGHT WIDTH, a part of that shape in pixels of your frames, and "
+            f"--data.resolution {min(height, width)}; or build the model for squares, as with --model.resolution "
+            f"{height} {height}."
+        )
+    return recipe
