@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -21,18 +22,13 @@ from torchslots.io.files import locked
 from torchslots.io.progress import progress
 from torchslots.models.types import Batch
 from torchslots.recipes.config import Recipe
-from torchslots.training import checkpoint
+from torchslots.training import checkpoint, exports
 from torchslots.training.checkpoint import RunState
 from torchslots.training.compilation import settle
 from torchslots.training.log import Clock, RunLog
 from torchslots.training.step import StepReport, Trainable, TrainStep
 from torchslots.training.stops import Interrupted, StopRequest, explained, stop_request
 from torchslots.training.validation import SkippedRecords, StopNow, Validation
-
-MODEL_FOLDER = "model"
-"""Folder in the run of the newest weights, finally the last ones; averaged if the recipe has an average."""
-BEST_FOLDER = "best"
-"""Folder in the run of the weights with the best value of the monitored metric."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +77,11 @@ def train(
     checkpoint.claim(run, recipe, write=False)
     stepper = TrainStep(model, recipe.optim, replace(recipe.train, compile=None), device)
     first, rank = stepper.accelerator.is_main_process, stepper.accelerator.process_index
-    if first:
-        checkpoint.claim(run, recipe)
-    stepper.accelerator.wait_for_everyone()
-    busy = f"Another process is training in {run}. Wait for it, or choose another run folder."
-    with locked(run / ".lock", busy) if first else nullcontext():
+    with _only_writer(run) if first else nullcontext():
         state = _resume(stepper, run, first)
         if state.finished:
+            if first:
+                exports.complete(run, state, stepper)
             done = f"{run} is finished: {state.step} steps are done. Choose another run folder to train."
             _say(first, done)
             return _result(run, state)
@@ -97,6 +91,7 @@ def train(
             validate = None
             if eval_set is not None:
                 validate = Validation(recipe, stepper, eval_set, skipped, run, log, stop, num_plots)
+                validate.check()
             watched = monitor or cast(Trainable, model).monitor
             loop = _Loop(recipe, stepper, validate, skipped, run, log, stop, state, watched)
             return loop.run_to_end(train_set)
@@ -116,12 +111,15 @@ class _Loop:
     state: RunState
     monitor: str
     note: str = ""
+    claimed: bool = False
 
     def run_to_end(self, train_set: ClipDataset) -> RunResult:
         total = self.recipe.optim.num_steps
         self.stepper.model.train()
         with closing(self._batches(train_set)) as batches, self._bar(total) as advance:
             advance(self.state.step, note=self.note)
+            if self.state.step >= min(total, 1):
+                self._claim()
             if self.validate is not None and self._owed():
                 self._validate_and_save(self.validate, {})
             stream = self._compile(batches) if self.state.step < total else batches
@@ -129,6 +127,7 @@ class _Loop:
             while self.state.step < total:
                 batch = clock.waiting_for(lambda: self._next(stream))
                 report = self.stepper(self.state.step, batch, stop=bool(self.stop))
+                self._claim()
                 self.state = replace(self.state, step=self.state.step + 1)
                 clock.tick()
                 self._after(report, clock)
@@ -136,6 +135,12 @@ class _Loop:
             if not self.state.finished:
                 self._save()
         return _result(self.run, self.state)
+
+    def _claim(self) -> None:
+        """Make the folder this run's, once: after the first update, so that a failed start leaves nothing."""
+        if not self.claimed and self.stepper.accelerator.is_main_process:
+            checkpoint.claim(self.run, self.recipe)
+        self.claimed = True
 
     def _compile(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Compile by `settle`; returns the same batches, one of which may be needed for a trial."""
@@ -162,7 +167,8 @@ class _Loop:
             return next(batches)
         except UserError:
             self.stepper.drain()
-            self._save()
+            if self.state.step:
+                self._save()
             raise
 
     def _after(self, report: StepReport, clock: Clock) -> None:
@@ -206,15 +212,18 @@ class _Loop:
         """Evaluate the model, and save a checkpoint if it is the best or one is due."""
         try:
             report = validate(self.state.step)
+            metrics, step = report.metrics, self.state.step
+            better = self._is_better(metrics)
         except StopNow:
             self._interrupt(record)
-        metrics, step = report.metrics, self.state.step
-        better = self._is_better(metrics)
+        except UserError:
+            self._save()
+            raise
         best = {"best": metrics[self.monitor], "best_step": step} if better else {}
         self.state = replace(self.state, metrics=metrics, evaluated_step=step, **best)
         self._write({**record, **{f"eval/{name}": number for name, number in metrics.items()}})
         if better:
-            self._export(BEST_FOLDER)
+            self._export(exports.BEST_FOLDER)
         if better or self._due(self.recipe.train.checkpoint_every):
             self._save()
 
@@ -231,11 +240,11 @@ class _Loop:
         if self.stepper.accelerator.is_main_process:
             weights, training = self.stepper.model.state_dict(), self.stepper.training_tensors()
             checkpoint.save(self.run, self.state, weights, training, self.recipe.train.keep)
-            self._export(MODEL_FOLDER)
+            self._export(exports.MODEL_FOLDER)
 
     def _export(self, name: str) -> None:
         if self.stepper.accelerator.is_main_process:
-            cast(Trainable, self.stepper.evaluated_model()).save_pretrained(self.run / name)
+            exports.export(self.stepper, self.run / name)
 
     def _interrupt(self, record: dict[str, float]) -> NoReturn:
         self._write(record)
@@ -274,6 +283,22 @@ class _Loop:
         if self.stepper.accelerator.is_main_process:
             return progress("Training", total, "steps")
         return nullcontext(lambda n, note="": None)
+
+
+@contextmanager
+def _only_writer(run: Path) -> Iterator[None]:
+    """Keep other trainings out of the run's folder; a folder in which nothing was written is removed.
+
+    Raises:
+        UserError: another process is training there.
+    """
+    busy = f"Another process is training in {run}. Wait for it, or choose another run folder."
+    with locked(run / ".lock", busy):
+        try:
+            yield
+        finally:
+            if [path.name for path in run.iterdir()] == [".lock"]:
+                shutil.rmtree(run)
 
 
 def _resume(stepper: TrainStep, run: Path, first: bool) -> RunState:
