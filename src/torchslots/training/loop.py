@@ -75,7 +75,8 @@ def train(
             data, or a device that does not exist or is full.
     """
     checkpoint.claim(run, recipe, write=False)
-    stepper = TrainStep(model, recipe.optim, replace(recipe.train, compile=None), device)
+    shortest = min(recipe.data.num_frames, recipe.train.short_clip or recipe.data.num_frames)
+    stepper = TrainStep(model, recipe.optim, replace(recipe.train, compile=None), device, shortest)
     first, rank = stepper.accelerator.is_main_process, stepper.accelerator.process_index
     with _only_writer(run) if first else nullcontext():
         state = _resume(stepper, run, first)
