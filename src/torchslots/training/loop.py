@@ -27,7 +27,7 @@ from torchslots.training.checkpoint import RunState
 from torchslots.training.compilation import settle
 from torchslots.training.log import Clock, RunLog
 from torchslots.training.step import StepReport, Trainable, TrainStep
-from torchslots.training.stops import Interrupted, StopRequest, explained, stop_request
+from torchslots.training.stops import Interrupted, StopRequest, explained, is_lost_process, stop_request
 from torchslots.training.validation import SkippedRecords, StopNow, Validation
 
 
@@ -127,7 +127,7 @@ class _Loop:
             clock = Clock()
             while self.state.step < total:
                 batch = clock.waiting_for(lambda: self._next(stream))
-                report = self.stepper(self.state.step, batch, stop=bool(self.stop))
+                report = self._update(batch)
                 self._claim()
                 self.state = replace(self.state, step=self.state.step + 1)
                 clock.tick()
@@ -167,10 +167,27 @@ class _Loop:
         try:
             return next(batches)
         except UserError:
+            if not self.state.step:
+                raise
             self.stepper.drain()
+            if self.stop:  # what asked this process to stop may have ended a loading process
+                self._interrupt({})
+            self._save()
+            raise
+
+    def _update(self, batch: Batch) -> StepReport:
+        """One update; where another process is gone, the run ends after a checkpoint is saved."""
+        try:
+            return self.stepper(self.state.step, batch, stop=bool(self.stop))
+        except RuntimeError as error:
+            if not is_lost_process(error):
+                raise
             if self.state.step:
                 self._save()
-            raise
+            raise UserError(
+                f"Another process of this run ended during step {self.state.step + 1}; its message says why. Give the "
+                "same command again to go on."
+            ) from error
 
     def _after(self, report: StepReport, clock: Clock) -> None:
         logged = self._due(self.recipe.train.log_every) or self.state.step == 1
