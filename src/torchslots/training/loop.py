@@ -1,7 +1,6 @@
 """The training loop of every recipe. The same call starts a run, resumes it, or returns the finished one."""
 
 import dataclasses
-import math
 import shutil
 import signal
 import sys
@@ -23,6 +22,7 @@ from torchslots.io.progress import progress
 from torchslots.models.types import Batch
 from torchslots.recipes.config import Recipe
 from torchslots.training import checkpoint, exports
+from torchslots.training.best import watched
 from torchslots.training.checkpoint import RunState
 from torchslots.training.compilation import settle
 from torchslots.training.log import Clock, RunLog
@@ -64,7 +64,8 @@ def train(
         eval_set: whole videos for the periodic evaluation; None: no evaluation and no best model.
         run: the run's folder; for its files see `torchslots.training.checkpoint`.
         device: `cpu`, `cuda` or `cuda:N`; None: a GPU if there is one.
-        monitor: the metric whose highest value marks the best model; None: `model.monitor`.
+        monitor: the metric whose best value marks the best model; None: `model.monitor`, on data without labels the
+            error of reconstruction.
         num_plots: videos to plot at each evaluation.
         wandb: also log to Weights & Biases.
         skip_corrupt: leave out damaged records instead of stopping at the first.
@@ -93,8 +94,10 @@ def train(
             if eval_set is not None:
                 validate = Validation(recipe, stepper, eval_set, skipped, run, log, stop, num_plots)
                 validate.check()
-            watched = monitor or cast(Trainable, model).monitor
-            loop = _Loop(recipe, stepper, validate, skipped, run, log, stop, state, watched)
+            figure = monitor or cast(Trainable, model).monitor
+            loop = _Loop(
+                recipe, stepper, validate, skipped, run, log, stop, state, figure, monitor is not None
+            )
             return loop.run_to_end(train_set)
 
 
@@ -111,6 +114,8 @@ class _Loop:
     stop: StopRequest
     state: RunState
     monitor: str
+    chosen: bool
+    """The user chose `monitor`."""
     note: str = ""
     claimed: bool = False
 
@@ -231,26 +236,20 @@ class _Loop:
         try:
             report = validate(self.state.step)
             metrics, step = report.metrics, self.state.step
-            better = self._is_better(metrics)
+            figure = watched(metrics, self.monitor, self.chosen)
         except StopNow:
             self._interrupt(record)
         except UserError:
             self._save()
             raise
-        best = {"best": metrics[self.monitor], "best_step": step} if better else {}
+        better = figure is not None and figure.better(self.state.best)
+        best = {"best": figure.value, "best_step": step} if figure is not None and better else {}
         self.state = replace(self.state, metrics=metrics, evaluated_step=step, **best)
         self._write({**record, **{f"eval/{name}": number for name, number in metrics.items()}})
         if better:
             self._export(exports.BEST_FOLDER)
         if better or self._due(self.recipe.train.checkpoint_every):
             self._save()
-
-    def _is_better(self, metrics: dict[str, float]) -> bool:
-        """Whether the monitored figure is the best so far; data without masks have no figures and no best model."""
-        if metrics and self.monitor not in metrics:
-            raise UserError(f"There is no figure `{self.monitor}` to watch. There are: {', '.join(metrics)}.")
-        value = metrics.get(self.monitor, math.nan)
-        return math.isfinite(value) and (self.state.best is None or value > self.state.best)
 
     def _save(self) -> None:
         finished = self.state.step == self.recipe.optim.num_steps and not self._owed()
@@ -279,10 +278,16 @@ class _Loop:
         if not record:
             return
         self.log.write(self.state.step, record)
-        shown = {"loss": record.get("train/loss"), self.monitor: self.state.metrics.get(self.monitor)}
+        shown = {"loss": record.get("train/loss"), **self._latest()}
         self.note = "  ".join(f"{name} {value:.4g}" for name, value in shown.items() if value is not None)
         if self.stepper.accelerator.is_main_process and not sys.stderr.isatty():
             _say(True, f"step {self.state.step}/{self.recipe.optim.num_steps}  {self.note}")
+
+    def _latest(self) -> dict[str, float | None]:
+        """The watched figure of the last evaluation, if there was one."""
+        known = {name: value for name, value in self.state.metrics.items() if value is not None}
+        figure = watched(known, self.monitor, self.chosen)
+        return {} if figure is None else {figure.name: figure.value}
 
     def _batches(self, train_set: ClipDataset) -> Any:
         return train_batches(

@@ -30,7 +30,8 @@ class TrainOptions:
     """Trained model whose slot encoder to start with, of the same kind: a run folder, a model folder, or owner/name on
     the hub; on the command line a published checkpoint, too. Its configuration takes the place of `--model.slots.*`."""
     monitor: Annotated[str | None, tyro.conf.arg(name="best-metric", aliases=["--monitor"])] = None
-    """Metric whose highest value marks the best model; None: the decoder's (fg_ari or ap_inf), psnr for tokenizers."""
+    """Metric whose best value marks the best model; None: the decoder's (fg_ari or ap_inf), psnr for tokenizers. On
+    data without labels it is the error of reconstruction, or the loss, by default."""
     num_plots: int = 4
     """Videos plotted at each evaluation."""
     wandb: bool = False

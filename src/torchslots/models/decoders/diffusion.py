@@ -15,7 +15,7 @@ from torchslots.models.diffusion.schedule import Diffusion, PredictionType
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.slots.seeding import sample_rows
 from torchslots.models.tokenizers.vqvae import VQVAE
-from torchslots.models.types import Batch, Clip, Decoded, Source
+from torchslots.models.types import Batch, Clip, Decoded
 
 
 class DiffusionDecoder(Decoder):
@@ -92,8 +92,7 @@ class DiffusionDecoder(Decoder):
     def _timesteps_and_noise(self, latents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Steps are sampled first, then noise in row-major order, whatever the latents' layout in memory."""
         timesteps, noise = batch.get("timesteps"), batch.get("latent_noise")
-        # Generators of single clips are for their slots: evaluation has one for each clip, not for each frame.
-        source = batch.get("generator") if isinstance(batch.get("generator"), Source) else None
+        source = batch.get("generator")
         if timesteps is None:
             sample = partial(torch.randint, 0, self.diffusion.num_steps)
             timesteps = sample_rows(source, (len(latents),), latents.device, sample)

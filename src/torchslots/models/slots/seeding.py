@@ -65,8 +65,9 @@ def _sampled(source: Generators, shape: tuple[int, ...], sample: Callable[..., T
         return source.rows(sample, shape)
     if isinstance(source, torch.Generator):
         return sample(shape, device=source.device, generator=source)
-    clips = [sample(shape[1:], device=each.device, generator=each) for each in source]
-    return torch.stack(clips)
+    rows = shape[0] // len(source)
+    clips = [sample((rows, *shape[1:]), device=each.device, generator=each) for each in source]
+    return torch.cat(clips)
 
 
 _from_source = cast(Callable[..., Tensor], torch.compiler.disable(_sampled))
