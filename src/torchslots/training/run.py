@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from torchslots.data.catalog import open_dataset
@@ -12,6 +13,7 @@ from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, with_changes
 from torchslots.training import loop
 from torchslots.training.loop import RunResult
+from torchslots.training.needs import check_needs
 from torchslots.training.warm_start import assemble
 
 
@@ -80,10 +82,13 @@ def train(
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})
     recipe, model = assemble(recipe, Path(run), options.tokenizer, options.slot_encoder)
     data, root = recipe.data, Path(root)
+    train_set = open_dataset(data.dataset, root, data.train_split, data, True)
+    if not options.skip_corrupt and len(train_set):
+        check_needs(recipe, model, train_set.sample(0, np.random.default_rng(0)))
     return loop.train(
         recipe,
         model,
-        open_dataset(data.dataset, root, data.train_split, data, True),
+        train_set,
         whole_videos(data, recipe.evaluation, root),
         Path(run),
         device=options.device,

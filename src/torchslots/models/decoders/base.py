@@ -29,6 +29,8 @@ class Decoder(nn.Module, ABC):
     """Whether `loss` reads `Clip.attn`."""
     targets: tuple[str, ...] = ()
     """Names of the images in `Decoded.recon`: `video`, `flow`, `depth`."""
+    labels: ClassVar[tuple[str, ...]] = ()
+    """Keys of a training batch that the loss needs besides frames and `targets`."""
     method: ClassVar[str] = "decodes each slot at once"
     """What the decoder does, for errors."""
     sampling_options: ClassVar[frozenset[str]] = frozenset()
