@@ -1,6 +1,7 @@
 """The exception for the user, and checks of arguments."""
 
 import difflib
+import os
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
@@ -15,6 +16,14 @@ class UserError(Exception):
     The message says in one or two sentences what was found, what was expected, and what to do. The command line prints
     it without a traceback and exits with code 2.
     """
+
+    process: int | None = None
+    """Rank of the only process that knows of it; None: every process of the job would say the same."""
+
+
+def speaks() -> bool:
+    """Whether this process prints what all would: of those that `torchrun` started, the first on each machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def check_type(name: str, value: Value, *types: type) -> Value:

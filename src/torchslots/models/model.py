@@ -44,9 +44,23 @@ class ObjectCentricModel(nn.Module):
         return self.decoder.monitor
 
     @property
+    def hints(self) -> tuple[str, ...]:
+        """Keys of a batch from whose first frame slots start."""
+        initializer = self.slot_encoder.initializer
+        if isinstance(initializer, FromMasks):
+            return ("segmentations",)
+        return ("boxes",) if isinstance(initializer, FromBoxes) else ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keys of a training batch besides frames: the hints, and what the decoder is trained on."""
+        targets = (key for key in self.decoder.targets if key not in ("video", "features"))
+        return (*self.hints, *targets, *self.decoder.labels)
+
+    @property
     def takes_hints(self) -> bool:
         """Whether slots start from boxes or masks of the first frame."""
-        return isinstance(self.slot_encoder.initializer, FromBoxes | FromMasks)
+        return bool(self.hints)
 
     def encode(self, batch: Batch, state: State | None = None, attn: bool = True) -> Clip:
         """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`.

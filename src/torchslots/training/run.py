@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from torchslots.data.catalog import open_dataset
@@ -13,6 +14,7 @@ from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, with_changes
 from torchslots.training import loop
 from torchslots.training.loop import RunResult
+from torchslots.training.needs import check_needs
 from torchslots.training.warm_start import assemble
 
 
@@ -36,8 +38,9 @@ class TrainOptions:
     backbone: str | None = None
     """Weights of the pretrained backbone that slots are found on: a file, a folder, or owner/name on the hub; None: the
     recipe's own, `--model.backbone.pretrained`."""
-    monitor: str | None = None
-    """Metric whose highest value marks the best model; None: the decoder's (fg_ari or ap_inf), psnr for tokenizers."""
+    monitor: Annotated[str | None, tyro.conf.arg(name="best-metric", aliases=["--monitor"])] = None
+    """Metric whose best value marks the best model; None: the decoder's (fg_ari or ap_inf), psnr for tokenizers. On
+    data without labels it is the error of reconstruction, or the loss, by default."""
     num_plots: int = 4
     """Videos plotted at each evaluation."""
     wandb: bool = False
@@ -89,10 +92,13 @@ def train(
     given = (options.tokenizer, options.slot_encoder, options.init, options.backbone)
     recipe, model = assemble(recipe, Path(run), *given)
     data, root = recipe.data, Path(root)
+    train_set = open_dataset(data.dataset, root, data.train_split, data, True)
+    if not options.skip_corrupt and len(train_set):
+        check_needs(recipe, model, train_set.sample(0, np.random.default_rng(0)))
     return loop.train(
         recipe,
         model,
-        open_dataset(data.dataset, root, data.train_split, data, True),
+        train_set,
         whole_videos(data, recipe.evaluation, root),
         Path(run),
         device=options.device,
