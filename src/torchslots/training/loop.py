@@ -24,6 +24,7 @@ from torchslots.recipes.config import Recipe
 from torchslots.training import checkpoint
 from torchslots.training.checkpoint import RunState
 from torchslots.training.compilation import settle
+from torchslots.training.features import check_backbone
 from torchslots.training.log import Clock, RunLog
 from torchslots.training.step import StepReport, Trainable, TrainStep
 from torchslots.training.stops import Interrupted, StopRequest, explained, stop_request
@@ -76,7 +77,7 @@ def train(
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; a checkpoint is saved.
         UserError: a loss that is not finite (its batch is saved), a full disk, a folder of another recipe, damaged
-            data, or a device that does not exist or is full.
+            data, features of another backbone, or a device that does not exist or is full.
     """
     checkpoint.claim(run, recipe, write=False)
     stepper = TrainStep(model, recipe.optim, replace(recipe.train, compile=None), device)
@@ -87,6 +88,7 @@ def train(
     busy = f"Another process is training in {run}. Wait for it, or choose another run folder."
     with locked(run / ".lock", busy) if first else nullcontext():
         state = _resume(stepper, run, first)
+        check_backbone(train_set, model)
         if state.finished:
             done = f"{run} is finished: {state.step} steps are done. Choose another run folder to train."
             _say(first, done)

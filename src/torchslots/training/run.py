@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from torchslots.data.catalog import open_dataset
 from torchslots.evaluation.evaluate import whole_videos
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, with_changes
 from torchslots.training import loop
+from torchslots.training.features import training_set
 from torchslots.training.loop import RunResult
 from torchslots.training.warm_start import assemble
 
@@ -20,7 +20,8 @@ class TrainOptions:
     """Options of a training besides its recipe."""
 
     dataset: Annotated[str | None, tyro.conf.arg(name="data")] = None
-    """Data set by name, see `torchslots data list`; None: the recipe's own."""
+    """Data set by name, see `torchslots data list`; None: the recipe's own. `prepared`: what `torchslots data prepare`
+    wrote; where it stored features (--features), they are read in place of frames."""
     device: str | None = None
     """cpu, cuda or cuda:N; None: cuda where there is one."""
     tokenizer: str | None = None
@@ -89,7 +90,7 @@ def train(
     return loop.train(
         recipe,
         model,
-        open_dataset(data.dataset, root, data.train_split, data, True),
+        training_set(recipe, model, root),
         whole_videos(data, recipe.evaluation, root),
         Path(run),
         device=options.device,
