@@ -15,6 +15,7 @@ from torchslots.data import feature_store
 from torchslots.data.feature_store import Encode, Layout
 from torchslots.data.prepare import estimated_bytes, open_whole, prepare
 from torchslots.data.sets.prepared_features import KEYS, TOKENS, features_split, preprocessing, unsampled
+from torchslots.evaluation.evaluate import evaluation_data
 from torchslots.hub import load_model
 from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import size_text
@@ -35,9 +36,9 @@ class FeatureOptions:
 
     features: str
     """Recipe whose frozen vision transformer sees the frames: its features are stored in place of them. By count of
-    multiplications a training step is then 6.6 times as fast for videosaur_movi_c, 3.2 times for slotcontrast_ytvis, 1.4
-    times for slotcontrast_movi_c, whose decoder is the larger part. What is sampled in frames is lost: mirroring
-    (videosaur_*, dinosaur_coco_*, dinosaur_voc_*, slotcontrast_movi_*) and random squares (videosaur_ytvis*,
+    multiplications a training step is then 6.6 times as fast for videosaur_movi_c, 3.2 times for slotcontrast_ytvis and
+    1.4 times for slotcontrast_movi_c, whose decoder is the larger part. What is sampled in frames is lost: mirroring
+    (videosaur_*, slotcontrast_movi_*, dinosaur_coco_*, dinosaur_voc_*) and random squares (videosaur_ytvis*,
     slotcontrast_ytvis, dinosaur_coco_dinov2, dinosaur_voc_*)."""
     backbone: str | None = None
     """Weights of the transformer: a file, a folder, or owner/name on the hub; None: the recipe's own."""
@@ -73,7 +74,7 @@ class FeatureJob:
         data, backbone = recipe.data, self.encoder.backbone
         self.black = torch.zeros(1, 3, data.resolution, data.resolution)
         self.clips = open_whole(root, data.train_split, replace(unsampled(data), keys=("video",)))
-        self.evaluated = open_whole(root, recipe.evaluation.split, data)
+        self.evaluated = open_whole(root, recipe.evaluation.split, evaluation_data(data, recipe.evaluation))
         self.made = preprocessing(data) | {"dataset": data.dataset, "backbone": digest(backbone.state_dict())}
         layout = Layout(backbone.grid(self.black), backbone.size, backbone.keys, options.feature_type)
         self.plan = feature_store.plan(self.clips, out / features_split(data.train_split), layout)
@@ -95,10 +96,10 @@ class FeatureJob:
             f"{plan.folder}: {size_text(plan.num_bytes)}, {'features and keys' if layout.keys else 'features'} of "
             f"{frames:,} frames in {len(plan.num_frames):,} videos, {patches} in {layout.dtype}.",
             f"Of these {frames - left:,} frames are there already." if left < frames else "",
-            f"{self.out / recipe.evaluation.split}: about {size_text(estimated_bytes(self.evaluated))}, frames and labels "
-            "for evaluation.",
-            f"A training step needs {gain:.1f} times fewer multiplications, so that training is up to {gain:.1f} times as "
-            f"fast, where the disk gives {size_text(step)} for each step.",
+            f"{self.out / recipe.evaluation.split}: about {size_text(estimated_bytes(self.evaluated))}, frames and "
+            "labels for evaluation.",
+            f"A training step is up to {gain:.1f} times as fast, by count of its multiplications, where the disk gives "
+            f"{size_text(step)} for each.",
             lost_text(recipe.data),
         )
         return "\n".join(line for line in lines if line)

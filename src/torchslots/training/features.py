@@ -84,8 +84,8 @@ def check_backbone(train_set: ClipDataset, model: nn.Module) -> None:
     if source.backbone != found:
         raise UserError(
             f"{source.folder} holds features of another backbone (weights {source.backbone[:12]}) than the model's "
-            f"({found[:12]}). Give the weights that they were computed with by --backbone FILE, or store those of these "
-            "weights in another folder: `torchslots data prepare --features RECIPE --backbone FILE --out DIR`."
+            f"({found[:12]}). Give the weights that they were computed with by --backbone FILE, or store those of the "
+            "model's in another folder: `torchslots data prepare --features RECIPE --backbone FILE --out DIR`."
         )
     decoder = model.decoder if isinstance(model, ObjectCentricModel) else None
     if isinstance(decoder, FeatureDecoder) and decoder.renderer.grid != source.grid:
