@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -120,6 +120,7 @@ def _prepare_features(words: Words) -> tuple[Callable[..., Any], Words] | None:
 
 
 def _feature_command(chosen: Any, defaults: Any) -> Callable[..., int]:
+    from torchslots.convert.pretrained import model_folder
     from torchslots.recipes.config import Recipe
     from torchslots.training.feature_job import FeatureJob, FeatureOptions
 
@@ -139,6 +140,8 @@ def _feature_command(chosen: Any, defaults: Any) -> Callable[..., int]:
             recipe: The recipe.
             options: What is stored.
         """
+        if options.model is not None:
+            options = replace(options, model=str(model_folder(options.model)))
         job = FeatureJob(recipe, root, out, options)
         print(job.summary(), flush=True)
         if not (yes or job.finished or _agreed()):

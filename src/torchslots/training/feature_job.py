@@ -43,7 +43,8 @@ class FeatureOptions:
     backbone: str | None = None
     """Weights of the transformer: a file, a folder, or owner/name on the hub; None: the recipe's own."""
     model: str | None = None
-    """Trained model whose transformer it is: a run folder, a model folder, or owner/name on the hub."""
+    """Trained model whose transformer it is: a run folder, a model folder, or owner/name on the hub; on the command
+    line a published checkpoint, too."""
     feature_type: Literal["float16", "float32"] = "float16"
     """float16, or float32 in twice the space."""
     device: str | None = None
