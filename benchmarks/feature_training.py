@@ -2,11 +2,12 @@
 
     python benchmarks/feature_training.py --batch 1 --rounds 3 --threads 2
 
-One step of each kind follows the other, `--rounds` times, so that a busy machine slows all alike; the least time of each
-is taken. `frames` is the step of `torchslots train` on frames in memory, backbone included. `stored` reads its clips from
-stored float16 features, which are in the page cache, and makes the same step. `floor` is that step on features in
-float32 that are in memory: the step without the backbone. `gain` is frames / stored, `over_floor` stored / floor,
-`counted_gain` the gain by count of multiplications. Weights and frames are random.
+One step of each kind follows the other, `--rounds` times, so that a busy machine slows all alike; the least time of
+each is taken, of the clock and of the CPU, which is steadier on a shared machine. `frames` is the step of `torchslots
+train` on frames in memory, backbone included. `stored` reads its clips from stored float16 features, which are in the
+page cache, and makes the same step. `floor` is that step on features in float32 that are in memory: the step without
+the backbone. `gain` is frames / stored, `over_floor` stored / floor, `counted_gain` the gain by count of multiplications.
+Weights and frames are random.
 """
 
 import json
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 import tyro
 
-from torchslots.cli.bench.timing import machine, wait
+from torchslots.cli.bench.timing import Times, machine, repeat
 from torchslots.cli.memory import keep_freed_memory
 from torchslots.data.catalog import open_dataset
 from torchslots.data.loader import train_batches
@@ -83,13 +84,17 @@ def measure(name: str, batch: int, rounds: int, device: str, precision: str) -> 
         seconds = _least(step, kinds, rounds, step.accelerator.device)
     return {
         "seconds": seconds,
-        "steps_per_second": {kind: 1 / value for kind, value in seconds.items()},
-        "gain": seconds["frames"] / seconds["stored"],
-        "over_floor": seconds["stored"] / seconds["floor"],
+        "steps_per_second": {kind: 1 / times["wall"] for kind, times in seconds.items()},
+        "gain": _ratio(seconds, "frames", "stored"),
+        "over_floor": _ratio(seconds, "stored", "floor"),
         "counted_gain": expected_gain(recipe),
         "bytes_per_step": batch * recipe.data.num_frames * job.plan.layout.frame_bytes,
         "seconds_to_store_a_frame": stored_in / sum(job.plan.num_frames),
     }
+
+
+def _ratio(seconds: dict[str, dict[str, float]], one: str, other: str) -> dict[str, float]:
+    return {clock: seconds[one][clock] / seconds[other][clock] for clock in seconds[one]}
 
 
 def _small(name: str, batch: int, precision: str) -> Recipe:
@@ -121,17 +126,16 @@ def _in_memory(batch: Batch) -> Batch:
 
 def _least(
     step: TrainStep, kinds: dict[str, Callable[[], Batch]], rounds: int, device: torch.device
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """Least seconds of a step of each kind, its batch included; the first round is not counted."""
-    found: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for number in range(rounds + 1):
+    found: dict[str, list[Times]] = {kind: [] for kind in kinds}
+    for _ in range(rounds + 1):
         for kind, batch in kinds.items():
-            wait(device)
-            began = time.perf_counter()
-            step(number, batch())
-            wait(device)
-            found[kind].append(time.perf_counter() - began)
-    return {kind: min(seconds[1:]) for kind, seconds in found.items()}
+            found[kind].append(repeat(lambda batch=batch: step(1, batch()), 1, 1, device))
+    return {
+        kind: {"wall": min(t.wall[0] for t in times[1:]), "cpu": min(t.cpu[0] for t in times[1:])}
+        for kind, times in found.items()
+    }
 
 
 if __name__ == "__main__":
