@@ -6,8 +6,8 @@ One step of each kind follows the other, `--rounds` times, so that a busy machin
 each is taken, of the clock and of the CPU, which is steadier on a shared machine. `frames` is the step of `torchslots
 train` on frames in memory, backbone included. `stored` reads its clips from stored float16 features, which are in the
 page cache, and makes the same step. `floor` is that step on features in float32 that are in memory: the step without
-the backbone. `gain` is frames / stored, `over_floor` stored / floor, `counted_gain` the gain by count of multiplications.
-Weights and frames are random.
+the backbone. `gain` is frames / stored, `over_floor` stored / floor, `counted_gain` that by count of
+multiplications. Weights and frames are random.
 """
 
 import json
