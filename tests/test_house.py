@@ -47,7 +47,7 @@ INSIDE = {
         "clips array_cache",
         "sets",
         "catalog",
-        "prepare inspect download dataset",
+        "prepare feature_store inspect download dataset",
     ),
 }
 """The same within the two largest rooms."""

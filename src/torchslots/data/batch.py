@@ -10,6 +10,8 @@
 | `flow` | [B, T, 3, H, W] | float32 | optical flow as an RGB image, [0, 1] |
 | `depth` | [B, T, 1, H, W] | float32 | transformed distance to the camera |
 | `properties` | [B, T, n, P] | float32 | of each object (`torchslots.data.objects`) in [0, 1], zeros for none |
+| `features` | [B, T, N, C] | float16, float32 | stored features of a frozen backbone, in place of `video` |
+| `feature_keys` | [B, T, N, C] | float16, float32 | keys of the backbone's last attention, where a loss compares them |
 | `padding_mask` | [B, T, H, W] | bool | False on frames or pixels that are padding |
 | `name` | list of B strings | | where the example comes from |
 
@@ -17,7 +19,10 @@
 `ignore` is True ids are 0, and classes too but for overlaps: metrics of classes ignore `ignore & (classes == 0)`. Ids
 may pass the rows of `boxes`.
 
-A sample is the same without B. Every data set gives at least `video` and `padding_mask`. An image is a clip with T = 1.
+Beside `features` the `padding_mask` has the rows and columns of the patches.
+
+A sample is the same without B. Every data set gives at least `video` (or `features`) and `padding_mask`. An image is a
+clip with T = 1.
 """
 
 from collections.abc import Sequence
@@ -30,18 +35,21 @@ from torch import Tensor
 from torchslots.io.errors import UserError
 from torchslots.models.types import Batch
 
+_STORED = (torch.float16, torch.float32)
 _KINDS = {
-    "video": (torch.float32, 4),
-    "segmentations": (torch.int32, 3),
-    "ignore": (torch.bool, 3),
-    "classes": (torch.int32, 3),
-    "boxes": (torch.float32, 3),
-    "flow": (torch.float32, 4),
-    "depth": (torch.float32, 4),
-    "properties": (torch.float32, 3),
-    "padding_mask": (torch.bool, 3),
+    "video": ((torch.float32,), 4),
+    "features": (_STORED, 3),
+    "feature_keys": (_STORED, 3),
+    "segmentations": ((torch.int32,), 3),
+    "ignore": ((torch.bool,), 3),
+    "classes": ((torch.int32,), 3),
+    "boxes": ((torch.float32,), 3),
+    "flow": ((torch.float32,), 4),
+    "depth": ((torch.float32,), 4),
+    "properties": ((torch.float32,), 3),
+    "padding_mask": ((torch.bool,), 3),
 }
-"""dtype and number of dimensions of each key of a sample."""
+"""dtypes and number of dimensions of each key of a sample."""
 
 
 @runtime_checkable
@@ -89,7 +97,7 @@ def cut_clips(batch: Batch, frames: int) -> Batch:
     Raises:
         UserError: `frames` does not divide T.
     """
-    length = batch["video"].shape[1]
+    length = batch["features" if "features" in batch else "video"].shape[1]
     if length % frames:
         raise UserError(f"Clips of {length} frames cannot be cut into pieces of {frames}. Choose a divisor.")
     pieces = length // frames
@@ -107,11 +115,12 @@ def check_sample(sample: Batch, where: str) -> Batch:
     Raises:
         UserError: a wrong dtype or rank; the message begins with `where`, the sample's place.
     """
-    for key, (dtype, rank) in _KINDS.items():
+    for key, (kinds, rank) in _KINDS.items():
         value = sample.get(key)
-        if value is not None and (value.dtype, value.ndim) != (dtype, rank):
+        if value is not None and (value.dtype not in kinds or value.ndim != rank):
+            expected = " or ".join(map(str, kinds))
             raise UserError(
-                f"{where}: `{key}` should be {dtype} with {rank} dimensions, got {value.dtype} in "
+                f"{where}: `{key}` should be {expected} with {rank} dimensions, got {value.dtype} in "
                 f"{list(value.shape)}. See torchslots/data/batch.py for what a data set must return."
             )
     return sample

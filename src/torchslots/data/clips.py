@@ -19,7 +19,7 @@ from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 
 _CHANNELS_LAST = ("video", "flow", "depth")
-_SIZED = {"video", "segmentations", "flow", "depth", "classes"}
+_SIZED = {"video", "segmentations", "flow", "depth", "classes", "features"}
 """Keys of which one must be read, for the frames' size."""
 _SHOWN = 100
 """Examples between two updates of the progress bar."""
@@ -174,6 +174,14 @@ class Clips:
         if self._frames is None:
             return name
         return f"{name}:{self._frames[index].start}-{self._frames[index].stop - 1}"
+
+    def num_frames(self, index: int) -> int:
+        """Frames of the example's whole video.
+
+        Raises:
+            CorruptRecord: the example cannot be read.
+        """
+        return self.source.open(self._chosen[index], ()).num_frames
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
         """One clip (contract: `data/batch.py`); without `rng` the whole video, or if not `train` its first frames.

@@ -116,8 +116,9 @@ def inspect_dataset(
     if check:
         survey.num_checked, survey.corrupt = len(places), list(_corrupt(places))
     _describe(survey, _evenly(places, _COUNTED_VIDEOS))
-    if out is not None:
-        write_png(out, _sheet(list(_readable(_seen, _evenly(places, _SHEET_VIDEOS)))))
+    shown = [place for place in places if _has_frames(place)]
+    if out is not None and shown:
+        write_png(out, _sheet(list(_readable(_seen, _evenly(shown, _SHEET_VIDEOS)))))
         survey.sheet = out
     return survey
 
@@ -204,6 +205,11 @@ def _stored(place: _Place) -> Mapping[str, Any]:
     return words | dict(example.read(0, min(example.num_frames, _FRAMES_AT_ONCE)))
 
 
+def _has_frames(place: _Place) -> bool:
+    """Whether frames are stored; of stored features they are not."""
+    return place.source.keys is None or "video" in place.source.keys
+
+
 def _seen(place: _Place) -> _Seen:
     arrays = _stored(place)
     frames, ids = arrays["video"], arrays.get("segmentations")
@@ -215,7 +221,7 @@ def _seen(place: _Place) -> _Seen:
 def _num_objects(place: _Place) -> int | None:
     """Number of objects by the source; where unknown, by the ids of the masks."""
     count = place.source.num_objects(place.index)
-    ids = _seen(place).ids if count is None else None
+    ids = _seen(place).ids if count is None and _has_frames(place) else None
     return count if ids is None else len(np.unique(ids[ids > 0]))
 
 

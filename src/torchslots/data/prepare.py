@@ -67,6 +67,9 @@ def data_prepare(
 ) -> None:
     """Cache what a recipe needs of a data set, to train with `--data prepared --root OUT`.
 
+    With `--features RECIPE` the features of that recipe's frozen vision transformer are stored in place of its training
+    frames: see `torchslots data prepare --features RECIPE --help`.
+
     Args:
         root: Folder of the data set.
         out: Folder to write; the same command resumes after an interruption.
@@ -78,13 +81,29 @@ def data_prepare(
     Raises:
         UserError: no such data set or split, or as `prepare`.
     """
-    whole = replace(config, windows="end_to_end", eval_chunks=None)
     for split in splits:
-        dataset = open_dataset(config.dataset, root, split, whole, True)
+        dataset = open_whole(root, split, config)
         done = prepare(dataset, out, num_workers=num_workers, skip_corrupt=skip_corrupt)
         print(f"{done.folder}: {done.num_videos} videos, {done.num_bytes / 1e6:,.1f} MB")
         for message in done.left_out:
             print(f"left out: {message}")
+
+
+def open_whole(root: Path, split: str, config: DataConfig) -> Clips:
+    """A split's whole videos, however short.
+
+    Raises:
+        UserError: no such data set or split.
+    """
+    whole = replace(config, windows="end_to_end", eval_chunks=None)
+    return open_dataset(config.dataset, root, split, whole, True)
+
+
+def estimated_bytes(dataset: Clips) -> float:
+    """About what `prepare` writes, by its first video."""
+    packed = _video(dataset, 0)
+    size = sum(packed[key].nbytes for key in TARGETS if key in packed) / dataset.num_frames(0)
+    return size * sum(dataset.num_frames(index) for index in range(len(dataset)))
 
 
 def prepare(dataset: Clips, out: Path, *, num_workers: int = 0, skip_corrupt: bool = False) -> Prepared:

@@ -25,6 +25,7 @@ from torchslots.training import checkpoint, exports
 from torchslots.training.best import watched
 from torchslots.training.checkpoint import RunState
 from torchslots.training.compilation import settle
+from torchslots.training.features import check_backbone
 from torchslots.training.log import Clock, RunLog
 from torchslots.training.step import StepReport, Trainable, TrainStep
 from torchslots.training.stops import Interrupted, StopRequest, explained, is_lost_process, stop_request
@@ -73,7 +74,7 @@ def train(
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; a checkpoint is saved.
         UserError: a loss that is not finite (its batch is saved), a full disk, a folder of another recipe, damaged
-            data, or a device that does not exist or is full.
+            data, features of another backbone, or a device that does not exist or is full.
     """
     checkpoint.claim(run, recipe, write=False)
     shortest = min(recipe.data.num_frames, recipe.train.short_clip or recipe.data.num_frames)
@@ -81,6 +82,7 @@ def train(
     first, rank = stepper.accelerator.is_main_process, stepper.accelerator.process_index
     with _only_writer(run) if first else nullcontext():
         state = _resume(stepper, run, first)
+        check_backbone(train_set, model)
         if state.finished:
             if first:
                 exports.complete(run, state, stepper)

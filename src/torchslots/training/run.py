@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from torchslots.data.catalog import open_dataset
 from torchslots.evaluation.evaluate import whole_videos
 from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, with_changes
 from torchslots.training import loop
+from torchslots.training.features import training_set
 from torchslots.training.loop import RunResult
 from torchslots.training.needs import check_needs
 from torchslots.training.warm_start import assemble
@@ -23,7 +23,8 @@ class TrainOptions:
     """Options of a training besides its recipe."""
 
     dataset: Annotated[str | None, tyro.conf.arg(name="data")] = None
-    """Data set by name, see `torchslots data list`; None: the recipe's own."""
+    """Data set by name, see `torchslots data list`; None: the recipe's own. `prepared`: what `torchslots data prepare`
+    wrote; where it stored features (--features), they are read in place of frames."""
     device: str | None = None
     """cpu, cuda or cuda:N; None: cuda where there is one."""
     tokenizer: str | None = None
@@ -92,7 +93,7 @@ def train(
     given = (options.tokenizer, options.slot_encoder, options.init, options.backbone)
     recipe, model = assemble(recipe, Path(run), *given)
     data, root = recipe.data, Path(root)
-    train_set = open_dataset(data.dataset, root, data.train_split, data, True)
+    train_set = training_set(recipe, model, root)
     if not options.skip_corrupt and len(train_set):
         check_needs(recipe, model, train_set.sample(0, np.random.default_rng(0)))
     return loop.train(

@@ -49,8 +49,9 @@ def own_splits(root: Path, name: str) -> Sequence[str]:
 
 def prepared(root: Path, split: str, config: DataConfig) -> Source:
     from torchslots.data.sets.prepared import PreparedArrays
+    from torchslots.data.sets.prepared_features import FeatureArrays, is_features
 
-    return PreparedArrays(root, split, config)
+    return (FeatureArrays if is_features(split) else PreparedArrays)(root, split, config)
 
 
 def prepared_splits(root: Path, name: str) -> Sequence[str]:

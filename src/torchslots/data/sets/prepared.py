@@ -27,7 +27,7 @@ RANGES = ("flow_range", "depth_range")
 _AGAIN = "Prepare it for this recipe in another folder, or change the recipe's data settings."
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """One video: its shard, its number and first frame in it, its length and size."""
 
     shard: Path
@@ -107,15 +107,8 @@ class PreparedArrays:
         self._as_stored = _check(self._folder, config).get("random_crop", False)
 
     @cached_property
-    def _entries(self) -> list[_Entry]:
-        entries = []
-        for shard in range(len(read_index(self._folder / "meta.json")["videos_in_shards"])):
-            index = read_index(shard_folder(self._folder, shard) / "index.json")
-            start = 0
-            for number, (name, shape) in enumerate(zip(index["names"], index["shapes"])):
-                entries.append(_Entry(shard_folder(self._folder, shard), name, number, start, *shape))
-                start += shape[0]
-        return entries
+    def _entries(self) -> list[Entry]:
+        return read_entries(self._folder)
 
     @property
     def files(self) -> str:
@@ -143,27 +136,39 @@ class PreparedArrays:
         """Unknown; videos of too many objects were left out on preparing."""
 
 
+def read_entries(folder: Path) -> list[Entry]:
+    """The videos of a finished split, by the indices of its shards."""
+    entries = []
+    for shard in range(len(read_index(folder / "meta.json")["videos_in_shards"])):
+        index = read_index(shard_folder(folder, shard) / "index.json")
+        start = 0
+        for number, (name, shape) in enumerate(zip(index["names"], index["shapes"])):
+            entries.append(Entry(shard_folder(folder, shard), name, number, start, *shape))
+            start += shape[0]
+    return entries
+
+
 def splits(root: Path) -> Sequence[str]:
     """The prepared splits below a folder."""
     return sorted(file.parent.name for file in root.glob("*/meta.json"))
 
 
-def _read(entry: _Entry, keys: Collection[str], start: int, stop: int) -> dict[str, np.ndarray]:
+def _read(entry: Entry, keys: Collection[str], start: int, stop: int) -> dict[str, np.ndarray]:
     wanted = [key for key in keys if key in TARGETS and (key != "ignore" or _file(entry, key).exists())]
     arrays = {key: _frames(entry, key, start, stop) for key in wanted}
     for key in ("flow", "depth"):
         if key in arrays and (entry.shard / f"{key}_range.npy").exists():
-            arrays[f"{key}_range"] = np.array(_mapped(entry.shard / f"{key}_range.npy")[entry.number])
+            arrays[f"{key}_range"] = np.array(mapped(entry.shard / f"{key}_range.npy")[entry.number])
     return arrays | {"padding_mask": np.ones((stop - start, entry.height, entry.width), bool)}
 
 
-def _file(entry: _Entry, key: str) -> Path:
+def _file(entry: Entry, key: str) -> Path:
     return entry.shard / f"{key}.npy"
 
 
-def _frames(entry: _Entry, key: str, start: int, stop: int) -> np.ndarray:
+def _frames(entry: Entry, key: str, start: int, stop: int) -> np.ndarray:
     """A copy of some frames; channels, which are stored first, come last."""
-    array = np.array(_mapped(_file(entry, key))[entry.start + start : entry.start + stop])
+    array = np.array(mapped(_file(entry, key))[entry.start + start : entry.start + stop])
     return np.moveaxis(array, 1, -1) if key in ("video", "flow", "depth") else array
 
 
@@ -183,13 +188,7 @@ def _finish(clip: Sample, config: DataConfig, length: int, rng: np.random.Genera
 
 def _check(folder: Path, config: DataConfig) -> dict[str, Any]:
     """The settings that the arrays were prepared with, if they suit the recipe."""
-    meta = folder / "meta.json"
-    if not meta.exists():
-        raise UserError(f"{folder} holds nothing prepared. Make it with `torchslots data prepare`.")
-    found = read_index(meta)
-    if not found.get("complete"):
-        raise UserError(f"{folder} is not finished. Run the same `torchslots data prepare` again.")
-    made, wanted = found["made_for"], fingerprint(config)
+    made, wanted = made_for(folder), fingerprint(config)
     if not config.keys:
         return made
     del wanted["dataset"]
@@ -203,6 +202,21 @@ def _check(folder: Path, config: DataConfig) -> dict[str, Any]:
             f"{_AGAIN}"
         )
     return made
+
+
+def made_for(folder: Path) -> dict[str, Any]:
+    """The settings of a prepared split.
+
+    Raises:
+        UserError: nothing is prepared there, or it is not finished.
+    """
+    meta = folder / "meta.json"
+    if not meta.exists():
+        raise UserError(f"{folder} holds nothing prepared. Make it with `torchslots data prepare`.")
+    found = read_index(meta)
+    if not found.get("complete"):
+        raise UserError(f"{folder} is not finished. Run the same `torchslots data prepare` again.")
+    return found["made_for"]
 
 
 def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
@@ -225,7 +239,7 @@ def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
 
 
 @lru_cache(maxsize=128)
-def _mapped(file: Path) -> np.ndarray:
+def mapped(file: Path) -> np.ndarray:
     """A memory-mapped array, shared by all workers through the page cache."""
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
