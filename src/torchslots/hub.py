@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from torchslots._version import __version__
 from torchslots.io.errors import UserError, check_type, first_line
 from torchslots.io.json_files import read_object
+from torchslots.models.backbones.vit import ViT
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
-from torchslots.models.weights import CONFIG_NAME, HUB_ID, WEIGHTS_NAME, WithoutDraws, load_weights
+from torchslots.models.weights import CONFIG_NAME, ELSEWHERE, HUB_ID, WEIGHTS_NAME, digest, load_weights
 from torchslots.recipes import catalog
+from torchslots.recipes.backbone_weights import load_backbone, published_backbone
 from torchslots.recipes.config import ModelConfig, with_changes
 
 PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".pkl", ".pickle", ".ckpt")
@@ -78,7 +81,11 @@ def create_model(recipe: str, **changes: Any) -> catalog.Built:
 
 
 def load_model(
-    path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
+    path_or_id: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    backbone: str | Path | None = None,
 ) -> ObjectCentricModel:
     """Load the model of a folder, of a run of `train`, or of the hub, in evaluation mode.
 
@@ -89,12 +96,14 @@ def load_model(
             final model, else its best), or a hub id.
         device: Device of the model.
         revision: Branch, tag or commit on the hub; None: the main branch.
+        backbone: For a model that was saved without its backbone: a file or folder with its weights; None: they are
+            taken from the hub, or its cache, under the name in the configuration.
 
     Raises:
         UserError: no such folder or id; a pickle; a truncated or foreign file; tensors missing, left over or of
             another shape; a configuration of a newer version or an unknown family; a device that does not exist.
     """
-    return _load(path_or_id, device, revision, ObjectCentricModel)
+    return _load(path_or_id, device, revision, ObjectCentricModel, backbone)
 
 
 def load_tokenizer(
@@ -105,7 +114,11 @@ def load_tokenizer(
 
 
 def load_trained(
-    path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
+    path_or_id: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    backbone: str | Path | None = None,
 ) -> catalog.Built:
     """Load a model of slots or a tokenizer, whichever it is; arguments as of `load_model`.
 
@@ -113,24 +126,62 @@ def load_trained(
         UserError: as `load_model`.
     """
     folder, weights = _locate(path_or_id, revision)
-    return _filled(*_rebuild(folder / CONFIG_NAME), weights, device)
+    return _filled(*_rebuild(folder / CONFIG_NAME), folder, weights, device, backbone)
 
 
 def _load(
-    path_or_id: str | Path, device: str | torch.device, revision: str | None, kind: type[_Kind]
+    path_or_id: str | Path,
+    device: str | torch.device,
+    revision: str | None,
+    kind: type[_Kind],
+    backbone: str | Path | None = None,
 ) -> _Kind:
     folder, weights = _locate(path_or_id, revision)
     config, model = _rebuild(folder / CONFIG_NAME)
     if not isinstance(model, kind):
         raise UserError(f"{folder} holds {_WHAT[kind is Tokenizer]}.")
-    return _filled(config, model, weights, device)
+    return _filled(config, model, folder, weights, device, backbone)
 
 
-def _filled(config: ModelConfig, model: _Model, weights: Path, device: str | torch.device) -> _Model:
-    """The model with its weights and configuration, in evaluation mode."""
-    load_weights(model, weights, _device(device))
+def _filled(
+    config: ModelConfig,
+    model: _Model,
+    folder: Path,
+    weights: Path,
+    device: str | torch.device,
+    backbone: str | Path | None,
+) -> _Model:
+    """The model with its weights and configuration, in eval mode."""
+    elsewhere = _elsewhere(folder / CONFIG_NAME)
+    load_weights(model, weights, _device(device), tuple(elsewhere))
+    for prefix, wanted in elsewhere.items():
+        _take_published(model, prefix, wanted, backbone or published_backbone(config), folder)
     model.config = config
     return model.eval()
+
+
+def _elsewhere(file: Path) -> dict[str, str]:
+    """Tensors that a saved model is without: the beginnings of their names, and their digests."""
+    found = read_object(file, "Copy it again.").get(ELSEWHERE, {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise UserError(f"{file}: `{ELSEWHERE}` should be digests by name, got {found!r}. Copy it again.")
+    return found
+
+
+def _take_published(model: nn.Module, prefix: str, wanted: str, source: str | Path, folder: Path) -> None:
+    """Fill a backbone that is not in a saved model's own file, and check that it is the right one."""
+    part = dict(model.named_modules()).get(prefix.removesuffix("."))
+    if not isinstance(part, ViT) or not source:
+        raise UserError(
+            f"{folder} was saved without {prefix}*, and {CONFIG_NAME} does not say where to get it. Give the "
+            "backbone's weights with --backbone FILE (in Python: backbone=FILE)."
+        )
+    load_backbone(part, source)
+    if digest(part.state_dict()) != wanted:
+        raise UserError(
+            f"{source} has other weights than the backbone that the model in {folder} was trained on. Give the right "
+            "ones with --backbone FILE (in Python: backbone=FILE), or save the model again with its backbone."
+        )
 
 
 def _locate(path_or_id: str | Path, revision: str | None) -> tuple[Path, Path]:

@@ -185,9 +185,9 @@ def absolute(recorded: np.ndarray, tolerance: float = LOSS_TOLERANCE) -> Row:
     return Row(recorded, 0.0, tolerance, largest, "absolute")
 
 
-def integers(recorded: np.ndarray, margin: np.ndarray | None = None) -> Row:
-    """Row of an integer map: equal where the original's margin is over `MARGIN`; without margins, everywhere."""
-    counted = np.ones(recorded.shape, bool) if margin is None else margin.reshape(recorded.shape) > MARGIN
+def integers(recorded: np.ndarray, margin: np.ndarray | None = None, least: float = MARGIN) -> Row:
+    """For integer maps: equality wherever the original's margin is over `least`, everywhere where none is known."""
+    counted = np.ones(recorded.shape, bool) if margin is None else margin.reshape(recorded.shape) > least
     return Row(
         recorded,
         tolerance=0.0,

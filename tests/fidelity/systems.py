@@ -1,8 +1,21 @@
-"""Table of the systems whose recordings are compared: the beginning of `model` in config.json, and the system."""
+"""Table of the systems whose recordings are compared: the beginning of `program`, else of `model`, in config.json, and
+the system."""
 
 from pathlib import Path
 
-from fidelity import dvae, isa, savi, savi_slotdiffusion, slot_attention, slotdiffusion, statm, steve, vqvae
+from fidelity import (
+    dinosaur,
+    dvae,
+    isa,
+    savi,
+    savi_slotdiffusion,
+    slot_attention,
+    slotdiffusion,
+    statm,
+    steve,
+    videosaur,
+    vqvae,
+)
 from fidelity.cases import Case, CaseResult, System, checks, read_case
 from torchslots.io.errors import UserError
 
@@ -17,6 +30,10 @@ SYSTEMS = {
     "SAViDiffusion": slotdiffusion.SYSTEM,
     "SAVi": savi_slotdiffusion.SYSTEM,
     "STEVE": steve.SYSTEM,
+    "object-centric-learning-framework": dinosaur.SYSTEM,
+    "ftdinosaur": dinosaur.SYSTEM,
+    "videosaur": videosaur.SYSTEM,
+    "slotcontrast": videosaur.SYSTEM,
 }
 
 
@@ -26,7 +43,7 @@ def system_of(case: Case) -> System:
     Raises:
         UserError: none here.
     """
-    name = str(case.config.get("model") or case.reference.get("model"))
+    name = str(case.config.get("program") or case.config.get("model") or case.reference.get("model"))
     known = [prefix for prefix in SYSTEMS if name.startswith(prefix)]
     if known:
         return SYSTEMS[max(known, key=len)]

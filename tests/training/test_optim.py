@@ -304,3 +304,108 @@ def test_gradients_lie_in_memory_as_their_weights() -> None:
         assert parameter.grad is not None
         same = torch.empty_like(parameter)
         assert parameter.grad.stride() == same.stride() == parameter.stride()
+
+
+# --------------------------------------------------------------------------------------- backbones that are tuned
+
+
+class _Tuned(nn.Module):
+    """The names of a model with a vision transformer of two blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        backbone = nn.Module()
+        backbone.patch = nn.Conv2d(3, 2, 2)
+        backbone.blocks = nn.ModuleList(nn.ModuleDict({"fc": nn.Linear(2, 2)}) for _ in range(2))
+        backbone.cls_token = nn.Parameter(torch.ones(2))
+        backbone.positions = nn.Parameter(torch.ones(4, 2))
+        encoder = nn.ModuleDict({"backbone": backbone, "transform": nn.Linear(2, 2)})
+        self.slot_encoder = nn.ModuleDict({"encoder": encoder})
+
+
+_TUNED = OptimConfig(
+    1e-3,
+    2,
+    8,
+    None,
+    schedule="cosine_from_half",
+    min_learning_rate=1e-6,
+    backbone_learning_rate=1e-4,
+    backbone_layer_decay=0.5,
+    backbone_weight_decay=0.1,
+)
+
+
+def test_a_tuned_backbone_has_rates_by_block_and_decays_where_it_is_a_matrix() -> None:
+    model = _Tuned()
+    optimizer = optim.adam(model, _TUNED)
+    optim.prepare_update(optimizer, _TUNED, 2)
+    names = {weight: name.rpartition("encoder.")[2] for name, weight in model.named_parameters()}
+    found = [
+        (round(group["lr"], 12), group["weight_decay"], sorted(names[one] for one in group["params"]))
+        for group in optimizer.param_groups
+    ]
+    assert found == [
+        (1e-3, 0.0, ["transform.bias", "transform.weight"]),
+        (1e-4, 0.1, ["backbone.blocks.1.fc.weight"]),
+        (1e-4, 0.0, ["backbone.blocks.1.fc.bias"]),
+        (5e-5, 0.1, ["backbone.blocks.0.fc.weight", "backbone.patch.weight"]),
+        (
+            5e-5,
+            0.0,
+            ["backbone.blocks.0.fc.bias", "backbone.cls_token", "backbone.patch.bias", "backbone.positions"],
+        ),
+    ]
+    assert optim.rates(optimizer) == pytest.approx({"lr": 1e-3, "lr_backbone": 1e-4})
+
+
+def test_weights_decay_by_a_part_of_the_rate_and_nothing_else_does() -> None:
+    model = _Tuned()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    optimizer = optim.adam(model, _TUNED)
+    rates = optim.prepare_update(optimizer, _TUNED, 0), optimizer.param_groups[1]["lr"]
+    assert rates == pytest.approx((2.5e-4, 2.5e-5))  # half a step of two
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    for name, weight in model.named_parameters():
+        rate = {"blocks.1.fc.weight": 2.5e-5, "blocks.0.fc.weight": 1.25e-5, "patch.weight": 1.25e-5}
+        part = rate.get(name.removeprefix(optim.BACKBONE), 0.0) * 0.1
+        torch.testing.assert_close(weight.detach(), before[name] * (1 - part), rtol=1e-6, atol=0)
+
+
+def test_decay_of_a_backbone_without_a_rate_of_its_own_is_refused() -> None:
+    with pytest.raises(UserError, match=r"Set optim\.backbone_learning_rate, too"):
+        optim.adam(_Tuned(), OptimConfig(backbone_layer_decay=0.9))
+    with pytest.raises(UserError, match=r"should lie in \(0, 1\]"):
+        optim.adam(_Tuned(), OptimConfig(backbone_learning_rate=1e-5, backbone_layer_decay=1.5))
+    with pytest.raises(UserError, match="1e-06 and 5e-07 for `slot_encoder"):
+        optim.adam(_Tuned(), OptimConfig(min_learning_rate=1e-6, backbone_learning_rate=5e-7))
+
+
+FEATURE_SCHEDULES = np.load(GOLDEN / "features_preprocess.npz")
+_STEPS = FEATURE_SCHEDULES["schedule/steps"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup", "decay"),
+    [
+        ("video_100k", 2_500, 97_500),
+        ("slotcontrast_movi_e", 2_500, 297_500),
+        ("dinosaur_coco", 10_000, 90_000),
+        ("oclf", 10_000, 100_000),
+    ],
+)
+def test_exponential_decay_behind_warmup_is_the_recorded_one(name: str, warmup: int, decay: int) -> None:
+    config = OptimConfig(1.0, warmup, 500_000, schedule="exponential_after_warmup", decay_steps=decay)
+    ours = [optim.schedule(config)(step) for step in _STEPS]
+    np.testing.assert_allclose(ours, FEATURE_SCHEDULES[f"schedule/{name}"], rtol=1e-12, atol=1e-12)
+
+
+def test_cosine_from_half_ends_in_the_last_step() -> None:
+    rates = [
+        optim.cosine_from_half(step, peak=0.4, warmup_steps=2, num_steps=7, least=0.2)
+        for step in (0, 1, 2, 4, 6, 9)
+    ]
+    np.testing.assert_allclose(rates, [0.1, 0.3, 0.4, 0.3, 0.2, 0.2], rtol=1e-12)

@@ -11,7 +11,9 @@ from typing import Any
 
 from torchslots.convert.layouts import OTHER_RECIPE, Arrays, Shapes, WeightMap, fits, to_ours
 from torchslots.convert.originals import (
+    dinosaur,
     dvae,
+    ftdinosaur,
     isa,
     savi,
     savi_slotdiffusion,
@@ -21,6 +23,7 @@ from torchslots.convert.originals import (
     statm,
     steve,
     steve_joint,
+    videosaur,
     vqvae,
 )
 from torchslots.convert.readers import flax as flax_reader
@@ -32,6 +35,9 @@ from torchslots.io.errors import UserError
 from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig
+from torchslots.recipes.dinosaur import DinosaurConfig
+from torchslots.recipes.feature_slots import FeatureSlotsConfig
+from torchslots.recipes.ftdinosaur import FtDinosaurConfig
 from torchslots.recipes.isa import IsaConfig
 from torchslots.recipes.savi import SaviConfig
 from torchslots.recipes.savi_slotdiffusion import SaviPytorchConfig
@@ -42,8 +48,10 @@ from torchslots.recipes.steve import SteveConfig
 from torchslots.recipes.steve_joint import SteveJointConfig
 from torchslots.recipes.tokenizers import DvaeConfig, VqvaeConfig
 
-_BUFFER = re.compile(r".*\.(grid|running_mean|running_var|num_batches_tracked)|dm_decoder\.[^.]+")
-"""Names in a state dict that are no parameters: position grids, running statistics, tables of a noise schedule."""
+_BUFFER = re.compile(
+    r".*\.(grid|running_mean|running_var|num_batches_tracked)|dm_decoder\.[^.]+|models\.object_decoder\.mask"
+)
+"""Names in a state dict that are no parameters: position grids, statistics, the tables of a noise schedule, masks."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +199,27 @@ PROGRAMS = (
         frozen="dvae.",
     ),
     Program(
+        "DINOSAUR",
+        TORCH,
+        dinosaur.MARK,
+        DinosaurConfig,
+        dinosaur.from_shapes,
+        dinosaur.from_reference,
+        dinosaur.leaves,
+        like=dinosaur.like,
+        arrays=dinosaur.without_mask,
+    ),
+    Program(
+        "FT-DINOSAUR",
+        TORCH,
+        ftdinosaur.MARK,
+        FtDinosaurConfig,
+        ftdinosaur.from_shapes,
+        ftdinosaur.from_reference,
+        ftdinosaur.leaves,
+        like=ftdinosaur.like,
+    ),
+    Program(
         "SAVi of SlotDiffusion's code",
         TORCH,
         "slot_attention.",
@@ -231,6 +260,16 @@ PROGRAMS = (
         _alone(steve_joint.from_reference),
         steve_joint.leaves,
         arrays=steve_joint.joined,
+    ),
+    Program(
+        "VideoSAUR's code",
+        TORCH,
+        videosaur.MARK,
+        FeatureSlotsConfig,
+        videosaur.from_shapes,
+        videosaur.from_reference,
+        videosaur.leaves,
+        configures=videosaur.configures,
     ),
 )
 

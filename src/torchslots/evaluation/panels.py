@@ -137,7 +137,8 @@ class VideoPanel:
         if found.properties is not None and "properties" in part:
             self._store("true_properties", part["properties"][row].float().cpu().numpy())
         for name, frames in found.recon.items():
-            self._recon.setdefault(_RECON_LABELS.get(name, name), []).append(_pixels(frames[row]))
+            if frames.shape[2] in (1, 3):  # features are no images
+                self._recon.setdefault(_RECON_LABELS.get(name, name), []).append(_pixels(frames[row]))
 
     def _store(self, name: str, values: NDArray[Any]) -> None:
         self._parts.setdefault(name, []).append(values)

@@ -37,6 +37,8 @@ class EvaluateOptions(NetworkOptions, VideosOptions):
     """Also evaluate copies of the first frame's boxes."""
     num_plots: int = 4
     """Videos to plot."""
+    backbone: str | None = None
+    """Weights of the backbone of a model that was saved without: a file or a folder; None: from the hub."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the matrix products."""
     skip_corrupt: bool = False
@@ -135,7 +137,7 @@ def evaluate_with_baseline(
     """
     where = model if isinstance(model, str | Path) else None
     if isinstance(model, str | Path):
-        model = load_trained(model, device=options.device)
+        model = load_trained(model, device=options.device, backbone=options.backbone)
     else:
         options = dataclasses.replace(options, device=str(next(model.parameters()).device))
     ready = _adjusted(model, where or "The model", options)

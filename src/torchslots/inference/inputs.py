@@ -47,6 +47,8 @@ class InputOptions:
     """Frames per second of the written videos; None: as the input, 12 for a folder of images."""
     device: str = "cpu"
     """Where to run: cpu, cuda, cuda:1, mps."""
+    backbone: str | None = None
+    """Weights of the backbone of a model that was saved without: a file or a folder; None: from the hub."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ class InputOptions:
             UserError: no such model, or options that it does not have.
         """
         if isinstance(model, str | Path):
-            model = load_model(model, device=self.device)
+            model = load_model(model, device=self.device, backbone=self.backbone)
         return with_sampling(with_counts(model, num_iterations=self.num_iterations), self.sampling)
 
     def frame_rate(self, source: Path, num_frames: int) -> float | None:

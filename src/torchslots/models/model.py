@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from torchslots.io.errors import UserError
+from torchslots.models.backbones.vit import ViT
 from torchslots.models.decoders.base import Decoder
 from torchslots.models.decoders.broadcast import padded_size, segmentation_from_logits
 from torchslots.models.slots.encoder import SlotEncoder, merge_poses
 from torchslots.models.slots.initializers import FromBoxes, FromMasks
 from torchslots.models.types import Batch, Clip, Conditioning, Features, Prediction, State
-from torchslots.models.weights import push_to_hub, save_pretrained
+from torchslots.models.weights import digest, push_to_hub, save_pretrained
 
 START_KEYS = ("noise", "pose", "num_slots", "generator")
 """Keys of a batch, besides data, that `types.Conditioning` takes."""
@@ -123,21 +124,39 @@ class ObjectCentricModel(nn.Module):
             properties=decoded.properties,
         )
 
-    def save_pretrained(self, folder: Any) -> None:
+    def save_pretrained(self, folder: Any, *, backbone: bool = True) -> None:
         """Write config.json and model.safetensors into a folder that `torchslots.load_model` reads.
 
+        Args:
+            backbone: write the weights of a frozen pretrained backbone, too; without them the file is small, and
+                loading fetches them from where the configuration says.
+
         Raises:
-            UserError: the folder cannot be written.
+            UserError: a backbone is to be left out, and there is none that is frozen and published.
         """
-        save_pretrained(self, self.config, folder)
+        elsewhere = {} if backbone else self._published_backbones()
+        save_pretrained(self, self.config, folder, leave_out=self._training_only(), elsewhere=elsewhere)
+
+    def _published_backbones(self) -> dict[str, str]:
+        """Names of frozen backbones' tensors, how they begin, and the tensors' digests."""
+        found = {
+            f"{name}.": digest(part.state_dict())
+            for name, part in self.slot_encoder.named_modules(prefix="slot_encoder")
+            if isinstance(part, ViT) and part.trainable_from is None
+        }
+        if not found or not self.config.backbone.pretrained:
+            raise UserError(
+                "This model has no frozen backbone whose weights are published elsewhere. Save it with all of its "
+                "weights: leave out backbone=False."
+            )
+        return found
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
-        """Publish the model on the Hugging Face hub as `owner/name`; returns its address.
+        """Publish the model on the Hugging Face hub under `owner/name`."""
+        return push_to_hub(self, self.config, repo_id, private=private, leave_out=self._training_only())
 
-        Raises:
-            UserError: not logged in, no such owner, no network.
-        """
-        return push_to_hub(self, self.config, repo_id, private=private)
+    def _training_only(self) -> tuple[str, ...]:
+        return tuple(f"decoder.{name}" for name in self.decoder.training_only)
 
 
 def conditioning(batch: Batch) -> Conditioning:

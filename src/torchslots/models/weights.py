@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 import tempfile
@@ -23,6 +24,8 @@ from torchslots.io.files import atomic_files, write_file
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+ELSEWHERE = "elsewhere"
+"""In config.json: beginnings of the names of tensors that are not in model.safetensors, and their `digest`."""
 _CARD_NAME = "README.md"
 _CARD_MARK = "<!-- written by torchslots: edit freely below and remove this line to keep the text -->"
 _KINDS = {"load_model": "a slot model", "load_tokenizer": "a tokenizer"}
@@ -55,22 +58,33 @@ class Saved(Protocol):
 
 
 def save_pretrained(
-    model: Saved, config: Config, folder: str | Path, *, card: dict[str, Any] | None = None
+    model: Saved,
+    config: Config,
+    folder: str | Path,
+    *,
+    card: dict[str, Any] | None = None,
+    leave_out: tuple[str, ...] = (),
+    elsewhere: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `folder`/config.json, model.safetensors and a short README.md; a failure leaves no partial file.
 
     Args:
-        card: more lines of the README, such as the data set and the scores. A README.md that someone else wrote is not
-            changed.
+        card: further lines of the README, such as the data set and the scores. A README.md that was not written here
+            is left alone.
+        leave_out: beginnings of the names of tensors that are not written.
+        elsewhere: the same of tensors that are published elsewhere, with their `digest`, which config.json keeps.
 
     Raises:
         UserError: the folder cannot be written or the disk is full; an older model in it is unchanged.
     """
     folder = Path(folder)
     settings = {"torchslots": __version__, "family": config.family, "model": dataclasses.asdict(config)}
-    tensors = {  # safetensors needs contiguous tensors that share no memory
+    if elsewhere:
+        settings[ELSEWHERE] = dict(elsewhere)
+    tensors = {  # safetensors wants contiguous tensors that share no memory
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
+        if not name.startswith((*leave_out, *(elsewhere or {})))
     }
     with atomic_files(folder / WEIGHTS_NAME, folder / CONFIG_NAME, durable=True) as (
         weights_file,
@@ -89,6 +103,7 @@ def push_to_hub(
     *,
     private: bool = False,
     card: dict[str, Any] | None = None,
+    leave_out: tuple[str, ...] = (),
 ) -> str:
     """Publish a model as `owner/name` on the Hugging Face hub and return its address.
 
@@ -100,7 +115,7 @@ def push_to_hub(
     if not HUB_ID.fullmatch(repo_id):
         raise UserError(f"A hub id should be owner/name, got {repo_id!r}.")
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, config, folder, card=card)
+        save_pretrained(model, config, folder, card=card, leave_out=leave_out)
         try:
             api = HfApi()
             address = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -113,25 +128,20 @@ def push_to_hub(
     return str(address)
 
 
-class WithoutDraws(TorchFunctionMode):
-    """Build a model with zeros in place of random initial weights, for weights that are all loaded next.
-
-    Random numbers would take most of the time of loading.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        if func not in _DRAWS:
-            return func(*args, **given)
-        tensor: Tensor = args[0] if args else given["tensor"]
-        tensor.detach().zero_()
-        return tensor
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors, in float32, and their names."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].detach().cpu().float().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
-def load_weights(model: nn.Module, file: Path, device: torch.device) -> None:
+def load_weights(model: nn.Module, file: Path, device: torch.device, elsewhere: tuple[str, ...] = ()) -> None:
     """Fill a model from a safetensors file, all of it and nothing else, and move it to `device`.
+
+    Args:
+        elsewhere: beginnings of the names of tensors that are not in the file.
 
     Raises:
         UserError: the file is truncated or of another format, its tensors do not fit the model, or are not finite.
@@ -140,12 +150,12 @@ def load_weights(model: nn.Module, file: Path, device: torch.device) -> None:
         with safe_open(file, framework="pt") as stored:
             found = {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
         remedy = f"Keep {CONFIG_NAME} and {WEIGHTS_NAME} together as they were written."
-        check_fit(
-            found, shapes(model.state_dict()), f"{file} does not fit the model in {CONFIG_NAME}", remedy
-        )
+        own = model.state_dict()
+        wanted = {name: own[name] for name in own if not name.startswith(elsewhere)} if elsewhere else own
+        check_fit(found, shapes(wanted), f"{file} does not fit the model in {CONFIG_NAME}", remedy)
         tensors = load_file(file)
         check_finite(tensors, str(file))
-        model.load_state_dict(tensors, strict=True)
+        model.load_state_dict(tensors, strict=not elsewhere)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{file} is truncated or not a safetensors file: {first_line(error)}. Copy or convert it again."

@@ -15,15 +15,20 @@ from torchslots.io.errors import UserError, check_type, nearest
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes import (
+    dinosaur,
+    feature_slots,
+    ftdinosaur,
     isa,
     savi,
     savi_slotdiffusion,
     slot_attention,
+    slotcontrast,
     slotdiffusion,
     statm,
     steve,
     steve_joint,
     tokenizers,
+    videosaur,
 )
 from torchslots.recipes.config import ModelConfig, Recipe, current_name, from_dict
 
@@ -53,6 +58,13 @@ FAMILIES: dict[str, Family] = {
     "steve": Family("STEVE (SlotDiffusion's)", steve.SteveConfig, steve.build),
     "steve_joint": Family("STEVE", steve_joint.SteveJointConfig, steve_joint.build),
     "slotdiffusion": Family("SlotDiffusion", slotdiffusion.SlotDiffusionConfig, slotdiffusion.build),
+    "dinosaur": Family("DINOSAUR", dinosaur.DinosaurConfig, dinosaur.build),
+    "ftdinosaur": Family("FT-DINOSAUR", ftdinosaur.FtDinosaurConfig, ftdinosaur.build),
+    "videosaur": Family("VideoSAUR", videosaur.VideosaurConfig, feature_slots.build),
+    "slotcontrast": Family("SlotContrast", slotcontrast.SlotContrastConfig, feature_slots.build),
+    "videosaur_images": Family(
+        "DINOSAUR (VideoSAUR's)", videosaur.VideosaurImagesConfig, feature_slots.build
+    ),
 }
 
 _ALONE = (
@@ -76,6 +88,20 @@ _ALONE = (
     slotdiffusion.slotdiffusion_demo,
     tokenizers.vqvae_demo,
     tokenizers.dvae_demo,
+    videosaur.videosaur_movi_c,
+    videosaur.videosaur_movi_e,
+    videosaur.videosaur_ytvis,
+    videosaur.videosaur_ytvis_dinov2,
+    videosaur.videosaur_demo,
+    slotcontrast.slotcontrast_movi_c,
+    slotcontrast.slotcontrast_movi_e,
+    slotcontrast.slotcontrast_ytvis,
+    slotcontrast.slotcontrast_demo,
+    videosaur.dinosaur_coco_dinov2,
+    ftdinosaur.ftdinosaur_small_224,
+    ftdinosaur.ftdinosaur_base_224,
+    ftdinosaur.ftdinosaur_small_518,
+    ftdinosaur.ftdinosaur_base_518,
 )
 RECIPES: dict[str, Callable[[], Recipe]] = {
     **{function.__name__: function for function in _ALONE},
@@ -85,6 +111,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **steve.RECIPES,
     **steve_joint.RECIPES,
     **slotdiffusion.RECIPES,
+    **dinosaur.RECIPES,
 }
 """Every recipe by its name: single functions, and sweeps over data sets."""
 
@@ -94,6 +121,21 @@ PUBLISHED: dict[str, str] = {
     "savi_large": "FG-ARI 95.1",
     "savi_plus_plus": "FG-ARI 85.1",
     "slot_attention_tetrominoes": "FG-ARI 99.5",
+    "videosaur_movi_c": "FG-ARI 64.8",
+    "videosaur_movi_e": "FG-ARI 73.9",
+    "videosaur_ytvis": "FG-ARI 39.5",
+    "videosaur_ytvis_dinov2": "FG-ARI 39.7",
+    "slotcontrast_movi_c": "FG-ARI 69.3",
+    "slotcontrast_movi_e": "FG-ARI 82.9",
+    "slotcontrast_ytvis": "FG-ARI 38.0",
+    "dinosaur_coco_dinov2": "FG-ARI 45.6",
+    "dinosaur_coco_mlp": "FG-ARI 40.5",
+    "dinosaur_coco_auto": "FG-ARI 34.1",
+    "dinosaur_coco_auto_small": "FG-ARI 36.9",
+    "dinosaur_voc_mlp": "FG-ARI 24.6",
+    "dinosaur_voc_auto": "FG-ARI 24.8",
+    "dinosaur_movi_c_mlp": "FG-ARI 67.2",
+    "dinosaur_movi_e_mlp": "FG-ARI 64.7",
 }
 """The published figure on a recipe's own data set, in per cent, where there is one."""
 

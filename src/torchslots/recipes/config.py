@@ -39,35 +39,44 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam, its schedule and its clipping."""
+    """Adam, its schedule and its clipping; AdamW where weights decay."""
 
     learning_rate: float = 2e-4
     """Peak learning rate, reached after warm-up."""
     warmup_steps: float = 2500
-    """Steps of linear warm-up from `min_learning_rate`; need not be whole, such as 2.5 % of 173."""
+    """Steps of linear warm-up; may be a part of a step, such as 2.5 % of 173."""
     num_steps: int = 100_000
     """Training steps."""
     max_grad_norm: float | None = 0.05
     """Norm to which all gradients together are clipped; None: no clipping."""
     ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, used for evaluation; None: no average."""
-    schedule: Literal["cosine", "exponential"] = "cosine"
-    """After warm-up: half a cosine to `min_learning_rate` at `num_steps`, or a factor of `decay_rate` every
-    `decay_steps`, counted from step 0."""
+    schedule: Literal["cosine", "exponential", "exponential_after_warmup", "cosine_from_half"] = "cosine"
+    """After warm-up: a half cosine to `min_learning_rate` at `num_steps`; `decay_rate` for every `decay_steps`, from
+    step 0; the same from the end of warm-up on; or a half cosine to `min_learning_rate` in the last step, with a
+    warm-up from zero whose steps count from a half."""
     decay_rate: float = 0.5
-    """Factor of the exponential schedule over `decay_steps`."""
+    """Factor of the exponential schedules for every `decay_steps`."""
     decay_steps: int = 100_000
-    """Steps over which the exponential schedule falls by `decay_rate`, continuously."""
+    """Steps in which the exponential schedules fall by `decay_rate`; they fall a little in each."""
     epsilon_hat: bool = False
     """Add Adam's epsilon before the bias of the second moment is corrected, as Keras does (Kingma and Ba 2015, end of
     section 2)."""
     min_learning_rate: float = 0.0
-    """Rate from which warm-up starts and to which the cosine falls, for all parts of the model."""
+    """Rate that the cosine falls to, of all parts of the model; where it does so at `num_steps`, also the rate that
+    warm-up starts from."""
     decoder_learning_rate: float | None = None
     """Peak rate of the decoder's parameters; None: `learning_rate`."""
     tokenizer_learning_rate: float | None = None
-    """Constant rate of a tokenizer that is trained together with the slots; None: the decoder's. A tokenizer that was
-    trained before is frozen."""
+    """Rate, the same at every step, of a tokenizer that is trained together with the slots; None: the decoder's. One
+    that was trained before is frozen, and has none."""
+    backbone_learning_rate: float | None = None
+    """Peak for the last block of a vision transformer that is tuned; None: `learning_rate` for all of it."""
+    backbone_layer_decay: float = 1.0
+    """Factor of the backbone's rate for each block below the last; what is below the first block has its rate."""
+    backbone_weight_decay: float = 0.0
+    """Decay of the backbone's matrices and kernels in each step, as a part of the rate (AdamW); biases, norms, scales,
+    positions and the class token do not decay."""
     clip_norm: Literal["l2", "inf"] = "l2"
     """Norm that `max_grad_norm` bounds: the root of the sum of squares, or the largest absolute entry."""
 
@@ -118,6 +127,8 @@ class EvalConfig:
     """Videos evaluated at once."""
     num_videos: int | None = None
     """Videos to evaluate; None: the whole split."""
+    keys: tuple[str, ...] | None = None
+    """Batch keys to load in the evaluations of a training; None: those that are trained on."""
     restart_memory: bool = False
     """Drop a memory of earlier frames before each slice, as STATM's published evaluation does; no effect on models
     without a memory."""

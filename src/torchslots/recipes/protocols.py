@@ -109,7 +109,7 @@ def evaluation_data(data: DataConfig, settings: EvalConfig) -> DataConfig:
     labels = {
         name: value for name, value in published.labels.items() if getattr(data, name) == getattr(usual, name)
     }
-    keys = data.keys
+    keys = data.keys if settings.keys is None else settings.keys
     if any(name in CLASSES for name in published.tables) and entry(data.dataset).classes:
         keys = (*keys, "classes") if "segmentations" in keys and "classes" not in keys else keys
     return replace(data, num_frames=settings.num_frames, keys=keys, **labels)

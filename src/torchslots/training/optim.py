@@ -1,11 +1,13 @@
 """The optimiser as plain functions: schedules, Adam, clipping, weight average, named state.
 
-A model has up to three parts with different learning rates, distinguished by the names of their parameters: the decoder
-(`decoder.`), a tokenizer in it that is trained with the slots (`decoder.tokenizer.`), and the rest.
+A model has up to four parts with a learning rate of their own, distinguished by the names of their parameters: the
+decoder (`decoder.`), in it a tokenizer that is trained along (`decoder.tokenizer.`), a tuned backbone
+(`slot_encoder.encoder.backbone.`), and the rest.
 """
 
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -19,7 +21,8 @@ from torchslots.recipes.config import OptimConfig
 EPSILON = 1e-8
 """Adam's epsilon."""
 TOKENIZER, DECODER, REST = "decoder.tokenizer.", "decoder.", ""
-"""The parts of a model, as prefixes of the names of their parameters."""
+BACKBONE = "slot_encoder.encoder.backbone."
+"""The parts of a model, by how the names of their parameters begin."""
 _FUSED = ("cuda", "cpu")
 """Kinds of devices on which torch's Adam has a fused kernel."""
 _NORMS = {"l2": 2.0, "inf": math.inf}
@@ -55,34 +58,76 @@ def exponential_with_warmup(
     return peak * warm * decay_rate ** (step / decay_steps)
 
 
-def schedule(config: OptimConfig, part: str = REST) -> Callable[[int], float]:
+def exponential_after_warmup(
+    step: int, *, peak: float, warmup_steps: float, decay_rate: float, decay_steps: int
+) -> float:
+    """Learning rate of the update that follows `step` finished ones: linear from zero, then a continuous exponential
+    decay that begins behind warm-up.
+
+    DINOSAUR's schedule; the first update has rate 0.
+
+    Args:
+        decay_rate: factor for every `decay_steps` steps.
+    """
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    return peak * decay_rate ** ((step - warmup_steps) / decay_steps)
+
+
+def cosine_from_half(
+    step: int, *, peak: float, warmup_steps: float, num_steps: int, least: float = 0.0
+) -> float:
+    """Learning rate of the update that follows `step` finished ones: a part `step + 1/2` of warm-up, then a half cosine
+    that arrives at `least` in the last of `num_steps` updates.
+
+    FT-DINOSAUR's schedule.
+    """
+    if step < warmup_steps:
+        return peak * (step + 0.5) / warmup_steps
+    done = (min(step, num_steps - 1) - warmup_steps) / max(num_steps - warmup_steps - 1, 1)
+    return least + 0.5 * (peak - least) * (1.0 + math.cos(math.pi * done))
+
+
+def schedule(config: OptimConfig, part: str = REST, factor: float = 1.0) -> Callable[[int], float]:
     """The recipe's learning rate of a part of the model, as a function of the updates done.
+
+    Args:
+        factor: of the part's peak.
 
     Raises:
         UserError: a minimum rate that is above a part's rate, or with the exponential schedule.
     """
-    peak = _peak(config, part)
+    peak = _peak(config, part, factor)
     if part == TOKENIZER and config.tokenizer_learning_rate is not None:
         return lambda step: peak
-    if config.schedule == "exponential":
+    start = {"peak": peak, "warmup_steps": config.warmup_steps}
+    if config.schedule in _EXPONENTIAL:
         decay = {"decay_rate": config.decay_rate, "decay_steps": config.decay_steps}
-        return partial(exponential_with_warmup, peak=peak, warmup_steps=config.warmup_steps, **decay)
+        return partial(_EXPONENTIAL[config.schedule], **start, **decay)
     ends = {"num_steps": config.num_steps, "least": config.min_learning_rate}
-    return partial(cosine_with_warmup, peak=peak, warmup_steps=config.warmup_steps, **ends)
+    return partial(_COSINE[config.schedule], **start, **ends)
 
 
-def _peak(config: OptimConfig, part: str) -> float:
-    above = {TOKENIZER: (config.tokenizer_learning_rate, config.decoder_learning_rate)}
-    rates = (*above.get(part, ()), config.decoder_learning_rate if part == DECODER else None)
-    peak = next((rate for rate in rates if rate is not None), config.learning_rate)
+_EXPONENTIAL = {"exponential": exponential_with_warmup, "exponential_after_warmup": exponential_after_warmup}
+_COSINE = {"cosine": cosine_with_warmup, "cosine_from_half": cosine_from_half}
+
+
+def _peak(config: OptimConfig, part: str, factor: float) -> float:
+    own = {
+        TOKENIZER: (config.tokenizer_learning_rate, config.decoder_learning_rate),
+        DECODER: (config.decoder_learning_rate,),
+        BACKBONE: (config.backbone_learning_rate,),
+    }
+    rates = (rate for rate in own.get(part, ()) if rate is not None)
+    peak = factor * next(rates, config.learning_rate)
     if not 0.0 <= config.min_learning_rate <= peak < math.inf:
         raise UserError(
             f"optim.min_learning_rate should lie between 0 and each part's learning rate, got "
             f"{config.min_learning_rate} and {peak} for `{part or 'all but decoder.'}`. Lower it, or raise the rate."
         )
-    if config.min_learning_rate and config.schedule == "exponential":
+    if config.min_learning_rate and config.schedule in _EXPONENTIAL:
         raise UserError(
-            f"optim.min_learning_rate is {config.min_learning_rate}, but the exponential schedule has no minimum. "
+            f"optim.min_learning_rate is {config.min_learning_rate}, but an exponential schedule ends nowhere. "
             f"Choose optim.schedule cosine, or optim.min_learning_rate 0."
         )
     return peak
@@ -95,16 +140,19 @@ def prepare_update(optimizer: torch.optim.Optimizer, config: OptimConfig, step: 
     1 / sqrt(1 - beta2^t) torch is equivalent. The difference matters for gradients below about 1e-6.
     """
     for group in optimizer.param_groups:
-        group["lr"] = schedule(config, group.get("part", REST))(step)
+        group["lr"] = schedule(config, group.get("part", REST), group.get("factor", 1.0))(step)
         if config.epsilon_hat:
             group["eps"] = EPSILON / math.sqrt(1.0 - group["betas"][1] ** (step + 1))
     return schedule(config)(step)
 
 
 def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The rate of each part, by its name in the log: `lr`, `lr_decoder`, `lr_tokenizer`."""
-    names = {REST: "lr", DECODER: "lr_decoder", TOKENIZER: "lr_tokenizer"}
-    return {names[group.get("part", REST)]: float(group["lr"]) for group in optimizer.param_groups}
+    """The rate of each part, under the names of a log: `lr`, `lr_decoder`, `lr_tokenizer`, and `lr_backbone`, which is
+    that of its last trained block."""
+    names = {REST: "lr", DECODER: "lr_decoder", TOKENIZER: "lr_tokenizer", BACKBONE: "lr_backbone"}
+    groups = reversed(optimizer.param_groups)
+    found = {names[group.get("part", REST)]: float(group["lr"]) for group in groups}
+    return {name: found[name] for name in names.values() if name in found}
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -112,8 +160,9 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Adam:
-    """Adam with the reference's constants (0.9, 0.999, 1e-8), fused if torch has the kernel.
+def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Adam | torch.optim.AdamW:
+    """Adam with the reference's constants (0.9, 0.999, 1e-8), in one pass over memory where torch has it; AdamW where
+    the recipe has weights decay (Loshchilov and Hutter 2019).
 
     `prepare_update` sets the learning rates before each step. The fused kernel assumes contiguous memory, so a weight,
     its gradient and its moments must have equal strides: autograd ensures the gradient's, `load_optimizer` the
@@ -130,26 +179,85 @@ def adam(model: nn.Module, config: OptimConfig | None = None) -> torch.optim.Ada
         raise UserError(f"{type(model).__name__} has no trainable parameter: all are frozen. Unfreeze some.")
     fusable = all(parameter.device.type in _FUSED for parameter in parameters.values())
     choice = {"fused": True} if fusable else {"foreach": True}
-    given = {TOKENIZER: config.tokenizer_learning_rate, DECODER: config.decoder_learning_rate}
-    own = [part for part, rate in given.items() if rate is not None]  # the narrowest first
-    groups = _groups(parameters, own)
+    own = _own_rates(config)
+    groups = _groups(parameters, own, config)
     for part in (REST, *own):
         schedule(config, part)
         if part and not any(group["part"] == part for group in groups):
-            field = "tokenizer" if part == TOKENIZER else "decoder"
             raise UserError(
-                f"optim.{field}_learning_rate is set, but {type(model).__name__} trains nothing named `{part}*`. "
-                f"Leave it out."
+                f"optim.{_FIELDS[part]}_learning_rate is set, but {type(model).__name__} trains nothing named "
+                f"`{part}*`. Leave it out."
             )
-    return torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.999), eps=EPSILON, **choice)
+    for group in groups:
+        schedule(config, group["part"], group.get("factor", 1.0))
+    _check_decay(config)
+    settings: dict[str, Any] = {"lr": 0.0, "betas": (0.9, 0.999), "eps": EPSILON, **choice}
+    if config.backbone_weight_decay:
+        return torch.optim.AdamW(groups, weight_decay=0.0, **settings)
+    return torch.optim.Adam(groups, **settings)
 
 
-def _groups(parameters: dict[str, nn.Parameter], own: list[str]) -> list[dict[str, Any]]:
-    """Adam's groups without empty ones; a parameter belongs to the first part whose prefix its name has."""
-    members: dict[str, list[nn.Parameter]] = {part: [] for part in (REST, *reversed(own))}
+_FIELDS = {TOKENIZER: "tokenizer", DECODER: "decoder", BACKBONE: "backbone"}
+
+
+def _check_decay(config: OptimConfig) -> None:
+    shaped = config.backbone_layer_decay != 1.0 or config.backbone_weight_decay != 0.0
+    if shaped and config.backbone_learning_rate is None:
+        raise UserError(
+            "optim.backbone_layer_decay and optim.backbone_weight_decay are of a backbone with a rate of its own. Set "
+            "optim.backbone_learning_rate, too."
+        )
+    if not 0.0 < config.backbone_layer_decay <= 1.0 or not 0.0 <= config.backbone_weight_decay < math.inf:
+        raise UserError(
+            f"optim.backbone_layer_decay should lie in (0, 1] and optim.backbone_weight_decay not be negative, got "
+            f"{config.backbone_layer_decay} and {config.backbone_weight_decay}. Usual are 0.85 and 0.01."
+        )
+
+
+def _own_rates(config: OptimConfig) -> list[str]:
+    """Parts with a rate of their own, the narrowest first."""
+    given = {
+        TOKENIZER: config.tokenizer_learning_rate,
+        DECODER: config.decoder_learning_rate,
+        BACKBONE: config.backbone_learning_rate,
+    }
+    return [part for part, rate in given.items() if rate is not None]
+
+
+def _groups(parameters: dict[str, nn.Parameter], own: list[str], config: OptimConfig) -> list[dict[str, Any]]:
+    """Adam's groups, none of them empty; a parameter belongs to the first part whose prefix its name has."""
+    members: dict[str, dict[str, nn.Parameter]] = {part: {} for part in (REST, *reversed(own))}
     for name, parameter in parameters.items():
-        members[next(part for part in (*own, REST) if name.startswith(part))].append(parameter)
-    return [{"params": owned, "part": part} for part, owned in members.items() if owned]
+        members[next(part for part in (*own, REST) if name.startswith(part))][name] = parameter
+    found: list[dict[str, Any]] = []
+    for part, owned in members.items():
+        if part == BACKBONE:
+            found += _backbone_groups(owned, config)
+        elif owned:
+            found.append({"params": list(owned.values()), "part": part})
+    return found
+
+
+_BLOCK = re.compile(rf"{re.escape(BACKBONE)}blocks\.(\d+)\.")
+
+
+def _backbone_groups(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> list[dict[str, Any]]:
+    """Of a vision transformer: for each block, the last first, what decays and what does not."""
+    blocks = {name: int(found[1]) if (found := _BLOCK.match(name)) else 0 for name in parameters}
+    last = max(blocks.values(), default=0)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        plain = parameter.ndim < 2 or not name.endswith("weight")
+        groups.setdefault((last - blocks[name], plain), []).append(parameter)
+    return [
+        {
+            "params": owned,
+            "part": BACKBONE,
+            "factor": config.backbone_layer_decay**depth,
+            "weight_decay": 0.0 if plain else config.backbone_weight_decay,
+        }
+        for (depth, plain), owned in sorted(groups.items())
+    ]
 
 
 def clip_gradients(

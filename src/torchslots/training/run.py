@@ -28,7 +28,13 @@ class TrainOptions:
     the command line a published checkpoint, too. Its configuration takes the place of `--model.tokenizer.*`."""
     slot_encoder: str | None = None
     """Trained model whose slot encoder to start with, of the same kind: a run folder, a model folder, or owner/name on
-    the hub; on the command line a published checkpoint, too. Its configuration takes the place of `--model.slots.*`."""
+    the hub. Its configuration takes the place of `--model.slots.*`."""
+    init: str | None = None
+    """Trained model of the same system and sizes to start with, all of it: a run folder, a model folder, or owner/name
+    on the hub. Frames may be larger or smaller: the decoder's positions are resampled."""
+    backbone: str | None = None
+    """Weights of the pretrained backbone that slots are found on: a file, a folder, or owner/name on the hub; None: the
+    recipe's own, `--model.backbone.pretrained`."""
     monitor: str | None = None
     """Metric whose highest value marks the best model; None: the decoder's (fg_ari or ap_inf), psnr for tokenizers."""
     num_plots: int = 4
@@ -77,8 +83,8 @@ def train(
     recipe = with_changes(recipe, **{name: value for name, value in changes.items() if name not in own})
     if options.dataset is not None:
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})
-    recipe, model = assemble(recipe, Path(run), options.tokenizer, options.slot_encoder)
-    data, root = recipe.data, Path(root)
+    given = (options.tokenizer, options.slot_encoder, options.init, options.backbone)
+    recipe, model = assemble(recipe, Path(run), *given)
     return loop.train(
         recipe,
         model,

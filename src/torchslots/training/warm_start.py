@@ -1,9 +1,12 @@
-"""Start a new model from trained parts: the tokenizer that its decoder needs, another model's slot encoder.
+"""Start a new model from trained parts: the tokenizer that its decoder needs, another model's slot encoder, or all of
+another model; and give a model whose backbone is tuned its teacher, that backbone before it is tuned.
 
 In Python, pass the parts to the constructor: any `SlotEncoder` fits any decoder of the same slot size,
 `ObjectCentricModel(trained.slot_encoder, decoder)`. The command line also copies their configuration.
 """
 
+import sys
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchslots.hub import load_model, load_tokenizer
+from torchslots.hub import load_model, load_tokenizer, load_trained
 from torchslots.io.errors import UserError
+from torchslots.io.processes import is_first_process
+from torchslots.models.backbones.vit import ViT
+from torchslots.models.decoders.features import FeatureDecoder
+from torchslots.models.layers.position import LearnedPositions, resample_positions
 from torchslots.models.model import ObjectCentricModel
+from torchslots.models.slots.feature_encoder import FeatureEncoder
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.weights import check_fit, shapes
 from torchslots.recipes import catalog
+from torchslots.recipes.backbone_weights import load_backbone, published_backbone
 from torchslots.recipes.config import ModelConfig, Recipe
 from torchslots.training import checkpoint
 
@@ -34,16 +43,23 @@ class Parts:
 
 
 def assemble(
-    recipe: Recipe, run: Path, tokenizer: str | Path | None = None, slot_encoder: str | Path | None = None
+    recipe: Recipe,
+    run: Path,
+    tokenizer: str | Path | None = None,
+    slot_encoder: str | Path | None = None,
+    init: str | Path | None = None,
+    backbone: str | Path | None = None,
 ) -> tuple[Recipe, catalog.Built]:
     """The recipe with the configuration of the given parts, and its model with their weights, for `loop.train`.
 
-    A run that has begun has its tokenizer in its checkpoints, so that `tokenizer` may be left out.
+    A run that has begun holds its weights in its checkpoints: there `tokenizer` and `init` may be left out.
 
     Args:
         run: the run's folder, which need not exist.
         tokenizer: run folder, model folder or hub id of a tokenizer.
-        slot_encoder: run folder, model folder or hub id of a model of slots.
+        slot_encoder: the same of a model of slots.
+        init: the same of a model of this recipe's kind and sizes; only its patches may be more or fewer.
+        backbone: file, folder or hub id of the weights of a pretrained backbone; None: the recipe's own hub id.
 
     Raises:
         UserError: no tokenizer for a model that needs one (the message has the command that trains one), a part of
@@ -62,7 +78,14 @@ def assemble(
     model = catalog.build_seeded(config, recipe.train.seed)
     if parts.tokenizer is None and not begun and frozen_tokenizer(model) is not None:
         raise _missing(recipe)
+    if not begun:
+        _take_backbone(recipe, model, backbone, given=init is not None or parts.slots_from is not None)
+    add_teacher(model)
     take_weights(model, parts)
+    if init is not None and not begun:
+        for line in take_all(load_trained(init), model, str(init)):
+            if is_first_process():
+                print(line, file=sys.stderr)
     if begun and parts.tokenizer is not None:
         _check_same(run, parts.tokenizer, tokenizer)
     return recipe, model
@@ -97,6 +120,68 @@ def take_weights(model: nn.Module, parts: Parts) -> None:
         if not isinstance(model, ObjectCentricModel):
             raise UserError(f"{type(model).__name__} has no slots and takes no slot encoder. Leave it out.")
         _copy(parts.slots_from.slot_encoder, model.slot_encoder, "slot encoder")
+
+
+def _take_backbone(recipe: Recipe, model: nn.Module, source: str | Path | None, *, given: bool) -> None:
+    """Fill a new model's backbone with pretrained weights.
+
+    Args:
+        given: it will be overwritten by a trained one, so that only a teacher needs them.
+    """
+    found = [part for part in model.modules() if isinstance(part, ViT)]
+    if source is not None and not found:
+        raise UserError(f"{recipe.name} has no pretrained backbone. Leave out --backbone {source}.")
+    decoder = model.decoder if isinstance(model, ObjectCentricModel) else None
+    taught = isinstance(decoder, FeatureDecoder) and decoder.taught
+    if given and not taught:
+        return
+    place = published_backbone(recipe.model) if source is None else source
+    for part in found:
+        if place:
+            load_backbone(part, place)
+
+
+def add_teacher(model: nn.Module) -> None:
+    """Give a decoder that learns from a teacher a frozen copy of its model's backbone, as that is now."""
+    if not isinstance(model, ObjectCentricModel) or not isinstance(model.decoder, FeatureDecoder):
+        return
+    encoder = model.slot_encoder.encoder
+    if model.decoder.taught and isinstance(encoder, FeatureEncoder):
+        backbone = deepcopy(encoder.backbone)
+        backbone.trainable_from = None
+        model.decoder.learn_from(nn.Sequential(deepcopy(encoder.normalize), backbone))
+
+
+def take_all(trained: nn.Module, model: nn.Module, where: str) -> list[str]:
+    """Copy the weights of a whole model; the positions of a decoder on another grid are resampled. A teacher stays.
+
+    Returns:
+        A sentence for each table of positions that was resampled.
+
+    Raises:
+        UserError: they do not fit, naming tensors that do not and `where` they were read.
+    """
+    tensors, said = dict(trained.state_dict()), []
+    theirs = dict(trained.named_modules())
+    for name, part in model.named_modules():
+        other = theirs.get(name)
+        if (
+            isinstance(part, LearnedPositions)
+            and isinstance(other, LearnedPositions)
+            and other.grid != part.grid
+        ):
+            tensors[f"{name}.table"] = resample_positions(other.table.detach(), other.grid, part.grid)
+            said.append(
+                f"{where}: {name} resampled from {other.grid[0]} x {other.grid[1]} to {part.grid[0]} x {part.grid[1]} "
+                "patches."
+            )
+    own = model.decoder.training_only if isinstance(model, ObjectCentricModel) else ()
+    left = tuple(f"decoder.{beginning}" for beginning in own)
+    wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(left)}
+    remedy = "Give a model of the same recipe, or of the same system with the same sizes."
+    check_fit(shapes(tensors), shapes(wanted), f"{where} does not fit the new model", remedy)
+    model.load_state_dict(tensors, strict=False)
+    return said
 
 
 def frozen_tokenizer(model: nn.Module) -> Tokenizer | None:

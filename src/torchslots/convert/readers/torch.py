@@ -1,11 +1,10 @@
-"""Reader of `.pth` files of SlotDiffusion's trainer (nerv), a state dict with or without the optimiser's, and of the
-weights in `.pt` and `.pt.tar` files of STEVE's trainer.
+"""Reading `.pth` files of SlotDiffusion's trainer (nerv) and `.ckpt` files of Lightning: a state dict, bare or with the
+optimiser's; and the `.pt` and `.pt.tar` files of STEVE's, of which the weights alone are read.
 
 Such files are pickles. They are opened as tensors and plain values alone, so nothing in them is executed.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from torchslots.convert.layouts import Arrays
 from torchslots.convert.readers.checkpoint import find_file
 from torchslots.io.errors import UserError
+from torchslots.io.torch_files import read_torch_file
 
 _BEST, _RUN_FOLDER = "best.pth", "models"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -73,8 +73,8 @@ class TorchCheckpoint:
 
 
 def holds(source: Path) -> bool:
-    """Whether `source` is a file of torch, or a folder with a `.pth` file."""
-    return source.name.endswith((".pth", ".pt", ".pt.tar")) or bool(_candidates(source))
+    """Whether `source` is, or as a folder has, a file of torch."""
+    return source.name.endswith((".pth", ".pt", ".pt.tar", ".ckpt")) or bool(_candidates(source))
 
 
 def read(source: Path) -> TorchCheckpoint:
@@ -84,8 +84,8 @@ def read(source: Path) -> TorchCheckpoint:
         UserError: nothing there; not a file of torch; more than tensors and plain values in it; cut off; no state dict;
             values that are not finite.
     """
-    path = find_file(source, _candidates, ".pth file", _RUN_FOLDER, "model_1000.pth")
-    content = _load(path)
+    path = _find(source)
+    content = read_torch_file(path)
     state = content.get("state_dict", content.get("model", content))
     if not _is_state(state):
         keys = ", ".join(map(str, content))[:200] or "nothing"
@@ -93,54 +93,35 @@ def read(source: Path) -> TorchCheckpoint:
             f"{path} holds no state dict, tensors by their names (it has: {keys}). Give a model's checkpoint."
         )
     params = {name: _array(path, name, value) for name, value in state.items()}
-    groups, adam = _optimizer(path, content.get("opt_state_dict")) if state is not content else ([], {})
+    groups, adam = _optimizer(path, _adam(content)) if state is not content else ([], {})
     steps = [int(part["step"]) for part in adam.values() if "step" in part]
     return TorchCheckpoint(path, params, groups, adam, max(steps, default=None))
+
+
+def _adam(content: Mapping[Any, Any]) -> Any:
+    """The optimiser's state dict; Lightning has one for each of several optimisers."""
+    several = content.get("optimizer_states")
+    return several[0] if isinstance(several, list) and len(several) == 1 else content.get("opt_state_dict")
 
 
 def _candidates(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    found = [*folder.glob("*.pth"), *(folder / _RUN_FOLDER).glob("*.pth")]
+    found = [*folder.glob("*.pth"), *(folder / _RUN_FOLDER).glob("*.pth"), *folder.glob("*.ckpt")]
     return sorted(found, key=lambda path: (path.name != _BEST, -path.stat().st_mtime))
 
 
-def _load(path: Path) -> Mapping[Any, Any]:
-    try:
-        with _numpy_scalars():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for foreign or damaged files
-        raise UserError(_refusal(path, error)) from error
-    if not isinstance(content, Mapping):
+def _find(source: Path) -> Path:
+    if source.is_file():
+        return source
+    found = _candidates(source)
+    if found:
+        return found[0]
+    if source.exists():
         raise UserError(
-            f"{path} holds a {type(content).__name__} where a state dict should be. Give a model's checkpoint."
+            f"No .pth file in {source} or its {_RUN_FOLDER}, nor a .ckpt file. Give the checkpoint file itself."
         )
-    return content
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    text = str(error)
-    if path.stat().st_size == 0:
-        return f"{path} is empty. Copy or download it again."
-    if "GLOBAL" in text:
-        return (
-            f"{path} is a pickle of more than tensors and plain values, which could run code when it is opened, and "
-            "was not opened. Save its state dict alone: torch.save(model.state_dict(), ...)."
-        )
-    if "TorchScript" in text or "torch.jit" in text:
-        return f"{path} is a TorchScript archive, which holds a program and is not run here. Give its state dict."
-    first = (text.strip().splitlines() or [type(error).__name__])[0][:120].rstrip(".")
-    return f"{path} is not a whole file of torch.save ({first}). Copy or download it again."
-
-
-@contextmanager
-def _numpy_scalars() -> Iterator[None]:
-    """Accept numpy's scalars, such as a trainer's best score: values, not code."""
-    kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
-    scalar: Any = np.float64(0).__reduce__()[0]
-    named = [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]
-    with torch.serialization.safe_globals([np.dtype, *kinds, *named]):
-        yield
+    raise UserError(f"{source} does not exist. Give a checkpoint file such as models/model_1000.pth.")
 
 
 def _is_state(state: Any) -> bool:
@@ -156,9 +137,17 @@ def _array(path: Path, name: str, value: Tensor) -> np.ndarray:
         raise UserError(f"{path}: `{name}` is not a plain tensor of numbers ({value.dtype}, {value.layout}).")
     if value.is_floating_point():
         value = value.float()
-        if not bool(value.isfinite().all()):
-            raise UserError(f"{path}: `{name}` has values that are not finite. Give an earlier checkpoint.")
+        if not bool((value.isfinite() | _hides(value)).all()):
+            raise UserError(
+                f"{path}: `{name}` holds values that are not finite: a training that went astray."
+            )
     return value.numpy()
+
+
+def _hides(value: Tensor) -> Tensor:
+    """Where a tensor of nothing but 0 and minus infinity, the mask of an attention, is infinite."""
+    hidden = value == -torch.inf
+    return hidden & (hidden | (value == 0)).all()
 
 
 def _optimizer(path: Path, state: Any) -> tuple[list[list[int]], dict[int, Arrays]]:
@@ -173,6 +162,7 @@ def _optimizer(path: Path, state: Any) -> tuple[list[list[int]], dict[int, Array
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}: its `opt_state_dict` is not that of torch's Adam ({error!r}). Save the `state_dict` alone."
+            f"{path}: its `opt_state_dict` or `optimizer_states` is not that of torch's Adam ({error!r}). Save the "
+            "`state_dict` alone."
         ) from error
     return groups, adam

@@ -64,7 +64,7 @@ class ViT(nn.Module):
         self.patch, self.blocks = patch, nn.ModuleList(blocks)
         size = patch.out_channels
         self.cls_token = nn.Parameter(torch.randn(size) * 0.02)
-        self.registers = nn.Parameter(torch.randn(num_registers, size) * 0.02)
+        self.registers = nn.Parameter(torch.randn(num_registers, size) * 0.02) if num_registers else None
         self.cls_position = nn.Parameter(torch.randn(size) * 0.02)
         self.positions = nn.Parameter(torch.randn(grid_size**2, size) * 0.02)
         self.keys_of, self.grid_size, self.keys = keys_of, grid_size, keys
@@ -111,7 +111,9 @@ class ViT(nn.Module):
     def embed(self, frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B M C"]:
         """Class token, registers, and patches with their positions."""
         patches = self.patch(frames).flatten(2).transpose(1, 2) + self.positions_for(self.grid(frames))
-        first = torch.cat([(self.cls_token + self.cls_position)[None], self.registers])
+        first = (self.cls_token + self.cls_position)[None]
+        if self.registers is not None:
+            first = torch.cat([first, self.registers])
         return torch.cat([first.expand(len(frames), -1, -1).to(patches.dtype), patches], 1)
 
     def forward(self, frames: Float[Tensor, "B 3 H W"]) -> Features:
@@ -137,7 +139,7 @@ class ViT(nn.Module):
         return nullcontext() if wanted else torch.no_grad()
 
     def _patches(self, values: Float[Tensor, "B M C"]) -> Float[Tensor, "B N C"]:
-        return values[:, 1 + len(self.registers) :]
+        return values[:, 1 + (0 if self.registers is None else len(self.registers)) :]
 
 
 def dinov2(

@@ -29,6 +29,8 @@ class Decoder(nn.Module, ABC):
     """Whether `loss` reads `Clip.attn`."""
     targets: tuple[str, ...] = ()
     """Names of the images in `Decoded.recon`: `video`, `flow`, `depth`."""
+    training_only: tuple[str, ...] = ()
+    """Beginnings of the names of tensors that only `loss` needs: saved models are without."""
     method: ClassVar[str] = "decodes each slot at once"
     """What the decoder does, for errors."""
     sampling_options: ClassVar[frozenset[str]] = frozenset()

@@ -42,8 +42,8 @@ class FeatureDecoder(Decoder):
         renderer: slots to masks and channels of each patch.
         losses: by name, weighted.
         feature_size: the first channels of the output that predict features; 0: none do.
-        teacher: frames [n, 3, H, W] in [0, 1] to the features to explain, run in training only; None: the features
-            that the slots were found in.
+        taught: the features to explain are those of a frozen `teacher`, which only the loss needs and which is saved
+            with no model; otherwise those that the slots were found in.
         chunk: frames decoded at once without gradients; fewer need less memory. None: all.
     """
 
@@ -55,13 +55,14 @@ class FeatureDecoder(Decoder):
         losses: Mapping[str, Weighted],
         *,
         feature_size: int,
-        teacher: nn.Module | None = None,
+        taught: bool = False,
         chunk: int | None = 2,
     ):
         super().__init__()
         self.renderer, self.losses, self.feature_size = renderer, dict(losses), feature_size
-        self.teacher = None if teacher is None else teacher.requires_grad_(False)
-        self.chunk = chunk
+        self.taught, self.chunk = taught, chunk
+        self.teacher: nn.Module | None = None
+        self.training_only = ("teacher.",) if taught else ()
         self.needs_attn = self.loss_needs_attn = renderer.needs_attn
         self.targets = ("features",) if feature_size else ()
 
@@ -115,16 +116,33 @@ class FeatureDecoder(Decoder):
     def explained(self, clip: Clip, batch: Batch) -> Explained:
         """Output and targets of a clip."""
         output = self.render(clip).output
-        features = clip.features if self.teacher is None else self._taught(self.teacher, batch)
+        features = self._taught(batch) if self.taught else clip.features
         assert output is not None and features is not None
         return Explained(
             output.unflatten(0, clip.slots.shape[:2]), features.map(torch.Tensor.detach), clip.slots
         )
 
+    def learn_from(self, teacher: nn.Module) -> None:
+        """Take a teacher, frames [n, 3, H, W] in [0, 1] to `Features`; it is frozen.
+
+        Raises:
+            UserError: this decoder learns from the features that the slots were found in.
+        """
+        if not self.taught:
+            raise UserError("This decoder explains the features of its own encoder: it takes no teacher.")
+        self.teacher = teacher.requires_grad_(False).eval()
+
     @torch.no_grad()
-    def _taught(self, teacher: nn.Module, batch: Batch) -> Features:
+    def _taught(self, batch: Batch) -> Features:
+        if self.teacher is None:
+            raise UserError(
+                "This model learns from a frozen teacher, which saved models are without. Train with `torchslots "
+                "train`, or give it one: `model.decoder.learn_from(...)`."
+            )
+        if "video" not in batch:
+            raise UserError("This model's backbone is tuned: train it on `video`, not on stored features.")
         video = batch["video"]
-        found: Features = teacher(video.flatten(0, 1))
+        found: Features = self.teacher(video.flatten(0, 1))
         return found.map(lambda values: values.unflatten(0, video.shape[:2]))
 
 

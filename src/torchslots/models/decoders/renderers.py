@@ -14,6 +14,7 @@ from torchslots.models.layers.attention import MultiHeadAttention
 from torchslots.models.layers.blocks import TORCH_NORM_EPS, layer_norm, mlp
 from torchslots.models.layers.init import dense
 from torchslots.models.layers.position import LearnedPositions
+from torchslots.models.layers.transformer import CausalBlock
 
 
 class Seen(NamedTuple):
@@ -59,8 +60,8 @@ class PerceptronRenderer(Renderer):
         grid: rows and columns of the patches.
         hidden: widths of the hidden layers, ReLU behind each.
         output_size: channels of each patch.
-        top_k: decode at each patch only the slots of the largest attention; None: all of them. The others' masks are
-            zero there (FT-DINOSAUR).
+        top_k: decode at each patch only the slots of the largest attention; 0 or None: all of them. The others' masks
+            are zero there (FT-DINOSAUR).
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class PerceptronRenderer(Renderer):
         top_k: int | None = None,
     ):
         super().__init__()
-        self.grid, self.top_k, self.needs_attn = grid, top_k, top_k is not None
+        self.grid, self.top_k, self.needs_attn = grid, top_k or None, bool(top_k)
         self.positions = LearnedPositions(grid, slot_size)
         sizes = list(hidden)
         inner = [layer for pair in zip(sizes, sizes[1:]) for layer in (dense(*pair), nn.ReLU())]
@@ -203,3 +204,67 @@ class MixerRenderer(Renderer):
             return Rendered(masks.transpose(1, 2), None)
         mixed = masks @ slots
         return Rendered(masks.transpose(1, 2), self.mlp(mixed + positions if self.add_positions else mixed))
+
+
+class AutoregressiveRenderer(Renderer):
+    """A causal transformer predicts each patch's features from the slots and the true features of the patches before it
+    (DINOSAUR, section 3.2, "Transformer"). Nothing is sampled: it needs the features in use, too.
+
+    Its output is what the last block gives: there is no position embedding, no final norm and no output layer.
+
+    Args:
+        grid: rows and columns of the patches.
+        size: width of the features.
+        own_masks: masks are the last block's attention to the slots, averaged over heads, as on COCO and VOC; otherwise
+            slot attention's, as on MOVi.
+    """
+
+    needs_features = True
+
+    def __init__(
+        self,
+        grid: tuple[int, int],
+        slot_size: int,
+        size: int,
+        *,
+        num_layers: int,
+        num_heads: int,
+        mlp_size: int,
+        own_masks: bool = True,
+    ):
+        super().__init__()
+        self.grid, self.own_masks, self.needs_attn = grid, own_masks, not own_masks
+        self.first = nn.Parameter(torch.randn(size) * size**-0.5)
+        self.read_slots = nn.Sequential(dense(slot_size, size, bias=False), layer_norm(size, TORCH_NORM_EPS))
+        self.read_features = nn.Sequential(dense(size, size, bias=False), layer_norm(size, TORCH_NORM_EPS))
+        blocks = [
+            CausalBlock(size, num_heads=num_heads, mlp_size=mlp_size, bias=True) for _ in range(num_layers)
+        ]
+        self.blocks, self.last = nn.ModuleList(blocks[:-1]), blocks[-1]
+
+    def forward(self, slots: Float[Tensor, "n K D"], seen: Seen, output: bool = True) -> Rendered:
+        """Raise UserError where masks are slot attention's and the slots come without it."""
+        if not (output or self.own_masks):
+            return Rendered(self._slot_masks(seen), None)
+        memory, x = self.read_slots(slots), self._inputs(seen)
+        for block in self.blocks:
+            assert isinstance(block, CausalBlock)
+            x = block(x, block.look_at(memory))
+        x, weights = self.last.with_weights(x, self.last.look_at(memory))
+        masks = weights.mean(1).transpose(1, 2) if self.own_masks else self._slot_masks(seen)
+        return Rendered(masks, x if output else None)
+
+    def _inputs(self, seen: Seen) -> Float[Tensor, "n N C"]:
+        """A learned start, and the features of all patches but the last."""
+        assert seen.features is not None
+        before = seen.features[:, :-1].detach()
+        start = self.first.to(before.dtype).expand(len(before), 1, -1)
+        return self.read_features(torch.cat([start, before], 1))
+
+    def _slot_masks(self, seen: Seen) -> Float[Tensor, "n K N"]:
+        if seen.attn is None or seen.attn.shape[-1] == 0:
+            raise UserError(
+                "The masks of this decoder are those of slot attention, and these slots come without any (predicted "
+                "slots do). Decode slots of observed frames, or set decoder.masks to cross_attention."
+            )
+        return seen.attn

@@ -1,7 +1,7 @@
 """Causal transformer decoder: all positions at once in training, one by one in decoding."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,8 @@ class CausalBlock(nn.Module):
 
     Args:
         dropout: probability, in training, to drop an attention weight or an output of a branch.
-        residual_from_norm: add the first branch to its normalised input, as in STEVE's first block.
+        residual_from_norm: the first branch adds to its normalised input, as in STEVE's first block.
+        bias: of the attention's projections.
     """
 
     def __init__(
@@ -42,13 +43,15 @@ class CausalBlock(nn.Module):
         dropout: float = 0.0,
         norm_eps: float = TORCH_NORM_EPS,
         residual_from_norm: bool = False,
+        bias: bool = False,
     ):
         super().__init__()
         self.residual_from_norm = residual_from_norm
         self.norm_self = layer_norm(size, norm_eps)
-        self.self_attention = _attention(size, num_heads, dropout)
+        options: dict[str, Any] = {"num_heads": num_heads, "dropout": dropout, "bias": bias}
+        self.self_attention = MultiHeadAttention(size, qkv_size=size, **options)
         self.norm_cross = layer_norm(size, norm_eps)
-        self.cross_attention = _attention(size, num_heads, dropout)
+        self.cross_attention = MultiHeadAttention(size, qkv_size=size, **options)
         self.norm_mlp = layer_norm(size, norm_eps)
         self.mlp = mlp(size, [mlp_size], size)
         self.dropout = nn.Dropout(dropout)
@@ -59,31 +62,36 @@ class CausalBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n D"], context: Context) -> Float[Tensor, "b n D"]:
         """All positions at once; each attends to itself and those before it."""
+        return self._read(self.look_back(x), context)
+
+    def with_weights(
+        self, x: Float[Tensor, "b n D"], context: Context
+    ) -> tuple[Float[Tensor, "b n D"], Float[Tensor, "b h n K"]]:
+        """`forward`, and the weights of its attention to the context."""
+        x = self.look_back(x)
+        return self._read(x, context), self.cross_attention.weights(self.norm_cross(x), context)
+
+    def look_back(self, x: Float[Tensor, "b n D"]) -> Float[Tensor, "b n D"]:
+        """The first branch: causal self-attention."""
         normed = self.norm_self(x)
-        return self._branches(x, normed, self.self_attention.project(normed), context, causal=True)
+        return self._look(x, normed, self.self_attention.project(normed), causal=True)
 
     def step(self, x: Float[Tensor, "b 1 D"], cache: KVCache, position: int) -> Float[Tensor, "b 1 D"]:
         """One position: it attends to those in the cache, to which it is added."""
         normed = self.norm_self(x)
         seen = cache.add(self.self_attention.project(normed), position)
-        return self._branches(x, normed, seen, cache.context, causal=False)
+        return self._read(self._look(x, normed, seen, causal=False), cache.context)
 
-    def _branches(
-        self,
-        x: Float[Tensor, "b n D"],
-        normed: Float[Tensor, "b n D"],
-        seen: Context,
-        context: Context,
-        causal: bool,
+    def _look(
+        self, x: Float[Tensor, "b n D"], normed: Float[Tensor, "b n D"], seen: Context, causal: bool
     ) -> Float[Tensor, "b n D"]:
         start = normed if self.residual_from_norm else x
-        x = start + self.dropout(self.self_attention.attend(normed, seen, causal))
+        return start + self.dropout(self.self_attention.attend(normed, seen, causal))
+
+    def _read(self, x: Float[Tensor, "b n D"], context: Context) -> Float[Tensor, "b n D"]:
+        """The other branches: attention to the context, and the perceptron."""
         x = x + self.dropout(self.cross_attention.attend(self.norm_cross(x), context))
         return x + self.dropout(self.mlp(self.norm_mlp(x)))
-
-
-def _attention(size: int, num_heads: int, dropout: float) -> MultiHeadAttention:
-    return MultiHeadAttention(size, qkv_size=size, num_heads=num_heads, bias=False, dropout=dropout)
 
 
 class CausalDecoder(nn.Module):

@@ -1,0 +1,239 @@
+"""Recordings of VideoSAUR, SlotContrast and their DINOSAUR, and the published models by names and shapes."""
+
+import gzip
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fidelity import videosaur as videosaur_golden
+from fidelity.cases import read_case
+from fidelity.loading import load
+from fidelity.systems import failed, verify
+from torchslots.convert import convert, systems
+from torchslots.convert.layouts import to_ours, to_theirs
+from torchslots.convert.originals import videosaur
+from torchslots.hub import load_model
+from torchslots.io.errors import UserError
+from torchslots.models.decoders.features import (
+    Explained,
+    next_frame_similarity,
+    similarity_error,
+    temporal_contrast,
+)
+from torchslots.models.layers.position import resample_positions
+from torchslots.models.types import Features
+from torchslots.recipes import catalog
+from torchslots.recipes.feature_slots import FeatureSlotsConfig
+from torchslots.training import checkpoint
+
+CASES = ("slotcontrast_ytvis_mini", "videosaur_ytvis_mini", "dinosaur_mixer_mini")
+PUBLISHED = {
+    "videosaur_movi_c": "videosaur_movi_c",
+    "videosaur_movi_e": "videosaur_movi_e",
+    "videosaur_ytvis": "videosaur_ytvis",
+    "videosaur_ytvis_dinov2": "videosaur_ytvis_dinov2",
+    "slotcontrast_movi_c": "slotcontrast_movi_c",
+    "slotcontrast_movi_e": "slotcontrast_movi_e",
+    "slotcontrast_ytvis": "slotcontrast_ytvis2021",
+    "dinosaur_coco_dinov2": "dinosaur_coco_base14_dinov2",
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equal_to_the_original(golden, name):
+    (result,) = verify([golden / name])
+    assert result.passed, [check for check in result.checks if not check.passed]
+    names = {check.name for check in result.checks}
+    assert {
+        "slots",
+        "attn",
+        "masks",
+        "segmentation_decoder",
+        "metric_image_mbo",
+        "train_loss",
+        "train_lr",
+    } <= names
+    assert "no other gradient" in names
+    assert len(names) > 150
+
+
+@pytest.mark.parametrize("key", ["slots", "masks", "loss_ss", "metric_ari", "segmentation_attn"])
+def test_a_changed_recording_fails(golden, tmp_path, key):
+    folder = Path(shutil.copytree(golden / CASES[0], tmp_path / "case"))
+    outputs = dict(np.load(folder / "outputs.npz"))
+    outputs[key] = outputs[key] + np.asarray(
+        1 if outputs[key].dtype == np.uint8 else 1e-4, outputs[key].dtype
+    )
+    np.savez(folder / "outputs.npz", **outputs, something=np.zeros(3))
+    expected = {key, "something"}
+    assert expected <= set(failed(folder))
+
+
+def test_a_gradient_in_the_frozen_backbone_fails(golden, tmp_path, monkeypatch):
+    case = read_case(golden / CASES[0])
+    run = videosaur_golden.ours(case)
+    assert run["no other gradient"] == np.array(True)
+    from_reference = videosaur.from_reference
+
+    def tuned(reference, shapes):
+        config = from_reference(reference, shapes)
+        return replace(config, backbone=replace(config.backbone, trainable_from=1))
+
+    program = next(program for program in systems.PROGRAMS if program.mark == videosaur.MARK)
+    changed = [replace(program, from_reference=tuned) if p is program else p for p in systems.PROGRAMS]
+    monkeypatch.setattr(systems, "PROGRAMS", changed)
+    assert "no other gradient" in failed(golden / CASES[0])
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_published_models_by_names_and_shapes(golden, recipe):
+    recorded = json.loads(
+        gzip.decompress((golden / "features_params" / f"{PUBLISHED[recipe]}.json.gz").read_bytes())
+    )
+    found = catalog.recipe(recipe)
+    assert isinstance(found.model, FeatureSlotsConfig)
+    with torch.device("meta"):
+        model = catalog.build(found.model)
+    sizes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    theirs = {name: tuple(shape) for name, shape in recorded["state_dict"].items()}
+    blank = {name: np.broadcast_to(np.float32(0), shape) for name, shape in theirs.items()}
+    ours = to_ours(videosaur.leaves(found.model), blank, "published")
+    assert {name: tuple(value.shape) for name, value in ours.items()} == sizes
+    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    assert trained == recorded["trainable"]
+    assert sum(value.numel() for value in model.parameters()) == recorded["total"]
+    assert found.optim.learning_rate == pytest.approx(recorded["lr"])
+    assert set(recorded["optimizer_order"]) <= set(theirs)
+    guessed = videosaur.from_shapes(theirs)
+    assert replace(guessed, num_slots=found.model.num_slots) == found.model
+
+
+@pytest.mark.parametrize("form", ["trainer's", "bare"])
+def test_converted_and_back(golden, tmp_path, form):
+    source = golden / CASES[1] / "checkpoint.ckpt"
+    if form == "bare":
+        state = torch.load(source, weights_only=True)["state_dict"]
+        source = tmp_path / "weights.ckpt"
+        torch.save(state, source)
+    done = convert.convert(source, tmp_path / "out", config=golden / CASES[1] / "config.json")
+    assert done.config.family == "videosaur" and done.step is None
+    model = load_model(tmp_path / "out")
+    program, read = systems.open_original(source)
+    back = to_theirs(program.leaves(model.config), model.state_dict())
+    assert back.keys() == read.params.keys()
+    assert all(np.array_equal(back[name], read.params[name]) for name in back)
+
+
+def test_a_training_of_the_original_goes_on(golden, tmp_path):
+    """Adam's moments are those of the trained parameters alone, after five updates."""
+    case = read_case(golden / CASES[0])
+    loaded = load(case, "trained.ckpt")
+    moments = loaded.adam()
+    trained = {name for name, value in loaded.model.named_parameters() if value.requires_grad}
+    assert {name.split("/", 1)[1] for name in moments} == trained
+    assert loaded.read.step == 5 and moments[f"step/{min(trained)}"] == 5
+    adam = torch.load(case.folder / "trained.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+    torch.testing.assert_close(moments["exp_avg/slot_encoder.initializer.slots"], adam[0]["exp_avg"][0])
+    run = tmp_path / "run"
+    convert.convert(
+        case.folder / "trained.ckpt",
+        tmp_path / "out",
+        run=run,
+        recipe="slotcontrast_ytvis",
+        config=case.folder / "config.json",
+    )
+    assert checkpoint.list_steps(run) == [5]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: state.pop("decoder.module.pos_emb"), "pos_emb"),
+        (lambda state: state.pop("processor.module.corrector.norm_slots.bias"), "norm_slots.bias"),
+        (lambda state: state.update(extra=torch.zeros(2)), "extra"),
+        (
+            lambda state: state.update({"processor.module.corrector.to_k.weight": torch.zeros(3, 3)}),
+            "another shape",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_by_name(golden, tmp_path, change, message):
+    content = torch.load(golden / CASES[0] / "checkpoint.ckpt", weights_only=True)
+    change(content["state_dict"])
+    torch.save(content, tmp_path / "broken.ckpt")
+    with pytest.raises(UserError, match=message):
+        convert.convert(tmp_path / "broken.ckpt", tmp_path / "out", config=golden / CASES[0] / "config.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_recipe_is_refused_in_one_message(golden, tmp_path):
+    with pytest.raises(UserError, match="do not fit the model") as caught:
+        convert.convert(golden / CASES[0] / "checkpoint.ckpt", tmp_path / "out", recipe="videosaur_movi_c")
+    assert "--recipe" in str(caught.value)
+    with pytest.raises(UserError, match="of another system"):
+        convert.convert(golden / CASES[0] / "checkpoint.ckpt", tmp_path / "out", recipe="steve_movi_solid")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"predictor": {"n_blocks": 2}}, "n_blocks"),
+        ({"losses": {"other": {"name": "L1"}}}, "L1"),
+        ({"input_type": "image"}, "the other kind"),
+        ({"grouper": {}}, "n_iters"),
+    ],
+)
+def test_settings_that_are_not_built_are_refused(golden, tmp_path, change, message):
+    values = json.loads((golden / CASES[0] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"model": values["model"] | change}))
+    with pytest.raises(UserError, match=message):
+        convert.convert(
+            golden / CASES[0] / "checkpoint.ckpt", tmp_path / "out", config=tmp_path / "config.json"
+        )
+
+
+# ------------------------------------------------------------------------------------------------- units
+
+
+@pytest.fixture(scope="module")
+def units(golden) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.from_numpy(np.asarray(array))
+        for name, array in np.load(golden / "features_units.npz").items()
+    }
+
+
+def test_similarity_of_patches_in_the_next_frame(units):
+    keys, temperature = units["timesim/keys"], float(units["timesim/tau"])
+    torch.testing.assert_close(
+        next_frame_similarity(keys, temperature), units["timesim/target"], rtol=0, atol=1e-6
+    )
+    logits = units["timesim/logits"].clone().requires_grad_()
+    explained = Explained(logits, Features(keys, keys), keys)
+    loss = similarity_error(explained, temperature=temperature, first_channel=0)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), units["timesim/loss"], rtol=2e-6, atol=0)
+    torch.testing.assert_close(logits.grad, units["timesim/grad"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["batch", "video"])
+def test_contrast_between_frames(units, form):
+    slots = units["contrast/slots"].clone().requires_grad_()
+    explained = Explained(slots, Features(slots), slots)
+    temperature = float(units["contrast/tau"])
+    loss = temporal_contrast(explained, temperature=temperature, whole_batch=form == "batch")
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), units[f"contrast/{form}_loss"], rtol=2e-6, atol=0)
+    torch.testing.assert_close(slots.grad, units[f"contrast/{form}_grad"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (24, 24), (37, 37), (12, 20)])
+def test_positions_of_another_grid(units, grid):
+    recorded = units[f"pos_embed/{grid[0]}x{grid[1]}"][0, 1:]
+    found = resample_positions(units["pos_embed/stored"][0, 1:], (37, 37), grid)
+    torch.testing.assert_close(found, recorded, rtol=0, atol=1e-6)
