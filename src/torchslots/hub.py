@@ -17,7 +17,15 @@ from torchslots.io.json_files import read_object
 from torchslots.models.backbones.vit import ViT
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
-from torchslots.models.weights import CONFIG_NAME, ELSEWHERE, HUB_ID, WEIGHTS_NAME, digest, load_weights
+from torchslots.models.weights import (
+    CONFIG_NAME,
+    ELSEWHERE,
+    HUB_ID,
+    WEIGHTS_NAME,
+    WithoutDraws,
+    digest,
+    load_weights,
+)
 from torchslots.recipes import catalog
 from torchslots.recipes.backbone_weights import load_backbone, published_backbone
 from torchslots.recipes.config import ModelConfig, with_changes

@@ -128,6 +128,23 @@ def push_to_hub(
     return str(address)
 
 
+class WithoutDraws(TorchFunctionMode):
+    """Build a model with zeros in place of random initial weights, for weights that are all loaded next.
+
+    Random numbers would take most of the time of loading.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func not in _DRAWS:
+            return func(*args, **given)
+        tensor: Tensor = args[0] if args else given["tensor"]
+        tensor.detach().zero_()
+        return tensor
+
+
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of tensors, in float32, and their names."""
     found = hashlib.sha256()

@@ -85,6 +85,7 @@ def train(
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})
     given = (options.tokenizer, options.slot_encoder, options.init, options.backbone)
     recipe, model = assemble(recipe, Path(run), *given)
+    data, root = recipe.data, Path(root)
     return loop.train(
         recipe,
         model,
