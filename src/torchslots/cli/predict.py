@@ -11,6 +11,7 @@ from torchslots.io.errors import UserError
 def predict(words: Words) -> int:
     """`torchslots predict MODEL INPUT... --out DIR`."""
     from torchslots.convert.pretrained import model_folder
+    from torchslots.hub import load_model
     from torchslots.inference import predict as room
 
     usual = room.PredictOptions()
@@ -31,8 +32,11 @@ def predict(words: Words) -> int:
             options: How to read the inputs, and what to write.
         """
         require_inputs(inputs)
-        for folder in room.predict(model_folder(model), inputs, out, options):
+        loaded = load_model(model_folder(model), device=options.device, backbone=options.backbone)
+        for folder in room.predict(loaded, inputs, out, options):
             print(f"Written to {folder}")
+        for note in room.notes(loaded, options):
+            print(note)
         return 0
 
     return parse(predict, words, "predict")

@@ -13,7 +13,15 @@ from numpy import ndarray
 
 from torchslots.hub import load_model
 from torchslots.inference.generation import SamplingOptions, with_sampling
-from torchslots.inference.view import FirstFrameHint, View, read_boxes, read_mask
+from torchslots.inference.view import (
+    FirstFrameHint,
+    Patches,
+    View,
+    ViewKind,
+    read_boxes,
+    read_mask,
+    view_of,
+)
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.models.adjust import with_counts
@@ -37,6 +45,10 @@ class InputOptions:
     masks: Path | str | None = None
     """Indexed or grey PNG with the objects of the first frame, 0 for background; with several inputs a folder of
     NAME.png. None: no masks."""
+    view: ViewKind | None = None
+    """What the model sees of a frame. `crop`: the rectangle of its own shape in the middle; `squeeze`: all of it,
+    squeezed into that shape; `whole`: all of it at the frame's shape, for models on a vision transformer alone. None:
+    squeeze for those, which shows everything on the grid that they were trained on; crop for others."""
     num_slots: int | None = None
     """Number of slots, background included, for models that sample them; None: as the model was built."""
     num_iterations: int | None = None
@@ -174,17 +186,23 @@ def batches(
         side: height and width in pixels of the model's frames; None: the model's resolution.
 
     Raises:
-        UserError: a hint for an unconditional model, or both a hint and a number of slots.
+        UserError: a hint for an unconditional model, both a hint and a number of slots, or a view that the model does
+            not have.
     """
     first = next(chunks)
     resolution = tuple(model.config.resolution) if side is None else (side, side)
-    view = View(first.shape[1], first.shape[2], resolution)
+    view = view_of(first.shape[1:3], resolution, options.view, _patches(model))
     device = next(model.parameters()).device
     start: dict[str, Any] = {key: value.to(device) for key, value in view.conditioning(hint).items()}
     start["num_slots"] = _num_slots(model, hint, options.num_slots)
     start["generator"] = torch.Generator(device).manual_seed(options.seed)
     parts = ((frames, start | {"video": view.shrink(frames).to(device)}) for frames in chain([first], chunks))
     return view, parts
+
+
+def _patches(model: ObjectCentricModel) -> Patches | None:
+    encoder = model.feature_encoder
+    return None if encoder is None else Patches(encoder.backbone.patch_size, encoder.antialias)
 
 
 def _num_slots(model: ObjectCentricModel, hint: FirstFrameHint, asked: int | None) -> int | None:

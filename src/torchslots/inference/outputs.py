@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
 from torchslots.data.formats import coco_masks
 from torchslots.inference.view import View, resized
@@ -29,6 +30,8 @@ from torchslots.io.video import write_palette_png, write_png, write_video
 
 OUTPUTS = ("overlay", "masks", "strip", "slots", "tracks")
 WriteFrame = Callable[[Any], None]
+_STRIP_SIDE = 160
+"""Pixels of the short side of large frames in the strip."""
 
 
 class Slice(NamedTuple):
@@ -47,7 +50,14 @@ class Slice(NamedTuple):
 
 @contextmanager
 def result_writer(
-    folder: Path, view: View, *, save: tuple[str, ...], max_side: int, fps: float | None, source: str
+    folder: Path,
+    view: View,
+    *,
+    save: tuple[str, ...],
+    max_side: int,
+    fps: float | None,
+    source: str,
+    notes: Sequence[str] = (),
 ) -> Iterator[Callable[[Slice], None]]:
     """Open the files named in `save`; yields write(slice). Each appears as a whole if the block ends without error.
 
@@ -56,12 +66,14 @@ def result_writer(
         max_side: longest side of overlay and masks in pixels.
         fps: frames per second of the videos; None: one image, written as PNG.
         source: name of the input, for tracks.json.
+        notes: sentences for tracks.json, on what could not be written.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
     size = view.canvas(max_side)
     about = {"source": source, "fps": fps, "size": size, **view.describe()}
+    about |= {"notes": list(notes)} if notes else {}
     opened: dict[str, Callable[[], AbstractContextManager[WriteFrame]]] = {
         "overlay": lambda: frame_writer(frame_file(folder, "overlay", fps), fps),
         "masks": lambda: _mask_writer(folder / "masks"),
@@ -81,7 +93,7 @@ def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part
     items: dict[str, Callable[[], Iterable[Any]]] = {
         "overlay": lambda: (mark(overlay(resized(frame, size), i)) for frame, i in zip(part.frames, ids)),
         "masks": lambda: ids,
-        "strip": lambda: map(mark, slot_strip(part.images, part.masks.numpy())),
+        "strip": lambda: map(mark, _strip(part)),
         "slots": lambda: part.slots,
         "tracks": lambda: ((i, part.predicted) for i in ids),
         "recon": lambda: map(mark, part.recon),
@@ -89,6 +101,18 @@ def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part
     for name, write in sinks.items():
         for item in items[name]():
             write(item)
+
+
+def _strip(part: Slice) -> UInt8[ndarray, "T H W 3"]:
+    """Each slot alone; of masks of patches, images and masks are brought to a size that fits beside each other."""
+    images, masks = part.images, part.masks
+    if images.shape[-3:-1] != masks.shape[-2:]:
+        height, width = images.shape[-3:-1]
+        scale = min(1.0, _STRIP_SIDE / min(height, width))
+        size = round(height * scale), round(width * scale)
+        images = np.stack([resized(image, size) for image in images])
+        masks = F.interpolate(masks, size, mode="bilinear")
+    return slot_strip(images, masks.numpy())
 
 
 class ObjectMask(NamedTuple):

@@ -82,13 +82,18 @@ class ViT(nn.Module):
         """Width of the features."""
         return self.patch.out_channels
 
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch, in pixels."""
+        return int(self.patch.kernel_size[0])
+
     def grid(self, frames: Float[Tensor, "B 3 H W"]) -> tuple[int, int]:
         """Rows and columns of patches.
 
         Raises:
             UserError: a side is not a multiple of the patch size.
         """
-        patch = int(self.patch.kernel_size[0])
+        patch = self.patch_size
         height, width = frames.shape[-2:]
         if height % patch or width % patch or not (height and width):
             near = tuple(max(round(side / patch), 1) * patch for side in (height, width))
