@@ -219,6 +219,11 @@ def _num_slots(model: ObjectCentricModel, hint: FirstFrameHint, asked: int | Non
     return asked if hint.ids is None else int(hint.ids.max()) + 1
 
 
+def decodes_features_alone(model: ObjectCentricModel) -> bool:
+    """Whether the model decodes slots to the features of patches, and to no images."""
+    return model.feature_encoder is not None and set(model.decoder.targets) <= {"features"}
+
+
 def slot_order(found: Prediction, hint: FirstFrameHint) -> list[int]:
     """The slots, the background first: without a hint it is the slot with the most pixels."""
     count = found.masks.shape[2]

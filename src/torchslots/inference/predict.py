@@ -15,7 +15,16 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
-from torchslots.inference.inputs import BOTH, InputOptions, Job, Part, batches, jobs_of, slot_order
+from torchslots.inference.inputs import (
+    BOTH,
+    InputOptions,
+    Job,
+    Part,
+    batches,
+    decodes_features_alone,
+    jobs_of,
+    slot_order,
+)
 from torchslots.inference.outputs import OUTPUTS, Slice, result_writer
 from torchslots.inference.plots import beside_input, preferred_target, to_images
 from torchslots.inference.view import FirstFrameHint, View, box_hint, mask_hint
@@ -193,14 +202,13 @@ def predict(
 
 def notes(model: ObjectCentricModel, options: PredictOptions) -> list[str]:
     """What the options ask for and the model does not have, so that `predict` goes on without: sentences."""
-    features_alone = model.feature_encoder is not None and set(model.decoder.targets) <= {"features"}
-    if not features_alone or not (options.slot_views or options.recon):
+    if not (options.slot_views or options.recon) or not decodes_features_alone(model):
         return []
     asked = [("--slot-views", options.slot_views), ("--recon", options.recon)]
     ignored = " and ".join(name for name, given in asked if given)
     return [
         "This model reconstructs the features of patches and no images: slots are shown through their masks, and "
-        f"{ignored} has no effect."
+        f"nothing is written for {ignored}."
     ]
 
 
