@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -65,6 +65,8 @@ class InputOptions:
 
     def __post_init__(self) -> None:
         self.require_positive("num_slots", "num_iterations", "fps")
+        if self.view is not None and self.view not in get_args(ViewKind):
+            raise UserError(f"There is no view `{self.view}`. Choose from: {', '.join(get_args(ViewKind))}.")
         for name in ("boxes", "masks"):
             value = getattr(self, name)
             if not isinstance(value, Path | str | None):

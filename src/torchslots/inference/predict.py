@@ -291,9 +291,7 @@ def _slices(
         return
     size = found.masks.shape[-2], found.masks.shape[-1]
     decoded = {"recon": view.patches is None, "grid": size}
-    for unseen in predict_ahead(
-        model, found.state, ahead, options.slice_size, options.slot_views, **decoded
-    ):
+    for unseen in predict_ahead(model, found.state, ahead, options.slice_size, options.slot_views, **decoded):
         demand_finite(unseen, [name])
         images = _expected(unseen, size if view.patches is None else view.resolution)
         part = _slice(view.paste(images), images, unseen, order)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from torchslots.convert.layouts import Arrays
-from torchslots.convert.readers.checkpoint import find_file
 from torchslots.io.errors import UserError
 from torchslots.io.torch_files import read_torch_file
 

@@ -16,7 +16,6 @@ from torchslots.models.layers.init import dense
 from torchslots.models.layers.position import LearnedPositions
 from torchslots.models.layers.transformer import CausalBlock
 
-
 _CACHED_VECTORS = 1024
 """Hidden vectors of a slot at a patch that are computed at once on a processor without gradients."""
 
@@ -91,7 +90,9 @@ class PerceptronRenderer(Renderer):
         of_slots, chosen = F.linear(slots, self.first.weight), self.chosen(slots.shape[1], seen)
         of_positions = self.first(self.positions(seen.grid))
         parts = [
-            self._rendered(of_slots, of_positions[part], None if chosen is None else chosen[..., part], output)
+            self._rendered(
+                of_slots, of_positions[part], None if chosen is None else chosen[..., part], output
+            )
             for part in self._parts(len(of_positions), slots)
         ]
         shares = torch.cat([part.masks for part in parts], -1)
@@ -123,7 +124,9 @@ class PerceptronRenderer(Renderer):
         shares = F.linear(hidden, weight[-1:], bias[-1:]).squeeze(-1).softmax(1)
         if not output:
             return Rendered(shares, None)
-        return Rendered(shares, F.linear(torch.einsum("nkp,nkpc->npc", shares, hidden), weight[:-1], bias[:-1]))
+        return Rendered(
+            shares, F.linear(torch.einsum("nkp,nkpc->npc", shares, hidden), weight[:-1], bias[:-1])
+        )
 
     def _hidden(self, x: Float[Tensor, "*n h"]) -> Float[Tensor, "*n i"]:
         """The hidden layers; without gradients each ReLU takes the place of its input."""
@@ -285,9 +288,11 @@ class AutoregressiveRenderer(Renderer):
         for block in self.blocks:
             assert isinstance(block, CausalBlock)
             x = block(x, block.look_at(memory))
-        x, weights = self.last.with_weights(x, self.last.look_at(memory))
-        masks = weights.mean(1).transpose(1, 2) if self.own_masks else self._slot_masks(seen)
-        return Rendered(masks, x if output else None)
+        context = self.last.look_at(memory)
+        if not output:
+            return Rendered(self.last.weights(x, context).mean(1).transpose(1, 2), None)
+        x, weights = self.last.with_weights(x, context)
+        return Rendered(weights.mean(1).transpose(1, 2) if self.own_masks else self._slot_masks(seen), x)
 
     def _inputs(self, seen: Seen) -> Float[Tensor, "n N C"]:
         """A learned start, and the features of all patches but the last."""

@@ -19,9 +19,7 @@ class FeatureEncoder(Encoder):
         antialias: frames were resized with antialiasing in training.
     """
 
-    def __init__(
-        self, normalize: nn.Module, backbone: ViT, transform: nn.Module, *, antialias: bool = False
-    ):
+    def __init__(self, normalize: nn.Module, backbone: ViT, transform: nn.Module, *, antialias: bool = False):
         super().__init__()
         self.antialias = antialias
         self.normalize, self.backbone, self.transform = normalize, backbone, transform
