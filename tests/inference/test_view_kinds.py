@@ -134,7 +134,7 @@ def test_the_lowest_of_equal_slots_wins():
 
 
 def scene(kind: str, height: int, width: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """A frame in which exactly patches of rows 2 to 4 and columns 1 to 3 of what is seen are red, and their rectangle in
+    """A frame in which the patches of rows 2 to 4 and columns 1 to 3 of what is seen are red, and their rectangle in
     pixels, with edges between pixels rounded."""
     view = view_of((height, width), (SIDE, SIDE), kind, Patches(PATCH))
     top, left, bottom, right = view.crop

@@ -1,8 +1,8 @@
 """Segment images and videos of any length, slice by slice: masks, tracks, overlays, slots.
 
 The model's input is what the `view` shows of a frame, resized as in training, and antialiased if it shrinks more than
-twice. Masks are enlarged and pasted back; pixels outside of the view are background. Slot 0 is the background: that of a conditional model, else the slot with the most pixels
-in the first slice, moved to the front.
+twice. Masks are enlarged and pasted back; pixels outside of the view are background. Slot 0 is the background: that of
+a conditional model, else the slot with the most pixels in the first slice, moved to the front.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -121,8 +121,8 @@ def predict_frames(
         boxes: of the objects in the first frame, rows of (ymin, xmin, ymax, xmax) in [0, 1] of the whole frame.
         masks: of the objects in the first frame, integer ids [H, W], 0 for background. Models that were trained with
             boxes or masks need one of the two; each object becomes one slot, after slot 0. None: no hint.
-        options: used are `view`, `resolution`, `num_slots`, `num_iterations`, `slice_size`, `seed`, `observe`, `rollout` and
-            `max_frames`.
+        options: used are `view`, `resolution`, `num_slots`, `num_iterations`, `slice_size`, `seed`, `observe`,
+            `rollout` and `max_frames`.
         changes: fields of `PredictOptions` by name, in place of those of `options`: `num_slots=7`.
 
     Returns:
