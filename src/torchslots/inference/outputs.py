@@ -31,7 +31,7 @@ from torchslots.io.video import write_palette_png, write_png, write_video
 OUTPUTS = ("overlay", "masks", "strip", "slots", "tracks")
 WriteFrame = Callable[[Any], None]
 _STRIP_SIDE = 160
-"""Pixels of the short side of large frames in the strip."""
+"""Pixels of the short side of frames in the strip of a model on patches."""
 
 
 class Slice(NamedTuple):
@@ -93,7 +93,7 @@ def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part
     items: dict[str, Callable[[], Iterable[Any]]] = {
         "overlay": lambda: (mark(overlay(resized(frame, size), i)) for frame, i in zip(part.frames, ids)),
         "masks": lambda: ids,
-        "strip": lambda: map(mark, _strip(part)),
+        "strip": lambda: map(mark, _strip(part, view)),
         "slots": lambda: part.slots,
         "tracks": lambda: ((i, part.predicted) for i in ids),
         "recon": lambda: map(mark, part.recon),
@@ -103,13 +103,14 @@ def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part
             write(item)
 
 
-def _strip(part: Slice) -> UInt8[ndarray, "T H W 3"]:
-    """Each slot alone; of masks of patches, images and masks are brought to a size that fits beside each other."""
+def _strip(part: Slice, view: View) -> UInt8[ndarray, "T H W 3"]:
+    """Each slot alone; of masks of patches, images and masks get the shape of what is seen, at a size that fits beside
+    each other."""
     images, masks = part.images, part.masks
-    if images.shape[-3:-1] != masks.shape[-2:]:
-        height, width = images.shape[-3:-1]
-        scale = min(1.0, _STRIP_SIDE / min(height, width))
-        size = round(height * scale), round(width * scale)
+    if view.patches is not None:
+        top, left, bottom, right = view.crop
+        scale = _STRIP_SIDE / min(bottom - top, right - left)
+        size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
         images = np.stack([resized(image, size) for image in images])
         masks = F.interpolate(masks, size, mode="bilinear")
     return slot_strip(images, masks.numpy())
