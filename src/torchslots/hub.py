@@ -159,7 +159,7 @@ def _filled(
     device: str | torch.device,
     backbone: str | Path | None,
 ) -> _Model:
-    """The model with its weights and configuration, in eval mode."""
+    """The model with its weights and configuration, in evaluation mode."""
     elsewhere = _elsewhere(folder / CONFIG_NAME)
     load_weights(model, weights, _device(device), tuple(elsewhere))
     for prefix, wanted in elsewhere.items():

@@ -123,6 +123,29 @@ def prepare(*words: object) -> int:
     return main(["data", "prepare", *map(str, words)])
 
 
+def test_a_bad_film_among_good_ones_gives_status_1(tmp_path, capsys):
+    config = replace(TINY, conditioning="learned")
+    model = save_pretrained(savi.build(config), config, tmp_path / "model")
+    frames = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), np.uint8)
+    for name in "abcd":
+        video.write_video(tmp_path / "usb" / f"{name}.mp4", frames)
+    (tmp_path / "usb" / "._a.mp4").write_bytes(b"?")
+    (tmp_path / "usb" / "list.pdf").write_bytes(b"?")
+    (tmp_path / "usb" / "b.mp4").write_bytes(b"no film" * 99)
+    words = ["predict", str(model), str(tmp_path / "usb"), "--out", str(tmp_path / "out"), "--save", "tracks"]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert [line.rsplit("/")[-1] for line in said.out.splitlines()] == ["a", "c", "d"]
+    assert "1 of 4 inputs failed" in said.err and "b.mp4 cannot be read as a video" in said.err
+    assert "list.pdf (neither image nor video by its name)" in said.err and "._a" not in said.err
+    video.write_video(tmp_path / "usb" / "b.mp4", frames)
+    assert main(words) == 0
+    assert "3 of 4 inputs were done" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert "were done" not in capsys.readouterr().err
+    assert main([*words, "--void-id", "None", "--allow-damaged", "--allow-odd-masks"]) == 0
+
+
 def test_data_are_prepared_as_a_recipe_wants_them(movi, tmp_path):
     line = ["--root", movi, "--out", tmp_path / "out", "--splits", "train", "--config.resolution", SIDE]
     assert prepare("savi_small", *line) == 0

@@ -63,7 +63,7 @@ def test_without_a_tokenizer_nothing_begins(
 ) -> None:
     assert train("slotdiffusion_movi_solid", movi, tmp_path / "run", *SD) == 2
     said = capsys.readouterr().err
-    assert "torchslots train vqvae_movi_solid --root DIR --run RUN" in said and "Traceback" not in said
+    assert "torchslots train vqvae_movi_solid --root DIR --run-dir RUN" in said and "Traceback" not in said
     assert not (tmp_path / "run").exists()
 
 

@@ -18,7 +18,19 @@ def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 def test_recipes_are_a_table(capsys):
     header, *rows = lines(capsys, "recipes", "savi_large")
     assert header.split()[:3] == ["name", "system", "data"]
-    assert rows[0].split() == ["savi_large", "SAVi", "movi_a", "128x128", "6", "24", "22.3", "FG-ARI", "95.1"]
+    assert rows[0].split() == [
+        "savi_large",
+        "SAVi",
+        "movi_a",
+        "128x128",
+        "6",
+        "24",
+        "22.3",
+        "boxes",
+        "flow",
+        "FG-ARI",
+        "95.1",
+    ]
     assert len(rows) == 1
 
 

@@ -270,7 +270,7 @@ def _other_ways(case: Case, loaded: Loaded) -> dict[str, Tensor]:
         more = _batch(case, images, case.inputs["noise_more"])
         found |= _under("more", _run(loaded.model, more).outputs())
     if "hires" in recorded:
-        found |= _sharp(case, loaded.model)
+        found |= _native(case, loaded.model)
     if "photo" in recorded:
         found |= _photo(case, loaded.model)
     return found
@@ -292,7 +292,7 @@ def _with_top_k(case: Case, loaded: Loaded, top_k: int) -> ObjectCentricModel:
     return model
 
 
-def _sharp(case: Case, model: ObjectCentricModel) -> dict[str, Tensor]:
+def _native(case: Case, model: ObjectCentricModel) -> dict[str, Tensor]:
     """At the transformer's own size, positions of the decoder resampled."""
     images = case.inputs["image_hires"]
     run = _run(model, _batch(case, images, case.inputs["noise"][: len(images)]))

@@ -28,7 +28,9 @@ from torchslots.models.decoders.features import (
 from torchslots.models.layers.position import resample_positions
 from torchslots.models.types import Features
 from torchslots.recipes import catalog
-from torchslots.recipes.feature_slots import FeatureSlotsConfig
+from torchslots.recipes.backbones import BackboneConfig
+from torchslots.recipes.feature_slots import FeatureSlotsConfig, LossConfig, MixerConfig
+from torchslots.recipes.videosaur import VideosaurConfig
 from torchslots.training import checkpoint
 
 CASES = ("slotcontrast_ytvis_mini", "videosaur_ytvis_mini", "dinosaur_mixer_mini")
@@ -237,3 +239,47 @@ def test_positions_of_another_grid(units, grid):
     recorded = units[f"pos_embed/{grid[0]}x{grid[1]}"][0, 1:]
     found = resample_positions(units["pos_embed/stored"][0, 1:], (37, 37), grid)
     torch.testing.assert_close(found, recorded, rtol=0, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------ sizes without recordings
+
+
+@pytest.mark.parametrize("position_size", [8, 20])
+def test_queries_of_another_width_than_the_slots(tmp_path, position_size):
+    """The allocator then has queries apart from keys and values, and positions are not added to the mixture."""
+    config = VideosaurConfig(
+        resolution=(16, 16),
+        backbone=BackboneConfig("dino", 64, 2, 1, 4, 4),
+        token_hidden=30,
+        num_slots=7,
+        slot_size=12,
+        predictor_mlp=18,
+        decoder=MixerConfig(
+            hidden=(20, 24), num_blocks=3, position_size=position_size, mlp_size=14, add_positions=False
+        ),
+        losses=LossConfig(similarity=0.1, similarity_temperature=0.25),
+    )
+    model = catalog.build(config)
+    arrays = to_theirs(videosaur.leaves(config), model.state_dict())
+    attention = "decoder.module.allocator.blocks.2.self_attn"
+    assert arrays[f"{attention}.q.weight"].shape == (position_size, position_size)
+    assert arrays[f"{attention}.kv.weight"].shape == (2 * position_size, 12)
+    file = tmp_path / "model.ckpt"
+    torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, file)
+    done = convert.convert(file, tmp_path / "out")
+    assert done.config == config
+    again = load_model(tmp_path / "out").state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_decoder_without_a_square_grid_needs_its_configuration(golden, tmp_path):
+    state = torch.load(golden / CASES[1] / "checkpoint.ckpt", weights_only=True)["state_dict"]
+    state["decoder.module.pos_emb"] = state["decoder.module.pos_emb"][:, :15]
+    torch.save(state, tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match="15 patches, which are no square grid"):
+        videosaur.from_shapes({name: tuple(value.shape) for name, value in state.items()} | _heads_of_64())
+
+
+def _heads_of_64() -> dict[str, tuple[int, ...]]:
+    """A width that the published width of a head divides."""
+    return {"encoder.module.backbone.model.patch_embed.proj.weight": (64, 3, 14, 14)}

@@ -245,13 +245,6 @@ def test_sound_alone_is_no_video(tmp_path):
         video.read_frames(tmp_path / "song.mkv")
 
 
-def test_frames_of_two_sizes_in_a_folder(tmp_path):
-    video.write_png(tmp_path / "1.png", np.zeros((8, 8, 3), np.uint8))
-    video.write_png(tmp_path / "2.png", np.zeros((8, 9, 3), np.uint8))
-    with pytest.raises(UserError, match=r"2.png is 9x8 pixels, the frames before it 8x8"):
-        video.read_frames(tmp_path)
-
-
 @contextmanager
 def room_for(size: int):
     """Files cannot grow past `size` bytes: the kernel's own refusal, as on a full disk."""

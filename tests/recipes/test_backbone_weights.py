@@ -1,6 +1,7 @@
 """Pretrained weights of backbones: read from files, and taken by trainings and by models saved without them."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def test_what_is_no_backbone_is_refused(tmp_path) -> None:
     vit = backbone()
     with pytest.raises(UserError, match="does not exist"):
         load_backbone(vit, tmp_path / "nothing.bin")
-    with pytest.raises(UserError, match="has neither model.safetensors nor pytorch_model.bin"):
+    with pytest.raises(UserError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):
         load_backbone(vit, tmp_path)
     (tmp_path / "broken.safetensors").write_bytes(b"abc")
     with pytest.raises(UserError, match="truncated"):
@@ -148,17 +149,26 @@ def test_a_training_starts_from_the_given_backbone_and_goes_on_without_it(tmp_pa
     recipe = replace(catalog.recipe("videosaur_demo"), model=CONFIG)
     with pytest.raises(UserError, match=OFFLINE):
         run.train(recipe, tmp_path / "data", tmp_path / "run", **changes)
-    given = {"backbone": str(file), "optim.num_steps": 2}
-    assert run.train(recipe, tmp_path / "data", tmp_path / "run", **changes, **given).step == 2
+    steps = {"optim.num_steps": 4}
+    given = changes | steps | {"backbone": str(file)}
+    assert run.train(recipe, tmp_path / "data", tmp_path / "run", **given).step == 4
     file.unlink()
+    found = load_model(tmp_path / "run").state_dict()
+    frozen = {name: found[f"slot_encoder.encoder.backbone.{name}"] for name in vit.state_dict()}
+    assert all(torch.equal(frozen[name], value) for name, value in vit.state_dict().items())
+    assert checkpoint.list_steps(tmp_path / "run") == [2, 4]
+    last = max((tmp_path / "run" / "checkpoints").iterdir())
+    for folder in (tmp_path / "run" / "model", last):
+        shutil.rmtree(folder)
     assert checkpoint.list_steps(tmp_path / "run") == [2]
-    found = load_model(tmp_path / "run")
-    trained = found.slot_encoder.encoder.backbone.state_dict()
-    assert all(torch.equal(trained[name], value) for name, value in vit.state_dict().items())
-    again = run.train(recipe, tmp_path / "data", tmp_path / "run", **changes, **{"optim.num_steps": 2})
-    assert again.step == 2
-    assembled = assemble(recipe, tmp_path / "run")[1]
-    assert isinstance(assembled, ObjectCentricModel)
+    assert run.train(recipe, tmp_path / "data", tmp_path / "run", **changes, **steps).step == 4
+    again = load_model(tmp_path / "run").state_dict()
+    for name, value in found.items():
+        torch.testing.assert_close(again[name], value, rtol=1e-5, atol=1e-7)
+    moved = again["decoder.renderer.positions.table"]
+    assert not torch.equal(
+        moved, catalog.build_seeded(CONFIG, 42).state_dict()["decoder.renderer.positions.table"]
+    )
 
 
 def test_recipes_without_a_backbone_take_none(tmp_path) -> None:
@@ -223,5 +233,5 @@ def test_a_damaged_configuration_is_refused(value, tmp_path) -> None:
     model().save_pretrained(tmp_path)
     file = tmp_path / CONFIG_NAME
     file.write_text(json.dumps(json.loads(file.read_text()) | {"elsewhere": value}))
-    with pytest.raises(UserError, match="elsewhere|unexpected|where to get it"):
+    with pytest.raises(UserError, match=r"elsewhere|unexpected|where to get it"):
         load_model(tmp_path)

@@ -15,6 +15,7 @@ from torchslots.data.catalog import open_dataset
 from torchslots.hub import load_model
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
+from torchslots.models.backbones.names import entries
 from torchslots.models.decoders.features import FeatureDecoder
 from torchslots.models.decoders.renderers import PerceptronRenderer
 from torchslots.models.model import ObjectCentricModel
@@ -38,7 +39,9 @@ def tiny(name: str, side: int = 16, **changes: Any) -> Recipe:
     assert isinstance(model, ImageSlotsConfig)
     small: dict[str, Any] = {
         "resolution": (side, side),
-        "backbone": replace(model.backbone, size=16, depth=2, num_heads=2, patch_size=4, grid_size=3),
+        "backbone": replace(
+            model.backbone, size=16, depth=2, num_heads=2, patch_size=4, grid_size=3, pretrained=""
+        ),
         "token_hidden": 11,
         "slot_size": 12,
         "corrector_mlp": 13,
@@ -190,7 +193,16 @@ def test_the_second_stage_starts_from_the_first(tmp_path: Path, capsys: pytest.C
     assert isinstance(trained, ObjectCentricModel)
     trained.save_pretrained(tmp_path / "first")
     second = tiny("ftdinosaur_small_518", 24)
-    recipe, model = assemble(second, tmp_path / "run", init=tmp_path / "first")
+    original = catalog.build_seeded(first.model, 6).slot_encoder.encoder.backbone
+    names = entries("dinov2", 2)
+    stored = {entry.theirs: [] for entry in names}
+    for entry in names:
+        stored[entry.theirs].append(entry.write(original.state_dict()[entry.ours]))
+    joined = {entry.theirs: torch.cat(stored[entry.theirs], entry.axis) for entry in names}
+    torch.save(joined, tmp_path / "original.pth")
+    recipe, model = assemble(
+        second, tmp_path / "run", init=tmp_path / "first", backbone=tmp_path / "original.pth"
+    )
     assert recipe == second and isinstance(model, ObjectCentricModel)
     said = capsys.readouterr().err
     assert "decoder.renderer.positions resampled from 4 x 4 to 6 x 6 patches" in said
@@ -203,15 +215,11 @@ def test_the_second_stage_starts_from_the_first(tmp_path: Path, capsys: pytest.C
     maps = old[tables].T.reshape(1, 12, 4, 4)
     expected = torch.nn.functional.interpolate(maps, (6, 6), mode="bicubic", antialias=True)
     assert torch.equal(decoder.renderer.positions.table, expected[0].flatten(1).T)
-    fresh = catalog.build_seeded(second.model, second.train.seed).state_dict()
-    teachers = {
-        key.removeprefix("decoder.teacher.1."): value
-        for key, value in model.state_dict().items()
-        if "teacher" in key
-    }
-    assert teachers and all(
-        torch.equal(value, fresh[f"slot_encoder.encoder.backbone.{key}"]) for key, value in teachers.items()
-    )
+    teacher = model.state_dict()
+    for key, value in original.state_dict().items():
+        assert torch.equal(teacher[f"decoder.teacher.1.{key}"], value), key
+    kernel = "patch.weight"
+    assert not torch.equal(old[f"slot_encoder.encoder.backbone.{kernel}"], original.state_dict()[kernel])
 
 
 def test_a_start_of_another_size_is_refused() -> None:

@@ -169,6 +169,14 @@ def test_images_have_no_loss_between_frames(losses: LossConfig) -> None:
         model.loss(batch(1))
 
 
+def test_similarity_needs_the_models_own_grid_and_keys() -> None:
+    model = fresh(replace(shrunk(VideosaurConfig()), losses=LossConfig(similarity=0.1)))
+    with pytest.raises(UserError, match="each of 16 patches goes, and the frames have 28"):
+        model.loss(batch(2, (16, 28)))
+    with pytest.raises(UserError, match="keys"):
+        model.loss({"features": torch.rand(2, 2, 16, 24)})
+
+
 def test_weights_of_losses() -> None:
     video = batch(3) | {"noise": torch.randn(2, 3, 12)}
     whole = replace(shrunk(VideosaurConfig()), losses=LossConfig(features=2.0, similarity=0.1, contrast=0.5))

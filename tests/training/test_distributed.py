@@ -1,9 +1,6 @@
 """Two processes on this machine, over gloo, against one."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +10,7 @@ import torch
 
 from torchslots.io.run_log import read_log
 from torchslots.training import validation
+from training.processes import launch
 from training.tiny_run import counted_evaluate, run_one, weights
 
 PROGRAM = Path(__file__).with_name("tiny_run.py")
@@ -28,30 +26,12 @@ class Runs(NamedTuple):
     ends: list[list[tuple[int, str]]]
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def _launch(processes: int, scenarios: list[dict[str, Any]]) -> list[list[tuple[int, str]]]:
     """Start `tiny_run.py` as torchrun would; per process, exit code and message of each scenario."""
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    running = []
-    for rank in range(processes):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(PROGRAM), json.dumps(scenarios)]
-        environment = {**os.environ, **shared, **place}
-        running.append(
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        )
     found = []
-    for process in running:
-        output, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
-        found.append([tuple(end) for end in json.loads(output)])
+    for ended in launch(processes, [sys.executable, str(PROGRAM), json.dumps(scenarios)]):
+        assert ended.code == 0, ended.err
+        found.append([tuple(end) for end in json.loads(ended.out)])
     return found
 
 

@@ -230,7 +230,7 @@ def run_one(arguments: dict[str, Any]) -> tuple[int, str]:
     model, clips = TinyModel(arguments.get("noise", 0.1)), TinyClips(events=_events(arguments))
     eval_set = TinyClips(7) if evaluate_every else None
     try:
-        recipe = tiny_recipe(arguments["steps"], **every)
+        recipe = tiny_recipe(arguments["steps"], num_workers=arguments.get("workers", 0), **every)
         loop.train(recipe, model, clips, eval_set, Path(arguments["run"]), device="cpu")
     except Interrupted as stop:
         return stop.exit_code, str(stop)

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from torchslots._version import __version__
 from torchslots.cli.memory import keep_freed_memory
-from torchslots.io.errors import UserError, nearest
+from torchslots.io.errors import UserError, nearest, speaks
 
 COMMANDS = {
     "demo": "generate data, train a small model, evaluate it, show the result: start here",
@@ -40,10 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _answer(words[0], words[1:])
     except UserError as error:
-        print(f"torchslots {words[0]}: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
+        code = getattr(error, "exit_code", 2)
+        alone = error.process is not None and "RANK" in os.environ and code == 2
+        if speaks() or alone:
+            who = f", process {error.process}" if alone else ""
+            print(f"torchslots {words[0]}{who}: {error}", file=sys.stderr)
+        return code
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        if speaks():
+            print("Interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

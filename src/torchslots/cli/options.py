@@ -4,6 +4,8 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from torchslots.io.errors import speaks
+
 Words = list[str]
 """The words after the command's name."""
 
@@ -24,6 +26,7 @@ def parse(what: Any, words: Words, command: str, **options: Any) -> Any:
         args=[_renamed(word) for word in words],
         prog=f"torchslots {command}",
         config=(tyro.conf.AvoidSubcommands,),
+        console_outputs=speaks(),
         **options,
     )
 

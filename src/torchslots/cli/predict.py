@@ -11,7 +11,6 @@ from torchslots.io.errors import UserError
 def predict(words: Words) -> int:
     """`torchslots predict MODEL INPUT... --out DIR`."""
     from torchslots.convert.pretrained import model_folder
-    from torchslots.hub import load_model
     from torchslots.inference import predict as room
 
     usual = room.PredictOptions()
@@ -32,14 +31,20 @@ def predict(words: Words) -> int:
             options: How to read the inputs, and what to write.
         """
         require_inputs(inputs)
-        loaded = load_model(model_folder(model), device=options.device, backbone=options.backbone)
-        for folder in room.predict(loaded, inputs, out, options):
-            print(f"Written to {folder}")
-        for note in room.notes(loaded, options):
-            print(note)
+        try:
+            written = room.predict(model_folder(model), inputs, out, options)
+        except room.InputsFailed as error:
+            _print_folders(error.done)
+            raise
+        _print_folders(written)
         return 0
 
     return parse(predict, words, "predict")
+
+
+def _print_folders(folders: list[Path]) -> None:
+    for folder in folders:
+        print(f"Written to {folder}", flush=True)
 
 
 def require_inputs(inputs: tuple[Path, ...]) -> None:

@@ -13,9 +13,9 @@ from torchslots.io.errors import UserError
 if TYPE_CHECKING:
     from torchslots.recipes.catalog import Summary
 
-_HEADER = ("name", "system", "data", "pixels", "frames", "slots", "M weights", "published")
+_HEADER = ("name", "system", "data", "pixels", "frames", "slots", "M weights", "needs", "published")
 _NUMBERS = ("pixels", "frames", "slots", "M weights")
-_OPTIONAL = ("M weights", "system", "data")
+_OPTIONAL = ("M weights", "system", "data", "frames", "pixels")
 
 
 def recipes(words: Words) -> int:
@@ -25,7 +25,8 @@ def recipes(words: Words) -> int:
     def recipes(
         word: tyro.conf.Positional[str | None] = None, /, long: bool = False, as_json: Json = False
     ) -> None:
-        """List the recipes: system, data set, pixels, frames of a clip, slots, millions of weights, published figure.
+        """List the recipes: system, data set, pixels, frames of a clip, slots, millions of weights, what training needs
+        besides frames, published figure.
 
         A narrow terminal leaves out the weights, the system and the data set; filter by a word, or use --long.
 
@@ -54,4 +55,14 @@ def _cells(row: "Summary") -> tuple[str, ...]:
     """The cells below `_HEADER`."""
     pixels, slots = "x".join(map(str, row.resolution)), str(row.num_slots or "-")
     weights = f"{row.million_weights:.1f}"
-    return row.name, row.system, row.dataset, pixels, str(row.num_frames), slots, weights, row.published
+    return (
+        row.name,
+        row.system,
+        row.dataset,
+        pixels,
+        str(row.num_frames),
+        slots,
+        weights,
+        row.needs,
+        row.published,
+    )

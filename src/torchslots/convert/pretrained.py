@@ -53,7 +53,11 @@ class Fetched:
 
 
 def load_model(
-    path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
+    path_or_id: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    backbone: str | Path | None = None,
 ) -> ObjectCentricModel:
     """Load the model of a folder, a run of `train`, a published checkpoint, or the hub, in evaluation mode.
 
@@ -65,6 +69,8 @@ def load_model(
             and converted the first time.
         device: Device of the model.
         revision: Branch, tag or commit on the hub; None: the main branch.
+        backbone: For a model that was saved without its backbone: a file or folder with its weights; None: they are
+            taken from the hub, or its cache, under the name in the configuration.
 
     Raises:
         UserError: no such folder, name or id; a pickle; a truncated or foreign file; tensors missing, left over or of
@@ -77,7 +83,7 @@ def load_model(
         >>> torchslots.load_model(path).config == model.config
         True
     """
-    return hub.load_model(model_folder(path_or_id), device=device, revision=revision)
+    return hub.load_model(model_folder(path_or_id), device=device, revision=revision, backbone=backbone)
 
 
 def load_tokenizer(

@@ -27,7 +27,8 @@ class DataConfig:
     max_objects: int | None = None
     """Use only images and videos of at most this many objects; None: all."""
     crop: tuple[int, ...] | None = None
-    """Top, left, height and width, in pixels of the source, of a crop before resizing; None: no crop."""
+    """Top, left, height and width, in pixels of the source, of a crop before resizing; None: no crop, and of your own
+    files the central square."""
     square: bool = False
     """Resize to `resolution` in both directions; this changes the aspect."""
     num_records: int | None = None
@@ -65,7 +66,12 @@ class DataConfig:
     """Regions of crowds in COCO and YouTube-VIS: counted by no metric; background, as in published figures; or
     objects."""
     void: Literal["ignore", "uncovered"] = "ignore"
-    """Pixels marked as void in VOC and DAVIS: counted by no metric, or background, as in DINOSAUR's figures on VOC."""
+    """Pixels marked as void in VOC, DAVIS and your own masks: counted by no metric, or background, as in DINOSAUR's
+    figures on VOC."""
+    void_id: int | None = 255
+    """Value of void pixels in palette masks of your own files; None: no value is void."""
+    allow_odd_masks: bool = False
+    """Take masks of your own files that cannot be label maps: stored with loss, smoothed, or of hundreds of ids."""
 
     def __post_init__(self) -> None:
         """Check choices and ranges.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from torchslots.io.errors import UserError
+from torchslots.io.files import hidden
 
 Found = TypeVar("Found")
 
@@ -76,13 +77,13 @@ def check_split(where: object, split: str, known: Collection[str]) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    """Names of the files and folders in a folder.
+    """Names of the files and folders in a folder that are not hidden.
 
     Raises:
         UserError: it cannot be listed.
     """
     with _listing(folder) as entries:
-        return [entry.name for entry in entries]
+        return [entry.name for entry in entries if not hidden(entry.name)]
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def _listing(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
 
 def _subfolders(folder: Path) -> list[Path]:
     with _listing(folder) as entries:
-        plain = (entry for entry in entries if entry.name[0] != "." and not entry.name.isdecimal())
+        plain = (entry for entry in entries if not hidden(entry.name) and not entry.name.isdecimal())
         return [folder / name for name in sorted(entry.name for entry in plain if entry.is_dir())]
 
 
@@ -106,8 +107,9 @@ def _held(root: Path, depth: int) -> list[str]:
         file.relative_to(root).as_posix()
         for folder in folders(root, "data", depth)
         for file in sorted(folder.glob("*.tfrecord*"))
+        if not hidden(file)
     )
-    return list(files) or sorted(name for name in names(root) if name[0] != ".")
+    return list(files) or sorted(names(root))
 
 
 # Record files in shards

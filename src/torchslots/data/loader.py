@@ -8,10 +8,13 @@ processes reads together what one process would read.
 
 import itertools
 import logging
+import multiprocessing
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple
 
@@ -200,16 +203,39 @@ def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: 
             multiprocessing_context="fork" if sys.platform == "linux" else None,
             pin_memory=torch.cuda.is_available(),
         )
-        batches = iter(loader)
+        others = set(multiprocessing.active_children())
+        with _without_child_handler():
+            batches = iter(loader)
+        workers = set(multiprocessing.active_children()) - others
     try:
         yield from batches
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if all(worker.is_alive() for worker in workers):
             raise
         raise UserError(
             f"A data loading process died ({str(error).splitlines()[0]}). Mostly memory or /dev/shm ran out: "
             "lower the number of workers or the batch size."
         ) from error
+    finally:
+        del batches, loader
+        for worker in workers:  # they ignore the signal with which the loader ends those that are busy
+            worker.kill()
+
+
+@contextmanager
+def _without_child_handler() -> Iterator[None]:
+    """Drop the handler by which torch raises an error, wherever the program is, when a loading process dies.
+
+    Without it the next batch raises, where a run can save.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 def _unchanged(loaded: _Loaded) -> _Loaded:
@@ -217,8 +243,9 @@ def _unchanged(loaded: _Loaded) -> _Loaded:
 
 
 def _start_worker(_: int) -> None:
-    """Ignore Ctrl-C, which the parent handles, and use one thread."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ignore Ctrl-C and SIGTERM, which the parent handles, and use one thread."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     sys.excepthook = _report_unless_disconnected
     torch.set_num_threads(1)
 

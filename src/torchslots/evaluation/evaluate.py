@@ -26,6 +26,7 @@ from torchslots.evaluation.observers import (
 from torchslots.evaluation.panels import PairPanel, Panels, VideoPanel
 from torchslots.evaluation.report import EvalReport
 from torchslots.evaluation.tokenizer import missing_figures, reconstruct_step
+from torchslots.evaluation.unlabelled import stand_ins, with_first
 from torchslots.io.errors import UserError
 from torchslots.io.processes import gather
 from torchslots.io.progress import progress
@@ -68,7 +69,8 @@ def evaluate(
         precision: `fp32`, `bf16` or `fp16`, of the matrix products.
         num_plots: videos to store for plots.
         with_loss: also average `model.loss` over videos, from whole batches at once (memory grows with T).
-        observers: further observers. Without any, only videos to plot are decoded to frames.
+        observers: further observers. Without any, only videos to plot are decoded to frames; of data without masks all
+            are, to measure their reconstruction.
 
     Raises:
         UserError: no videos; a model whose values are not finite; observers of frames with a model that decodes none;
@@ -83,6 +85,9 @@ def evaluate(
         step = predict_step(cast(ObjectCentricModel, model), context, config.restart_memory)
         hinted = isinstance(model, ObjectCentricModel) and model.takes_hints
         own = [Segmentation(config, device, hinted=hinted), SetPrediction(), Panels(num_plots, VideoPanel)]
+        if isinstance(model, ObjectCentricModel) and not with_loss:
+            first, batches = with_first(batches)
+            own += stand_ins(model, first, device, context, observers)
     if with_loss:
         own.append(Losses(cast(Any, model).loss, device, context))
     every = [*own, *observers]

@@ -44,6 +44,11 @@ class EvalReport:
     settings: dict[str, Any]
     panels: Sequence[Plotted] = field(default_factory=list, repr=False, compare=False)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether there are figures of segmentations."""
+        return not scores.LABELS.keys().isdisjoint(self.metrics)
+
     def to_json(self) -> str:
         """All but the panels, as JSON text; values of curves that are not finite become null."""
         values = {name: value for name, value in vars(self).items() if name != "panels"}

@@ -142,7 +142,7 @@ def changes_of(options: EditOptions) -> Change:
 
 def _edit_together(model: ObjectCentricModel, jobs: list[Job], options: EditOptions) -> list[Edited]:
     """One input, or two that exchange slots."""
-    lengths = [video.frame_count(job.source) for job in jobs]
+    lengths = [video.frame_count(job.source, options.allow_damaged) for job in jobs]
     if len(set(lengths)) > 1:
         raise UserError(
             f"{jobs[0].source} has {lengths[0]} frames and {jobs[1].source} {lengths[1]}: only inputs of equal length "
@@ -171,7 +171,7 @@ class _Slice(NamedTuple):
 
 def _slices(model: ObjectCentricModel, job: Job, options: EditOptions) -> Iterator[_Slice]:
     """The slices of an input before edits, so that an edit of one frame does not affect the next."""
-    _, parts = batches(model, video.iter_frames(job.source, _SLICE), job.hint, options)
+    _, parts = batches(model, video.iter_frames(job.source, _SLICE, options.allow_damaged), job.hint, options)
     order: list[int] = []
     for batch, clip in carry_state(torch.no_grad()(model.encode), (batch for _, batch in parts)):
         with torch.no_grad():

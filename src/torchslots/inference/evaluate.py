@@ -157,7 +157,10 @@ def evaluate_with_baseline(
         how = {"device": options.device, "precision": options.precision, "num_plots": options.num_plots}
         report = passes.evaluate(ready, batches("Evaluating"), settings, observers=observers, **how)
         copied = None
-        if options.baseline and {"boxes", "segmentations"} <= set(data.keys):
+        compared = options.baseline and isinstance(ready, ObjectCentricModel)
+        if compared and not report.labelled:
+            notes = [*notes, "Without masks, copies of the first frame's boxes are not evaluated."]
+        elif compared and {"boxes", "segmentations"} <= set(data.keys):
             copied = passes.box_copy_baseline(batches("Copying boxes"), settings)
     report.notes.extend(notes)
     if options.num_iterations is not None:

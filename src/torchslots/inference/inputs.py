@@ -1,9 +1,9 @@
 """Inputs of `predict` and `edit`: common options, input files, result folders, hints, and the batches of an input."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from torchslots.data.sets.own_masks import read_mask_image
 from torchslots.hub import load_model
 from torchslots.inference.generation import SamplingOptions, with_sampling
 from torchslots.inference.view import (
@@ -18,12 +19,13 @@ from torchslots.inference.view import (
     Patches,
     View,
     ViewKind,
+    mask_hint,
     read_boxes,
-    read_mask,
     view_of,
 )
 from torchslots.io import video
 from torchslots.io.errors import UserError
+from torchslots.io.listing import list_videos
 from torchslots.models.adjust import with_counts
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.initializers import Gaussian, Learned
@@ -32,7 +34,6 @@ from torchslots.models.types import Batch, Prediction
 
 BOTH = "Give either boxes or masks of the objects, not both."
 _UNCONDITIONAL = (Learned, Gaussian, WithPoses)
-_FILMS = (*video.FILM_SUFFIXES, ".gif")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,12 @@ class InputOptions:
     """Where to run: cpu, cuda, cuda:1, mps."""
     backbone: str | None = None
     """Weights of the backbone of a model that was saved without: a file or a folder; None: from the hub."""
+    void_id: int | None = 255
+    """Value of void pixels in palette masks, which start no slot; None: no value is void."""
+    allow_odd_masks: bool = False
+    """Take masks that cannot be label maps: stored with loss, smoothed, or of hundreds of ids."""
+    allow_damaged: bool = False
+    """Go on where frames of a film are damaged, and list them; otherwise such a film is refused."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
@@ -112,7 +119,9 @@ class Job(NamedTuple):
 def jobs_of(
     inputs: Path | str | Sequence[Path | str], out: Path | str, options: InputOptions, each: bool
 ) -> list[Job]:
-    """A job for every input: images, videos, folders of frames, and the files of folders of videos.
+    """A job for every input: images, videos, folders of frames, and what is in folders, down to one level.
+
+    What is left out of a folder is noted.
 
     Args:
         each: every image of a folder is an input.
@@ -126,27 +135,43 @@ def jobs_of(
     if not sources:
         raise UserError("There is no input. Give images, videos or folders of them.")
     targets = _result_folders(sources, Path(out))
-    hints = [_hint(target.name, options, len(sources)) for target in targets]
+    hints = [_hint(source, target, options, len(sources)) for source, target in zip(sources, targets)]
     return [Job(*job) for job in zip(sources, targets, hints)]
 
 
 def _files(path: Path, each: bool) -> list[Path]:
     if not path.exists():
         raise UserError(f"{path} does not exist. Check the name.")
-    inside = sorted(path.iterdir(), key=lambda file: video.natural_key(file.name)) if path.is_dir() else []
-    if not inside or not (each or any(file.suffix.lower() in _FILMS for file in inside)):
+    if not path.is_dir():
         return [path]
-    known = (*video.IMAGE_SUFFIXES, *video.FILM_SUFFIXES)
-    return [file for file in inside if file.suffix.lower() in known]
+    found = list_videos(path, each)
+    found.note(path)
+    if not found.videos:
+        kinds = ", ".join(ending[1:] for ending in (*video.IMAGE_SUFFIXES, *video.FILM_SUFFIXES))
+        raise UserError(
+            f"There is no input. {path} holds no images or videos, nor do the folders in it. Known are: {kinds}."
+        )
+    return found.videos
 
 
 def _result_folders(sources: list[Path], out: Path) -> list[Path]:
-    """A folder below `out` for each source, none of which contains the source."""
+    """A folder below `out` for each source, named as it, none of which contains the source.
+
+    Of sources with one name all but the first get a number; names are compared without case, as some disks do.
+
+    Raises:
+        UserError: a folder would contain its source.
+    """
+    names = [source.resolve().name if source.is_dir() else source.stem for source in sources]
+    taken = {name.casefold() for name in names}
+    seen: set[str] = set()
     folders: list[Path] = []
-    for source in sources:
-        name = source.resolve().name if source.is_dir() else source.stem
-        same = sum(re.fullmatch(re.escape(name) + r"(_\d+)?", folder.name) is not None for folder in folders)
-        folder = out / (f"{name}_{same + 1}" if same else name)
+    for source, name in zip(sources, names):
+        if name.casefold() in seen:
+            name = next(new for i in count(2) if (new := f"{name}_{i}").casefold() not in taken)
+            taken.add(name.casefold())
+        seen.add(name.casefold())
+        folder = out / name
         if folder.resolve() in (source.resolve(), *source.resolve().parents):
             raise UserError(
                 f"The results of {source} would go to {folder}, which contains it. Choose another --out."
@@ -155,12 +180,13 @@ def _result_folders(sources: list[Path], out: Path) -> list[Path]:
     return folders
 
 
-def _hint(name: str, options: InputOptions, num_inputs: int) -> FirstFrameHint:
+def _hint(source: Path, target: Path, options: InputOptions, num_inputs: int) -> FirstFrameHint:
+    """The hint of an input; of a folder of hints the one with the file's whole name, else with its result's name."""
     if options.boxes and options.masks:
         raise UserError(BOTH)
     given, read, suffix = (options.boxes, read_boxes, "json")
     if options.masks:
-        given, read, suffix = (options.masks, read_mask, "png")
+        given, read, suffix = (options.masks, partial(_read_mask, options), "png")
     if given is None:
         return FirstFrameHint()
     place = Path(given)
@@ -168,7 +194,19 @@ def _hint(name: str, options: InputOptions, num_inputs: int) -> FirstFrameHint:
         raise UserError(
             f"{place} is one hint for {num_inputs} inputs. Give a folder with NAME.{suffix} for each."
         )
-    return read(place / f"{name}.{suffix}" if place.is_dir() else place)
+    if place.is_dir():
+        whole = place / f"{source.name}.{suffix}"
+        place = whole if whole.is_file() else place / f"{target.name}.{suffix}"
+    return read(place)
+
+
+def _read_mask(options: InputOptions, file: Path) -> FirstFrameHint:
+    """The hint of a mask image; void is background.
+
+    Raises:
+        UserError: not an image, a colour image, no label map, or a mask without objects.
+    """
+    return mask_hint(read_mask_image(file, options.void_id, options.allow_odd_masks), where=str(file))
 
 
 Part = tuple[UInt8[ndarray, "T H W 3"], Batch]

@@ -29,6 +29,8 @@ from torchslots.io.files import atomic_file
 from torchslots.io.video import write_palette_png, write_png, write_video
 
 OUTPUTS = ("overlay", "masks", "strip", "slots", "tracks")
+_SINGLE = {"slots": "slots.npz", "tracks": "tracks.json"}
+_NUMBERED = re.compile(r"\d{5,}")
 WriteFrame = Callable[[Any], None]
 _STRIP_SIDE = 160
 """Pixels of the short side of frames in the strip of a model on patches."""
@@ -78,8 +80,8 @@ def result_writer(
         "overlay": lambda: frame_writer(frame_file(folder, "overlay", fps), fps),
         "masks": lambda: _mask_writer(folder / "masks"),
         "strip": lambda: frame_writer(frame_file(folder, "slots", fps), fps),
-        "slots": lambda: _slot_writer(folder / "slots.npz"),
-        "tracks": lambda: _track_writer(folder / "tracks.json", about),
+        "slots": lambda: _slot_writer(folder / _SINGLE["slots"]),
+        "tracks": lambda: _track_writer(folder / _SINGLE["tracks"], about),
         "recon": lambda: frame_writer(frame_file(folder, "recon", fps), fps),
     }
     with ExitStack() as stack:
@@ -199,7 +201,7 @@ def _mask_writer(folder: Path) -> Iterator[WriteFrame]:
 
     yield write
     for file in folder.glob("*.png"):
-        if re.fullmatch(r"\d{5,}", file.stem) and int(file.stem) >= number:
+        if _NUMBERED.fullmatch(file.stem) and int(file.stem) >= number:
             file.unlink()
 
 
@@ -226,12 +228,26 @@ def frame_file(folder: Path, name: str, fps: float | None) -> Path:
     return folder / (f"{name}.png" if fps is None else f"{name}.mp4")
 
 
-def frame_writer(file: Path, fps: float | None) -> AbstractContextManager[WriteFrame]:
+@contextmanager
+def frame_writer(file: Path, fps: float | None) -> Iterator[WriteFrame]:
     """Write frames to a video, or without `fps` the only frame to an image; yields write(frame).
 
-    A block that ends with an error leaves no video; an error of the encoder is raised by the next write.
+    A block that ends with an error leaves no video; an error of the encoder is raised by the next write. An image or
+    video of the same name, of an earlier input, is removed.
     """
-    return nullcontext(partial(write_png, file)) if fps is None else _film_writer(file, fps)
+    with nullcontext(partial(write_png, file)) if fps is None else _film_writer(file, fps) as write:
+        yield write
+    file.with_suffix(".mp4" if fps is None else ".png").unlink(missing_ok=True)
+
+
+def result_files(folder: Path, save: tuple[str, ...], fps: float | None) -> dict[str, list[Path]]:
+    """The files of each name in `save`, as `result_writer` writes them."""
+    films = {"overlay": "overlay", "strip": "slots", "recon": "recon"}
+    found = {name: [frame_file(folder, films[name], fps)] for name in save if name in films}
+    found |= {name: [folder / file] for name, file in _SINGLE.items() if name in save}
+    if "masks" in save:
+        found["masks"] = [file for file in (folder / "masks").glob("*.png") if _NUMBERED.fullmatch(file.stem)]
+    return found
 
 
 @contextmanager

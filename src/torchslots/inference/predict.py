@@ -6,7 +6,7 @@ a conditional model, else the slot with the most pixels in the first slice, move
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
+from torchslots.inference.finished import Record, finish, is_done, job_key, model_key, sizes
 from torchslots.inference.inputs import (
     BOTH,
     InputOptions,
@@ -25,11 +26,11 @@ from torchslots.inference.inputs import (
     jobs_of,
     slot_order,
 )
-from torchslots.inference.outputs import OUTPUTS, Slice, result_writer
+from torchslots.inference.outputs import OUTPUTS, Slice, result_files, result_writer
 from torchslots.inference.plots import beside_input, preferred_target, to_images
 from torchslots.inference.view import FirstFrameHint, View, box_hint, mask_hint
 from torchslots.io import video
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, note
 from torchslots.io.progress import progress
 from torchslots.models.adjust import bound_memory, sharing_weights
 from torchslots.models.model import ObjectCentricModel
@@ -64,6 +65,8 @@ class PredictOptions(InputOptions):
     max_frames: int | None = None
     """Frames that a model with a memory (STATM) remembers, so that a stream of any length runs in constant memory;
     None: as the model was built."""
+    overwrite: bool = False
+    """Do inputs again that are done: those whose files are complete, for the same model, input, hint and options."""
     recon: bool = False
     """Also write each frame beside its reconstruction (recon.mp4, recon.png); generative models are slow."""
 
@@ -75,6 +78,11 @@ class PredictOptions(InputOptions):
                 f"Cannot save {', '.join(unknown) or 'nothing'}. Choose from: {', '.join(OUTPUTS)}."
             )
         self.require_positive("resolution", "slice_size", "max_side", "observe", "rollout", "max_frames")
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """What to write, with `recon` where it is asked for."""
+        return (*self.save, "recon") if self.recon else self.save
 
     def plan(self, total: int) -> tuple[int, int]:
         """Number of frames to observe, and to predict after them, of an input of `total` frames.
@@ -162,8 +170,9 @@ def predict(
 ) -> list[Path]:
     """Segment images, videos, GIFs and folders of any length; returns a folder below `out` for each.
 
-    A folder of images is one video; a folder with videos or GIFs is many inputs. Each result folder has overlay.mp4 (of
-    an image overlay.png), masks/00000.png and so on, slots.mp4 (slots.png), slots.npz and tracks.json.
+    A folder of images is one video; a folder with videos or GIFs is many inputs; folders are looked into one level
+    down. Inputs that are done are skipped. An input that fails does not stop the others. Each result folder has
+    overlay.mp4 (of an image overlay.png), masks/00000.png and so on, slots.mp4 (slots.png), slots.npz and tracks.json.
 
     Args:
         model: a model, a run or model folder, or owner/name on the Hugging Face hub.
@@ -175,7 +184,8 @@ def predict(
 
     Raises:
         UserError: an input that cannot be read, hints that are missing or wrong, a folder that cannot be written, a
-            full disk, an unknown option, or weights or results that are not finite. Results of earlier inputs remain.
+            full disk, an unknown option, or weights or results that are not finite.
+        InputsFailed: the same for some of several inputs, after the others are done.
 
     Example:
         >>> (folder,) = torchslots.predict(model, [film], out, save=("overlay", "tracks"))
@@ -188,16 +198,64 @@ def predict(
     if missing:
         options = replace(options, slot_views=False, recon=False)
     jobs = jobs_of(inputs, out, options, options.each)
+    of_model = model_key(model, model.config)
     done: list[Path] = []
+    skipped: list[Path] = []
+    failed: list[str] = []
     for job in jobs:
         try:
-            _predict_file(model, job, options, missing)
+            key = _job_key(of_model, job, options)
+            if not options.overwrite and is_done(job.target, key, options.saved, not options.allow_damaged):
+                skipped.append(job.source)
+            else:
+                _predict_file(model, job, options, key, missing)
         except (UserError, torch.OutOfMemoryError) as error:
             what = _NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else str(error)
-            rest = f" {len(done)} of {len(jobs)} inputs are finished, in {out}." if len(jobs) > 1 else ""
-            raise UserError(what + rest) from error
+            if len(jobs) == 1:
+                raise UserError(what) from error
+            failed.append(what)
+            continue
         done.append(job.target)
+    if skipped:
+        note(
+            f"{len(skipped)} of {len(jobs)} inputs were done, in {out}, and are skipped; --overwrite does them again."
+        )
+    for sentence in missing:
+        note(sentence)
+    if failed:
+        raise InputsFailed(failed, done, len(jobs), Path(out))
     return done
+
+
+class InputsFailed(UserError):
+    """Some of several inputs failed; the others are done."""
+
+    exit_code = 1
+
+    def __init__(self, failed: list[str], done: list[Path], total: int, out: Path) -> None:
+        """Say which failed and why; one line where all failed alike.
+
+        Args:
+            failed: a message for each.
+            done: result folders of the others.
+        """
+        self.failed, self.done = failed, done
+        alike = len(set(failed)) == 1 and len(failed) == total
+        listed = failed[0] if alike else "".join(f"\n  {message}" for message in failed)
+        super().__init__(
+            f"{len(failed)} of {total} inputs failed: {listed}"
+            + ("" if alike else "\n")
+            + f" {len(done)} of {total} inputs are finished, in {out}."
+        )
+
+
+_NOT_OF_RESULTS = "boxes masks void_id allow_odd_masks allow_damaged device save recon each overwrite".split()
+"""Options that do not change a file that is written; hints are compared themselves."""
+
+
+def _job_key(of_model: str, job: Job, options: PredictOptions) -> str:
+    settings = {name: value for name, value in asdict(options).items() if name not in _NOT_OF_RESULTS}
+    return job_key(of_model, job.source, job.hint, settings)
 
 
 def notes(model: ObjectCentricModel, options: PredictOptions) -> list[str]:
@@ -213,21 +271,22 @@ def notes(model: ObjectCentricModel, options: PredictOptions) -> list[str]:
 
 
 def _predict_file(
-    model: ObjectCentricModel, job: Job, options: PredictOptions, missing: Sequence[str] = ()
+    model: ObjectCentricModel, job: Job, options: PredictOptions, key: str, missing: Sequence[str]
 ) -> None:
-    observe, ahead = options.plan(video.frame_count(job.source))
+    observe, ahead = options.plan(video.frame_count(job.source, options.allow_damaged))
     total, name = observe + ahead, job.source.name
-    chunks = _first(video.iter_frames(job.source, options.slice_size), observe)
+    chunks = _first(video.iter_frames(job.source, options.slice_size, options.allow_damaged), observe)
     view, parts = batches(model, chunks, job.hint, options, options.resolution)
     slices = _slices(model, parts, view, job.hint, options, ahead, str(job.source))
-    save = (*options.save, "recon") if options.recon else options.save
-    fps = options.frame_rate(job.source, total)
+    save, fps = options.saved, options.frame_rate(job.source, total)
     how = {"save": save, "max_side": options.max_side, "fps": fps, "source": name, "notes": missing}
     writer = result_writer(job.target, view, **how)
     with writer as write, progress(name, total, "frames") as advance:
         for part in slices:
             write(part)
             advance(len(part.frames))
+    files = {kind: sizes(job.target, paths) for kind, paths in result_files(job.target, save, fps).items()}
+    finish(job.target, Record(key, not options.allow_damaged, files))
 
 
 def _ready(model: ObjectCentricModel | str | Path, options: PredictOptions) -> ObjectCentricModel:

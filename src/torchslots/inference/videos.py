@@ -66,6 +66,8 @@ def settings_of(
                 f"{where or 'The model'} is not a run with a recipe: name the data set with --data (`data`)."
             )
     keys = tuple(key for key in keys if key in data.keys)
+    if options.data == "folder" != data.dataset:  # the crop belongs to the frames of another data set
+        data = dataclasses.replace(data, crop=None)
     data = dataclasses.replace(data, keys=keys, dataset=options.data or data.dataset)
     if options.max_objects is not None:
         rows = max(options.max_objects, data.max_instances)

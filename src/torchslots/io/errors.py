@@ -1,7 +1,10 @@
 """The exception for the user, and checks of arguments."""
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -13,6 +16,14 @@ class UserError(Exception):
     The message says in one or two sentences what was found, what was expected, and what to do. The command line prints
     it without a traceback and exits with code 2.
     """
+
+    process: int | None = None
+    """Rank of the only process that knows of it; None: every process of the job would say the same."""
+
+
+def speaks() -> bool:
+    """Whether this process prints what all would: of those that `torchrun` started, the first on each machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def check_type(name: str, value: Value, *types: type) -> Value:
@@ -38,6 +49,12 @@ def nearest(name: str, names: Iterable[str], otherwise: str | None = None) -> st
     if close:
         return f"Did you mean {' or '.join(close)}?"
     return f"There are: {', '.join(names)}." if otherwise is None else otherwise
+
+
+@lru_cache(maxsize=4096)
+def note(message: str) -> None:
+    """Print what the user should know, though it stops nothing, to standard error; each message once."""
+    print(f"Note: {message}", file=sys.stderr, flush=True)
 
 
 def first_line(error: BaseException) -> str:

@@ -54,6 +54,8 @@ def atomic_files(*paths: Path, durable: bool = False, advice: str = ADVICE) -> I
             for path in paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
             yield parts
+            for part in parts:
+                _share(part)
             if durable:
                 _sync(*parts)
             for part, path in zip(parts, paths):
@@ -104,6 +106,12 @@ def atomic_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def hidden(path: Path | str) -> bool:
+    """Whether file managers hide a file or folder, or made it for themselves: `.DS_Store`, `._a.mp4`, `Thumbs.db`."""
+    name = Path(path).name
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
 
 
 def remove_partial(folder: Path, name: str = "*") -> None:
@@ -178,6 +186,16 @@ def size_text(size: float) -> str:
 
 def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+
+
+def _share(file: Path) -> None:
+    """Give a file that its library made for the owner alone (safetensors does) the mode that the umask leaves."""
+    if file.stat().st_mode & 0o077:
+        return
+    probe = _part(file)
+    probe.touch()
+    file.chmod(probe.stat().st_mode)
+    probe.unlink()
 
 
 def _sync(*paths: Path) -> None:

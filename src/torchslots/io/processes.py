@@ -32,10 +32,22 @@ def processes(device: str) -> Iterator[tuple[int, int]]:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         joined = torch.distributed.is_initialized()
-        yield (torch.distributed.get_rank(), torch.distributed.get_world_size()) if joined else (0, 1)
+        rank, size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if joined else (0, 1)
+        with errors_of(rank):
+            yield rank, size
     finally:
         if join:
             torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def errors_of(rank: int) -> Iterator[None]:
+    """Mark the errors of a block as those of one process, whose message the others do not have."""
+    try:
+        yield
+    except UserError as error:
+        error.process = rank
+        raise
 
 
 def demand_one_process(what: str) -> None:

@@ -48,7 +48,11 @@ def check_ranges(config: Any, ranges: Mapping[str, Range], where: str = "") -> N
         elif allowed:
             for number in value if isinstance(value, tuple) else (value,):
                 check_number(where + name, number, allowed, get_args(hints[name]) or (hints[name],))
-        elif (choices := _choices(hints[name])) and value not in choices:
+        elif (
+            get_origin(hints[name]) is not tuple
+            and (choices := _choices(hints[name]))
+            and value not in choices
+        ):
             known = ", ".join(map(str, choices))
             raise UserError(f"`{where}{name}` should be one of {known}, got {value!r}.")
 

@@ -1,5 +1,6 @@
 """The object-centric model: a slot encoder that finds objects, and a decoder that reconstructs frames from slots."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,6 +17,9 @@ from torchslots.models.slots.initializers import FromBoxes, FromMasks
 from torchslots.models.types import Batch, Clip, Conditioning, Features, Prediction, State
 from torchslots.models.weights import digest, push_to_hub, save_pretrained
 
+_CHECKED = ("video", "features", "boxes", "segmentations")
+_SLACK = (-0.5, 1.5)
+"""Range of frames that may be meant as [0, 1]: bicubic resizing passes it by less."""
 START_KEYS = ("noise", "pose", "num_slots", "generator")
 """Keys of a batch, besides data, that `types.Conditioning` takes."""
 
@@ -41,9 +45,23 @@ class ObjectCentricModel(nn.Module):
         return self.decoder.monitor
 
     @property
+    def hints(self) -> tuple[str, ...]:
+        """Keys of a batch from whose first frame slots start."""
+        initializer = self.slot_encoder.initializer
+        if isinstance(initializer, FromMasks):
+            return ("segmentations",)
+        return ("boxes",) if isinstance(initializer, FromBoxes) else ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keys of a training batch besides frames: the hints, and what the decoder is trained on."""
+        targets = (key for key in self.decoder.targets if key not in ("video", "features"))
+        return (*self.hints, *targets, *self.decoder.labels)
+
+    @property
     def takes_hints(self) -> bool:
         """Whether slots start from boxes or masks of the first frame."""
-        return isinstance(self.slot_encoder.initializer, FromBoxes | FromMasks)
+        return bool(self.hints)
 
     @property
     def feature_encoder(self) -> FeatureEncoder | None:
@@ -112,8 +130,9 @@ class ObjectCentricModel(nn.Module):
             attn: also return the attention; otherwise it may be [B, T, K, 0].
 
         Raises:
-            UserError: `video` has another shape, or the model's hint is missing.
+            UserError: `video` has another shape, the model's hint is missing, or as `check_batch`.
         """
+        check_batch(batch, next(self.parameters()).device)
         clip = self.encode(batch, state, attn or self.decoder.needs_attn)
         return self.decode(clip, slot_recon, recon)
 
@@ -139,7 +158,8 @@ class ObjectCentricModel(nn.Module):
                 loading fetches them from where the configuration says.
 
         Raises:
-            UserError: a backbone is to be left out, and there is none that is frozen and published.
+            UserError: the folder cannot be written; a backbone is to be left out, and there is none that is frozen and
+                published.
         """
         elsewhere = {} if backbone else self._published_backbones()
         save_pretrained(self, self.config, folder, leave_out=self._training_only(), elsewhere=elsewhere)
@@ -159,11 +179,63 @@ class ObjectCentricModel(nn.Module):
         return found
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
-        """Publish the model on the Hugging Face hub under `owner/name`."""
+        """Publish the model on the Hugging Face hub as `owner/name`; returns its address.
+
+        Raises:
+            UserError: not logged in, no such owner, no network.
+        """
         return push_to_hub(self, self.config, repo_id, private=private, leave_out=self._training_only())
 
     def _training_only(self) -> tuple[str, ...]:
         return tuple(f"decoder.{name}" for name in self.decoder.training_only)
+
+
+def check_batch(batch: Batch, device: torch.device) -> None:
+    """Check what `predict` is given: keys, types, ranges, and that it is on the model's device.
+
+    Frames may pass [0, 1] as far as bicubic resizing does.
+
+    Raises:
+        UserError: something is wrong; all of it is said, with what to do.
+    """
+    if not isinstance(batch, Mapping) or not {"video", "features"} & batch.keys():
+        what = f"keys {list(batch)}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise UserError(
+            f"`predict` takes a batch, a dictionary with `video` [B, T, 3, H, W] in [0, 1], got {what}. "
+            "`torchslots.predict_frames` takes uint8 images [T, H, W, 3] of any size."
+        )
+    wrong = [said for key in _CHECKED if key in batch for said in _wrong(key, batch[key], device)]
+    if wrong:
+        raise UserError("The batch is not what `predict` takes: " + " ".join(wrong))
+
+
+def _wrong(key: str, value: Any, device: torch.device) -> list[str]:
+    """What is wrong with an entry of a batch, and what to do; empty: nothing."""
+    if not isinstance(value, Tensor):
+        return [f"`{key}` should be a tensor, got {type(value).__name__}: use torch.as_tensor(...)."]
+    if value.device.type != device.type:
+        return [f"`{key}` is on {value.device}, the model on {device}: use {key}.to({str(device)!r})."]
+    if key == "segmentations":
+        floats = value.is_floating_point()
+        return [f"`{key}` should be integer ids, got {value.dtype}: use {key}.int()."] * floats
+    if key == "video" and (value.ndim != 5 or value.shape[2] != 3):
+        return [
+            f"`video` should be [B, T, 3, H, W], got {list(value.shape)}: move channels before height, and add "
+            "dimensions for B clips of T frames."
+        ]
+    if not value.is_floating_point() or value.dtype == torch.float64:
+        scaled = f"{key}.float() / 255" if value.dtype == torch.uint8 else f"{key}.float()"
+        return [f"`{key}` should be float32, got {value.dtype}: use {scaled}."]
+    if key == "features" or not value.numel():
+        return []
+    low, high = (float(edge) for edge in value.aminmax())
+    if low != low:
+        return [f"`{key}` has values that are not a number (NaN): look for them where it is made."]
+    if low < _SLACK[0] or high > _SLACK[1]:
+        how = "divide by 255" if high > 2 and low >= 0 else "undo its normalization"
+        how = how if key == "video" else "divide by the height and width of the frame"
+        return [f"`{key}` should be in [0, 1], got {low:.4g} to {high:.4g}: {how}."]
+    return []
 
 
 def conditioning(batch: Batch) -> Conditioning:

@@ -3,6 +3,7 @@
 Letters: B clips, T frames, K slots, N tokens of one frame, D slot size, C channels, H height, W width, n boxes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,18 @@ class Pose(NamedTuple):
         )
 
 
+class Source(ABC):
+    """A source of random numbers for the clips of a batch."""
+
+    @abstractmethod
+    def rows(self, sample: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        """Random numbers of `shape`, the clips (or their frames) first."""
+
+
+Generators = torch.Generator | Source | Sequence[torch.Generator]
+"""Where random numbers of a batch come from: one generator for all clips, a source, or a generator for each clip."""
+
+
 class Conditioning(NamedTuple):
     """Input of an initializer: the first frame's hint, and what is needed to sample slots.
 
@@ -46,7 +59,7 @@ class Conditioning(NamedTuple):
     segmentation: Int[Tensor, "B H W"] | None = None
     noise: Float[Tensor, "B K D"] | None = None
     num_slots: int | None = None
-    generator: torch.Generator | Sequence[torch.Generator] | None = None
+    generator: Generators | None = None
     pose: Pose | None = None
 
 

@@ -69,8 +69,8 @@ def save_pretrained(
     """Write `folder`/config.json, model.safetensors and a short README.md; a failure leaves no partial file.
 
     Args:
-        card: further lines of the README, such as the data set and the scores. A README.md that was not written here
-            is left alone.
+        card: more lines of the README, such as the data set and the scores. A README.md that someone else wrote is not
+            changed.
         leave_out: beginnings of the names of tensors that are not written.
         elsewhere: the same of tensors that are published elsewhere, with their `digest`, which config.json keeps.
 
@@ -81,7 +81,7 @@ def save_pretrained(
     settings = {"torchslots": __version__, "family": config.family, "model": dataclasses.asdict(config)}
     if elsewhere:
         settings[ELSEWHERE] = dict(elsewhere)
-    tensors = {  # safetensors wants contiguous tensors that share no memory
+    tensors = {  # safetensors needs contiguous tensors that share no memory
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
         if not name.startswith((*leave_out, *(elsewhere or {})))
@@ -128,6 +128,15 @@ def push_to_hub(
     return str(address)
 
 
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors, in float32, and their names."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].detach().cpu().float().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 class WithoutDraws(TorchFunctionMode):
     """Build a model with zeros in place of random initial weights, for weights that are all loaded next.
 
@@ -143,15 +152,6 @@ class WithoutDraws(TorchFunctionMode):
         tensor: Tensor = args[0] if args else given["tensor"]
         tensor.detach().zero_()
         return tensor
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors, in float32, and their names."""
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(tensors[name].detach().cpu().float().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def load_weights(model: nn.Module, file: Path, device: torch.device, elsewhere: tuple[str, ...] = ()) -> None:

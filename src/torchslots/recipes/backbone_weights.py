@@ -1,6 +1,8 @@
 """Weights of pretrained backbones: from a file, from a folder, or from the Hugging Face hub and its cache."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +59,42 @@ def _file(source: str | Path) -> Path:
 
 
 def _download(repo_id: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    """The cached file, else the first that the hub has."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    problems: list[str] = []
+    for name in _NAMES:
+        cached = try_to_load_from_cache(repo_id, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    problem: Exception | None = None
     for name in _NAMES:
         try:
-            return Path(hf_hub_download(repo_id, name))
+            with _quiet():
+                return Path(hf_hub_download(repo_id, name))
         except Exception as error:  # the client's exceptions differ between its versions and its transports
-            problems.append(first_line(error))
+            problem = error
+            if isinstance(error, LocalEntryNotFoundError) or not isinstance(error, EntryNotFoundError):
+                break
+    assert problem is not None
     raise UserError(
         f"The backbone's pretrained weights {repo_id} are not in the cache of the Hugging Face hub and could not be "
-        f"fetched: {problems[0]}. Where there is a network fetch {_NAMES[0]}, or {_NAMES[1]} where "
-        f"there is no such file, from https://huggingface.co/{repo_id}/tree/main, and give it with --backbone FILE "
-        "(in Python: backbone=FILE)."
-    )
+        f"fetched: {first_line(problem)}. Where there is a network fetch {_NAMES[0]}, or {_NAMES[1]} where there is no "
+        f"such file, from https://huggingface.co/{repo_id}/tree/main, and give it with --backbone FILE (in Python: "
+        "backbone=FILE)."
+    ) from problem
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the client's warning of each attempt, since what failed is said once."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

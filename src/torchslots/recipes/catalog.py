@@ -143,6 +143,16 @@ _SYSTEMS = {"savi_plus_plus": "SAVi++", "statm_savi_plus_plus": "STATM-SAVi++"}
 """Systems that share a family with another, by recipe; every other system has its family's title."""
 
 
+NEED_NAMES = {
+    "boxes": "boxes",
+    "segmentations": "masks",
+    "flow": "flow",
+    "depth": "depth",
+    "properties": "properties",
+}
+"""Keys of a training batch besides frames, and how the table of recipes calls them."""
+
+
 class Summary(NamedTuple):
     """One row of the table of recipes."""
 
@@ -157,6 +167,8 @@ class Summary(NamedTuple):
     """None: a tokenizer, which has no slots."""
     million_weights: float
     """Frozen ones included."""
+    needs: str
+    """What training needs besides frames: hints of the first frame, flow, depth, labels."""
     published: str
     """A figure such as "FG-ARI 92.1", or nothing."""
     about: str
@@ -178,7 +190,7 @@ def find_recipes(word: str = "") -> Iterator[tuple[str, Recipe]]:
 
 def summaries(word: str = "") -> list[Summary]:
     """A row for each of `find_recipes(word)`; models are built without memory for their weights."""
-    count = cache(_million_weights)
+    facts = cache(_facts)
     return [
         Summary(
             name=name,
@@ -187,7 +199,8 @@ def summaries(word: str = "") -> list[Summary]:
             resolution=_find(found.model, "resolution"),
             num_frames=found.data.num_frames,
             num_slots=_find(found.model, "num_slots"),
-            million_weights=count(found.model),
+            million_weights=facts(found.model)[0],
+            needs=facts(found.model)[1],
             published=PUBLISHED.get(name, ""),
             about=inspect.cleandoc(RECIPES[name].__doc__ or ""),
         )
@@ -199,9 +212,13 @@ def _system(name: str, found: Recipe) -> str:
     return _SYSTEMS.get(name, FAMILIES[found.model.family].title)
 
 
-def _million_weights(config: ModelConfig) -> float:
+def _facts(config: ModelConfig) -> tuple[float, str]:
+    """Millions of weights, and what training needs besides frames."""
     with torch.device("meta"):
-        return sum(weight.numel() for weight in build(config).state_dict().values()) / 1e6
+        model = build(config)
+    millions = sum(weight.numel() for weight in model.state_dict().values()) / 1e6
+    needs = model.needs if isinstance(model, ObjectCentricModel) else ()
+    return millions, " ".join(NEED_NAMES[key] for key in needs)
 
 
 def _find(config: Any, name: str) -> Any:

@@ -93,7 +93,7 @@ def _recipe(name: str, model: FtDinosaurConfig) -> Recipe:
     return Recipe(name, model, data, optim, train, evaluation)
 
 
-def _sharp(name: str, like: Recipe, model: FtDinosaurConfig) -> Recipe:
+def _second_stage(name: str, like: Recipe, model: FtDinosaurConfig) -> Recipe:
     """The second stage: half the batch, and 10k steps, 333 of them warm-up."""
     optim = replace(
         like.optim,
@@ -129,7 +129,7 @@ def ftdinosaur_small_518() -> Recipe:
     """FT-DINOSAUR's second stage, 10k steps at 518x518 in batches of 64: start it from `ftdinosaur_small_224` with
     --init RUN (33,726,081 weights). Its warm-up is not published; 333 steps are as large a part as in the first."""
     like = ftdinosaur_small_224()
-    return _sharp("ftdinosaur_small_518", like, FtDinosaurConfig())
+    return _second_stage("ftdinosaur_small_518", like, FtDinosaurConfig())
 
 
 def ftdinosaur_base_518() -> Recipe:
@@ -137,4 +137,4 @@ def ftdinosaur_base_518() -> Recipe:
     weights). A user of the authors' weights measured FG-ARI 49.1, mBO 36.4 on COCO, the mean of 5 runs; zero-shot the
     paper is quoted with 71.1, 29.9 on MOVi-E and 24.0, 37.6 on VOC."""
     like = ftdinosaur_base_224()
-    return _sharp("ftdinosaur_base_518", like, FtDinosaurConfig(backbone=_BASE, token_hidden=1536))
+    return _second_stage("ftdinosaur_base_518", like, FtDinosaurConfig(backbone=_BASE, token_hidden=1536))

@@ -91,4 +91,4 @@ def slotcontrast_demo() -> Recipe:
         decoder=PerceptronConfig(hidden=(64, 64)),
         losses=LossConfig(contrast=0.5),
     )
-    return replace(like, name="slotcontrast_demo", model=model)
+    return replace(like, name="slotcontrast_demo", model=model, evaluation=_MOVI)

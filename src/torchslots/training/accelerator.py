@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def start_accelerator(train: TrainConfig, device: str | None) -> "Accelerator":
+def start_accelerator(
+    train: TrainConfig, device: str | None, partial_gradients: bool = False
+) -> "Accelerator":
     """accelerate's handle of device, precision and processes (started by `torchrun` or `accelerate launch`).
+
+    Args:
+        partial_gradients: some weights get no gradient in some steps, which several processes have to look for.
 
     Raises:
         UserError: the device does not exist, or lacks the precision.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
 
     if device not in (None, "cpu"):
         _choose_card(device)
@@ -34,7 +40,10 @@ def start_accelerator(train: TrainConfig, device: str | None) -> "Accelerator":
     # accelerate has one state for the whole process; a second run may differ in device and precision.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(
-        mixed_precision=_PRECISIONS[train.precision], cpu=cpu, gradient_accumulation_steps=train.accumulation
+        mixed_precision=_PRECISIONS[train.precision],
+        cpu=cpu,
+        gradient_accumulation_steps=train.accumulation,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=partial_gradients)],
     )
 
 
@@ -80,3 +89,8 @@ def seed_step(*numbers: int) -> None:
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
     torch.manual_seed(int(words[2]))
+
+
+def torch_seed(*numbers: int) -> int:
+    """The seed that `seed_step` gives torch."""
+    return int(np.random.SeedSequence(numbers).generate_state(3)[2])

@@ -125,7 +125,7 @@ def save(
     Raises:
         UserError: no space or no permission; earlier checkpoints are unchanged, and no partial one is left.
     """
-    final = run / "checkpoints" / f"{_PREFIX}{state.step:07d}"
+    final = folder_of(run, state.step)
     with atomic_folder(final, advice=_UNTOUCHED) as folder:
         _fill(folder, state, model, training)
     with disk_errors(final.parent, _UNTOUCHED):
@@ -146,7 +146,7 @@ def latest(run: Path, tell: Callable[[str], None]) -> Checkpoint | None:
     problems = []
     for step in reversed(steps):
         try:
-            return read(run / "checkpoints" / f"{_PREFIX}{step:07d}")
+            return read(folder_of(run, step))
         except UserError as problem:
             problems.append(str(problem))
             tell(f"{problem} Skipping this checkpoint.")
@@ -173,6 +173,11 @@ def read(folder: Path) -> Checkpoint:
         )
     state = from_dict(RunState, values.get("state", {}), str(file))
     return Checkpoint(folder, state, *(_read_part(folder / name, values.get("files", {})) for name in _PARTS))
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """The folder of the checkpoint of a step."""
+    return run / "checkpoints" / f"{_PREFIX}{step:07d}"
 
 
 def list_steps(run: Path) -> list[int]:
@@ -235,4 +240,4 @@ def _prune(run: Path, state: RunState, keep: int) -> None:
     stay = {*[step for step in steps if step <= state.step][-keep:], state.best_step}
     for step in steps:
         if step not in stay:
-            shutil.rmtree(run / "checkpoints" / f"{_PREFIX}{step:07d}")
+            shutil.rmtree(folder_of(run, step))

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +19,12 @@ from torchslots.io.files import disk_errors, write_file
 from torchslots.io.run_log import METRICS_NAME, read_records
 
 _T = TypeVar("_T")
+_UNTOUCHED = "The checkpoints are untouched: free some space and give the same command again."
+_NO_WANDB = "Weights & Biases is not installed: pip install 'torchslots[wandb]', or leave out --wandb."
 
 
 class RunLog(AbstractContextManager["RunLog"]):
-    """Writes a run's log; on processes other than the first it does nothing.
+    """Writes a run's log, from the first record on; on processes other than the first it does nothing.
 
     Args:
         step: updates done before; later records of an interrupted run are dropped, so that no step appears twice.
@@ -29,7 +32,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         settings: the recipe, for W&B.
 
     Raises:
-        UserError: the folder cannot be written, or W&B is requested and not installed.
+        UserError: W&B is requested and not installed.
     """
 
     def __init__(
@@ -41,20 +44,31 @@ class RunLog(AbstractContextManager["RunLog"]):
         settings: dict[str, Any] | None = None,
         active: bool = True,
     ):
-        self._file = run / METRICS_NAME
-        self._active, self._board, self._wandb = active, None, None
-        if not active:
+        if active and wandb and find_spec("wandb") is None:
+            raise UserError(_NO_WANDB)
+        self._run, self._step, self._settings = run, step, settings or {}
+        self._file, self._active, self._with_wandb = run / METRICS_NAME, active, wandb
+        self._board, self._wandb = None, None
+
+    def _open(self) -> None:
+        """Start TensorBoard and W&B, unless they run.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        if self._board is not None:
             return
-        self._wandb = _start_wandb(run, settings or {}) if wandb else None
+        with disk_errors(self._file, _UNTOUCHED):
+            self._start(self._run, self._step)
+
+    def _start(self, run: Path, step: int) -> None:
+        self._wandb = _start_wandb(run, self._settings) if self._with_wandb else None
         if self._file.exists():  # rewritten as a whole, so that a truncated last line does not join the next
             records = (record for record in read_records(self._file) if record["step"] <= step)
             write_file(self._file, "".join(json.dumps(record) + "\n" for record in records), durable=True)
         from torch.utils.tensorboard import SummaryWriter
 
-        try:
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
-        except OSError as error:
-            raise UserError(f"Cannot write {run / 'tensorboard'}: {error.strerror or error}.") from error
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add one record; values that are not finite become null in the file.
@@ -62,20 +76,28 @@ class RunLog(AbstractContextManager["RunLog"]):
         Raises:
             UserError: no space or no permission.
         """
-        if not self._active or self._board is None:
+        if not self._active:
             return
+        self._open()
         known = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        advice = "The checkpoints are untouched: free some space and give the same command again."
-        with disk_errors(self._file, advice), self._file.open("a") as stream:
+        with disk_errors(self._file, _UNTOUCHED), self._file.open("a") as stream:
             stream.write(json.dumps({"step": step, "time": round(time.time(), 3), **known}) + "\n")
         finite = {key: value for key, value in known.items() if value is not None}
         for key, value in finite.items():
+            assert self._board is not None
             self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Add one uint8 image [H, W, 3]."""
+        """Add one uint8 image [H, W, 3].
+
+        Raises:
+            UserError: no space or no permission.
+        """
+        if not self._active:
+            return
+        self._open()
         if self._board is not None:
             self._board.add_image(name, pixels, step, dataformats="HWC")
         if self._wandb is not None:
@@ -114,11 +136,8 @@ class Clock:
 
 
 def _start_wandb(run: Path, settings: dict[str, Any]) -> Any:
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        wrong = "Weights & Biases is not installed: pip install 'torchslots[wandb]', or leave it out."
-        raise UserError(wrong) from error
+    import wandb  # pyright: ignore[reportMissingImports]
+
     whole = run.resolve()
     about = {"project": "torchslots", "name": whole.name, "dir": str(run), "config": settings}
     identity = "".join(letter if letter.isalnum() else "-" for letter in str(whole))[-64:]

@@ -1,11 +1,11 @@
 """The training loop of every recipe. The same call starts a run, resumes it, or returns the finished one."""
 
 import dataclasses
-import math
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -21,18 +21,14 @@ from torchslots.io.files import locked
 from torchslots.io.progress import progress
 from torchslots.models.types import Batch
 from torchslots.recipes.config import Recipe
-from torchslots.training import checkpoint
+from torchslots.training import checkpoint, exports
+from torchslots.training.best import watched
 from torchslots.training.checkpoint import RunState
 from torchslots.training.compilation import settle
 from torchslots.training.log import Clock, RunLog
 from torchslots.training.step import StepReport, Trainable, TrainStep
-from torchslots.training.stops import Interrupted, StopRequest, explained, stop_request
+from torchslots.training.stops import Interrupted, StopRequest, explained, is_lost_process, stop_request
 from torchslots.training.validation import SkippedRecords, StopNow, Validation
-
-MODEL_FOLDER = "model"
-"""Folder in the run of the newest weights, finally the last ones; averaged if the recipe has an average."""
-BEST_FOLDER = "best"
-"""Folder in the run of the weights with the best value of the monitored metric."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,8 @@ def train(
         eval_set: whole videos for the periodic evaluation; None: no evaluation and no best model.
         run: the run's folder; for its files see `torchslots.training.checkpoint`.
         device: `cpu`, `cuda` or `cuda:N`; None: a GPU if there is one.
-        monitor: the metric whose highest value marks the best model; None: `model.monitor`.
+        monitor: the metric whose best value marks the best model; None: `model.monitor`, on data without labels the
+            error of reconstruction.
         num_plots: videos to plot at each evaluation.
         wandb: also log to Weights & Biases.
         skip_corrupt: leave out damaged records instead of stopping at the first.
@@ -79,15 +76,14 @@ def train(
             data, or a device that does not exist or is full.
     """
     checkpoint.claim(run, recipe, write=False)
-    stepper = TrainStep(model, recipe.optim, replace(recipe.train, compile=None), device)
+    shortest = min(recipe.data.num_frames, recipe.train.short_clip or recipe.data.num_frames)
+    stepper = TrainStep(model, recipe.optim, replace(recipe.train, compile=None), device, shortest)
     first, rank = stepper.accelerator.is_main_process, stepper.accelerator.process_index
-    if first:
-        checkpoint.claim(run, recipe)
-    stepper.accelerator.wait_for_everyone()
-    busy = f"Another process is training in {run}. Wait for it, or choose another run folder."
-    with locked(run / ".lock", busy) if first else nullcontext():
+    with _only_writer(run) if first else nullcontext():
         state = _resume(stepper, run, first)
         if state.finished:
+            if first:
+                exports.complete(run, state, stepper)
             done = f"{run} is finished: {state.step} steps are done. Choose another run folder to train."
             _say(first, done)
             return _result(run, state)
@@ -97,8 +93,11 @@ def train(
             validate = None
             if eval_set is not None:
                 validate = Validation(recipe, stepper, eval_set, skipped, run, log, stop, num_plots)
-            watched = monitor or cast(Trainable, model).monitor
-            loop = _Loop(recipe, stepper, validate, skipped, run, log, stop, state, watched)
+                validate.check()
+            figure = monitor or cast(Trainable, model).monitor
+            loop = _Loop(
+                recipe, stepper, validate, skipped, run, log, stop, state, figure, monitor is not None
+            )
             return loop.run_to_end(train_set)
 
 
@@ -115,20 +114,26 @@ class _Loop:
     stop: StopRequest
     state: RunState
     monitor: str
+    chosen: bool
+    """The user chose `monitor`."""
     note: str = ""
+    claimed: bool = False
 
     def run_to_end(self, train_set: ClipDataset) -> RunResult:
         total = self.recipe.optim.num_steps
         self.stepper.model.train()
         with closing(self._batches(train_set)) as batches, self._bar(total) as advance:
             advance(self.state.step, note=self.note)
+            if self.state.step >= min(total, 1):
+                self._claim()
             if self.validate is not None and self._owed():
                 self._validate_and_save(self.validate, {})
             stream = self._compile(batches) if self.state.step < total else batches
             clock = Clock()
             while self.state.step < total:
                 batch = clock.waiting_for(lambda: self._next(stream))
-                report = self.stepper(self.state.step, batch, stop=bool(self.stop))
+                report = self._update(batch)
+                self._claim()
                 self.state = replace(self.state, step=self.state.step + 1)
                 clock.tick()
                 self._after(report, clock)
@@ -136,6 +141,12 @@ class _Loop:
             if not self.state.finished:
                 self._save()
         return _result(self.run, self.state)
+
+    def _claim(self) -> None:
+        """Make the folder this run's, once: after the first update, so that a failed start leaves nothing."""
+        if not self.claimed and self.stepper.accelerator.is_main_process:
+            checkpoint.claim(self.run, self.recipe)
+        self.claimed = True
 
     def _compile(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Compile by `settle`; returns the same batches, one of which may be needed for a trial."""
@@ -161,9 +172,27 @@ class _Loop:
         try:
             return next(batches)
         except UserError:
+            if not self.state.step:
+                raise
             self.stepper.drain()
+            if self.stop:  # what asked this process to stop may have ended a loading process
+                self._interrupt({})
             self._save()
             raise
+
+    def _update(self, batch: Batch) -> StepReport:
+        """One update; where another process is gone, the run ends after a checkpoint is saved."""
+        try:
+            return self.stepper(self.state.step, batch, stop=bool(self.stop))
+        except RuntimeError as error:
+            if not is_lost_process(error):
+                raise
+            if self.state.step:
+                self._save()
+            raise UserError(
+                f"Another process of this run ended during step {self.state.step + 1}; its message says why. Give the "
+                "same command again to go on."
+            ) from error
 
     def _after(self, report: StepReport, clock: Clock) -> None:
         logged = self._due(self.recipe.train.log_every) or self.state.step == 1
@@ -206,24 +235,21 @@ class _Loop:
         """Evaluate the model, and save a checkpoint if it is the best or one is due."""
         try:
             report = validate(self.state.step)
+            metrics, step = report.metrics, self.state.step
+            figure = watched(metrics, self.monitor, self.chosen)
         except StopNow:
             self._interrupt(record)
-        metrics, step = report.metrics, self.state.step
-        better = self._is_better(metrics)
-        best = {"best": metrics[self.monitor], "best_step": step} if better else {}
+        except UserError:
+            self._save()
+            raise
+        better = figure is not None and figure.better(self.state.best)
+        best = {"best": figure.value, "best_step": step} if figure is not None and better else {}
         self.state = replace(self.state, metrics=metrics, evaluated_step=step, **best)
         self._write({**record, **{f"eval/{name}": number for name, number in metrics.items()}})
         if better:
-            self._export(BEST_FOLDER)
+            self._export(exports.BEST_FOLDER)
         if better or self._due(self.recipe.train.checkpoint_every):
             self._save()
-
-    def _is_better(self, metrics: dict[str, float]) -> bool:
-        """Whether the monitored figure is the best so far; data without masks have no figures and no best model."""
-        if metrics and self.monitor not in metrics:
-            raise UserError(f"There is no figure `{self.monitor}` to watch. There are: {', '.join(metrics)}.")
-        value = metrics.get(self.monitor, math.nan)
-        return math.isfinite(value) and (self.state.best is None or value > self.state.best)
 
     def _save(self) -> None:
         finished = self.state.step == self.recipe.optim.num_steps and not self._owed()
@@ -231,11 +257,11 @@ class _Loop:
         if self.stepper.accelerator.is_main_process:
             weights, training = self.stepper.model.state_dict(), self.stepper.training_tensors()
             checkpoint.save(self.run, self.state, weights, training, self.recipe.train.keep)
-            self._export(MODEL_FOLDER)
+            self._export(exports.MODEL_FOLDER)
 
     def _export(self, name: str) -> None:
         if self.stepper.accelerator.is_main_process:
-            cast(Trainable, self.stepper.evaluated_model()).save_pretrained(self.run / name)
+            exports.export(self.stepper, self.run / name)
 
     def _interrupt(self, record: dict[str, float]) -> NoReturn:
         self._write(record)
@@ -252,10 +278,16 @@ class _Loop:
         if not record:
             return
         self.log.write(self.state.step, record)
-        shown = {"loss": record.get("train/loss"), self.monitor: self.state.metrics.get(self.monitor)}
+        shown = {"loss": record.get("train/loss"), **self._latest()}
         self.note = "  ".join(f"{name} {value:.4g}" for name, value in shown.items() if value is not None)
         if self.stepper.accelerator.is_main_process and not sys.stderr.isatty():
             _say(True, f"step {self.state.step}/{self.recipe.optim.num_steps}  {self.note}")
+
+    def _latest(self) -> dict[str, float | None]:
+        """The watched figure of the last evaluation, if there was one."""
+        known = {name: value for name, value in self.state.metrics.items() if value is not None}
+        figure = watched(known, self.monitor, self.chosen)
+        return {} if figure is None else {figure.name: figure.value}
 
     def _batches(self, train_set: ClipDataset) -> Any:
         return train_batches(
@@ -274,6 +306,22 @@ class _Loop:
         if self.stepper.accelerator.is_main_process:
             return progress("Training", total, "steps")
         return nullcontext(lambda n, note="": None)
+
+
+@contextmanager
+def _only_writer(run: Path) -> Iterator[None]:
+    """Keep other trainings out of the run's folder; a folder in which nothing was written is removed.
+
+    Raises:
+        UserError: another process is training there.
+    """
+    busy = f"Another process is training in {run}. Wait for it, or choose another run folder."
+    with locked(run / ".lock", busy):
+        try:
+            yield
+        finally:
+            if [path.name for path in run.iterdir()] == [".lock"]:
+                shutil.rmtree(run)
 
 
 def _resume(stepper: TrainStep, run: Path, first: bool) -> RunState:

@@ -1,17 +1,20 @@
 """Train a recipe, given its name, its data and a folder for the run."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from torchslots.data.catalog import open_dataset
 from torchslots.evaluation.evaluate import whole_videos
+from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, with_changes
 from torchslots.training import loop
 from torchslots.training.loop import RunResult
+from torchslots.training.needs import check_needs
 from torchslots.training.warm_start import assemble
 
 
@@ -28,15 +31,16 @@ class TrainOptions:
     the command line a published checkpoint, too. Its configuration takes the place of `--model.tokenizer.*`."""
     slot_encoder: str | None = None
     """Trained model whose slot encoder to start with, of the same kind: a run folder, a model folder, or owner/name on
-    the hub. Its configuration takes the place of `--model.slots.*`."""
+    the hub; on the command line a published checkpoint, too. Its configuration takes the place of `--model.slots.*`."""
     init: str | None = None
     """Trained model of the same system and sizes to start with, all of it: a run folder, a model folder, or owner/name
     on the hub. Frames may be larger or smaller: the decoder's positions are resampled."""
     backbone: str | None = None
     """Weights of the pretrained backbone that slots are found on: a file, a folder, or owner/name on the hub; None: the
     recipe's own, `--model.backbone.pretrained`."""
-    monitor: str | None = None
-    """Metric whose highest value marks the best model; None: the decoder's (fg_ari or ap_inf), psnr for tokenizers."""
+    monitor: Annotated[str | None, tyro.conf.arg(name="best-metric", aliases=["--monitor"])] = None
+    """Metric whose best value marks the best model; None: the decoder's (fg_ari or ap_inf), psnr for tokenizers. On
+    data without labels it is the error of reconstruction, or the loss, by default."""
     num_plots: int = 4
     """Videos plotted at each evaluation."""
     wandb: bool = False
@@ -83,13 +87,18 @@ def train(
     recipe = with_changes(recipe, **{name: value for name, value in changes.items() if name not in own})
     if options.dataset is not None:
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})
+    if recipe.data.dataset == "folder":
+        recipe = _on_own_files(recipe, "data.crop" in changes)
     given = (options.tokenizer, options.slot_encoder, options.init, options.backbone)
     recipe, model = assemble(recipe, Path(run), *given)
     data, root = recipe.data, Path(root)
+    train_set = open_dataset(data.dataset, root, data.train_split, data, True)
+    if not options.skip_corrupt and len(train_set):
+        check_needs(recipe, model, train_set.sample(0, np.random.default_rng(0)))
     return loop.train(
         recipe,
         model,
-        open_dataset(data.dataset, root, data.train_split, data, True),
+        train_set,
         whole_videos(data, recipe.evaluation, root),
         Path(run),
         device=options.device,
@@ -98,3 +107,26 @@ def train(
         wandb=options.wandb,
         skip_corrupt=options.skip_corrupt,
     )
+
+
+def _on_own_files(recipe: Recipe, own_crop: bool) -> Recipe:
+    """The recipe for a folder of one's own: without the crop that belongs to another data set's frames.
+
+    Args:
+        own_crop: the crop was asked for; otherwise one that the catalog's recipe has is dropped.
+
+    Raises:
+        UserError: frames will be square, and the model is built for others.
+    """
+    usual = catalog.recipe(recipe.name).data if recipe.name in catalog.RECIPES else recipe.data
+    if not own_crop and usual.dataset != "folder" and recipe.data.crop == usual.crop:
+        recipe = replace(recipe, data=replace(recipe.data, crop=None))
+    height, width = vars(recipe.model).get("resolution", (1, 1))
+    if height != width and recipe.data.crop is None:
+        raise UserError(
+            f"The model is built for frames of {height} x {width}, and frames of your own are cut to their central "
+            f"square. Give --data.crop TOP LEFT HEIGHT WIDTH, a part of that shape in pixels of your frames, and "
+            f"--data.resolution {min(height, width)}; or build the model for squares, as with --model.resolution "
+            f"{height} {height}."
+        )
+    return recipe

@@ -1,7 +1,8 @@
 """One optimiser step, run by accelerate: forward, backward over micro batches, clip, check, update.
 
-All random numbers of a step depend on (seed, step, process), so that neither an interruption nor an evaluation in
-between changes them.
+All random numbers of a step depend on (seed, step), so that neither an interruption nor an evaluation in between
+changes them. Slots and diffusion noise are sampled for the global batch, of which each process takes its part; dropout
+and the noise of sampled codes depend on the process too.
 """
 
 import math
@@ -19,11 +20,12 @@ from torch.optim.swa_utils import AveragedModel
 from torchslots.data.batch import cut_clips
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slices import to_device
+from torchslots.models.slots.seeding import Share
 from torchslots.models.types import Batch
 from torchslots.models.weights import check_fit, shapes
 from torchslots.recipes.config import OptimConfig, TrainConfig
 from torchslots.training import optim
-from torchslots.training.accelerator import check_split, seed_step, start_accelerator
+from torchslots.training.accelerator import check_split, seed_step, start_accelerator, torch_seed
 
 
 class Trainable(Protocol):
@@ -94,13 +96,21 @@ class TrainStep:
 
     Args:
         device: `cpu`, `cuda` or `cuda:N`; None: a GPU if there is one.
+        shortest: frames of the shortest clips; in clips of one frame the predictor gets no gradient.
 
     Raises:
         UserError: a device that does not exist, a precision that it lacks, or a batch that cannot be split evenly.
     """
 
-    def __init__(self, model: nn.Module, config: OptimConfig, train: TrainConfig, device: str | None = None):
-        self.accelerator = start_accelerator(train, device)
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimConfig,
+        train: TrainConfig,
+        device: str | None = None,
+        shortest: int = 2,
+    ):
+        self.accelerator = start_accelerator(train, device, shortest < 2 and _predicts(model))
         check_split(train, self.accelerator.num_processes)
         self.model = model.to(self.accelerator.device)
         self.average: AveragedModel | None = optim.average_weights(self.model, config.ema_decay)
@@ -117,6 +127,7 @@ class TrainStep:
         self._delayed: bool = self.accelerator.device.type == "cuda" and self.accelerator.scaler is None
         self._fixed = train.compile or self.accelerator.device.type == "cuda"
         self._pending: _Pending | None = None
+        self._generator, self._seed = torch.Generator(self.accelerator.device), 0
 
     def __call__(self, step: int, batch: Batch, stop: bool = False) -> StepReport:
         """Update once.
@@ -130,6 +141,7 @@ class TrainStep:
             NonFinite: the loss or gradient of this step; on CUDA, of the step before.
         """
         seed_step(self._train.seed, step, self.accelerator.process_index)
+        self._seed = torch_seed(self._train.seed, step, 0)
         rate = optim.prepare_update(self.optimizer, self._config, step)
         if self._train.short_clip is not None and step < self._train.short_steps:
             batch = cut_clips(batch, self._train.short_clip)
@@ -222,10 +234,19 @@ class TrainStep:
         count = self._train.accumulation
         tensors = {key: value.chunk(count) for key, value in batch.items() if isinstance(value, Tensor)}
         for index in range(count):
-            part: Batch = {key: pieces[index] for key, pieces in tensors.items()}
+            part: Batch = {key: pieces[index] for key, pieces in tensors.items()} | self._share(index)
             if self._fixed and isinstance(self.model, ObjectCentricModel):
                 part = self.model.fixed_shapes(part)
             yield to_device(part, self.accelerator.device)
+
+    def _share(self, index: int) -> Batch:
+        """The source of random numbers of one of several parts of the global batch; of a whole one torch's own."""
+        parts = self._train.accumulation
+        count = parts * self.accelerator.num_processes
+        if count == 1:
+            return {}
+        generator = self._generator.manual_seed(self._seed)
+        return {"generator": Share(generator, self.accelerator.process_index * parts + index, count)}
 
     def _clip(self) -> Tensor:
         if self.accelerator.scaler is not None:
@@ -278,6 +299,13 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     remedy = "Resume with the recipe that wrote them, or start in a new run folder."
     check_fit(shapes(tensors), shapes(model.state_dict()), what, remedy)
     model.load_state_dict(tensors)
+
+
+def _predicts(model: nn.Module) -> bool:
+    """Whether a model has a trained predictor, which is idle in clips of one frame."""
+    return isinstance(model, ObjectCentricModel) and any(
+        parameter.requires_grad for parameter in model.slot_encoder.predictor.parameters()
+    )
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,21 +1,29 @@
 """Ctrl-C and SIGTERM as requests to stop training between two steps, and errors with a remedy."""
 
 import json
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
+from torchslots.io.processes import errors_of
 from torchslots.recipes.config import TrainConfig
 from torchslots.training.checkpoint import to_bytes
 from torchslots.training.step import NonFinite
+
+_PASSED_ON = 5.0  # seconds
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "gloo")
+"""What errors of several processes say when one of them is gone."""
 
 
 class Interrupted(UserError):
@@ -27,11 +35,17 @@ class Interrupted(UserError):
 
 
 class StopRequest:
-    """True after the first signal; a second one ends the process, as by default."""
+    """True after the first signal; a second one ends the process, as by default.
+
+    torchrun, stopped together with its processes, passes its own signal on to them: there a second one within
+    `_PASSED_ON` seconds is the first again.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
         """Number of the signal; 0: none yet."""
+        self.since = 0.0
+        """When it came, by the monotonic clock."""
 
     def __bool__(self) -> bool:
         return self.signal != 0
@@ -51,8 +65,14 @@ def stop_request() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        request.signal = number
-        restore()
+        if request and time.monotonic() - request.since < _PASSED_ON:
+            return
+        if request or "TORCHELASTIC_RUN_ID" not in os.environ:
+            restore()
+        if request:
+            os.kill(os.getpid(), number)
+        else:
+            request.signal, request.since = number, time.monotonic()
 
     for number in earlier:
         signal.signal(number, ask)
@@ -62,13 +82,20 @@ def stop_request() -> Iterator[StopRequest]:
         restore()
 
 
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether an error says that another process of the run has ended."""
+    return torch.distributed.is_initialized() and any(word in str(error) for word in _LOST)
+
+
 @contextmanager
 def explained(run: Path, train: TrainConfig, rank: int) -> Iterator[None]:
     """Turn a loss that is not finite and full device memory into a `UserError` with a remedy."""
     try:
-        yield
+        with errors_of(rank):
+            yield
     except NonFinite as error:
-        raise UserError(_save_batch(run, error, rank)) from error
+        with errors_of(rank):
+            raise UserError(_save_batch(run, error, rank)) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"The device has no memory for {train.batch_size} clips in {train.accumulation} parts. Raise "

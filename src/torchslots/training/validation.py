@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -55,6 +56,15 @@ class Validation:
     stop: StopRequest
     num_plots: int
 
+    def check(self) -> None:
+        """Read the first video, so that a run which could not be evaluated does not begin.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        with closing(self._batches(batch_size=1, rank=0, world_size=1, num_workers=0, limit=1)) as batches:
+            next(batches, None)
+
     def __call__(self, step: int) -> EvalReport:
         """Evaluate the model after `step` updates.
 
@@ -64,15 +74,12 @@ class Validation:
         config, accelerator = self.recipe.evaluation, self.stepper.accelerator
         rank = accelerator.process_index
         seed_step(self.recipe.train.seed, step, rank, _EVALUATION)
-        batches = eval_batches(
-            self.eval_set,
+        batches = self._batches(
             batch_size=config.batch_size,
             rank=rank,
             world_size=accelerator.num_processes,
             num_workers=self.recipe.train.num_workers,
             limit=config.num_videos,
-            skip_corrupt=self.skipped.allowed,
-            on_skip=self.skipped,
         )
         with closing(self._unless_stopped(batches)) as watched:
             report = evaluate(
@@ -85,6 +92,10 @@ class Validation:
             )
         self._plot(step, report)
         return report
+
+    def _batches(self, **how: Any) -> Any:
+        allowed, report = self.skipped.allowed, self.skipped
+        return eval_batches(self.eval_set, skip_corrupt=allowed, on_skip=report, **how)
 
     def _plot(self, step: int, report: EvalReport) -> None:
         """The middle frame of each stored video, one above the other."""

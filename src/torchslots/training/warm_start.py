@@ -242,7 +242,7 @@ def _how_to_train(recipe: Recipe) -> str:
     for name, make in catalog.RECIPES.items():
         if type((other := make()).model) is wanted:
             names.insert(0 if other.data.dataset == _published_data(recipe) else len(names), name)
-    return f"Train one: torchslots train {names[0]} --root DIR --run RUN." if names else ""
+    return f"Train one: torchslots train {names[0]} --root DIR --run-dir RUN." if names else ""
 
 
 def _slot_config(config: ModelConfig, source: ObjectCentricModel) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchslots.convert.layouts import Arrays
+from torchslots.convert.readers.checkpoint import find_file
 from torchslots.io.errors import UserError
 from torchslots.io.torch_files import read_torch_file
 
@@ -83,7 +84,7 @@ def read(source: Path) -> TorchCheckpoint:
         UserError: nothing there; not a file of torch; more than tensors and plain values in it; cut off; no state dict;
             values that are not finite.
     """
-    path = _find(source)
+    path = find_file(source, _candidates, ".pth file", _RUN_FOLDER, "model_1000.pth")
     content = read_torch_file(path)
     state = content.get("state_dict", content.get("model", content))
     if not _is_state(state):
@@ -110,19 +111,6 @@ def _candidates(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.name != _BEST, -path.stat().st_mtime))
 
 
-def _find(source: Path) -> Path:
-    if source.is_file():
-        return source
-    found = _candidates(source)
-    if found:
-        return found[0]
-    if source.exists():
-        raise UserError(
-            f"No .pth file in {source} or its {_RUN_FOLDER}, nor a .ckpt file. Give the checkpoint file itself."
-        )
-    raise UserError(f"{source} does not exist. Give a checkpoint file such as models/model_1000.pth.")
-
-
 def _is_state(state: Any) -> bool:
     return (
         isinstance(state, Mapping)
@@ -137,9 +125,7 @@ def _array(path: Path, name: str, value: Tensor) -> np.ndarray:
     if value.is_floating_point():
         value = value.float()
         if not bool((value.isfinite() | _hides(value)).all()):
-            raise UserError(
-                f"{path}: `{name}` holds values that are not finite: a training that went astray."
-            )
+            raise UserError(f"{path}: `{name}` has values that are not finite. Give an earlier checkpoint.")
     return value.numpy()
 
 

@@ -36,6 +36,7 @@ from torchslots.data.formats.tfrecord import CorruptRecord, RecordFile
 from torchslots.data.objects import LABELS, encode_objects
 from torchslots.io.cache import cached
 from torchslots.io.errors import UserError
+from torchslots.io.files import hidden
 from torchslots.io.progress import progress
 
 REFERENCE_CROP = (29, 64, 192, 192)
@@ -228,7 +229,8 @@ class _OriginalScenes:
     def _table(self) -> Mapping[str, np.ndarray]:
         """`names` and `counts` of images, `positions` and `labels` of all objects; the test split has no objects."""
         if not self._listed.exists() and self._images.name == "test":
-            names = np.array(sorted(path.name for path in self._images.glob("*.png")), np.str_)
+            files = (file for file in self._images.glob("*.png") if not hidden(file))
+            names = np.array(sorted(file.name for file in files), np.str_)
             return _scene_table(names, [], [])
         return cached(self._listed, "scenes", partial(_read_scenes, self._listed))
 

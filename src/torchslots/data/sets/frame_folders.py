@@ -26,6 +26,7 @@ from torchslots.data.find import check_split, find
 from torchslots.data.formats.png import read_image
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.io.errors import UserError
+from torchslots.io.files import hidden
 from torchslots.io.video import natural_key
 
 _FROM_MASKS = ("segmentations", "boxes")
@@ -235,14 +236,16 @@ def recognise(folder: Path) -> str | None:
 
 def _holds(folder: Path, layout: Layout) -> bool:
     for split in layout.splits.values():
-        names = _names(next(iter(sorted((folder / split).glob("*/"))), folder))
+        names = _names(
+            next((entry for entry in sorted((folder / split).glob("*/")) if not hidden(entry)), folder)
+        )
         if any(map(layout.image.fullmatch, names)) and any(map(layout.mask.fullmatch, names)):
             return True
     return False
 
 
 def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir()]
+    return [entry.name for entry in folder.iterdir() if not hidden(entry)]
 
 
 def _plain(name: str) -> str:
@@ -252,9 +255,7 @@ def _plain(name: str) -> str:
 def _videos(base: Path, layout: Layout, split: str) -> list[Path]:
     folders = _present(base, layout)
     check_split(base, split, folders)
-    videos = [
-        entry for entry in folders[split].iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    ]
+    videos = [entry for entry in folders[split].iterdir() if entry.is_dir() and not hidden(entry)]
     if not videos:
         raise UserError(f"{folders[split]} holds no folders of videos. Extract the archive again.")
     return sorted(videos, key=lambda video: natural_key(video.name))

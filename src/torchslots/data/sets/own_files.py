@@ -8,38 +8,44 @@ root/masks/      optional; where there are splits root/masks/train/ or root/trai
     dog/         a folder of PNG, one for each frame;  or dog.npy, dog.npz [T, H, W];  or dog.gif (colours)
     street.npz
 ```
-Masks have the size of the frames. Their values are object ids, 0 for background: the indices of a palette PNG or the
-values of a grey one (a black and white mask is one object). Where an id exceeds the rows of `boxes`, the clip's ids are
-renumbered 1, 2, ... in their order. There is no flow and no depth.
+A folder with films is no clip: each of its films is. Hidden files are passed over; what else is left out is noted.
 
-Frames are cropped to their central square (random crops of a recipe lie within it) and resized to
-`DataConfig.resolution`. Frames more than twice as large, where bilinear resizing would skip pixels, are first averaged
-over areas; others are resized as by the published readers.
+Masks have the size of the frames, and in a folder the names of its frames. Their values are object ids, 0 for
+background: the indices of a palette PNG, where 255 is void (`DataConfig.void_id`), or the values of a grey one (a black
+and white mask is one object). Masks that were smoothed or stored with loss are refused. Where an id exceeds the rows of
+`boxes`, the clip's ids are renumbered 1, 2, ... in their order. There is no flow and no depth.
+
+Frames are cropped to `DataConfig.crop`, in their own pixels, or else to their central square (random crops of a recipe
+lie within it), and resized such that the shorter side has `DataConfig.resolution` pixels. Frames more than twice as
+large, where bilinear resizing would skip pixels, are first averaged over areas; others are resized as by the published
+readers.
 """
 
 import hashlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from numpy import ndarray
-from torch import Tensor
 
 from torchslots.data.clips import Example, finish_clip
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.data.sets.own_masks import check_size, masks_of, read_masks
+from torchslots.data.sets.own_masks import Ids, check_size, masks_of, read_masks
 from torchslots.data.transforms import Crop, Sample, crop, mask_boxes, resize_nearest
 from torchslots.io.errors import UserError
-from torchslots.io.video import FILM_SUFFIXES, IMAGE_SUFFIXES, frame_count, natural_key, read_frames
+from torchslots.io.listing import MASKS, Listing, list_videos
+from torchslots.io.video import FILM_SUFFIXES, IMAGE_SUFFIXES, frame_count, read_frames
 
 SPLITS = ("train", "validation", "test")
 _VALIDATION_PART = 0.1
+_FROM_MASKS = {"segmentations", "boxes", "ignore"}
 _BESIDE = (".txt", ".md", ".json", ".csv", ".yaml", ".yml", ".html", ".ini", ".db", "")
 """Endings of files that are ignored beside the clips: notes, licences, leftovers of file managers."""
 
@@ -99,16 +105,17 @@ class OwnFiles:
 
         def read(start: int, stop: int) -> dict[str, ndarray]:
             with _named(clip, index):
-                frames, ids = self._read(clip, start, stop, keys)
+                frames, found = self._read(clip, start, stop, keys)
                 if keys is not None:
-                    return self._fitted(frames, ids, keys)
-                return {"video": frames} | ({} if ids is None else {"segmentations": ids.numpy()})
+                    return self._fitted(frames, found, keys)
+                stored = {} if found is None else {"segmentations": found.ids.numpy()}
+                return {"video": frames} | stored
 
         def finish(
             sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None
         ) -> Sample:
             with _named(clip, index):
-                return finish_clip(sample, config, length, rng)
+                return finish_clip(sample, replace(config, crop=None), length, rng)
 
         with _named(clip, index):
             return Example(_frame_count(clip), read, finish)
@@ -118,22 +125,31 @@ class OwnFiles:
 
     def _read(
         self, clip: Path, start: int, stop: int, keys: Collection[str] | None
-    ) -> tuple[UInt8[ndarray, "T H W 3"], Int[Tensor, "T H W"] | None]:
+    ) -> tuple[UInt8[ndarray, "T H W 3"], Ids | None]:
         """Frames, and object ids where they are asked for and there are masks."""
         frames, masks = read_frames(clip, start, stop - start), self.masks[clip]
-        if masks is None or (keys is not None and {"segmentations", "boxes"}.isdisjoint(keys)):
+        if masks is None or (keys is not None and _FROM_MASKS.isdisjoint(keys)):
             return frames, None
-        ids = read_masks(masks, _frame_count(clip), start, stop)
-        check_size(clip, frames, masks, ids)
-        return frames, ids
+        found = read_masks(
+            masks,
+            _frame_count(clip),
+            start,
+            stop,
+            clip=clip,
+            void_id=self.config.void_id,
+            allow_odd=self.config.allow_odd_masks,
+        )
+        check_size(clip, frames, masks, found.ids)
+        return frames, found
 
     def _fitted(
-        self, frames: UInt8[ndarray, "T H W 3"], ids: Int[Tensor, "T H W"] | None, keys: Collection[str]
+        self, frames: UInt8[ndarray, "T H W 3"], found: Ids | None, keys: Collection[str]
     ) -> dict[str, ndarray]:
-        area, size = _middle(frames.shape[1], frames.shape[2]), 2 * self.config.resolution
+        area = _area(frames.shape[1], frames.shape[2], self.config.crop)
+        size = _stored_size(area, 2 * self.config.resolution)
         arrays = {"video": _shrunk(frames, area, size)}
-        if ids is not None:
-            arrays |= _objects(ids, area, min(size, area.height), keys, self.config.max_instances)
+        if found is not None:
+            arrays |= _objects(found, area, size, keys, self.config)
         return arrays
 
 
@@ -184,18 +200,24 @@ def existing_splits(root: Path) -> tuple[str, ...]:
 
 
 def _clips(folder: Path) -> list[Path]:
-    entries = [entry for entry in folder.iterdir() if entry.name[0] != "." and entry.name != "masks"]
-    kinds = (*IMAGE_SUFFIXES, *FILM_SUFFIXES)
-    unknown = [e for e in entries if e.is_file() and e.suffix.lower() not in (*kinds, *_BESIDE)]
+    found = list_videos(folder, each=True, each_below=False)
+    left_out = [(path, why) for path, why in found.left_out if path != folder / MASKS and not _beside(path)]
+    unknown = [path for path, _ in left_out if path.parent == folder and path.is_file()]
     if unknown:
+        kinds = ", ".join(kind[1:] for kind in (*IMAGE_SUFFIXES, *FILM_SUFFIXES))
         raise UserError(
             f"{unknown[0]} and {len(unknown) - 1} other files are no images or videos by their names. "
-            f"Known: {', '.join(kind[1:] for kind in kinds)}. Convert them or move them away."
+            f"Known: {kinds}. Convert them or move them away."
         )
-    clips = [entry for entry in entries if entry.is_dir() or entry.suffix.lower() in kinds]
-    if not clips:
+    Listing(found.videos, left_out).note(folder)
+    if not found.videos:
         raise UserError(f"{folder} is empty: no image, video or folder of images. Put your clips there.")
-    return sorted(clips, key=lambda clip: natural_key(clip.name))
+    return found.videos
+
+
+def _beside(path: Path) -> bool:
+    """Whether a file that is left out is no surprise: notes, licences."""
+    return path.is_file() and path.suffix.lower() in _BESIDE
 
 
 def _frame_count(clip: Path) -> int:
@@ -207,33 +229,57 @@ def _counted(clip: Path, _changed: int) -> int:
     return frame_count(clip)
 
 
-def _middle(height: int, width: int) -> Crop:
-    side = min(height, width)
-    return Crop((height - side) // 2, (width - side) // 2, side, side)
+def _area(height: int, width: int, area: tuple[int, ...] | None) -> Crop:
+    """The part of a frame that is used: `DataConfig.crop`, or else the central square.
+
+    Raises:
+        UserError: the crop extends beyond the frame.
+    """
+    if area is None:
+        side = min(height, width)
+        return Crop((height - side) // 2, (width - side) // 2, side, side)
+    part = Crop(*area)
+    if min(part) < 0 or part.top + part.height > height or part.left + part.width > width:
+        raise UserError(
+            f"The crop takes rows {part.top} to {part.top + part.height} and columns {part.left} to "
+            f"{part.left + part.width}, but the frames are {height} x {width}. Change `data.crop`, or set it to None."
+        )
+    return part
 
 
-def _shrunk(frames: UInt8[ndarray, "T H W 3"], area: Crop, size: int) -> UInt8[ndarray, "T h w 3"]:
+def _stored_size(area: Crop, most: int) -> tuple[int, int]:
+    """Height and width of the part, its shorter side shrunk to `most` pixels if it is larger."""
+    scale = min(1.0, most / min(area.height, area.width))
+    return round(area.height * scale), round(area.width * scale)
+
+
+def _shrunk(
+    frames: UInt8[ndarray, "T H W 3"], area: Crop, size: tuple[int, int]
+) -> UInt8[ndarray, "T h w 3"]:
     """Crop to `area`; where that is larger than `size` pixels, average it down to `size`."""
     rows, columns = slice(area.top, area.top + area.height), slice(area.left, area.left + area.width)
     video = np.ascontiguousarray(frames[:, rows, columns])
-    if area.height <= size:
+    if (area.height, area.width) == size:
         return video
     pixels = torch.from_numpy(video).permute(0, 3, 1, 2)
-    small = [F.interpolate(frame[None].float(), (size, size), mode="area") for frame in pixels]
+    small = [F.interpolate(frame[None].float(), size, mode="area") for frame in pixels]
     return torch.cat(small).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def _objects(
-    ids: Int[Tensor, "T H W"], area: Crop, size: int, keys: Collection[str], most: int
+    found: Ids, area: Crop, size: tuple[int, int], keys: Collection[str], config: DataConfig
 ) -> dict[str, ndarray]:
-    """`segmentations` and `boxes`, where asked for; boxes come from the masks at full size."""
+    """`segmentations`, `ignore` and `boxes`, where asked for; boxes come from the masks at full size."""
+    ids, most = found.ids, config.max_instances
     if ids.max() > most:
         values = ids.unique()
         ids = (torch.searchsorted(values[values > 0], ids) + (ids > 0)).to(torch.int32)
-    cut = crop({"segmentations": ids}, area)["segmentations"]
+    cut = crop({"segmentations": ids, "ignore": found.void}, area)
     arrays = {}
     if "boxes" in keys:
-        arrays["boxes"] = mask_boxes(cut, most).numpy()
+        arrays["boxes"] = mask_boxes(cut["segmentations"], most).numpy()
     if "segmentations" in keys:
-        arrays["segmentations"] = resize_nearest(cut, size, size).numpy()
+        arrays["segmentations"] = resize_nearest(cut["segmentations"], *size).numpy()
+    if "ignore" in keys and config.void == "ignore":
+        arrays["ignore"] = resize_nearest(cut["ignore"], *size).numpy()
     return arrays

@@ -1,16 +1,26 @@
 """Find and read the masks of your own clips; `sets/own_files.py` describes the folder."""
 
+import re
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, Integer
+from jaxtyping import Bool, Int, Integer
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
 from torchslots.io.errors import UserError
 from torchslots.io.video import image_files, read_frames
+
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "HEIF", "AVIF")
+_MOST_IDS, _LOOSE = 200, 3
+_ODD = (
+    "Save the ids themselves, unsmoothed, as a palette or grey PNG or as .npz. If it is meant as it is, give "
+    "--allow-odd-masks (in training and evaluation --data.allow-odd-masks True)."
+)
 
 
 def masks_of(root: Path, clip: Path) -> Path | None:
@@ -25,30 +35,174 @@ def masks_of(root: Path, clip: Path) -> Path | None:
     return None
 
 
-def read_masks(masks: Path, count: int, start: int = 0, stop: int | None = None) -> Int[Tensor, "T H W"]:
+class Ids(NamedTuple):
+    """Object ids, 0 for background, and where pixels are void: unknown, and counted by no metric."""
+
+    ids: Int[Tensor, "T H W"]
+    void: Bool[Tensor, "T H W"]
+
+
+def read_masks(
+    masks: Path,
+    count: int,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    clip: Path | None = None,
+    void_id: int | None = None,
+    allow_odd: bool = False,
+) -> Ids:
     """Object ids of frames `start` to `stop` of a clip of `count` frames.
 
+    Args:
+        clip: the clip; where it is a folder of images, masks in a folder are paired with them by name.
+        void_id: value of void pixels in palette images; None: no value is void.
+        allow_odd: take masks that `check_label_map` refuses.
+
     Raises:
-        UserError: unreadable; in colour; ids negative or not integer; sizes differ; not `count` masks.
+        UserError: unreadable; in colour; ids negative or not integer; sizes differ; not `count` masks, a frame without
+            a mask or a mask without a frame; or no label map.
     """
     if masks.is_dir():
-        files = image_files(masks)
-        _check_count(masks, len(files), count)
-        planes = [_image_ids(file) for file in files[start:stop]]
-        _check_alike(masks, planes)
-        ids = np.stack(planes)
+        files = paired(image_files(masks), clip, count, masks)
+        planes = [_image_ids(file, void_id) for file in files[start:stop]]
+        _check_alike(masks, [plane for plane, _ in planes])
+        ids, void = (np.stack(part) for part in zip(*planes))
     elif masks.suffix in (".npy", ".npz"):
         ids = _array_ids(masks)
         _check_count(masks, len(ids), count)
         ids = ids[start:stop]
+        void = np.zeros(ids.shape, bool)
     else:
-        planes = _gif_ids(masks) if masks.suffix == ".gif" else [_image_ids(masks)]
-        _check_count(masks, len(planes), count)
-        ids = np.stack(planes[start:stop])
-    return torch.from_numpy(ids.astype(np.int32))
+        if masks.suffix == ".gif":
+            ids = np.stack(_gif_ids(masks))
+            void = np.zeros(ids.shape, bool)
+        else:
+            ids, void = (part[None] for part in _image_ids(masks, void_id))
+        _check_count(masks, len(ids), count)
+        ids, void = ids[start:stop], void[start:stop]
+    if not allow_odd:
+        _check_once(masks, masks.stat().st_mtime_ns)
+    return Ids(torch.from_numpy(ids.astype(np.int32)), torch.from_numpy(void))
 
 
-def _image_ids(file: Path) -> Integer[ndarray, "H W"]:
+def read_mask_image(
+    file: Path, void_id: int | None = None, allow_odd: bool = False
+) -> Integer[ndarray, "H W"]:
+    """Object ids of one image, 0 for background and void.
+
+    Raises:
+        UserError: unreadable, in colour, or no label map.
+    """
+    ids, _ = _image_ids(file, void_id)
+    if not allow_odd:
+        _check_format(file)
+        check_label_map(ids, file)
+    return ids
+
+
+def paired(files: list[Path], clip: Path | None, count: int, masks: Path) -> list[Path]:
+    """Masks in the order of the frames: of equal names, or else of the last number in equal numbers.
+
+    Masks of a film are in their own order, without a gap in their numbers.
+
+    Raises:
+        UserError: frames without a mask, or masks without a frame; they are named.
+    """
+    if clip is None or not clip.is_dir():
+        _check_count(masks, len(files), count)
+        numbers = [_number(file) for file in files]
+        known = [number for number in numbers if number is not None]
+        if len(known) == len(set(numbers)) == len(files) and max(known) - min(known) >= len(files):
+            missing = sorted({*range(min(known), max(known) + 1)} - {*known})
+            raise UserError(
+                f"{masks} holds {count} masks, but none with number {missing[0]}: which frame each is of is not clear. "
+                "Number them without a gap."
+            )
+        return files
+    frames = image_files(clip)
+    for key in (_stem, _number):
+        ours: dict[Any, Path] = {key(file): file for file in frames}
+        theirs: dict[Any, Path] = {key(file): file for file in files}
+        unclear = len(ours) < len(frames) or len(theirs) < len(files) or None in (*ours, *theirs)
+        if not unclear and (ours.keys() & theirs.keys() or key is _number):
+            break
+    else:
+        ours, theirs = ({_stem(file): file for file in part} for part in (frames, files))
+    alone = [file for key, file in ours.items() if key not in theirs]
+    extra = [file for key, file in theirs.items() if key not in ours]
+    if alone or extra:
+        said = [f"no mask for {_named(alone)}"] * bool(alone) + [f"no frame for {_named(extra)}"] * bool(
+            extra
+        )
+        raise UserError(
+            f"{masks} does not fit {clip}: {', and '.join(said)}. Masks belong to the frames of their name; name each "
+            "as its frame, and add or remove what is left."
+        )
+    return [theirs[key] for key in ours]
+
+
+def _named(files: list[Path]) -> str:
+    return ", ".join(file.name for file in files[:5]) + (
+        f" and {len(files) - 5} more" if len(files) > 5 else ""
+    )
+
+
+def _stem(file: Path) -> str:
+    return file.stem
+
+
+def _number(file: Path) -> int | None:
+    """The last number in a file's name; None: there is none."""
+    found = re.findall(r"\d+", file.stem)
+    return int(found[-1]) if found else None
+
+
+@lru_cache(maxsize=65536)
+def _check_once(masks: Path, _changed: int) -> None:
+    """Check the first mask of a clip."""
+    if masks.suffix in (".npy", ".npz"):
+        check_label_map(np.asarray(_array_ids(masks)[0]), masks)
+    elif masks.suffix != ".gif":
+        file = image_files(masks)[0] if masks.is_dir() else masks
+        _check_format(file)
+        check_label_map(_image_ids(file, None)[0], file)
+
+
+def check_label_map(ids: Integer[ndarray, "H W"], file: Path) -> None:
+    """Check that ids can be those of objects: not hundreds, and not most of them on scattered pixels and thin edges.
+
+    Smoothing and compression with loss leave such ids between those of the objects.
+
+    Raises:
+        UserError: they cannot.
+    """
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) > _MOST_IDS:
+        raise UserError(f"{file} holds {len(values)} different values: no mask has so many objects. {_ODD}")
+    same = (ids[1:, 1:] == ids[:-1, :-1]) & (ids[1:, 1:] == ids[:-1, 1:]) & (ids[1:, 1:] == ids[1:, :-1])
+    solid = np.zeros(ids.shape, bool)
+    for rows in (slice(None, -1), slice(1, None)):
+        for columns in (slice(None, -1), slice(1, None)):
+            solid[rows, columns] |= same
+    firm = dict(zip(*np.unique(ids[solid], return_counts=True)))
+    loose = [value for value, n in zip(values, counts) if value and firm.get(value, 0) < n / 2]
+    if len(loose) >= _LOOSE and 2 * len(loose) > np.count_nonzero(values):
+        raise UserError(
+            f"{file} holds {np.count_nonzero(values)} ids, {len(loose)} of them on scattered pixels or thin lines: "
+            f"it was smoothed, or compressed with loss. {_ODD}"
+        )
+
+
+def _check_format(file: Path) -> None:
+    with Image.open(file) as image:
+        lossy = image.format in _LOSSY or (image.format == "WEBP" and file.read_bytes()[12:16] != b"VP8L")
+        if lossy:
+            raise UserError(f"{file} is stored with loss ({image.format}), which changes ids. {_ODD}")
+
+
+def _image_ids(file: Path, void_id: int | None) -> tuple[Integer[ndarray, "H W"], Bool[ndarray, "H W"]]:
+    """The values of a mask, 0 where void, and where that is."""
     try:
         with Image.open(file) as image:
             ids = np.asarray(image)
@@ -58,7 +212,9 @@ def _image_ids(file: Path) -> Integer[ndarray, "H W"]:
         raise UserError(
             f"{file} is in colour ({image.mode}), a mask holds object ids. Save it as a palette or grey PNG."
         )
-    return ids.astype(np.uint8) if ids.dtype == bool else ids
+    ids = ids.astype(np.uint8) if ids.dtype == bool else ids
+    void = (ids == void_id) if image.mode == "P" and void_id is not None else np.zeros(ids.shape, bool)
+    return np.where(void, 0, ids), void
 
 
 def _gif_ids(file: Path) -> list[Integer[ndarray, "H W"]]:

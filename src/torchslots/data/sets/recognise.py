@@ -8,6 +8,7 @@ from pathlib import Path
 from torchslots.data.find import folders
 from torchslots.data.sets import coco, davis, frame_folders, multi_object, voc, youtube_vis
 from torchslots.io.errors import UserError
+from torchslots.io.files import hidden
 
 _RECORDS = re.compile(r"(.+)-[^-]+\.tfrecord(-\d{5,}-of-\d{5,})?")
 _OTHER_NAMES = {
@@ -33,7 +34,7 @@ def recognise(folder: Path) -> str:
         UserError: there are several data sets.
     """
     below = list(folders(folder, "a data set"))
-    files = (file.name for place in below for file in place.glob("*.tfrecord*"))
+    files = (file.name for place in below for file in place.glob("*.tfrecord*") if not hidden(file))
     names = {match[1] for name in files if (match := _RECORDS.fullmatch(name))}
     names |= {name for name, present in _PRESENT.items() if any(map(present, below))}
     if len(names) > 1:

@@ -31,6 +31,8 @@ class Decoder(nn.Module, ABC):
     """Names of the images in `Decoded.recon`: `video`, `flow`, `depth`."""
     training_only: tuple[str, ...] = ()
     """Beginnings of the names of tensors that only `loss` needs: saved models are without."""
+    labels: ClassVar[tuple[str, ...]] = ()
+    """Keys of a training batch that the loss needs besides frames and `targets`."""
     method: ClassVar[str] = "decodes each slot at once"
     """What the decoder does, for errors."""
     sampling_options: ClassVar[frozenset[str]] = frozenset()

@@ -1,6 +1,7 @@
 """Slots as the condition of a latent diffusion model (SlotDiffusion, Wu et al., NeurIPS 2023, section 3.2)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from torchslots.models.decoders.sampling import SamplingOptions
 from torchslots.models.diffusion.samplers import Estimator, NamedSampler, Sampler, estimator, sample
 from torchslots.models.diffusion.schedule import Diffusion, PredictionType
 from torchslots.models.layers.ranges import from_signed, to_signed
+from torchslots.models.slots.seeding import sample_rows
 from torchslots.models.tokenizers.vqvae import VQVAE
 from torchslots.models.types import Batch, Clip, Decoded
 
@@ -90,10 +92,13 @@ class DiffusionDecoder(Decoder):
     def _timesteps_and_noise(self, latents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Steps are sampled first, then noise in row-major order, whatever the latents' layout in memory."""
         timesteps, noise = batch.get("timesteps"), batch.get("latent_noise")
+        source = batch.get("generator")
         if timesteps is None:
-            timesteps = torch.randint(0, self.diffusion.num_steps, (len(latents),), device=latents.device)
+            sample = partial(torch.randint, 0, self.diffusion.num_steps)
+            timesteps = sample_rows(source, (len(latents),), latents.device, sample)
         if noise is None:
-            noise = torch.randn(latents.shape, device=latents.device, dtype=latents.dtype)
+            sample = partial(torch.randn, dtype=latents.dtype)
+            noise = sample_rows(source, tuple(latents.shape), latents.device, sample)
         return timesteps, noise
 
     def frozen_tokenizer(self) -> VQVAE:

@@ -179,12 +179,22 @@ def similarity_error(explained: Explained, *, temperature: float, first_channel:
         first_channel: of the N channels that hold the prediction.
 
     Raises:
-        UserError: clips of one frame.
+        UserError: clips of one frame, or of frames with another number of patches; features without keys.
     """
     keys = _several_frames(explained).features.keys
-    assert keys is not None
+    if keys is None:
+        raise UserError(
+            "This loss compares the keys of patches, and the features come without. Store them with their keys "
+            "(`feature_keys`), or train on frames."
+        )
+    patches, channels = keys.shape[2], explained.output.shape[-1] - first_channel
+    if patches != channels:
+        raise UserError(
+            f"This decoder predicts where each of {channels} patches goes, and the frames have {patches}. Train on "
+            "frames of the model's resolution: data.resolution and model.resolution should be the same."
+        )
     target = next_frame_similarity(keys, temperature)
-    logits = explained.output[:, :-1, :, first_channel : first_channel + keys.shape[2]]
+    logits = explained.output[:, :-1, :, first_channel:]
     return F.cross_entropy(logits.flatten(0, 2), target.flatten(0, 2))
 
 

@@ -54,6 +54,7 @@ class SetPredictionDecoder(Decoder):
     """
 
     monitor = "ap_inf"
+    labels = ("properties",)
     method = "predicts properties, no images"
 
     def __init__(

@@ -38,8 +38,9 @@ def require_size(x: Float[Tensor, "*b C H W"], grid: Tensor) -> None:
     """
     if x.shape[-2:] != grid.shape[:2]:
         raise UserError(
-            f"This model was built for feature maps of {tuple(grid.shape[:2])}, got {tuple(x.shape[-2:])}. "
-            "Resize the frames to the resolution in the model's configuration, or build it for this one."
+            f"The frames have another size than the model was built for, with feature maps of {tuple(grid.shape[:2])}; "
+            f"these are {tuple(x.shape[-2:])}. Resize the frames to `resolution` in the model's configuration (in "
+            "training, `data.resolution` and `data.crop`), or build it for this one."
         )
 
 

@@ -1,32 +1,77 @@
-"""Random numbers for initial slots, from one generator for a batch or one for each clip."""
+"""Random numbers of a batch: from torch's generator, one for the batch, one for each clip, or of a larger batch."""
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from torchslots.models.types import Batch, Conditioning
+from torchslots.models.types import Batch, Conditioning, Generators, Source
+
+
+@dataclass(frozen=True)
+class Share(Source):
+    """The random numbers of one part of a larger batch: those that the part gets where the whole is sampled at once.
+
+    The parts of a batch on several processes, or in several accumulation steps, get what one process would sample.
+
+    Args:
+        generator: in the same state for every part.
+        index: number of the part, from 0.
+        count: parts of the batch, of equal size.
+    """
+
+    generator: torch.Generator
+    index: int
+    count: int
+
+    def rows(self, sample: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        whole = sample(
+            (self.count * shape[0], *shape[1:]), device=self.generator.device, generator=self.generator
+        )
+        return whole[self.index * shape[0] :][: shape[0]]
 
 
 def sample_noise(
     hint: Conditioning, shape: tuple[int, ...], sample: Callable[..., Tensor] = torch.randn
 ) -> Tensor:
-    """Random numbers of `shape`, the batch first, on the device of `hint`.
+    """Random numbers of `shape`, the batch first, on the device of `hint`; see `sample_rows`.
+
+    Args:
+        sample: `torch.randn` or `torch.rand`.
+    """
+    return sample_rows(hint.generator, shape, hint.device, sample)
+
+
+def sample_rows(
+    source: Generators | None, shape: tuple[int, ...], device: torch.device, sample: Callable[..., Tensor]
+) -> Tensor:
+    """Random numbers of `shape`, clips (or their frames) first.
 
     With one generator for each clip, a clip's random numbers do not depend on the batch. A generator samples on its own
     device: one on the CPU gives the same on every machine.
 
     Args:
-        sample: `torch.randn` or `torch.rand`.
+        source: None: torch's own generator.
+        sample: `torch.randn`, `torch.rand` or a like function.
     """
-    source = hint.generator
-    if source is None:
-        return sample(shape, device=hint.device)
+    return sample(shape, device=device) if source is None else _from_source(source, shape, sample).to(device)
+
+
+def _sampled(source: Generators, shape: tuple[int, ...], sample: Callable[..., Tensor]) -> Tensor:
+    if isinstance(source, Source):
+        return source.rows(sample, shape)
     if isinstance(source, torch.Generator):
-        return sample(shape, device=source.device, generator=source).to(hint.device)
-    clips = [sample(shape[1:], device=each.device, generator=each) for each in source]
-    return torch.stack(clips).to(hint.device)
+        return sample(shape, device=source.device, generator=source)
+    rows = shape[0] // len(source)
+    clips = [sample((rows, *shape[1:]), device=each.device, generator=each) for each in source]
+    return torch.cat(clips)
+
+
+_from_source = cast(Callable[..., Tensor], torch.compiler.disable(_sampled))
+"""Not compiled: generators would be compiled again in every step."""
 
 
 def seeded(batch: Batch, seed: int, first: int = 0) -> Batch:

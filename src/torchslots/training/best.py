@@ -1,0 +1,49 @@
+"""The figure that marks a run's best model."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torchslots.io.errors import UserError
+
+_LOWER = ("mse", "lpips", "fid", "fvd", "loss")
+"""Beginnings of the names of figures of which the lowest is the best."""
+
+
+class Figure(NamedTuple):
+    """A figure by name."""
+
+    name: str
+    value: float
+
+    def better(self, best: float | None) -> bool:
+        """Whether it is better than the best so far; None: there is none yet."""
+        if not math.isfinite(self.value):
+            return False
+        if best is None:
+            return True
+        return self.value < best if self.name.startswith(_LOWER) else self.value > best
+
+
+def watched(metrics: Mapping[str, float], monitor: str, chosen: bool) -> Figure | None:
+    """The figure to watch: `monitor`, on data without labels the error of reconstruction, or the sum of the losses.
+
+    Args:
+        chosen: the user chose `monitor`, so that nothing replaces it.
+
+    Returns:
+        None: there are no figures.
+
+    Raises:
+        UserError: there is no such figure.
+    """
+    if monitor in metrics:
+        return Figure(monitor, metrics[monitor])
+    losses = [value for name, value in metrics.items() if name.startswith("loss_")]
+    if not chosen and "mse" in metrics:
+        return Figure("mse", metrics["mse"])
+    if not chosen and losses:
+        return Figure("loss", sum(losses))
+    if metrics:
+        raise UserError(f"There is no figure `{monitor}` to watch. There are: {', '.join(metrics)}.")
+    return None
