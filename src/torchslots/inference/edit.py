@@ -17,12 +17,20 @@ import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from torchslots.inference.inputs import InputOptions, Job, batches, jobs_of, slot_order
+from torchslots.inference.inputs import (
+    InputOptions,
+    Job,
+    batches,
+    decodes_features_alone,
+    jobs_of,
+    slot_order,
+)
 from torchslots.inference.outputs import frame_file, frame_writer
 from torchslots.inference.plots import before_and_after, numbered_slots, preferred_target, to_images
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
+from torchslots.metrics.labels import resize_masks
 from torchslots.models import edits
 from torchslots.models.clips import frames_of
 from torchslots.models.model import ObjectCentricModel
@@ -100,6 +108,11 @@ def edit(
     """
     options = with_changes(options, **changes)
     model = options.ready(model)
+    if options.changes and decodes_features_alone(model):
+        raise UserError(
+            "This model reconstructs the features of patches and no images, so an edit has nothing to show. Leave the "
+            "edits out to number its slots, or give a model that reconstructs frames or flow."
+        )
     jobs = jobs_of(inputs, out, options, each=False)
     if options.swap and len(jobs) != 2:
         raise UserError(f"Slots are exchanged between two inputs, got {len(jobs)}. Give two.")
@@ -137,7 +150,8 @@ def _edit_together(model: ObjectCentricModel, jobs: list[Job], options: EditOpti
         )
     slices = zip(*(_slices(model, job, options) for job in jobs))
     with ExitStack() as stack:
-        results = [_Result(job, options, options.frame_rate(job.source, lengths[0]), stack) for job in jobs]
+        shown = stack, decodes_features_alone(model)
+        results = [_Result(job, options, options.frame_rate(job.source, lengths[0]), *shown) for job in jobs]
         advance = stack.enter_context(progress(jobs[0].source.name, lengths[0], "frames"))
         for parts in slices:
             after = _edited(model, [part.clip for part in parts], options)
@@ -169,7 +183,9 @@ def _slices(model: ObjectCentricModel, job: Job, options: EditOptions) -> Iterat
 
 def _decoded(model: ObjectCentricModel, clip: Clip, recon: bool) -> Decoded:
     """Masks and reconstructions; without `recon`, which is slow in generative models, only the first frame's, which
-    names the targets."""
+    names the targets. Features are no images, and are left out."""
+    if decodes_features_alone(model):
+        return model.decoder.decode(clip, recon=False)
     if recon:
         return model.decoder.decode(clip)
     first = model.decoder.decode(frames_of(clip, slice(0, 1)))
@@ -189,8 +205,10 @@ def _edited(model: ObjectCentricModel, clips: list[Clip], options: EditOptions) 
 class _Result:
     """Writes the files of one input slice by slice; each file appears as a whole when `stack` ends without error."""
 
-    def __init__(self, job: Job, options: EditOptions, fps: float | None, stack: ExitStack) -> None:
-        self._target, self.note = options.target, ""
+    def __init__(
+        self, job: Job, options: EditOptions, fps: float | None, stack: ExitStack, features: bool = False
+    ) -> None:
+        self._target, self._features, self.note = options.target, features, ""
         self.slots = frame_file(job.target, "slots", fps)
         self.edited = frame_file(job.target, "edited", fps) if options.changes else None
         self._write_slots = stack.enter_context(frame_writer(self.slots, fps))
@@ -198,11 +216,15 @@ class _Result:
             self._write_edited = stack.enter_context(frame_writer(self.edited, fps))
 
     def write(self, part: _Slice, after: Decoded | None) -> None:
-        recon, masks, pose = part.decoded.recon, part.decoded.masks[0].float().cpu().numpy(), part.clip.pose
-        target = _target(recon, self._target)
-        only = "." if "video" in recon else ": the model was trained to reconstruct no frames."
+        recon, pose, size = part.decoded.recon, part.clip.pose, part.images.shape[1:3]
+        masks = resize_masks(part.decoded.masks[0].float().cpu(), (size[0], size[1])).numpy()
         slots = f"Slots 0 to {masks.shape[1] - 1}, 0 being the background."
-        self.note = f"{slots} Shown: {_CALLED.get(target, target)}{only}"
+        if self._features:
+            target, self.note = "", f"{slots} The model reconstructs the features of patches and no images."
+        else:
+            target = _target(recon, self._target)
+            only = "." if "video" in recon else ": the model was trained to reconstruct no frames."
+            self.note = f"{slots} Shown: {_CALLED.get(target, target)}{only}"
         pose = None if pose is None else pose.map(lambda values: values[0])
         for plot in numbered_slots(part.images, masks, pose):
             self._write_slots(plot)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -14,7 +14,15 @@ from numpy import ndarray
 from torchslots.data.sets.own_masks import read_mask_image
 from torchslots.hub import load_model
 from torchslots.inference.generation import SamplingOptions, with_sampling
-from torchslots.inference.view import FirstFrameHint, View, mask_hint, read_boxes
+from torchslots.inference.view import (
+    FirstFrameHint,
+    Patches,
+    View,
+    ViewKind,
+    mask_hint,
+    read_boxes,
+    view_of,
+)
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.io.listing import list_videos
@@ -38,6 +46,10 @@ class InputOptions:
     masks: Path | str | None = None
     """Indexed or grey PNG with the objects of the first frame, 0 for background; with several inputs a folder of
     NAME.png. None: no masks."""
+    view: ViewKind | None = None
+    """What the model sees of a frame. `crop`: the rectangle of its own shape in the middle; `squeeze`: all of it,
+    squeezed into that shape; `whole`: all of it at the frame's shape, for models on a vision transformer alone. None:
+    squeeze for those, which shows everything on the grid that they were trained on; crop for others."""
     num_slots: int | None = None
     """Number of slots, background included, for models that sample them; None: as the model was built."""
     num_iterations: int | None = None
@@ -60,6 +72,8 @@ class InputOptions:
 
     def __post_init__(self) -> None:
         self.require_positive("num_slots", "num_iterations", "fps")
+        if self.view is not None and self.view not in get_args(ViewKind):
+            raise UserError(f"There is no view `{self.view}`. Choose from: {', '.join(get_args(ViewKind))}.")
         for name in ("boxes", "masks"):
             value = getattr(self, name)
             if not isinstance(value, Path | str | None):
@@ -212,17 +226,23 @@ def batches(
         side: height and width in pixels of the model's frames; None: the model's resolution.
 
     Raises:
-        UserError: a hint for an unconditional model, or both a hint and a number of slots.
+        UserError: a hint for an unconditional model, both a hint and a number of slots, or a view that the model does
+            not have.
     """
     first = next(chunks)
     resolution = tuple(model.config.resolution) if side is None else (side, side)
-    view = View(first.shape[1], first.shape[2], resolution)
+    view = view_of(first.shape[1:3], resolution, options.view, _patches(model))
     device = next(model.parameters()).device
     start: dict[str, Any] = {key: value.to(device) for key, value in view.conditioning(hint).items()}
     start["num_slots"] = _num_slots(model, hint, options.num_slots)
     start["generator"] = torch.Generator(device).manual_seed(options.seed)
     parts = ((frames, start | {"video": view.shrink(frames).to(device)}) for frames in chain([first], chunks))
     return view, parts
+
+
+def _patches(model: ObjectCentricModel) -> Patches | None:
+    encoder = model.feature_encoder
+    return None if encoder is None else Patches(encoder.backbone.patch_size, encoder.antialias)
 
 
 def _num_slots(model: ObjectCentricModel, hint: FirstFrameHint, asked: int | None) -> int | None:
@@ -237,6 +257,11 @@ def _num_slots(model: ObjectCentricModel, hint: FirstFrameHint, asked: int | Non
             "The hint decides the number of slots, one for each object and one more: leave num_slots out."
         )
     return asked if hint.ids is None else int(hint.ids.max()) + 1
+
+
+def decodes_features_alone(model: ObjectCentricModel) -> bool:
+    """Whether the model decodes slots to the features of patches, and to no images."""
+    return model.feature_encoder is not None and set(model.decoder.targets) <= {"features"}
 
 
 def slot_order(found: Prediction, hint: FirstFrameHint) -> list[int]:

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
 from torchslots.data.formats import coco_masks
 from torchslots.inference.view import View, resized
@@ -31,6 +32,8 @@ OUTPUTS = ("overlay", "masks", "strip", "slots", "tracks")
 _SINGLE = {"slots": "slots.npz", "tracks": "tracks.json"}
 _NUMBERED = re.compile(r"\d{5,}")
 WriteFrame = Callable[[Any], None]
+_STRIP_SIDE = 160
+"""Pixels of the short side of frames in the strip of a model on patches."""
 
 
 class Slice(NamedTuple):
@@ -49,7 +52,14 @@ class Slice(NamedTuple):
 
 @contextmanager
 def result_writer(
-    folder: Path, view: View, *, save: tuple[str, ...], max_side: int, fps: float | None, source: str
+    folder: Path,
+    view: View,
+    *,
+    save: tuple[str, ...],
+    max_side: int,
+    fps: float | None,
+    source: str,
+    notes: Sequence[str] = (),
 ) -> Iterator[Callable[[Slice], None]]:
     """Open the files named in `save`; yields write(slice). Each appears as a whole if the block ends without error.
 
@@ -58,12 +68,14 @@ def result_writer(
         max_side: longest side of overlay and masks in pixels.
         fps: frames per second of the videos; None: one image, written as PNG.
         source: name of the input, for tracks.json.
+        notes: sentences for tracks.json, on what could not be written.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
     size = view.canvas(max_side)
     about = {"source": source, "fps": fps, "size": size, **view.describe()}
+    about |= {"notes": list(notes)} if notes else {}
     opened: dict[str, Callable[[], AbstractContextManager[WriteFrame]]] = {
         "overlay": lambda: frame_writer(frame_file(folder, "overlay", fps), fps),
         "masks": lambda: _mask_writer(folder / "masks"),
@@ -83,7 +95,7 @@ def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part
     items: dict[str, Callable[[], Iterable[Any]]] = {
         "overlay": lambda: (mark(overlay(resized(frame, size), i)) for frame, i in zip(part.frames, ids)),
         "masks": lambda: ids,
-        "strip": lambda: map(mark, slot_strip(part.images, part.masks.numpy())),
+        "strip": lambda: map(mark, _strip(part, view)),
         "slots": lambda: part.slots,
         "tracks": lambda: ((i, part.predicted) for i in ids),
         "recon": lambda: map(mark, part.recon),
@@ -91,6 +103,19 @@ def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part
     for name, write in sinks.items():
         for item in items[name]():
             write(item)
+
+
+def _strip(part: Slice, view: View) -> UInt8[ndarray, "T H W 3"]:
+    """Each slot alone; of masks of patches, images and masks get the shape of what is seen, at a size that fits beside
+    each other."""
+    images, masks = part.images, part.masks
+    if view.patches is not None:
+        top, left, bottom, right = view.crop
+        scale = _STRIP_SIDE / min(bottom - top, right - left)
+        size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
+        images = np.stack([resized(image, size) for image in images])
+        masks = F.interpolate(masks, size, mode="bilinear")
+    return slot_strip(images, masks.numpy())
 
 
 class ObjectMask(NamedTuple):

@@ -1,9 +1,8 @@
 """Segment images and videos of any length, slice by slice: masks, tracks, overlays, slots.
 
-The model's input is the largest rectangle of its own shape in the middle of the frame, resized to its resolution:
-bilinear as in training, antialiased if it shrinks more than twice. Masks are enlarged and pasted back; pixels outside
-the rectangle are background. Slot 0 is the background: that of a conditional model, else the slot with the most pixels
-in the first slice, moved to the front.
+The model's input is what the `view` shows of a frame, resized as in training, and antialiased if it shrinks more than
+twice. Masks are enlarged and pasted back; pixels outside of the view are background. Slot 0 is the background: that of
+a conditional model, else the slot with the most pixels in the first slice, moved to the front.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,16 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from torchslots.inference.finished import Record, finish, is_done, job_key, model_key, sizes
-from torchslots.inference.inputs import BOTH, InputOptions, Job, Part, batches, jobs_of, slot_order
+from torchslots.inference.inputs import (
+    BOTH,
+    InputOptions,
+    Job,
+    Part,
+    batches,
+    decodes_features_alone,
+    jobs_of,
+    slot_order,
+)
 from torchslots.inference.outputs import OUTPUTS, Slice, result_files, result_writer
 from torchslots.inference.plots import beside_input, preferred_target, to_images
 from torchslots.inference.view import FirstFrameHint, View, box_hint, mask_hint
@@ -39,7 +47,7 @@ class PredictOptions(InputOptions):
     """Input, segmentation and output of `predict`."""
 
     resolution: int | None = None
-    """Height and width in pixels of the model's frames; None: as the model was built."""
+    """Height and width in pixels of the model's frames, of whole ones the short side; None: as the model was built."""
     slice_size: int = 6
     """Frames that the model processes at once: more is faster and needs more memory."""
     slot_views: bool = False
@@ -100,7 +108,7 @@ class FramesPrediction(NamedTuple):
     segmentation: Int[ndarray, "T H W"]
     """Slot of each pixel, at the frames' size."""
     masks: Float[ndarray, "T K h w"]
-    """Soft masks that sum to 1 over the slots, at the model's resolution."""
+    """Soft masks that sum to 1 over the slots, at the model's resolution; of models on features one for each patch."""
     slots: Float[ndarray, "T K D"]
 
 
@@ -121,8 +129,8 @@ def predict_frames(
         boxes: of the objects in the first frame, rows of (ymin, xmin, ymax, xmax) in [0, 1] of the whole frame.
         masks: of the objects in the first frame, integer ids [H, W], 0 for background. Models that were trained with
             boxes or masks need one of the two; each object becomes one slot, after slot 0. None: no hint.
-        options: used are `resolution`, `num_slots`, `num_iterations`, `slice_size`, `seed`, `observe`, `rollout` and
-            `max_frames`.
+        options: used are `view`, `resolution`, `num_slots`, `num_iterations`, `slice_size`, `seed`, `observe`,
+            `rollout` and `max_frames`.
         changes: fields of `PredictOptions` by name, in place of those of `options`: `num_slots=7`.
 
     Returns:
@@ -186,6 +194,9 @@ def predict(
     """
     options = with_changes(options, **changes)
     model = _ready(model, options)
+    missing = notes(model, options)
+    if missing:
+        options = replace(options, slot_views=False, recon=False)
     jobs = jobs_of(inputs, out, options, options.each)
     of_model = model_key(model, model.config)
     done: list[Path] = []
@@ -197,7 +208,7 @@ def predict(
             if not options.overwrite and is_done(job.target, key, options.saved, not options.allow_damaged):
                 skipped.append(job.source)
             else:
-                _predict_file(model, job, options, key)
+                _predict_file(model, job, options, key, missing)
         except (UserError, torch.OutOfMemoryError) as error:
             what = _NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else str(error)
             if len(jobs) == 1:
@@ -209,6 +220,8 @@ def predict(
         note(
             f"{len(skipped)} of {len(jobs)} inputs were done, in {out}, and are skipped; --overwrite does them again."
         )
+    for sentence in missing:
+        note(sentence)
     if failed:
         raise InputsFailed(failed, done, len(jobs), Path(out))
     return done
@@ -245,14 +258,29 @@ def _job_key(of_model: str, job: Job, options: PredictOptions) -> str:
     return job_key(of_model, job.source, job.hint, settings)
 
 
-def _predict_file(model: ObjectCentricModel, job: Job, options: PredictOptions, key: str) -> None:
+def notes(model: ObjectCentricModel, options: PredictOptions) -> list[str]:
+    """What the options ask for and the model does not have, so that `predict` goes on without: sentences."""
+    if not (options.slot_views or options.recon) or not decodes_features_alone(model):
+        return []
+    asked = [("--slot-views", options.slot_views), ("--recon", options.recon)]
+    ignored = " and ".join(name for name, given in asked if given)
+    return [
+        "This model reconstructs the features of patches and no images: slots are shown through their masks, and "
+        f"nothing is written for {ignored}."
+    ]
+
+
+def _predict_file(
+    model: ObjectCentricModel, job: Job, options: PredictOptions, key: str, missing: Sequence[str]
+) -> None:
     observe, ahead = options.plan(video.frame_count(job.source, options.allow_damaged))
     total, name = observe + ahead, job.source.name
     chunks = _first(video.iter_frames(job.source, options.slice_size, options.allow_damaged), observe)
     view, parts = batches(model, chunks, job.hint, options, options.resolution)
     slices = _slices(model, parts, view, job.hint, options, ahead, str(job.source))
     save, fps = options.saved, options.frame_rate(job.source, total)
-    writer = result_writer(job.target, view, save=save, max_side=options.max_side, fps=fps, source=name)
+    how = {"save": save, "max_side": options.max_side, "fps": fps, "source": name, "notes": missing}
+    writer = result_writer(job.target, view, **how)
     with writer as write, progress(name, total, "frames") as advance:
         for part in slices:
             write(part)
@@ -320,9 +348,11 @@ def _slices(
         yield _slice(frames, images, found, order)._replace(recon=_beside(images, found, options))
     if found is None:
         return
-    for unseen in predict_ahead(model, found.state, ahead, options.slice_size, options.slot_views):
+    size = found.masks.shape[-2], found.masks.shape[-1]
+    decoded = {"recon": view.patches is None, "grid": size}
+    for unseen in predict_ahead(model, found.state, ahead, options.slice_size, options.slot_views, **decoded):
         demand_finite(unseen, [name])
-        images = _expected(unseen)
+        images = _expected(unseen, size if view.patches is None else view.resolution)
         part = _slice(view.paste(images), images, unseen, order)
         yield part._replace(predicted=True, recon=_beside(np.zeros_like(images), unseen, options))
 
@@ -337,11 +367,11 @@ def _slice(
     return Slice(frames, masks, slots.numpy(), images)
 
 
-def _expected(found: Prediction) -> UInt8[ndarray, "T h w 3"]:
-    """The reconstructed frames; black if the model reconstructs other targets."""
+def _expected(found: Prediction, size: tuple[int, int]) -> UInt8[ndarray, "T h w 3"]:
+    """The reconstructed frames; black ones of `size` if the model reconstructs other targets."""
     if "video" in found.recon:
         return to_images(found.recon["video"][0])
-    return np.zeros((found.masks.shape[1], *found.masks.shape[-2:], 3), np.uint8)
+    return np.zeros((found.masks.shape[1], *size, 3), np.uint8)
 
 
 def _beside(images: UInt8[ndarray, "T h w 3"], found: Prediction, options: PredictOptions) -> list[ndarray]:

@@ -1,9 +1,9 @@
-"""The crop of a frame for a model, the way back from its masks to the frame, and hints for the first frame."""
+"""What a model sees of a frame, the way back from its masks to the frame, and hints for the first frame."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from torchslots.data.fitting import RESIZERS
 from torchslots.data.transforms import mask_boxes
 from torchslots.io.errors import UserError
 
+ViewKind = Literal["crop", "squeeze", "whole"]
+_LONGEST = 8
+"""Times that a whole frame may be longer than its short side."""
 _FORMATS, _YES_NO = ("yxyx", "xyxy"), (None, True, False)
 
 
@@ -126,24 +130,39 @@ def mask_hint(values: ndarray, *, where: str = "masks") -> FirstFrameHint:
     return FirstFrameHint(boxes=boxes, ids=ids, where=where)
 
 
+class Patches(NamedTuple):
+    """How a model takes frames that a vision transformer cuts into patches: frames of any size that they divide."""
+
+    size: int
+    """Side of a patch in pixels."""
+    antialias: bool = False
+    """Whether frames were resized with antialiasing in training; otherwise they are only where they shrink much."""
+
+
 @dataclass(frozen=True)
 class View:
-    """The crop of a frame for a model, and the way back.
-
-    It is the largest rectangle of the model's shape in the middle of the frame, resized to the model's resolution.
+    """What a model sees of a frame, and the way back.
 
     Args:
         height, width: of the frame, in pixels.
         resolution: height and width of the model's frames.
+        kind: `crop` is the largest rectangle of the resolution's shape in the middle of the frame, resized to the
+            resolution; `squeeze` and `whole` are all of the frame, which `squeeze` changes in shape.
+        patches: of models on a vision transformer, whose frames are resized by bicubic interpolation and whose masks
+            are those of patches; None: of others.
     """
 
     height: int
     width: int
     resolution: tuple[int, int]
+    kind: ViewKind = "crop"
+    patches: Patches | None = None
 
     @property
     def crop(self) -> tuple[int, int, int, int]:
-        """Top, left, bottom and right of the rectangle, in pixels of the frame."""
+        """Top, left, bottom and right of what is seen, in pixels of the frame."""
+        if self.kind != "crop":
+            return 0, 0, self.height, self.width
         high, wide = self.resolution
         scale = min(self.height / high, self.width / wide)
         rows, columns = max(1, round(high * scale)), max(1, round(wide * scale))
@@ -156,18 +175,35 @@ class View:
         return max(1, round(self.height * scale)), max(1, round(self.width * scale))
 
     def describe(self) -> dict[str, Any]:
-        """The frame's size in pixels, and the crop, in [0, 1]."""
+        """The frame's size in pixels, the kind of view, and what is seen, in [0, 1]."""
         top, left, bottom, right = self.crop
         seen = (top / self.height, left / self.width, bottom / self.height, right / self.width)
-        return {"frame_size": [self.height, self.width], "seen": [round(edge, 5) for edge in seen]}
+        return {
+            "frame_size": [self.height, self.width],
+            "view": self.kind,
+            "seen": [round(edge, 5) for edge in seen],
+        }
 
     def shrink(self, frames: UInt8[ndarray, "T H W 3"]) -> Float[Tensor, "1 T 3 h w"]:
-        """Frames cropped and resized for the model, in [0, 1]."""
+        """Frames as the model sees them, in [0, 1]."""
         top, left, bottom, right = self.crop
         seen = torch.from_numpy(np.ascontiguousarray(frames[:, top:bottom, left:right])).permute(0, 3, 1, 2)
-        antialias = bottom - top > 2 * self.resolution[0]
-        small = F.interpolate(seen.float() * (1 / 255), self.resolution, mode="bilinear", antialias=antialias)
+        shrunk = self._shrunk_twice()
+        if self.patches is not None:
+            antialias = shrunk or self.patches.antialias
+            resize = RESIZERS["bicubic_antialias" if antialias else "bicubic"]
+            small = resize(seen, *self.resolution)
+            return (small if small.is_floating_point() else small.float() * (1 / 255))[None]
+        small = F.interpolate(seen.float() * (1 / 255), self.resolution, mode="bilinear", antialias=shrunk)
         return small[None].clamp(0, 1)
+
+    def _shrunk_twice(self) -> bool:
+        """Whether a side of what is seen shrinks to less than half; those of a crop shrink alike."""
+        top, left, bottom, right = self.crop
+        sides = [(bottom - top) / self.resolution[0]]
+        if self.kind != "crop":
+            sides.append((right - left) / self.resolution[1])
+        return max(sides) > 2
 
     def enlarge(self, masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[ndarray, "T H W"]:
         """Ids of the slots of largest mask on a canvas of `size`, the lowest among equals; 0 outside the crop."""
@@ -176,7 +212,8 @@ class View:
             for edge, new, old in zip(self.crop, size * 2, (self.height, self.width) * 2)
         )
         canvas = np.zeros((len(masks), *size), dtype=np.int32)
-        canvas[:, top:bottom, left:right] = _winners(masks, (bottom - top, right - left)).numpy()
+        seen, winners = (bottom - top, right - left), _winners if self.patches is None else winners_at
+        canvas[:, top:bottom, left:right] = winners(masks, seen).numpy()
         return canvas
 
     def paste(self, images: UInt8[ndarray, "T h w 3"]) -> UInt8[ndarray, "T H W 3"]:
@@ -220,6 +257,77 @@ class View:
                 "the video."
             )
         return seen
+
+
+def view_of(
+    frame: tuple[int, int],
+    resolution: tuple[int, int],
+    kind: ViewKind | None = None,
+    patches: Patches | None = None,
+) -> View:
+    """The view of a frame of that height and width.
+
+    Args:
+        resolution: height and width of the model's frames; of `whole` ones the short side counts, and the long side is
+            cut to whole patches.
+        kind: None: `squeeze` for models on patches, which see all of the frame on the grid that they were trained on;
+            `crop` for others.
+        patches: None: the model takes frames of its resolution alone.
+
+    Raises:
+        UserError: a whole frame for a model of one resolution, or one that is far too long.
+    """
+    kind = kind or ("crop" if patches is None else "squeeze")
+    if kind == "whole":
+        resolution = _whole(frame, resolution, patches)
+    return View(*frame, resolution, kind, patches)
+
+
+def _whole(frame: tuple[int, int], resolution: tuple[int, int], patches: Patches | None) -> tuple[int, int]:
+    """The resolution of a frame at its own shape: as high as wide as the model's, or longer by whole patches."""
+    if patches is None:
+        raise UserError(
+            f"This model is built for frames of {resolution[0]} x {resolution[1]} and cannot see others: a whole frame "
+            "at its own shape needs a model on the patches of a vision transformer. Use --view squeeze (all of the "
+            "frame, changed in shape) or crop."
+        )
+    short, ratio = min(resolution), max(frame) / min(frame)
+    if ratio > _LONGEST:
+        raise UserError(
+            f"A frame of {frame[1]}x{frame[0]} pixels is {ratio:.0f} times as long as its short side, and whole frames "
+            f"may be {_LONGEST} times. Use --view crop or squeeze, or cut the frames."
+        )
+    long = int(short * max(frame) / min(frame)) // patches.size * patches.size
+    long = max(long, short)
+    return (short, long) if frame[0] <= frame[1] else (long, short)
+
+
+_COLUMNS = 64
+"""Columns that are enlarged at once: their masks stay in the processor's cache."""
+
+
+def winners_at(masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[Tensor, "T H W"]:
+    """The slot of the largest mask after bilinear enlarging, the lowest among equals.
+
+    Bilinear interpolation is one of columns, then one of rows: the masks are widened, and a few columns at a time get
+    their height and are compared, so that there is no mask of full size. The values are those of one interpolation.
+    """
+    winner = torch.zeros(len(masks), *size, dtype=torch.int32)
+    for frame, found in zip(masks, winner):
+        wide = F.interpolate(frame[None], (frame.shape[-2], size[1]), mode="bilinear")
+        for left in range(0, size[1], _COLUMNS):
+            part = wide[..., left : left + _COLUMNS]
+            large = F.interpolate(part, (size[0], part.shape[-1]), mode="bilinear")[0]
+            _take_largest(large, found[:, left : left + _COLUMNS])
+    return winner
+
+
+def _take_largest(values: Float[Tensor, "K H W"], found: Int[Tensor, "H W"]) -> None:
+    """Write the slot of the largest value into `found`, which is 0."""
+    best = values[0]
+    for slot in range(1, len(values)):
+        found.masked_fill_(values[slot] > best, slot)
+        best = torch.maximum(best, values[slot])
 
 
 def _winners(masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[Tensor, "T H W"]:

@@ -86,4 +86,5 @@ def moved_to(clip: Clip, device: torch.device | str) -> Clip:
 
 def _mapped(clip: Clip, change: Callable[[Tensor], Tensor], attn: Tensor | None = None) -> Clip:
     """`change` applied to slots and poses."""
-    return plain_clip(change(clip.slots), None if clip.pose is None else clip.pose.map(change), attn)
+    mapped = plain_clip(change(clip.slots), None if clip.pose is None else clip.pose.map(change), attn)
+    return mapped._replace(grid=clip.grid)

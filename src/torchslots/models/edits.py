@@ -186,7 +186,8 @@ def _choose(clip: Clip, order: list[int]) -> Clip:
         source=None if clip.state.source is None else _lowest(last(clip.state.source)),
     )
     pose = None if clip.pose is None else clip.pose.map(whole)
-    return Clip(whole(clip.slots), whole(clip.predicted), whole(clip.attn), pose, state)
+    chosen = Clip(whole(clip.slots), whole(clip.predicted), whole(clip.attn), pose, state)
+    return chosen._replace(features=clip.features, grid=clip.grid)
 
 
 def _lowest(labels: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:

@@ -12,6 +12,7 @@ from torchslots.models.backbones.vit import ViT
 from torchslots.models.decoders.base import Decoder
 from torchslots.models.decoders.broadcast import padded_size, segmentation_from_logits
 from torchslots.models.slots.encoder import SlotEncoder, merge_poses
+from torchslots.models.slots.feature_encoder import FeatureEncoder
 from torchslots.models.slots.initializers import FromBoxes, FromMasks
 from torchslots.models.types import Batch, Clip, Conditioning, Features, Prediction, State
 from torchslots.models.weights import digest, push_to_hub, save_pretrained
@@ -61,6 +62,12 @@ class ObjectCentricModel(nn.Module):
     def takes_hints(self) -> bool:
         """Whether slots start from boxes or masks of the first frame."""
         return bool(self.hints)
+
+    @property
+    def feature_encoder(self) -> FeatureEncoder | None:
+        """The encoder of a model on the patches of a vision transformer, which takes frames of any size that divides
+        into patches; None: the model is built for one size."""
+        return next((part for part in self.slot_encoder.modules() if isinstance(part, FeatureEncoder)), None)
 
     def encode(self, batch: Batch, state: State | None = None, attn: bool = True) -> Clip:
         """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`.
@@ -255,6 +262,8 @@ def rollout(
     horizon: int,
     state: State | None = None,
     slot_recon: bool = False,
+    recon: bool = True,
+    grid: tuple[int, int] | None = None,
 ) -> Prediction:
     """Segment `observe` frames, then predict and decode `horizon` more without observations.
 
@@ -267,6 +276,9 @@ def rollout(
         horizon: frames to predict.
         state: of the slice before, from `predict` or `rollout`.
         slot_recon: also return each slot's own images.
+        recon: also return the images; masks alone are cheaper.
+        grid: rows and columns of the patches to decode features at, where no frame is observed; None: as the model
+            was built.
 
     Returns:
         All frames, the observed ones first.
@@ -281,8 +293,8 @@ def rollout(
         parts.append(model.encode(seen, state))
         state = parts[0].state
     assert state is not None
-    parts.append(model.slot_encoder.roll_on(state, horizon))
-    return model.decode(_joined(parts), slot_recon)
+    parts.append(model.slot_encoder.roll_on(state, horizon)._replace(grid=grid))
+    return model.decode(_joined(parts), slot_recon, recon)
 
 
 def _check(batch: Batch, observe: int, horizon: int, state: State | None) -> None:

@@ -95,17 +95,24 @@ def carry_state(
 
 
 def predict_ahead(
-    model: ObjectCentricModel, state: State, num_frames: int, slice_size: int, slot_recon: bool = False
+    model: ObjectCentricModel,
+    state: State,
+    num_frames: int,
+    slice_size: int,
+    slot_recon: bool = False,
+    recon: bool = True,
+    grid: tuple[int, int] | None = None,
 ) -> Iterator[Prediction]:
     """Predict `num_frames` frames without observations, `slice_size` at once.
 
     Args:
         state: of the last observed slice.
         slot_recon: also return each slot's own reconstruction.
+        recon, grid: as of `rollout`.
     """
     counts = [min(slice_size, num_frames - start) for start in range(0, num_frames, slice_size)]
 
     def step(count: int, state: State | None) -> Prediction:
-        return rollout(model, {}, 0, count, state, slot_recon)
+        return rollout(model, {}, 0, count, state, slot_recon, recon, grid)
 
     return (found for _, found in carry_state(step, counts, state))

@@ -100,8 +100,14 @@ def build(config: DinosaurConfig) -> ObjectCentricModel:
     )
 
 
-def build_slot_encoder(config: ImageSlotsConfig, normalizer: Normalizer) -> SlotEncoder:
-    """Images to slots, which start from draws with a learned mean and deviation."""
+def build_slot_encoder(
+    config: ImageSlotsConfig, normalizer: Normalizer, antialias: bool = False
+) -> SlotEncoder:
+    """Images to slots, which start from draws with a learned mean and deviation.
+
+    Args:
+        antialias: images were resized with antialiasing in training.
+    """
     backbone, size = build_backbone(config.backbone), config.slot_size
     transform = mlp(backbone.size, [config.token_hidden], size, pre_norm=True, norm_eps=TORCH_NORM_EPS)
     corrector = SlotAttention(
@@ -119,9 +125,8 @@ def build_slot_encoder(config: ImageSlotsConfig, normalizer: Normalizer) -> Slot
             parameter.uniform_(-((3 / size) ** 0.5), (3 / size) ** 0.5)
     start_as_torch(corrector)
     start_without_biases([transform, corrector.mlp or nn.Identity()])
-    return SlotEncoder(
-        FeatureEncoder(Normalize(), backbone, transform), initializer, corrector, IdentityPredictor()
-    )
+    encoder = FeatureEncoder(Normalize(), backbone, transform, antialias=antialias)
+    return SlotEncoder(encoder, initializer, corrector, IdentityPredictor())
 
 
 def _renderer(config: DinosaurConfig) -> Renderer:

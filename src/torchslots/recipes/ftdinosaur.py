@@ -59,7 +59,7 @@ def build(config: FtDinosaurConfig) -> ObjectCentricModel:
         taught=True,
         chunk=config.chunk,
     )
-    return ObjectCentricModel(build_slot_encoder(config, eps_on_sum(1e-8)), decoder, config)
+    return ObjectCentricModel(build_slot_encoder(config, eps_on_sum(1e-8), antialias=True), decoder, config)
 
 
 def _recipe(name: str, model: FtDinosaurConfig) -> Recipe:

@@ -20,15 +20,15 @@ def step_bytes(step: TrainStep, batch: Batch) -> int:
         step(1, batch)
         return torch.cuda.max_memory_allocated(step.accelerator.device)
     lasting = 3 * sum(_bytes(parameter) for parameter in step.model.parameters())
-    return lasting + sum(_bytes(value) for value in batch.values()) + _rise(lambda: step(1, batch))
+    return lasting + sum(_bytes(value) for value in batch.values()) + rise(lambda: step(1, batch))
 
 
 def _bytes(value: Any) -> int:
     return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
 
 
-def _rise(work: Callable[[], object]) -> int:
-    """Peak of the running sum of allocations and releases."""
+def rise(work: Callable[[], object]) -> int:
+    """Peak bytes of the tensors that `work` allocates on the CPU: of the running sum of allocations and releases."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         work()
     events: Any = found.profiler

@@ -82,13 +82,18 @@ class ViT(nn.Module):
         """Width of the features."""
         return self.patch.out_channels
 
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch, in pixels."""
+        return int(self.patch.kernel_size[0])
+
     def grid(self, frames: Float[Tensor, "B 3 H W"]) -> tuple[int, int]:
         """Rows and columns of patches.
 
         Raises:
             UserError: a side is not a multiple of the patch size.
         """
-        patch = int(self.patch.kernel_size[0])
+        patch = self.patch_size
         height, width = frames.shape[-2:]
         if height % patch or width % patch or not (height and width):
             near = tuple(max(round(side / patch), 1) * patch for side in (height, width))
@@ -103,14 +108,16 @@ class ViT(nn.Module):
         stored = (self.grid_size, self.grid_size)
         if self.positions.requires_grad or grid == stored:
             return resample_positions(self.positions, stored, grid)
-        version = (*grid, self.positions.data_ptr(), self.positions._version)
+        changes = 0 if self.positions.is_inference() else self.positions._version
+        version = (*grid, self.positions.data_ptr(), changes)
         if self._resampled is None or self._resampled[0] != version:
             self._resampled = version, resample_positions(self.positions.detach(), stored, grid)
         return self._resampled[1]
 
     def embed(self, frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B M C"]:
         """Class token, registers, and patches with their positions."""
-        patches = self.patch(frames).flatten(2).transpose(1, 2) + self.positions_for(self.grid(frames))
+        positions = self.positions_for(self.grid(frames))
+        patches = self.patch(frames).flatten(2).transpose(1, 2) + positions
         first = (self.cls_token + self.cls_position)[None]
         if self.registers is not None:
             first = torch.cat([first, self.registers])

@@ -16,6 +16,9 @@ from torchslots.models.layers.init import dense
 from torchslots.models.layers.position import LearnedPositions
 from torchslots.models.layers.transformer import CausalBlock
 
+_CACHED_VECTORS = 1024
+"""Hidden vectors of a slot at a patch that are computed at once on a processor without gradients."""
+
 
 class Seen(NamedTuple):
     """What a renderer may use of n frames, besides their slots.
@@ -85,17 +88,52 @@ class PerceptronRenderer(Renderer):
     def forward(self, slots: Float[Tensor, "n K D"], seen: Seen, output: bool = True) -> Rendered:
         """Raise UserError where there are fewer slots than `top_k`, or no attention to choose them by."""
         of_slots, chosen = F.linear(slots, self.first.weight), self.chosen(slots.shape[1], seen)
-        of_slots = of_slots[:, :, None] if chosen is None else _at_patches(of_slots, chosen)
-        hidden = self.middle(of_slots + self.first(self.positions(seen.grid)))
-        weight, bias = self.last.weight, self.last.bias
-        shares = F.linear(hidden, weight[-1:], bias[-1:]).squeeze(-1).softmax(1)
-        found = None
-        if output:
-            blended = torch.einsum("nkp,nkpc->npc", shares, hidden)
-            found = F.linear(blended, weight[:-1], bias[:-1])
+        of_positions = self.first(self.positions(seen.grid))
+        parts = [
+            self._rendered(
+                of_slots, of_positions[part], None if chosen is None else chosen[..., part], output
+            )
+            for part in self._parts(len(of_positions), slots)
+        ]
+        shares = torch.cat([part.masks for part in parts], -1)
+        outputs = [part.output for part in parts if part.output is not None]
         if chosen is not None:
             shares = shares.new_zeros(*slots.shape[:2], shares.shape[-1]).scatter(1, chosen, shares)
-        return Rendered(shares, found)
+        return Rendered(shares, torch.cat(outputs, 1) if outputs else None)
+
+    def _parts(self, num_patches: int, slots: Float[Tensor, "n K D"]) -> list[slice]:
+        """Patches that are decoded at once: all with gradients, otherwise so many that a processor's cache holds their
+        hidden features."""
+        if torch.is_grad_enabled() or slots.device.type != "cpu":
+            return [slice(None)]
+        size = max(1, _CACHED_VECTORS // (len(slots) * (self.top_k or slots.shape[1])))
+        return [slice(start, start + size) for start in range(0, num_patches, size)]
+
+    def _rendered(
+        self,
+        of_slots: Float[Tensor, "n K h"],
+        of_positions: Float[Tensor, "N h"],
+        chosen: Int[Tensor, "n k N"] | None,
+        output: bool,
+    ) -> Rendered:
+        """Masks of the chosen slots, and the output, at some patches; what the first layer makes of slots and of
+        positions is added."""
+        hidden = of_slots[:, :, None] if chosen is None else _at_patches(of_slots, chosen)
+        hidden = self._hidden(hidden + of_positions)
+        weight, bias = self.last.weight, self.last.bias
+        shares = F.linear(hidden, weight[-1:], bias[-1:]).squeeze(-1).softmax(1)
+        if not output:
+            return Rendered(shares, None)
+        return Rendered(
+            shares, F.linear(torch.einsum("nkp,nkpc->npc", shares, hidden), weight[:-1], bias[:-1])
+        )
+
+    def _hidden(self, x: Float[Tensor, "*n h"]) -> Float[Tensor, "*n i"]:
+        """The hidden layers; without gradients each ReLU takes the place of its input."""
+        in_place = not torch.is_grad_enabled()
+        for layer in self.middle:
+            x = F.relu(x, in_place) if isinstance(layer, nn.ReLU) else layer(x)
+        return x
 
     def chosen(self, num_slots: int, seen: Seen) -> Int[Tensor, "n k N"] | None:
         """The slots to decode at each patch; None: all."""
@@ -250,9 +288,11 @@ class AutoregressiveRenderer(Renderer):
         for block in self.blocks:
             assert isinstance(block, CausalBlock)
             x = block(x, block.look_at(memory))
-        x, weights = self.last.with_weights(x, self.last.look_at(memory))
-        masks = weights.mean(1).transpose(1, 2) if self.own_masks else self._slot_masks(seen)
-        return Rendered(masks, x if output else None)
+        context = self.last.look_at(memory)
+        if not output:
+            return Rendered(self.last.weights(x, context).mean(1).transpose(1, 2), None)
+        x, weights = self.last.with_weights(x, context)
+        return Rendered(weights.mean(1).transpose(1, 2) if self.own_masks else self._slot_masks(seen), x)
 
     def _inputs(self, seen: Seen) -> Float[Tensor, "n N C"]:
         """A learned start, and the features of all patches but the last."""

@@ -69,7 +69,14 @@ class CausalBlock(nn.Module):
     ) -> tuple[Float[Tensor, "b n D"], Float[Tensor, "b h n K"]]:
         """`forward`, and the weights of its attention to the context."""
         x = self.look_back(x)
-        return self._read(x, context), self.cross_attention.weights(self.norm_cross(x), context)
+        return self._read(x, context), self._weights(x, context)
+
+    def weights(self, x: Float[Tensor, "b n D"], context: Context) -> Float[Tensor, "b h n K"]:
+        """The weights of its attention to the context alone."""
+        return self._weights(self.look_back(x), context)
+
+    def _weights(self, x: Float[Tensor, "b n D"], context: Context) -> Float[Tensor, "b h n K"]:
+        return self.cross_attention.weights(self.norm_cross(x), context)
 
     def look_back(self, x: Float[Tensor, "b n D"]) -> Float[Tensor, "b n D"]:
         """The first branch: causal self-attention."""

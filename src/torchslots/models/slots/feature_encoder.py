@@ -16,10 +16,12 @@ class FeatureEncoder(Encoder):
         normalize: frames in [0, 1] to what the backbone was trained on.
         backbone: normalised frames to `Features`.
         transform: features [B, N, C] to tokens [B, N, D].
+        antialias: frames were resized with antialiasing in training.
     """
 
-    def __init__(self, normalize: nn.Module, backbone: ViT, transform: nn.Module):
+    def __init__(self, normalize: nn.Module, backbone: ViT, transform: nn.Module, *, antialias: bool = False):
         super().__init__()
+        self.antialias = antialias
         self.normalize, self.backbone, self.transform = normalize, backbone, transform
 
     def encode(self, frames: Float[Tensor, "B 3 H W"]) -> Encoded:
