@@ -5,6 +5,7 @@ and renumbers objects; it is the same for all data sets.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -68,6 +69,13 @@ def finish_clip(sample: Sample, config: DataConfig, length: int, rng: np.random.
     sample = transforms.transform_depth(sample, config.depth_transform)
     sample = transforms.masks_to_int(transforms.video_to_float(transforms.flow_to_rgb(sample)))
     return transforms.number_by_rank(sample) if config.renumber else sample
+
+
+def finish_cropped(
+    sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None
+) -> Sample:
+    """`finish_clip` of frames that were cropped when they were read, as those of your own files are."""
+    return finish_clip(sample, replace(config, crop=None), length, rng)
 
 
 def _finish_image(sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None) -> Sample:

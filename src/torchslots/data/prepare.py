@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from torchslots.data.catalog import open_dataset
-from torchslots.data.clips import Clips, finish_clip, without_overlaps
+from torchslots.data.clips import Clips, finish_clip, finish_cropped, without_overlaps
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.prepared import (
+    OWN_FILES,
     RANGES,
     TARGETS,
     PreparedArrays,
@@ -183,7 +184,8 @@ def _video(dataset: Clips, index: int) -> Sample:
     stored, name = dataset.stored(index), dataset.name(index)
     if not as_stored(dataset.config):
         whole = replace(dataset.config, renumber=False)
-        finished = finish_clip(stored, whole, len(stored["padding_mask"]), None)
+        finish = finish_cropped if dataset.config.dataset == OWN_FILES else finish_clip
+        finished = finish(stored, whole, len(stored["padding_mask"]), None)
         finished = without_overlaps(finished, name, index)
         return {key: _pack(key, value) for key, value in finished.items()}
     stored = without_overlaps(stored, name, index)

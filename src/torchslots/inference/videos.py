@@ -38,6 +38,10 @@ class VideosOptions:
     split."""
     max_objects: int | None = None
     """Use only images and videos of at most this many objects; None: as in training."""
+    void_id: int | None = None
+    """Value of void pixels in palette masks of your own files, -1 for none; None: the recipe's."""
+    allow_odd_masks: bool = False
+    """Take masks of your own files that cannot be label maps: stored with loss, smoothed, or of hundreds of ids."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
     num_workers: int = 2
@@ -69,6 +73,10 @@ def settings_of(
     if options.data == "folder" != data.dataset:  # the crop belongs to the frames of another data set
         data = dataclasses.replace(data, crop=None)
     data = dataclasses.replace(data, keys=keys, dataset=options.data or data.dataset)
+    if options.void_id is not None:
+        data = dataclasses.replace(data, void_id=options.void_id)
+    if options.allow_odd_masks:
+        data = dataclasses.replace(data, allow_odd_masks=True)
     if options.max_objects is not None:
         rows = max(options.max_objects, data.max_instances)
         data = dataclasses.replace(data, max_objects=options.max_objects, max_instances=rows)

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from data.opened import own_clips
+from torchslots.data.catalog import open_dataset
 from torchslots.data.config import DataConfig
 from torchslots.data.loader import eval_batches
+from torchslots.data.prepare import prepare
 from torchslots.data.sets.own_masks import check_label_map, read_mask_image, read_masks
 from torchslots.io import video
 from torchslots.io.draw import PALETTE
@@ -186,3 +188,21 @@ def test_films_one_folder_down_are_clips(tmp_path, capsys):
     assert [clips.name(i) for i in range(len(clips))] == ["a.mp4", "day/b.mp4", "frames"]
     said = capsys.readouterr().err
     assert "day/more (more than one folder down)" in said and "empty (no images or videos in it)" in said
+
+
+@pytest.mark.parametrize("covered", [None, 0.5])
+def test_a_crop_and_void_survive_preparing(tmp_path, covered):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 200, 300, 3), np.uint8)
+    ids = np.zeros((2, 200, 300), np.uint8)
+    ids[:, 40:72, 100:148], ids[:, 90:95] = 1, 255
+    save(tmp_path / "in" / "clip", frames)
+    save(tmp_path / "in" / "masks" / "clip", ids)
+    config = replace(CONFIG, crop=(40, 100, 64, 96), resolution=16, min_object_covered=covered)
+    clips = own_clips(tmp_path / "in", "train", config, train=True)
+    prepare(clips, tmp_path / "out")
+    prepared = open_dataset("prepared", tmp_path / "out", "train", config, True)
+    found, expected = (data.sample(0, np.random.default_rng(1)) for data in (prepared, clips))
+    assert set(found) == set(expected) and expected["ignore"].any()
+    assert all(torch.equal(found[key], expected[key]) for key in found if key != "name")
+    with pytest.raises(UserError, match="was prepared with `crop`"):
+        open_dataset("prepared", tmp_path / "out", "train", replace(config, crop=None), True)

@@ -24,7 +24,6 @@ readers.
 import hashlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,7 +33,7 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from torchslots.data.clips import Example, finish_clip
+from torchslots.data.clips import Example, finish_cropped
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.own_masks import Ids, check_size, masks_of, read_masks
@@ -115,7 +114,7 @@ class OwnFiles:
             sample: Sample, config: DataConfig, length: int, rng: np.random.Generator | None
         ) -> Sample:
             with _named(clip, index):
-                return finish_clip(sample, replace(config, crop=None), length, rng)
+                return finish_cropped(sample, config, length, rng)
 
         with _named(clip, index):
             return Example(_frame_count(clip), read, finish)

@@ -19,7 +19,7 @@ _LOSSY = ("JPEG", "MPO", "JPEG2000", "HEIF", "AVIF")
 _MOST_IDS, _LOOSE = 200, 3
 _ODD = (
     "Save the ids themselves, unsmoothed, as a palette or grey PNG or as .npz. If it is meant as it is, give "
-    "--allow-odd-masks (in training and evaluation --data.allow-odd-masks True)."
+    "--allow-odd-masks (in training --data.allow-odd-masks)."
 )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchslots.data.clips import Example, finish_clip
+from torchslots.data.clips import Example, finish_clip, finish_cropped
 from torchslots.data.config import DataConfig
 from torchslots.data.transforms import Sample, number_by_rank
 from torchslots.io.errors import UserError
@@ -39,6 +39,8 @@ class Entry(NamedTuple):
     width: int
 
 
+OWN_FILES = "folder"
+"""Name of the data set of your own files."""
 _LABELS = ("overlaps", "crowds", "void", "pre_resize")
 _SPACE = ("interpolation", "eval_crop")
 _SINCE = {name: getattr(DataConfig(), name) for name in (*_LABELS, *_SPACE)}
@@ -64,7 +66,13 @@ def fingerprint(config: DataConfig) -> dict[str, Any]:
         asked |= {"resolution": config.resolution, "depth_transform": config.depth_transform}
         asked |= {"crop": list(config.crop) if config.crop else None, "square": config.square}
         asked |= {name: getattr(config, name) for name in _SPACE}
-    return asked
+    return asked | (_of_own_files(config) if config.dataset == OWN_FILES else {})
+
+
+def _of_own_files(config: DataConfig) -> dict[str, Any]:
+    """The fields that change what is read of your own files, which are cropped and shrunk at once."""
+    crop = list(config.crop) if config.crop else None
+    return {"resolution": config.resolution, "crop": crop, "void_id": config.void_id}
 
 
 def differing(made: dict[str, Any], wanted: dict[str, Any]) -> str | None:
@@ -104,7 +112,10 @@ class PreparedArrays:
             UserError: nothing is prepared there, it is not finished, or it was prepared with other settings.
         """
         self._folder = Path(root) / split
-        self._as_stored = _check(self._folder, config).get("random_crop", False)
+        made = _check(self._folder, config)
+        self._finish = finish_cropped if made.get("dataset") == OWN_FILES else finish_clip
+        if not made.get("random_crop", False):
+            self._finish = _finish
 
     @cached_property
     def _entries(self) -> list[Entry]:
@@ -129,8 +140,7 @@ class PreparedArrays:
         if keys is None:
             keys = [key for key in TARGETS if _file(entry, key).exists()]
             return Example(entry.length, lambda start, stop: _look(_read(entry, keys, start, stop)))
-        finish = finish_clip if self._as_stored else _finish
-        return Example(entry.length, lambda start, stop: _read(entry, keys, start, stop), finish)
+        return Example(entry.length, lambda start, stop: _read(entry, keys, start, stop), self._finish)
 
     def num_objects(self, index: int) -> None:
         """Unknown; videos of too many objects were left out on preparing."""
@@ -192,6 +202,8 @@ def _check(folder: Path, config: DataConfig) -> dict[str, Any]:
     if not config.keys:
         return made
     del wanted["dataset"]
+    if made.get("dataset") == OWN_FILES:
+        wanted |= {name: value for name, value in _of_own_files(config).items() if name in made}
     missing = set(wanted.pop("keys")) - set(made.get("keys", ()))
     if missing:
         raise UserError(f"{folder} was prepared without `{missing.pop()}`. {_AGAIN}")
