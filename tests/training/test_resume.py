@@ -9,6 +9,7 @@ import torch
 
 from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
+from torchslots.recipes.config import to_json
 from torchslots.training.best import Figure, watched
 from torchslots.training.needs import check_needs
 from torchslots.training.resume import TrainOptions, read_start, start_of
@@ -36,8 +37,6 @@ def test_a_start_is_read_again(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is no run folder: it has no recipe\.json"):
         read_start(run)
     run.mkdir()
-    from torchslots.recipes.config import to_json
-
     (run / "recipe.json").write_text(to_json(recipe))
     assert read_start(run) == (recipe, None, TrainOptions())
     (run / "start.json").write_text(json.dumps(start_of(tmp_path, options)))
@@ -50,7 +49,7 @@ def test_the_watched_figure() -> None:
     assert watched({"psnr": 14.0, "mse": 2.0}, "fg_ari", False) == ("mse", 2.0)
     assert watched({"loss_a": 1.0, "loss_b": 2.0}, "fg_ari", False) == ("loss", 3.0)
     assert watched({}, "fg_ari", False) is None
-    with pytest.raises(UserError, match="no figure `fg_ari` to watch. There are: mse"):
+    with pytest.raises(UserError, match=r"no figure `fg_ari` to watch\. There are: mse"):
         watched({"mse": 2.0}, "fg_ari", True)
     assert Figure("mse", 1.0).better(2.0) and not Figure("mse", 3.0).better(2.0)
     assert Figure("fg_ari", 3.0).better(2.0) and not Figure("fg_ari", float("nan")).better(None)
