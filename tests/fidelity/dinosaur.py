@@ -298,7 +298,7 @@ def _native(case: Case, model: ObjectCentricModel) -> dict[str, Tensor]:
     run = _run(model, _batch(case, images, case.inputs["noise"][: len(images)]))
     positions = run.decoder.renderer.positions
     assert run.clip.grid is not None and isinstance(positions, nn.Module)
-    return _under("hires", {**run.outputs(), "pos_embed": positions(run.clip.grid)[None]})
+    return _under("hires", {**run.outputs(), "pos_embed": positions(run.clip.grid)[None].clone()})
 
 
 def _photo(case: Case, model: ObjectCentricModel) -> dict[str, Tensor]:

@@ -222,5 +222,4 @@ def test_a_recipe_from_before_a_setting_was_known_is_the_same(tmp_path: Path) ->
         checkpoint.claim(tmp_path, other)
     del values["optim"]["learning_rate"]
     file.write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"optim\.learning_rate was 0\.0002, now 0\.05"):
-        checkpoint.claim(tmp_path, recipe)
+    assert "optim.learning_rate was 0.0002, now 0.05" in checkpoint.claim(tmp_path, recipe)

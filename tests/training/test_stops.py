@@ -119,7 +119,7 @@ def test_a_cut_checkpoint_falls_back_and_loses_nothing_else(
 
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     train(tiny_recipe(2), tmp_path)
-    with pytest.raises(UserError, match=r"optim\.num_steps was 2, now 3; train\.seed was 42, now 7"):
+    with pytest.raises(UserError, match=r"train\.seed was 42, now 7\. .*optim\.num_steps.* may change"):
         train(tiny_recipe(3, seed=7), tmp_path)
 
 

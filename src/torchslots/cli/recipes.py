@@ -28,7 +28,8 @@ def recipes(words: Words) -> int:
         """List the recipes: system, data set, pixels, frames of a clip, slots, millions of weights, what training needs
         besides frames, published figure.
 
-        A narrow terminal leaves out the weights, the system and the data set; filter by a word, or use --long.
+        A narrow terminal leaves out the weights, the system, the data set, the frames and the pixels, in this order;
+        filter by a word, or use --long.
 
         Args:
             word: Only recipes with this word in their name, their system or their data set.

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from torchslots.cli.options import Flat, Words, parse
+from torchslots.io.errors import UserError
 
 
 def train(words: Words) -> int:
@@ -17,22 +18,33 @@ def train(words: Words) -> int:
     from torchslots.recipes import catalog
     from torchslots.recipes.config import Recipe, current_flags
     from torchslots.training import run as training
+    from torchslots.training.resume import TrainOptions, read_start
     from torchslots.training.warm_start import next_recipe
 
-    if not words or words[0].startswith("-"):
+    resumed = _resumed(words)
+    if resumed is None and (not words or words[0].startswith("-")):
         print("Usage: torchslots train RECIPE --root DIR --run-dir DIR [--data NAME] [overrides]")
+        print("       torchslots train --resume RUN [overrides]")
         print(
             "`torchslots train RECIPE --help` shows the whole configuration of a recipe with units and defaults."
         )
         recipes([])
         return 0 if {"-h", "--help"} & set(words) else 2
-    chosen, defaults = catalog.recipe(words[0]), training.TrainOptions()
+    if resumed is None:
+        chosen, defaults, flags = catalog.recipe(words[0]), TrainOptions(), words[1:]
+    else:
+        start = read_start(resumed)
+        chosen, defaults, flags = start.recipe, start.options, words[words.index(str(resumed)) + 1 :]
+        flags += _unless_given(
+            flags, "--run-dir", resumed.parent if resumed.name == "recipe.json" else resumed
+        )
+        flags += _unless_given(flags, "--root", start.root)
 
     def train(
         root: Path,
         run: Annotated[Path, tyro.conf.arg(name="run-dir", aliases=["--run"])],
         recipe: Flat[Recipe] = chosen,
-        options: Flat[training.TrainOptions] = defaults,
+        options: Flat[TrainOptions] = defaults,
     ) -> int:
         """Train a recipe. The same command resumes; Ctrl-C saves a checkpoint and stops.
 
@@ -43,7 +55,7 @@ def train(words: Words) -> int:
             recipe: The recipe.
             options: Settings that are not the recipe's.
         """
-        parts = {name: getattr(options, name) for name in ("tokenizer", "slot_encoder")}
+        parts = {name: getattr(options, name) for name in ("tokenizer", "slot_encoder", "init")}
         found = {name: str(model_folder(part)) for name, part in parts.items() if part is not None}
         result = training.train(recipe, root, run, replace(options, **found))
         if not is_first_process():
@@ -54,4 +66,20 @@ def train(words: Words) -> int:
             print(f"Then: torchslots train {after} --tokenizer {run} --root {root} --run-dir DIR")
         return 0
 
-    return parse(train, current_flags(chosen, words[1:]), f"train {words[0]}")
+    return parse(train, current_flags(chosen, flags), f"train {words[0]}")
+
+
+def _resumed(words: Words) -> Path | None:
+    """The run named by `--resume RUN`, a run folder or its recipe.json; None: the words name a recipe."""
+    if words[:1] == ["--resume"]:
+        if len(words) < 2:
+            raise UserError("--resume needs the folder of a run: torchslots train --resume RUN.")
+        return Path(words[1])
+    named = Path(words[0]) if words else Path()
+    return named if named.name == "recipe.json" or (named / "recipe.json").is_file() else None
+
+
+def _unless_given(flags: Words, flag: str, value: Path | None) -> Words:
+    """The flag with a value that the run remembers, where the words do not have the flag."""
+    given = any(word.partition("=")[0] in (flag, "--run" if flag == "--run-dir" else flag) for word in flags)
+    return [] if given or value is None else [flag, str(value)]

@@ -39,6 +39,9 @@ _FREE = {
     "train.checkpoint_every",
     "train.keep",
     "train.compile",
+    "optim.num_steps",
+    "optim.learning_rate",
+    "optim.min_learning_rate",
 }
 """Settings that may change when a run is resumed."""
 
@@ -74,7 +77,7 @@ class Checkpoint(NamedTuple):
     training: dict[str, Tensor]
 
 
-def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
+def claim(run: Path, recipe: Recipe, write: bool = True) -> list[str]:
     """Make `run` this recipe's folder, or check that it already is.
 
     Only the settings in `_FREE` may change when a run is resumed. A setting that an older version did not have had its
@@ -83,26 +86,33 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> None:
     Args:
         write: False on processes that only check.
 
+    Returns:
+        A sentence for each setting that differs from the run's before.
+
     Raises:
         UserError: the folder belongs to another recipe (each different field is named), or cannot be written.
     """
     file = run / "recipe.json"
-    wanted = flatten(json.loads(to_json(recipe)))
+    wanted, changed = flatten(json.loads(to_json(recipe))), []
     if file.exists():
         written = (current_item(recipe, *item) for item in flatten(read_object(file)).items())
         found = flatten(defaults(recipe)) | {"family": recipe.model.family} | dict(written)
-        differing = [key for key in sorted({*found, *wanted} - _FREE) if found.get(key) != wanted.get(key)]
-        if differing:
-            changes = "; ".join(f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}" for key in differing)
+        differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+        changes = {key: f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}" for key in differing}
+        fixed = [text for key, text in changes.items() if key not in _FREE]
+        if fixed:
             raise UserError(
-                f"{run} was started with another recipe: {changes}. Choose another folder, or give the same settings."
+                f"{run} was started with another recipe: {'; '.join(fixed)}. Choose another folder, or give the same "
+                f"settings. Of a run that has begun {', '.join(sorted(_FREE))} may change."
             )
+        changed = list(changes.values())
     elif list_steps(run):
         raise UserError(f"{run} has checkpoints but no recipe.json. Choose another folder.")
     if write:
         write_file(file, to_json(recipe), durable=True)
         remove_partial(run)
         remove_partial(run / "checkpoints")
+    return changed
 
 
 def defaults(config: Any) -> dict[str, Any]:

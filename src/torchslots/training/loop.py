@@ -27,6 +27,7 @@ from torchslots.training.checkpoint import RunState
 from torchslots.training.compilation import settle
 from torchslots.training.features import check_backbone
 from torchslots.training.log import Clock, RunLog
+from torchslots.training.resume import note_change, write_start
 from torchslots.training.step import StepReport, Trainable, TrainStep
 from torchslots.training.stops import Interrupted, StopRequest, explained, is_lost_process, stop_request
 from torchslots.training.validation import SkippedRecords, StopNow, Validation
@@ -58,6 +59,7 @@ def train(
     num_plots: int = 4,
     wandb: bool = False,
     skip_corrupt: bool = False,
+    start: dict[str, Any] | None = None,
 ) -> RunResult:
     """Train `model` in place, from the newest checkpoint in `run` if there is one.
 
@@ -70,6 +72,7 @@ def train(
         num_plots: videos to plot at each evaluation.
         wandb: also log to Weights & Biases.
         skip_corrupt: leave out damaged records instead of stopping at the first.
+        start: what `resume.read_start` finds again; None: nothing.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; a checkpoint is saved.
@@ -83,10 +86,15 @@ def train(
     with _only_writer(run) if first else nullcontext():
         state = _resume(stepper, run, first)
         check_backbone(train_set, model)
-        if state.finished:
+        if state.step > recipe.optim.num_steps:
+            raise UserError(
+                f"{run} has done {state.step} steps, more than optim.num_steps {recipe.optim.num_steps}. Give as many, "
+                "or more to go on."
+            )
+        if state.finished and state.step == recipe.optim.num_steps:
             if first:
                 exports.complete(run, state, stepper)
-            done = f"{run} is finished: {state.step} steps are done. Choose another run folder to train."
+            done = f"{run} is finished: {state.step} steps are done. Raise optim.num_steps to go on."
             _say(first, done)
             return _result(run, state)
         log = RunLog(run, state.step, wandb=wandb, settings=dataclasses.asdict(recipe), active=first)
@@ -98,7 +106,7 @@ def train(
                 validate.check()
             figure = monitor or cast(Trainable, model).monitor
             loop = _Loop(
-                recipe, stepper, validate, skipped, run, log, stop, state, figure, monitor is not None
+                recipe, stepper, validate, skipped, run, log, stop, state, figure, monitor is not None, start
             )
             return loop.run_to_end(train_set)
 
@@ -118,6 +126,7 @@ class _Loop:
     monitor: str
     chosen: bool
     """The user chose `monitor`."""
+    start: dict[str, Any] | None = None
     note: str = ""
     claimed: bool = False
 
@@ -147,7 +156,11 @@ class _Loop:
     def _claim(self) -> None:
         """Make the folder this run's, once: after the first update, so that a failed start leaves nothing."""
         if not self.claimed and self.stepper.accelerator.is_main_process:
-            checkpoint.claim(self.run, self.recipe)
+            for change in checkpoint.claim(self.run, self.recipe):
+                _say(True, f"From step {self.state.step} on: {change}.")
+                note_change(self.run, self.state.step, change)
+            if self.start is not None:
+                write_start(self.run, self.start)
         self.claimed = True
 
     def _compile(self, batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -127,8 +127,8 @@ def _peak(config: OptimConfig, part: str, factor: float) -> float:
         )
     if config.min_learning_rate and config.schedule in _EXPONENTIAL:
         raise UserError(
-            f"optim.min_learning_rate is {config.min_learning_rate}, but an exponential schedule ends nowhere. "
-            f"Choose optim.schedule cosine, or optim.min_learning_rate 0."
+            f"optim.min_learning_rate is {config.min_learning_rate}, but the exponential schedule has no "
+            f"minimum. Choose optim.schedule cosine, or optim.min_learning_rate 0."
         )
     return peak
 

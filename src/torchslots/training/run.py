@@ -1,11 +1,10 @@
 """Train a recipe, given its name, its data and a folder for the run."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
 from torchslots.evaluation.evaluate import whole_videos
 from torchslots.io.errors import UserError
@@ -15,46 +14,15 @@ from torchslots.training import loop
 from torchslots.training.features import training_set
 from torchslots.training.loop import RunResult
 from torchslots.training.needs import check_needs
+from torchslots.training.resume import USUAL, TrainOptions, start_of
 from torchslots.training.warm_start import assemble
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of a training besides its recipe."""
-
-    dataset: Annotated[str | None, tyro.conf.arg(name="data")] = None
-    """Data set by name, see `torchslots data list`; None: the recipe's own. `prepared`: what `torchslots data prepare`
-    wrote; where it stored features (--features), they are read in place of frames."""
-    device: str | None = None
-    """cpu, cuda or cuda:N; None: cuda where there is one."""
-    tokenizer: str | None = None
-    """Trained tokenizer, for a model that decodes with one: a run folder, a model folder, or owner/name on the hub; on
-    the command line a published checkpoint, too. Its configuration takes the place of `--model.tokenizer.*`."""
-    slot_encoder: str | None = None
-    """Trained model whose slot encoder to start with, of the same kind: a run folder, a model folder, or owner/name on
-    the hub; on the command line a published checkpoint, too. Its configuration takes the place of `--model.slots.*`."""
-    init: str | None = None
-    """Trained model of the same system and sizes to start with, all of it: a run folder, a model folder, or owner/name
-    on the hub. Frames may be larger or smaller: the decoder's positions are resampled."""
-    backbone: str | None = None
-    """Weights of the pretrained backbone that slots are found on: a file, a folder, or owner/name on the hub; None: the
-    recipe's own, `--model.backbone.pretrained`."""
-    monitor: Annotated[str | None, tyro.conf.arg(name="best-metric", aliases=["--monitor"])] = None
-    """Metric whose best value marks the best model; None: the decoder's (fg_ari or ap_inf), psnr for tokenizers. On
-    data without labels it is the error of reconstruction, or the loss, by default."""
-    num_plots: int = 4
-    """Videos plotted at each evaluation."""
-    wandb: bool = False
-    """Log to Weights & Biases too."""
-    skip_corrupt: bool = False
-    """Leave damaged records out and count them, in place of stopping at the first."""
 
 
 def train(
     recipe: str | Recipe,
     root: str | Path,
     run: str | Path,
-    options: TrainOptions = TrainOptions(),
+    options: TrainOptions = USUAL,
     **changes: Any,
 ) -> RunResult:
     """Train a recipe; the same call again resumes from the newest checkpoint in `run`, or returns a finished run.
@@ -107,6 +75,7 @@ def train(
         num_plots=options.num_plots,
         wandb=options.wandb,
         skip_corrupt=options.skip_corrupt,
+        start=start_of(root, options),
     )
 
 
