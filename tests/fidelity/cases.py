@@ -153,6 +153,8 @@ class Row:
         floor: by which ours may differ in addition.
         measure: size of the recording and of the difference.
         note: text in the table.
+        amplified: rounding is amplified by the optimiser, as in single weights after several steps of Adam: steps from
+            gradients near zero have the length of the rate.
     """
 
     recorded: np.ndarray
@@ -160,6 +162,7 @@ class Row:
     floor: float = 0.0
     measure: Measure = norm
     note: str = ""
+    amplified: bool = False
 
     @property
     def size(self) -> float:
@@ -302,13 +305,17 @@ def is_open(row: Row, recorded: float, beside: Beside) -> bool:
     float32 from itself when weights and inputs change by a unit in the last place. A wrong model is wrong in float32
     and float64 alike: the recording is then far from both, and rounding does not explain it.
 
+    Where rounding is amplified (`Row.amplified`), our own distance from float64 counts beside the recording's: which of
+    the two went the other way is chance.
+
     Where a unit in the last place changes a result by over half of its size, such as that of a sampler which takes
     another code, distances mean nothing, and the first condition does not apply.
 
     Args:
         recorded: distance of ours from the recording.
     """
-    near = recorded <= row.allowed + beside.recording or beside.rounding > _ANOTHER
+    ours = beside.ours if row.amplified else 0.0
+    near = recorded <= row.allowed + beside.recording + ours or beside.rounding > _ANOTHER
     return near and beside.recording <= _FACTOR * beside.rounding
 
 

@@ -3,6 +3,7 @@ original's names, masks at another size."""
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def training_rows(case: Case, rates: Sequence[Any], first: Path, trained: Path, 
         if not np.isfinite(array).all():
             continue  # a causal mask, no weight
         loose = drifting(name, array)
-        found[f"trained/{name}"] = absolute(array[~loose], _WEIGHT)
+        found[f"trained/{name}"] = replace(absolute(array[~loose], _WEIGHT), amplified=True)
         if loose.any():
             found[f"trained_drifting/{name}"] = absolute(array[loose], apart)
     return found

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,21 @@ def test_a_step_from_a_gradient_near_zero_is_open(name: str, verdict: Verdict) -
 def test_the_criterion(distance: float, recording: float, rounding: float, verdict: bool) -> None:
     row = Row(np.ones(()), 2.5e-3)
     assert is_open(row, distance, Beside(recording, ours=rounding / 2, rounding=rounding)) is verdict
+
+
+@pytest.mark.parametrize(
+    ("distance", "recording", "verdict"),
+    [(3.6e-5, 9e-8, True), (3.6e-5, 5e-4, False), (9e-5, 9e-8, False)],
+    ids=["ours went the other way", "a wrong model", "further than all together"],
+)
+def test_our_own_rounding_counts_where_it_is_amplified(
+    distance: float, recording: float, verdict: bool
+) -> None:
+    """A weight after some steps of Adam: ours, not the recording, is far from float64."""
+    row = Row(np.ones(()), 2e-6, amplified=True)
+    beside = Beside(recording, ours=3.6e-5, rounding=3.7e-5)
+    assert is_open(row, distance, beside) is verdict
+    assert not is_open(replace(row, amplified=False), distance, beside)
 
 
 def test_sums_of_gradients_are_not_compared(golden: Path) -> None:

@@ -244,8 +244,9 @@ def test_positions_of_another_grid(units, grid):
 # ------------------------------------------------------------------------------------ sizes without recordings
 
 
+@pytest.mark.parametrize("use", ["none", "concat"])
 @pytest.mark.parametrize("position_size", [8, 20])
-def test_queries_of_another_width_than_the_slots(tmp_path, position_size):
+def test_queries_of_another_width_than_the_slots(tmp_path, position_size, use):
     """The allocator then has queries apart from keys and values, and positions are not added to the mixture."""
     config = VideosaurConfig(
         resolution=(16, 16),
@@ -255,13 +256,15 @@ def test_queries_of_another_width_than_the_slots(tmp_path, position_size):
         slot_size=12,
         predictor_mlp=18,
         decoder=MixerConfig(
-            hidden=(20, 24), num_blocks=3, position_size=position_size, mlp_size=14, add_positions=False
+            hidden=(20, 24), num_blocks=3, position_size=position_size, mlp_size=14, use_positions=use
         ),
         losses=LossConfig(similarity=0.1, similarity_temperature=0.25),
     )
     model = catalog.build(config)
     arrays = to_theirs(videosaur.leaves(config), model.state_dict())
     attention = "decoder.module.allocator.blocks.2.self_attn"
+    beside = position_size if use == "concat" else 0
+    assert arrays["decoder.module.renderer.layers.0.weight"].shape == (20, 12 + beside)
     assert arrays[f"{attention}.q.weight"].shape == (position_size, position_size)
     assert arrays[f"{attention}.kv.weight"].shape == (2 * position_size, 12)
     file = tmp_path / "model.ckpt"

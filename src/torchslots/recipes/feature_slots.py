@@ -59,8 +59,8 @@ class MixerConfig:
     """Width of the patches' queries; None: that of the slots."""
     mlp_size: int | None = None
     """Hidden width of the blocks' perceptrons; None: four times their own."""
-    add_positions: bool = True
-    """Add the queries' position embeddings to the mixture."""
+    use_positions: Literal["add", "concat", "none"] = "add"
+    """Add the queries' position embeddings to the mixture, put them beside it, or leave them out."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _renderer(config: FeatureSlotsConfig) -> Renderer:
         num_heads=numbers.num_heads,
         mlp_size=numbers.mlp_size,
         scale=_scale(size, numbers.num_heads),
-        add_positions=numbers.add_positions,
+        use_positions=numbers.use_positions,
     )
 
 

@@ -204,17 +204,15 @@ def _decoder_of(shapes: Shapes, slot_size: int, num_heads: int) -> PerceptronCon
         layers = count(shapes, r"mlp\.layers\.\d+\.weight")
         return PerceptronConfig(tuple(shapes[f"mlp.layers.{2 * i}.weight"][0] for i in range(layers - 1)))
     layers, size = count(shapes, r"renderer\.layers\.\d+\.weight"), shapes["pos_emb"][-1]
-    if shapes["renderer.layers.0.weight"][1] != slot_size:
-        raise UserError(
-            "A mixture with position embeddings beside it is not built here, only with their sum."
-        )
+    use = "concat" if shapes["renderer.layers.0.weight"][1] == slot_size + size else "add"
+    use = "none" if use == "add" and size != slot_size else use
     return MixerConfig(
         hidden=tuple(shapes[f"renderer.layers.{2 * i}.weight"][0] for i in range(layers)),
         num_blocks=count(shapes, r"allocator\.blocks\.\d+\.linear1\.weight"),
         num_heads=num_heads,
         position_size=None if size == slot_size else size,
         mlp_size=_unless(4 * size, shapes["allocator.blocks.0.linear1.weight"][0]),
-        add_positions=size == slot_size,
+        use_positions=use,
     )
 
 
@@ -272,8 +270,8 @@ def from_reference(reference: Mapping[str, Any], shapes: Shapes) -> FeatureSlots
         decoder.get("allocator", {}).get("n_heads", _HEADS),
     )
     if isinstance(found.decoder, MixerConfig):
-        added = decoder.get("pos_embed_mode") == "add"
-        found = replace(found, decoder=replace(found.decoder, add_positions=added))
+        use = decoder.get("pos_embed_mode") or "none"
+        found = replace(found, decoder=replace(found.decoder, use_positions=use))
     return replace(
         found,
         num_slots=model["initializer"]["n_slots"],

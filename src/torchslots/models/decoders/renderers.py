@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -192,7 +192,8 @@ class MixerRenderer(Renderer):
         position_size: width of the position queries; None: `slot_size`.
         num_blocks: blocks in which the queries attend to slots.
         scale: factor of those blocks' logits; None: the inverse root of a head's width.
-        add_positions: add position embeddings to the mixture, which needs `position_size` equal to `slot_size`.
+        use_positions: add position embeddings to the mixture, which needs `position_size` equal to `slot_size`; or
+            put them beside it (`concat`).
     """
 
     def __init__(
@@ -207,12 +208,12 @@ class MixerRenderer(Renderer):
         num_heads: int = 4,
         mlp_size: int | None = None,
         scale: float | None = None,
-        add_positions: bool = True,
+        use_positions: Literal["add", "concat", "none"] = "add",
     ):
         super().__init__()
         size = position_size or slot_size
         inner = max(size, slot_size)
-        self.grid, self.add_positions = grid, add_positions
+        self.grid, self.use_positions = grid, use_positions
         self.positions = LearnedPositions(grid, size)
         self.norm_memory = layer_norm(slot_size, TORCH_NORM_EPS)
         self.blocks = nn.ModuleList(
@@ -223,7 +224,7 @@ class MixerRenderer(Renderer):
         )
         self.norm_query, self.query = layer_norm(size, TORCH_NORM_EPS), dense(size, inner, bias=False)
         self.norm_key, self.key = layer_norm(slot_size, TORCH_NORM_EPS), dense(slot_size, inner, bias=False)
-        sizes = [slot_size, *hidden]
+        sizes = [slot_size + size if use_positions == "concat" else slot_size, *hidden]
         layers = [layer for pair in zip(sizes, sizes[1:]) for layer in (dense(*pair), nn.ReLU())]
         self.mlp = nn.Sequential(*layers, dense(sizes[-1], output_size))
 
@@ -240,8 +241,14 @@ class MixerRenderer(Renderer):
         masks = self.masks(slots, positions)
         if not output:
             return Rendered(masks.transpose(1, 2), None)
-        mixed = masks @ slots
-        return Rendered(masks.transpose(1, 2), self.mlp(mixed + positions if self.add_positions else mixed))
+        return Rendered(masks.transpose(1, 2), self.mlp(self._placed(masks @ slots, positions)))
+
+    def _placed(
+        self, mixed: Float[Tensor, "n N D"], positions: Float[Tensor, "N E"]
+    ) -> Float[Tensor, "n N _"]:
+        if self.use_positions == "concat":
+            return torch.cat([mixed, positions.expand(len(mixed), -1, -1)], -1)
+        return mixed + positions if self.use_positions == "add" else mixed
 
 
 class AutoregressiveRenderer(Renderer):
