@@ -25,7 +25,6 @@ def test_recipes_are_a_table(capsys):
         "128x128",
         "6",
         "24",
-        "22.3",
         "boxes",
         "flow",
         "FG-ARI",
@@ -83,7 +82,7 @@ def test_tables_fit_80_columns_and_cut_nothing(columns, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", columns)
     recipes, datasets = lines(capsys, "recipes"), lines(capsys, "data", "list")
     assert max(map(len, recipes + datasets)) <= 80 and not any("…" in row for row in recipes + datasets)
-    assert recipes[0].split() == ["name", "pixels", "frames", "slots", "published"]
+    assert recipes[0].split() == ["name", "slots", "needs", "published"]
     assert [row.split()[0] for row in recipes[1:]] == list(catalog.RECIPES)
     published = {row.split()[0]: row for row in recipes[1:]}
     assert all(published[name].endswith(figure) for name, figure in catalog.PUBLISHED.items())

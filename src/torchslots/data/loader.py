@@ -6,6 +6,7 @@ crop) follows from (seed, its position in the stream) alone. So an interrupted r
 processes reads together what one process would read.
 """
 
+import atexit
 import itertools
 import logging
 import multiprocessing
@@ -15,6 +16,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import NamedTuple
 
@@ -207,6 +210,8 @@ def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: 
         with _without_child_handler():
             batches = iter(loader)
         workers = set(multiprocessing.active_children()) - others
+    end = partial(_end, workers)
+    atexit.register(end)  # a program may leave before it has closed the loader
     try:
         yield from batches
     except (RuntimeError, ConnectionError, EOFError) as error:
@@ -218,8 +223,14 @@ def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: 
         ) from error
     finally:
         del batches, loader
-        for worker in workers:  # they ignore the signal with which the loader ends those that are busy
-            worker.kill()
+        atexit.unregister(end)
+        end()
+
+
+def _end(workers: Iterable[BaseProcess]) -> None:
+    """Kill what still runs: loading processes ignore the signal with which the loader, or Python's exit, ends them."""
+    for worker in workers:
+        worker.kill()
 
 
 @contextmanager
