@@ -67,6 +67,7 @@ def test_equal_to_the_original(golden, tmp_path) -> None:
     assert {"frozen", "weights", "grad_norm/init_latents"} <= names and len(names) > 300
 
 
+@pytest.mark.slow
 def test_a_changed_recording_of_a_sampler_fails(golden, tmp_path) -> None:
     case = read_case(with_model(golden / CASE, tmp_path))
     case.outputs["dpm20_latent"] += np.float32(0.01)

@@ -38,7 +38,15 @@ def test_equal_to_the_original(case):
     assert len(names) > 260
 
 
-@pytest.mark.parametrize("key", ["latent", "quant", "recon", "quant_loss"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "latent",
+        pytest.param("quant", marks=pytest.mark.slow),
+        pytest.param("recon", marks=pytest.mark.slow),
+        "quant_loss",
+    ],
+)
 def test_a_changed_recording_fails(case, key):
     outputs = dict(np.load(case / "outputs.npz"))
     outputs[key] = outputs[key] * np.float32(1.001)

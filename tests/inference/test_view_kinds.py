@@ -292,6 +292,7 @@ for count in (60, 60, 240):
 """
 
 
+@pytest.mark.slow
 def test_memory_is_the_same_for_60_and_for_240_frames(tmp_path):
     """180 frames of 128 x 224 are 15 MB, their ids 20 MB; the process may not grow by half of the frames."""
     one_heap = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # threads would each start one of their own

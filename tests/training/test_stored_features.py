@@ -258,6 +258,7 @@ def test_gain_by_count_of_multiplications_is_what_the_help_says():
     assert found["slotcontrast_movi_c"] == pytest.approx(1.4, abs=0.1)
 
 
+@pytest.mark.slow
 def test_what_each_recipe_loses_is_in_the_guide():
     table = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
     for name, recipe in ((name, catalog.recipe(name)) for name, _ in catalog.find_recipes("")):

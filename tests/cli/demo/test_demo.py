@@ -155,7 +155,7 @@ GENERATED = {"video_0.mp4", "video_0.gif", "reconstructions.png", "edited.mp4", 
 
 
 @pytest.mark.usefixtures("_short")
-@pytest.mark.parametrize("system", ["steve", "slotdiffusion"])
+@pytest.mark.parametrize("system", ["steve", pytest.param("slotdiffusion", marks=pytest.mark.slow)])
 def test_generated_from_nothing_to_a_page(system: str, tmp_path: Path) -> None:
     metrics = carry_out(system, tmp_path, 8)
     check_page(tmp_path, GENERATED)
