@@ -19,7 +19,7 @@ class DataConfig:
     num_frames: int = 6
     """Frames in a training clip."""
     max_instances: int = 23
-    """Rows of `boxes`; objects beyond have none. Masks have all objects, and metrics judge them all."""
+    """Rows of `boxes`; objects beyond have none. Masks have all objects, and metrics evaluate them all."""
     min_object_covered: float | None = None
     """Least part of the frame that a random resized crop covers in training; None: no crop."""
     depth_transform: Literal["log_plus", "log", "invert_plus"] = "log_plus"

@@ -178,7 +178,7 @@ class Segmentation:
         if any(cut[0]):
             notes.append(
                 f"{sum(cut[1])} objects in the first frames of {sum(cut[0])} videos start no slot: the model has "
-                f"{max(slots) - 1} for objects. All objects are judged."
+                f"{max(slots) - 1} for objects. All objects are evaluated."
             )
         curves = curves if census["videos"] else {}
         definitions |= {name: scores.CLASSES[name] for name in classes}

@@ -68,7 +68,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one recipe with one configuration, judged in one way."""
+    """The runs of one recipe with one configuration, evaluated in one way."""
 
     recipe: str
     runs: list[str]

@@ -103,7 +103,7 @@ def build(config: DinosaurConfig) -> ObjectCentricModel:
 def build_slot_encoder(
     config: ImageSlotsConfig, normalizer: Normalizer, antialias: bool = False
 ) -> SlotEncoder:
-    """Images to slots, which start from draws with a learned mean and deviation.
+    """Images to slots, which start from samples with a learned mean and deviation.
 
     Args:
         antialias: images were resized with antialiasing in training.

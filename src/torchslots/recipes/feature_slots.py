@@ -91,7 +91,7 @@ class FeatureSlotsConfig(ModelConfig):
     num_slots: int = 11
     slot_size: int = 128
     initializer: Literal["gaussian", "learned"] = "gaussian"
-    """What slots start from: draws with a learned mean and deviation, or learned vectors."""
+    """What slots start from: samples of a normal distribution with learned mean and deviation, or learned vectors."""
     num_iterations: int = 2
     """Rounds of slot attention in each frame but the first."""
     first_iterations: int = 3

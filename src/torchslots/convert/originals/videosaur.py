@@ -193,7 +193,7 @@ def _sized(
 
 
 def _num_slots(backbone: BackboneConfig, kind: type[FeatureSlotsConfig]) -> int:
-    """Slots that are drawn at random leave no trace of their number: 11, as published for MOVi-C, or 7 for photos and
+    """Slots that are sampled leave no trace of their number: 11, as published for MOVi-C, or 7 for photos and
     real videos."""
     generated = kind is VideosaurConfig and backbone.patch_size == 8
     return 11 if generated else 7
