@@ -137,7 +137,7 @@ def _files(
     waves = [[(rows + columns * k + 9 * t) % 256 for k in (0, 1, 2)] for t in range(film_frames)]
     film = folder / "film.mp4"
     write_video(film, [np.stack(wave, -1).astype(np.uint8) for wave in waves], 12)
-    return lambda: predict(model, film, folder / "out", slice_size=slice_size)
+    return lambda: predict(model, film, folder / "out", slice_size=slice_size, overwrite=True)
 
 
 def _floor(config: Any, model: ObjectCentricModel) -> Floor:

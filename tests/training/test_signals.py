@@ -47,6 +47,7 @@ def _loaders(process: subprocess.Popen) -> list[int]:
 
 def _end(process: subprocess.Popen) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=60)
+    assert out, (process.returncode, err)
     ((code, message),) = json.loads(out)
     return code, message, err
 

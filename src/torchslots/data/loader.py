@@ -215,7 +215,8 @@ def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: 
     try:
         yield from batches
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if all(worker.is_alive() for worker in workers):
+        cut = isinstance(error, ConnectionError | EOFError)  # by a death that the system may not yet report
+        if not cut and all(worker.is_alive() for worker in workers):
             raise
         raise UserError(
             f"A data loading process died ({str(error).splitlines()[0]}). Mostly memory or /dev/shm ran out: "
