@@ -119,7 +119,7 @@ def test_what_is_built_to_be_loaded_differs_only_in_what_is_loaded(name):
     """Random numbers are left out; buffers that no file holds, and which weights are trained, must be the same."""
     config = catalog.recipe(name).model
     drawn = catalog.build_seeded(config, 0)
-    with weights.WithoutDraws():
+    with weights.WithoutSampling():
         empty = catalog.build_seeded(config, 0)
     stored = drawn.state_dict()
     assert not all(torch.equal(value, stored[key]) for key, value in empty.state_dict().items())

@@ -22,7 +22,7 @@ from torchslots.models.weights import (
     ELSEWHERE,
     HUB_ID,
     WEIGHTS_NAME,
-    WithoutDraws,
+    WithoutSampling,
     digest,
     load_weights,
 )
@@ -265,7 +265,7 @@ def _rebuild(file: Path) -> tuple[ModelConfig, catalog.Built]:
     """Build the model of config.json, for weights to be loaded; torch's random state does not change."""
     family, values = _read_config(file)
     try:
-        with torch.random.fork_rng(devices=[]), WithoutDraws():
+        with torch.random.fork_rng(devices=[]), WithoutSampling():
             return catalog.build_family(family, values, "`model`")
     except UserError as error:
         raise UserError(f"{file}: {error}") from error

@@ -254,3 +254,8 @@ def test_a_run_goes_on_with_its_teacher_and_leaves_a_model_without(tmp_path: Pat
     assert resumed.keys() == whole.keys()
     for name, weight in whole.items():
         assert torch.equal(resumed[name], weight), name
+    written = (run / "model" / "model.safetensors").stat().st_ino
+    train()
+    assert (
+        run / "model" / "model.safetensors"
+    ).stat().st_ino == written  # a finished run's model is left as it is

@@ -11,9 +11,9 @@ from typing import Any
 
 import tyro
 
-from torchslots.cli.options import Flat, Json, Words, parse
+from torchslots.cli.options import Flat, Json, Words, chosen, parse
 from torchslots.cli.table import print_table
-from torchslots.io.errors import UserError, nearest
+from torchslots.io.errors import UserError
 
 _COMMANDS = {
     "list": ("list the data sets; --long for splits, sizes, licences", "cli.data:list_data"),
@@ -39,18 +39,14 @@ def data(words: Words) -> int:
     Raises:
         UserError: no such command, or as the command.
     """
-    if not words or words[0] in ("-h", "--help"):
-        print("Usage: torchslots data COMMAND [arguments]\n")
-        width = max(map(len, _COMMANDS))
-        print("\n".join(f"  {name:<{width}}  {purpose}" for name, (purpose, _) in _COMMANDS.items()))
+    wanted = chosen(words, "data", {name: purpose for name, (purpose, _) in _COMMANDS.items()})
+    if wanted is None:
         return 0 if words else 2
-    if words[0] not in _COMMANDS:
-        raise UserError(f"there is no data command `{words[0]}`. {nearest(words[0], _COMMANDS)}")
-    place, _, name = _COMMANDS[words[0]][1].partition(":")
+    place, _, name = _COMMANDS[wanted][1].partition(":")
     command, rest = getattr(import_module(f"torchslots.{place}"), name), words[1:]
-    if words[0] == "prepare":
+    if wanted == "prepare":
         command, rest = _prepare_features(rest) or _for_recipe(command, rest)
-    result = parse(command, rest, f"data {words[0]}")
+    result = parse(command, rest, f"data {wanted}")
     return result if isinstance(result, int) else 0
 
 

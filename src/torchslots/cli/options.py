@@ -1,10 +1,11 @@
 """Parse the arguments of a command."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from torchslots.io.errors import speaks
+from torchslots.io.errors import UserError, nearest, speaks
 
 Words = list[str]
 """The words after the command's name."""
@@ -29,6 +30,25 @@ def parse(what: Any, words: Words, command: str, **options: Any) -> Any:
         console_outputs=speaks(),
         **options,
     )
+
+
+def chosen(words: Words, group: str, purposes: Mapping[str, str]) -> str | None:
+    """The command of a group that the words begin with; None: the commands are listed, as asked for or for want of one.
+
+    Args:
+        purposes: What each command does, by its name.
+
+    Raises:
+        UserError: no such command.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        print(f"Usage: torchslots {group} COMMAND [arguments]\n")
+        width = max(map(len, purposes))
+        print("\n".join(f"  {name:<{width}}  {purpose}" for name, purpose in purposes.items()))
+        return None
+    if words[0] not in purposes:
+        raise UserError(f"there is no {group} command `{words[0]}`. {nearest(words[0], purposes)}")
+    return words[0]
 
 
 def _renamed(word: str) -> str:

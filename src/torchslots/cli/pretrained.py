@@ -8,9 +8,9 @@ from typing import Any
 
 import tyro
 
-from torchslots.cli.options import Json, Words, parse
+from torchslots.cli.options import Json, Words, chosen, parse
 from torchslots.cli.table import print_table
-from torchslots.io.errors import UserError, nearest
+from torchslots.io.errors import UserError
 
 _HEADER = ("name", "data", "published", "here")
 _INSIDE = ("source", "dataset", "is_tokenizer")
@@ -23,14 +23,10 @@ def pretrained(words: Words) -> int:
     Raises:
         UserError: no such command, or as the command.
     """
-    if not words or words[0] in ("-h", "--help"):
-        print("Usage: torchslots pretrained COMMAND [arguments]\n")
-        width = max(map(len, _COMMANDS))
-        print("\n".join(f"  {name:<{width}}  {purpose}" for name, (purpose, _) in _COMMANDS.items()))
+    command = chosen(words, "pretrained", {name: purpose for name, (purpose, _) in _COMMANDS.items()})
+    if command is None:
         return 0 if words else 2
-    if words[0] not in _COMMANDS:
-        raise UserError(f"there is no pretrained command `{words[0]}`. {nearest(words[0], _COMMANDS)}")
-    parse(_COMMANDS[words[0]][1], words[1:], f"pretrained {words[0]}")
+    parse(_COMMANDS[command][1], words[1:], f"pretrained {command}")
     return 0
 
 

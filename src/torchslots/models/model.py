@@ -162,7 +162,7 @@ class ObjectCentricModel(nn.Module):
                 published.
         """
         elsewhere = {} if backbone else self._published_backbones()
-        save_pretrained(self, self.config, folder, leave_out=self._training_only(), elsewhere=elsewhere)
+        save_pretrained(self, self.config, folder, leave_out=self.training_only, elsewhere=elsewhere)
 
     def _published_backbones(self) -> dict[str, str]:
         """Names of frozen backbones' tensors, how they begin, and the tensors' digests."""
@@ -184,9 +184,11 @@ class ObjectCentricModel(nn.Module):
         Raises:
             UserError: not logged in, no such owner, no network.
         """
-        return push_to_hub(self, self.config, repo_id, private=private, leave_out=self._training_only())
+        return push_to_hub(self, self.config, repo_id, private=private, leave_out=self.training_only)
 
-    def _training_only(self) -> tuple[str, ...]:
+    @property
+    def training_only(self) -> tuple[str, ...]:
+        """Beginnings of the names of tensors that only `loss` needs: saved models are without."""
         return tuple(f"decoder.{name}" for name in self.decoder.training_only)
 
 

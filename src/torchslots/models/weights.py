@@ -137,7 +137,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-class WithoutDraws(TorchFunctionMode):
+class WithoutSampling(TorchFunctionMode):
     """Build a model with zeros in place of random initial weights, for weights that are all loaded next.
 
     Random numbers would take most of the time of loading.

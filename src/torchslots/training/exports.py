@@ -6,6 +6,7 @@ from typing import cast
 import torch
 
 from torchslots.io.errors import UserError
+from torchslots.models.model import ObjectCentricModel
 from torchslots.models.weights import CONFIG_NAME, WEIGHTS_NAME
 from torchslots.training import checkpoint
 from torchslots.training.checkpoint import Checkpoint, RunState
@@ -64,7 +65,9 @@ def _is_current(folder: Path, stepper: TrainStep) -> bool:
         found = checkpoint.read_tensors(file, file.read_bytes())
     except (OSError, UserError):
         return False
-    wanted = stepper.evaluated_model().state_dict()
+    model = stepper.evaluated_model()
+    left = model.training_only if isinstance(model, ObjectCentricModel) else ()
+    wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(left)}
     equal = found.keys() == wanted.keys() and all(
         torch.equal(found[name], tensor.cpu()) for name, tensor in wanted.items()
     )

@@ -32,8 +32,8 @@ def feature_encoder(model: nn.Module, name: str) -> FeatureEncoder:
     Raises:
         UserError: the model has no vision transformer, or one that is tuned.
     """
-    encoder = model.slot_encoder.encoder if isinstance(model, ObjectCentricModel) else None
-    if not isinstance(encoder, FeatureEncoder):
+    encoder = model.feature_encoder if isinstance(model, ObjectCentricModel) else None
+    if encoder is None:
         raise UserError(
             f"{name} has no frozen vision transformer, whose features could be stored and trained on. {_FRAMES}"
         )

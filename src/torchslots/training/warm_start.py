@@ -175,8 +175,7 @@ def take_all(trained: nn.Module, model: nn.Module, where: str) -> list[str]:
                 f"{where}: {name} resampled from {other.grid[0]} x {other.grid[1]} to {part.grid[0]} x {part.grid[1]} "
                 "patches."
             )
-    own = model.decoder.training_only if isinstance(model, ObjectCentricModel) else ()
-    left = tuple(f"decoder.{beginning}" for beginning in own)
+    left = model.training_only if isinstance(model, ObjectCentricModel) else ()
     wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(left)}
     remedy = "Give a model of the same recipe, or of the same system with the same sizes."
     check_fit(shapes(tensors), shapes(wanted), f"{where} does not fit the new model", remedy)

@@ -124,8 +124,7 @@ class PreparedArrays:
     @property
     def files(self) -> str:
         """Number and size of the arrays."""
-        files = list(self._folder.glob("*/*.npy"))
-        return f"{len(files)} arrays of {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"
+        return arrays_text(self._folder)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -144,6 +143,12 @@ class PreparedArrays:
 
     def num_objects(self, index: int) -> None:
         """Unknown; videos of too many objects were left out on preparing."""
+
+
+def arrays_text(folder: Path) -> str:
+    """Number and size of the arrays in the shards of `folder`."""
+    sizes = [file.stat().st_size for file in folder.glob("*/*.npy")]
+    return f"{len(sizes)} arrays of {sum(sizes) / 1e6:,.1f} MB"
 
 
 def read_entries(folder: Path) -> list[Entry]:

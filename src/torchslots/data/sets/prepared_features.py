@@ -15,7 +15,15 @@ import torch
 
 from torchslots.data.clips import Example
 from torchslots.data.config import DataConfig
-from torchslots.data.sets.prepared import Entry, differing, made_for, made_with, mapped, read_entries
+from torchslots.data.sets.prepared import (
+    Entry,
+    arrays_text,
+    differing,
+    made_for,
+    made_with,
+    mapped,
+    read_entries,
+)
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
 
@@ -132,8 +140,7 @@ class FeatureArrays:
     @property
     def files(self) -> str:
         """Number and size of the arrays."""
-        files = list(self.folder.glob("*/*.npy"))
-        return f"{len(files)} arrays of {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"
+        return arrays_text(self.folder)
 
     @cached_property
     def _entries(self) -> list[Entry]:

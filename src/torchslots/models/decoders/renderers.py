@@ -224,9 +224,8 @@ class MixerRenderer(Renderer):
         )
         self.norm_query, self.query = layer_norm(size, TORCH_NORM_EPS), dense(size, inner, bias=False)
         self.norm_key, self.key = layer_norm(slot_size, TORCH_NORM_EPS), dense(slot_size, inner, bias=False)
-        sizes = [slot_size + size if use_positions == "concat" else slot_size, *hidden]
-        layers = [layer for pair in zip(sizes, sizes[1:]) for layer in (dense(*pair), nn.ReLU())]
-        self.mlp = nn.Sequential(*layers, dense(sizes[-1], output_size))
+        mixed = slot_size + size if use_positions == "concat" else slot_size
+        self.mlp = mlp(mixed, hidden, output_size)
 
     def masks(self, slots: Float[Tensor, "n K D"], positions: Float[Tensor, "N E"]) -> Float[Tensor, "n N K"]:
         """Each patch's shares of the slots."""
