@@ -42,14 +42,32 @@ class Numbering:
 
     def __call__(self, ids: Shaped[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """The numbers of these ids, integers of any type."""
-        ids = ids.long().contiguous()
+        ids = _wide(ids).contiguous()
         known = self._ids.to(ids.device)
-        met = _distinct(ids)
-        self._ids = torch.cat([known, met[~torch.isin(met, known)]])
-        if torch.equal(self._ids, torch.arange(len(self._ids), device=ids.device)):
+        if not (_counts_up(known) and _between(ids, 0, len(known) - 1)):
+            met = _distinct(ids)
+            self._ids = torch.cat([known, met[~torch.isin(met, known)]])
+        if _counts_up(self._ids):
             return ids
         order = self._ids.argsort()
-        return order[torch.searchsorted(self._ids[order], ids)]
+        return order[torch.searchsorted(self._ids[order], ids.long())]
+
+
+def _wide(ids: Shaped[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """Ids in a signed type that every count of objects and slots fits."""
+    return ids if ids.dtype in (torch.int32, torch.int64) else ids.long()
+
+
+def _counts_up(ids: Int[Tensor, "n"]) -> bool:
+    """Whether ids are 0, 1, ..., so that each is its own number."""
+    return torch.equal(ids, torch.arange(len(ids), device=ids.device))
+
+
+def _between(ids: Int[Tensor, "*shape"], low: int, high: int) -> bool:
+    if not ids.numel():
+        return True
+    least, most = ids.aminmax()
+    return int(least) >= low and int(most) <= high
 
 
 def _distinct(ids: Int[Tensor, "*shape"]) -> Int[Tensor, "n"]:
@@ -79,7 +97,7 @@ def contingency(
     """
     if num_objects is None:
         num_objects = int(truth.max()) + 1 if truth.numel() else 1
-    truth, prediction = truth.long(), prediction.long()
+    truth, prediction = _wide(truth), _wide(prediction)
     cells = num_objects * num_slots
     pair = truth.int() * num_slots + prediction.int()
     keep = (truth >= 0) & (truth < num_objects) & (prediction >= 0) & (prediction < num_slots)
