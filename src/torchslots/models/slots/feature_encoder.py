@@ -24,9 +24,9 @@ class FeatureEncoder(Encoder):
         self.antialias = antialias
         self.normalize, self.backbone, self.transform = normalize, backbone, transform
 
-    def encode(self, frames: Float[Tensor, "B 3 H W"]) -> Encoded:
+    def encode(self, frames: Float[Tensor, "B 3 H W"], keys: bool = True) -> Encoded:
         """Raise UserError where frames do not divide into patches."""
-        features: Features = self.backbone(self.normalize(frames))
+        features: Features = self.backbone(self.normalize(frames), keys)
         return Encoded(self.transform(features.tokens), features, self.backbone.grid(frames))
 
     def encode_features(self, features: Features) -> Encoded:
@@ -36,4 +36,4 @@ class FeatureEncoder(Encoder):
 
     def forward(self, frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         """Tokens alone."""
-        return self.encode(frames).tokens
+        return self.encode(frames, keys=False).tokens
