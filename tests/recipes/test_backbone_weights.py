@@ -109,6 +109,16 @@ def test_what_is_no_backbone_is_refused(tmp_path) -> None:
         load_backbone(vit, HUB)
 
 
+def test_without_a_network_the_hubs_client_is_not_asked(monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *_: pytest.fail("it tries for half a minute")
+    )
+    with pytest.raises(UserError, match=f"no connection .*refused.*{OFFLINE}"):
+        load_backbone(backbone(), HUB)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

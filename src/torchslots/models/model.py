@@ -69,9 +69,7 @@ class ObjectCentricModel(nn.Module):
         into patches; None: the model is built for one size."""
         return next((part for part in self.slot_encoder.modules() if isinstance(part, FeatureEncoder)), None)
 
-    def encode(
-        self, batch: Batch, state: State | None = None, attn: bool = True, keys: bool = True
-    ) -> Clip:
+    def encode(self, batch: Batch, state: State | None = None, attn: bool = True, keys: bool = True) -> Clip:
         """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`.
 
         Where the batch has stored `features` of a frozen backbone, they take the place of the frames.
