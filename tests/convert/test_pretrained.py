@@ -365,7 +365,7 @@ def test_nothing_in_a_file_is_executed(steve, monkeypatch, tmp_path):
 
     torch.save({"a": Runs()}, tmp_path / "evil.pth")
     monkeypatch.setitem(RELEASED, steve.name, replace(steve.row, source=OnHub(REPO, steve.path)))
-    with pytest.raises(UserError, match="it holds code, .* nothing in it was executed"):
+    with pytest.raises(UserError, match=r"it holds code, .* nothing in it was executed"):
         pretrained.get(steve.name, tmp_path / "evil.pth")
     assert not (tmp_path / "executed").exists() and not locations.is_here(steve.name)
 

@@ -270,9 +270,22 @@ def test_queries_of_another_width_than_the_slots(tmp_path, position_size, use):
     file = tmp_path / "model.ckpt"
     torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, file)
     done = convert.convert(file, tmp_path / "out")
-    assert done.config == config
+    assert done.config == config and "4 heads of the decoder. If" in str(done)
     again = load_model(tmp_path / "out").state_dict()
     assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_mixture_without_positions_has_the_weights_of_one_with_them_which_is_said(tmp_path):
+    decoder = MixerConfig(hidden=(20,), mlp_size=14, use_positions="none")
+    vit = BackboneConfig("dino", 64, 1, 1, 4, 4)
+    sizes = {"resolution": (16, 16), "token_hidden": 30, "slot_size": 12, "predictor_mlp": 18}
+    config = VideosaurConfig(backbone=vit, decoder=decoder, losses=LossConfig(), **sizes)
+    arrays = to_theirs(videosaur.leaves(config), catalog.build(config).state_dict())
+    state = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    torch.save(state, tmp_path / "model.ckpt")
+    done = convert.convert(tmp_path / "model.ckpt", tmp_path / "out")
+    assert isinstance(done.config, VideosaurConfig) and done.config.decoder.use_positions == "add"
+    assert "added to the mixture (`pos_embed_mode: add`, not none). If that is wrong" in str(done)
 
 
 def test_a_decoder_without_a_square_grid_needs_its_configuration(golden, tmp_path):

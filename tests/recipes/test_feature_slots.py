@@ -14,7 +14,7 @@ from torchslots.models.layers.blocks import GRUCell
 from torchslots.models.model import ObjectCentricModel, rollout
 from torchslots.recipes import catalog
 from torchslots.recipes.backbones import TINY_VIT, BackboneConfig, build_backbone
-from torchslots.recipes.config import to_json
+from torchslots.recipes.config import to_json, with_changes
 from torchslots.recipes.feature_slots import (
     FeatureSlotsConfig,
     LossConfig,
@@ -232,3 +232,10 @@ def test_prediction_computes_no_keys():
     model.slot_encoder.tokens(seen["video"])
     assert not asked
     assert model.loss(seen)["similarity"] > 0 and len(asked) == 1
+
+
+@pytest.mark.parametrize("part", ["predictor_heads", "backbone.num_heads", "decoder.num_heads"])
+def test_heads_that_do_not_divide_a_width_are_refused_in_one_sentence(part: str) -> None:
+    config = with_changes(shrunk(catalog.recipe("videosaur_ytvis").model), **{part: 5})
+    with pytest.raises(UserError, match=r"of width (12|24) does not divide into 5 heads"):
+        catalog.build(config)

@@ -55,7 +55,8 @@ def _refusal(path: Path, error: Exception) -> str:
         )
     if found.whole and not found.of_torch:
         return (
-            f"{path} is a pickle, but not of torch.save. Save the tensors alone: torch.save(model.state_dict(), FILE)."
+            f"{path} is a pickle, but not of torch.save. Save the tensors alone: "
+            "torch.save(model.state_dict(), FILE)."
         )
     if "TorchScript" in text or "torch.jit" in text:
         return f"{path} is a TorchScript archive, which holds a program and is not run here. Give its state dict."

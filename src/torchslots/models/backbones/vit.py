@@ -215,6 +215,12 @@ def _keys(block: nn.Module, x: Tensor, norm: Callable[[nn.Module], nn.Module]) -
 
 
 def _numbers(size: int, depth: int, num_heads: int, patch_size: int, grid_size: int) -> dict[str, Any]:
+    """Raise UserError where the heads do not divide the width."""
+    if num_heads < 1 or size % num_heads:
+        raise UserError(
+            f"A vision transformer of width {size} does not divide into {num_heads} heads. Give the number of heads "
+            "that it was trained with: published ones have heads of width 64."
+        )
     return {
         "hidden_size": size,
         "num_hidden_layers": depth,
