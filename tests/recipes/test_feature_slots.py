@@ -239,3 +239,16 @@ def test_heads_that_do_not_divide_a_width_are_refused_in_one_sentence(part: str)
     config = with_changes(shrunk(catalog.recipe("videosaur_ytvis").model), **{part: 5})
     with pytest.raises(UserError, match=r"of width (12|24) does not divide into 5 heads"):
         catalog.build(config)
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((1, 3, 16, 25), "should be 24 wide.* got .*25"),
+        ((1, 3, 12, 24), "features of 16 patches, got those of 12"),
+    ],
+)
+def test_stored_features_that_do_not_fit_are_refused(shape: tuple[int, ...], says: str) -> None:
+    model = fresh(shrunk(catalog.recipe("slotcontrast_movi_c").model))
+    with pytest.raises(UserError, match=says):
+        model.loss({"features": torch.rand(shape)})

@@ -63,7 +63,11 @@ def _refusal(path: Path, error: Exception) -> str:
     if asked:
         return f"{path} ends too early. Copy or download it again."
     lines = [line for line in text.splitlines() if "Weights only" not in line and "weights_only" not in line]
-    first = next((line.strip() for line in lines if line.strip()), type(error).__name__)[:120].rstrip(".")
+    first = (
+        next((line.strip() for line in lines if line.strip()), type(error).__name__)
+        .partition(". ")[0][:120]
+        .rstrip(".")
+    )
     return f"{path} is not a whole file of torch.save ({first}). Copy or download it again."
 
 

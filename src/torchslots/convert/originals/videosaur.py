@@ -327,8 +327,9 @@ def _losses(model: Mapping[str, Any], config: FeatureSlotsConfig, num_patches: i
         found[kind] = float(weights.get(name, 1.0))
         if kind == "similarity":
             target = loss["target_transform"]
-            refuse_unusual("The similarity", target, {"softmax": True, "threshold": 0.0})
+            refuse_unusual("The similarity", target, {"softmax": True})
             found["similarity_temperature"] = float(target["temperature"])
+            found["similarity_threshold"] = float(target.get("threshold", 0.0))
         if kind == "contrast":
             found["contrast_temperature"] = float(loss["temperature"])
             found["contrast_whole_batch"] = bool(loss["batch_contrast"])

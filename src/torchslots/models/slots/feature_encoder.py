@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchslots.io.errors import UserError
 from torchslots.models.backbones.vit import ViT
 from torchslots.models.slots.encoder import Encoder
 from torchslots.models.types import Encoded, Features
@@ -30,7 +31,16 @@ class FeatureEncoder(Encoder):
         return Encoded(self.transform(features.tokens), features, self.backbone.grid(frames))
 
     def encode_features(self, features: Features) -> Encoded:
-        """Tokens of stored features, in the precision of the transform's weights."""
+        """Tokens of stored features, in the precision of the transform's weights.
+
+        Raises:
+            UserError: features of another width than the backbone's.
+        """
+        if features.tokens.shape[-1] != self.backbone.size:
+            raise UserError(
+                f"`features` should be {self.backbone.size} wide, as this model's backbone makes them, got "
+                f"{list(features.tokens.shape)}. Store them again with the model's own backbone."
+            )
         precise = features.map(torch.Tensor.float)
         return Encoded(self.transform(precise.tokens), precise)
 
