@@ -254,9 +254,11 @@ def _download(repo_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     problem = no_connection()
-    how = {"revision": revision, "local_files_only": problem is not None}
+    patterns, here = ["*.json", "*.safetensors"], problem is not None
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors"], **how))
+        return Path(
+            snapshot_download(repo_id, revision=revision, allow_patterns=patterns, local_files_only=here)
+        )
     except Exception as error:  # the client's exceptions differ between its versions and its transports
         raise UserError(
             f"{repo_id} is not a folder and could not be fetched from the Hugging Face hub: "
