@@ -48,7 +48,7 @@ def compose(words: Words) -> int:
             options: How many slots to exchange, and what to write.
         """
         ready = load_model(folder := model_folder(model), device=videos.device)
-        data, settings = settings_of(folder, ready, videos, KEYS)
+        data, settings = settings_of(folder, ready, videos, KEYS, root)
         found, missing = networks_of(networks, SET_METRICS)
         with processes(videos.device) as (rank, world_size):
             report = compose_videos(

@@ -141,7 +141,8 @@ def evaluate_with_baseline(
     else:
         options = dataclasses.replace(options, device=str(next(model.parameters()).device))
     ready = _adjusted(model, where or "The model", options)
-    data, settings = settings_of(where, ready, options, (*_KEYS, "flow") if options.observe else _KEYS)
+    keys = (*_KEYS, "flow") if options.observe else _KEYS
+    data, settings = settings_of(where, ready, options, keys, Path(root))
     seed = settings.seed if options.seed is None else options.seed
     restart = options.restart_memory or settings.restart_memory
     protocol = settings.protocol if options.protocol is None else options.protocol

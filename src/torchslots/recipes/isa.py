@@ -306,7 +306,9 @@ def _recipe(setting: str) -> Recipe:
         f"isa_{setting}",
         replace(found.model, **_VARIANTS[variant][1]),
         found.data,
-        OptimConfig(learning_rate=4e-4, warmup_steps=found.warmup_steps, num_steps=found.num_steps),
+        OptimConfig(
+            learning_rate=4e-4, warmup_steps=found.warmup_steps, num_steps=found.num_steps, clip_epsilon=0.0
+        ),
         TrainConfig(eval_every=found.eval_every, checkpoint_every=found.eval_every),
         EvalConfig(num_frames=1, slice_size=1, batch_size=64, num_background=found.num_background),
     )

@@ -233,7 +233,7 @@ def _decoder(config: SaviConfig) -> BroadcastDecoder:
 
 def savi_small() -> Recipe:
     """SAVi-S on MOVi-A at 64x64, optical flow as target, 100k steps; FG-ARI 92.1 (895,268 weights)."""
-    return Recipe("savi_small", SaviConfig(), DataConfig(), OptimConfig(), TrainConfig())
+    return Recipe("savi_small", SaviConfig(), DataConfig(), OptimConfig(clip_epsilon=0.0), TrainConfig())
 
 
 def savi_medium() -> Recipe:
@@ -251,7 +251,8 @@ def savi_large() -> Recipe:
     model = SaviConfig(
         resolution=(128, 128), encoder=ResNetConfig(), decoder=DecoderConfig(strides=(2, 2, 2, 2))
     )
-    return replace(savi_medium(), name="savi_large", model=model, optim=OptimConfig(num_steps=500_000))
+    base = savi_medium()
+    return replace(base, name="savi_large", model=model, optim=replace(base.optim, num_steps=500_000))
 
 
 def savi_plus_plus() -> Recipe:
