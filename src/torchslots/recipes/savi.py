@@ -12,6 +12,8 @@ conditioning, all 24 frames of a video scored together, the first included (READ
 | SAVi-M | 93.4 | 75.1 | 67.4 | 20.8 | 12.2 |
 | SAVi-L | 95.1 | 64.8 | 71.3 | 59.7 | 34.1 |
 | SAVi++ | 85.3 | 72.5 | 79.1 | 84.8 | 85.1 |
+
+An older version of that README has SAVi-M at 92.5, 78.6, 69.4, 29.2, 14.0 (docs/fidelity.md).
 """
 
 import math
