@@ -44,17 +44,22 @@ def test_the_loss_is_the_mean_over_clips_as_in_training() -> None:
         num_plots=0,
         observers=held_out(model, recipe(2), 7, 0, CPU, "fp32"),
     )
-    clips = [(0, 0), (1, 0), (0, 2), (1, 2), (0, 4)]
     with torch.no_grad():
         each = [
-            float(model.loss({k: v[row : row + 1, start : start + 2] for k, v in batch(6).items()})["flow"])
-            for row, start in clips
+            float(sum(model.loss(clip(row, start, 2)).values()))
+            for row, start in ((0, 0), (1, 0), (0, 2), (1, 2), (0, 4))
         ]
-    assert report.metrics["loss_flow"] == pytest.approx(np.mean(each), rel=1e-5)
-    assert report.metrics["loss"] == pytest.approx(report.metrics["loss_flow"])
-    assert "clips of 2 frames" in report.definitions["loss_flow"]
+    names = [name for name in report.metrics if name.startswith("loss_")]
+    assert report.metrics["loss"] == pytest.approx(np.mean(each), rel=1e-5)
+    assert report.metrics["loss"] == pytest.approx(sum(report.metrics[name] for name in names)) and names
+    assert all("clips of 2 frames" in report.definitions[name] for name in names)
     alone = evaluate(model, [videos], CONFIG, num_plots=0).metrics
     assert alone == {name: value for name, value in report.metrics.items() if not name.startswith("loss")}
+
+
+def clip(row: int, start: int, frames: int) -> dict:
+    """A clip of one of the videos."""
+    return {key: value[row : row + 1, start : start + frames] for key, value in batch(6).items()}
 
 
 def test_losses_follow_the_step_and_are_none_without_targets() -> None:
