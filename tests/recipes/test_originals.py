@@ -14,6 +14,7 @@ from torchslots.inference.videos import settings_of
 from torchslots.recipes import catalog, steve, steve_joint
 from torchslots.recipes.config import Recipe, to_json, with_changes
 from torchslots.recipes.steve import CodeTransformerConfig
+from torchslots.training.run import _on_other_data
 from training.two_steps import DVAE, STEVE
 
 _ORIGINAL = ("savi_pytorch", "steve", "slotdiffusion", "vqvae", "dvae")
@@ -44,12 +45,26 @@ def test_systems_of_slotdiffusion_are_tested_on_the_test_split(name: str, tmp_pa
     assert read(recipe, tmp_path, num_videos=7) == ("test", 7)
 
 
-def test_a_data_set_without_the_test_split_is_read_as_in_training(tmp_path: Path) -> None:
+def test_a_data_set_without_the_test_split_is_read_as_in_training(tmp_path: Path, capsys) -> None:
     recipe = catalog.recipe("slotdiffusion_movi_e")
     assert read(recipe, tmp_path, data="movi_a") == ("validation", None)
+    assert "`movi_a` has no split `test`" in capsys.readouterr().err
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "meta.json").write_text("{}")
     assert read(recipe, tmp_path, data="prepared") == ("validation", None)
+
+
+def test_other_data_are_trained_on_by_their_own_splits(tmp_path: Path) -> None:
+    def splits(name: str, **changes: object) -> tuple[str, str]:
+        found = _on_other_data(with_changes(catalog.recipe(name), **changes))
+        return found.data.train_split, found.evaluation.split
+
+    own = ("all[512:70000]", "all[:512]")
+    assert splits("slot_attention_clevr6") == own
+    assert splits("slot_attention_clevr6", **{"data.dataset": "prepared"}) == own
+    assert splits("slot_attention_clevr6", **{"data.dataset": "folder"}) == ("train", "validation")
+    chosen = {"data.dataset": "sim_c", "data.train_split": "train[:50%]"}
+    assert splits("steve_joint_movi_e", **chosen) == ("train[:50%]", "validation")
 
 
 def test_runs_from_before_keep_their_split(tmp_path: Path) -> None:

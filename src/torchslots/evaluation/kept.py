@@ -74,7 +74,9 @@ def fingerprint(*tensors: Tensor) -> str:
     """Hash of the values of tensors."""
     found = 0
     for tensor in tensors:
-        found = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), found)
+        found = zlib.crc32(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), found
+        )
     return f"{found:08x}"
 
 

@@ -1,6 +1,7 @@
 """Options for commands that run a trained model on the whole videos of a data set: which videos, and where to run."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from torchslots.data.catalog import entry, known_splits
 from torchslots.data.parts import parse_split
 from torchslots.io.errors import UserError, nearest
+from torchslots.io.processes import is_first_process
 from torchslots.metrics.networks.weights import FILES
 from torchslots.metrics.reconstruction import load_networks
 from torchslots.recipes import catalog
@@ -100,9 +102,16 @@ def settings_of(
 
 
 def _tested(settings: EvalConfig, dataset: str, root: Path | None) -> EvalConfig:
-    """The settings with the split for tests as the split to read, where the data set has it."""
+    """The settings with the split for tests as the split to read; where the data set lacks it a line says so."""
     wanted = settings.test_split
-    if wanted is None or parse_split(wanted)[0] not in known_splits(dataset, root):
+    if wanted is None:
+        return settings
+    if not {wanted, parse_split(wanted)[0]} & {*known_splits(dataset, root)}:
+        what = (
+            f"`{dataset}` has no split `{wanted}`, on which the recipe is tested: reading `{settings.split}`."
+        )
+        if is_first_process():
+            print(what, file=sys.stderr, flush=True)
         return settings
     return dataclasses.replace(
         settings, split=wanted, num_videos=settings.test_videos, test_split=None, test_videos=None
