@@ -81,27 +81,27 @@ def test_an_evaluation_goes_on_with_equal_figures(tmp_path: Path, monkeypatch, d
     for ours, theirs in zip(again.panels, whole.panels):
         assert np.array_equal(ours.panel(), theirs.panel())
     kept.remove()
-    assert not (tmp_path / "kept").exists()
+    assert not list((tmp_path / "kept").iterdir())
 
 
 def test_another_job_or_other_frames_are_evaluated_anew(tmp_path: Path) -> None:
     model, kept = tiny("learned"), Kept(tmp_path, "one")
     evaluate(model, batches(2), CONFIG, num_plots=0, kept=kept)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
     changed = batches(2)
     changed[1]["video"] = 1 - changed[1]["video"]
     found = evaluate(model, changed, CONFIG, num_plots=0, kept=Kept(tmp_path, "one"))
     assert found == evaluate(model, changed, CONFIG, num_plots=0)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
     other = Kept(tmp_path, "two")
-    assert not other.resumes and not tmp_path.exists()
+    assert not other.resumes and not list(tmp_path.iterdir())
     assert not Kept(tmp_path, "two").resumes
 
 
 def test_a_file_that_is_not_whole_is_computed_again(tmp_path: Path) -> None:
     model = tiny("learned")
     whole = evaluate(model, batches(1), CONFIG, num_plots=0, kept=Kept(tmp_path, "job"))
-    file = next(tmp_path.glob("*.safetensors"))
+    file = next(tmp_path.rglob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-7])
     assert evaluate(model, batches(1), CONFIG, num_plots=0, kept=Kept(tmp_path, "job")) == whole
 

@@ -23,21 +23,23 @@ from torchslots.io.files import write_file
 from torchslots.io.json_files import read_object
 from torchslots.models.types import Batch, Prediction
 
-_KEY = "key.json"
+_KEY, _PREFIX = "key.json", ".unfinished_"
 _SMALL = torch.iinfo(torch.uint8).max
 
 
 class Kept:
-    """Files of tensors in a folder that belongs to one job; those of another job are removed.
+    """Files of tensors of one job, in a hidden folder for each process; those of another job are removed.
 
     Args:
-        folder: of one process.
+        results: folder of the job's results.
         key: hash of all that results depend on.
+        rank: number of this process.
         anew: remove what an interrupted run of this job left, too.
     """
 
-    def __init__(self, folder: Path, key: str, anew: bool = False) -> None:
-        self._folder, self._key = folder, key
+    def __init__(self, results: Path, key: str, rank: int = 0, anew: bool = False) -> None:
+        folder = results / f"{_PREFIX}{rank}"
+        self._folder, self._key, self._rank = folder, key, rank
         try:
             known = read_object(folder / _KEY) if (folder / _KEY).exists() else {}
         except UserError:
@@ -66,8 +68,10 @@ class Kept:
         write_file(self._folder / f"{name}.safetensors", safetensors.torch.save(own))
 
     def remove(self) -> None:
-        """Remove the folder: the job is done."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove the folder: the job is done. The first process removes those of processes that are no more, too."""
+        left = [self._folder] if self._rank else self._folder.parent.glob(f"{_PREFIX}*")
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def fingerprint(*tensors: Tensor) -> str:

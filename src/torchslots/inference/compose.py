@@ -214,7 +214,7 @@ def kept_compositions(
         return None
     about = [model_key(model, model.config), asdict(settings), options.describe(), rank]
     key = hashlib.blake2b(json.dumps(about, default=str).encode()).hexdigest()
-    kept = Kept(folder / f".unfinished_{rank}", key, options.overwrite)
+    kept = Kept(folder, key, rank, options.overwrite)
     if kept.resumes and rank == 0:
         print(
             f"Going on with the compositions that were interrupted in {folder}.", file=sys.stderr, flush=True

@@ -210,7 +210,7 @@ def _kept(
     about += [options.precision, options.num_slots, options.num_iterations, options.num_plots]
     key = f"{model_key(model, model.config)} {options.reconstructs} {options.baseline}"
     told = json.dumps([key, about, str(options.device)], default=str)
-    kept = Kept(folder / f".unfinished_{rank}", hashlib.blake2b(told.encode()).hexdigest(), options.overwrite)
+    kept = Kept(folder, hashlib.blake2b(told.encode()).hexdigest(), rank, options.overwrite)
     if kept.resumes and rank == 0:
         print(f"Going on with the evaluation that was interrupted in {folder}.", file=sys.stderr, flush=True)
     return kept
