@@ -13,9 +13,10 @@ import torchslots
 from inference.small_sets import Means, Videos, painter
 from tiny_models import TINY, batch, tiny
 from torchslots.evaluation.evaluate import evaluate
+from torchslots.evaluation.first_frames import FirstFrames
 from torchslots.evaluation.frame_folders import Films
 from torchslots.evaluation.kept import Kept
-from torchslots.evaluation.observers import FirstFrames, ReconstructionFigures
+from torchslots.evaluation.observers import ReconstructionFigures
 from torchslots.inference import compose as composing
 from torchslots.inference.compose import ComposeOptions, compose_videos, kept_compositions
 from torchslots.io import video
@@ -93,6 +94,9 @@ def test_another_job_or_other_frames_are_evaluated_anew(tmp_path: Path) -> None:
     found = evaluate(model, changed, CONFIG, num_plots=0, kept=Kept(tmp_path, "one"))
     assert found == evaluate(model, changed, CONFIG, num_plots=0)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
+    changed[0]["segmentations"] = 3 - changed[0]["segmentations"]
+    evaluate(model, changed, CONFIG, num_plots=0, kept=Kept(tmp_path, "one"))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
     other = Kept(tmp_path, "two")
     assert not other.resumes and not list(tmp_path.iterdir())
     assert not Kept(tmp_path, "two").resumes

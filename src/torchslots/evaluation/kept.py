@@ -94,12 +94,13 @@ def through(
     """The slices of a batch with the model's results: kept ones, or else those of `run`, which are kept.
 
     Args:
-        batch: its frames and the names of its videos name the file.
+        batch: its frames, hints and labels and the names of its videos name the file.
         needs: what observers need of the next slice.
         run: slices to pairs of a slice and its result.
     """
     names = zlib.crc32(" ".join(map(str, batch.get("name", ()))).encode())
-    file = f"{names:08x}_{fingerprint(batch['video'])}"
+    tensors = [value for _, value in sorted(batch.items()) if isinstance(value, Tensor)]
+    file = f"{names:08x}_{fingerprint(*tensors)}"
     stored = kept.read(file)
     if stored is not None:
         for index, seen in enumerate(slices):

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torchslots.evaluation import evaluate as passes
+from torchslots.evaluation.first_frames import FirstFrames
 from torchslots.evaluation.frame_folders import Films, FrameFolders
 from torchslots.evaluation.kept import Kept
-from torchslots.evaluation.observers import FirstFrames, Observer, ReconstructionFigures
+from torchslots.evaluation.observers import Observer, ReconstructionFigures
 from torchslots.evaluation.report import EvalReport
 from torchslots.evaluation.rollout import HorizonReport, evaluate_rollout
 from torchslots.evaluation.tokenizer import Ceiling
