@@ -40,7 +40,7 @@ INSIDE = {
         "clips edits adjust",
     ),
     "data": (
-        "config batch objects find",
+        "config batch objects find parts",
         "formats",
         "transforms",
         "loader fitting",

@@ -219,6 +219,7 @@ def _optim_config(reference: dict) -> OptimConfig:
         warmup_steps=rates["warmup_steps"],
         num_steps=rates["steps_per_cycle"],
         max_grad_norm=reference["optimizer_configs"]["grad_clip"]["clip_value"],
+        clip_epsilon=0.0,
     )
 
 

@@ -241,6 +241,7 @@ def _trajectory(case: Case, folder: Path) -> Arrays:
         warmup_steps=settings["warmup_steps"],
         num_steps=settings["num_train_steps"],
         max_grad_norm=settings["max_grad_norm"],
+        clip_epsilon=0.0,
     )
     loaded = load(case)
     num_steps = len(read_arrays(folder / "trajectory.npz")["loss"])

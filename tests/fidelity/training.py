@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +59,10 @@ class Steps(NamedTuple):
     norms: np.ndarray
 
 
+def _clipping(config: OptimConfig) -> tuple[float | None, Literal["l2", "inf"], float]:
+    return config.max_grad_norm, config.clip_norm, config.clip_epsilon
+
+
 def train(loaded: Loaded, config: OptimConfig, batches: Iterable[Batch], *, resume: bool = False) -> Steps:
     """Steps of our trainer's Adam; the model is trained on.
 
@@ -75,7 +79,7 @@ def train(loaded: Loaded, config: OptimConfig, batches: Iterable[Batch], *, resu
         rates.append([group["lr"] for group in optimizer.param_groups])
         loss = loss_of(model, batch)
         loss.backward()
-        sizes.append(optim.clip_gradients(model.parameters(), config.max_grad_norm).item())
+        sizes.append(optim.clip_gradients(model.parameters(), *_clipping(config)).item())
         losses.append(loss.item())
         optimizer.step()
         optimizer.zero_grad()

@@ -46,7 +46,7 @@ TINY = SteveConfig(
 )
 TINY_JOINT = SteveJointConfig(
     TOKENIZER,
-    WRITER,
+    replace(WRITER, xavier_start=True),
     channels=(8, 8),
     token_size=12,
     num_slots=3,

@@ -71,6 +71,22 @@ def test_clipping_scales_to_the_norm_and_returns_the_one_before() -> None:
     assert torch.equal(parameters[1].grad, before)
 
 
+def test_clipping_as_in_optax_adds_nothing_to_the_norm() -> None:
+    parameter = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    for gradient, expected in (([3e-4, 4e-4], [3e-4, 4e-4]), ([3.0, 4.0], [3e-3, 4e-3])):
+        parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+        optim.clip_gradients([parameter], 5e-3, epsilon=0.0)
+        assert parameter.grad.tolist() == pytest.approx(expected, rel=1e-12)
+    parameter.grad = torch.zeros(2, dtype=torch.float64)
+    assert optim.clip_gradients([parameter], 5e-3, epsilon=0.0) == 0 and not parameter.grad.any()
+    before = torch.randn(5, dtype=torch.float64)
+    ours, theirs = nn.Parameter(torch.zeros_like(before)), nn.Parameter(torch.zeros_like(before))
+    ours.grad, theirs.grad = before.clone(), before.clone()
+    optim.clip_gradients([ours], 0.05)
+    nn.utils.clip_grad_norm_([theirs], 0.05)
+    assert torch.equal(ours.grad, theirs.grad)
+
+
 def test_clipping_reports_a_gradient_that_is_not_finite() -> None:
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([1.0, math.nan])

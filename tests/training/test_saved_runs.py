@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torchslots.evaluation.evaluate import whole_videos
 from torchslots.hub import load_model
 from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes import catalog
-from torchslots.recipes.config import to_json
+from torchslots.recipes.config import to_json, with_changes
 from torchslots.training import loop
 from torchslots.training.warm_start import assemble
 
@@ -56,11 +57,48 @@ def test_saved_runs_resume_to_the_same_weights(name: str, tmp_path: Path) -> Non
         )
 
 
+_TESTED = {"evaluation.test_split": "test"}
+_CLIPPED = {"optim.clip_epsilon": 0.0}
+_HALF = {"train.precision": "fp16"}
+CHANGED: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("savi_small", "savi_plus_plus", "statm_savi_small"), _CLIPPED),
+    **dict.fromkeys(
+        (
+            "isa_tetrominoes_baseline",
+            "isa_clevr_with_masks_transl_scale_v2",
+            "isa_waymo_open_transl_rot_scale",
+        ),
+        _CLIPPED,
+    ),
+    **dict.fromkeys(("savi_pytorch_movi_d", "savi_pytorch_clevrtex", "steve_movi_solid"), _TESTED),
+    **dict.fromkeys(("vqvae_movi_d", "slotdiffusion_clevrtex"), _TESTED | _HALF),
+    "slot_attention_clevr6": {
+        "data.train_split": "all[512:70000]",
+        "evaluation.split": "all[:512]",
+        "evaluation.test_split": "all[70000:71000]",
+        "evaluation.test_videos": 320,
+    },
+    "steve_demo": {"model.transformer.xavier_start": True},
+    "steve_joint_movi_e": {
+        "model.transformer.xavier_start": True,
+        "data.windows": "end_to_end",
+        "data.train_split": "train[:70%]",
+        "optim.num_steps": 1_137_000,
+        "train.eval_every": 2274,
+        "train.best_metric": "loss",
+        "evaluation.split": "train[70%:85%]",
+        "evaluation.test_split": "test",
+    },
+}
+"""What has become otherwise in recipes since: they were not as in the original program."""
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_saved_recipes_are_todays(name: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.json"
     file.write_text(json.dumps(CONFIGS[name]))
-    assert catalog.read_recipe(file) == catalog.recipe(name)
+    saved = catalog.read_recipe(file)
+    assert with_changes(saved, **CHANGED.get(name, {})) == catalog.recipe(name)
     file.write_text(to_json(catalog.recipe(name)))
     assert catalog.read_recipe(file) == catalog.recipe(name)
 

@@ -137,7 +137,6 @@ def test_another_model_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"batch_size": 6, "accumulation": 4}, "divisible by 4"),
-        ({"precision": "fp16"}, "fp16 needs a GPU"),
         ({"keep": 0}, "at least 1"),
         ({"seed": -1}, "train.seed"),
     ],
@@ -146,6 +145,14 @@ def test_settings_that_cannot_work(tmp_path: Path, settings: dict[str, Any], mes
     with pytest.raises(UserError, match=message):
         train(tiny_recipe(**settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_half_precision_is_full_on_the_cpu_and_says_so(tmp_path: Path, capsys) -> None:
+    train(tiny_recipe(2, precision="fp16"), tmp_path / "half")
+    train(tiny_recipe(2), tmp_path / "full")
+    assert capsys.readouterr().err.count("fp16 needs a GPU: on the CPU this runs in fp32.") == 1
+    half, full = weights(tmp_path / "half"), weights(tmp_path / "full")
+    assert all(torch.equal(half[name], full[name]) for name in full)
 
 
 def test_an_unknown_metric_names_those_there_are(tmp_path: Path) -> None:

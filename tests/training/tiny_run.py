@@ -142,6 +142,7 @@ def tiny_evaluate(
     device: Any,
     precision: str,
     num_plots: int,
+    observers: Any = (),
 ) -> TinyReport:
     """A number that follows from the weights, and pictures."""
     videos = sum(len(batch["video"]) for batch in batches)

@@ -13,7 +13,7 @@ def compose(words: Words) -> int:
     from torchslots.convert.pretrained import model_folder
     from torchslots.evaluation.evaluate import whole_videos
     from torchslots.hub import load_model
-    from torchslots.inference.compose import ComposeOptions, compose_videos, save
+    from torchslots.inference.compose import ComposeOptions, compose_videos, kept_compositions, save
     from torchslots.inference.videos import (
         KEYS,
         NetworkOptions,
@@ -50,9 +50,11 @@ def compose(words: Words) -> int:
             options: How many slots to exchange, and what to write.
         """
         ready = load_model(folder := model_folder(model), device=videos.device, backbone=backbone)
-        data, settings = settings_of(folder, ready, videos, KEYS)
+        data, settings = settings_of(folder, ready, videos, KEYS, root)
         found, missing = networks_of(networks, SET_METRICS)
+        results = out or out_folder(model, "compose")
         with processes(videos.device) as (rank, world_size):
+            kept = kept_compositions(ready, results, settings, options, rank)
             report = compose_videos(
                 ready,
                 whole_videos(data, settings, root),
@@ -63,12 +65,15 @@ def compose(words: Words) -> int:
                 num_workers=videos.num_workers,
                 rank=rank,
                 world_size=world_size,
+                kept=kept,
             )
         report.notes.extend(missing)
         if rank == 0:
-            written = save(report, out or out_folder(model, "compose"))
+            written = save(report, results)
             report.print_table()
             print(f"Written: {', '.join(str(path) for path in written)}")
+        if kept is not None:
+            kept.remove()
         return 0
 
     return parse(compose, words, "compose")

@@ -40,7 +40,7 @@ def concepts(words: Words) -> int:
         """
         demand_one_process("Concepts are found")
         ready = load_model(source := model_folder(model), device=videos.device, backbone=backbone)
-        data, settings = settings_of(source, ready, videos, KEYS)
+        data, settings = settings_of(source, ready, videos, KEYS, root)
         found = room.concepts(
             ready,
             whole_videos(data, settings, root),

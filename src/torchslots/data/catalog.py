@@ -110,12 +110,14 @@ def open_dataset(name: str, root: Path, split: str, config: DataConfig, train: b
 
     Args:
         root: The folder that holds the data set's (`root/movi_a/128x128/1.0.0`), or one of those below it.
+        split: Its name, and in brackets which part of it, see `data/parts.py`.
         train: Clips of `config.num_frames` at random places; otherwise the first `config.num_frames` of each.
 
     Raises:
         UserError: unknown name, no such folder, no such split.
     """
     from torchslots.data.clips import Clips
+    from torchslots.data.parts import parse_split
 
     found, root, config = entry(name), Path(root), replace(config, dataset=name)
     if not root.exists():
@@ -123,7 +125,26 @@ def open_dataset(name: str, root: Path, split: str, config: DataConfig, train: b
         if found.remote:
             remedy = f"Get it with `torchslots data download {name}`."
         raise UserError(f"{root} does not exist. {remedy}")
-    return Clips(found.open(root, split, config), split, config, train)
+    whole, part = (split, None) if (root / split).is_dir() else parse_split(split)
+    limit = config.num_records if part is None or config.num_records is not None else part.last
+    source = found.open(root, whole, replace(config, num_records=limit))
+    return Clips(source, split, config, train, part)
+
+
+def known_splits(name: str, root: Path | None) -> Sequence[str]:
+    """The splits that a data set has: as published or, of your own files and of prepared arrays, those below `root`.
+
+    Args:
+        root: None: unknown.
+
+    Raises:
+        UserError: no such data set.
+    """
+    found = entry(name)
+    made_here = found.find_splits is not None and found.remote is None and not found.get
+    if found.find_splits is None or not made_here or root is None or not root.exists():
+        return found.splits
+    return found.find_splits(root, name)
 
 
 # The rows

@@ -15,6 +15,7 @@ import torch
 from torchslots.data import fitting, transforms
 from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.data.parts import Part
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
@@ -151,10 +152,13 @@ class Source(Protocol):
 class Clips:
     """Clips of a source's examples by a recipe's `DataConfig`."""
 
-    def __init__(self, source: Source, split: str, config: DataConfig, train: bool = True) -> None:
+    def __init__(
+        self, source: Source, split: str, config: DataConfig, train: bool = True, part: Part | None = None
+    ) -> None:
         """Select the examples: of the first `config.num_records` those of at most `config.max_objects`.
 
         Args:
+            part: Only examples between these bounds; None: all.
             train: Clips of `config.num_frames` at random places; otherwise the first `config.num_frames` frames of each
                 video, or each of its `config.eval_chunks`. Where a video is shorter, the rest is zero and its
                 `padding_mask` False; but of whole chunks (`config.windows`) it is left out.
@@ -164,7 +168,7 @@ class Clips:
         """
         self.source, self.split, self.config, self.train = source, split, config, train
         self._keys = _stored_keys(source, config)
-        self._chosen: Sequence[int] = _choose(source, config)
+        self._chosen: Sequence[int] = _choose(source, config, part, split)
         self._frames: list[range] | None = None
         if train and config.windows == "chunks":
             found = _all_chunks(source, self._chosen, config.num_frames, "num_frames")
@@ -282,13 +286,15 @@ def _stored_keys(source: Source, config: DataConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys if _SIZED & set(keys) else [*keys, "video"]))
 
 
-def _choose(source: Source, config: DataConfig) -> "range | list[int]":
-    """Of the first `num_records` those of at most `max_objects`; corrupt ones stay, and fail when they are read.
+def _choose(source: Source, config: DataConfig, part: Part | None, split: str) -> "range | list[int]":
+    """Of the first `num_records` the part, and of it those of at most `max_objects`; corrupt ones stay, and fail when
+    they are read.
 
     Raises:
         UserError: none has so few objects.
     """
-    numbers = range(len(source) if config.num_records is None else min(len(source), config.num_records))
+    count = len(source) if config.num_records is None else min(len(source), config.num_records)
+    numbers = range(count) if part is None else part.of(count, f"`{split}` of {source.title}")
     if config.max_objects is None:
         return numbers
     chosen = []

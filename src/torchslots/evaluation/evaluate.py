@@ -14,6 +14,7 @@ from torchslots.data.batch import ClipDataset
 from torchslots.data.catalog import open_dataset
 from torchslots.data.loader import eval_batches, number_read
 from torchslots.evaluation.baselines import BoxCopy
+from torchslots.evaluation.kept import Kept, through
 from torchslots.evaluation.observers import (
     Losses,
     Needs,
@@ -56,6 +57,7 @@ def evaluate(
     num_plots: int = 4,
     with_loss: bool = False,
     observers: Sequence[Observer[Any]] = (),
+    kept: Kept | None = None,
 ) -> EvalReport:
     """Evaluate a model of slots or a `Tokenizer` on whole videos; the report defines every figure.
 
@@ -71,6 +73,7 @@ def evaluate(
         with_loss: also average `model.loss` over videos, from whole batches at once (memory grows with T).
         observers: further observers. Without any, only videos to plot are decoded to frames; of data without masks all
             are, to measure their reconstruction.
+        kept: where results are kept until the evaluation is done, so that it may be interrupted; None: nowhere.
 
     Raises:
         UserError: no videos; a model whose values are not finite; observers of frames with a model that decodes none;
@@ -91,7 +94,7 @@ def evaluate(
     if with_loss:
         own.append(Losses(cast(Any, model).loss, device, context))
     every = [*own, *observers]
-    num_videos = run_pass(model, step, batches, config, device, every)
+    num_videos = run_pass(model, step, batches, config, device, every, kept)
     found = merged(every)
     settings = {**asdict(config), **found.settings, "precision": precision}
     return EvalReport(
@@ -106,6 +109,7 @@ def run_pass(
     config: EvalConfig,
     device: torch.device,
     observers: Sequence[Observer[Any]],
+    kept: Kept | None = None,
 ) -> int:
     """Pass the result of `step` on every slice to the observers; returns the number of videos over all processes.
 
@@ -115,9 +119,11 @@ def run_pass(
         UserError: no videos; values that are not finite, with the video's name.
     """
 
+    def needs() -> Needs:
+        return Needs(*map(any, zip(*(observer.needs for observer in observers))))
+
     def run(seen: Slice, state: State | None) -> Carries:
-        needs = zip(*(observer.needs for observer in observers))
-        found = step(seen.part, state, Needs(*map(any, needs)))
+        found = step(seen.part, state, needs())
         demand_finite(found, seen.batch.get("name", ()))
         return found
 
@@ -126,7 +132,9 @@ def run_pass(
     try:
         for batch in batches:
             batch = seeded(batch, config.seed, num_videos)
-            for seen, found in carry_state(run, _slices(batch, config, device)):
+            slices, fresh = _slices(batch, config, device), partial(carry_state, run)
+            pairs = fresh(slices) if kept is None else through(kept, batch, slices, needs, fresh)
+            for seen, found in pairs:
                 for observer in observers:
                     observer.add(seen, found)
             for observer in observers:

@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from torchslots.evaluation.observers import Findings, Needs, Reconstructed, Slice, frames_of, real_frames
+from torchslots.evaluation.report import write_panel
 from torchslots.io.video import write_png
 from torchslots.models.layers.ranges import to_bytes
 from torchslots.models.types import Batch
+
+_FPS = 8.0
+"""Frames per second of films, as SlotDiffusion writes them."""
 
 
 class FrameFolders:
@@ -45,6 +51,44 @@ class FrameFolders:
                 write_frames(place, frames[shown[row]], seen.start, self._published)
 
     def finish(self, batch: Batch) -> None:
+        self._videos += len(batch["video"])
+
+    def report(self) -> Findings:
+        return Findings()
+
+
+class Films:
+    """Writes `N_gt.mp4` and `N_recon.mp4` of every video, N its index in the data set; a single frame as PNG.
+
+    Args:
+        folder: of all films.
+        rank, world_size: this process has every `world_size`th video, from `rank` on.
+
+    Raises:
+        UserError: a folder that cannot be written, or a model that decodes no frames.
+    """
+
+    needs = Needs(recon=True)
+
+    def __init__(self, folder: Path, rank: int = 0, world_size: int = 1) -> None:
+        self._folder, self._rank, self._world_size = folder, rank, world_size
+        self._videos, self._parts = 0, {name: list[Tensor]() for name in ("recon", "gt")}
+        self._shown: list[Tensor] = []
+
+    def add(self, seen: Slice, found: Reconstructed) -> None:
+        self._shown.append(real_frames(seen.part))
+        self._parts["recon"].append(to_bytes(frames_of(found)).cpu())
+        self._parts["gt"].append(to_bytes(seen.part["video"]).cpu())
+
+    def finish(self, batch: Batch) -> None:
+        shown = torch.cat(self._shown, 1)
+        for name, parts in self._parts.items():
+            for row, frames in enumerate(torch.cat(parts, 1).permute(0, 1, 3, 4, 2).numpy()):
+                number = self._rank + (self._videos + row) * self._world_size
+                file = self._folder / f"{number}_{name}"
+                write_panel(np.ascontiguousarray(frames[shown[row].numpy()]), file, _FPS, gif=False)
+            parts.clear()
+        self._shown = []
         self._videos += len(batch["video"])
 
     def report(self) -> Findings:

@@ -1,7 +1,7 @@
 """Observers of an evaluation: each receives every slice of every video and reports metrics, curves or plots."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -26,6 +26,7 @@ from torchslots.recipes import protocols
 from torchslots.recipes.config import EvalConfig
 
 _LOSS_DEFINITION = "The training loss of this name on whole videos, mean over videos."
+_CLIP_DEFINITION = "The training loss of this name on clips"
 
 
 class Slice(NamedTuple):
@@ -257,12 +258,14 @@ class SetPrediction:
 
 
 class Losses:
-    """A model's training losses on whole videos; memory grows with their length.
+    """A model's training losses on whole videos, where memory grows with their length, or on clips of them.
 
     Args:
         loss: from a batch to losses by name.
         device: device of the model.
         autocast: entered for each batch.
+        frames: of clips that lie end to end, each with the hints of its own first frame; those that a video does not
+            fill are left out, unless it is shorter than one. None: whole videos.
     """
 
     needs = Needs()
@@ -272,27 +275,52 @@ class Losses:
         loss: Callable[[Batch], dict[str, Tensor]],
         device: torch.device | str,
         autocast: Callable[[], AbstractContextManager[Any]],
+        frames: int | None = None,
     ) -> None:
-        self._loss, self._device, self._autocast = loss, device, autocast
+        self._loss, self._device, self._autocast, self._frames = loss, device, autocast, frames
         self._sums: dict[str, float] = {}
-        self._videos = 0
+        self._clips = 0
 
     def add(self, seen: Slice, found: Reconstructed) -> None:
         """See `Observer`."""
 
     def finish(self, batch: Batch) -> None:
-        moved = to_device({key: value for key, value in batch.items() if key != "name"}, self._device)
-        with self._autocast():
-            losses = self._loss(moved)
-        for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value) * len(batch["video"])
-        self._videos += len(batch["video"])
+        unnamed = {key: value for key, value in batch.items() if key != "name"}
+        for part in [unnamed] if self._frames is None else whole_clips(unnamed, self._frames):
+            with self._autocast():
+                losses = self._loss(to_device(part, self._device))
+            for name, value in losses.items():
+                self._sums[name] = self._sums.get(name, 0.0) + float(value) * len(part["video"])
+            self._clips += len(part["video"])
 
     def report(self) -> Findings:
-        counts, sums = zip(*gather((self._videos, self._sums)))
+        counts, sums = zip(*gather((self._clips, self._sums)))
         names = dict.fromkeys(name for part in sums for name in part)
         losses = {f"loss_{name}": sum(part.get(name, 0.0) for part in sums) / sum(counts) for name in names}
-        return Findings(losses, dict.fromkeys(losses, _LOSS_DEFINITION))
+        whole = self._frames is None
+        text = _LOSS_DEFINITION if whole else f"{_CLIP_DEFINITION} of {self._frames} frames, mean over clips."
+        definitions = dict.fromkeys(losses, text)
+        if losses and not whole:
+            losses["loss"] = sum(losses.values())
+            definitions["loss"] = "The sum of the training losses."
+        return Findings(losses, definitions)
+
+
+def whole_clips(batch: Batch, frames: int) -> Iterator[Batch]:
+    """Clips of so many frames that lie end to end, those of a video's padding left out; of a video that is shorter than
+    a clip all of it."""
+    shown = reconstruction.real_frames(batch["video"], batch.get("padding_mask"))
+    for start in range(0, shown.shape[1], frames):
+        part = shown[:, start : start + frames]
+        filled = part.all(1) & torch.tensor(part.shape[1] == frames) | torch.tensor(start == 0)
+        rows = (filled & part.any(1)).nonzero().flatten().tolist()
+        if rows:
+            yield {key: _piece(value, rows, slice(start, start + frames)) for key, value in batch.items()}
+
+
+def _piece(value: Any, rows: list[int], frames: slice) -> Any:
+    """Frames of some videos, or what belongs to these videos as a whole."""
+    return value[rows, frames] if isinstance(value, Tensor) else [value[row] for row in rows]
 
 
 def frames_of(found: Reconstructed) -> Float[Tensor, "B t 3 H W"]:

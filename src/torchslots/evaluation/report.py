@@ -117,7 +117,7 @@ def format_figure(name: str, value: float) -> str:
     """A figure as text: indices in per cent with one decimal, ratios in dB, others with four digits."""
     if name.startswith("psnr"):
         return f"{value:.2f} dB"
-    return f"{100 * value:.1f} %" if name in _PARTS else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if name.split("_first_")[0] in _PARTS else f"{value:.4g}"
 
 
 def print_table(

@@ -38,7 +38,8 @@ def stand_ins(
     if "video" in decoder.targets and not decoder.sampling_options:
         known = any(isinstance(observer, ReconstructionFigures) for observer in observers)
         return [] if known else [ReconstructionFigures(ReconstructionScores(device=device))]
-    if decoder.targets and set(decoder.targets) <= keys:
+    known = any(isinstance(observer, Losses) for observer in observers)
+    if decoder.targets and set(decoder.targets) <= keys and not known:
         return [Losses(model.loss, device, autocast)]
     return []
 

@@ -4,6 +4,9 @@ All videos are encoded first. Then each process composes and decodes its share o
 set of new videos with the set of real ones. Plots show a composition beside the sources of its slots.
 """
 
+import hashlib
+import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,9 +20,11 @@ from torch import Tensor
 from torchslots.data.batch import ClipDataset
 from torchslots.data.loader import number_read
 from torchslots.evaluation.frame_folders import write_frames
+from torchslots.evaluation.kept import Kept, fingerprint
 from torchslots.evaluation.panels import PLOTTED_FRAMES
 from torchslots.evaluation.report import EvalReport, write_panel
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
+from torchslots.inference.finished import model_key
 from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
@@ -55,6 +60,8 @@ class ComposeOptions:
     published_order: bool = False
     """Name written frames 0.png, 1.png, ..., and put them into the order 0, 1, 10, 11, ... for FVD, as in the published
     figures; otherwise 00000.png, ..., in the order of time."""
+    overwrite: bool = False
+    """Begin anew where the same compositions were interrupted; otherwise those that are left are decoded."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
@@ -64,7 +71,8 @@ class ComposeOptions:
     def describe(self) -> dict[str, Any]:
         """The options as JSON."""
         folder = None if self.write_videos is None else str(self.write_videos)
-        return asdict(self) | {"write_videos": folder, "sampling": self.sampling.given()}
+        options = {name: value for name, value in asdict(self).items() if name != "overwrite"}
+        return options | {"write_videos": folder, "sampling": self.sampling.given()}
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,7 @@ def compose_videos(
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    kept: Kept | None = None,
 ) -> EvalReport:
     """Compose as many new videos as there are real ones, and evaluate them as a set.
 
@@ -149,6 +158,7 @@ def compose_videos(
 
     Args:
         networks: `fvd` and `fid` from `metrics.reconstruction.load_networks`; None: no figures.
+        kept: where decoded videos are kept until all are there, so that this may be interrupted; None: nowhere.
 
     Raises:
         UserError: no videos, damaged data, a sampling option that the model lacks, or a model that decodes no frames.
@@ -169,7 +179,7 @@ def compose_videos(
         distances.add(video.frames, video.name, real=True)
         sources.add(video)
         _write(options, "gt_vids", video.number, video.frames)
-    panels = _decode(model, sources.gather(), options, distances, range(rank, total, world_size))
+    panels = _decode(model, sources.gather(), options, distances, range(rank, total, world_size), kept)
     figures, definitions, notes = distances.compute()
     about = {**asdict(settings), **options.describe(), "num_slots": num_slots}
     return EvalReport(figures, {}, total, definitions, notes, about, panels)
@@ -195,18 +205,50 @@ def _write(options: ComposeOptions, name: str, number: int, frames: UInt8[Tensor
         write_frames(place, frames, published_names=options.published_order)
 
 
+def kept_compositions(
+    model: ObjectCentricModel, folder: Path, settings: EvalConfig, options: ComposeOptions, rank: int
+) -> Kept | None:
+    """Where a process keeps decoded compositions until all are there; None where codes are sampled one after the other
+    from one source of random numbers."""
+    if options.sampling.temperature is not None:
+        return None
+    about = [model_key(model, model.config), asdict(settings), options.describe(), rank]
+    key = hashlib.blake2b(json.dumps(about, default=str).encode()).hexdigest()
+    kept = Kept(folder, key, rank, options.overwrite)
+    if kept.resumes and rank == 0:
+        print(
+            f"Going on with the compositions that were interrupted in {folder}.", file=sys.stderr, flush=True
+        )
+    return kept
+
+
+def _decoded(
+    model: ObjectCentricModel, clip: Clip, chunk: int, number: int, kept: Kept | None
+) -> UInt8[Tensor, "T 3 h w"]:
+    """A composition's frames, kept ones if they are of these slots."""
+    name = f"{number}_{fingerprint(clip.slots)}"
+    stored = None if kept is None else kept.read(name)
+    if stored is not None:
+        return stored["frames"]
+    frames = decode_frames(model, clip, chunk)[0]
+    if kept is not None:
+        kept.write(name, {"frames": frames})
+    return frames
+
+
 def _decode(
     model: ObjectCentricModel,
     sources: _Sources,
     options: ComposeOptions,
     distances: SetDistances,
     numbers: range,
+    kept: Kept | None,
 ) -> list[Composition]:
     """Decode this process's share of compositions; returns those to plot, of all processes."""
     panels: dict[int, Composition] = {}
     with progress("Decoding", len(numbers), "videos") as advance:
         for number in numbers:
-            frames = decode_frames(model, sources.composition(number), options.chunk)[0]
+            frames = _decoded(model, sources.composition(number), options.chunk, number, kept)
             distances.add(frames, f"composition {number}", real=False)
             _write(options, "comp_vids", number, frames)
             if number < options.num_plots:

@@ -1,19 +1,25 @@
 """Evaluate a trained model on the whole videos of a data set."""
 
 import dataclasses
+import hashlib
+import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torchslots.evaluation import evaluate as passes
-from torchslots.evaluation.frame_folders import FrameFolders
+from torchslots.evaluation.first_frames import FirstFrames
+from torchslots.evaluation.frame_folders import Films, FrameFolders
+from torchslots.evaluation.kept import Kept
 from torchslots.evaluation.observers import Observer, ReconstructionFigures
 from torchslots.evaluation.report import EvalReport
 from torchslots.evaluation.rollout import HorizonReport, evaluate_rollout
 from torchslots.evaluation.tokenizer import Ceiling
 from torchslots.hub import load_trained
+from torchslots.inference.finished import model_key
 from torchslots.inference.generation import SamplingOptions, require_frames, with_sampling
 from torchslots.inference.videos import NetworkOptions, VideosOptions, networks_of, settings_of
 from torchslots.io.errors import UserError
@@ -68,12 +74,19 @@ class EvaluateOptions(NetworkOptions, VideosOptions):
     published_order: bool = False
     """Name written frames 0.png, 1.png, ..., and put them into the order 0, 1, 10, 11, ... for FVD, as in the published
     figures; otherwise 00000.png, ..., in the order of time."""
+    write_films: Path | None = None
+    """Folder for `N_gt.mp4` and `N_recon.mp4` of every video N, at 8 frames per second. None: not written."""
+    lengths: tuple[int, ...] = ()
+    """Also evaluate the first so many frames of each video, as figures `..._first_N`: several lengths in one pass."""
+    overwrite: bool = False
+    """Begin anew where the same evaluation was interrupted; otherwise it goes on with the videos that are left."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     @property
     def reconstructs(self) -> bool:
         """Whether all frames are decoded."""
-        return self.recon or self.write_videos is not None or bool(self.weights) or self.download
+        written = self.write_videos is not None or self.write_films is not None
+        return self.recon or written or bool(self.weights) or self.download
 
 
 class Evaluation(NamedTuple):
@@ -121,7 +134,8 @@ def evaluate_with_baseline(
     else:
         options = dataclasses.replace(options, device=str(next(model.parameters()).device))
     ready = _adjusted(model, where or "The model", options)
-    data, settings = settings_of(where, ready, options, (*_KEYS, "flow") if options.observe else _KEYS)
+    keys = (*_KEYS, "flow") if options.observe else _KEYS
+    data, settings = settings_of(where, ready, options, keys, Path(root))
     seed = settings.seed if options.seed is None else options.seed
     restart = options.restart_memory or settings.restart_memory
     protocol = settings.protocol if options.protocol is None else options.protocol
@@ -134,8 +148,12 @@ def evaluate_with_baseline(
         dataset = passes.whole_videos(data, settings, Path(root))
         batches = partial(_batches, dataset, settings, options, rank, world_size)
         observers, notes = _observers(ready, options, rank, world_size)
+        observers = [*observers, *_beginnings(ready, options, settings)]
         how = {"device": options.device, "precision": options.precision, "num_plots": options.num_plots}
-        report = passes.evaluate(ready, batches("Evaluating"), settings, observers=observers, **how)
+        kept = _kept(ready, folder, Path(root), data, settings, options, rank)
+        report = passes.evaluate(
+            ready, batches("Evaluating"), settings, observers=observers, kept=kept, **how
+        )
         copied = None
         compared = options.baseline and isinstance(ready, ObjectCentricModel)
         if compared and not report.labelled:
@@ -151,7 +169,49 @@ def evaluate_with_baseline(
         report.save(folder, gif=True)
         if copied is not None:
             write_file(folder / "box_copy.json", copied.to_json() + "\n")
+    if kept is not None:
+        kept.remove()
     return Evaluation(report, copied)
+
+
+def _kept(
+    model: Any,
+    folder: Path | None,
+    root: Path,
+    data: DataConfig,
+    settings: EvalConfig,
+    options: EvaluateOptions,
+    rank: int,
+) -> Kept | None:
+    """Where this process keeps results until all are there; None where nothing is written, or codes are sampled one
+    after the other from one source of random numbers."""
+    if folder is None or options.sampling.temperature is not None:
+        return None
+    about = [str(root.resolve()), asdict(data), asdict(settings), asdict(options.sampling)]
+    about += [options.precision, options.num_slots, options.num_iterations, options.num_plots]
+    key = f"{model_key(model, model.config)} {options.reconstructs} {options.baseline}"
+    told = json.dumps([key, about, str(options.device)], default=str)
+    kept = Kept(folder, hashlib.blake2b(told.encode()).hexdigest(), rank, options.overwrite)
+    if kept.resumes and rank == 0:
+        print(f"Going on with the evaluation that was interrupted in {folder}.", file=sys.stderr, flush=True)
+    return kept
+
+
+def _beginnings(model: Any, options: EvaluateOptions, settings: EvalConfig) -> list[Observer[Any]]:
+    """An observer for each length of `lengths`.
+
+    Raises:
+        UserError: a length that is not between 1 and the number of frames, or a model without slots.
+    """
+    if options.lengths and not isinstance(model, ObjectCentricModel):
+        raise UserError("A tokenizer has no slots to evaluate over frames: leave --lengths out.")
+    wrong = [length for length in options.lengths if not 1 <= length <= settings.num_frames]
+    if wrong:
+        raise UserError(
+            f"--lengths takes numbers of frames from 1 to {settings.num_frames}, those that are evaluated, got "
+            f"{wrong[0]}. Raise --num-frames, or leave it out."
+        )
+    return [FirstFrames(settings, length, options.device) for length in dict.fromkeys(options.lengths)]
 
 
 def _batches(
@@ -190,6 +250,8 @@ def _observers(
         observers.append(Ceiling(round_trip, networks, options.device))
     if options.write_videos is not None:
         observers.append(FrameFolders(options.write_videos, options.published_order, rank, world_size))
+    if options.write_films is not None:
+        observers.append(Films(options.write_films, rank, world_size))
     return observers, notes
 
 

@@ -1,13 +1,16 @@
 """Options for commands that run a trained model on the whole videos of a data set: which videos, and where to run."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchslots.data.catalog import entry
+from torchslots.data.catalog import entry, known_splits
+from torchslots.data.parts import parse_split
 from torchslots.io.errors import UserError, nearest
+from torchslots.io.processes import is_first_process
 from torchslots.metrics.networks.weights import FILES
 from torchslots.metrics.reconstruction import load_networks
 from torchslots.recipes import catalog
@@ -26,7 +29,8 @@ class VideosOptions:
     data: str | None = None
     """Data set by name; None: the one the run was trained on."""
     split: str | None = None
-    """Split; None: the recipe's."""
+    """Split, or a part of it as in `train[70%:85%]`; None: the recipe's, for some the one that finished runs are tested
+    on."""
     num_frames: int | None = None
     """Frames of each video; None: the recipe's."""
     slice_size: int | None = None
@@ -49,11 +53,18 @@ class VideosOptions:
 
 
 def settings_of(
-    where: str | Path | None, model: Any, options: VideosOptions, keys: Sequence[str]
+    where: str | Path | None,
+    model: Any,
+    options: VideosOptions,
+    keys: Sequence[str],
+    root: Path | None = None,
 ) -> tuple[DataConfig, EvalConfig]:
     """Data and evaluation settings of the run in the folder `where`, or else of the model, changed by the options.
 
+    A recipe that tests on another split than it watches in training (`test_split`) is read from there.
+
     Args:
+        root: folder with the data; None: the data set has its published splits.
         keys: keys of a batch to read, if the recipe has them.
 
     Raises:
@@ -80,12 +91,31 @@ def settings_of(
     if options.max_objects is not None:
         rows = max(options.max_objects, data.max_instances)
         data = dataclasses.replace(data, max_objects=options.max_objects, max_instances=rows)
+    if options.split is None:
+        settings = _tested(settings, data.dataset, root)
     changes = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
     if options.data is not None and (background := entry(options.data).num_background) is not None:
         changes["num_background"] = background
     if options.num_videos is not None:
         changes["num_videos"] = _limit(options.num_videos)
     return data, dataclasses.replace(settings, **changes)
+
+
+def _tested(settings: EvalConfig, dataset: str, root: Path | None) -> EvalConfig:
+    """The settings with the split for tests as the split to read; where the data set lacks it a line says so."""
+    wanted = settings.test_split
+    if wanted is None:
+        return settings
+    if not {wanted, parse_split(wanted)[0]} & {*known_splits(dataset, root)}:
+        what = (
+            f"`{dataset}` has no split `{wanted}`, on which the recipe is tested: reading `{settings.split}`."
+        )
+        if is_first_process():
+            print(what, file=sys.stderr, flush=True)
+        return settings
+    return dataclasses.replace(
+        settings, split=wanted, num_videos=settings.test_videos, test_split=None, test_videos=None
+    )
 
 
 def _limit(num_videos: int) -> int | None:

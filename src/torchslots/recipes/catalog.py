@@ -137,8 +137,13 @@ PUBLISHED: dict[str, str] = {
     "dinosaur_voc_auto": "FG-ARI 24.8",
     "dinosaur_movi_c_mlp": "FG-ARI 67.2",
     "dinosaur_movi_e_mlp": "FG-ARI 64.7",
+    "isa_clevr_with_masks_transl_scale_v2": "not released",
+    "isa_multishapenet_easy_transl_scale_v2": "not released",
+    "isa_clevrtex_resnet_transl_scale_v2": "not released",
+    "isa_waymo_open_transl_scale_v2": "not released",
 }
-"""The published figure on a recipe's own data set, in per cent, where there is one."""
+"""The published figure on a recipe's own data set, in per cent, where there is one; `not released` where the authors'
+code has no such configuration."""
 
 _SYSTEMS = {"savi_plus_plus": "SAVi++", "statm_savi_plus_plus": "STATM-SAVi++"}
 """Systems that share a family with another, by recipe; every other system has its family's title."""

@@ -79,6 +79,8 @@ class OptimConfig:
     positions and the class token do not decay."""
     clip_norm: Literal["l2", "inf"] = "l2"
     """Norm that `max_grad_norm` bounds: the root of the sum of squares, or the largest absolute entry."""
+    clip_epsilon: float = 1e-6
+    """Added to the norm of the gradients when they are scaled, as torch does; 0 as in optax."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class TrainConfig:
     accumulation: int = 1
     """Forward and backward passes per optimiser step; divides `batch_size`."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the matrix products; weights stay fp32."""
+    """Precision of the matrix products; weights stay fp32. fp16 needs a GPU, and is fp32 on the CPU."""
     compile: bool | None = None
     """torch.compile the model, which takes a minute or more at the start. None: on CUDA, where a compiler is found and
     the run, estimated from its first step, is long enough to regain that time."""
@@ -106,6 +108,9 @@ class TrainConfig:
     """Steps between checkpoints."""
     keep: int = 2
     """Number of latest checkpoints to keep, besides the best."""
+    best_metric: str | None = None
+    """Figure whose best value marks the best model, such as `loss`, the sum of the losses on the videos evaluated, of
+    which the lowest is the best; None: the decoder's. `--best-metric` replaces it."""
     short_clip: int | None = None
     """Frames of the pieces into which clips are cut in the first `short_steps` steps: slots learn to find objects
     sooner than to follow them. None: whole clips from the start, as in the papers."""
@@ -118,7 +123,8 @@ class EvalConfig:
     """How whole videos are evaluated."""
 
     split: str = "validation"
-    """Split of the data set to evaluate."""
+    """Split of the data set to evaluate. A part of a split has bounds in records or per cent behind it, as TFDS writes
+    them: `all[512:70000]`, `train[70%:85%]`."""
     num_frames: int = 24
     """Frames of each video; shorter videos are padded, and the padding is ignored."""
     slice_size: int = 6
@@ -127,6 +133,11 @@ class EvalConfig:
     """Videos evaluated at once."""
     num_videos: int | None = None
     """Videos to evaluate; None: the whole split."""
+    test_split: str | None = None
+    """Split for finished runs: `evaluate`, `compose` and `concepts` read it where the data set has it, while the
+    evaluations of a training, and so the choice of the best model, keep to `split`. None: `split`."""
+    test_videos: int | None = None
+    """Videos of `test_split` to evaluate; None: all of it."""
     keys: tuple[str, ...] | None = None
     """Batch keys to load in the evaluations of a training; None: those that are trained on."""
     restart_memory: bool = False
@@ -158,13 +169,15 @@ RANGES: dict[str, Range] = {
     **data.RANGES,
     **dict.fromkeys(("accumulation", "batch_size", "checkpoint_every", "decay_steps", "log_every"), COUNT),
     **dict.fromkeys(("num_heads", "num_layers", "num_slots", "num_steps", "slice_size", "slot_size"), COUNT),
-    **dict.fromkeys(("EvalConfig.num_videos", "short_clip"), COUNT),
+    **dict.fromkeys(("EvalConfig.num_videos", "short_clip", "test_videos"), COUNT),
     **dict.fromkeys(
         ("eval_every", "num_background", "num_iterations", "num_plots", "num_videos", "num_workers"),
         FROM_ZERO,
     ),
     **dict.fromkeys(("seed", "short_steps", "warmup_steps"), FROM_ZERO),
-    **dict.fromkeys(("learning_rate", "decoder_learning_rate", "min_learning_rate"), FROM_ZERO),
+    **dict.fromkeys(
+        ("learning_rate", "decoder_learning_rate", "min_learning_rate", "clip_epsilon"), FROM_ZERO
+    ),
     **dict.fromkeys(("decay_rate", "max_grad_norm"), POSITIVE),
     **dict.fromkeys(("dropout", "ema_decay"), PART),
     "tokenizer_learning_rate": FROM_ZERO,

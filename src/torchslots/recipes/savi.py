@@ -12,6 +12,8 @@ conditioning, all 24 frames of a video scored together, the first included (READ
 | SAVi-M | 93.4 | 75.1 | 67.4 | 20.8 | 12.2 |
 | SAVi-L | 95.1 | 64.8 | 71.3 | 59.7 | 34.1 |
 | SAVi++ | 85.3 | 72.5 | 79.1 | 84.8 | 85.1 |
+
+An older version of that README has SAVi-M at 92.5, 78.6, 69.4, 29.2, 14.0 (docs/fidelity.md).
 """
 
 import math
@@ -300,7 +302,7 @@ def _broadcast(
 
 def savi_small() -> Recipe:
     """SAVi-S on MOVi-A at 64x64, optical flow as target, 100k steps; FG-ARI 92.1 (895,268 weights)."""
-    return Recipe("savi_small", SaviConfig(), DataConfig(), OptimConfig(), TrainConfig())
+    return Recipe("savi_small", SaviConfig(), DataConfig(), OptimConfig(clip_epsilon=0.0), TrainConfig())
 
 
 def savi_medium() -> Recipe:
@@ -318,7 +320,8 @@ def savi_large() -> Recipe:
     model = SaviConfig(
         resolution=(128, 128), encoder=ResNetConfig(), decoder=DecoderConfig(strides=(2, 2, 2, 2))
     )
-    return replace(savi_medium(), name="savi_large", model=model, optim=OptimConfig(num_steps=500_000))
+    base = savi_medium()
+    return replace(base, name="savi_large", model=model, optim=replace(base.optim, num_steps=500_000))
 
 
 def savi_plus_plus() -> Recipe:

@@ -168,9 +168,11 @@ def build_unet(config: SlotDiffusionConfig) -> ConditionedUNet:
 
 
 def _recipe(dataset: str) -> Recipe:
+    """In half precision, as the authors' command line has it."""
     model = SlotDiffusionConfig(SLOTS[dataset])
     found = experiment("slotdiffusion", dataset, model, image_epochs=400, decoder_learning_rate=2e-4)
-    return replace(found, train=replace(found.train, eval_every=5000, checkpoint_every=1000))
+    train = replace(found.train, eval_every=5000, checkpoint_every=1000, precision="fp16")
+    return replace(found, train=train)
 
 
 RECIPES = sweep(

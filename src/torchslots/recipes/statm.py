@@ -128,7 +128,7 @@ def _recipe(
         name,
         StatmConfig(_savi(savi, num_slots=max_instances + 1, num_iterations=num_iterations)),
         replace(savi.data, max_instances=max_instances),
-        OptimConfig(),
+        OptimConfig(clip_epsilon=0.0),
         TrainConfig(batch_size=batch_size),
         EvalConfig(slice_size=slice_size),
     )

@@ -11,6 +11,7 @@ from typing import ClassVar
 from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
 from torchslots.models.decoders.code_transformer import CodeTransformer
 from torchslots.models.layers.transformer import CausalDecoder
+from torchslots.models.layers.weight_init import start_as_torch
 from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes.config import Recipe
 from torchslots.recipes.sizes import require_heads, require_same_size
@@ -38,6 +39,9 @@ class CodeTransformerConfig:
     """Dropout of inputs, of attention weights and of each residual branch."""
     chunk: int = 24
     """Images decoded at once; fewer need less memory."""
+    xavier_start: bool = False
+    """Start the projection of slots and the scores of codes as STEVE's authors do, Xavier-uniform and without bias; as
+    torch starts linear layers otherwise, as in SlotDiffusion's code."""
     token_dropout: float = 0.0
     """Share of the earlier codes hidden from the transformer, which then depends more on the slots; 0 in the papers."""
 
@@ -84,7 +88,7 @@ def build_code_transformer(
 ) -> CodeTransformer:
     """The transformer that decodes slots to a tokenizer's codes, with fresh weights."""
     rows, columns = tokenizer.grid
-    return CodeTransformer(
+    transformer = CodeTransformer(
         CausalDecoder(
             config.size,
             num_layers=config.num_layers,
@@ -100,6 +104,10 @@ def build_code_transformer(
         slot_bias=slot_bias,
         token_dropout=config.token_dropout,
     )
+    if not config.xavier_start:
+        start_as_torch(transformer.project)
+        start_as_torch(transformer.head)
+    return transformer
 
 
 def _recipe(dataset: str) -> Recipe:
@@ -134,7 +142,9 @@ def steve_demo() -> Recipe:
     model = SteveConfig(
         demo_slots(),
         tokenizer,
-        CodeTransformerConfig(size=96, num_layers=3, mlp_size=384, dropout=0.0, token_dropout=0.8),
+        CodeTransformerConfig(
+            size=96, num_layers=3, mlp_size=384, dropout=0.0, xavier_start=True, token_dropout=0.8
+        ),
         image_temperature=1.0,
         image_weight=50.0,
     )

@@ -6,7 +6,7 @@ on every data set: single frames of 128x128, batch 64, Adam at 1e-3 with 5 % war
 CLEVRTex, 100 * floor(40,000 / 64) = 62,500 steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -298,7 +298,9 @@ def _num_steps(dataset: str) -> int:
 
 
 def _vqvae(dataset: str) -> Recipe:
-    return _recipe(f"vqvae_{dataset}", VqvaeConfig(), dataset)
+    """In half precision, as the authors' command line has it."""
+    found = _recipe(f"vqvae_{dataset}", VqvaeConfig(), dataset)
+    return replace(found, train=replace(found.train, precision="fp16"))
 
 
 def _dvae(dataset: str) -> Recipe:

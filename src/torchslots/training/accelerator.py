@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,18 +10,28 @@ import torch
 import torch.distributed
 
 from torchslots.io.errors import UserError
+from torchslots.io.processes import is_first_process
 from torchslots.recipes.config import TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_NAMES = {theirs: ours for ours, theirs in _PRECISIONS.items()}
+
+
+def precision_of(accelerator: "Accelerator") -> str:
+    """The precision in which a run's products are computed: fp32, bf16 or fp16."""
+    return _NAMES[accelerator.mixed_precision]
 
 
 def start_accelerator(
     train: TrainConfig, device: str | None, partial_gradients: bool = False
 ) -> "Accelerator":
     """accelerate's handle of device, precision and processes (started by `torchrun` or `accelerate launch`).
+
+    Half precision (fp16) scales the loss so that small gradients remain, on a GPU alone; on the CPU fp32 takes its
+    place, said in a line.
 
     Args:
         partial_gradients: some weights get no gradient in some steps, which several processes have to look for.
@@ -35,12 +46,13 @@ def start_accelerator(
     if device not in (None, "cpu"):
         _choose_card(device)
     cpu = device == "cpu" or not torch.accelerator.is_available()
-    if cpu and train.precision == "fp16":
-        raise UserError("fp16 needs a GPU: its loss scaling does not exist on the CPU. Use fp32 or bf16.")
+    precision = "fp32" if cpu and train.precision == "fp16" else train.precision
+    if precision != train.precision and is_first_process():
+        print("fp16 needs a GPU: on the CPU this runs in fp32.", file=sys.stderr, flush=True)
     # accelerate has one state for the whole process; a second run may differ in device and precision.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(
-        mixed_precision=_PRECISIONS[train.precision],
+        mixed_precision=_PRECISIONS[precision],
         cpu=cpu,
         gradient_accumulation_steps=train.accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=partial_gradients)],

@@ -104,7 +104,7 @@ def train(
             if eval_set is not None:
                 validate = Validation(recipe, stepper, eval_set, skipped, run, log, stop, num_plots)
                 validate.check()
-            figure = monitor or cast(Trainable, model).monitor
+            figure = monitor or recipe.train.best_metric or cast(Trainable, model).monitor
             loop = _Loop(
                 recipe, stepper, validate, skipped, run, log, stop, state, figure, monitor is not None, start
             )

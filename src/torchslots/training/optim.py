@@ -261,14 +261,24 @@ def _backbone_groups(parameters: Mapping[str, nn.Parameter], config: OptimConfig
 
 
 def clip_gradients(
-    parameters: Iterable[nn.Parameter], max_norm: float | None, kind: Literal["l2", "inf"] = "l2"
+    parameters: Iterable[nn.Parameter],
+    max_norm: float | None,
+    kind: Literal["l2", "inf"] = "l2",
+    epsilon: float = 1e-6,
 ) -> Tensor:
-    """Scale all gradients by min(1, max_norm / (norm + 1e-6)); returns the norm before, on the gradients' device.
+    """Scale all gradients by min(1, max_norm / (norm + epsilon)); returns the norm before, on the gradients' device.
 
     A norm that is not finite makes the gradients useless: the caller must check it before the update.
+
+    Args:
+        epsilon: torch's own is 1e-6; optax has none.
     """
-    limit = math.inf if max_norm is None else max_norm
-    return nn.utils.clip_grad_norm_(parameters, limit, norm_type=_NORMS[kind], foreach=True)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, _NORMS[kind], foreach=True)
+    if max_norm is not None and gradients:
+        factor = (max_norm / (norm + epsilon)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, factor.to(gradients[0].device))
+    return norm
 
 
 def average_weights(model: nn.Module, decay: float | None) -> AveragedModel | None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from torchslots.data.parts import parse_split
 from torchslots.evaluation.evaluate import whole_videos
 from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
-from torchslots.recipes.config import Recipe, with_changes
+from torchslots.recipes.config import DataConfig, EvalConfig, Recipe, with_changes
 from torchslots.training import loop
 from torchslots.training.features import training_set
 from torchslots.training.loop import RunResult
@@ -56,6 +57,7 @@ def train(
     recipe = with_changes(recipe, **{name: value for name, value in changes.items() if name not in own})
     if options.dataset is not None:
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})
+    recipe = _on_other_data(recipe)
     if recipe.data.dataset == "folder":
         recipe = _on_own_files(recipe, "data.crop" in changes)
     given = (options.tokenizer, options.slot_encoder, options.init, options.backbone)
@@ -77,6 +79,21 @@ def train(
         skip_corrupt=options.skip_corrupt,
         start=start_of(root, options),
     )
+
+
+def _on_other_data(recipe: Recipe) -> Recipe:
+    """The recipe without parts of splits (`all[512:70000]`) that belong to the data set of the catalog's recipe, where
+    it is trained on another; arrays prepared from that set have them."""
+    if recipe.name not in catalog.RECIPES or recipe.data.dataset == "prepared":
+        return recipe
+    usual, data, watched = catalog.recipe(recipe.name), recipe.data, recipe.evaluation
+    if data.dataset == usual.data.dataset:
+        return recipe
+    if parse_split(data.train_split)[1] is not None and data.train_split == usual.data.train_split:
+        data = replace(data, train_split=DataConfig.train_split)
+    if parse_split(watched.split)[1] is not None and watched.split == usual.evaluation.split:
+        watched = replace(watched, split=EvalConfig.split)
+    return replace(recipe, data=data, evaluation=watched)
 
 
 def _on_own_files(recipe: Recipe, own_crop: bool) -> Recipe:

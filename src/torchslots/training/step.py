@@ -251,7 +251,10 @@ class TrainStep:
     def _clip(self) -> Tensor:
         if self.accelerator.scaler is not None:
             self.accelerator.unscale_gradients()
-        return optim.clip_gradients(self._parameters, self._config.max_grad_norm, self._config.clip_norm)
+        config = self._config
+        return optim.clip_gradients(
+            self._parameters, config.max_grad_norm, config.clip_norm, config.clip_epsilon
+        )
 
     def _flag(self, step: int, report: StepReport, batch: Batch, stop: bool) -> _Pending:
         """Start copying to the CPU whether any process found a non-finite number or was asked to stop."""

@@ -15,11 +15,12 @@ from torchslots.data.batch import ClipDataset
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.loader import eval_batches
 from torchslots.evaluation.evaluate import evaluate
+from torchslots.evaluation.held_out import AttentionMaps, held_out
 from torchslots.evaluation.report import EvalReport
 from torchslots.io.files import write_file
 from torchslots.models.types import Batch
 from torchslots.recipes.config import Recipe
-from torchslots.training.accelerator import seed_step
+from torchslots.training.accelerator import precision_of, seed_step
 from torchslots.training.log import RunLog
 from torchslots.training.step import TrainStep
 from torchslots.training.stops import StopRequest
@@ -81,16 +82,22 @@ class Validation:
             num_workers=self.recipe.train.num_workers,
             limit=config.num_videos,
         )
+        model, precision = self.stepper.evaluated_model(), precision_of(accelerator)
+        extras = held_out(model, self.recipe, step, self.num_plots, accelerator.device, precision)
         with closing(self._unless_stopped(batches)) as watched:
             report = evaluate(
-                self.stepper.evaluated_model(),
+                model,
                 watched,
                 config,
                 device=accelerator.device,
-                precision=self.recipe.train.precision,
+                precision=precision,
                 num_plots=self.num_plots,
+                observers=extras,
             )
         self._plot(step, report)
+        for maps in extras:
+            if isinstance(maps, AttentionMaps) and maps.sheets:
+                self.log.image(step, "eval/attention", _stack(maps.sheets))
         return report
 
     def _batches(self, **how: Any) -> Any:

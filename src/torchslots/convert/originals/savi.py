@@ -5,6 +5,7 @@ from typing import Any
 
 from torchslots.convert import layouts
 from torchslots.convert.layouts import Shapes, WeightMap, fitting
+from torchslots.io.errors import UserError
 from torchslots.recipes.savi import (
     CnnConfig,
     DecoderConfig,
@@ -130,13 +131,17 @@ def corrector(heads: int, *, mlp: bool) -> list[WeightMap]:
 
 def _decoder(config: SaviConfig) -> list[WeightMap]:
     """The readouts are numbered by their targets' names in alphabetical order."""
-    theirs = "SpatialBroadcastDecoder_0"
+    theirs, decoder = "SpatialBroadcastDecoder_0", config.decoder
+    if not isinstance(decoder, DecoderConfig):
+        raise UserError(
+            "The originals have no decoder of patches; models with one cannot be converted to theirs."
+        )
     found = [
-        *cnn(f"{theirs}/CNN_0", "decoder.backbone", config.decoder.strides, upsample=True),
+        *cnn(f"{theirs}/CNN_0", "decoder.backbone", decoder.strides, upsample=True),
         *layouts.position(f"{theirs}/PositionEmbedding_0", "decoder.position"),
         *layouts.dense(f"{theirs}/alpha_logits", "decoder.mask_head"),
     ]
-    readout = "Dense_{}/Dense_0" if config.decoder.fusion == "late" else "MLP_{}/dense_mlp_0"
+    readout = "Dense_{}/Dense_0" if decoder.fusion == "late" else "MLP_{}/dense_mlp_0"
     for i, target in enumerate(sorted(config.targets)):
         found += layouts.dense(f"{theirs}/Readout_0/{readout.format(i)}", f"decoder.heads.{target}")
     return found
