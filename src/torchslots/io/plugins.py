@@ -28,7 +28,7 @@ def load_plugins(group: str) -> None:
         except Exception as error:  # whatever another package's code raises must not stop this one
             kind = f"{type(error).__name__}: " if str(error) else ""
             note(
-                f"the package {_package(point)} adds nothing here, since its entry point `{point.name} = {point.value}` "
+                f"the package {_package(point)} adds nothing, since its entry point `{point.name} = {point.value}` "
                 f"of {group} fails: {kind}{first_line(error)}. Mend, update or uninstall it."
             )
 
