@@ -37,7 +37,7 @@ INSIDE = {
         "decoders",
         "model",
         "slices",
-        "clips edits adjust",
+        "clips edits adjust graphs",
     ),
     "data": (
         "config batch objects find",
