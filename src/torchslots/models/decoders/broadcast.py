@@ -48,7 +48,9 @@ def pack(
     ones = torch.ones(len(each), device=device)
     if source is None:
         clip, slot = (torch.arange(size, device=device) for size in shape)
-        return Packing(clip[:, None].expand(shape).flatten(), slot.expand(shape).flatten(), ones, each.view(shape))
+        return Packing(
+            clip[:, None].expand(shape).flatten(), slot.expand(shape).flatten(), ones, each.view(shape)
+        )
     first = source + num_slots * torch.arange(shape[0], device=device)[:, None]
     is_copy = first.flatten() != each
     if size is None:
