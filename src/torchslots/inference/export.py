@@ -127,8 +127,8 @@ def _program(name: str, graph: Graph) -> Any:
             return torch.export.export(graph.module, inputs, dynamic_shapes=shapes, strict=True)
     except Exception as error:  # torch's exporter raises errors of many kinds
         raise UserError(
-            f"torch {torch.__version__} cannot export the graph `{name}` of this model: {first_line(error)}. Update torch, "
-            "or leave the graph out with --graphs."
+            f"torch {torch.__version__} cannot export the graph `{name}` of this model: {first_line(error)}. Update "
+            "torch, or leave the graph out with --graphs."
         ) from error
 
 
@@ -150,7 +150,7 @@ def _read_onnx(file: Path) -> Run | None:
     """A function that runs the file; None: ONNX Runtime is not installed."""
     if find_spec("onnxruntime") is None:
         return None
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
@@ -189,8 +189,8 @@ def _compare(name: str, graph: Graph, run: Run | None) -> None:
         )
         if off > _CLOSE * max(1.0, float(wanted.example.abs().max())):
             raise UserError(
-                f"The exported graph `{name}` does not compute what the model does: `{wanted.name}` is off by {off:.3g}. "
-                "Nothing was written. Update torch and onnxruntime."
+                f"The exported graph `{name}` does not compute what the model does: `{wanted.name}` is off by "
+                f"{off:.3g}. Nothing was written. Update torch and onnxruntime."
             )
 
 

@@ -5,7 +5,7 @@ a tensor's values.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,8 +54,8 @@ def exportable(model: ObjectCentricModel) -> ObjectCentricModel:
     predictor, start = model.slot_encoder.predictor, _slots_of(model)
     if isinstance(predictor, MemoryPredictor) and predictor.max_frames is not None:
         raise UserError(
-            f"This model remembers at most {predictor.max_frames} frames, and a graph remembers all it is given. Export "
-            "it with max_frames None, and drop old frames from the state between steps."
+            f"This model remembers at most {predictor.max_frames} frames, and a graph remembers all it is given. "
+            "Export it with max_frames None, and drop old frames from the state between steps."
         )
     if not isinstance(start, FromBoxes | FromMasks | Gaussian | Learned):
         raise UserError(f"Initial slots from {type(start).__name__} cannot be exported.")
@@ -263,7 +263,7 @@ def graphs_of(
         grown = grows(model) and name in ("state_keys", "state_values")
         example = torch.cat([part, part], -2) if grown else part
         held.append(Named(name, example, {0: "batch", **many, **({3: "remembered"} if grown else {})}))
-    built = {
+    built: dict[str, Callable[[], tuple[nn.Module, list[Named]]]] = {
         "start": lambda: (first, [Named("frame", video[:, 0], {0: "batch"}), *hints]),
         "step": lambda: (
             NextFrame(model, (), state),

@@ -173,7 +173,7 @@ class Prediction(NamedTuple):
         )
 
     def _strip(self, clip: int = 0, num_frames: int = 6) -> Image.Image:
-        """Segments, below the reconstruction where there is one; ids begin at 1, since no slot is known as background."""
+        """Segments, below the reconstruction where there is one; ids from 1: no slot is known as background."""
         frames, ids = self.recon.get("video"), self.segmentation[clip].cpu().numpy() + 1
         if frames is None or frames.shape[-2:] != self.segmentation.shape[-2:]:
             return notebook.strip(ids, None, num_frames)
