@@ -27,7 +27,9 @@ SMALL = (
 
 def agents(root: Path, run: Path) -> list[subprocess.Popen]:
     port = _free_port()
-    meet = f"--rdzv-backend c10d --rdzv-id one --rdzv-endpoint 127.0.0.1:{port} --local-addr 127.0.0.1".split()
+    meet = (
+        f"--rdzv-backend c10d --rdzv-id one --rdzv-endpoint 127.0.0.1:{port} --local-addr 127.0.0.1".split()
+    )
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *meet]
     words = ["-m", "torchslots", "train", "savi_small", "--root", str(root), "--run-dir", str(run), *SMALL]
     return [

@@ -62,6 +62,7 @@ def exportable(model: ObjectCentricModel) -> ObjectCentricModel:
     if isinstance(model.decoder, BroadcastDecoder | FeatureDecoder):
         model.decoder.chunk = None
     if (encoder := model.feature_encoder) is not None:
+        encoder.backbone.keys = False  # of losses alone
         _fix_positions(encoder.backbone, tuple(model.config.resolution))
     return model
 
