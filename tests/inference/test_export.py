@@ -51,12 +51,13 @@ def test_first_frame_and_steps_are_the_model(kind: str) -> None:
         slots, masks, segmentation, *state = graph(data["video"][:, frame], *state)
         torch.testing.assert_close(slots, wanted.slots[:, frame])
         torch.testing.assert_close(masks, wanted.masks[:, frame])
-        assert (segmentation == wanted.segmentation[:, frame]).float().mean() > 0.99
+        on_top = masks.gather(1, segmentation[:, None].long())[:, 0]  # of equal slots any may be
+        torch.testing.assert_close(on_top, wanted.masks[:, frame].amax(1))
 
 
 def test_what_cannot_be_exported_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = demo("statm_demo")
-    with pytest.raises(UserError, match="state grows from frame to frame.*--graphs start step"):
+    with pytest.raises(UserError, match=r"state grows from frame to frame.*--graphs start step"):
         export_model(memory, tmp_path / "out", format="torch-export", graphs=("clip",))
     assert bound_memory(memory, 3)
     with pytest.raises(UserError, match="remembers at most 3 frames"):
@@ -138,7 +139,8 @@ def test_onnx_runtime_computes_the_same(kind: str, tmp_path: Path) -> None:
     slots, masks, segmentation, _ = run("clip", video=data["video"], **hint)
     np.testing.assert_allclose(slots, wanted.slots.numpy(), atol=1e-4)
     np.testing.assert_allclose(masks, wanted.masks.numpy(), atol=1e-4)
-    assert (segmentation == wanted.segmentation.numpy()).mean() > 0.99
+    on_top = np.take_along_axis(masks, segmentation[:, :, None].astype(np.int64), 2)[:, :, 0]
+    np.testing.assert_allclose(on_top, wanted.masks.numpy().max(2), atol=1e-4)
     *_, state = run("start", frame=data["video"][:, 0], **hint)
     for frame in range(1, 5):
         slots, _, _, state = run("step", frame=data["video"][:, frame], state_slots=state)
