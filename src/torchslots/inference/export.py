@@ -120,7 +120,7 @@ def _quiet() -> Iterator[None]:
 def _program(name: str, graph: Graph) -> Any:
     """The traced graph."""
     free = [dict.fromkeys(each.free, torch.export.Dim.DYNAMIC) for each in graph.inputs]
-    shapes = (free[0], tuple(free[1:]))
+    shapes = (free[0], tuple(free[1:])) if free[1:] else (free[0],)
     try:
         with torch.no_grad():
             inputs = tuple(each.example for each in graph.inputs)
