@@ -18,7 +18,7 @@ STEPS = 1500
 # Films of falling objects, with the masks and boxes that only a simulator knows.
 
 # %%
-generate(WORK / "data", train=NUM_VIDEOS, validation=4, num_frames=12)
+generate(WORK / "data", train=NUM_VIDEOS, validation=4, num_frames=12, workers=1)
 dataset = torchslots.open_dataset("sim_a", WORK / "data", split="validation", frames=12, resolution=64)
 item = dataset[0]
 print({key: tuple(value.shape) for key, value in item.items() if key != "name"})

@@ -104,7 +104,7 @@ print(torchslots.list_recipes("momentum"))
 # From here on it is a model as any other.
 
 # %%
-generate(WORK / "data", train=NUM_VIDEOS, validation=4, num_frames=12)
+generate(WORK / "data", train=NUM_VIDEOS, validation=4, num_frames=12, workers=1)
 result = torchslots.train("momentum_sim", WORK / "data", WORK / "run", num_plots=0)
 model = torchslots.load_model(WORK / "run")
 print(result.metrics)

@@ -23,7 +23,7 @@ NUM_VIDEOS = 60
 STEPS = 1500
 
 # %%
-generate(WORK / "data", train=NUM_VIDEOS, validation=4, num_frames=12)
+generate(WORK / "data", train=NUM_VIDEOS, validation=4, num_frames=12, workers=1)
 changes = {"optim.num_steps": STEPS, "optim.warmup_steps": STEPS // 10, "evaluation.num_frames": 12}
 changes |= {"train.log_every": max(STEPS // 50, 1), "train.eval_every": max(STEPS // 5, 1)}
 torchslots.train("savi_demo", WORK / "data", WORK / "run", num_plots=0, **changes)

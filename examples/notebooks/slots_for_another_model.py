@@ -28,7 +28,7 @@ PAST = 3
 # A model that finds slots, as in `first_look.py`.
 
 # %%
-generate(WORK / "data", train=NUM_VIDEOS, validation=4, num_frames=12)
+generate(WORK / "data", train=NUM_VIDEOS, validation=4, num_frames=12, workers=1)
 changes = {"optim.num_steps": STEPS, "optim.warmup_steps": STEPS // 10, "evaluation.num_frames": 12}
 torchslots.train("savi_demo", WORK / "data", WORK / "run", num_plots=0, **changes)
 model = torchslots.load_model(WORK / "run")
