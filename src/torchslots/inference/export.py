@@ -117,12 +117,23 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+@contextmanager
+def _plain_transformers() -> Iterator[None]:
+    """torch's transformer layers as single operations, of which ONNX has each."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def _program(name: str, graph: Graph) -> Any:
     """The traced graph."""
     free = [dict.fromkeys(each.free, torch.export.Dim.DYNAMIC) for each in graph.inputs]
     shapes = (free[0], tuple(free[1:])) if free[1:] else (free[0],)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _plain_transformers():
             inputs = tuple(each.example for each in graph.inputs)
             return torch.export.export(graph.module, inputs, dynamic_shapes=shapes, strict=True)
     except Exception as error:  # torch's exporter raises errors of many kinds
@@ -134,9 +145,20 @@ def _program(name: str, graph: Graph) -> Any:
 
 def _write_onnx(program: Any, graph: Graph, file: Path) -> None:
     names = [[each.name for each in side] for side in (graph.inputs, graph.outputs)]
-    torch.onnx.export(
-        program, f=str(file), dynamo=True, input_names=names[0], output_names=names[1], external_data=False
-    )
+    try:
+        torch.onnx.export(
+            program,
+            f=str(file),
+            dynamo=True,
+            input_names=names[0],
+            output_names=names[1],
+            external_data=False,
+        )
+    except Exception as error:  # torch's exporter raises errors of many kinds
+        raise UserError(
+            f"torch {torch.__version__} cannot write the graph `{file.stem}` of this model as ONNX: "
+            f"{first_line(error.__cause__ or error)}. Update torch and onnxscript, or take --format torch-export."
+        ) from error
 
 
 def _write_program(program: Any, graph: Graph, file: Path) -> None:
