@@ -73,7 +73,21 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="holds something that is no export"):
         export_model(tiny("learned"), tmp_path / "mine", format="torch-export")
-    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(UserError, match=r"letter\.txt"):
+        export_model(tiny("learned"), tmp_path / "mine" / "letter.txt" / "out", format="torch-export")
+    assert [file.name for file in tmp_path.rglob("*")] == ["mine", "letter.txt"]
+
+
+def test_what_onnx_lacks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("No function for it\nand a report of many lines")
+
+    monkeypatch.setattr(export, "find_spec", lambda name: name)
+    monkeypatch.setattr(export, "_program", lambda name, graph: None)
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(UserError, match=r"as ONNX: No function for it. Update torch") as told:
+        export_model(tiny("learned"), tmp_path / "out", graphs=("start",))
+    assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
 
 
 def test_tokenizers_are_refused_on_the_command_line(tmp_path: Path, capsys) -> None:
