@@ -216,7 +216,8 @@ def _coco(files: list[Path], source: str) -> Iterator[Write]:
 def _encoded(mask: ndarray) -> dict[str, Any]:
     """COCO's compressed run lengths."""
     found = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": list(mask.shape), "counts": found["counts"].decode()}
+    counts = found["counts"]
+    return {"size": list(mask.shape), "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
 def _document(tracks: dict[int, Any], length: int, size: tuple[int, ...], source: str) -> dict[str, Any]:

@@ -174,8 +174,9 @@ def _frames(video: EncodedVideo) -> dict[str, np.ndarray]:
 
 def _write_npz(file: Path, videos: Sequence[EncodedVideo]) -> None:
     each = [_frames(video) for video in videos]
+    arrays: dict[str, Any] = {key: np.concatenate([part[key] for part in each]) for key in each[0]}
     with file.open("wb") as out:
-        np.savez(out, **{key: np.concatenate([part[key] for part in each]) for key in each[0]})
+        np.savez(out, **arrays)
 
 
 def _write_parquet(file: Path, videos: Sequence[EncodedVideo]) -> None:
