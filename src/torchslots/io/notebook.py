@@ -23,18 +23,22 @@ def strip(ids: Ids, frames: Pixels | None = None, num_frames: int = 6) -> Image.
         num_frames: frames that are shown, at most.
     """
     chosen = np.unique(np.linspace(0, len(ids) - 1, min(num_frames, len(ids))).round().astype(int))
-    rows = (
-        [colorize(ids[chosen])] if frames is None else [frames[chosen], overlay(frames[chosen], ids[chosen])]
-    )
     factor = max(1, -(-_SIDE // min(ids.shape[-2:])))
-    height, width = (side * factor + _GAP for side in ids.shape[-2:])
+    large = _enlarged(ids[chosen], factor)
+    rows = [colorize(large)]
+    if frames is not None:  # enlarged first, so that outlines stay thin
+        above = _enlarged(frames[chosen], factor)
+        rows = [above, overlay(above, large)]
+    height, width = (side + _GAP for side in large.shape[1:3])
     sheet = Image.new("RGB", (len(chosen) * width - _GAP, len(rows) * height - _GAP), "white")
     for y, row in enumerate(rows):
         for x, tile in enumerate(row):
-            image = Image.fromarray(np.ascontiguousarray(tile, dtype=np.uint8))
-            size = width - _GAP, height - _GAP
-            sheet.paste(image.resize(size, Image.Resampling.NEAREST), (x * width, y * height))
+            sheet.paste(Image.fromarray(np.ascontiguousarray(tile, dtype=np.uint8)), (x * width, y * height))
     return sheet
+
+
+def _enlarged(values: Ids, factor: int) -> Ids:
+    return values.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def png(image: Image.Image) -> bytes:
