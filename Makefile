@@ -23,8 +23,8 @@ fidelity: $(STAMP)
 	cd tests && $(abspath $(BIN))/python -m fidelity $(foreach case,$(CASES),$(abspath $(case))) $(ARGS)
 
 check: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/pyright
 
 setup: $(STAMP)

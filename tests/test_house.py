@@ -37,7 +37,7 @@ INSIDE = {
         "decoders",
         "model",
         "slices",
-        "clips edits adjust",
+        "clips edits adjust graphs",
     ),
     "data": (
         "config batch objects find parts",
@@ -47,7 +47,7 @@ INSIDE = {
         "clips array_cache",
         "sets",
         "catalog",
-        "prepare feature_store inspect download dataset",
+        "prepare feature_store inspect download dataset register",
     ),
 }
 """The same within the two largest rooms."""

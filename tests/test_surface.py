@@ -17,14 +17,15 @@ import torchslots
 from data.movi_files import copy_movi
 from tiny_models import TINY
 from torchslots.cli import COMMANDS
+from torchslots.data import catalog as sets
 from torchslots.data.batch import collate
 from torchslots.io import video
 from torchslots.io.errors import UserError
-from torchslots.recipes import savi
+from torchslots.recipes import catalog, savi
 
 SURFACE = (
     "load_model create_model list_recipes list_pretrained load_tokenizer open_dataset list_datasets predict "
-    "predict_frames evaluate train metrics UserError __version__"
+    "predict_frames evaluate train register_model register_recipe register_dataset metrics UserError __version__"
 ).split()
 API = Path(__file__).parents[1] / "docs" / "api.md"
 README = API.parents[1] / "README.md"
@@ -70,6 +71,8 @@ def test_help_shows_every_function_with_its_first_line():
 def test_examples_run(function, tmp_path, monkeypatch):
     """Each docstring's example, with the names that it takes for granted."""
     monkeypatch.chdir(tmp_path)
+    for table, name in ((catalog, "FAMILIES"), (catalog, "RECIPES"), (sets, "DATASETS")):
+        monkeypatch.setattr(table, name, dict(getattr(table, name)))
     torch.manual_seed(0)
     copy_movi("a", tmp_path / "data")
     frames = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from torchslots.convert.released import list_pretrained
     from torchslots.data.catalog import list_datasets
     from torchslots.data.dataset import open_dataset
+    from torchslots.data.register import register_dataset
     from torchslots.hub import create_model, list_recipes
     from torchslots.inference.predict import predict_frames
     from torchslots.io.errors import UserError
+    from torchslots.recipes.register import register_model, register_recipe
     from torchslots.training.run import train
 
 __all__ = [
@@ -35,6 +37,9 @@ __all__ = [
     "open_dataset",
     "predict",
     "predict_frames",
+    "register_dataset",
+    "register_model",
+    "register_recipe",
     "train",
 ]
 
@@ -50,6 +55,9 @@ _PLACES = {
     "open_dataset": "data.dataset",
     "predict": "convert.by_name",
     "predict_frames": "inference.predict",
+    "register_dataset": "data.register",
+    "register_model": "recipes.register",
+    "register_recipe": "recipes.register",
     "train": "training.run",
 }
 

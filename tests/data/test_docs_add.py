@@ -33,7 +33,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(file, "shapes.py", "exec"), module.__dict__)
     monkeypatch.setattr(catalog, "DATASETS", dict(catalog.DATASETS))
-    monkeypatch.setattr("torchslots.data.inspect.DATASETS", catalog.DATASETS)
     as_there = __future__.annotations.compiler_flag
     exec(compile(row, "catalog.py", "exec", as_there), dict(vars(catalog)))
     for number in range(2):

@@ -20,6 +20,8 @@ COMMANDS = {
     "edit": "remove, move, resize, turn or swap objects, and decode again",
     "compose": "decode new videos from slots exchanged across a data set; measure FVD, FID",
     "concepts": "cluster the slots of a data set, and decode new images from the clusters",
+    "slots": "write the slots of a data set to files, to train other models on them",
+    "export": "write a model as ONNX or torch.export graphs for other programs",
     "convert": "turn an original checkpoint into a model folder",
     "pretrained": "list published checkpoints, and fetch them by name",
     "data": "list, download, inspect, prepare or generate data sets",

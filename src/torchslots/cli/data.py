@@ -65,9 +65,9 @@ def list_data(
     Raises:
         UserError: no data set has the word.
     """
-    from torchslots.data.catalog import DATASETS, list_datasets
+    from torchslots.data.catalog import datasets, list_datasets
 
-    chosen = {name: DATASETS[name] for name in list_datasets(word)}
+    chosen = {name: datasets()[name] for name in list_datasets(word)}
     if not chosen:
         raise UserError(f"no data set has `{word}` in its name or description. See `torchslots data list`.")
     if as_json:
@@ -96,7 +96,7 @@ def _prepare_features(words: Words) -> tuple[Callable[..., Any], Words] | None:
     flags = [word for word in words if word.partition("=")[0] == "--features"]
     if not flags:
         return None
-    from torchslots.data.catalog import DATASETS
+    from torchslots.data.catalog import datasets
     from torchslots.recipes import catalog
     from torchslots.recipes.config import current_flags, with_changes
     from torchslots.training.feature_job import FeatureOptions
@@ -108,7 +108,7 @@ def _prepare_features(words: Words) -> tuple[Callable[..., Any], Words] | None:
     chosen = catalog.recipe(name)
     if not words[0].startswith("-"):
         dataset, words = words[0], words[1:]
-        if dataset not in DATASETS:
+        if dataset not in datasets():
             dataset = catalog.recipe(dataset).data.dataset
         chosen = with_changes(chosen, **{"data.dataset": dataset})
     return _feature_command(chosen, FeatureOptions(name)), current_flags(chosen, words)

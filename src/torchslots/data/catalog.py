@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchslots.data.sets import opener
+from torchslots.io import plugins
 from torchslots.io.errors import UserError, check_type
 
 if TYPE_CHECKING:
@@ -93,15 +94,22 @@ class DatasetEntry:
     of their own."""
 
 
+def datasets() -> dict[str, DatasetEntry]:
+    """Every row by its name, those of other installed packages too."""
+    plugins.load_plugins(plugins.DATASETS)
+    return DATASETS
+
+
 def entry(name: str) -> DatasetEntry:
     """The row of a data set.
 
     Raises:
         UserError: no such data set, with the nearest names.
     """
-    if check_type("name", name, str) in DATASETS:
-        return DATASETS[name]
-    near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4) or list(DATASETS)
+    table = datasets()
+    if check_type("name", name, str) in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=3, cutoff=0.4) or list(table)
     raise UserError(f"There is no data set `{name}`. Nearest: {', '.join(near)}. See `torchslots data list`.")
 
 
@@ -409,4 +417,4 @@ def list_datasets(word: str | None = None) -> list[str]:
         ['clevrtex']
     """
     word = check_type("word", word or "", str).lower()
-    return [name for name, found in DATASETS.items() if word in f"{name} {found.description}".lower()]
+    return [name for name, found in datasets().items() if word in f"{name} {found.description}".lower()]

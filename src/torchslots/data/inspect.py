@@ -14,7 +14,8 @@ from jaxtyping import Integer, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from torchslots.data.catalog import DATASETS, DatasetEntry
+from torchslots.data import catalog
+from torchslots.data.catalog import DatasetEntry
 from torchslots.data.clips import Source
 from torchslots.data.config import DataConfig
 from torchslots.data.find import check_split
@@ -73,7 +74,9 @@ def data_inspect(
     Raises:
         UserError: as `inspect_dataset`, or `check` finds corrupt records.
     """
-    sheet = out or Path(f"inspect_{Path(source).resolve().name if source not in DATASETS else source}.png")
+    sheet = out or Path(
+        f"inspect_{Path(source).resolve().name if source not in catalog.datasets() else source}.png"
+    )
     survey = inspect_dataset(source, root=root, split=split, out=sheet, check=check)
     print_survey(survey)
     if survey.corrupt:
@@ -130,10 +133,10 @@ def find_dataset(source: str, root: Path | None) -> tuple[str, Path]:
         UserError: neither a known name nor a folder, or several data sets in it.
     """
     place = Path(source)
-    if source in DATASETS and not (root is None and place.is_dir()):
+    if source in catalog.datasets() and not (root is None and place.is_dir()):
         return source, root or Path("data")
     if not place.is_dir():
-        near = nearest(source, DATASETS)
+        near = nearest(source, catalog.datasets())
         raise UserError(f"{source} is no folder, and there is no data set `{source}`. {near}")
     return recognise(place), place
 
@@ -180,7 +183,7 @@ def _open(name: str, place: Path, split: str) -> Source:
 
 def _row(name: str) -> DatasetEntry:
     """The catalog's row; records of an unknown name are read as MOVi's."""
-    return DATASETS.get(name, DATASETS["movi_a"])
+    return catalog.datasets().get(name, catalog.DATASETS["movi_a"])
 
 
 class _Place(NamedTuple):

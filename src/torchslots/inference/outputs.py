@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchslots.data.formats import coco_masks
+from torchslots.inference.formats import FILES, Found, FrameFound, format_writer
 from torchslots.inference.view import View, resized
 from torchslots.io.draw import PALETTE, mark_predicted, overlay, slot_strip
 from torchslots.io.files import atomic_file
@@ -64,7 +65,7 @@ def result_writer(
     """Open the files named in `save`; yields write(slice). Each appears as a whole if the block ends without error.
 
     Args:
-        save: names from `OUTPUTS`, and `recon`.
+        save: names from `OUTPUTS` and `formats.FILES`, and `recon`.
         max_side: longest side of overlay and masks in pixels.
         fps: frames per second of the videos; None: one image, written as PNG.
         source: name of the input, for tracks.json.
@@ -84,6 +85,7 @@ def result_writer(
         "tracks": lambda: _track_writer(folder / _SINGLE["tracks"], about),
         "recon": lambda: frame_writer(frame_file(folder, "recon", fps), fps),
     }
+    opened |= {name: partial(format_writer, name, folder, source) for name in FILES}
     with ExitStack() as stack:
         sinks = {name: stack.enter_context(opened[name]()) for name in opened if name in save}
         yield partial(_write, sinks, view, size)
@@ -100,9 +102,18 @@ def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part
         "tracks": lambda: ((i, part.predicted) for i in ids),
         "recon": lambda: map(mark, part.recon),
     }
+    tables = [
+        _frame_found(i, slots, part.predicted) for i, slots in zip(ids, part.slots) if sinks.keys() & FILES
+    ]
+    items |= {name: lambda: tables for name in FILES}
     for name, write in sinks.items():
         for item in items[name]():
             write(item)
+
+
+def _frame_found(ids: Int[ndarray, "H W"], slots: Float[ndarray, "K D"], predicted: bool) -> FrameFound:
+    found = [Found(each.slot, each.box, each.area) for each in object_masks(ids)]
+    return FrameFound(ids, found, slots, predicted)
 
 
 def _strip(part: Slice, view: View) -> UInt8[ndarray, "T H W 3"]:
@@ -245,6 +256,7 @@ def result_files(folder: Path, save: tuple[str, ...], fps: float | None) -> dict
     films = {"overlay": "overlay", "strip": "slots", "recon": "recon"}
     found = {name: [frame_file(folder, films[name], fps)] for name in save if name in films}
     found |= {name: [folder / file] for name, file in _SINGLE.items() if name in save}
+    found |= {name: [folder / file for file in FILES[name]] for name in save if name in FILES}
     if "masks" in save:
         found["masks"] = [file for file in (folder / "masks").glob("*.png") if _NUMBERED.fullmatch(file.stem)]
     return found

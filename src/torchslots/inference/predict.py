@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
+from PIL import Image
 
 from torchslots.inference.finished import Record, finish, is_done, job_key, model_key, sizes
+from torchslots.inference.formats import require_formats
 from torchslots.inference.inputs import (
     BOTH,
     InputOptions,
@@ -29,7 +31,7 @@ from torchslots.inference.inputs import (
 from torchslots.inference.outputs import OUTPUTS, Slice, result_files, result_writer
 from torchslots.inference.plots import beside_input, preferred_target, to_images
 from torchslots.inference.view import FirstFrameHint, View, box_hint, mask_hint
-from torchslots.io import video
+from torchslots.io import notebook, video
 from torchslots.io.errors import UserError, note
 from torchslots.io.progress import progress
 from torchslots.models.adjust import bound_memory, sharing_weights
@@ -70,8 +72,13 @@ class PredictOptions(InputOptions):
     recon: bool = False
     """Also write each frame beside its reconstruction (recon.mp4, recon.png); generative models are slow."""
 
+    format: tuple[str, ...] = ()
+    """Also write tracks and slots for other programs: csv parquet (tables), coco (COCO for videos, as YouTube-VIS), mot
+    (MOTChallenge)."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_formats(self.format)
         unknown = set(self.save) - set(OUTPUTS)
         if unknown or not self.save:
             raise UserError(
@@ -81,8 +88,8 @@ class PredictOptions(InputOptions):
 
     @property
     def saved(self) -> tuple[str, ...]:
-        """What to write, with `recon` where it is asked for."""
-        return (*self.save, "recon") if self.recon else self.save
+        """What to write, with `recon` where it is asked for, and the formats."""
+        return (*self.save, *(("recon",) if self.recon else ()), *self.format)
 
     def plan(self, total: int) -> tuple[int, int]:
         """Number of frames to observe, and to predict after them, of an input of `total` frames.
@@ -110,6 +117,23 @@ class FramesPrediction(NamedTuple):
     masks: Float[ndarray, "T K h w"]
     """Soft masks that sum to 1 over the slots, at the model's resolution; of models on features one for each patch."""
     slots: Float[ndarray, "T K D"]
+    frames: UInt8[ndarray, "T H W 3"]
+    """The frames; of those that were predicted, their reconstructions, black where the model decodes no images."""
+
+    def show(self, num_frames: int = 6) -> Image.Image | None:
+        """Show some frames above the same with their objects: in a notebook at once, elsewhere as a returned image."""
+        return notebook.shown(notebook.strip(self.segmentation, self.frames, num_frames))
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return notebook.png(notebook.strip(self.segmentation, self.frames))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        length, num_slots = self.slots.shape[:2]
+        found = len(np.unique(self.segmentation[self.segmentation > 0]))
+        caption = f"{length} frames, {num_slots} slots, of which {found} besides the background have pixels"
+        return notebook.html(notebook.strip(self.segmentation, self.frames), caption)
 
 
 def predict_frames(
@@ -157,7 +181,8 @@ def predict_frames(
     chunks = (frames[i : min(i + options.slice_size, observe)] for i in range(0, observe, options.slice_size))
     view, parts = batches(model, chunks, hint, options, options.resolution)
     slices = _slices(model, parts, view, hint, replace(options, recon=False), ahead)
-    parts = [(view.enlarge(part.masks, frames.shape[1:3]), part.masks.numpy(), part.slots) for part in slices]
+    size = frames.shape[1:3]
+    parts = [(view.enlarge(part.masks, size), part.masks.numpy(), part.slots, part.frames) for part in slices]
     return FramesPrediction(*(np.concatenate(part) for part in zip(*parts)))
 
 
@@ -232,7 +257,9 @@ class InputsFailed(UserError):
         )
 
 
-_NOT_OF_RESULTS = "boxes masks void_id allow_odd_masks allow_damaged device save recon each overwrite".split()
+_NOT_OF_RESULTS = (
+    "boxes masks void_id allow_odd_masks allow_damaged device save format recon each overwrite".split()
+)
 """Options that do not change a file that is written; hints are compared themselves."""
 
 

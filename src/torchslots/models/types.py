@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
+
+from torchslots.io import notebook
 
 
 class Pose(NamedTuple):
@@ -153,6 +156,29 @@ class Prediction(NamedTuple):
     slot_recon: dict[str, Float[Tensor, "B T K C H W"]] | None
     state: State
     properties: Float[Tensor, "B T K P"] | None = None
+
+    def show(self, clip: int = 0, num_frames: int = 6) -> Image.Image | None:
+        """Show the segments of some frames of a clip: in a notebook at once, elsewhere as a returned image."""
+        return notebook.shown(self._strip(clip, num_frames))
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the first clip."""
+        return notebook.png(self._strip())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first clip."""
+        num_clips, length, num_slots = self.slots.shape[:3]
+        return notebook.html(
+            self._strip(), f"the first of {num_clips} clips of {length} frames, {num_slots} slots"
+        )
+
+    def _strip(self, clip: int = 0, num_frames: int = 6) -> Image.Image:
+        """Segments, below the reconstruction where there is one; ids from 1: no slot is known as background."""
+        frames, ids = self.recon.get("video"), self.segmentation[clip].cpu().numpy() + 1
+        if frames is None or frames.shape[-2:] != self.segmentation.shape[-2:]:
+            return notebook.strip(ids, None, num_frames)
+        pixels = (frames[clip].detach().float().clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
+        return notebook.strip(ids, pixels, num_frames)
 
 
 Batch = dict[str, Any]

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchslots.io.errors import UserError, check_type, nearest
+from torchslots.io import plugins
+from torchslots.io.errors import UserError, check_type, first_line, nearest, note
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes import (
@@ -149,6 +150,7 @@ _SYSTEMS = {"savi_plus_plus": "SAVi++", "statm_savi_plus_plus": "STATM-SAVi++"}
 """Systems that share a family with another, by recipe; every other system has its family's title."""
 
 
+_NO_FAMILY = "Update torchslots, or install the package that adds it."
 NEED_NAMES = {
     "boxes": "boxes",
     "segmentations": "masks",
@@ -181,13 +183,25 @@ class Summary(NamedTuple):
     """The whole docstring."""
 
 
+def families() -> dict[str, Family]:
+    """Every model family by its name, those of other installed packages too."""
+    plugins.load_plugins(plugins.RECIPES)
+    return FAMILIES
+
+
+def recipes() -> dict[str, Callable[[], Recipe]]:
+    """Every recipe by its name, those of other installed packages too."""
+    plugins.load_plugins(plugins.RECIPES)
+    return RECIPES
+
+
 def find_recipes(word: str = "") -> Iterator[tuple[str, Recipe]]:
     """Names and recipes, in the order of `RECIPES`.
 
     Args:
         word: only recipes with it in their name, system or data set, in any case.
     """
-    for name, make in RECIPES.items():
+    for name, make in recipes().items():
         found = make()
         facts = f"{name} {_system(name, found)} {found.data.dataset}"
         if word.lower() in facts.lower():
@@ -197,21 +211,30 @@ def find_recipes(word: str = "") -> Iterator[tuple[str, Recipe]]:
 def summaries(word: str = "") -> list[Summary]:
     """A row for each of `find_recipes(word)`; models are built without memory for their weights."""
     facts = cache(_facts)
-    return [
-        Summary(
-            name=name,
-            system=_system(name, found),
-            dataset=found.data.dataset,
-            resolution=_find(found.model, "resolution"),
-            num_frames=found.data.num_frames,
-            num_slots=_find(found.model, "num_slots"),
-            million_weights=facts(found.model)[0],
-            needs=facts(found.model)[1],
-            published=PUBLISHED.get(name, ""),
-            about=inspect.cleandoc(RECIPES[name].__doc__ or ""),
+    rows = []
+    for name, found in find_recipes(word):
+        try:
+            millions, needs = facts(found.model)
+        except Exception as error:  # of another package's model: the others are listed
+            if families()[found.model.family].build.__module__.startswith("torchslots."):
+                raise
+            note(f"the recipe `{name}` is not listed, since its model cannot be built: {first_line(error)}.")
+            continue
+        rows.append(
+            Summary(
+                name=name,
+                system=_system(name, found),
+                dataset=found.data.dataset,
+                resolution=_find(found.model, "resolution"),
+                num_frames=found.data.num_frames,
+                num_slots=_find(found.model, "num_slots"),
+                million_weights=millions,
+                needs=needs,
+                published=PUBLISHED.get(name, ""),
+                about=inspect.cleandoc(recipes()[name].__doc__ or ""),
+            )
         )
-        for name, found in find_recipes(word)
-    ]
+    return rows
 
 
 def _system(name: str, found: Recipe) -> str:
@@ -241,7 +264,7 @@ def recipe(name: str) -> Recipe:
     Raises:
         UserError: there is none; the message has the nearest names.
     """
-    return _look_up(RECIPES, name, "recipe", "`torchslots recipes`")()
+    return _look_up(recipes(), name, "recipe", "See `torchslots recipes` for all.")()
 
 
 def build(config: ModelConfig) -> Built:
@@ -250,7 +273,7 @@ def build(config: ModelConfig) -> Built:
     Raises:
         UserError: a configuration of no family.
     """
-    return _look_up(FAMILIES, config.family, "model family", "`FAMILIES` in recipes/catalog.py").build(config)
+    return _look_up(families(), config.family, "model family", _NO_FAMILY).build(config)
 
 
 def build_seeded(config: ModelConfig, seed: int) -> Built:
@@ -273,8 +296,11 @@ def read_recipe(file: Path) -> Recipe:
         raise UserError(
             f"{file} is not a recipe: {error}. Give a folder that `torchslots train` made."
         ) from error
-    if family not in FAMILIES:
-        raise UserError(f"{file} describes a model that this version does not know. Train again, or update.")
+    if family not in families():
+        raise UserError(
+            f"{file} describes a model that this version does not know. Train again, update, or install the package "
+            "that adds it."
+        )
     model = from_dict(FAMILIES[family].config, values.pop("model"), f"{file}: model")
     return from_dict(Recipe, {**values, "model": model}, str(file))
 
@@ -294,7 +320,7 @@ def build_family(name: str, values: dict[str, Any], where: str = "config.json") 
     Raises:
         UserError: an unknown family or field, naming `where` it was read.
     """
-    family = _look_up(FAMILIES, name, "model family", "a newer torchslots")
+    family = _look_up(families(), name, "model family", _NO_FAMILY)
     config = from_dict(family.config, values, where)
     return config, family.build(config)
 
@@ -302,4 +328,4 @@ def build_family(name: str, values: dict[str, Any], where: str = "config.json") 
 def _look_up(table: dict[str, Any], name: str, what: str, where: str) -> Any:
     if check_type(what, name, str) in table:
         return table[name]
-    raise UserError(f"There is no {what} `{name}`. {nearest(name, table)} See {where} for all.")
+    raise UserError(f"There is no {what} `{name}`. {nearest(name, table)} {where}")

@@ -47,7 +47,10 @@ def pack(
     each = torch.arange(shape[0] * num_slots, device=device)
     ones = torch.ones(len(each), device=device)
     if source is None:
-        return Packing(each // num_slots, each % num_slots, ones, each.view(shape))
+        clip, slot = (torch.arange(size, device=device) for size in shape)
+        return Packing(
+            clip[:, None].expand(shape).flatten(), slot.expand(shape).flatten(), ones, each.view(shape)
+        )
     first = source + num_slots * torch.arange(shape[0], device=device)[:, None]
     is_copy = first.flatten() != each
     if size is None:
@@ -162,9 +165,12 @@ class BroadcastDecoder(Decoder):
         read_out = partial(self._read_out, heads=heads)
         if self.recompute and torch.is_grad_enabled():
             read_out = partial(checkpoint, read_out, use_reentrant=False)
-        chunk = self.chunk or max(len(distinct), 1)
-        starts = range(0, max(len(distinct), 1), chunk)
-        found = torch.cat([read_out(distinct[i : i + chunk], _part(pose, i, chunk)) for i in starts])
+        if self.chunk is None:
+            found = read_out(distinct, pose)
+        else:
+            starts = range(0, max(len(distinct), 1), self.chunk)
+            parts = [read_out(distinct[i : i + self.chunk], _part(pose, i, self.chunk)) for i in starts]
+            found = torch.cat(parts)
         found = found.unflatten(0, (-1, num_frames))
         return SlotImages(packing, found[..., 0], found[..., 1:])
 
