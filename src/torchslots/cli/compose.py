@@ -21,6 +21,7 @@ def compose(words: Words) -> int:
         networks_of,
         settings_of,
     )
+    from torchslots.io.devices import announce_device
     from torchslots.io.processes import processes
     from torchslots.metrics.reconstruction import SET_METRICS
 
@@ -47,7 +48,8 @@ def compose(words: Words) -> int:
             networks: Weights of the networks of FID and FVD.
             options: How many slots to exchange, and what to write.
         """
-        ready = load_model(folder := model_folder(model), device=videos.device)
+        folder = model_folder(model)
+        ready = load_model(folder, device=announce_device(videos.device))
         data, settings = settings_of(folder, ready, videos, KEYS)
         found, missing = networks_of(networks, SET_METRICS)
         with processes(videos.device) as (rank, world_size):
@@ -57,7 +59,7 @@ def compose(words: Words) -> int:
                 settings,
                 options,
                 networks=found,
-                device=videos.device,
+                device=str(next(ready.parameters()).device),
                 num_workers=videos.num_workers,
                 rank=rank,
                 world_size=world_size,

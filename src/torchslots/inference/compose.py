@@ -21,6 +21,7 @@ from torchslots.evaluation.panels import PLOTTED_FRAMES
 from torchslots.evaluation.report import EvalReport, write_panel
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
 from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
+from torchslots.io.devices import figures_device
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
@@ -155,7 +156,7 @@ def compose_videos(
     """
     require_frames(model)
     model = with_sampling(model, options.sampling)
-    distances = SetDistances(networks or {}, options.published_order, device)
+    distances = SetDistances(networks or {}, options.published_order, figures_device(device))
     total = number_read(dataset, settings.num_videos)
     num_slots = number_of_slots(model, dataset, settings, device)
     if options.reference_shift:

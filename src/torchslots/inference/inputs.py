@@ -58,8 +58,8 @@ class InputOptions:
     """Seed of sampled slots."""
     fps: float | None = None
     """Frames per second of the written videos; None: as the input, 12 for a folder of images."""
-    device: str = "cpu"
-    """Where to run: cpu, cuda, cuda:1, mps."""
+    device: str | None = None
+    """cpu, cuda, cuda:N or mps; None: cuda or mps where there is one, else cpu."""
     backbone: str | None = None
     """Weights of the backbone of a model that was saved without: a file or a folder; None: from the hub."""
     void_id: int | None = 255

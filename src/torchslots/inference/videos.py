@@ -42,8 +42,8 @@ class VideosOptions:
     """Value of void pixels in palette masks of your own files, -1 for none; None: the recipe's."""
     allow_odd_masks: bool = False
     """Take masks of your own files that cannot be label maps: stored with loss, smoothed, or of hundreds of ids."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
+    device: str | None = None
+    """cpu, cuda, cuda:N or mps; None: cuda or mps where there is one, else cpu."""
     num_workers: int = 2
     """Data loading processes."""
 

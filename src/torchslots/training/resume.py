@@ -26,7 +26,7 @@ class TrainOptions:
     """Data set by name, see `torchslots data list`; None: the recipe's own. `prepared`: what `torchslots data prepare`
     wrote; where it stored features (--features), they are read in place of frames."""
     device: str | None = None
-    """cpu, cuda or cuda:N; None: cuda where there is one."""
+    """cpu, cuda, cuda:N or mps; None: cuda or mps where there is one, else cpu."""
     tokenizer: str | None = None
     """Trained tokenizer, for a model that decodes with one: a run folder, a model folder, or owner/name on the hub; on
     the command line a published checkpoint, too. Its configuration takes the place of `--model.tokenizer.*`."""

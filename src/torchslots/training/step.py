@@ -95,7 +95,7 @@ class TrainStep:
     itself skips the update and the exception comes one step later, so that no step waits for the device.
 
     Args:
-        device: `cpu`, `cuda` or `cuda:N`; None: a GPU if there is one.
+        device: see `io.devices.choose_device`.
         shortest: frames of the shortest clips; in clips of one frame the predictor gets no gradient.
 
     Raises:
