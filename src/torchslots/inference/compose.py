@@ -27,6 +27,7 @@ from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
 from torchslots.io.processes import gather
 from torchslots.io.progress import progress
+from torchslots.io.values import convert_fields
 from torchslots.metrics.reconstruction import SetDistances
 from torchslots.models.clips import compose, frames_of, joined, random_plan, shifted_plan
 from torchslots.models.model import ObjectCentricModel
@@ -50,7 +51,7 @@ class ComposeOptions:
     """Compositions to plot beside the sources of their slots."""
     chunk: int = 24
     """Frames decoded at once; fewer need less memory."""
-    write_videos: Path | str | None = None
+    write_videos: Path | None = None
     """Folder for `comp_vids` and `gt_vids`, in each a folder for every video with a PNG for every frame; None: not
     written."""
     published_order: bool = False
@@ -59,6 +60,7 @@ class ComposeOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         if self.chunk < 1:
             raise UserError(f"chunk should be at least 1, got {self.chunk}.")
 
@@ -192,7 +194,7 @@ def save(report: EvalReport, folder: Path | str, fps: float = 12.0) -> list[Path
 
 def _write(options: ComposeOptions, name: str, number: int, frames: UInt8[Tensor, "T 3 h w"]) -> None:
     if options.write_videos is not None:
-        place = Path(options.write_videos) / name / str(number)
+        place = options.write_videos / name / str(number)
         write_frames(place, frames, published_names=options.published_order)
 
 

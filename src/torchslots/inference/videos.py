@@ -8,6 +8,7 @@ from typing import Any
 
 from torchslots.data.catalog import entry
 from torchslots.io.errors import UserError, nearest
+from torchslots.io.values import convert_fields
 from torchslots.metrics.networks.weights import FILES
 from torchslots.metrics.reconstruction import load_networks
 from torchslots.recipes import catalog
@@ -46,6 +47,9 @@ class VideosOptions:
     """cpu, cuda, cuda:N or mps; None: cuda or mps where there is one, else cpu."""
     num_workers: int = 2
     """Data loading processes."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
 
 
 def settings_of(
@@ -108,6 +112,9 @@ class NetworkOptions:
     read from the cache."""
     download: bool = False
     """Download missing files, 528 MB for VGG16; their digests are checked."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
 
 
 def networks_of(options: NetworkOptions, metrics: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

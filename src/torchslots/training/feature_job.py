@@ -21,6 +21,7 @@ from torchslots.io.devices import choose_device
 from torchslots.io.errors import UserError
 from torchslots.io.files import size_text
 from torchslots.io.ranges import COUNT, check_number
+from torchslots.io.values import convert_fields
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.feature_encoder import FeatureEncoder
 from torchslots.models.types import Features
@@ -56,6 +57,9 @@ class FeatureOptions:
     """Processes that read frames; 0: this one."""
     skip_corrupt: bool = False
     """Leave out records that cannot be read; otherwise the first one stops the command."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
 
 
 class FeatureJob:

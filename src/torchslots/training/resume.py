@@ -10,6 +10,7 @@ import tyro
 from torchslots.io.errors import UserError
 from torchslots.io.files import disk_errors, write_file
 from torchslots.io.json_files import read_object
+from torchslots.io.values import convert_fields
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, from_dict
 
@@ -48,6 +49,9 @@ class TrainOptions:
     """Log to Weights & Biases too."""
     skip_corrupt: bool = False
     """Leave damaged records out and count them, in place of stopping at the first."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
 
 
 USUAL = TrainOptions()
