@@ -307,10 +307,14 @@ def _holder(source: Path) -> Path:
     """
     if not source.is_dir() or _reader(source):
         return source
-    inner = sorted(folder for folder in source.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    inner = sorted(
+        folder for folder in source.iterdir() if folder.is_dir() and not folder.name.startswith(".")
+    )
     found = [folder for folder in inner if _reader(folder)]
     if len(found) > 1:
-        raise UserError(f"{source} holds {len(found)} checkpoints. Give one: {', '.join(map(str, found[:5]))}.")
+        raise UserError(
+            f"{source} holds {len(found)} checkpoints. Give one: {', '.join(map(str, found[:5]))}."
+        )
     return found[0] if found else source
 
 
