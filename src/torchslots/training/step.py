@@ -252,9 +252,9 @@ class TrainStep:
         return {"generator": Share(generator, self.accelerator.process_index * parts + index, count)}
 
     def _noise(self, part: Batch) -> AbstractContextManager[Any]:
-        """Dropout of a part of the global batch as of the whole; compiled code has its own, other in each process."""
-        share = part.get("generator")
-        return SharedNoise(share) if isinstance(share, Share) and not self._compiled else nullcontext()
+        """Dropout of a part of the batch as of the whole; GPUs and compiled code have their own for each part."""
+        share, own = part.get("generator"), self._compiled or self.accelerator.device.type != "cpu"
+        return SharedNoise(share) if isinstance(share, Share) and not own else nullcontext()
 
     def _clip(self) -> Tensor:
         if self.accelerator.scaler is not None:
