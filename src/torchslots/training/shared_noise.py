@@ -1,6 +1,5 @@
 """Dropout and other noise of one part of a batch, as it is where the whole batch is sampled at once."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,11 +47,8 @@ class SharedNoise(TorchDispatchMode):
 
     def _like(self, part: Tensor, fill: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
         """The part's rows of a whole batch's tensor, with the strides that torch gives it, after `fill`."""
-        # The stride of an axis of one means nothing; of the whole batch, rows come first.
-        strides = [
-            math.inf if axis == 0 and len(part) == 1 else part.stride(axis) for axis in range(part.ndim)
-        ]
-        layout = sorted(range(part.ndim), key=lambda axis: -strides[axis])
+        # An axis of one that torch has put inside another has that one's stride.
+        layout = sorted(range(part.ndim), key=lambda axis: (-part.stride(axis), part.shape[axis] == 1))
         return self._rows(
             tuple(part.shape),
             lambda shape, source: fill(torch.empty_permuted(shape, layout, dtype=part.dtype), source),
