@@ -10,6 +10,7 @@ from torchslots.io.errors import UserError
 
 def predict(words: Words) -> int:
     """`torchslots predict MODEL INPUT... --out DIR`."""
+    from torchslots.convert import by_name
     from torchslots.convert.pretrained import model_folder
     from torchslots.inference import predict as room
     from torchslots.io.devices import announce_device
@@ -35,7 +36,7 @@ def predict(words: Words) -> int:
         folder = model_folder(model)
         announce_device(options.device)
         try:
-            written = room.predict(folder, inputs, out, options)
+            written = by_name.predict(folder, inputs, out, options)
         except room.InputsFailed as error:
             _print_folders(error.done)
             raise
