@@ -264,7 +264,7 @@ def test_missing_files_are_named(folder, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_named(folder):
-    with pytest.raises(UserError, match="Device nonsense cannot be used"):
+    with pytest.raises(UserError, match="should be cpu, cuda, cuda:N or mps, got 'nonsense'"):
         hub.load_model(folder, device="nonsense")
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from torchslots._version import __version__
 from torchslots.data.download.hub import no_connection
+from torchslots.io.devices import choose_device
 from torchslots.io.errors import UserError, check_type, first_line
 from torchslots.io.json_files import read_object
 from torchslots.models.backbones.vit import ViT
@@ -92,7 +93,7 @@ def create_model(recipe: str, **changes: Any) -> catalog.Built:
 def load_model(
     path_or_id: str | Path,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = "cpu",
     revision: str | None = None,
     backbone: str | Path | None = None,
 ) -> ObjectCentricModel:
@@ -103,7 +104,7 @@ def load_model(
     Args:
         path_or_id: A folder with config.json and model.safetensors, its model.safetensors, a run folder (its
             final model, else its best), or a hub id.
-        device: Device of the model.
+        device: Device of the model; None: cuda or mps where there is one, else cpu.
         revision: Branch, tag or commit on the hub; None: the main branch.
         backbone: For a model that was saved without its backbone: a file or folder with its weights; None: they are
             taken from the hub, or its cache, under the name in the configuration.
@@ -116,7 +117,7 @@ def load_model(
 
 
 def load_tokenizer(
-    path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
+    path_or_id: str | Path, *, device: str | torch.device | None = "cpu", revision: str | None = None
 ) -> Tokenizer:
     """Load a tokenizer (dVAE, VQ-VAE); arguments and errors are those of `load_model`."""
     return _load(path_or_id, device, revision, Tokenizer)
@@ -125,7 +126,7 @@ def load_tokenizer(
 def load_trained(
     path_or_id: str | Path,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = "cpu",
     revision: str | None = None,
     backbone: str | Path | None = None,
 ) -> catalog.Built:
@@ -140,7 +141,7 @@ def load_trained(
 
 def _load(
     path_or_id: str | Path,
-    device: str | torch.device,
+    device: str | torch.device | None,
     revision: str | None,
     kind: type[_Kind],
     backbone: str | Path | None = None,
@@ -157,12 +158,12 @@ def _filled(
     model: _Model,
     folder: Path,
     weights: Path,
-    device: str | torch.device,
+    device: str | torch.device | None,
     backbone: str | Path | None,
 ) -> _Model:
     """The model with its weights and configuration, in evaluation mode."""
     elsewhere = _elsewhere(folder / CONFIG_NAME)
-    load_weights(model, weights, _device(device), tuple(elsewhere))
+    load_weights(model, weights, choose_device(device), tuple(elsewhere))
     for prefix, wanted in elsewhere.items():
         _take_published(model, prefix, wanted, backbone or published_backbone(config), folder)
     model.config = config
@@ -303,12 +304,3 @@ def _release(version: str, file: Path) -> tuple[int, int]:
     if not found:
         raise UserError(f"{file}: `torchslots` should be a version such as {__version__}, got {version!r}.")
     return int(found[1]), int(found[2])
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"Device {device} cannot be used here: {first_line(error)}. Try --device cpu."
-        ) from error

@@ -159,3 +159,16 @@ def test_the_optimiser_s_groups_are_the_original_s(golden):
     assert any(name.startswith("dm_decoder.vae.") for name in decoder)
     recorded = json.loads((golden / "savi_torch_mini" / "grads.json").read_text())["grad_norm"]
     assert groups["savi_torch_mini"] == [[name for name in names["savi_torch_mini"] if name in recorded]]
+
+
+def test_a_folder_is_looked_into_one_level_down(golden, tmp_path):
+    inner = tmp_path / "trained" / "checkpoint"
+    inner.mkdir(parents=True)
+    (with_model(golden / "dvae_mini", tmp_path) / "model.pth").rename(inner / "model.pth")
+    (tmp_path / "trained" / "logs").mkdir()
+    done = convert(tmp_path / "trained", tmp_path / "out")
+    assert done.config.family == "dvae" and done.source == inner / "model.pth"
+    (tmp_path / "trained" / "other").mkdir()
+    (tmp_path / "trained" / "other" / "model.pth").write_bytes((inner / "model.pth").read_bytes())
+    with pytest.raises(UserError, match=r"holds 2 checkpoints. Give one: .*checkpoint, .*other\."):
+        convert(tmp_path / "trained", tmp_path / "again")

@@ -16,22 +16,18 @@ from tiny_models import TINY
 from torchslots.models.types import Batch
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig, OptimConfig, TrainConfig
-from torchslots.recipes.slotdiffusion_encoder import TransformerPredictorConfig
 from torchslots.training.step import TrainStep
-from training.two_steps import SLOTDIFFUSION, SLOTS, STEVE
+from training.two_steps import DVAE, SLOTDIFFUSION, STEVE
 
-_SLOTS = replace(
-    SLOTS, predictor=TransformerPredictorConfig(num_layers=1, num_heads=2, mlp_size=8, dropout=0.0)
-)
-_DIFFUSION = replace(SLOTDIFFUSION, slots=_SLOTS, unet=replace(SLOTDIFFUSION.unet, dropout=0.0))
-_STEVE = replace(STEVE, slots=_SLOTS, transformer=replace(STEVE.transformer, dropout=0.0))
-"""Without dropout, which is sampled by process."""
+_STEVE = replace(STEVE, transformer=replace(STEVE.transformer, dropout=0.2, token_dropout=0.3))
 CASES: dict[str, tuple[ModelConfig, int, int | None]] = {
     "savi, gaussian slots": (replace(TINY, conditioning="gaussian"), 2, None),
     "savi, clips of one frame": (replace(TINY, conditioning="learned_gaussian"), 1, None),
-    "slotdiffusion": (_DIFFUSION, 2, None),
-    "slotdiffusion, short clips": (_DIFFUSION, 2, 1),
-    "steve, short clips": (_STEVE, 2, 1),
+    "slotdiffusion": (SLOTDIFFUSION, 2, None),
+    "slotdiffusion, short clips": (SLOTDIFFUSION, 2, 1),
+    "steve, token dropout, short clips": (_STEVE, 2, 1),
+    "steve": (STEVE, 2, None),
+    "dvae, gumbel noise": (DVAE, 2, None),
 }
 """Model, frames of a clip, and those that the first step cuts it to."""
 

@@ -16,25 +16,25 @@ from training.processes import launch
 PROGRAM = Path(__file__).with_name("one_step.py")
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("two")
-    for ended in launch(2, [sys.executable, str(PROGRAM), str(folder)]):
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
+    for ended in launch(request.param, [sys.executable, str(PROGRAM), str(folder)]):
         assert ended.code == 0, ended.err
     return folder
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=list(CASES))
-def test_two_processes_update_as_one(two: Path, tmp_path: Path, number: int) -> None:
+def test_several_processes_update_as_one(several: Path, tmp_path: Path, number: int) -> None:
     name = list(CASES)[number]
     losses = update(name, tmp_path / "one")
-    assert json.loads((two / "losses.json").read_text())[name] == pytest.approx(losses, rel=1e-5)
-    weights = load_file(two / f"{number}.safetensors")
+    assert json.loads((several / "losses.json").read_text())[name] == pytest.approx(losses, rel=1e-5)
+    weights = load_file(several / f"{number}.safetensors")
     for key, weight in load_file(tmp_path / "one").items():
         torch.testing.assert_close(weights[key], weight, rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["savi, gaussian slots", "slotdiffusion"])
+@pytest.mark.parametrize("name", ["savi, gaussian slots", "slotdiffusion", "steve", "dvae, gumbel noise"])
 def test_accumulation_samples_as_a_whole_batch(tmp_path: Path, name: str) -> None:
     losses = update(name, tmp_path / "one")
     assert update(name, tmp_path / "parts", 4) == pytest.approx(losses, rel=1e-5)

@@ -162,7 +162,7 @@ def test_an_unknown_metric_names_those_there_are(tmp_path: Path) -> None:
 
 def test_devices_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for device, message in (("cuda", "No CUDA device"), ("gpu", "cpu, cuda or cuda:N")):
+    for device, message in (("cuda", "No CUDA device"), ("gpu", "cpu, cuda, cuda:N or mps")):
         with pytest.raises(UserError, match=message):
             loop.train(tiny_recipe(2), TinyModel(), TinyClips(), None, tmp_path, device=device)
 

@@ -21,6 +21,7 @@ def compose(words: Words) -> int:
         networks_of,
         settings_of,
     )
+    from torchslots.io.devices import announce_device
     from torchslots.io.processes import processes
     from torchslots.metrics.reconstruction import SET_METRICS
 
@@ -49,7 +50,8 @@ def compose(words: Words) -> int:
             networks: Weights of the networks of FID and FVD.
             options: How many slots to exchange, and what to write.
         """
-        ready = load_model(folder := model_folder(model), device=videos.device, backbone=backbone)
+        folder = model_folder(model)
+        ready = load_model(folder, device=announce_device(videos.device), backbone=backbone)
         data, settings = settings_of(folder, ready, videos, KEYS, root)
         found, missing = networks_of(networks, SET_METRICS)
         results = out or out_folder(model, "compose")
@@ -61,7 +63,7 @@ def compose(words: Words) -> int:
                 settings,
                 options,
                 networks=found,
-                device=videos.device,
+                device=str(next(ready.parameters()).device),
                 num_workers=videos.num_workers,
                 rank=rank,
                 world_size=world_size,

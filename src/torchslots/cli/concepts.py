@@ -15,6 +15,7 @@ def concepts(words: Words) -> int:
     from torchslots.hub import load_model
     from torchslots.inference import concepts as room
     from torchslots.inference.videos import KEYS, VideosOptions, settings_of
+    from torchslots.io.devices import announce_device
     from torchslots.io.processes import demand_one_process
 
     usual, all_videos = room.ConceptOptions(), VideosOptions()
@@ -39,7 +40,8 @@ def concepts(words: Words) -> int:
             options: How to cluster, and what to decode.
         """
         demand_one_process("Concepts are found")
-        ready = load_model(source := model_folder(model), device=videos.device, backbone=backbone)
+        source = model_folder(model)
+        ready = load_model(source, device=announce_device(videos.device), backbone=backbone)
         data, settings = settings_of(source, ready, videos, KEYS, root)
         found = room.concepts(
             ready,
@@ -47,7 +49,7 @@ def concepts(words: Words) -> int:
             settings,
             folder := out or out_folder(model, "concepts"),
             options,
-            device=videos.device,
+            device=str(next(ready.parameters()).device),
             num_workers=videos.num_workers,
         )
         size = f"{found.library.num_concepts} concepts of {len(found.library.slots)} slots"

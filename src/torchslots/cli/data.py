@@ -116,6 +116,7 @@ def _prepare_features(words: Words) -> tuple[Callable[..., Any], Words] | None:
 
 def _feature_command(chosen: Any, defaults: Any) -> Callable[..., int]:
     from torchslots.convert.pretrained import model_folder
+    from torchslots.io.devices import announce_device
     from torchslots.recipes.config import Recipe
     from torchslots.training.feature_job import FeatureJob, FeatureOptions
 
@@ -137,6 +138,7 @@ def _feature_command(chosen: Any, defaults: Any) -> Callable[..., int]:
         """
         if options.model is not None:
             options = replace(options, model=str(model_folder(options.model)))
+        announce_device(options.device)
         job = FeatureJob(recipe, root, out, options)
         print(job.summary(), flush=True)
         if not (yes or job.finished or _agreed()):

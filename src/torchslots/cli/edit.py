@@ -12,6 +12,7 @@ def edit(words: Words) -> int:
     """`torchslots edit MODEL INPUT... --out DIR`."""
     from torchslots.convert.pretrained import model_folder
     from torchslots.inference import edit as room
+    from torchslots.io.devices import announce_device
 
     usual = room.EditOptions()
 
@@ -31,7 +32,9 @@ def edit(words: Words) -> int:
             options: What to change, by the numbers in the plot of slots.
         """
         require_inputs(inputs)
-        for done in room.edit(model_folder(model), inputs, out, options):
+        folder = model_folder(model)
+        announce_device(options.device)
+        for done in room.edit(folder, inputs, out, options):
             edited = f" and {done.edited}" if done.edited else ""
             print(f"Written to {done.slots}{edited}. {done.note}")
         return 0

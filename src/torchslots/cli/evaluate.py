@@ -13,6 +13,7 @@ def evaluate(words: Words) -> int:
     from torchslots.convert.pretrained import model_folder
     from torchslots.evaluation.report import EvalReport
     from torchslots.inference.evaluate import EvaluateOptions, evaluate_with_baseline
+    from torchslots.io.devices import announce_device
     from torchslots.io.processes import is_first_process, processes
 
     defaults = EvaluateOptions()
@@ -33,8 +34,10 @@ def evaluate(words: Words) -> int:
             options: Which videos and metrics, and what to write.
         """
         folder = out or out_folder(model, "eval")
+        place = model_folder(model)
+        announce_device(options.device)
         with processes(options.device):
-            report, baseline = evaluate_with_baseline(model_folder(model), root, options, folder)
+            report, baseline = evaluate_with_baseline(place, root, options, folder)
             if is_first_process():
                 report.print_table()
                 if isinstance(report, EvalReport) and baseline is not None:

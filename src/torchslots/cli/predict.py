@@ -11,7 +11,9 @@ from torchslots.io.errors import UserError
 def predict(words: Words) -> int:
     """`torchslots predict MODEL INPUT... --out DIR`."""
     from torchslots.convert import by_name
+    from torchslots.convert.pretrained import model_folder
     from torchslots.inference import predict as room
+    from torchslots.io.devices import announce_device
 
     usual = room.PredictOptions()
 
@@ -31,8 +33,10 @@ def predict(words: Words) -> int:
             options: How to read the inputs, and what to write.
         """
         require_inputs(inputs)
+        folder = model_folder(model)
+        announce_device(options.device)
         try:
-            written = by_name.predict(model, inputs, out, options)
+            written = by_name.predict(folder, inputs, out, options)
         except room.InputsFailed as error:
             _print_folders(error.done)
             raise

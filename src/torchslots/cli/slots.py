@@ -15,6 +15,7 @@ def slots(words: Words) -> int:
     from torchslots.hub import load_model
     from torchslots.inference.slot_files import SlotFileOptions, write_slots
     from torchslots.inference.videos import KEYS, VideosOptions, settings_of
+    from torchslots.io.devices import announce_device
 
     all_videos, usual = VideosOptions(), SlotFileOptions()
 
@@ -35,8 +36,9 @@ def slots(words: Words) -> int:
             videos: Which videos, and where to run.
             options: The files.
         """
-        ready = load_model(folder := model_folder(model), device=videos.device)
-        data, settings = settings_of(folder, ready, videos, KEYS)
+        folder = model_folder(model)
+        ready = load_model(folder, device=(device := announce_device(videos.device)))
+        data, settings = settings_of(folder, ready, videos, KEYS, root)
         place = out or out_folder(model, "slots")
         written = write_slots(
             ready,
@@ -45,7 +47,7 @@ def slots(words: Words) -> int:
             data=data,
             settings=settings,
             options=options,
-            device=videos.device,
+            device=device,
             num_workers=videos.num_workers,
         )
         print(f"Written: {len(written)} files in {place}, from {written[0].name} on.")

@@ -14,6 +14,7 @@ def train(words: Words) -> int:
     """`torchslots train RECIPE --root DIR --run-dir DIR`."""
     from torchslots.cli.recipes import recipes
     from torchslots.convert.pretrained import model_folder
+    from torchslots.io.devices import announce_device
     from torchslots.io.processes import is_first_process
     from torchslots.recipes import catalog
     from torchslots.recipes.config import Recipe, current_flags
@@ -57,6 +58,7 @@ def train(words: Words) -> int:
         """
         parts = {name: getattr(options, name) for name in ("tokenizer", "slot_encoder", "init")}
         found = {name: str(model_folder(part)) for name, part in parts.items() if part is not None}
+        announce_device(options.device)
         result = training.train(recipe, root, run, replace(options, **found))
         if not is_first_process():
             return 0

@@ -49,7 +49,7 @@ def convert(
     """Convert a checkpoint of an original program, in flax, TensorFlow or torch.
 
     Args:
-        checkpoint: Checkpoint file or prefix, or the folder that holds it (`checkpoints-0`, or its parent; of torch's
+        checkpoint: Checkpoint file or prefix, or the folder that holds it (`checkpoints-0`), or its parent (of torch's
             `.pth` files the best, else the newest).
         out: Folder to write config.json and model.safetensors to.
         recipe: Recipe whose configuration the checkpoint has; by default it is recognised from names and shapes.

@@ -55,7 +55,7 @@ class Fetched:
 def load_model(
     path_or_id: str | Path,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = "cpu",
     revision: str | None = None,
     backbone: str | Path | None = None,
 ) -> ObjectCentricModel:
@@ -67,7 +67,7 @@ def load_model(
         path_or_id: A folder with config.json and model.safetensors, its model.safetensors, a run folder (its
             final model, else its best), a name in `list_pretrained()`, or a hub id. A published checkpoint is fetched
             and converted the first time.
-        device: Device of the model.
+        device: Device of the model; None: cuda or mps where there is one, else cpu.
         revision: Branch, tag or commit on the hub; None: the main branch.
         backbone: For a model that was saved without its backbone: a file or folder with its weights; None: they are
             taken from the hub, or its cache, under the name in the configuration.
@@ -87,7 +87,7 @@ def load_model(
 
 
 def load_tokenizer(
-    path_or_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
+    path_or_id: str | Path, *, device: str | torch.device | None = "cpu", revision: str | None = None
 ) -> Tokenizer:
     """Load the tokenizer (dVAE, VQ-VAE) of a folder, a run, a published checkpoint, or the hub, in evaluation mode.
 

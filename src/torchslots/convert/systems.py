@@ -291,10 +291,34 @@ def read_original(source: Path) -> tuple[Reader, Checkpoint | TorchCheckpoint]:
     """What a checkpoint holds, and the format that it is in.
 
     Raises:
-        UserError: a file that is damaged, or in no known format.
+        UserError: a file that is damaged, or in no known format; a folder with several checkpoints in its folders.
     """
-    reader = next((reader for reader in _READERS if reader.holds(source)), FLAX)
-    return reader, reader.read(source)
+    place = _holder(source)
+    reader = _reader(place) or FLAX
+    return reader, reader.read(place)
+
+
+def _reader(place: Path) -> Reader | None:
+    return next((reader for reader in _READERS if reader.holds(place)), None)
+
+
+def _holder(source: Path) -> Path:
+    """The file or folder with the checkpoint: `source`, or the one folder in it that holds one.
+
+    Raises:
+        UserError: several folders hold one.
+    """
+    if not source.is_dir() or _reader(source):
+        return source
+    inner = sorted(
+        folder for folder in source.iterdir() if folder.is_dir() and not folder.name.startswith(".")
+    )
+    found = [folder for folder in inner if _reader(folder)]
+    if len(found) > 1:
+        raise UserError(
+            f"{source} holds {len(found)} checkpoints. Give one: {', '.join(map(str, found[:5]))}."
+        )
+    return found[0] if found else source
 
 
 def program_of(read: Checkpoint | TorchCheckpoint, reader: Reader) -> Program:

@@ -28,6 +28,7 @@ from torchslots.evaluation.panels import PairPanel, Panels, VideoPanel
 from torchslots.evaluation.report import EvalReport
 from torchslots.evaluation.tokenizer import missing_figures, reconstruct_step
 from torchslots.evaluation.unlabelled import stand_ins, with_first
+from torchslots.io.devices import figures_device
 from torchslots.io.errors import UserError
 from torchslots.io.processes import gather
 from torchslots.io.progress import progress
@@ -79,15 +80,15 @@ def evaluate(
         UserError: no videos; a model whose values are not finite; observers of frames with a model that decodes none;
             no such protocol.
     """
-    device = torch.device(device)
+    device, figures = torch.device(device), figures_device(device)
     context = partial(autocast, device, precision)
     if isinstance(model, Tokenizer):
         step: Step = reconstruct_step(model, context)
-        own: list[Observer[Any]] = [*missing_figures(observers, device), Panels(num_plots, PairPanel)]
+        own: list[Observer[Any]] = [*missing_figures(observers, figures), Panels(num_plots, PairPanel)]
     else:
         step = predict_step(cast(ObjectCentricModel, model), context, config.restart_memory)
         hinted = isinstance(model, ObjectCentricModel) and model.takes_hints
-        own = [Segmentation(config, device, hinted=hinted), SetPrediction(), Panels(num_plots, VideoPanel)]
+        own = [Segmentation(config, figures, hinted=hinted), SetPrediction(), Panels(num_plots, VideoPanel)]
         if isinstance(model, ObjectCentricModel) and not with_loss:
             first, batches = with_first(batches)
             own += stand_ins(model, first, device, context, observers)
@@ -135,8 +136,9 @@ def run_pass(
             slices, fresh = _slices(batch, config, device), partial(carry_state, run)
             pairs = fresh(slices) if kept is None else through(kept, batch, slices, needs, fresh)
             for seen, found in pairs:
+                shown = _for_figures(seen, found, figures_device(device))
                 for observer in observers:
-                    observer.add(seen, found)
+                    observer.add(*shown)
             for observer in observers:
                 observer.finish(batch)
             num_videos += len(batch["video"])
@@ -146,6 +148,14 @@ def run_pass(
     if not total:
         raise UserError("There is no video to evaluate. Check the data folder, the split and `num_videos`.")
     return total
+
+
+def _for_figures(seen: Slice, found: Any, device: torch.device) -> tuple[Slice, Any]:
+    """The slice and its result, without the state, where figures are computed."""
+    if device == seen.part["video"].device:
+        return seen, found
+    moved = to_device({name: value for name, value in found._asdict().items() if name != "state"}, device)
+    return seen._replace(part=to_device(seen.part, device)), found._replace(**moved)
 
 
 def _slices(batch: Batch, config: EvalConfig, device: torch.device) -> Iterator[Slice]:

@@ -20,6 +20,7 @@ from torchslots.evaluation.observers import (
     real_pixels,
 )
 from torchslots.evaluation.report import finite, print_table
+from torchslots.io.devices import figures_device
 from torchslots.io.draw import plot_curves
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
@@ -27,7 +28,7 @@ from torchslots.metrics import scores
 from torchslots.metrics.image import squared_error
 from torchslots.metrics.segmentation import FrameMean, Numbering, VideoMean, contingency, fg_ari
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.slices import demand_finite, predict_ahead
+from torchslots.models.slices import demand_finite, predict_ahead, to_device
 from torchslots.models.types import Batch, Prediction
 from torchslots.recipes.config import EvalConfig
 
@@ -183,7 +184,7 @@ class Rollout:
         device: torch.device,
     ) -> None:
         self._model, self._observe, self._horizon = model, observe, horizon
-        self._slice_size, self._device = slice_size, device
+        self._slice_size, self._device = slice_size, figures_device(device)
         self._frames: dict[str, FrameMean] = {}
         self._videos: dict[str, VideoMean] = {}
         self._errors: dict[str, FrameErrors] = {}
@@ -201,7 +202,8 @@ class Rollout:
             for key, value in batch.items()
             if isinstance(value, Tensor) and value.ndim > 3
         }
-        predicted = list(predict_ahead(self._model, seen.state, horizon, self._slice_size))
+        parts = predict_ahead(self._model, seen.state, horizon, self._slice_size)
+        predicted = [found._replace(**to_device(found._asdict(), self._device)) for found in parts]
         for part in predicted:
             demand_finite(part, batch.get("name", ()))
         if "segmentations" in truth:

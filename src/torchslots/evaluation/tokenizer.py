@@ -17,6 +17,7 @@ from torchslots.evaluation.observers import (
     ReconstructionFigures,
     Slice,
 )
+from torchslots.io.devices import figures_device
 from torchslots.metrics.reconstruction import LABELS, ReconstructionScores, load_networks
 from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.tokenizers.base import Tokenizer
@@ -81,10 +82,11 @@ class Ceiling:
         device: torch.device | str = "cpu",
     ) -> None:
         paired = {name: network for name, network in networks.items() if name in _PAIRED}
-        self._round_trip, self._scores = round_trip, ReconstructionScores(paired, device=device)
+        self._round_trip, self._device = round_trip, torch.device(device)
+        self._scores = ReconstructionScores(paired, device=figures_device(device))
 
     def add(self, seen: Slice, found: Reconstructed) -> None:
-        video: Tensor = seen.part["video"]
+        video: Tensor = seen.part["video"].to(self._device)
         back = self._round_trip(video.flatten(0, 1)).unflatten(0, video.shape[:2])
         self._scores.add(back, video, seen.part.get("padding_mask"))
 

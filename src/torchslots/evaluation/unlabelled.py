@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from torchslots.evaluation.observers import Losses, Observer, ReconstructionFigures
+from torchslots.io.devices import figures_device
 from torchslots.io.processes import gather
 from torchslots.metrics.reconstruction import ReconstructionScores
 from torchslots.models.model import ObjectCentricModel
@@ -37,7 +38,7 @@ def stand_ins(
     decoder = model.decoder
     if "video" in decoder.targets and not decoder.sampling_options:
         known = any(isinstance(observer, ReconstructionFigures) for observer in observers)
-        return [] if known else [ReconstructionFigures(ReconstructionScores(device=device))]
+        return [] if known else [ReconstructionFigures(ReconstructionScores(device=figures_device(device)))]
     known = any(isinstance(observer, Losses) for observer in observers)
     if decoder.targets and set(decoder.targets) <= keys and not known:
         return [Losses(model.loss, device, autocast)]

@@ -26,11 +26,13 @@ from torchslots.evaluation.report import EvalReport, write_panel
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
 from torchslots.inference.finished import model_key
 from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
+from torchslots.io.devices import figures_device
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
 from torchslots.io.processes import gather
 from torchslots.io.progress import progress
+from torchslots.io.values import convert_fields
 from torchslots.metrics.reconstruction import SetDistances
 from torchslots.models.clips import compose, frames_of, joined, random_plan, shifted_plan
 from torchslots.models.model import ObjectCentricModel
@@ -54,7 +56,7 @@ class ComposeOptions:
     """Compositions to plot beside the sources of their slots."""
     chunk: int = 24
     """Frames decoded at once; fewer need less memory."""
-    write_videos: Path | str | None = None
+    write_videos: Path | None = None
     """Folder for `comp_vids` and `gt_vids`, in each a folder for every video with a PNG for every frame; None: not
     written."""
     published_order: bool = False
@@ -65,6 +67,7 @@ class ComposeOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         if self.chunk < 1:
             raise UserError(f"chunk should be at least 1, got {self.chunk}.")
 
@@ -165,7 +168,7 @@ def compose_videos(
     """
     require_frames(model)
     model = with_sampling(model, options.sampling)
-    distances = SetDistances(networks or {}, options.published_order, device)
+    distances = SetDistances(networks or {}, options.published_order, figures_device(device))
     total = number_read(dataset, settings.num_videos)
     num_slots = number_of_slots(model, dataset, settings, device)
     if options.reference_shift:
@@ -201,7 +204,7 @@ def save(report: EvalReport, folder: Path | str, fps: float = 12.0) -> list[Path
 
 def _write(options: ComposeOptions, name: str, number: int, frames: UInt8[Tensor, "T 3 h w"]) -> None:
     if options.write_videos is not None:
-        place = Path(options.write_videos) / name / str(number)
+        place = options.write_videos / name / str(number)
         write_frames(place, frames, published_names=options.published_order)
 
 

@@ -18,6 +18,7 @@ from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_
 from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
+from torchslots.io.values import convert_fields
 from torchslots.io.video import write_png
 from torchslots.models.clips import frames_of, joined
 from torchslots.models.model import ObjectCentricModel
@@ -46,6 +47,7 @@ class ConceptOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         for name, least in (("num_concepts", 1), ("samples", 0), ("every", 1), ("nearest", 1), ("chunk", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -22,6 +22,7 @@ from torchslots.hub import load_trained
 from torchslots.inference.finished import model_key
 from torchslots.inference.generation import SamplingOptions, require_frames, with_sampling
 from torchslots.inference.videos import NetworkOptions, VideosOptions, networks_of, settings_of
+from torchslots.io.devices import choose_device, figures_device
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
 from torchslots.io.processes import demand_one_process, processes
@@ -130,9 +131,9 @@ def evaluate_with_baseline(
     """
     where = model if isinstance(model, str | Path) else None
     if isinstance(model, str | Path):
-        model = load_trained(model, device=options.device, backbone=options.backbone)
-    else:
-        options = dataclasses.replace(options, device=str(next(model.parameters()).device))
+        model = load_trained(model, device=choose_device(options.device), backbone=options.backbone)
+    device = str(next(model.parameters()).device)
+    options = dataclasses.replace(options, device=device)
     ready = _adjusted(model, where or "The model", options)
     keys = (*_KEYS, "flow") if options.observe else _KEYS
     data, settings = settings_of(where, ready, options, keys, Path(root))
@@ -144,12 +145,12 @@ def evaluate_with_baseline(
     folder = None if out is None else Path(out)
     if options.observe is not None or options.rollout is not None:
         return Evaluation(_evaluate_rollout(ready, where, data, settings, Path(root), options, folder))
-    with processes(options.device) as (rank, world_size):
+    with processes(device) as (rank, world_size):
         dataset = passes.whole_videos(data, settings, Path(root))
         batches = partial(_batches, dataset, settings, options, rank, world_size)
         observers, notes = _observers(ready, options, rank, world_size)
         observers = [*observers, *_beginnings(ready, options, settings)]
-        how = {"device": options.device, "precision": options.precision, "num_plots": options.num_plots}
+        how = {"device": device, "precision": options.precision, "num_plots": options.num_plots}
         kept = _kept(ready, folder, Path(root), data, settings, options, rank)
         report = passes.evaluate(
             ready, batches("Evaluating"), settings, observers=observers, kept=kept, **how
@@ -211,7 +212,8 @@ def _beginnings(model: Any, options: EvaluateOptions, settings: EvalConfig) -> l
             f"--lengths takes numbers of frames from 1 to {settings.num_frames}, those that are evaluated, got "
             f"{wrong[0]}. Raise --num-frames, or leave it out."
         )
-    return [FirstFrames(settings, length, options.device) for length in dict.fromkeys(options.lengths)]
+    device = figures_device(choose_device(options.device))
+    return [FirstFrames(settings, length, device) for length in dict.fromkeys(options.lengths)]
 
 
 def _batches(
@@ -243,11 +245,14 @@ def _observers(
     if not options.reconstructs:
         return (), []
     networks, notes = networks_of(options, NETWORK_METRICS)
-    scores = ReconstructionScores(networks, published_order=options.published_order, device=options.device)
+    device = next(model.parameters()).device
+    scores = ReconstructionScores(
+        networks, published_order=options.published_order, device=figures_device(device)
+    )
     observers: list[Observer[Any]] = [ReconstructionFigures(scores)]
     round_trip = model.decoder.round_trip() if isinstance(model, ObjectCentricModel) else None
     if round_trip is not None:
-        observers.append(Ceiling(round_trip, networks, options.device))
+        observers.append(Ceiling(round_trip, networks, device))
     if options.write_videos is not None:
         observers.append(FrameFolders(options.write_videos, options.published_order, rank, world_size))
     if options.write_films is not None:
@@ -277,7 +282,11 @@ def _evaluate_rollout(
             f"{observe} and {ahead}."
         )
     batches = _batches(passes.whole_videos(data, settings, root), settings, options, 0, 1, "Predicting")
-    how = {"slice_size": settings.slice_size, "device": options.device, "seed": settings.seed}
+    how = {
+        "slice_size": settings.slice_size,
+        "device": next(model.parameters()).device,
+        "seed": settings.seed,
+    }
     report = evaluate_rollout(model, batches, observe, ahead, **how)
     if out is not None:
         report.save(out)

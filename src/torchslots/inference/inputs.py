@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 import torch
+import tyro
 from jaxtyping import UInt8
 from numpy import ndarray
 
@@ -19,6 +20,7 @@ from torchslots.inference.view import (
     Patches,
     View,
     ViewKind,
+    box_hint,
     mask_hint,
     read_boxes,
     view_of,
@@ -26,6 +28,7 @@ from torchslots.inference.view import (
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.io.listing import list_videos
+from torchslots.io.values import convert_fields
 from torchslots.models.adjust import with_counts
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.initializers import Gaussian, Learned
@@ -33,6 +36,8 @@ from torchslots.models.slots.poses import WithPoses
 from torchslots.models.types import Batch, Prediction
 
 BOTH = "Give either boxes or masks of the objects, not both."
+Hint = Annotated[Path | ndarray | None, tyro.conf.arg(constructor=Path | None)]
+"""A file or folder with a hint, or the hint itself."""
 _UNCONDITIONAL = (Learned, Gaussian, WithPoses)
 
 
@@ -40,12 +45,12 @@ _UNCONDITIONAL = (Learned, Gaussian, WithPoses)
 class InputOptions:
     """Hints for the first frame, slots, and where to run."""
 
-    boxes: Path | str | None = None
+    boxes: Hint = None
     """JSON with the boxes of the first frame, [[ymin, xmin, ymax, xmax], ...] in [0, 1] of the whole frame; with
-    several inputs a folder of NAME.json. None: no boxes."""
-    masks: Path | str | None = None
+    several inputs a folder of NAME.json. In Python also the rows themselves. None: no boxes."""
+    masks: Hint = None
     """Indexed or grey PNG with the objects of the first frame, 0 for background; with several inputs a folder of
-    NAME.png. None: no masks."""
+    NAME.png. In Python also integer ids [H, W]. None: no masks."""
     view: ViewKind | None = None
     """What the model sees of a frame. `crop`: the rectangle of its own shape in the middle; `squeeze`: all of it,
     squeezed into that shape; `whole`: all of it at the frame's shape, for models on a vision transformer alone. None:
@@ -58,8 +63,8 @@ class InputOptions:
     """Seed of sampled slots."""
     fps: float | None = None
     """Frames per second of the written videos; None: as the input, 12 for a folder of images."""
-    device: str = "cpu"
-    """Where to run: cpu, cuda, cuda:1, mps."""
+    device: str | None = None
+    """cpu, cuda, cuda:N or mps; None: cuda or mps where there is one, else cpu."""
     backbone: str | None = None
     """Weights of the backbone of a model that was saved without: a file or a folder; None: from the hub."""
     void_id: int | None = 255
@@ -71,16 +76,10 @@ class InputOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         self.require_positive("num_slots", "num_iterations", "fps")
         if self.view is not None and self.view not in get_args(ViewKind):
             raise UserError(f"There is no view `{self.view}`. Choose from: {', '.join(get_args(ViewKind))}.")
-        for name in ("boxes", "masks"):
-            value = getattr(self, name)
-            if not isinstance(value, Path | str | None):
-                raise UserError(
-                    f"`{name}` is the path of a file or folder here, got a {type(value).__name__}. "
-                    "`torchslots.predict_frames` takes arrays."
-                )
 
     def require_positive(self, *names: str) -> None:
         """Check that each of these options is None or more than 0.
@@ -182,14 +181,19 @@ def _result_folders(sources: list[Path], out: Path) -> list[Path]:
 
 def _hint(source: Path, target: Path, options: InputOptions, num_inputs: int) -> FirstFrameHint:
     """The hint of an input; of a folder of hints the one with the file's whole name, else with its result's name."""
-    if options.boxes and options.masks:
+    if options.boxes is not None and options.masks is not None:
         raise UserError(BOTH)
-    given, read, suffix = (options.boxes, read_boxes, "json")
-    if options.masks:
-        given, read, suffix = (options.masks, partial(_read_mask, options), "png")
-    if given is None:
+    place, read, suffix = (options.boxes, read_boxes, "json")
+    if options.masks is not None:
+        place, read, suffix = (options.masks, partial(_read_mask, options), "png")
+    if place is None:
         return FirstFrameHint()
-    place = Path(given)
+    if isinstance(place, ndarray):
+        if num_inputs > 1:
+            raise UserError(
+                f"One hint is given for {num_inputs} inputs. Give a folder with NAME.{suffix} for each."
+            )
+        return box_hint(place) if options.masks is None else mask_hint(place)
     if num_inputs > 1 and not place.is_dir():
         raise UserError(
             f"{place} is one hint for {num_inputs} inputs. Give a folder with NAME.{suffix} for each."

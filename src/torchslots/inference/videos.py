@@ -11,6 +11,7 @@ from torchslots.data.catalog import entry, known_splits
 from torchslots.data.parts import parse_split
 from torchslots.io.errors import UserError, nearest
 from torchslots.io.processes import is_first_process
+from torchslots.io.values import convert_fields
 from torchslots.metrics.networks.weights import FILES
 from torchslots.metrics.reconstruction import load_networks
 from torchslots.recipes import catalog
@@ -46,10 +47,13 @@ class VideosOptions:
     """Value of void pixels in palette masks of your own files, -1 for none; None: the recipe's."""
     allow_odd_masks: bool = False
     """Take masks of your own files that cannot be label maps: stored with loss, smoothed, or of hundreds of ids."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
+    device: str | None = None
+    """cpu, cuda, cuda:N or mps; None: cuda or mps where there is one, else cpu."""
     num_workers: int = 2
     """Data loading processes."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
 
 
 def settings_of(
@@ -138,6 +142,9 @@ class NetworkOptions:
     read from the cache."""
     download: bool = False
     """Download missing files, 528 MB for VGG16; their digests are checked."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
 
 
 def networks_of(options: NetworkOptions, metrics: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

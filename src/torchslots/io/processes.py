@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.distributed
 
+from torchslots.io.devices import choose_device
 from torchslots.io.errors import UserError
 
 
@@ -25,11 +26,14 @@ def gather(value: Any) -> list[Any]:
 
 
 @contextmanager
-def processes(device: str) -> Iterator[tuple[int, int]]:
+def processes(device: str | None) -> Iterator[tuple[int, int]]:
     """Rank and number of processes started by `torchrun` or `accelerate launch`; joined while the block runs."""
     join = not torch.distributed.is_initialized() and _started() > 1
     if join:
-        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        chosen = choose_device(device)
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         joined = torch.distributed.is_initialized()
         rank, size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if joined else (0, 1)

@@ -43,11 +43,13 @@ def cut(batch: Batch, slice_size: int, num_frames: int | None = None) -> Iterato
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
-    """Move tensors and poses to the device; other values are unchanged."""
+    """Move tensors and poses, also those in tables of the batch, to the device; other values are unchanged."""
 
     def move(value: Any) -> Any:
         if isinstance(value, Pose):
             return value.map(move)
+        if isinstance(value, dict):
+            return to_device(value, device)
         return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
     return {key: move(value) for key, value in batch.items()}

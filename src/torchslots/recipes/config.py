@@ -2,16 +2,16 @@
 
 import dataclasses
 import json
-import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from torchslots.data import config as data
 from torchslots.data.config import DataConfig
 from torchslots.io.errors import UserError, nearest
 from torchslots.io.ranges import COUNT, FROM_ZERO, PART, POSITIVE, Range, check_ranges
+from torchslots.io.values import revive
 
 __all__ = [
     "DataConfig",
@@ -220,7 +220,7 @@ def from_dict(kind: type, values: dict[str, Any], where: str) -> Any:
         name, value = _current(kind, key, value)
         if name not in known:
             raise UserError(f"{where}: {kind.__name__} has no field `{key}`. It has: {', '.join(known)}.")
-        fields[name] = _revive(hints[name], value, f"{where}: {name}")
+        fields[name] = revive(hints[name], value, f"{where}: {name}", _nested)
     try:
         return kind(**fields)
     except TypeError as error:
@@ -249,7 +249,7 @@ def with_changes(config: _Config, **changes: Any) -> _Config:
         if rest:
             nested.setdefault(name, {})[rest] = value
         else:
-            fields[name] = _revive(hints[name], value, f"{type(config).__name__}.{name}")
+            fields[name] = revive(hints[name], value, f"{type(config).__name__}.{name}", _nested)
     for name, inner in nested.items():
         fields[name] = with_changes(fields.get(name, getattr(config, name)), **inner)
     changed = dataclasses.replace(config, **fields)
@@ -298,40 +298,12 @@ def _current(kind: type, name: str, value: Any) -> tuple[str, Any]:
     return name, values.get(value, value) if isinstance(value, str) else value
 
 
-def _revive(hint: Any, value: Any, where: str) -> Any:
-    """A value read from JSON as its type hint says."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        return from_dict(hint, value, where)
-    origin = typing.get_origin(hint)
-    if origin is Literal and value not in typing.get_args(hint):
-        raise UserError(
-            f"{where} should be one of {', '.join(map(str, typing.get_args(hint)))}, got {value!r}."
-        )
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if origin is tuple and isinstance(value, list | tuple):
-        inner = typing.get_args(hint)[0]
-        return tuple(_revive(inner, item, where) for item in value)
-    if origin is tuple:
-        raise UserError(f"{where} should be several values, such as (64, 64), got {value!r}.")
-    if origin in (typing.Union, types.UnionType) and value is not None:
-        options = [option for option in typing.get_args(hint) if option is not types.NoneType]
-        return _revive(_fitting(options, value), value, where)
-    if hint in (int, float, str, bool) and (
-        (isinstance(value, bool) and hint is not bool)
-        or not (isinstance(value, hint) or (hint is float and isinstance(value, int)))
-    ):
-        raise UserError(f"{where} should be {hint.__name__}, got {value!r}.")
-    return value
-
-
-def _fitting(options: list[Any], value: Any) -> Any:
-    """Of a union's types the value's own, else the first dataclass that has all of the given fields, else the first."""
-    for option in options:
-        if type(value) is option:
-            return option
-        if isinstance(option, type) and dataclasses.is_dataclass(option) and isinstance(value, dict):
-            known = {field.name for field in dataclasses.fields(option)}
-            if {current_name(option, name) for name in value} <= known:
-                return option
-    return options[0]
+def _nested(options: Sequence[Any], values: dict[str, Any], where: str) -> Any:
+    """Of several dataclasses the first that has all of the given fields, else the first, from its fields."""
+    fits = (
+        option
+        for option in options
+        if {current_name(option, name) for name in values}
+        <= {field.name for field in dataclasses.fields(option)}
+    )
+    return from_dict(next(fits, options[0]), values, where)

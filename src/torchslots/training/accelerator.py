@@ -1,6 +1,5 @@
 """Start accelerate for a run (device, precision, processes), and seed a step."""
 
-import os
 import random
 import sys
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 import torch.distributed
 
+from torchslots.io.devices import choose_device
 from torchslots.io.errors import UserError
 from torchslots.io.processes import is_first_process
 from torchslots.recipes.config import TrainConfig
@@ -43,9 +43,10 @@ def start_accelerator(
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs
 
-    if device not in (None, "cpu"):
-        _choose_card(device)
-    cpu = device == "cpu" or not torch.accelerator.is_available()
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    cpu = chosen.type == "cpu"
     precision = "fp32" if cpu and train.precision == "fp16" else train.precision
     if precision != train.precision and is_first_process():
         print("fp16 needs a GPU: on the CPU this runs in fp32.", file=sys.stderr, flush=True)
@@ -57,22 +58,6 @@ def start_accelerator(
         gradient_accumulation_steps=train.accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=partial_gradients)],
     )
-
-
-def _choose_card(device: str) -> None:
-    """Make `cuda` or `cuda:N` the GPU of this process."""
-    kind, _, index = device.partition(":")
-    if kind != "cuda" or (index and not index.isdigit()):
-        raise UserError(f"device should be cpu, cuda or cuda:N, got {device!r}.")
-    if not torch.cuda.is_available():
-        raise UserError("No CUDA device is visible. Use --device cpu, or install a CUDA build of torch.")
-    if not index:
-        return
-    if "LOCAL_RANK" in os.environ:
-        raise UserError(f"Each of several processes gets its own GPU: give cuda, not {device}.")
-    if int(index) >= torch.cuda.device_count():
-        raise UserError(f"There is no {device}: torch sees {torch.cuda.device_count()} CUDA devices, from 0.")
-    torch.cuda.set_device(int(index))
 
 
 def check_split(train: TrainConfig, processes: int) -> None:

@@ -17,9 +17,11 @@ from torchslots.data.prepare import estimated_bytes, open_whole, prepare
 from torchslots.data.sets.prepared_features import KEYS, TOKENS, features_split, preprocessing, unsampled
 from torchslots.evaluation.evaluate import evaluation_data
 from torchslots.hub import load_model
-from torchslots.io.errors import UserError, first_line
+from torchslots.io.devices import choose_device
+from torchslots.io.errors import UserError
 from torchslots.io.files import size_text
 from torchslots.io.ranges import COUNT, check_number
+from torchslots.io.values import convert_fields
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.feature_encoder import FeatureEncoder
 from torchslots.models.types import Features
@@ -48,13 +50,16 @@ class FeatureOptions:
     feature_type: Literal["float16", "float32"] = "float16"
     """float16, or float32 in twice the space."""
     device: str | None = None
-    """cpu, cuda or cuda:N; None: cuda where there is one."""
+    """cpu, cuda, cuda:N or mps; None: cuda or mps where there is one, else cpu."""
     frames_at_once: int = 16
     """Frames that pass through the transformer together."""
     num_workers: int = 0
     """Processes that read frames; 0: this one."""
     skip_corrupt: bool = False
     """Leave out records that cannot be read; otherwise the first one stops the command."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
 
 
 class FeatureJob:
@@ -71,7 +76,7 @@ class FeatureJob:
         self.recipe, self.out, self.options = recipe, out, options
         model = catalog.build_seeded(recipe.model, recipe.train.seed)
         self.encoder = _with_weights(feature_encoder(model, recipe.name), recipe, options)
-        self.device = _device(options.device)
+        self.device = choose_device(options.device)
         data, backbone = recipe.data, self.encoder.backbone
         self.black = torch.zeros(1, 3, data.resolution, data.resolution)
         self.clips = open_whole(root, data.train_split, replace(unsampled(data), keys=("video",)))
@@ -181,13 +186,3 @@ def _encode(encoder: FeatureEncoder, device: torch.device, dtype: str) -> Encode
         return {TOKENS: stored.tokens.numpy(), **keys}
 
     return encode
-
-
-def _device(name: str | None) -> torch.device:
-    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=chosen).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"Device {chosen} cannot be used here: {first_line(error)}. Try --device cpu."
-        ) from error

@@ -66,7 +66,7 @@ def train(
     Args:
         eval_set: whole videos for the periodic evaluation; None: no evaluation and no best model.
         run: the run's folder; for its files see `torchslots.training.checkpoint`.
-        device: `cpu`, `cuda` or `cuda:N`; None: a GPU if there is one.
+        device: see `io.devices.choose_device`.
         monitor: the metric whose best value marks the best model; None: `model.monitor`, on data without labels the
             error of reconstruction.
         num_plots: videos to plot at each evaluation.

@@ -10,6 +10,7 @@ import tyro
 from torchslots.io.errors import UserError
 from torchslots.io.files import disk_errors, write_file
 from torchslots.io.json_files import read_object
+from torchslots.io.values import convert_fields
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, from_dict
 
@@ -26,7 +27,7 @@ class TrainOptions:
     """Data set by name, see `torchslots data list`; None: the recipe's own. `prepared`: what `torchslots data prepare`
     wrote; where it stored features (--features), they are read in place of frames."""
     device: str | None = None
-    """cpu, cuda or cuda:N; None: cuda where there is one."""
+    """cpu, cuda, cuda:N or mps; None: cuda or mps where there is one, else cpu."""
     tokenizer: str | None = None
     """Trained tokenizer, for a model that decodes with one: a run folder, a model folder, or owner/name on the hub; on
     the command line a published checkpoint, too. Its configuration takes the place of `--model.tokenizer.*`."""
@@ -48,6 +49,9 @@ class TrainOptions:
     """Log to Weights & Biases too."""
     skip_corrupt: bool = False
     """Leave damaged records out and count them, in place of stopping at the first."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
 
 
 USUAL = TrainOptions()

@@ -8,7 +8,7 @@ and the noise of sampled codes depend on the process too.
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -26,6 +26,7 @@ from torchslots.models.weights import check_fit, shapes
 from torchslots.recipes.config import OptimConfig, TrainConfig
 from torchslots.training import optim
 from torchslots.training.accelerator import check_split, seed_step, start_accelerator, torch_seed
+from torchslots.training.shared_noise import SharedNoise
 
 
 class Trainable(Protocol):
@@ -95,7 +96,7 @@ class TrainStep:
     itself skips the update and the exception comes one step later, so that no step waits for the device.
 
     Args:
-        device: `cpu`, `cuda` or `cuda:N`; None: a GPU if there is one.
+        device: see `io.devices.choose_device`.
         shortest: frames of the shortest clips; in clips of one frame the predictor gets no gradient.
 
     Raises:
@@ -120,7 +121,7 @@ class TrainStep:
         self._config, self._train = config, train
         self._parameters = list(optim.trainable(self.model).values())
         self._update = self.accelerator.prepare_optimizer(self.optimizer)
-        self._losses = Losses(self.model)
+        self._losses, self._compiled = Losses(self.model), False
         if train.compile:
             self.compile()
         self._forward = self.accelerator.prepare_model(self._losses)
@@ -160,6 +161,7 @@ class TrainStep:
     def compile(self) -> None:
         """Compile all further steps; the first of them takes a minute or more."""
         self._losses.compile()
+        self._compiled = True
         self._fixed = True
 
     def trial(self, batch: Batch) -> float:
@@ -224,7 +226,8 @@ class TrainStep:
         for index, part in enumerate(self._parts(batch)):
             last = index == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self._forward):
-                losses = self._forward({**part, "step": step})
+                with self._noise(part):
+                    losses = self._forward({**part, "step": step})
                 self.accelerator.backward(torch.stack(list(losses.values())).sum())
             sums = {name: sums.get(name, 0.0) + loss.detach() / parts for name, loss in losses.items()}
         return sums
@@ -247,6 +250,11 @@ class TrainStep:
             return {}
         generator = self._generator.manual_seed(self._seed)
         return {"generator": Share(generator, self.accelerator.process_index * parts + index, count)}
+
+    def _noise(self, part: Batch) -> AbstractContextManager[Any]:
+        """Dropout of a part of the batch as of the whole; GPUs and compiled code have their own for each part."""
+        share, own = part.get("generator"), self._compiled or self.accelerator.device.type != "cpu"
+        return SharedNoise(share) if isinstance(share, Share) and not own else nullcontext()
 
     def _clip(self) -> Tensor:
         if self.accelerator.scaler is not None:

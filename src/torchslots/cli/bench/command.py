@@ -14,6 +14,7 @@ def bench(words: Words) -> int:
     from torchslots.cli.bench import growth
     from torchslots.cli.bench import step as measured
     from torchslots.cli.bench.timing import table
+    from torchslots.io.devices import announce_device
     from torchslots.recipes.demos import DEFAULT_RECIPE
 
     defaults, axes = measured.BenchOptions(), growth.GrowthOptions()
@@ -38,6 +39,7 @@ def bench(words: Words) -> int:
         """
         if plot:
             return _plot_growth(recipe, options, curves, out)
+        announce_device(options.device)
         report = measured.bench(recipe, options)
         print(json.dumps(report, indent=2))
         if not as_json:

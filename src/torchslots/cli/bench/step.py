@@ -41,8 +41,8 @@ class BenchOptions:
     """Precision of the matrix products; tf32, on CUDA, is fp32 with short mantissas."""
     compile: bool = False
     """Use torch.compile."""
-    device: Literal["cpu", "cuda"] | None = None
-    """None: CUDA where there is one."""
+    device: str | None = None
+    """cpu, cuda, cuda:N or mps; None: cuda or mps where there is one, else cpu."""
     steps: int = 5
     """Timed samples after the first step; on CUDA each is ten steps without synchronization."""
     threads: int | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 from torchslots.cli.demo import generative, images, properties, videos
 from torchslots.cli.demo.outcome import print_figures, write_metrics, write_result
 from torchslots.cli.demo.plan import Kind, Plan, Stopwatch, evaluate_model, train_model, train_tokenizer
+from torchslots.io.devices import announce_device
 from torchslots.io.errors import UserError, nearest
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe
@@ -29,7 +30,7 @@ def demo(
     held_out: int | None = None,
     steps: int | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> Path:
     """Generate data, train a small model, evaluate it on held-out data, and write a page of results.
 
@@ -45,7 +46,7 @@ def demo(
         held_out: Videos or images to evaluate on; None: likewise.
         steps: Training steps; None: the recipe's. A tokenizer's change in proportion.
         seed: Seed of the data, the weights and the order of training.
-        device: cpu, cuda or cuda:N.
+        device: cpu, cuda, cuda:N or mps; None: cuda or mps where there is one, else cpu.
 
     Raises:
         UserError: unknown system; data of other settings in the folder; errors of training.
@@ -61,7 +62,7 @@ def demo(
         count=examples or kind.count,
         held_out=held_out or kind.held_out,
         seed=seed,
-        device=device,
+        device=str(announce_device(device)),
         tokenizer=_tokenizer(chosen, steps, seed),
     )
     return _carry_out(plan, kind)

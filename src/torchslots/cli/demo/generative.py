@@ -49,11 +49,15 @@ def observers(model: ObjectCentricModel, device: str) -> "Sequence[Observer]":
     """Reconstruction metrics of decoded frames, and of the tokenizer alone."""
     from torchslots.evaluation.observers import ReconstructionFigures
     from torchslots.evaluation.tokenizer import Ceiling
+    from torchslots.io.devices import figures_device
     from torchslots.metrics.reconstruction import ReconstructionScores
 
     back = model.decoder.round_trip()
     assert back is not None
-    return [ReconstructionFigures(ReconstructionScores(device=device)), Ceiling(back, {}, device)]
+    return [
+        ReconstructionFigures(ReconstructionScores(device=figures_device(device))),
+        Ceiling(back, {}, device),
+    ]
 
 
 def mean_frame(plan: Plan, sets: Sets) -> "dict[str, EvalReport]":

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from torchslots.io.errors import UserError
+from torchslots.io.values import convert_fields
 from torchslots.models.diffusion.samplers import SamplerName
 
 
@@ -32,6 +33,7 @@ class SamplingOptions:
     """Sample among the `top_k` most likely codes; None: among all."""
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         for name in ("steps", "temperature", "top_k"):
             value = getattr(self, name)
             if value is not None and not value > 0:

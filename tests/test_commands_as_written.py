@@ -1,0 +1,221 @@
+"""Every command of README and docs is run as it is written there, on small models and data of the same names.
+
+The words of a command are not touched. What is small: recipes of these names in the catalog, the data below `data`, and
+the trained models that the texts call RUN, MODEL, runs/1 and so on.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.movi_files import copy_movi
+from tiny_models import TINY
+from torchslots.cli import main
+from torchslots.io import video
+from torchslots.models.weights import save_pretrained
+from torchslots.recipes import catalog, isa
+from torchslots.recipes.config import (
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    TrainConfig,
+    to_json,
+)
+from torchslots.recipes.savi import CnnConfig, DecoderConfig
+from torchslots.training.resume import TrainOptions, start_of, write_start
+from training.two_steps import SLOTDIFFUSION, VQVAE
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+NOT_RUN = {
+    "torchslots pretrained get slotcontrast_ytvis": "downloads",
+    "torchslots pretrained get ftdinosaur_base_518 --file PATH": "needs the published file",
+    "torchslots predict slotcontrast_ytvis my_video.mp4 --out seen": "downloads",
+    "torchslots convert checkpoints-0 --out savi-s": "needs published sizes; tests/convert reads small checkpoints",
+    "torchslots data download movi_a --root data": "downloads",
+    "torchslots data generate --out data --train 2000": "renders 2,000 videos; tests/sim renders few",
+    "torchslots data generate-images --out data --kind tetrominoes": "renders thousands of images; tests/sim few",
+    "torchslots demo": "takes minutes; tests/cli/demo runs it small",
+    "torchslots demo --system slotdiffusion": "takes minutes; tests/cli/demo runs it small",
+    "torchslots demo --system steve": "takes minutes; tests/cli/demo runs it small",
+    "torchslots data prepare movi_c --features slotcontrast_movi_c --root data --out stored": (
+        "needs the backbone's public weights; tests/cli/test_prepare_features.py runs it small"
+    ),
+    "torchslots train slotcontrast_movi_c --data prepared --root stored --run RUN": "follows the command before",
+    "torchslots evaluate RUN --root data --recon --weights vgg16=vgg16-397923af.pth lpips_vgg=vgg.pth "
+    "i3d=i3d_pretrained_400.pt": "needs public weights of these networks",
+    "make demo": "sets up a machine",
+    "make test": "sets up a machine, and is this",
+    'make fidelity CASES="recordings/savi_small_mini"': "tests/fidelity runs it",
+    'make fidelity CASES="DIR..."': "tests/fidelity runs it",
+    "pip install .": "installs",
+    "pip install pillow-heif": "installs",
+    "torchrun --nproc-per-node 2 -m torchslots train savi_demo --root data --run-dir runs/2": "see the last test here",
+}
+"""Commands that are not run here, and why."""
+_COMMAND = re.compile(r"(?:torchslots|torchrun|make|pip) \S")
+_OPEN = re.compile(r"\.\.\.|\bCOMMAND\b|\bNAME\b|\bDIR\b|^torchslots (?:[\w-]+|pretrained get --file \S+)$")
+"""Forms of commands that leave words to the reader."""
+_WHOLE = {"torchslots demo", "torchslots recipes"}
+"""Commands of one word that can be run."""
+
+
+def commands(text: str) -> list[str]:
+    """The commands of code blocks and in backticks, without what follows them as a comment or in a second column."""
+    fence = re.compile(r"^```\w*\n(.*?)^```", re.S | re.M)
+    lines = [line for block in fence.findall(text) for line in block.splitlines()]
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", fence.sub("", text))]
+    found = [re.split(r"\s{2,}|\s+#", line.strip())[0] for line in [*lines, *spans]]
+    found = [line for line in found if _COMMAND.match(line)]
+    return list(
+        dict.fromkeys(line for line in found if line in {*_WHOLE, *NOT_RUN} or not _OPEN.search(line))
+    )
+
+
+WRITTEN = list(dict.fromkeys(line for page in PAGES for line in commands(page.read_text())))
+RUN = [line for line in WRITTEN if line not in NOT_RUN]
+_DATA = DataConfig(
+    max_instances=11, resolution=32, num_frames=2, keys=("video", "segmentations", "boxes", "flow")
+)
+_SAVI = replace(
+    TINY,
+    resolution=(32, 32),
+    decoder=DecoderConfig((8, 8), (8, 6), (2, 2)),
+    targets=("flow", "video"),
+    num_slots=12,
+)
+
+
+def small(name: str, model: ModelConfig, **data: object) -> Recipe:
+    """A recipe of two steps on MOVi-A."""
+    return Recipe(
+        name,
+        model,
+        replace(_DATA, **data),
+        OptimConfig(num_steps=2, warmup_steps=0),
+        TrainConfig(batch_size=2, num_workers=0, eval_every=2, checkpoint_every=2),
+        EvalConfig(split="train", num_frames=8, slice_size=4, num_videos=2),
+    )
+
+
+_SLOTS = replace(_SAVI, num_slots=6, conditioning="gaussian")
+_FRAMES = {"resolution": 16, "keys": ("video", "segmentations")}
+RECIPES = {
+    "savi_small": small("savi_small", _SAVI),
+    "vqvae_movi_e": small("vqvae_movi_e", VQVAE, **_FRAMES),
+    "slotdiffusion_movi_e": small("slotdiffusion_movi_e", SLOTDIFFUSION, **_FRAMES),
+}
+_ISA = isa.IsaConfig((16, 16), CnnConfig((6,), (1,)), "rotation", num_slots=6, slot_size=8,
+                     decoder=isa.PixelDecoderConfig((16, 16), (8, 8)))  # fmt: skip
+
+
+def saved(recipe: Recipe, run: Path, root: Path) -> Path:
+    """A run folder whose model is not trained."""
+    torch.manual_seed(0)
+    save_pretrained(catalog.build(recipe.model), recipe.model, run / "model")
+    (run / "recipe.json").write_text(to_json(recipe))
+    write_start(run, start_of(root, TrainOptions()))
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the texts name: data, a film and images with boxes, models."""
+    place = tmp_path_factory.mktemp("written")
+    copy_movi("a", place / "data")
+    noise = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), np.uint8)
+    for name in ("film.mp4", "clip.mp4"):
+        video.write_video(place / name, noise, 12)
+    for name in ("image.png", "one.png", "other.png"):
+        video.write_png(place / name, noise[0])
+    (place / "boxes.json").write_text(json.dumps([[0.1, 0.1, 0.5, 0.5], [0.4, 0.5, 0.9, 0.9]]))
+    for name, recipe in {
+        "runs/1": small("savi_small", _SAVI),
+        "runs/clevr6": small("slot_attention", _SLOTS),
+        "runs/vqvae": RECIPES["vqvae_movi_e"],
+        "of_slots": small("savi_small", _SLOTS),
+        "of_poses": small("isa", _ISA, resolution=16),
+        "of_diffusion": RECIPES["slotdiffusion_movi_e"],
+    }.items():
+        saved(recipe, place / name, place / "data")
+    return place
+
+
+def model_for(line: str) -> str:
+    """The model that the text calls RUN or MODEL: one that can do what is shown."""
+    if "--sampling" in line:
+        return "of_diffusion"
+    return "of_poses" if line.startswith("torchslots edit") else "of_slots"
+
+
+def test_what_is_not_run_is_written_somewhere() -> None:
+    assert set(NOT_RUN) <= set(WRITTEN)
+
+
+def test_commands_are_found() -> None:
+    text = "`torchslots data list` and `make it`\n```\ntorchslots recipes x    all of them\ntorchslots a b  # c\n```\n"
+    assert commands(text) == ["torchslots recipes x", "torchslots a b", "torchslots data list", "make it"]
+    assert len(RUN) > 20
+
+
+def is_slow(line: str) -> bool:
+    """Whether a command takes more than a second or two."""
+    return (
+        bool(re.search(r"--(?!root|run-dir)|slotdiffusion|compose|concepts", line)) and "predict" not in line
+    )
+
+
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=pytest.mark.slow if is_slow(line) else ()) for line in RUN]
+)
+def test_it_runs(line: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(line)
+    assert words[0] == "torchslots", f"{line}: run it by a test, or give the reason in NOT_RUN"
+    for name, recipe in RECIPES.items():
+        monkeypatch.setitem(catalog.RECIPES, name, lambda recipe=recipe: recipe)
+    for name in ("RUN", "MODEL"):
+        if name in words:
+            shutil.copytree(folder / model_for(line), folder / name, dirs_exist_ok=True)
+    if words[1] == "train":  # from its start
+        for flag, place in zip(words, words[1:]):
+            if flag == "--run-dir":
+                shutil.rmtree(folder / place, ignore_errors=True)
+    monkeypatch.chdir(folder)
+    assert main(words[1:]) == 0
+    for name in ("RUN", "MODEL", "out"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+SMALL = (
+    "--data movi_a --model.resolution 16 16 --model.decoder.grid 4 4 --data.resolution 16 --data.crop None "
+    "--optim.num-steps 1 --train.batch-size 4 --train.num-workers 0 --evaluation.split train --evaluation.num-frames 2 "
+    "--num-plots 0"
+).split()
+"""Behind the words as they are written, since another program starts the processes."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_torchrun_starts_it(processes: int, folder: Path) -> None:
+    (line,) = [line for line in WRITTEN if line.startswith("torchrun")]
+    words = shlex.split(line.replace("--nproc-per-node 2", f"--nproc-per-node {processes}"))
+    shutil.rmtree(folder / "runs" / "2", ignore_errors=True)
+    program = [sys.executable, "-m", "torch.distributed.run", *words[1:], *SMALL]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("1 steps done. Next: torchslots evaluate runs/2 --root data") == 1
+    assert ended.stderr.count("Running on cpu.") == 1
+    assert (folder / "runs" / "2" / "model" / "model.safetensors").is_file()
