@@ -77,12 +77,27 @@ def overlay(
     if size is not None:
         factor = _factor(video, size)
         video, ids = scale_up(video, size), np.asarray(ids).repeat(factor, axis=-2).repeat(factor, axis=-1)
-    tint = colorize(ids)
-    weight = np.where(np.asarray(ids) > 0, np.float32(opacity), np.float32(0))[..., None]
-    image = video * (1 - weight) + tint * weight
+    image = _tinted(np.asarray(video), np.asarray(ids), opacity)
     if outline:
-        image = np.where(boundaries(ids)[..., None], np.uint8(255), image)
-    return np.rint(image).astype(np.uint8)
+        image[boundaries(ids)] = 255
+    return image
+
+
+def _tinted(video: Pixels, ids: Ids, opacity: float) -> Pixels:
+    """Colours mixed by a table of each channel, id and value, for which no image of floats is needed."""
+    kinds, places = np.unique(ids, return_inverse=True) if ids.size and _odd(ids) else (np.arange(256), ids)
+    weight = np.where(kinds > 0, np.float32(opacity), np.float32(0))[:, None]
+    values, rows = np.arange(256, dtype=np.uint8), places.reshape(ids.shape).astype(np.int32) * 256
+    mixed = np.empty_like(video)
+    for channel, tint in enumerate(colorize(kinds).T):
+        table = np.rint(values * (1 - weight) + tint[:, None] * weight).astype(np.uint8)
+        mixed[..., channel] = table.ravel().take(rows + video[..., channel])
+    return mixed
+
+
+def _odd(ids: Ids) -> bool:
+    """Whether ids are outside 0 to 255."""
+    return bool(ids.min() < 0 or ids.max() > 255)
 
 
 def scale_up(video: Pixels, size: int) -> Pixels:
