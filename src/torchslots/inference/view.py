@@ -186,16 +186,21 @@ class View:
 
     def shrink(self, frames: UInt8[ndarray, "T H W 3"]) -> Float[Tensor, "1 T 3 h w"]:
         """Frames as the model sees them, in [0, 1]."""
+        small = torch.cat([self._shrink(frame) for frame in frames])
+        return small.contiguous(memory_format=torch.channels_last)[None]
+
+    def _shrink(self, frame: UInt8[ndarray, "H W 3"]) -> Float[Tensor, "1 3 h w"]:
+        """One frame as the model sees it: no floats of a whole slice at full size."""
         top, left, bottom, right = self.crop
-        seen = torch.from_numpy(np.ascontiguousarray(frames[:, top:bottom, left:right])).permute(0, 3, 1, 2)
+        seen = torch.from_numpy(np.ascontiguousarray(frame[None, top:bottom, left:right])).permute(0, 3, 1, 2)
         shrunk = self._shrunk_twice()
         if self.patches is not None:
             antialias = shrunk or self.patches.antialias
             resize = RESIZERS["bicubic_antialias" if antialias else "bicubic"]
             small = resize(seen, *self.resolution)
-            return (small if small.is_floating_point() else small.float() * (1 / 255))[None]
+            return small if small.is_floating_point() else small.float() * (1 / 255)
         small = F.interpolate(seen.float() * (1 / 255), self.resolution, mode="bilinear", antialias=shrunk)
-        return small[None].clamp(0, 1)
+        return small.clamp(0, 1)
 
     def _shrunk_twice(self) -> bool:
         """Whether a side of what is seen shrinks to less than half; those of a crop shrink alike."""
