@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 from torchslots.io.files import write_file
 
@@ -119,6 +118,8 @@ def match_colors(truth: Ids | None, prediction: Ids, num_slots: int) -> NDArray[
     if truth is None:
         area = np.bincount(np.asarray(prediction).astype(np.int64).ravel(), minlength=num_slots)
         return _fill_colors({int(area.argmax()): 0}, num_slots, 1)
+    from scipy.optimize import linear_sum_assignment  # takes half a second, which most figures do without
+
     true, predicted = (np.asarray(ids).astype(np.int64).ravel() for ids in (truth, prediction))
     num_true = int(true.max()) + 1
     table = np.bincount(true * num_slots + predicted, minlength=num_true * num_slots)
