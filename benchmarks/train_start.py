@@ -2,9 +2,9 @@
 
     python benchmarks/train_start.py --videos 2000
 
-Fresh processes: `torch` imports torch alone; `train` trains `savi_demo` on so many generated videos (copies of a few, which
-are read as others) until its first step is done; `predict` is `torchslots predict` of one image. Bars: 5 s and 1 s more
-than importing torch.
+Fresh processes: `torch` imports torch alone; `train` trains `savi_demo` on so many generated videos (copies of a few,
+which are read as others) until its first step is done; `predict` is `torchslots predict` of one image.
+Bars: 5 s and 1 s more than importing torch.
 """
 
 import json
