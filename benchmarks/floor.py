@@ -62,11 +62,13 @@ def _floor(words: list[str], timeout: int) -> dict:
 def _line(row: dict) -> str:
     if "failed" in row:
         return row["failed"]
-    clocks = "  ".join(
-        f"{clock} {row[f'step_{clock}_seconds']:.3f} / {row[f'floor_{clock}_seconds']:.3f} = {row[f'{clock}_ratio']:.2f}"
-        for clock in ("wall", "cpu")
-    )
+    clocks = "  ".join(_times(row, clock) for clock in ("wall", "cpu"))
     return clocks + ("  over" if row["cpu_ratio"] > BAR else "")
+
+
+def _times(row: dict, clock: str) -> str:
+    step, floor = row[f"step_{clock}_seconds"], row[f"floor_{clock}_seconds"]
+    return f"{clock} {step:.3f} / {floor:.3f} = {row[f'{clock}_ratio']:.2f}"
 
 
 if __name__ == "__main__":

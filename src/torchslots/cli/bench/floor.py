@@ -42,8 +42,10 @@ class _Shape:
     def fill(self, pool: dict[str, Tensor]) -> Tensor:
         """Random numbers of this shape; one tensor serves all calls that ask for it."""
         if repr(self) not in pool:
-            space = torch.empty_strided(self.size, self.strides, dtype=self.dtype, device=self.device)
-            pool[repr(self)] = space.normal_() if self.dtype.is_floating_point else space.zero_()
+            last = sum((size - 1) * stride for size, stride in zip(self.size, self.strides))
+            space = torch.zeros(last + 1 if 0 not in self.size else 0, dtype=self.dtype, device=self.device)
+            numbers = space.normal_() if self.dtype.is_floating_point else space
+            pool[repr(self)] = numbers.as_strided(self.size, self.strides)
         return pool[repr(self)]
 
 
