@@ -1,13 +1,15 @@
 """Object-centric learning on images and video: published slot models, their data, checkpoints and metrics.
 
 The names in `torchslots.__all__` and the modules named in docs/api.md are public; everything else is internal and may
-change. `import torchslots` imports no torch: a name is imported when it is first used.
+change. `import torchslots` imports no torch: a name is imported when it is first used. It decides how torch's threads
+wait, see `torchslots.io.threads`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from torchslots._version import __version__
+from torchslots.io.threads import wait_briefly
 
 if TYPE_CHECKING:
     from torchslots import metrics
@@ -42,6 +44,8 @@ __all__ = [
     "register_recipe",
     "train",
 ]
+
+wait_briefly()
 
 _PLACES = {
     "UserError": "io.errors",

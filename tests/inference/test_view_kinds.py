@@ -300,3 +300,18 @@ def test_memory_is_the_same_for_60_and_for_240_frames(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=one_heap)
     _, short, long = (int(line) for line in done.stdout.split())
     assert long - short < 7_500 * (1 if sys.platform != "darwin" else 1024)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 6.0, 30.0])
+def test_labels_are_those_of_comparing_every_pixel(sharpness: float):
+    torch.manual_seed(0)
+    coarse = torch.softmax(sharpness * torch.randn(2, 7, 4, 4), 1)
+    masks = F.interpolate(coarse, (16, 17), mode="bilinear")
+    masks[:, 2] = masks[:, 1] * (1 + 1e-7)
+    large = F.interpolate(masks, (90, 121), mode="bilinear")
+    best, expected = torch.zeros(2, 90, 121), torch.zeros(2, 90, 121, dtype=torch.int32)
+    for slot, mask in enumerate(large.unbind(1)):
+        expected[mask > best * (1 + 1e-5)] = slot
+        best = torch.maximum(best, mask)
+    assert torch.equal(winners_at(masks, (90, 121), 1e-5), expected)
+    assert not (expected == 2).any()

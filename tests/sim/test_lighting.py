@@ -6,7 +6,7 @@ import pytest
 from sim.small_scene import CUBE, CYLINDER, SPHERE, body
 from torchslots.sim.camera import rotation_matrices
 from torchslots.sim.lighting import Shadow
-from torchslots.sim.raycast import PlacedBody
+from torchslots.sim.raycast import PlacedBody, RaySet
 from torchslots.sim.scene import Light
 
 TURN = np.array([0.8, 0.3, -0.4, 0.33])
@@ -49,11 +49,18 @@ def sampled(placed, points, radius):
     return np.mean([blocked(placed, points, np.array(LAMP) + radius * offset) for offset in offsets], axis=0)
 
 
+def one_frame(points: np.ndarray) -> RaySet:
+    """Rays of a video's only frame, one to each point."""
+    return RaySet(np.arange(points.shape[1]), np.array([0, points.shape[1]]))
+
+
 @pytest.mark.parametrize(("solid", "half"), CASES)
 @pytest.mark.parametrize("radius", [0.1, 0.5])
 def test_hidden_share_is_near_the_sampled_one(solid, half, radius):
     placed, points = place(solid, half), floor(41)
-    hidden = Shadow(placed, Light(LAMP, radius, 1.0, (1.0, 1.0, 1.0))).occlusion(0, points, in_front=False)
+    hidden = Shadow(placed, Light(LAMP, radius, 1.0, (1.0, 1.0, 1.0))).occlusion(
+        one_frame(points), points, in_front=False
+    )
     expected = sampled(placed, points, radius)
     assert 0.02 < expected.mean() < 0.5
     assert abs(hidden - expected).mean() < 0.012
@@ -67,7 +74,7 @@ def test_penumbra_is_smooth(solid, half):
     points = np.zeros((3, 4001), np.float32)
     points[0], points[1] = np.linspace(-4, 4, 4001), 0.93
     hidden = Shadow(place(solid, half), Light(LAMP, 0.5, 1.0, (1.0, 1.0, 1.0))).occlusion(
-        0, points, in_front=False
+        one_frame(points), points, in_front=False
     )
     assert hidden.max() > 0.9
     assert abs(np.diff(hidden)).max() < 0.03
@@ -79,7 +86,7 @@ def test_points_between_lamp_and_body_are_lit(solid, half):
     shadow = Shadow(placed, Light(LAMP, 0.3, 1.0, (1.0, 1.0, 1.0)))
     way = np.array(LAMP) - placed.centers[0]
     points = (placed.centers[0] + np.array([[0.4], [-0.4]]) * way).T.astype(np.float32)
-    np.testing.assert_allclose(shadow.occlusion(0, points, in_front=True), [0, 1], atol=0.05)
+    np.testing.assert_allclose(shadow.occlusion(one_frame(points), points, in_front=True), [0, 1], atol=0.05)
 
 
 @pytest.mark.parametrize(("solid", "half"), CASES)
@@ -87,7 +94,7 @@ def test_floor_polygon_holds_the_whole_shadow(solid, half):
     shadow = Shadow(place(solid, half), Light(LAMP, 0.5, 1.0, (1.0, 1.0, 1.0)))
     polygon, bounded = shadow.floor_polygon()
     points = floor(61)
-    dark = points[:, shadow.occlusion(0, points, in_front=False) > 0.01]
+    dark = points[:, shadow.occlusion(one_frame(points), points, in_front=False) > 0.01]
     assert bounded[0]
     assert dark.shape[1] > 20
     assert (dark.min(1)[:2] >= polygon[0, :, :2].min(0)).all()

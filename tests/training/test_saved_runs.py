@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from data.movi_files import copy_movi
 from recorded import GOLDEN
 from torchslots.data.catalog import open_dataset
-from torchslots.evaluation.evaluate import whole_videos
+from torchslots.evaluation.videos import whole_videos
 from torchslots.hub import load_model
 from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes import catalog

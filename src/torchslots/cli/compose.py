@@ -11,7 +11,7 @@ from torchslots.cli.options import Flat, Words, parse
 def compose(words: Words) -> int:
     """`torchslots compose MODEL --root DIR`."""
     from torchslots.convert.pretrained import model_folder
-    from torchslots.evaluation.evaluate import whole_videos
+    from torchslots.evaluation.videos import whole_videos
     from torchslots.hub import load_model
     from torchslots.inference.compose import ComposeOptions, compose_videos, kept_compositions, save
     from torchslots.inference.videos import (

@@ -11,7 +11,7 @@ from torchslots.cli.options import Flat, Words, parse
 def concepts(words: Words) -> int:
     """`torchslots concepts MODEL --root DIR`."""
     from torchslots.convert.pretrained import model_folder
-    from torchslots.evaluation.evaluate import whole_videos
+    from torchslots.evaluation.videos import whole_videos
     from torchslots.hub import load_model
     from torchslots.inference import concepts as room
     from torchslots.inference.videos import KEYS, VideosOptions, settings_of

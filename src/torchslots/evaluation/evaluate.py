@@ -4,14 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
 from torchslots.data.batch import ClipDataset
-from torchslots.data.catalog import open_dataset
 from torchslots.data.loader import eval_batches, number_read
 from torchslots.evaluation.baselines import BoxCopy
 from torchslots.evaluation.kept import Kept, through
@@ -38,8 +36,7 @@ from torchslots.models.slots.seeding import seeded
 from torchslots.models.slots.temporal import forget
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch, Prediction, State
-from torchslots.recipes.config import DataConfig, EvalConfig
-from torchslots.recipes.protocols import evaluation_data
+from torchslots.recipes.config import EvalConfig
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 Step = Callable[[Batch, State | None, Needs], Carries]
@@ -194,15 +191,6 @@ def box_copy_baseline(
 ) -> EvalReport:
     """Evaluate copies of the first frame's boxes, a lower bound for conditional models."""
     return evaluate(BoxCopy(), batches, config, device=device, num_plots=num_plots)
-
-
-def whole_videos(data: DataConfig, settings: EvalConfig, root: Path) -> ClipDataset:
-    """The data set of whole videos, for evaluation.
-
-    Raises:
-        UserError: no such data, split or protocol.
-    """
-    return open_dataset(data.dataset, root, settings.split, evaluation_data(data, settings), False)
 
 
 def shown_batches(

@@ -18,6 +18,7 @@ from torchslots.evaluation.observers import Observer, ReconstructionFigures
 from torchslots.evaluation.report import EvalReport
 from torchslots.evaluation.rollout import HorizonReport, evaluate_rollout
 from torchslots.evaluation.tokenizer import Ceiling
+from torchslots.evaluation.videos import whole_videos
 from torchslots.hub import load_trained
 from torchslots.inference.finished import model_key
 from torchslots.inference.generation import SamplingOptions, require_frames, with_sampling
@@ -146,7 +147,7 @@ def evaluate_with_baseline(
     if options.observe is not None or options.rollout is not None:
         return Evaluation(_evaluate_rollout(ready, where, data, settings, Path(root), options, folder))
     with processes(device) as (rank, world_size):
-        dataset = passes.whole_videos(data, settings, Path(root))
+        dataset = whole_videos(data, settings, Path(root))
         batches = partial(_batches, dataset, settings, options, rank, world_size)
         observers, notes = _observers(ready, options, rank, world_size)
         observers = [*observers, *_beginnings(ready, options, settings)]
@@ -281,7 +282,7 @@ def _evaluate_rollout(
             f"Prediction follows observed frames: give --observe of 1 or more, and --rollout of 1 or more or none, got "
             f"{observe} and {ahead}."
         )
-    batches = _batches(passes.whole_videos(data, settings, root), settings, options, 0, 1, "Predicting")
+    batches = _batches(whole_videos(data, settings, root), settings, options, 0, 1, "Predicting")
     how = {
         "slice_size": settings.slice_size,
         "device": next(model.parameters()).device,

@@ -33,6 +33,10 @@ OUTPUTS = ("overlay", "masks", "strip", "slots", "tracks")
 _SINGLE = {"slots": "slots.npz", "tracks": "tracks.json"}
 _NUMBERED = re.compile(r"\d{5,}")
 WriteFrame = Callable[[Any], None]
+_SLICES_AHEAD, _FRAMES_AHEAD = 1, 4
+"""Slices, and frames of a film, that may wait to be written while the model goes on."""
+_END = object()
+"""Put into a queue after its last item."""
 _STRIP_SIDE = 160
 """Pixels of the short side of frames in the strip of a model on patches."""
 
@@ -88,7 +92,14 @@ def result_writer(
     opened |= {name: partial(format_writer, name, folder, source) for name in FILES}
     with ExitStack() as stack:
         sinks = {name: stack.enter_context(opened[name]()) for name in opened if name in save}
-        yield partial(_write, sinks, view, size)
+        yield stack.enter_context(_fed(partial(_write_all, sinks, view, size), _SLICES_AHEAD))
+
+
+def _write_all(
+    sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], parts: Iterable[Slice]
+) -> None:
+    for part in parts:
+        _write(sinks, view, size, part)
 
 
 def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part: Slice) -> None:
@@ -265,34 +276,45 @@ def result_files(folder: Path, save: tuple[str, ...], fps: float | None) -> dict
 @contextmanager
 def _film_writer(file: Path, fps: float) -> Iterator[WriteFrame]:
     """Encode in a separate thread, so that several videos are encoded in parallel."""
-    waiting: queue.Queue[Any] = queue.Queue(maxsize=8)
-    with ThreadPoolExecutor(1) as pool:
-        encoding = pool.submit(write_video, file, _until_end(waiting), fps)
+    with _fed(partial(write_video, file, fps=fps), _FRAMES_AHEAD) as write:
+        yield write
 
-        def write(frame: Any) -> None:
-            while not encoding.done():
+
+@contextmanager
+def _fed(consume: Callable[[Iterable[Any]], object], ahead: int) -> Iterator[WriteFrame]:
+    """Run `consume(items)` in a thread of its own; yields write(item), which waits while `ahead` items are waiting.
+
+    An error of `consume` is raised by the next write, or at the end. An error in the block ends the items with one.
+    """
+    waiting: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(consume, _until_end(waiting))
+
+        def write(item: Any) -> None:
+            while not running.done():
                 try:
-                    return waiting.put(frame, timeout=0.2)
+                    return waiting.put(item, timeout=0.2)
                 except queue.Full:
                     continue
-            encoding.result()
+            running.result()
 
         try:
             yield write
         except BaseException:
-            write(_Abandoned())
-            encoding.exception()
+            if not running.done():
+                write(_Abandoned())
+            running.exception()
             raise
-        write(None)
-        encoding.result()
+        write(_END)
+        running.result()
 
 
 class _Abandoned(Exception):
-    """Put into a video's queue to end it without a file."""
+    """Put into a queue to end it with an error, so that no file is left."""
 
 
-def _until_end(waiting: "queue.Queue[Any]") -> Iterable[UInt8[ndarray, "H W 3"]]:
-    while (item := waiting.get()) is not None:
+def _until_end(waiting: "queue.Queue[Any]") -> Iterator[Any]:
+    while (item := waiting.get()) is not _END:
         if isinstance(item, _Abandoned):
             raise item
         yield item

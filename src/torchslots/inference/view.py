@@ -186,16 +186,21 @@ class View:
 
     def shrink(self, frames: UInt8[ndarray, "T H W 3"]) -> Float[Tensor, "1 T 3 h w"]:
         """Frames as the model sees them, in [0, 1]."""
+        small = torch.cat([self._shrink(frame) for frame in frames])
+        return small.contiguous(memory_format=torch.channels_last)[None]
+
+    def _shrink(self, frame: UInt8[ndarray, "H W 3"]) -> Float[Tensor, "1 3 h w"]:
+        """One frame as the model sees it: no floats of a whole slice at full size."""
         top, left, bottom, right = self.crop
-        seen = torch.from_numpy(np.ascontiguousarray(frames[:, top:bottom, left:right])).permute(0, 3, 1, 2)
+        seen = torch.from_numpy(np.ascontiguousarray(frame[None, top:bottom, left:right])).permute(0, 3, 1, 2)
         shrunk = self._shrunk_twice()
         if self.patches is not None:
             antialias = shrunk or self.patches.antialias
             resize = RESIZERS["bicubic_antialias" if antialias else "bicubic"]
             small = resize(seen, *self.resolution)
-            return (small if small.is_floating_point() else small.float() * (1 / 255))[None]
+            return small if small.is_floating_point() else small.float() * (1 / 255)
         small = F.interpolate(seen.float() * (1 / 255), self.resolution, mode="bilinear", antialias=shrunk)
-        return small[None].clamp(0, 1)
+        return small.clamp(0, 1)
 
     def _shrunk_twice(self) -> bool:
         """Whether a side of what is seen shrinks to less than half; those of a crop shrink alike."""
@@ -212,8 +217,8 @@ class View:
             for edge, new, old in zip(self.crop, size * 2, (self.height, self.width) * 2)
         )
         canvas = np.zeros((len(masks), *size), dtype=np.int32)
-        seen, winners = (bottom - top, right - left), _winners if self.patches is None else winners_at
-        canvas[:, top:bottom, left:right] = winners(masks, seen).numpy()
+        margin = _ROUNDING if self.patches is None else 0.0
+        canvas[:, top:bottom, left:right] = winners_at(masks, (bottom - top, right - left), margin).numpy()
         return canvas
 
     def paste(self, images: UInt8[ndarray, "T h w 3"]) -> UInt8[ndarray, "T H W 3"]:
@@ -302,43 +307,91 @@ def _whole(frame: tuple[int, int], resolution: tuple[int, int], patches: Patches
     return (short, long) if frame[0] <= frame[1] else (long, short)
 
 
+_ROUNDING = 1e-5
+"""Part by which a mask has to be larger: copies of a slot differ by rounding alone."""
+_MANY = 0.4
+"""Part of the pixels from which on all are compared rather than those between two slots."""
 _COLUMNS = 64
 """Columns that are enlarged at once: their masks stay in the processor's cache."""
 
 
-def winners_at(masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[Tensor, "T H W"]:
+def winners_at(
+    masks: Float[Tensor, "T K h w"], size: tuple[int, int], margin: float = 0.0
+) -> Int[Tensor, "T H W"]:
     """The slot of the largest mask after bilinear enlarging, the lowest among equals.
 
-    Bilinear interpolation is one of columns, then one of rows: the masks are widened, and a few columns at a time get
-    their height and are compared, so that there is no mask of full size. The values are those of one interpolation.
+    Bilinear interpolation is one of columns, then one of rows: the masks are widened, and get their height where they
+    are compared, so that there is no mask of full size. The values are those of one interpolation. Where one slot is
+    the largest at all four corners of a cell of the small masks it is so between them, and nothing is enlarged.
+
+    Args:
+        margin: part by which the mask of a later slot has to be larger than that of an earlier one.
     """
     winner = torch.zeros(len(masks), *size, dtype=torch.int32)
+    rows, columns = _places(masks.shape[-2], size[0]), _places(masks.shape[-1], size[1])
     for frame, found in zip(masks, winner):
-        wide = F.interpolate(frame[None], (frame.shape[-2], size[1]), mode="bilinear")
-        for left in range(0, size[1], _COLUMNS):
-            part = wide[..., left : left + _COLUMNS]
-            large = F.interpolate(part, (size[0], part.shape[-1]), mode="bilinear")[0]
-            _take_largest(large, found[:, left : left + _COLUMNS])
+        wide = F.interpolate(frame[None], (frame.shape[-2], size[1]), mode="bilinear")[0]
+        sole = _sole_winners(frame, max(margin, _ROUNDING))
+        found.copy_(sole[rows.first][:, columns.first])
+        open_pixels = found < 0
+        if int(open_pixels.sum()) > _MANY * found.numel():
+            _compare_all(wide, found, margin)
+        else:
+            y, x = open_pixels.nonzero(as_tuple=True)
+            found[y, x] = _compare(_between(wide, rows, y, x), margin)
     return winner
 
 
-def _take_largest(values: Float[Tensor, "K H W"], found: Int[Tensor, "H W"]) -> None:
-    """Write the slot of the largest value into `found`, which is 0."""
+class _Places(NamedTuple):
+    """The two small pixels that bilinear interpolation mixes at each large one, and the weight of the second."""
+
+    first: Int[Tensor, "large"]
+    second: Int[Tensor, "large"]
+    weight: Float[Tensor, "large"]
+
+
+def _places(small: int, large: int) -> _Places:
+    place = ((torch.arange(large) + 0.5) * (small / large) - 0.5).clamp(min=0)
+    first = place.floor().long().clamp(max=small - 1)
+    return _Places(first, (first + 1).clamp(max=small - 1), place - first)
+
+
+def _sole_winners(masks: Float[Tensor, "K h w"], margin: float) -> Int[Tensor, "h w"]:
+    """The slot that is the largest at a pixel and its right, lower and lower right neighbours; -1 where none is."""
+    padded = F.pad(masks[None], (0, 1, 0, 1), mode="replicate")[0]
+    corners = [padded[:, i : i + masks.shape[1], j : j + masks.shape[2]] for i in (0, 1) for j in (0, 1)]
+    least, most = torch.stack(corners).amin(0), torch.stack(corners).amax(0)
+    best, slot = least.max(0)
+    most.scatter_(0, slot[None], 0)
+    return torch.where(best > most.amax(0) * (1 + 2 * margin), slot.int(), -1)
+
+
+def _between(
+    wide: Float[Tensor, "K h W"], rows: _Places, y: Int[Tensor, "n"], x: Int[Tensor, "n"]
+) -> Float[Tensor, "K n"]:
+    """Widened masks at pixels (y, x) of the full height."""
+    flat, width, weight = wide.flatten(1), wide.shape[-1], rows.weight[y]
+    upper = flat.index_select(1, rows.first[y] * width + x)
+    lower = flat.index_select(1, rows.second[y] * width + x)
+    return upper.mul_(1 - weight).add_(lower.mul_(weight))
+
+
+def _compare_all(wide: Float[Tensor, "K h W"], found: Int[Tensor, "H W"], margin: float) -> None:
+    """Write the winners of all pixels, a few columns at a time."""
+    for left in range(0, found.shape[1], _COLUMNS):
+        part = wide[None, ..., left : left + _COLUMNS]
+        large = F.interpolate(part, (len(found), part.shape[-1]), mode="bilinear")[0]
+        found[:, left : left + _COLUMNS] = _compare(large, margin)
+
+
+def _compare(values: Float[Tensor, "K *n"], margin: float) -> Int[Tensor, "*n"]:
+    """The slot whose value is larger than those of all earlier ones, and not surpassed."""
+    found = torch.zeros(values.shape[1:], dtype=torch.int32)
     best = values[0]
     for slot in range(1, len(values)):
-        found.masked_fill_(values[slot] > best, slot)
+        found.masked_fill_(values[slot] > (best * (1 + margin) if margin else best), slot)
         best = torch.maximum(best, values[slot])
-
-
-def _winners(masks: Float[Tensor, "T K h w"], size: tuple[int, int]) -> Int[Tensor, "T H W"]:
-    """The slot with the largest enlarged mask, by more than rounding, by which alone copies of a slot differ."""
-    best = torch.zeros(len(masks), 1, *size)
-    winner = torch.zeros(len(masks), 1, *size, dtype=torch.int32)
-    for slot in range(masks.shape[1]):
-        large = F.interpolate(masks[:, slot : slot + 1], size, mode="bilinear")
-        winner = torch.where(large > best * (1 + 1e-5), slot, winner)
-        best = torch.maximum(best, large)
-    return winner[:, 0]
+    return found
 
 
 def _pair(rows: int, columns: int) -> Float[ndarray, "4"]:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 from torchslots.io.files import write_file
 
@@ -77,12 +76,27 @@ def overlay(
     if size is not None:
         factor = _factor(video, size)
         video, ids = scale_up(video, size), np.asarray(ids).repeat(factor, axis=-2).repeat(factor, axis=-1)
-    tint = colorize(ids)
-    weight = np.where(np.asarray(ids) > 0, np.float32(opacity), np.float32(0))[..., None]
-    image = video * (1 - weight) + tint * weight
+    image = _tinted(np.asarray(video), np.asarray(ids), opacity)
     if outline:
-        image = np.where(boundaries(ids)[..., None], np.uint8(255), image)
-    return np.rint(image).astype(np.uint8)
+        image[boundaries(ids)] = 255
+    return image
+
+
+def _tinted(video: Pixels, ids: Ids, opacity: float) -> Pixels:
+    """Colours mixed by a table of each channel, id and value, for which no image of floats is needed."""
+    kinds, places = np.unique(ids, return_inverse=True) if ids.size and _odd(ids) else (np.arange(256), ids)
+    weight = np.where(kinds > 0, np.float32(opacity), np.float32(0))[:, None]
+    values, rows = np.arange(256, dtype=np.uint8), places.reshape(ids.shape).astype(np.int32) * 256
+    mixed = np.empty_like(video)
+    for channel, tint in enumerate(colorize(kinds).T):
+        table = np.rint(values * (1 - weight) + tint[:, None] * weight).astype(np.uint8)
+        mixed[..., channel] = table.ravel().take(rows + video[..., channel])
+    return mixed
+
+
+def _odd(ids: Ids) -> bool:
+    """Whether ids are outside 0 to 255."""
+    return bool(ids.min() < 0 or ids.max() > 255)
 
 
 def scale_up(video: Pixels, size: int) -> Pixels:
@@ -104,6 +118,8 @@ def match_colors(truth: Ids | None, prediction: Ids, num_slots: int) -> NDArray[
     if truth is None:
         area = np.bincount(np.asarray(prediction).astype(np.int64).ravel(), minlength=num_slots)
         return _fill_colors({int(area.argmax()): 0}, num_slots, 1)
+    from scipy.optimize import linear_sum_assignment  # takes half a second, which most figures do without
+
     true, predicted = (np.asarray(ids).astype(np.int64).ravel() for ids in (truth, prediction))
     num_true = int(true.max()) + 1
     table = np.bincount(true * num_slots + predicted, minlength=num_true * num_slots)

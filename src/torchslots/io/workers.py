@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torchslots.io.errors import UserError
+from torchslots.io.threads import single_threaded
 
 Result = TypeVar("Result")
 _AHEAD = 8
 """Results for each worker that may wait to be fetched."""
-_THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def in_order(
     if workers <= 1:
         yield (make(*task) for task in tasks)
         return
-    with _single_threaded():
+    with single_threaded():
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_become_worker)
         try:
@@ -81,15 +81,3 @@ def _become_worker() -> None:
 def _end_after(parent) -> None:
     parent.join()
     os._exit(1)
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Limit processes started in the block to one thread each."""
-    before = {name: os.environ.get(name) for name in _THREAD_LIMITS}
-    os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

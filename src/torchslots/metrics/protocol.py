@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+CLASSES: dict[str, str] = {
+    f"class_{name}": f"As {name}, over classes: all objects of a class are one; void and what has no class is left out."
+    for name in ("fg_miou", "mbo", "fg_miou_frame", "mbo_frame")
+}
+"""What the figures of a map of classes mean."""
+
 
 @dataclass(frozen=True)
 class Protocol:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from torchslots.metrics.boundary import JAndF, grown
-from torchslots.metrics.protocol import Protocol
+from torchslots.metrics.protocol import CLASSES, Protocol
 from torchslots.metrics.segmentation import (
     FrameMean,
     Numbering,
@@ -106,11 +106,6 @@ BOUNDARIES: dict[str, str] = {
     "of the diagonal, a frame without object and slot counts 1; mean over the objects of all videos.",
 }
 """What J&F means, by `Protocol.boundaries`."""
-CLASSES: dict[str, str] = {
-    f"class_{name}": f"As {name}, over classes: all objects of a class are one; void and what has no class is left out."
-    for name in ("fg_miou", "mbo", "fg_miou_frame", "mbo_frame")
-}
-"""What the figures of a map of classes mean."""
 CLASS_LABELS: dict[str, str] = {
     name: f"{LABELS[name.removeprefix('class_')]}, of classes" for name in CLASSES
 }

@@ -6,8 +6,7 @@ from typing import Any
 
 from torchslots.data.catalog import entry
 from torchslots.io.errors import UserError, nearest
-from torchslots.metrics.protocol import Protocol
-from torchslots.metrics.scores import CLASSES
+from torchslots.metrics.protocol import CLASSES, Protocol
 from torchslots.recipes.config import DataConfig, EvalConfig
 
 _CROWDS_UNCOVERED = {"crowds": "uncovered"}

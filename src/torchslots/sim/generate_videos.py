@@ -104,7 +104,7 @@ def generate(
         left = f"{missing} of {len(shards)} shards are left to the other parts."
         print(f"{folder}: part {shard} is done, {left}")
         return folder
-    _write_descriptions(folder, settings, shards)
+    describe(folder, settings, shards)
     print(f"{folder}: " + ", ".join(f"{count} {split} videos" for split, count in videos.items()))
     return folder
 
@@ -200,7 +200,7 @@ def _write_missing(shards: list[Shard], settings: Settings, workers: int) -> Non
             write_records(entry.path, counted(islice(records, entry.count), advance))
 
 
-def _write_descriptions(folder: Path, settings: Settings, shards: list[Shard]) -> None:
+def describe(folder: Path, settings: Settings, shards: list[Shard]) -> None:
     splits = {}
     for split in settings.videos:
         own = [entry for entry in shards if entry.split == split]

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
 from torchslots.sim.camera import FOCAL_LENGTH, SENSOR_WIDTH, Camera
-from torchslots.sim.raycast import Cast, PlacedBody, RayGrid, Seen, apply, cast, rotate
+from torchslots.sim.raycast import Cast, PlacedBody, RayGrid, Seen, apply, cast, per_ray, rotate
 from torchslots.sim.render import ground
 
 
@@ -112,22 +112,35 @@ def _shift(grid: RayGrid, points: np.ndarray, frame: int, step: int) -> np.ndarr
 
 
 def _body_flow(placed: PlacedBody, seen: Seen, grid: RayGrid, step: int) -> np.ndarray:
-    flow = np.zeros((2, len(seen.rays.rays)), np.float32)
-    for frame, part in seen.rays.slices:
-        if 0 <= frame + step < grid.num_frames:
-            here = _pixels(grid, _world(placed, seen.local[:, part], frame), frame)
-            there = _pixels(grid, _world(placed, seen.local[:, part], frame + step), frame + step)
-            flow[:, part] = (there - here) * np.float32(step)
-    return flow
+    """Flow of a body's visible points, 0 where there is no frame to compare with."""
+    frames = np.arange(grid.num_frames)
+    known = (frames + step >= 0) & (frames + step < grid.num_frames)
+    others = np.where(known, frames + step, frames)
+    here = _body_pixels(placed, seen, grid, frames)
+    flow = (_body_pixels(placed, seen, grid, others) - here) * np.float32(step)
+    return np.where(np.repeat(known, np.diff(seen.rays.bounds)), flow, np.float32(0))
 
 
-def _world(placed: PlacedBody, local: np.ndarray, frame: int) -> np.ndarray:
-    return apply(placed.rotations[frame], local) + placed.centers[frame].astype(np.float32)[:, None]
+def _body_pixels(
+    placed: PlacedBody, seen: Seen, grid: RayGrid, frames: Int64[np.ndarray, "T"]
+) -> Float32[np.ndarray, "2 n"]:
+    """Where the points that each frame shows are in the frames of these numbers, (row, column) in pixels."""
+    world = rotate(placed.rotations[frames], seen.local, seen.rays) + per_ray(
+        placed.centers[frames], seen.rays
+    )
+    camera = grid.camera
+    offset = world - per_ray(camera.positions[frames], seen.rays)
+    return _projected(grid, rotate(camera.rotations[frames], offset, seen.rays, inverse=True))
 
 
 def _pixels(grid: RayGrid, points: np.ndarray, frame: int) -> np.ndarray:
     """(row, column) in pixels of world points [3, n] in a frame."""
     camera = grid.camera
     local = apply(camera.rotations[frame].T, points - camera.positions[frame].astype(np.float32)[:, None])
+    return _projected(grid, local)
+
+
+def _projected(grid: RayGrid, local: np.ndarray) -> np.ndarray:
+    """(row, column) in pixels of points in the camera's coordinates."""
     scale = np.float32(FOCAL_LENGTH / SENSOR_WIDTH * grid.size) / -local[2]
     return np.stack([-local[1] * scale, local[0] * scale]) + np.float32(grid.size / 2)

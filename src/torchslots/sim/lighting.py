@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from torchslots.sim.raycast import PlacedBody, RayGrid, RaySet, rays_in, screen_boxes
+from torchslots.sim.raycast import PlacedBody, RayGrid, RaySet, per_ray, rays_in, screen_boxes
 from torchslots.sim.scene import Light
 
 Vectors = Float32[np.ndarray, "3 n"]
@@ -68,56 +68,89 @@ class Shadow:
         polygon[..., 2] = 0
         return polygon.reshape(len(polygon), -1, 3), bounded
 
-    def occlusion(self, frame: int, points: Vectors, in_front: bool) -> PerPoint:
-        """Hidden part of the lamp, 0..1, seen from `points` (world metres).
+    def occlusion(self, rays: RaySet, points: Vectors, in_front: bool) -> PerPoint:
+        """Hidden part of the lamp, 0..1, seen from `points` (world metres), one for each ray.
 
         Args:
             in_front: Points may be between lamp and body; floor points never are.
         """
-        offset = points - self.placed.centers[frame].astype(np.float32)[:, None]
-        axis = self.axis[frame].astype(np.float32)
-        along = offset[0] * axis[0] + offset[1] * axis[1] + offset[2] * axis[2]
+        offset = points - per_ray(self.placed.centers, rays)
+        along = dot(offset, per_ray(self.axis, rays))
+        distance = rays.each(self.lamp_distance)
         if self.outline is None:
-            outside = self._cone(frame, offset, along, axis)
+            outside = self._cone(rays, offset, along, distance)
         else:
-            outside = self._planes(frame, self.outline, offset, along)
+            outside = self._planes(rays, self.outline, offset, along + distance)
+        hidden = np.zeros_like(along)
+        touched = np.flatnonzero((outside < 1) & (along > 0) if in_front else outside < 1)
+        hidden[touched] = self._hidden(outside[touched], along[touched], distance[touched])
+        return hidden
+
+    def _hidden(self, outside: PerPoint, along: PerPoint, distance: PerPoint) -> PerPoint:
+        """Hidden part of the lamp at points less than one half width outside of the shadow."""
         inside = np.clip(0.5 - 0.5 * outside, 0, 1)
         hidden = inside * inside * (3 - 2 * inside)
-        wide = self._widening(along, float(self.lamp_distance[frame])) / np.float32(0.8 * self.radius)
+        wide = self._widening(along, distance) / np.float32(0.8 * self.radius)
         hidden /= np.sqrt(1 + wide**4)
-        return np.where(along > 0, hidden, 0) if in_front else hidden
+        return hidden
 
     def _widening(self, along, lamp_distance):
         """Half width of the penumbra of the body's centre, `along` metres behind it."""
         return np.maximum(along, 0) * np.float32(self.light.radius) / lamp_distance + np.float32(_SHARPEST)
 
-    def _cone(self, frame: int, offset: Vectors, along: PerPoint, axis: Float32[np.ndarray, "3"]) -> PerPoint:
-        distance = self.lamp_distance[frame]
-        sine = min(self.radius / distance, 0.99)
+    def _cone(self, rays: RaySet, offset: Vectors, along: PerPoint, distance: PerPoint) -> PerPoint:
+        sine = np.minimum(self.radius / self.lamp_distance, 0.99)
         cosine = np.sqrt(1 - sine * sine)
-        across = offset - along * axis[:, None]
+        across = offset - along * per_ray(self.axis, rays)
         across = np.sqrt(across[0] ** 2 + across[1] ** 2 + across[2] ** 2)
-        signed = across * np.float32(cosine) - (along + np.float32(distance)) * np.float32(sine)
-        behind = np.maximum(along + np.float32(distance * sine * sine), 0)
-        rate = np.float32(self.light.radius / (distance * cosine**2))
+        signed = across * rays.each(cosine) - (along + distance) * rays.each(sine)
+        behind = np.maximum(along + rays.each(self.lamp_distance * sine * sine), 0)
+        rate = rays.each(self.light.radius / (self.lamp_distance * cosine**2))
         return signed / (behind * rate + np.float32(_SHARPEST))
 
-    def _planes(self, frame: int, outline: Outline, offset: Vectors, along: PerPoint) -> PerPoint:
-        normals = outline.normals[frame].astype(np.float32)
-        offsets = outline.offsets[frame].astype(np.float32)
-        edge = outline.edge_distance[frame].astype(np.float32)
-        worst = np.full_like(along, np.float32(_NEVER))
-        from_lamp = along + np.float32(self.lamp_distance[frame])
-        slope = np.float32(self.light.radius) / edge
-        for (x, y, z), shift, near, rate in zip(
-            normals.tolist(), offsets.tolist(), edge.tolist(), slope.tolist()
-        ):
-            if shift <= _NEVER:
-                break
-            signed = offset[0] * x + offset[1] * y + offset[2] * z + shift
-            width = np.maximum((from_lamp - near) * rate, np.float32(_SHARPEST))
-            np.maximum(worst, signed / width, out=worst)
-        return worst
+    def _planes(self, rays: RaySet, outline: Outline, offset: Vectors, from_lamp: PerPoint) -> PerPoint:
+        """Half widths outside of the plane that a point is farthest from; for points at 1 or more, 1.
+
+        Points that one plane puts out of the shadow are not looked at again: planes far apart come first.
+        """
+        edge = outline.edge_distance.astype(np.float32)
+        parts = (
+            *outline.normals.transpose(2, 0, 1),
+            outline.offsets,
+            edge,
+            np.float32(self.light.radius) / edge,
+        )
+        planes = np.stack(parts).astype(np.float32)
+        frames = np.repeat(np.arange(len(edge)), np.diff(rays.bounds))
+        found, left = np.ones_like(from_lamp), np.arange(len(from_lamp))
+        worst = np.full_like(from_lamp, np.float32(_NEVER))
+        for number in _spread(edge.shape[1]):
+            np.maximum(worst, _beyond(planes[:, :, number].take(frames, 1), offset, from_lamp), out=worst)
+            near = np.flatnonzero(worst < 1)
+            if 4 * len(near) < 3 * len(worst):
+                offset, from_lamp, frames = offset[:, near], from_lamp[near], frames[near]
+                worst, left = worst[near], left[near]
+        found[left] = worst
+        return found
+
+
+def _spread(count: int) -> list[int]:
+    """Numbers below `count`: every fourth, then those between."""
+    return [number for start in range(4) for number in range(start, count, 4)]
+
+
+def _beyond(planes: Float32[np.ndarray, "6 n"], offset: Vectors, from_lamp: PerPoint) -> PerPoint:
+    """Distance of points from a plane of the outline in half widths of the penumbra there."""
+    x, y, z, shift, near, rate = planes
+    signed = offset[0] * x
+    signed += offset[1] * y
+    signed += offset[2] * z
+    signed += shift
+    width = from_lamp - near
+    width *= rate
+    np.maximum(width, np.float32(_SHARPEST), out=width)
+    signed /= width
+    return signed
 
 
 def _outline(placed: PlacedBody, lamp: np.ndarray, axis: np.ndarray, distance: np.ndarray) -> Outline | None:
@@ -188,10 +221,10 @@ class Shadows:
             boxes[~shadow.outside] = 0
             rays = rays_in(boxes, grid)
             rays = rays.where(is_floor[rays.rays])
+            spots = np.empty((3, len(rays.rays)), np.float32)
             for frame, part in rays.slices:
-                chosen = rays.rays[part]
-                spot = points(frame)[:, chosen - frame * grid.per_frame]
-                open_share[chosen] *= 1 - shadow.occlusion(frame, spot, in_front=False)
+                spots[:, part] = points(frame).take(rays.rays[part] - frame * grid.per_frame, 1)
+            open_share[rays.rays] *= 1 - shadow.occlusion(rays, spots, in_front=False)
         return open_share
 
     def on_body(self, light: int, number: int, rays: RaySet, points: Vectors) -> PerPoint:
@@ -201,8 +234,7 @@ class Shadows:
         for other, shadow in enumerate(self.of[light]):
             if other == number:
                 continue
-            touched = shadow.reaches(receiver.centers, receiver.body.radius)
-            for frame, part in rays.slices:
-                if touched[frame]:
-                    open_share[part] *= 1 - shadow.occlusion(frame, points[:, part], in_front=True)
+            touched = np.repeat(shadow.reaches(receiver.centers, receiver.body.radius), np.diff(rays.bounds))
+            if touched.any():
+                open_share[touched] *= 1 - shadow.occlusion(rays.where(touched), points[:, touched], True)
         return open_share

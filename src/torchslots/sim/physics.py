@@ -113,6 +113,8 @@ def _contacts_now(data, step: int) -> np.ndarray:
     contact = data.contact
     address = contact.efc_address
     force = np.where(address >= 0, data.efc_force[np.maximum(address, 0)] if data.nefc else 0.0, 0.0)
+    if not (force > 0).any():
+        return np.empty((0, 10))
     rows = np.empty((data.ncon, 10))
     rows[:, 0] = step
     rows[:, 1:3] = contact.geom

@@ -78,6 +78,10 @@ class RaySet:
         running = np.concatenate([[0], np.cumsum(keep)])
         return RaySet(self.rays[keep], running[self.bounds])
 
+    def each(self, values: Float[np.ndarray, "T"]) -> Float32[np.ndarray, "n"]:
+        """The value of each ray's frame."""
+        return np.repeat(values.astype(np.float32), np.diff(self.bounds))
+
     @property
     def slices(self) -> list[tuple[int, slice]]:
         """(frame, slice) of each frame that has rays."""
@@ -107,18 +111,23 @@ def rotate(
     matrices: Float[np.ndarray, "T 3 3"], vectors: Vectors, rays: RaySet, inverse: bool = False
 ) -> Vectors:
     """Rotate vectors by the matrix of their frame (inverse: by its transpose)."""
-    turned = np.empty_like(vectors)
-    for frame, part in rays.slices:
-        matrix = matrices[frame].T if inverse else matrices[frame]
-        turned[:, part] = apply(matrix, vectors[:, part])
-    return turned
+    turning = matrices.swapaxes(1, 2) if inverse else matrices
+    of_rays = np.repeat(turning.astype(np.float32).reshape(len(turning), 9).T, np.diff(rays.bounds), axis=1)
+    return _product(of_rays.reshape(3, 3, -1), vectors)
 
 
 def apply(matrix: Float[np.ndarray, "3 3"], vectors: Vectors) -> Vectors:
     """Matrix times vectors, written out, because matrix libraries round differently on different machines."""
-    m = matrix.astype(np.float32)
-    x, y, z = vectors
-    return np.stack([m[i, 0] * x + m[i, 1] * y + m[i, 2] * z for i in range(3)])
+    return _product(matrix.astype(np.float32)[..., None], vectors)
+
+
+def _product(m: Float32[np.ndarray, "3 3 *rays"], vectors: Vectors) -> Vectors:
+    found = np.empty(vectors.shape, np.float32)
+    for row, out in zip(m, found):
+        np.multiply(row[0], vectors[0], out=out)
+        out += row[1] * vectors[1]
+        out += row[2] * vectors[2]
+    return found
 
 
 def per_ray(values: Float[np.ndarray, "T 3"], rays: RaySet) -> Vectors:

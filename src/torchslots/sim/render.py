@@ -12,7 +12,6 @@ from torchslots.sim.raycast import (
     RaySet,
     Seen,
     Vectors,
-    apply,
     cast,
     per_ray,
     ray_directions,
@@ -186,21 +185,20 @@ def _reflected_floor(scene: Scene, points: Vectors, ways: Vectors) -> Colors:
 
 
 def _reflect_body(scene, placed: PlacedBody, mirror: PlacedBody, rays, points, ways, nearest, colors) -> None:
-    for frame, part in rays.slices:
-        offset = placed.centers[frame].astype(np.float32)[:, None] - points[:, part]
-        along = dot(offset, ways[:, part])
-        close = dot(offset, offset) - along * along < np.float32(placed.body.radius**2)
-        chosen = np.flatnonzero(close & (along > 0)) + part.start
-        if not len(chosen):
-            continue
-        matrix = placed.rotations[frame].T
-        origin, way = apply(matrix, -offset[:, chosen - part.start]), apply(matrix, ways[:, chosen])
-        enter, leave = placed.body.solid.interval(origin, way, placed.body.half)
-        hit = (enter < leave) & (leave > 0) & (enter > -0.05) & (enter < nearest[chosen])
-        chosen, local = chosen[hit], (origin + enter * way)[:, hit]
-        nearest[chosen] = enter[hit]
-        normals = apply(matrix.T, placed.body.solid.normal(local, placed.body.half))
-        colors[:, chosen] = _plain_colors(scene, placed, local, normals)
+    offset = per_ray(placed.centers, rays) - points
+    along = dot(offset, ways)
+    close = (dot(offset, offset) - along * along < np.float32(placed.body.radius**2)) & (along > 0)
+    if not close.any():
+        return
+    near = rays.where(close)
+    origin = rotate(placed.rotations, -offset[:, close], near, inverse=True)
+    way = rotate(placed.rotations, ways[:, close], near, inverse=True)
+    enter, leave = placed.body.solid.interval(origin, way, placed.body.half)
+    hit = (enter < leave) & (leave > 0) & (enter > -0.05) & (enter < nearest[close])
+    chosen, local = np.flatnonzero(close)[hit], (origin + enter * way)[:, hit]
+    nearest[chosen] = enter[hit]
+    normals = rotate(placed.rotations, placed.body.solid.normal(local, placed.body.half), near.where(hit))
+    colors[:, chosen] = _plain_colors(scene, placed, local, normals)
 
 
 def _plain_colors(scene: Scene, placed: PlacedBody, local: Vectors, normals: Vectors) -> Colors:

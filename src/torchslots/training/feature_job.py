@@ -15,7 +15,6 @@ from torchslots.data import feature_store
 from torchslots.data.feature_store import Encode, Layout
 from torchslots.data.prepare import estimated_bytes, open_whole, prepare
 from torchslots.data.sets.prepared_features import KEYS, TOKENS, features_split, preprocessing, unsampled
-from torchslots.evaluation.evaluate import evaluation_data
 from torchslots.hub import load_model
 from torchslots.io.devices import choose_device
 from torchslots.io.errors import UserError
@@ -29,6 +28,7 @@ from torchslots.models.weights import check_fit, digest, shapes
 from torchslots.recipes import catalog
 from torchslots.recipes.backbone_weights import load_backbone, published_backbone
 from torchslots.recipes.config import Recipe
+from torchslots.recipes.protocols import evaluation_data
 from torchslots.training.features import feature_encoder, lost_text
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from torchslots.data.parts import parse_split
-from torchslots.evaluation.evaluate import whole_videos
+from torchslots.evaluation.videos import whole_videos
 from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
 from torchslots.recipes.config import DataConfig, EvalConfig, Recipe, with_changes

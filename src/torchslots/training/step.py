@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from torchslots.data.batch import cut_clips
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slices import to_device
-from torchslots.models.slots.seeding import Share
+from torchslots.models.slots.seeding import Share, leave_generators_uncompiled
 from torchslots.models.types import Batch
 from torchslots.models.weights import check_fit, shapes
 from torchslots.recipes.config import OptimConfig, TrainConfig
@@ -160,6 +160,7 @@ class TrainStep:
 
     def compile(self) -> None:
         """Compile all further steps; the first of them takes a minute or more."""
+        leave_generators_uncompiled()
         self._losses.compile()
         self._compiled = True
         self._fixed = True

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -14,9 +14,6 @@ from PIL import Image
 from torchslots.data.batch import ClipDataset
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.loader import eval_batches
-from torchslots.evaluation.evaluate import evaluate
-from torchslots.evaluation.held_out import AttentionMaps, held_out
-from torchslots.evaluation.report import EvalReport
 from torchslots.io.files import write_file
 from torchslots.models.types import Batch
 from torchslots.recipes.config import Recipe
@@ -24,6 +21,9 @@ from torchslots.training.accelerator import precision_of, seed_step
 from torchslots.training.log import RunLog
 from torchslots.training.step import TrainStep
 from torchslots.training.stops import StopRequest
+
+if TYPE_CHECKING:  # imports the metrics, which takes seconds: a run begins without
+    from torchslots.evaluation.report import EvalReport
 
 _EVALUATION = 1  # separates the random numbers of an evaluation from those of the step before
 
@@ -66,12 +66,15 @@ class Validation:
         with closing(self._batches(batch_size=1, rank=0, world_size=1, num_workers=0, limit=1)) as batches:
             next(batches, None)
 
-    def __call__(self, step: int) -> EvalReport:
+    def __call__(self, step: int) -> "EvalReport":
         """Evaluate the model after `step` updates.
 
         Raises:
             StopNow: a stop was requested meanwhile.
         """
+        from torchslots.evaluation.evaluate import evaluate
+        from torchslots.evaluation.held_out import AttentionMaps, held_out
+
         config, accelerator = self.recipe.evaluation, self.stepper.accelerator
         rank = accelerator.process_index
         seed_step(self.recipe.train.seed, step, rank, _EVALUATION)
@@ -104,7 +107,7 @@ class Validation:
         allowed, report = self.skipped.allowed, self.skipped
         return eval_batches(self.eval_set, skip_corrupt=allowed, on_skip=report, **how)
 
-    def _plot(self, step: int, report: EvalReport) -> None:
+    def _plot(self, step: int, report: "EvalReport") -> None:
         """The middle frame of each stored video, one above the other."""
         if not report.panels:
             return

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from torchslots.cli import main
+from torchslots.cli.bench.floor import Products
 from torchslots.cli.bench.growth import GrowthOptions, exponent, grow, save
 from torchslots.cli.bench.sizes import random_batch, scale
 from torchslots.cli.bench.step import AllDistinct, BenchOptions, bench
@@ -93,3 +94,24 @@ def test_a_curve_needs_two_points() -> None:
     with pytest.raises(UserError, match="two different"):
         grow(GrowthOptions(grow_slots=(4, 4)), fake)
     assert exponent([1, 2, 4], [3, 6, 12]) == pytest.approx(1)
+
+
+def test_the_floor_is_the_products_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "savi_demo", "--no-inference", "--floor", *_SMALL]) == 0
+    assert "its products alone" in capsys.readouterr().out
+
+
+def test_products_of_forward_and_backward_are_replayed_in_their_shapes() -> None:
+    layer = torch.nn.Conv2d(3, 5, 3)
+    with Products() as products:
+        (layer(torch.rand(2, 3, 8, 8)).flatten(1) @ torch.rand(180, 4)).sum().backward()
+    assert products.counts() == {"convolution": 1, "mm": 2, "convolution_backward": 1}
+    with Products() as again, torch.no_grad():
+        products.replay()()
+    assert again.counts() == products.counts()
+    assert [repr(args) for _, args, _ in again.calls] == [repr(args) for _, args, _ in products.calls]
+
+
+def test_a_compiled_step_has_no_floor() -> None:
+    with pytest.raises(UserError, match="--floor"):
+        bench("savi_demo", BenchOptions(floor=True, compile=True))

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from torchslots.cli.bench.floor import beside_floor
 from torchslots.cli.bench.memory import step_bytes
 from torchslots.cli.bench.sizes import random_batch, scale
 from torchslots.cli.bench.timing import Times, machine, peak_memory, repeat
+from torchslots.io.errors import UserError
 from torchslots.models.types import Batch
 from torchslots.recipes import catalog
 from torchslots.training.accelerator import seed_step
@@ -55,6 +57,9 @@ class BenchOptions:
     """Also time inference: masks of one clip of 24 frames, or of one image where the recipe is one of images."""
     tensors: bool = False
     """Also measure the memory of the tensors of a step."""
+    floor: bool = False
+    """Also time the step's convolutions, matrix products and attention alone, forward and backward, in turns with the
+    step (not when compiled), and print the ratio."""
     flops: bool = False
     """Count the floating point operations of one step (not when compiled)."""
 
@@ -64,7 +69,12 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
 
     The step is that of `torchslots train`: forward, backward, clipping, Adam. Times are wall clock unless their name
     says CPU, which is steadier on a shared machine.
+
+    Raises:
+        UserError: a floor of a compiled step.
     """
+    if options.floor and options.compile:
+        raise UserError("The products of a compiled step cannot be recorded: leave --floor or --compile out.")
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
@@ -81,6 +91,9 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
     counts = None if options.objects is None else list(islice(cycle(options.objects), training.batch_size))
     data = random_batch(scaled, training.batch_size, scaled.data.num_frames, counts)
     report = measure(step, data, options.steps)
+    if options.floor:
+        done = count(10_000)
+        report["floor"] = beside_floor(lambda: step(next(done), data), options.steps, step.accelerator.device)
     if options.tensors:
         report["tensor_bytes"] = step_bytes(step, data)
     if options.inference:

@@ -71,6 +71,12 @@ def table(report: dict[str, Any]) -> str:
         "peak memory": f"{report['peak_memory_bytes'] / 2**20:.0f} MiB",
         "parameters": f"{report['parameters']:,}",
     }
+    if "floor" in report:
+        floor = report["floor"]
+        rows["its products alone"] = (
+            f"{floor['floor_wall_seconds']:.3f} s, {floor['floor_cpu_seconds']:.3f} CPU s: the step takes "
+            f"{floor['wall_ratio']:.2f} times that, {floor['cpu_ratio']:.2f} in CPU seconds"
+        )
     if "inference_seconds" in report:
         rows["inference, masks"] = f"{report['inference_seconds']['median']:.3f} s"
-    return "\n".join(f"{name:<18}{value}" for name, value in rows.items())
+    return "\n".join(f"{name:<20}{value}" for name, value in rows.items())

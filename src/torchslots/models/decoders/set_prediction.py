@@ -4,7 +4,6 @@
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,6 +28,8 @@ def assign(cost: Float[Tensor, "M n K"]) -> Int[Tensor, "2 M p"]:
     Costs that are not finite count as zero: the training loop stops a run that diverged by its loss.
     """
     matrices = torch.nan_to_num(cost.detach().float(), nan=0.0, posinf=0.0, neginf=0.0).cpu().numpy()
+    from scipy.optimize import linear_sum_assignment  # takes half a second, which prediction does without
+
     pairs = np.array([linear_sum_assignment(matrix) for matrix in matrices], dtype=np.int64)
     return torch.from_numpy(pairs.transpose(1, 0, 2)).to(cost.device)
 

@@ -70,8 +70,16 @@ def _sampled(source: Generators, shape: tuple[int, ...], sample: Callable[..., T
     return torch.cat(clips)
 
 
-_from_source = cast(Callable[..., Tensor], torch.compiler.disable(_sampled))
-"""Not compiled: generators would be compiled again in every step."""
+_from_source: Callable[..., Tensor] = _sampled
+
+
+def leave_generators_uncompiled() -> None:
+    """Keep sampling from generators out of compiled code: it would be compiled again in every step.
+
+    To be called before a model is compiled, and not before: it imports torch's compiler, which takes seconds.
+    """
+    global _from_source
+    _from_source = cast(Callable[..., Tensor], torch.compiler.disable(_sampled))
 
 
 def seeded(batch: Batch, seed: int, first: int = 0) -> Batch:
