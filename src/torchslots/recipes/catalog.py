@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchslots.io.errors import UserError, check_type, nearest
+from torchslots.io.json_files import read_object
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes import (
@@ -254,22 +254,23 @@ def build_seeded(config: ModelConfig, seed: int) -> Built:
         return build(config)
 
 
+_RUN = "Give a folder that `torchslots train` made."
+
+
 def read_recipe(file: Path) -> Recipe:
     """The recipe that a run wrote to `recipe.json`.
 
     Raises:
         UserError: the file is missing, is no JSON, or is of another version.
     """
-    try:
-        values = json.loads(file.read_text())
-        family = values.pop("family", None) or _family_of(values["model"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} is not a recipe: {error}. Give a folder that `torchslots train` made."
-        ) from error
-    if family not in FAMILIES:
+    values = read_object(file, _RUN)
+    model = values.get("model")
+    if not isinstance(model, dict):
+        raise UserError(f"{file} is not a recipe: it has no `model`. {_RUN}")
+    family = values.pop("family", None) or _family_of(model)
+    if not isinstance(family, str) or family not in FAMILIES:
         raise UserError(f"{file} describes a model that this version does not know. Train again, or update.")
-    model = from_dict(FAMILIES[family].config, values.pop("model"), f"{file}: model")
+    model = from_dict(FAMILIES[family].config, model, f"{file}: model")
     return from_dict(Recipe, {**values, "model": model}, str(file))
 
 
