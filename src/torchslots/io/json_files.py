@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 
 from torchslots.io.errors import UserError, first_line
@@ -13,6 +14,7 @@ from torchslots.io.errors import UserError, first_line
 _DEEPEST = 100
 """Most levels of nesting; no file of this library or of a data set has more than ten."""
 _BLOCK = 1 << 22
+_SEAL = "crc32c"
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -53,6 +55,27 @@ def read_object(file: Path, remedy: str = "") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{file} should hold a JSON object, got {type(values).__name__}. {remedy}".rstrip())
     return values
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An object with the CRC-32C of its other fields, for `check_seal`."""
+    return {**values, _SEAL: _checksum(values)}
+
+
+def check_seal(values: dict[str, Any], file: Path, remedy: str = "") -> dict[str, Any]:
+    """The object without its checksum; one that never had a checksum is not checked.
+
+    Raises:
+        UserError: the fields are not those that were written; the message ends with `remedy`.
+    """
+    found = {key: value for key, value in values.items() if key != _SEAL}
+    if _SEAL in values and values[_SEAL] != _checksum(found):
+        raise UserError(f"{file} is damaged: its content does not match its checksum. {remedy}".rstrip())
+    return found
+
+
+def _checksum(values: Mapping[str, Any]) -> int:
+    return google_crc32c.value(json.dumps(values, sort_keys=True, default=str).encode())
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 
 from torchslots.io.errors import UserError, check_type, nearest
 from torchslots.io.json_files import read_object
+from torchslots.io.ranges import check_ranges
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes import (
@@ -30,7 +31,7 @@ from torchslots.recipes import (
     tokenizers,
     videosaur,
 )
-from torchslots.recipes.config import ModelConfig, Recipe, current_name, from_dict
+from torchslots.recipes.config import RANGES, ModelConfig, Recipe, current_name, from_dict
 
 Built = ObjectCentricModel | Tokenizer
 """What a recipe trains: a model with slots, or a tokenizer that is trained before it."""
@@ -287,10 +288,11 @@ def build_family(name: str, values: dict[str, Any], where: str = "config.json") 
     """Configuration and model, with fresh weights, from what `save_pretrained` wrote.
 
     Raises:
-        UserError: an unknown family or field, naming `where` it was read.
+        UserError: an unknown family or field, or a number out of range, naming `where` it was read.
     """
     family = _look_up(FAMILIES, name, "model family", "a newer torchslots")
     config = from_dict(family.config, values, where)
+    check_ranges(config, RANGES, f"{where}: ")
     return config, family.build(config)
 
 

@@ -157,7 +157,8 @@ class Recipe:
 RANGES: dict[str, Range] = {
     **data.RANGES,
     **dict.fromkeys(("accumulation", "batch_size", "checkpoint_every", "decay_steps", "log_every"), COUNT),
-    **dict.fromkeys(("num_heads", "num_layers", "num_slots", "num_steps", "slice_size", "slot_size"), COUNT),
+    **dict.fromkeys(("num_heads", "num_layers", "num_steps", "slice_size", "slot_size"), COUNT),
+    "num_slots": Range(1, 10_000),
     **dict.fromkeys(("EvalConfig.num_videos", "short_clip"), COUNT),
     **dict.fromkeys(
         ("eval_every", "num_background", "num_iterations", "num_plots", "num_videos", "num_workers"),
@@ -297,8 +298,17 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if origin is tuple and isinstance(value, list | tuple):
-        inner = typing.get_args(hint)[0]
+        inner, *others = typing.get_args(hint)
+        if Ellipsis not in others and len(value) != 1 + len(others):
+            raise UserError(f"{where} should be {1 + len(others)} values, got {value!r:.80}.")
         return tuple(_revive(inner, item, where) for item in value)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and not isinstance(value, hint):
+        raise UserError(f"{where} should be the fields of {hint.__name__}, got {value!r:.80}.")
+    if origin is dict and isinstance(value, dict):
+        kind = typing.get_args(hint)[1]
+        return {str(key): _revive(kind, item, f"{where}: {key}") for key, item in value.items()}
+    if origin is dict:
+        raise UserError(f"{where} should be an object of names and values, got {value!r:.80}.")
     if origin is tuple:
         raise UserError(f"{where} should be several values, such as (64, 64), got {value!r}.")
     if origin in (typing.Union, types.UnionType) and value is not None:
