@@ -175,12 +175,13 @@ def read(folder: Path) -> Checkpoint:
         UserError: a part is missing, truncated, changed, of another program or version, or a pickle.
     """
     file = folder / "state.json"
-    values = check_seal(read_object(file), file)
+    values = read_object(file)
     if values.get("format") != _FORMAT:
         raise UserError(
             f"{file}: format {values.get('format')!r} is not {_FORMAT}, which this version reads. Resume with the "
             "version that wrote it."
         )
+    check_seal(values, file)
     stated, parts = values.get("state"), values.get("files")
     if not isinstance(stated, dict) or "step" not in stated or not isinstance(parts, dict):
         raise UserError(f"{file} is damaged: it does not say what the checkpoint holds.")

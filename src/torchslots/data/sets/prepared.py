@@ -16,6 +16,7 @@ from torch import Tensor
 from torchslots.data.clips import Example, finish_clip, finish_cropped
 from torchslots.data.config import DataConfig
 from torchslots.data.transforms import Sample, number_by_rank
+from torchslots.io.arrays import map_array
 from torchslots.io.errors import UserError
 from torchslots.io.json_files import read_object
 
@@ -258,12 +259,7 @@ def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
 @lru_cache(maxsize=128)
 def mapped(file: Path) -> np.ndarray:
     """A memory-mapped array, shared by all workers through the page cache."""
-    try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{file} cannot be read: {error}. Remove its folder and run `torchslots data prepare` again."
-        ) from error
+    return map_array(file, "Remove its folder and run `torchslots data prepare` again.")
 
 
 def shard_folder(folder: Path, number: int) -> Path:
