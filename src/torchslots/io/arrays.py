@@ -2,10 +2,12 @@
 
 import math
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
+import google_crc32c
 import numpy as np
 
 from torchslots.io.errors import UserError, first_line
@@ -14,6 +16,8 @@ _HEADERS: dict[tuple[int, int], Any] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+CHECKSUMS = ".crc32c"
+"""Ending of the file beside a .npy file that has the CRC-32C of each row."""
 _MOST = 1 << 30
 """Most bytes of an array that is read into memory at once."""
 
@@ -28,6 +32,46 @@ def map_array(file: Path, remedy: str) -> np.ndarray:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy's parser of headers raises whatever a damaged one makes it meet
         raise _unreadable(file, error, remedy) from error
+
+
+def row_checksums(rows: Iterable[np.ndarray]) -> np.ndarray:
+    """The CRC-32C of each row's bytes."""
+    values = [google_crc32c.value(np.ascontiguousarray(row).tobytes()) for row in rows]
+    return np.array(values, np.uint32)
+
+
+def check_rows(file: Path, rows: np.ndarray, start: int, count: int, remedy: str) -> None:
+    """Check rows that were read from a .npy file against the checksums beside it, if it has some.
+
+    Args:
+        start: number of the first row in the file.
+        count: rows that were asked for.
+
+    Raises:
+        UserError: the file is too short, or a row is not what was written; the message ends with `remedy`.
+    """
+    if len(rows) != count:
+        raise UserError(
+            f"{file} ends at row {start + len(rows)}, where {start + count} are expected. {remedy}"
+        )
+    sums = _checksums(file, remedy)
+    if sums is None:
+        return
+    wrong = (
+        np.flatnonzero(row_checksums(rows) != sums[start : start + count])
+        if len(sums) >= start + count
+        else [0]
+    )
+    if len(wrong):
+        raise UserError(
+            f"{file} is damaged: row {start + int(wrong[0])} does not match its checksum. {remedy}"
+        )
+
+
+@lru_cache(maxsize=128)
+def _checksums(file: Path, remedy: str) -> np.ndarray | None:
+    place = file.with_suffix(CHECKSUMS)
+    return map_array(place, remedy) if place.is_file() else None
 
 
 def array_shapes(file: Path, remedy: str, most: int = _MOST) -> dict[str, tuple[int, ...]]:
