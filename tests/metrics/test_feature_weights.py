@@ -5,6 +5,7 @@ import http.server
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
