@@ -264,7 +264,15 @@ def read_recipe(file: Path) -> Recipe:
     Raises:
         UserError: the file is missing, is no JSON, or is of another version.
     """
-    values = read_object(file, _RUN)
+    return recipe_of(read_object(file, _RUN), str(file))
+
+
+def recipe_of(values: dict[str, Any], file: str) -> Recipe:
+    """The recipe that `to_json` of this or an older version wrote; `file` names the source in messages.
+
+    Raises:
+        UserError: it is no recipe, or of another version.
+    """
     model = values.get("model")
     if not isinstance(model, dict):
         raise UserError(f"{file} is not a recipe: it has no `model`. {_RUN}")
@@ -272,7 +280,7 @@ def read_recipe(file: Path) -> Recipe:
     if not isinstance(family, str) or family not in FAMILIES:
         raise UserError(f"{file} describes a model that this version does not know. Train again, or update.")
     model = from_dict(FAMILIES[family].config, model, f"{file}: model")
-    return from_dict(Recipe, {**values, "model": model}, str(file))
+    return from_dict(Recipe, {**values, "model": model}, file)
 
 
 def _family_of(values: dict[str, Any]) -> str | None:

@@ -186,7 +186,9 @@ def _read(entry: Entry, keys: Collection[str], start: int, stop: int) -> dict[st
     arrays = {key: _frames(entry, key, start, stop) for key in wanted}
     for key in ("flow", "depth"):
         if key in arrays and (entry.shard / f"{key}_range.npy").exists():
-            arrays[f"{key}_range"] = read_rows(entry.shard / f"{key}_range.npy", entry.number, entry.number + 1)[0]
+            arrays[f"{key}_range"] = read_rows(
+                entry.shard / f"{key}_range.npy", entry.number, entry.number + 1
+            )[0]
     return arrays | {"padding_mask": np.ones((stop - start, entry.height, entry.width), bool)}
 
 
