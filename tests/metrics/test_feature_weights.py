@@ -5,9 +5,9 @@ import http.server
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
