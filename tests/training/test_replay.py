@@ -56,7 +56,7 @@ def test_bad_inputs_weights_and_gradients_are_told_apart(recipe: Recipe) -> None
     )
     assert first_not_finite(model, recipe, 0, batch(), "cpu") is None
     name, parameter = next(iter(model.named_parameters()))
-    parameter.data.view(-1)[0] = float("inf")
+    parameter.data.fill_(float("inf"))
     assert str(first_not_finite(model, recipe, 0, batch(), "cpu")).startswith(f"`{name}` of the weights")
 
 
