@@ -71,7 +71,7 @@ def _media(folder: Path) -> list[Case]:
         file = folder / f"image.{ending}"
         Image.fromarray(frames[0]).save(file)
         found.append(Case(ending, file, lambda file=file: read_frames(file)))
-    for ending in ("mp4", "webm"):
+    for ending in ("mp4", "mkv"):
         file = folder / f"film.{ending}"
         write_video(file, frames, 10)
         found.append(Case(ending, file, lambda file=file: read_frames(file)))
