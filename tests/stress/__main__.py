@@ -1,4 +1,4 @@
-"""`python -m stress [--count N] [--seconds S] [--seed N] [--only WORD]`: a table of counts; status 1 for a traceback."""
+"""`python -m stress [--count N] [--seconds S] [--seed N] [--only WORD]`: a table; status 1 for a traceback."""
 
 import argparse
 import sys

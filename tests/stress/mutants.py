@@ -101,6 +101,5 @@ def table(outcomes: dict[str, Outcome]) -> str:
     rows = {name: outcome.counts for name, outcome in outcomes.items()}
     rows["all"] = sum(rows.values(), Counter())
     lines = [f"{'reader':<16}" + "".join(f"{kind:>11}" for kind in kinds)]
-    return "\n".join(
-        lines + [f"{name:<16}" + "".join(f"{row[kind]:>11}" for kind in kinds) for name, row in rows.items()]
-    )
+    lines += [f"{name:<16}" + "".join(f"{row[kind]:>11}" for kind in kinds) for name, row in rows.items()]
+    return "\n".join(lines)

@@ -131,9 +131,8 @@ class RunLog(AbstractContextManager["RunLog"]):
             self._hook(problem)
 
     def _lost(self, problem: OSError) -> None:
-        note(
-            f"{self._run / _BOARD} cannot be written: {problem.strerror}. Its last records are lost; {METRICS_NAME} has them."
-        )
+        lost = f"Its last records are lost; {METRICS_NAME} has them."
+        note(f"{self._run / _BOARD} cannot be written: {problem.strerror}. {lost}")
 
 
 class Clock:
