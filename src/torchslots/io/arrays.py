@@ -22,14 +22,17 @@ _MOST = 1 << 30
 """Most bytes of an array that is read into memory at once."""
 
 
-def map_array(file: Path, remedy: str) -> np.ndarray:
+def map_array(file: Path, remedy: str, writable: bool = False) -> np.ndarray:
     """The array of a .npy file, memory-mapped.
+
+    Args:
+        writable: what is written to it stays in memory.
 
     Raises:
         UserError: it cannot be read, is damaged, or holds objects; the message ends with `remedy`.
     """
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        return np.load(file, mmap_mode="c" if writable else "r", allow_pickle=False)
     except Exception as error:  # numpy's parser of headers raises whatever a damaged one makes it meet
         raise _unreadable(file, error, remedy) from error
 

@@ -186,9 +186,9 @@ def _read(entry: Entry, keys: Collection[str], start: int, stop: int) -> dict[st
     arrays = {key: _frames(entry, key, start, stop) for key in wanted}
     for key in ("flow", "depth"):
         if key in arrays and (entry.shard / f"{key}_range.npy").exists():
-            arrays[f"{key}_range"] = read_rows(
-                entry.shard / f"{key}_range.npy", entry.number, entry.number + 1
-            )[0]
+            arrays[f"{key}_range"] = np.array(
+                read_rows(entry.shard / f"{key}_range.npy", entry.number, entry.number + 1)[0]
+            )
     return arrays | {"padding_mask": np.ones((stop - start, entry.height, entry.width), bool)}
 
 
@@ -198,7 +198,7 @@ def _file(entry: Entry, key: str) -> Path:
 
 def _frames(entry: Entry, key: str, start: int, stop: int) -> np.ndarray:
     """A copy of some frames; channels, which are stored first, come last."""
-    array = read_rows(_file(entry, key), entry.start + start, entry.start + stop)
+    array = np.array(read_rows(_file(entry, key), entry.start + start, entry.start + stop))
     return np.moveaxis(array, 1, -1) if key in ("video", "flow", "depth") else array
 
 
@@ -275,17 +275,17 @@ def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
 
 @lru_cache(maxsize=128)
 def mapped(file: Path) -> np.ndarray:
-    """A memory-mapped array, shared by all workers through the page cache."""
-    return map_array(file, _REMOVE)
+    """A memory-mapped array, shared by all workers through the page cache; what is written to it stays in memory."""
+    return map_array(file, _REMOVE, writable=True)
 
 
 def read_rows(file: Path, start: int, stop: int) -> np.ndarray:
-    """A copy of rows `start` to `stop`.
+    """Rows `start` to `stop`, still mapped.
 
     Raises:
         UserError: they are not there, or are not what was written.
     """
-    rows = np.array(mapped(file)[start:stop])
+    rows = np.asarray(mapped(file)[start:stop])
     check_rows(file, rows, start, stop - start, _REMOVE)
     return rows
 

@@ -155,7 +155,7 @@ class FeatureArrays:
         return self._entries[index].name
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """A video's features."""
+        """A video's features, which are not copied before they are put into a batch."""
         entry = self._entries[index]
         wanted = [key for key in self.keys if keys is None or key in keys]
         size = (entry.height, entry.width)
