@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # One worker for each core, at most four; torch keeps one thread in each so that they do not fight.
 WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: demo test test-all fidelity check setup clean
+.PHONY: demo test test-all stress fidelity check setup clean
 
 demo: $(STAMP)
 	$(BIN)/torchslots demo --out runs/demo
@@ -16,6 +16,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+# ARGS: --count mutants of each kind of file (4,000: about 100,000 in all), --seconds, --seed, --only WORD.
+stress: $(STAMP)
+	cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m stress $(ARGS)
 
 # CASES: folders with a recording of an original program; ARGS: --float64, --json FILE.
 fidelity: $(STAMP)

@@ -15,7 +15,8 @@ from torchslots._version import __version__
 from torchslots.data.download.hub import no_connection
 from torchslots.io.devices import choose_device
 from torchslots.io.errors import UserError, check_type, first_line
-from torchslots.io.json_files import read_object
+from torchslots.io.files import size_text
+from torchslots.io.json_files import check_seal, read_object
 from torchslots.models.backbones.vit import ViT
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
@@ -25,6 +26,7 @@ from torchslots.models.weights import (
     HUB_ID,
     WEIGHTS_NAME,
     WithoutSampling,
+    check_stored,
     digest,
     load_weights,
 )
@@ -44,6 +46,7 @@ _WHAT = (
     "vqvae_movi_e or dvae_movi_e trained",
 )
 """Contents of a folder without a model of slots, and of one without a tokenizer, for errors."""
+_MOST_BUFFERS = 1 << 30
 _SETTINGS = {"torchslots": str, "family": str, "model": dict}
 
 
@@ -136,7 +139,7 @@ def load_trained(
         UserError: as `load_model`.
     """
     folder, weights = _locate(path_or_id, revision)
-    return _filled(*_rebuild(folder / CONFIG_NAME), folder, weights, device, backbone)
+    return _filled(*_rebuild(folder / CONFIG_NAME, weights), folder, weights, device, backbone)
 
 
 def _load(
@@ -147,7 +150,7 @@ def _load(
     backbone: str | Path | None = None,
 ) -> _Kind:
     folder, weights = _locate(path_or_id, revision)
-    config, model = _rebuild(folder / CONFIG_NAME)
+    config, model = _rebuild(folder / CONFIG_NAME, weights)
     if not isinstance(model, kind):
         raise UserError(f"{folder} holds {_WHAT[kind is Tokenizer]}.")
     return _filled(config, model, folder, weights, device, backbone)
@@ -267,23 +270,41 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _rebuild(file: Path) -> tuple[ModelConfig, catalog.Built]:
-    """Build the model of config.json, for weights to be loaded; torch's random state does not change."""
+def _rebuild(file: Path, weights: Path) -> tuple[ModelConfig, catalog.Built]:
+    """Build the model of config.json, for weights to be loaded; torch's random state does not change.
+
+    It is built without memory first and compared with the weights, which a damaged configuration may exceed by far.
+    """
     family, values = _read_config(file)
     try:
         with torch.random.fork_rng(devices=[]), WithoutSampling():
+            with torch.device("meta"):
+                sketch = catalog.build_family(family, values, "`model`")[1]
+            check_stored(sketch, weights, tuple(_elsewhere(file)))
+            _check_buffers(sketch, weights)
             return catalog.build_family(family, values, "`model`")
     except UserError as error:
-        raise UserError(f"{file}: {error}") from error
-    except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise UserError(str(error) if str(error).startswith(str(weights)) else f"{file}: {error}") from error
+    except Exception as error:  # constructors raise whatever values of a foreign file make them meet
         wrong = f"{file}: no {family} model can be built from this configuration: {first_line(error)}."
         raise UserError(wrong) from error
 
 
+def _check_buffers(sketch: nn.Module, weights: Path) -> None:
+    """Check that what a model keeps beside its weights, such as grids of positions, is of a bounded size."""
+    stored, needed = sketch.state_dict(), 0
+    for name, buffer in sketch.named_buffers():
+        needed += 0 if name in stored else buffer.numel() * buffer.element_size()
+    if needed > _MOST_BUFFERS:
+        raise UserError(
+            f"the model would keep {size_text(needed)} beside its weights, at most {size_text(_MOST_BUFFERS)} are "
+            f"sensible. Copy {CONFIG_NAME} and {weights.name} again."
+        )
+
+
 def _read_config(file: Path) -> tuple[str, dict[str, Any]]:
-    settings = read_object(
-        file, "Copy it again, or convert another project's checkpoint with `torchslots convert`."
-    )
+    again = "Copy it again, or convert another project's checkpoint with `torchslots convert`."
+    settings = read_object(file, again)
     wrong = [f"`{key}`" for key, kind in _SETTINGS.items() if not isinstance(settings.get(key), kind)]
     if wrong:
         raise UserError(
@@ -295,6 +316,7 @@ def _read_config(file: Path) -> tuple[str, dict[str, Any]]:
             f"{file} was written by torchslots {settings['torchslots']}, this is {__version__}. "
             "Upgrade with `pip install --upgrade torchslots`."
         )
+    check_seal(settings, file, "Copy it again; if it was changed on purpose, remove its field `crc32c`.")
     return settings["family"], settings["model"]
 
 

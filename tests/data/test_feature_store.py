@@ -215,7 +215,8 @@ def test_a_shard_that_is_cut_off_or_gone(tmp_path: Path):
         stored.sample(3, None)
     (done.folder / "00000" / "index.json").unlink()
     with pytest.raises(
-        UserError, match=r"00000/index\.json cannot be read.*Remove its folder and prepare again"
+        UserError,
+        match=r"00000/index\.json cannot be read.*Remove its folder and run `torchslots data prepare` again",
     ):
         len(_read(tmp_path / "out"))
 

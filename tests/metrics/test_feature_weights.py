@@ -7,6 +7,7 @@ import sys
 import threading
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -37,7 +38,7 @@ def public(cache, tmp_path, monkeypatch) -> FeatureFile:
     """A small file in the place of a published one, and its bytes."""
     torch.save({"a": torch.arange(3.0)}, tmp_path / "source.pth")
     digest = hashlib.sha256((tmp_path / "source.pth").read_bytes()).hexdigest()
-    public = replace(FILES["alexnet"], sha256=digest[:8], address=(tmp_path / "source.pth").as_uri())
+    public = replace(FILES["alexnet"], sha256=digest, address=(tmp_path / "source.pth").as_uri())
     monkeypatch.setitem(FILES, "alexnet", public)
     return public
 
@@ -45,9 +46,9 @@ def public(cache, tmp_path, monkeypatch) -> FeatureFile:
 def test_every_file_can_be_told_from_others():
     for name, file in FILES.items():
         assert file.name == name and file.address.startswith("https://") and file.licence and file.what
-        assert (len(file.sha256) >= 8) != (len(file.git_id) == 40)
+        assert (len(file.sha256) == 64) != (len(file.git_id) == 40)
         if file.address.endswith(file.file) and "-" in file.file:
-            assert file.file.rsplit("-", 1)[1].startswith(file.sha256)
+            assert file.sha256.startswith(Path(file.file).stem.rsplit("-", 1)[1])
 
 
 def test_the_cache_is_the_users(monkeypatch, tmp_path):

@@ -223,3 +223,41 @@ def test_a_recipe_from_before_a_setting_was_known_is_the_same(tmp_path: Path) ->
     del values["optim"]["learning_rate"]
     file.write_text(json.dumps(values))
     assert "optim.learning_rate was 0.0002, now 0.05" in checkpoint.claim(tmp_path, recipe)
+
+
+def test_a_flipped_bit_of_the_state_is_found_and_an_older_checkpoint_taken(tmp_path: Path) -> None:
+    _save(tmp_path, 1)
+    file = _save(tmp_path, 2, best=0.5, best_step=2) / "state.json"
+    text, state = file.read_bytes(), checkpoint.read(file.parent).state
+    passed_over = 0
+    for place in range(0, 8 * len(text), 29):
+        data = bytearray(text)
+        data[place // 8] ^= 1 << place % 8
+        file.write_bytes(data)
+        found = checkpoint.latest(tmp_path, lambda message: None)
+        assert found is not None and (found.state == state or found.state.step == 1), place
+        passed_over += found.state.step == 1
+    assert passed_over > 100
+
+
+@pytest.mark.parametrize(
+    "change", [{"state": 3}, {"state": {}}, {"stat": {"step": 2}}, {"files": []}, {"state": {"step": "2"}}]
+)
+def test_a_state_of_another_form_is_passed_over(tmp_path: Path, change: dict[str, Any]) -> None:
+    _save(tmp_path, 1)
+    file = _save(tmp_path, 2) / "state.json"
+    values = json.loads(file.read_text()) | change
+    del values["crc32c"]
+    if "stat" in values:
+        del values["state"]
+    file.write_text(json.dumps(values))
+    step, told = _latest(tmp_path)
+    assert step == 1 and len(told) == 1 and "state.json" in told[0]
+
+
+def test_a_checkpoint_of_an_older_version_has_no_checksum_of_its_state(tmp_path: Path) -> None:
+    file = _save(tmp_path, 1) / "state.json"
+    values = json.loads(file.read_text())
+    del values["crc32c"]
+    file.write_text(json.dumps(values))
+    assert _latest(tmp_path) == (1, [])

@@ -48,13 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             who = f", process {error.process}" if alone else ""
             print(f"torchslots {words[0]}{who}: {error}", file=sys.stderr)
         return code
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if error.filename is None:
+            raise
+        reason = f"{str(error.filename)[:200]} cannot be used: {error.strerror}."
+        print(f"torchslots {words[0]}: {reason} Check the name and the permissions.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         if speaks():
             print("Interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _answer(name: str, words: list[str]) -> int:

@@ -22,10 +22,13 @@ def train(words: Words) -> int:
     from torchslots.training.resume import TrainOptions, read_start
     from torchslots.training.warm_start import next_recipe
 
+    if words[:1] == ["--replay"]:
+        return _replay(words[1:])
     resumed = _resumed(words)
     if resumed is None and (not words or words[0].startswith("-")):
         print("Usage: torchslots train RECIPE --root DIR --run-dir DIR [--data NAME] [overrides]")
         print("       torchslots train --resume RUN [overrides]")
+        print("       torchslots train --replay RUN/nonfinite_batch_step_N.safetensors")
         print(
             "`torchslots train RECIPE --help` shows the whole configuration of a recipe with units and defaults."
         )
@@ -69,6 +72,22 @@ def train(words: Words) -> int:
         return 0
 
     return parse(train, current_flags(chosen, flags), f"train {words[0]}")
+
+
+def _replay(words: Words) -> int:
+    from torchslots.training.replay import replay
+
+    def run(file: Annotated[Path, tyro.conf.Positional], device: str | None = None) -> int:
+        """Run the step of a saved batch again, and name its first tensor that is not finite.
+
+        Args:
+            file: The batch that a run saved when it stopped.
+            device: cpu, cuda or cuda:N; None: cuda where there is one.
+        """
+        print(replay(file, device))
+        return 0
+
+    return parse(run, words, "train --replay")
 
 
 def _resumed(words: Words) -> Path | None:

@@ -1,6 +1,5 @@
 """Table of original programs: one row says how a program's checkpoints are recognised, sized, named and laid out."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from torchslots.convert.readers import torch as torch_reader
 from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.torch import TorchCheckpoint
 from torchslots.io.errors import UserError
+from torchslots.io.json_files import read_object
 from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
 from torchslots.recipes.config import ModelConfig
@@ -441,14 +441,9 @@ def _read_reference(file: Path, checkpoint: Path, program: Program) -> dict[str,
     Raises:
         UserError: no JSON, no fields, or the configuration of another program.
     """
-    try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not an original configuration as JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise UserError(
-            f"{file} is not an original configuration: a {type(values).__name__} where fields should be."
-        )
+    values = read_object(
+        file, "Give the original configuration that the checkpoint was trained with, as JSON."
+    )
     inner = values["config"] if isinstance(values.get("config"), dict) else values
     models = [part.get("model") for part in (values, inner)]
     found = next((program for model in models for program in PROGRAMS if program.configures(model)), None)

@@ -24,6 +24,7 @@ from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.io.cache import cache_places, file_stamp
 from torchslots.io.errors import UserError
 from torchslots.io.files import check_space, disk_errors, locked, write_file
+from torchslots.io.json_files import read_object
 from torchslots.io.progress import progress
 
 _VERSION = 1
@@ -155,12 +156,12 @@ class RecordArrays:
         """The stored index; an empty one where there is none, or it is stale."""
         empty = _Index(source, self.layout)
         try:
-            index = _Index(**json.loads((self._folder / "index.json").read_text()))
+            index = _Index(**read_object(self._folder / "index.json"))
             whole = all(
                 _file(self._folder, name).stat().st_size >= index.count * index.row(name)[2]
                 for name in index.fields
             )
-        except (OSError, ValueError, TypeError, KeyError):
+        except (UserError, OSError, ValueError, TypeError, KeyError, AttributeError):
             return empty
         known = (index.source, index.layout, index.version) == (source, self.layout, _VERSION)
         return index if known and whole else empty

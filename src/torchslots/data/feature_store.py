@@ -29,8 +29,10 @@ from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.loader import eval_batches
 from torchslots.data.sets.prepared import made_with, read_index, shard_folder
 from torchslots.data.sets.prepared_features import KEYS, TOKENS
+from torchslots.io.arrays import CHECKSUMS, row_checksums
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_file, atomic_folder, check_space, locked, remove_partial, write_file
+from torchslots.io.json_files import sealed
 from torchslots.io.progress import progress
 from torchslots.models.types import Batch
 
@@ -219,6 +221,7 @@ def _write_shard(
 ) -> None:
     """Encode and write videos, in a folder that appears when all of them are on the disk."""
     names, shapes, left_out = [], [], []
+    sums: dict[str, list[int]] = {name: [] for name in plan.layout.names}
     with atomic_folder(shard_folder(plan.folder, number), advice=_ADVICE) as folder:
         with ExitStack() as stack:
             files = {
@@ -232,14 +235,18 @@ def _write_shard(
                     continue
                 video, name = batch["video"][0], batch["name"][0]
                 for frames in video.split(frames_at_once):
-                    _append(files, encode(frames), plan.layout, name)
+                    for key, rows in _append(files, encode(frames), plan.layout, name).items():
+                        sums[key].extend(rows)
                     advance(len(frames))
                 names.append(name)
                 shapes.append((len(video), *plan.layout.grid))
             for file in files.values():
                 _write_header(file, plan.layout, sum(shape[0] for shape in shapes))
         index = {"names": names, "shapes": shapes, "left_out": left_out}
-        (folder / "index.json").write_text(json.dumps(index, indent=1))
+        for name, rows in sums.items():
+            with (folder / name).with_suffix(CHECKSUMS).open("wb") as stream:
+                np.save(stream, np.array(rows, np.uint32))
+        (folder / "index.json").write_text(json.dumps(sealed(index), indent=1))
 
 
 def _write_header(file: BinaryIO, layout: Layout, num_frames: int) -> None:
@@ -252,8 +259,13 @@ def _write_header(file: BinaryIO, layout: Layout, num_frames: int) -> None:
 
 def _append(
     files: Mapping[str, BinaryIO], arrays: Mapping[str, np.ndarray], layout: Layout, name: str
-) -> None:
-    """Raises UserError: frames of another size, or values beyond the range of the stored type."""
+) -> dict[str, list[int]]:
+    """Write the features of some frames; returns the checksums of the rows.
+
+    Raises:
+        UserError: frames of another size, or values beyond the range of the stored type.
+    """
+    sums: dict[str, list[int]] = {}
     for key, file in files.items():
         array, row = arrays[key], (math.prod(layout.grid), layout.size)
         if array.shape[1:] != row:
@@ -266,7 +278,10 @@ def _append(
                 f"Features of {name} are not finite in {layout.dtype}. Store them with --feature-type float32; if that "
                 "does not help, the backbone's weights are broken."
             )
-        file.write(np.ascontiguousarray(array, layout.dtype).data)
+        rows = np.ascontiguousarray(array, layout.dtype)
+        sums[key] = row_checksums(rows).tolist()
+        file.write(rows.data)
+    return sums
 
 
 def _end(plan: Plan, made: dict[str, Any]) -> Stored:
@@ -286,4 +301,4 @@ def _save(file: Path, array: np.ndarray) -> None:
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
-    write_file(file, json.dumps(values, indent=1), advice=_ADVICE)
+    write_file(file, json.dumps(sealed(values), indent=1), advice=_ADVICE)

@@ -38,8 +38,10 @@ from torchslots.data.sets.prepared import (
     unpack,
 )
 from torchslots.data.transforms import Sample
+from torchslots.io.arrays import CHECKSUMS, row_checksums
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_file, write_file
+from torchslots.io.json_files import sealed
 from torchslots.io.progress import progress
 from torchslots.io.workers import in_order
 
@@ -213,9 +215,16 @@ def _write_array(file: Path, parts: list[Tensor]) -> None:
         raise UserError(
             f"`{file.stem}` differs in size among the videos: {shapes[0]}, {shapes[1]}. Give them one size."
         )
-    with atomic_file(file) as partial_file, partial_file.open("wb") as stream:
-        np.save(stream, np.concatenate([part.numpy() for part in parts]))
+    rows = np.concatenate([part.numpy() for part in parts])
+    write_array(file.with_suffix(CHECKSUMS), row_checksums(rows))
+    write_array(file, rows)
+
+
+def write_array(file: Path, array: np.ndarray) -> None:
+    """Write an array as a .npy file, as a whole or not at all."""
+    with atomic_file(file) as part, part.open("wb") as stream:
+        np.save(stream, array)
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
-    write_file(file, json.dumps(values, indent=1))
+    write_file(file, json.dumps(sealed(values), indent=1))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_files
+from torchslots.io.json_files import read_object
 from torchslots.models.clips import plain_clip
 from torchslots.models.types import Clip, Pose
 
@@ -142,7 +143,7 @@ def load_library(folder: Path) -> Library:
         UserError: no library, or a damaged one.
     """
     try:
-        tensors, about = load_file(folder / _TENSORS), json.loads((folder / _ABOUT).read_text())
+        tensors, about = load_file(folder / _TENSORS), read_object(folder / _ABOUT)
         parts = {name: tensors[f"pose.{name}"] for name in Pose._fields if f"pose.{name}" in tensors}
         return Library(
             **{name: tensors[name] for name in _NAMES},
@@ -150,7 +151,7 @@ def load_library(folder: Path) -> Library:
             about=dict(about["about"]),
             pose=Pose(**parts) if parts else None,
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{folder} holds no library of concepts: {error}. Give a folder that `torchslots concepts` wrote."
         ) from error

@@ -11,7 +11,9 @@ from torch import nn
 
 from torchslots.inference.view import FirstFrameHint
 from torchslots.io import video
+from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
+from torchslots.io.json_files import read_object
 
 _FOLDER = ".done"
 
@@ -35,8 +37,8 @@ def record_file(folder: Path) -> Path:
 def read_record(folder: Path) -> Record | None:
     """The record of a result folder; None: there is none, or it cannot be read, and the input is not done."""
     try:
-        return Record(**json.loads(record_file(folder).read_text()))
-    except (OSError, ValueError, TypeError):
+        return Record(**read_object(record_file(folder)))
+    except (UserError, TypeError):
         return None
 
 

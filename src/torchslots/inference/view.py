@@ -1,6 +1,5 @@
 """What a model sees of a frame, the way back from its masks to the frame, and hints for the first frame."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from torchslots.data.fitting import RESIZERS
 from torchslots.data.transforms import mask_boxes
 from torchslots.io.errors import UserError
+from torchslots.io.json_files import read_json
 
 ViewKind = Literal["crop", "squeeze", "whole"]
 _LONGEST = 8
@@ -45,12 +45,7 @@ def read_boxes(file: Path) -> FirstFrameHint:
     Raises:
         UserError: another kind of file, or a box that is empty or outside the frame.
     """
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file} cannot be read as JSON: {error}. Write [[ymin, xmin, ymax, xmax], ...]."
-        ) from error
+    found = read_json(file, "Write [[ymin, xmin, ymax, xmax], ...].")
     found = {"boxes": found} if isinstance(found, list) else found
     known = isinstance(found, dict) and "boxes" in found
     if not known or found.get("format", "yxyx") not in _FORMATS or found.get("normalized") not in _YES_NO:

@@ -3,12 +3,12 @@
 import contextlib
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from torchslots.io.arrays import read_arrays
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_file
 
@@ -54,9 +54,8 @@ def cached(path: Path, kind: str, make: Callable[[], Arrays]) -> Arrays:
     stamp = np.array([_VERSION, *file_stamp(path)], np.int64)
     places = cache_places(path, f".{kind}.npz")
     for place in places:
-        with contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile):
-            with np.load(place, allow_pickle=False) as table:
-                arrays: dict[str, np.ndarray] = {name: table[name] for name in table.files}
+        with contextlib.suppress(UserError):
+            arrays = read_arrays(place, "") if place.is_file() else {}
             if np.array_equal(arrays.pop("stamp", np.empty(0)), stamp):
                 return arrays
     made = make()

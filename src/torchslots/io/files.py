@@ -5,10 +5,13 @@ import errno
 import fcntl
 import hashlib
 import os
+import platform
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -18,6 +21,9 @@ from torchslots.io.errors import UserError, first_line
 SPARE = 64 << 20
 """Bytes of disk that are left free."""
 ADVICE = "What was there before is untouched. Free some space or choose another folder."
+_UNFINISHED = re.compile(r"\..+\.(?P<host>[0-9a-f]{6})\.(?P<process>\d+)\.[0-9a-f]{8}\.part")
+"""Names of `_part`."""
+_NAME_LENGTH = 200
 _BUSY = (errno.EACCES, errno.EAGAIN)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -117,10 +123,7 @@ def hidden(path: Path | str) -> bool:
 def remove_partial(folder: Path, name: str = "*") -> None:
     """Remove unfinished files and folders called `name` that a killed process left in `folder`."""
     for path in (*folder.glob(f".{name}.*.part"), *folder.glob(f".aside_{name}")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
 
 
 @contextmanager
@@ -185,7 +188,42 @@ def size_text(size: float) -> str:
 
 
 def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    _sweep(path.parent)
+    name = path.name[:_NAME_LENGTH]
+    return path.with_name(f".{name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.part")
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    """This machine, in six letters: folders may be shared by several, whose processes have numbers of their own."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+@lru_cache(maxsize=4096)
+def _sweep(folder: Path) -> None:
+    """Remove, once for each process, unfinished files in a folder whose processes on this machine have ended."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            owner = _UNFINISHED.fullmatch(path.name)
+            if owner and owner["host"] == _host() and not _lives(int(owner["process"])):
+                _remove(path)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _share(file: Path) -> None:

@@ -34,16 +34,17 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """
     import av
 
-    _check_extent(path)
     try:
+        _check_extent(path)
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise UserError(f"{path} has no video track: it is sound only, or truncated. Copy it again.")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
-    # PyAV raises IndexError where a header names no readable stream
-    except (av.FFmpegError, IndexError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # PyAV raises whatever a damaged header or its metadata make it meet
         raise UserError(
             f"{path} cannot be read as a video ({error}): it is truncated, damaged or of another kind. "
             "Copy it again, or write it anew with ffmpeg."

@@ -1,7 +1,6 @@
 """Read images, still and animated, and folders of them (Pillow)."""
 
 import re
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,7 +24,6 @@ _TIFF = (".tif", ".tiff")
 _ORIENTATION = 0x0112
 _REDUCED = 254
 """TIFF's NewSubfileType, 1 for a smaller copy of another page."""
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
 def read_image(path: Path | str) -> UInt8[ndarray, "H W 3"]:
@@ -184,7 +182,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(
             f"{path} is not an image, whatever its name says. Remove it or write it again."
         ) from error
-    except (*_PILLOW_ERRORS, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises whatever a damaged or huge image makes it meet
         raise UserError(
             f"{path} cannot be read as an image ({error}). Remove it or write it again."
         ) from error

@@ -1,8 +1,9 @@
 """Read the metrics that a run has logged."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from torchslots.io.json_files import parse_json
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -22,7 +23,7 @@ def read_records(file: Path) -> list[dict[str, Any]]:
     records = []
     for line in file.read_bytes().split(b"\n"):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from torchslots.io.errors import UserError
 
+_SMALL = 1 << 20
+"""Bytes that a tensor of one value, expanded, may have."""
 _MAGIC = 0x1950A86A20F9469CFC6C
 """The first of the pickles, `_PARTS` in all, that torch.save wrote before it wrote archives."""
 _PARTS = 5
@@ -37,7 +40,24 @@ def read_torch_file(path: Path) -> Mapping[Any, Any]:
         raise UserError(
             f"{path} holds a {type(content).__name__} where a state dict should be. Give a model's checkpoint."
         )
+    if (large := _expanded(content)) is not None:
+        raise UserError(
+            f"{path} holds a tensor {list(large.shape)} that is far larger than its stored values. Copy or download it "
+            "again."
+        )
     return content
+
+
+def _expanded(content: Any, depth: int = 8) -> Tensor | None:
+    """The first tensor that would need far more memory than the file holds for it; None: there is none."""
+    if isinstance(content, Tensor):
+        needed = content.numel() * content.element_size()
+        stored = content.untyped_storage().nbytes() if content.layout == torch.strided else 0
+        return content if needed > max(stored, _SMALL) else None
+    parts = content.values() if isinstance(content, Mapping) else content
+    nested = depth and isinstance(content, Mapping | list | tuple)
+    found = (_expanded(part, depth - 1) for part in parts) if nested else ()
+    return next((tensor for tensor in found if tensor is not None), None)
 
 
 def _refusal(path: Path, error: Exception) -> str:

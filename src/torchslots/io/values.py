@@ -88,6 +88,11 @@ def _as(hint: Any, value: Any, where: str, nested: Nested | None) -> Any:
         return value
     if origin is tuple:
         return _several(typing.get_args(hint), value, where, nested)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where} should be an object of names and values, got {_shown(value)}.")
+        kind = typing.get_args(hint)[1]
+        return {str(key): revive(kind, item, f"{where}: {key}", nested) for key, item in value.items()}
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is str and isinstance(value, PurePath):

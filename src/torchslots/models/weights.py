@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import google_crc32c
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torchslots._version import __version__
 from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import atomic_files, write_file
+from torchslots.io.json_files import sealed
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -38,6 +40,9 @@ _DRAWS = {
     nn.init.kaiming_uniform_,
 }
 """Functions that fill weights with random numbers; the other functions of `nn.init` call the first two."""
+_CHECKSUM = "crc32c"
+"""In the metadata of model.safetensors: `checksum` of its tensors."""
+_BLOCK = 1 << 22
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -90,8 +95,8 @@ def save_pretrained(
         weights_file,
         config_file,
     ):
-        save_file(tensors, weights_file, metadata={"format": "pt"})
-        config_file.write_text(json.dumps(settings, indent=2) + "\n")
+        save_file(tensors, weights_file, metadata={"format": "pt", _CHECKSUM: checksum(tensors)})
+        config_file.write_text(json.dumps(sealed(settings), indent=2) + "\n")
     _write_card(folder / _CARD_NAME, config.family, model.load_function, tensors, card or {})
     return folder
 
@@ -137,6 +142,19 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32C of tensors as they are stored, with their names, types and shapes."""
+    found = 0
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        about = f"{name} {value.dtype} {list(value.shape)} "
+        found = google_crc32c.extend(found, about.encode())
+        data = value.reshape(-1).view(torch.uint8).numpy()
+        for start in range(0, len(data), _BLOCK):
+            found = google_crc32c.extend(found, data[start : start + _BLOCK].tobytes())
+    return f"{found:08x}"
+
+
 class WithoutSampling(TorchFunctionMode):
     """Build a model with zeros in place of random initial weights, for weights that are all loaded next.
 
@@ -164,20 +182,47 @@ def load_weights(model: nn.Module, file: Path, device: torch.device, elsewhere: 
         UserError: the file is truncated or of another format, its tensors do not fit the model, or are not finite.
     """
     try:
+        stated = check_stored(model, file, elsewhere)
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from error
+    if stated is not None and checksum(tensors) != stated:
+        raise UserError(
+            f"{file} is damaged: its tensors do not match their checksum. Copy or convert it again."
+        )
+    check_finite(tensors, str(file))
+    model.load_state_dict(tensors, strict=not elsewhere)
+    model.to(device)
+
+
+def check_stored(model: nn.Module, file: Path, elsewhere: tuple[str, ...] = ()) -> str | None:
+    """Check that a safetensors file fits a model, which may be on the meta device; only the file's header is read.
+
+    Returns:
+        The stated checksum of its tensors; None: an older version or another program wrote it.
+
+    Raises:
+        UserError: it is truncated or of another format, or its tensors do not fit the model.
+    """
+    try:
         with safe_open(file, framework="pt") as stored:
             found = {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
-        remedy = f"Keep {CONFIG_NAME} and {WEIGHTS_NAME} together as they were written."
-        own = model.state_dict()
-        wanted = {name: own[name] for name in own if not name.startswith(elsewhere)} if elsewhere else own
-        check_fit(found, shapes(wanted), f"{file} does not fit the model in {CONFIG_NAME}", remedy)
-        tensors = load_file(file)
-        check_finite(tensors, str(file))
-        model.load_state_dict(tensors, strict=not elsewhere)
+            stated = (stored.metadata() or {}).get(_CHECKSUM)
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{file} is truncated or not a safetensors file: {first_line(error)}. Copy or convert it again."
-        ) from error
-    model.to(device)
+        raise _unreadable(file, error) from error
+    remedy = f"Keep {CONFIG_NAME} and {WEIGHTS_NAME} together as they were written."
+    own = model.state_dict()
+    wanted = {name: own[name] for name in own if not name.startswith(elsewhere)} if elsewhere else own
+    check_fit(found, shapes(wanted), f"{file} does not fit the model in {CONFIG_NAME}", remedy)
+    return stated
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return UserError(f"{file} cannot be read: {error.strerror}. Check its permissions and the disk.")
+    return UserError(
+        f"{file} is truncated or not a safetensors file: {first_line(error)}. Copy or convert it again."
+    )
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:

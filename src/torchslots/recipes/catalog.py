@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,8 @@ import torch
 
 from torchslots.io import plugins
 from torchslots.io.errors import UserError, check_type, first_line, nearest, note
+from torchslots.io.json_files import read_object
+from torchslots.io.ranges import check_ranges
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes import (
@@ -31,7 +32,7 @@ from torchslots.recipes import (
     tokenizers,
     videosaur,
 )
-from torchslots.recipes.config import ModelConfig, Recipe, current_name, from_dict
+from torchslots.recipes.config import RANGES, ModelConfig, Recipe, current_name, from_dict
 
 Built = ObjectCentricModel | Tokenizer
 """What a recipe trains: a model with slots, or a tokenizer that is trained before it."""
@@ -283,26 +284,35 @@ def build_seeded(config: ModelConfig, seed: int) -> Built:
         return build(config)
 
 
+_RUN = "Give a folder that `torchslots train` made."
+
+
 def read_recipe(file: Path) -> Recipe:
     """The recipe that a run wrote to `recipe.json`.
 
     Raises:
         UserError: the file is missing, is no JSON, or is of another version.
     """
-    try:
-        values = json.loads(file.read_text())
-        family = values.pop("family", None) or _family_of(values["model"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} is not a recipe: {error}. Give a folder that `torchslots train` made."
-        ) from error
-    if family not in families():
+    return recipe_of(read_object(file, _RUN), str(file))
+
+
+def recipe_of(values: dict[str, Any], file: str) -> Recipe:
+    """The recipe that `to_json` of this or an older version wrote; `file` names the source in messages.
+
+    Raises:
+        UserError: it is no recipe, or of another version.
+    """
+    model = values.get("model")
+    if not isinstance(model, dict):
+        raise UserError(f"{file} is not a recipe: it has no `model`. {_RUN}")
+    family = values.pop("family", None) or _family_of(model)
+    if not isinstance(family, str) or family not in families():
         raise UserError(
             f"{file} describes a model that this version does not know. Train again, update, or install the package "
             "that adds it."
         )
-    model = from_dict(FAMILIES[family].config, values.pop("model"), f"{file}: model")
-    return from_dict(Recipe, {**values, "model": model}, str(file))
+    model = from_dict(families()[family].config, model, f"{file}: model")
+    return from_dict(Recipe, {**values, "model": model}, file)
 
 
 def _family_of(values: dict[str, Any]) -> str | None:
@@ -318,10 +328,11 @@ def build_family(name: str, values: dict[str, Any], where: str = "config.json") 
     """Configuration and model, with fresh weights, from what `save_pretrained` wrote.
 
     Raises:
-        UserError: an unknown family or field, naming `where` it was read.
+        UserError: an unknown family or field, or a number out of range, naming `where` it was read.
     """
     family = _look_up(families(), name, "model family", _NO_FAMILY)
     config = from_dict(family.config, values, where)
+    check_ranges(config, RANGES, f"{where}: ")
     return config, family.build(config)
 
 

@@ -168,7 +168,8 @@ class Recipe:
 RANGES: dict[str, Range] = {
     **data.RANGES,
     **dict.fromkeys(("accumulation", "batch_size", "checkpoint_every", "decay_steps", "log_every"), COUNT),
-    **dict.fromkeys(("num_heads", "num_layers", "num_slots", "num_steps", "slice_size", "slot_size"), COUNT),
+    **dict.fromkeys(("num_heads", "num_layers", "num_steps", "slice_size", "slot_size"), COUNT),
+    "num_slots": Range(1, 10_000),
     **dict.fromkeys(("EvalConfig.num_videos", "short_clip", "test_videos"), COUNT),
     **dict.fromkeys(
         ("eval_every", "num_background", "num_iterations", "num_plots", "num_videos", "num_workers"),

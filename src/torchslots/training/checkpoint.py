@@ -5,7 +5,7 @@ run/recipe.json                       the run's recipe
 run/checkpoints/step_0001000/
     model.safetensors                 the weights
     training.safetensors              the optimiser's state and the averaged weights
-    state.json                        step, best value, and size and CRC-32C of the other two; written last
+    state.json                        step, best value, size and CRC-32C of the other two, and its own; written last
 ```
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_folder, disk_errors, remove_partial, write_file
-from torchslots.io.json_files import flatten, read_object
+from torchslots.io.json_files import check_seal, flatten, read_object, sealed
 from torchslots.recipes.config import Recipe, current_item, from_dict, to_json
 
 _FORMAT = 1
@@ -184,8 +184,14 @@ def read(folder: Path) -> Checkpoint:
             f"{file}: format {values.get('format')!r} is not {_FORMAT}, which this version reads. Resume with the "
             "version that wrote it."
         )
-    state = from_dict(RunState, values.get("state", {}), str(file))
-    return Checkpoint(folder, state, *(_read_part(folder / name, values.get("files", {})) for name in _PARTS))
+    check_seal(values, file)
+    stated, parts = values.get("state"), values.get("files")
+    if not isinstance(stated, dict) or "step" not in stated or not isinstance(parts, dict):
+        raise UserError(f"{file} is damaged: it does not say what the checkpoint holds.")
+    state = from_dict(RunState, stated, str(file))
+    if state.step != _step_of(folder):
+        raise UserError(f"{file} is damaged: it is of step {state.step}, its folder is {folder.name}.")
+    return Checkpoint(folder, state, *(_read_part(folder / name, parts) for name in _PARTS))
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -193,10 +199,15 @@ def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"{_PREFIX}{step:07d}"
 
 
+def _step_of(folder: Path) -> int | None:
+    digits = folder.name.removeprefix(_PREFIX)
+    return int(digits) if digits.isdecimal() else None
+
+
 def list_steps(run: Path) -> list[int]:
     """Steps of the checkpoints in a run folder, damaged ones included, oldest first."""
     names = [path.name for path in (run / "checkpoints").glob(f"{_PREFIX}*")]
-    return sorted(int(name[len(_PREFIX) :]) for name in names if name[len(_PREFIX) :].isdigit())
+    return sorted(int(name[len(_PREFIX) :]) for name in names if name[len(_PREFIX) :].isdecimal())
 
 
 def read_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
@@ -229,7 +240,7 @@ def _fill(folder: Path, state: RunState, model: dict[str, Tensor], training: dic
         parts[name] = {"bytes": len(data), "crc32c": google_crc32c.value(data)}
         (folder / name).write_bytes(data)
     values = {"format": _FORMAT, "state": dataclasses.asdict(state), "files": parts}
-    (folder / "state.json").write_text(json.dumps(values, indent=2))
+    (folder / "state.json").write_text(json.dumps(sealed(values), indent=2))
 
 
 def _read_part(path: Path, parts: dict[str, Any]) -> dict[str, Tensor]:
@@ -238,7 +249,9 @@ def _read_part(path: Path, parts: dict[str, Any]) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     tensors = read_tensors(path, data)
-    expected = parts.get(path.name, {})
+    expected = parts.get(path.name)
+    if not isinstance(expected, dict):
+        raise UserError(f"{path.with_name('state.json')} is damaged: it has no checksum of {path.name}.")
     if google_crc32c.value(data) != expected.get("crc32c"):
         raise UserError(
             f"{path} is damaged: {len(data)} bytes whose CRC-32C is not the one in state.json "

@@ -5,6 +5,7 @@ accelerate's trackers cannot drop the steps that a resumed run repeats, nor sepa
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,12 +15,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, note
 from torchslots.io.files import disk_errors, write_file
 from torchslots.io.run_log import METRICS_NAME, read_records
 
 _T = TypeVar("_T")
 _UNTOUCHED = "The checkpoints are untouched: free some space and give the same command again."
+_BOARD = "tensorboard"
 _NO_WANDB = "Weights & Biases is not installed: pip install 'torchslots[wandb]', or leave out --wandb."
 
 
@@ -49,6 +51,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         self._run, self._step, self._settings = run, step, settings or {}
         self._file, self._active, self._with_wandb = run / METRICS_NAME, active, wandb
         self._board, self._wandb = None, None
+        self._hook = threading.excepthook
 
     def _open(self) -> None:
         """Start TensorBoard and W&B, unless they run.
@@ -68,7 +71,8 @@ class RunLog(AbstractContextManager["RunLog"]):
             write_file(self._file, "".join(json.dumps(record) + "\n" for record in records), durable=True)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._board = SummaryWriter(str(run / _BOARD), purge_step=step + 1)
+        self._hook, threading.excepthook = threading.excepthook, self._of_thread
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add one record; values that are not finite become null in the file.
@@ -83,9 +87,10 @@ class RunLog(AbstractContextManager["RunLog"]):
         with disk_errors(self._file, _UNTOUCHED), self._file.open("a") as stream:
             stream.write(json.dumps({"step": step, "time": round(time.time(), 3), **known}) + "\n")
         finite = {key: value for key, value in known.items() if value is not None}
-        for key, value in finite.items():
-            assert self._board is not None
-            self._board.add_scalar(key, value, step)
+        with disk_errors(self._run / _BOARD, _UNTOUCHED):
+            for key, value in finite.items():
+                assert self._board is not None
+                self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
 
@@ -99,7 +104,8 @@ class RunLog(AbstractContextManager["RunLog"]):
             return
         self._open()
         if self._board is not None:
-            self._board.add_image(name, pixels, step, dataformats="HWC")
+            with disk_errors(self._run / _BOARD, _UNTOUCHED):
+                self._board.add_image(name, pixels, step, dataformats="HWC")
         if self._wandb is not None:
             import wandb  # pyright: ignore[reportMissingImports]
 
@@ -107,9 +113,26 @@ class RunLog(AbstractContextManager["RunLog"]):
 
     def __exit__(self, *error: object) -> None:
         if self._board is not None:
-            self._board.close()
+            try:
+                self._board.close()
+            except OSError as problem:
+                self._lost(problem)
+            threading.excepthook = self._hook
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _of_thread(self, problem: threading.ExceptHookArgs) -> None:
+        """One line for a full disk in the thread that writes for TensorBoard; the next record ends the run."""
+        if isinstance(problem.exc_value, OSError) and type(problem.thread).__module__.startswith(
+            "tensorboard"
+        ):
+            self._lost(problem.exc_value)
+        else:
+            self._hook(problem)
+
+    def _lost(self, problem: OSError) -> None:
+        lost = f"Its last records are lost; {METRICS_NAME} has them."
+        note(f"{self._run / _BOARD} cannot be written: {problem.strerror}. {lost}")
 
 
 class Clock:

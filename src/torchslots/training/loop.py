@@ -98,7 +98,7 @@ def train(
             _say(first, done)
             return _result(run, state)
         log = RunLog(run, state.step, wandb=wandb, settings=dataclasses.asdict(recipe), active=first)
-        with log, stop_request() as stop, explained(run, recipe.train, rank):
+        with log, stop_request() as stop, explained(run, recipe, rank, model):
             skipped = SkippedRecords(skip_corrupt)
             validate = None
             if eval_set is not None:

@@ -182,6 +182,16 @@ class TrainStep:
             buffer.copy_(before[name])
         return seconds
 
+    def repeat(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """Losses and gradients of a step as `__call__` computes them, without its update.
+
+        Args:
+            batch: as `NonFinite` has it.
+        """
+        seed_step(self._train.seed, step, self.accelerator.process_index)
+        self._seed = torch_seed(self._train.seed, step, 0)
+        return self._backward(batch, step)
+
     def drain(self) -> None:
         """Wait for the check of the last step. All processes must call this, or none.
 

@@ -12,15 +12,17 @@ from types import FrameType
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
 from torchslots.io.processes import errors_of
-from torchslots.recipes.config import TrainConfig
+from torchslots.recipes.config import Recipe, to_json
 from torchslots.training.checkpoint import to_bytes
 from torchslots.training.step import NonFinite
 
+BATCH_OF, WEIGHTS_OF = "nonfinite_batch_step_", "nonfinite_weights_step_"
+"""Files in the run of a step whose loss is not finite, with its number from 1."""
 _PASSED_ON = 5.0  # seconds
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "gloo")
 """What errors of several processes say when one of them is gone."""
@@ -88,14 +90,18 @@ def is_lost_process(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def explained(run: Path, train: TrainConfig, rank: int) -> Iterator[None]:
-    """Turn a loss that is not finite and full device memory into a `UserError` with a remedy."""
+def explained(run: Path, recipe: Recipe, rank: int, model: nn.Module) -> Iterator[None]:
+    """Turn a loss that is not finite and full device memory into a `UserError` with a remedy.
+
+    Of a step whose loss is not finite the batch and the weights are saved, for `training/replay.py`.
+    """
+    train = recipe.train
     try:
         with errors_of(rank):
             yield
     except NonFinite as error:
         with errors_of(rank):
-            raise UserError(_save_batch(run, error, rank)) from error
+            raise UserError(_save_step(run, recipe, error, rank, model)) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"The device has no memory for {train.batch_size} clips in {train.accumulation} parts. Raise "
@@ -103,16 +109,23 @@ def explained(run: Path, train: TrainConfig, rank: int) -> Iterator[None]:
         ) from error
 
 
-def _save_batch(run: Path, error: NonFinite, rank: int) -> str:
-    """Save the batch of a step whose loss is not finite; returns the message."""
+def _save_step(run: Path, recipe: Recipe, error: NonFinite, rank: int, model: nn.Module) -> str:
+    """Save the batch and the weights of a step whose loss is not finite; returns the message."""
     step = error.step + 1
-    file = run / f"nonfinite_batch_step_{step}{f'_process_{rank}' if rank else ''}.safetensors"
+    file = run / f"{BATCH_OF}{step}{f'_process_{rank}' if rank else ''}.safetensors"
     tensors = {key: value for key, value in error.batch.items() if isinstance(value, Tensor)}
-    names = json.dumps(error.batch.get("name", []))
-    write_file(file, to_bytes(tensors, {"names": names}), durable=True)
+    about = {
+        "names": json.dumps(error.batch.get("name", [])),
+        "recipe": to_json(recipe),
+        "step": str(error.step),
+    }
+    write_file(file, to_bytes(tensors, about), durable=True)
+    if not rank:
+        write_file(run / f"{WEIGHTS_OF}{step}.safetensors", to_bytes(model.state_dict()), durable=True)
     bad = ", ".join(f"`{name}` is {value}" for name, value in error.culprits.items())
     return (
         f"Step {step} stopped before the update: {bad or 'a loss of another process is not finite'}, at learning rate "
-        f"{error.learning_rate:.3g}. The batch is in {file}. Look at it for bad values; else lower "
+        f"{error.learning_rate:.3g}. The batch is in {file}, the weights are beside it. "
+        f"`torchslots train --replay {file}` finds the first tensor that is not finite. Else lower "
         "optim.learning_rate or optim.max_grad_norm, or use fp32."
     )

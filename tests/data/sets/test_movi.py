@@ -221,7 +221,7 @@ def _foreign_info(folder: Path) -> None:
             r"1 of 2 shards of `train` are missing: movi_a-train\.tfrecord-00000-of-00002",
         ),
         (_remove_first_shard_and_info, "train", r"missing: movi_a-train\.tfrecord-00000-of-00002"),
-        (_break_info, "train", r"dataset_info\.json cannot be read"),
+        (_break_info, "train", r"dataset_info\.json is not JSON"),
         (_foreign_info, "train", r"dataset_info\.json does not list splits as TFDS writes them"),
         (lambda folder: None, "test", "no split `test`. It has: train, validation"),
         (lambda folder: None, "validation", "1 of 1 shards of `validation` are missing"),
@@ -309,7 +309,7 @@ def _no_frames(example: dict[str, Any]) -> None:
         (_no_image, "an image that is no PNG"),
         (_other_size, "frame 3 is uint8"),
         (_few_flows, "broken feature `backward_flow`"),
-        (_boxes_of_no_frame, "boxes that do not fit"),
+        (_boxes_of_no_frame, "rows do not make"),
         (_no_frames, "has no frames"),
     ],
 )

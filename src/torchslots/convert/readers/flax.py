@@ -1,7 +1,9 @@
 """Reader of flax checkpoints (`ckpt-N.flax`, msgpack) without JAX; nothing in the file is executed."""
 
 import gzip
+import io
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ import numpy as np
 from torchslots.convert.layouts import Arrays
 from torchslots.convert.readers.checkpoint import Checkpoint, find_file
 from torchslots.io.errors import UserError
+from torchslots.io.files import size_text
 
+_ALWAYS, _RATIO = 1 << 28, 20
+"""Unpacked bytes: what is always read, and the most for each packed one."""
 _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 """Tags of `flax.serialization`."""
 _OPTAX_ADAM = ("opt_state", "1", "0")
@@ -29,6 +34,18 @@ def read(source: Path) -> Checkpoint:
     """
     path = find_file(source, _candidates, "ckpt-N.flax", "checkpoints-0", "ckpt-21.flax")
     tree = _parse(path)
+    try:
+        return _content(path, tree)
+    except UserError:
+        raise
+    except Exception as error:  # a tree of another form may lack anything
+        raise UserError(
+            f"{path} is msgpack, but no flax checkpoint as its writers make them ({type(error).__name__}: {error}). "
+            "Copy or download it again."
+        ) from error
+
+
+def _content(path: Path, tree: dict[str, Any]) -> Checkpoint:
     params = _subtree(tree, ("optimizer", "target"), ("params",), ("opt_target",)) or tree
     weights = {name: leaf for name, leaf in _leaves(params) if isinstance(leaf, np.ndarray)}
     if not weights or not any(name.endswith("kernel") for name in weights):
@@ -70,8 +87,8 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
+            data = _unpacked(data)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}. Copy or download it again.") from error
     if data[:1] == b"\x80" or data[:2] == b"PK":
         raise UserError(
@@ -88,6 +105,20 @@ def _parse(path: Path) -> dict[str, Any]:
             f"{path} is not a flax checkpoint: a {type(tree).__name__} where a map of arrays should be."
         )
     return tree
+
+
+def _unpacked(data: bytes) -> bytes:
+    """Decompressed bytes.
+
+    Raises:
+        ValueError: they are far more than weights ever give.
+    """
+    most = max(_ALWAYS, _RATIO * len(data))
+    with gzip.open(io.BytesIO(data)) as packed:
+        found = packed.read(most + 1)
+    if len(found) > most:
+        raise ValueError(f"it unpacks to more than {size_text(most)}, which no weights of its size do")
+    return found
 
 
 def _extension(tag: int, data: bytes) -> Any:

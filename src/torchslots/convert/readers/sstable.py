@@ -4,13 +4,15 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchslots.data.formats.example import MalformedExample, varint
+from torchslots.data.formats.example import varint
 from torchslots.data.formats.tfrecord import masked_crc
 from torchslots.io.errors import UserError
 
 _FOOTER, _TRAILER = 48, 5
 _MAGIC = bytes.fromhex("57fb808b247547db")
 _PLAIN, _SNAPPY = 0, 1
+_RATIO = 64
+"""Most bytes that snappy makes of one."""
 
 
 def read_table(path: Path) -> dict[bytes, bytes]:
@@ -30,7 +32,7 @@ def read_table(path: Path) -> dict[bytes, bytes]:
         )
     try:
         return dict(_table(memoryview(data)))
-    except (MalformedExample, ValueError, IndexError, struct.error) as error:
+    except Exception as error:  # a damaged table makes its reader meet anything
         raise UserError(f"{path} is damaged: {error}. Copy or download it again.") from error
 
 
@@ -84,6 +86,8 @@ def unpack_snappy(packed: memoryview) -> bytes:
         ValueError: a copy from before the beginning, or another length than announced.
     """
     size, position = varint(packed, 0)
+    if size > _RATIO * len(packed):
+        raise ValueError(f"snappy data of {len(packed)} bytes that claim to unpack to {size}")
     out = bytearray()
     while position < len(packed):
         tag = packed[position]
@@ -94,6 +98,8 @@ def unpack_snappy(packed: memoryview) -> bytes:
             continue
         if not 0 < offset <= len(out):
             raise ValueError(f"snappy data copy from {offset} bytes back after {len(out)}")
+        if len(out) + length > size:
+            raise ValueError(f"snappy data unpack to more than {size} bytes")
         for _ in range(length):
             out.append(out[-offset])
     if len(out) != size:

@@ -99,7 +99,7 @@ class TensorflowCheckpoint:
         if not self._nodes and _GRAPH in self.entries:
             try:
                 self._nodes.extend(_nodes(memoryview(self._string(_GRAPH))))
-            except (MalformedExample, TypeError, UnicodeDecodeError) as error:
+            except (MalformedExample, TypeError, ValueError) as error:
                 raise self._damaged(_GRAPH, str(error)) from error
         return self._nodes
 
@@ -119,6 +119,8 @@ class TensorflowCheckpoint:
     def _bytes(self, key: str, entry: Entry) -> bytes:
         shard = Path(f"{self.path}.data-{entry.shard:05d}-of-{self.num_shards:05d}")
         try:
+            if entry.offset + entry.size > shard.stat().st_size:
+                raise self._damaged(key, f"{shard.name} ends before byte {entry.offset + entry.size}")
             with shard.open("rb") as file:
                 file.seek(entry.offset)
                 raw = file.read(entry.size)
@@ -159,7 +161,7 @@ def read(source: Path) -> TensorflowCheckpoint:
     try:
         num_shards = _header(table.pop(b"", b""))
         entries = {key.decode(): _entry(memoryview(value)) for key, value in table.items()}
-    except (MalformedExample, ValueError, TypeError, struct.error) as error:
+    except Exception as error:  # entries of another form may hold anything
         raise UserError(
             f"{path}.index is a table but not a checkpoint's: {error}. Give a TensorFlow 2 checkpoint."
         ) from error

@@ -4,7 +4,6 @@ import gzip
 import shutil
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -38,12 +37,14 @@ def extract(
                     _write(target, size, stream)
                     written.append(target)
                 advance(1)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise _damaged(archive, error, written) from error
     except UserError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno is None:
             raise _damaged(archive, error.__cause__, written) from error
         raise
+    except (
+        Exception
+    ) as error:  # the readers raise whatever a damaged archive, or a name in it, makes them meet
+        raise _damaged(archive, error, written) from error
 
 
 def list_members(archive: Path) -> list[str]:
@@ -54,7 +55,7 @@ def list_members(archive: Path) -> list[str]:
     """
     try:
         return [name for name, _, _ in _members(archive)]
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+    except Exception as error:  # as in `extract`
         raise _damaged(archive, error, []) from error
 
 

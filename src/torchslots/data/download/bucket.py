@@ -1,12 +1,12 @@
 """List a data set's files in a public bucket of Google Cloud Storage."""
 
-import json
 import re
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 from torchslots.data.download.http import Refused, RemoteFile, fetch
+from torchslots.io.json_files import parse_json
 
 STORAGE = "https://storage.googleapis.com"
 SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
@@ -47,7 +47,7 @@ def listing(host: str, bucket: str, prefix: str) -> Iterator[RemoteFile]:
     """
     query = {"prefix": f"{prefix}/", "maxResults": "1000", "fields": "items(name,size,md5Hash),nextPageToken"}
     while True:
-        page = json.loads(fetch(f"{host}/storage/v1/b/{bucket}/o?{urllib.parse.urlencode(query)}"))
+        page = parse_json(fetch(f"{host}/storage/v1/b/{bucket}/o?{urllib.parse.urlencode(query)}"))
         for item in page.get("items", []):
             name = item["name"].removeprefix(f"{prefix}/")
             if re.fullmatch(r"[\w.+-]+", name) and not name.startswith("."):

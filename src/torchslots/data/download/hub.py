@@ -1,6 +1,5 @@
 """Files of public repositories on the Hugging Face hub, and their addresses."""
 
-import json
 import os
 import re
 import urllib.parse
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchslots.data.download.http import NoConnection, RemoteFile, ask, demand_connection
+from torchslots.io.json_files import parse_json
 
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 
@@ -68,7 +68,7 @@ def list_files(repo: str) -> list[HubFile]:
 
 def _page(response: Any) -> tuple[list[dict[str, Any]], str | None]:
     """The items of an answer, and the address of the next one."""
-    items = json.loads(response.read())
+    items = parse_json(response.read())
     if not isinstance(items, list) or not all(isinstance(item, dict) and "path" in item for item in items):
         raise ValueError("the answer is no list of files")
     following = _NEXT.search(response.headers.get("Link") or "")

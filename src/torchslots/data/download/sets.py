@@ -25,6 +25,7 @@ from torchslots.data.download.http import (
 )
 from torchslots.io.errors import UserError
 from torchslots.io.files import check_space, size_text, write_file
+from torchslots.io.json_files import parse_json
 
 _SINGLE = (".tfrecords", ".zip", ".gz", ".tar")
 
@@ -63,7 +64,7 @@ def download(
     folder = Path(root) / prefix.removeprefix("tfds/")
     host = (base_url or os.environ.get("TORCHSLOTS_MIRROR") or STORAGE).rstrip("/")
     with server_errors(host):
-        info = checked_info(json.loads(fetch(f"{host}/{remote.bucket}/{prefix}/dataset_info.json")))
+        info = checked_info(parse_json(fetch(f"{host}/{remote.bucket}/{prefix}/dataset_info.json")))
         offered = offered_files(host, remote.bucket, prefix, info)
     chosen = _choose(offered, info, splits, shards, f"{name} at {size} pixels")
     _check_room(folder, {file.name: _size(file, info) for file in chosen})

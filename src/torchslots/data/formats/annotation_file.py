@@ -1,11 +1,11 @@
 """COCO's and YouTube-VIS' annotation files: JSON tables, checked row by row."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torchslots.io.errors import UserError
+from torchslots.io.json_files import read_object
 
 Row = dict[str, Any]
 Kinds = Mapping[str, type | tuple[type, ...]]
@@ -27,17 +27,7 @@ class AnnotationFile:
             UserError: it is not there, cut off, nested too deeply, or no object.
         """
         self.path, self._remedy = path, remedy
-        try:
-            tables = json.loads(path.read_bytes())
-        except OSError as error:
-            raise self.error(f"cannot be opened: {error.strerror}") from error
-        except RecursionError as error:
-            raise self.error("is nested too deeply for annotations") from error
-        except ValueError as error:
-            raise self.error(f"is cut off or no JSON ({error})") from error
-        if not isinstance(tables, dict):
-            raise self.error(f"holds a {type(tables).__name__}, not tables by name")
-        self._tables: Row = tables
+        self._tables: Row = read_object(path, remedy)
 
     def error(self, what: str) -> UserError:
         """A message about this file: what is wrong, and how to get it anew."""

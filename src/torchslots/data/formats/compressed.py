@@ -16,14 +16,21 @@ import numpy as np
 from jaxtyping import UInt8
 
 from torchslots.data.formats.example import MalformedExample, RawFeature, decode_bytes
-from torchslots.data.formats.tfrecord import FOOTER, HEADER, Compression, CorruptRecord, masked_crc, opened
+from torchslots.data.formats.tfrecord import (
+    FOOTER,
+    HEADER,
+    LONGEST,
+    Compression,
+    CorruptRecord,
+    masked_crc,
+    opened,
+)
 from torchslots.io.errors import UserError
 
 _READ = 1 << 18
 """Compressed bytes read at once."""
 _INFLATE = 1 << 22
 """Most bytes of one step of decompression; bounds the memory."""
-_LONGEST = 1 << 31
 _BYTES_LIST = 1
 _STRING = (1 << 3 | 2, 1)
 """Bytes before that of a one-byte string: field 1 with a length, and the length 1."""
@@ -109,12 +116,12 @@ class PackedRecords:
                 "is cut off" if len(header) < HEADER else "has a length that does not match its checksum"
             )
         length = struct.unpack("<Q", header[:8])[0]
-        if length > _LONGEST:
+        if length > LONGEST:
             self._lost(f"claims to have {length} bytes")
-        body = self._read(length + FOOTER)
-        if len(body) < length + FOOTER:
+        payload, footer = self._read(length), self._read(FOOTER)
+        if len(footer) < FOOTER:
             self._lost(f"is cut off: the file ends at byte {self.consumed}")
-        return body[:length], body[length:]
+        return payload, footer
 
     def _read(self, size: int) -> bytes:
         """`size` bytes, fewer only at the end of the file."""

@@ -1,15 +1,18 @@
 """Decode and encode PNG images of 8 and 16 bits, and read image files of a known kind."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from torchslots.data.formats.example import MalformedExample
 from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.io.errors import UserError
 
+_MOST_PIXELS = 1 << 26
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BIT_DEPTH, _COLOR_TYPE, _RGB = 24, 25, 2
 
@@ -22,11 +25,14 @@ def decode_png(data: bytes) -> UInt[np.ndarray, "H W C"]:
     """
     if data[:8] != _SIGNATURE or len(data) <= _COLOR_TYPE:
         raise MalformedExample("an image that is no PNG")
+    width, height = struct.unpack(">II", data[16:24])
+    if width * height > _MOST_PIXELS:
+        raise MalformedExample(f"a PNG image of {width} x {height} pixels, more than any data set has")
     if data[_BIT_DEPTH] == 16 and data[_COLOR_TYPE] == _RGB:
         return _decode_deep_color(data)
     try:
         image = np.asarray(Image.open(io.BytesIO(data), formats=("PNG",)))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow raises whatever a damaged chunk makes it meet
         raise MalformedExample(f"a PNG image that cannot be decoded ({error})") from error
     return image if image.ndim == 3 else image[..., None]
 
@@ -38,7 +44,7 @@ def _decode_deep_color(data: bytes) -> UInt[np.ndarray, "H W 3"]:
 
     try:
         frames = av.CodecContext.create("png", "r").decode(av.Packet(data))  # type: ignore[attr-defined]
-    except FFmpegError as error:
+    except (FFmpegError, ValueError) as error:
         raise MalformedExample(f"a PNG image that cannot be decoded ({error})") from error
     if not frames:
         raise MalformedExample("a PNG image that is cut off")
@@ -63,7 +69,9 @@ def read_image(
                 kinds = " or ".join(modes)
                 raise CorruptRecord(path, record, f"is an image of mode {image.mode}, not {kinds}")
             return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # as in `decode_png`
         raise CorruptRecord(path, record, f"cannot be read: {error}") from error
 
 

@@ -2,7 +2,6 @@
 
 import bisect
 import itertools
-import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,8 +13,12 @@ from torchslots.data.find import check_split, folders, names, not_found
 from torchslots.data.formats.example import MalformedExample, RawFeature, scan_example
 from torchslots.data.formats.tfrecord import CorruptRecord, RecordFile
 from torchslots.io.errors import UserError
+from torchslots.io.json_files import read_object
 
 _SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord(-(?P<index>\d{5,})-of-(?P<count>\d{5,}))?")
+
+
+_MOST_RECORDS = 1 << 40
 
 
 class _Listed(NamedTuple):
@@ -27,7 +30,10 @@ class _Listed(NamedTuple):
 
 def _listed(entry: dict[str, Any]) -> _Listed:
     template = entry.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    return _Listed([int(length) for length in entry.get("shardLengths") or []], str(template))
+    lengths = [int(length) for length in entry.get("shardLengths") or []]
+    if any(not 0 <= length < _MOST_RECORDS for length in lengths):
+        raise ValueError("a shard's length that no file has")
+    return _Listed(lengths, str(template))
 
 
 @dataclass(frozen=True)
@@ -45,14 +51,12 @@ class TfdsFolder:
             UserError: the file cannot be read, or does not list splits as TFDS does.
         """
         file = self.path / "dataset_info.json"
-        try:
-            info = json.loads(file.read_text())
-            return {entry["name"]: _listed(entry) for entry in info.get("splits") or []}
-        except FileNotFoundError:
+        if not file.exists():
             return {}
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read: {error}. Download it again.") from error
-        except (KeyError, TypeError, AttributeError) as error:
+        info = read_object(file, "Download it again.")
+        try:
+            return {str(entry["name"]): _listed(entry) for entry in info.get("splits") or []}
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise UserError(f"{file} does not list splits as TFDS writes them. Download it again.") from error
 
     @property

@@ -23,6 +23,8 @@ from torchslots.io.files import atomic_file
 
 HEADER, FOOTER = 12, 4
 """Bytes before and after a record's payload."""
+LONGEST = 1 << 28
+"""Most bytes of a payload, several times those of the longest video that is published as a record."""
 _LEVEL = 1
 """Level of compression: the fastest."""
 
@@ -114,6 +116,8 @@ class RecordFile:
             reason = self.damage or f"does not exist: the file holds {count} records"
             raise CorruptRecord(self.path, record, reason)
         begin, end = int(starts[record]) + HEADER, int(starts[record + 1])
+        if end - FOOTER - begin > LONGEST:
+            raise CorruptRecord(self.path, record, f"claims to have {end - FOOTER - begin:,} bytes")
         with opened(self.path) as descriptor:
             payload = _read_exactly(descriptor, end - FOOTER - begin, begin)
             footer = _read_exactly(descriptor, FOOTER, end - FOOTER)

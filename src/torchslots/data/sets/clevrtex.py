@@ -13,7 +13,6 @@ their numbers; of the whole set these are the published ranges from 0, 5,000 and
 `pbg`, `vbg`, `grassbg` or `outd`, is itself a split, all of its images; `camo_train` and so on are parts of it.
 """
 
-import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -35,6 +34,7 @@ from torchslots.data.formats.example import (
 from torchslots.data.formats.png import read_image
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.io.errors import UserError
+from torchslots.io.json_files import read_object
 
 VARIANTS = ("full", "camo", "pbg", "vbg", "grassbg", "outd")
 PARTS = ("train", "validation", "test")
@@ -142,10 +142,10 @@ class ClevrTexFolder:
         """
         path = _beside(self.images[index], ".json")
         try:
-            scene = json.loads(path.read_text())
+            scene = read_object(path)
             if not isinstance(scene["objects"], list):
                 raise TypeError("objects are no list")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (UserError, KeyError, TypeError) as error:
             raise CorruptRecord(path, index, f"cannot be read: {error!r}") from error
         return scene
 

@@ -141,6 +141,9 @@ def _arrays(record: MoviRecord, keys: Collection[str], start: int, stop: int) ->
 
 def _boxes(record: MoviRecord) -> np.ndarray:
     (boxes, lengths), (frames, _) = (record.feature(name) for name in _NEEDS["boxes"])
+    if len(boxes) != len(frames):
+        reason = f"has {len(boxes)} boxes but the frames of {len(frames)}"
+        raise CorruptRecord(record.file, record.number, reason)
     try:
         return dense_boxes(boxes, frames, lengths, record.shape.num_frames, len(lengths)).numpy()
     except (ValueError, IndexError) as error:

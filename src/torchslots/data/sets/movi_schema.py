@@ -87,6 +87,8 @@ _NUMBERS = {
     "events/collisions/contact_normal": _Kind(np.float32, ("M", 3)),
 }
 SIZES = ("metadata/num_frames", "metadata/height", "metadata/width", "metadata/num_instances")
+_MOST_OF: dict[str, int] = dict(zip(SIZES, (100_000, 16_384, 16_384, 10_000)))
+"""Bounds of sizes, checked before anything of such a size is made."""
 
 
 class MoviRecord:
@@ -121,7 +123,7 @@ class MoviRecord:
             CorruptRecord: the feature cannot be decoded.
         """
         if name in _IMAGES:
-            return self._decode(name, lambda: decode_frames(decode_bytes(self._get(name), start, stop)))
+            return self._decode(name, lambda: self._images(name, start, stop))
         if name.endswith("_flow"):
             return self._decode(name, lambda: self._flow(name, start, stop))
         if name in _RAGGED:
@@ -145,7 +147,18 @@ class MoviRecord:
             raise CorruptRecord(self.file, self.number, f"has a broken feature `{name}`: {error}") from error
 
     def _sizes(self) -> list[int]:
-        return [int(decode_ints(self._get(name))[0]) for name in SIZES]
+        sizes = {name: int(decode_ints(self._get(name))[0]) for name in SIZES}
+        for name, size in sizes.items():
+            if not 0 <= size <= _MOST_OF[name]:
+                raise MalformedExample(f"{size} as `{name}`, where 0 to {_MOST_OF[name]} are possible")
+        return list(sizes.values())
+
+    def _images(self, name: str, start: int, stop: int | None) -> np.ndarray:
+        frames = decode_bytes(self._get(name), start, stop)
+        wanted = len(range(*slice(start, stop).indices(self.shape.num_frames)))
+        if len(frames) != wanted:
+            raise MalformedExample(f"{len(frames)} frames where {wanted} are expected")
+        return decode_frames(frames)
 
     def _flow(self, name: str, start: int, stop: int | None) -> np.ndarray:
         shape = self.shape
@@ -157,7 +170,13 @@ class MoviRecord:
     def _ragged(self, name: str) -> Ragged:
         kind = _RAGGED[name]
         values = self._numbers(f"{name}/ragged_flat_values", kind)
-        return Ragged(values, self._numbers(f"{name}/ragged_row_lengths_0", _Kind(np.int64, ("M",))))
+        lengths = self._numbers(f"{name}/ragged_row_lengths_0", _Kind(np.int64, ("M",)))
+        rows = lengths.tolist()
+        if min(rows, default=0) < 0 or sum(rows) != len(values) or len(rows) > _MOST_OF[SIZES[-1]]:
+            raise MalformedExample(f"{len(values)} rows that lists of {rows[:4]} ... rows do not make")
+        if name == "instances/bbox_frames" and (values < 0).any():
+            raise MalformedExample("frames with numbers below zero")
+        return Ragged(values, lengths)
 
     def _text(self, name: str) -> Any:
         items = decode_bytes(self._get(name))

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int, Integer
 from numpy import ndarray
-from PIL import Image
 from torch import Tensor
 
+from torchslots.io.arrays import array_shapes, map_array, read_arrays
 from torchslots.io.errors import UserError
+from torchslots.io.images import opened
 from torchslots.io.video import image_files, read_frames
 
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "HEIF", "AVIF")
 _MOST_IDS, _LOOSE = 200, 3
+_AGAIN = "Write it again with numpy.savez."
 _ODD = (
     "Save the ids themselves, unsmoothed, as a palette or grey PNG or as .npz. If it is meant as it is, give "
     "--allow-odd-masks (in training --data.allow-odd-masks)."
@@ -69,7 +71,7 @@ def read_masks(
         _check_alike(masks, [plane for plane, _ in planes])
         ids, void = (np.stack(part) for part in zip(*planes))
     elif masks.suffix in (".npy", ".npz"):
-        ids = _array_ids(masks)
+        ids = _array_ids(masks, count)
         _check_count(masks, len(ids), count)
         ids = ids[start:stop]
         void = np.zeros(ids.shape, bool)
@@ -195,7 +197,7 @@ def check_label_map(ids: Integer[ndarray, "H W"], file: Path) -> None:
 
 
 def _check_format(file: Path) -> None:
-    with Image.open(file) as image:
+    with opened(file) as image:
         lossy = image.format in _LOSSY or (image.format == "WEBP" and file.read_bytes()[12:16] != b"VP8L")
         if lossy:
             raise UserError(f"{file} is stored with loss ({image.format}), which changes ids. {_ODD}")
@@ -203,11 +205,8 @@ def _check_format(file: Path) -> None:
 
 def _image_ids(file: Path, void_id: int | None) -> tuple[Integer[ndarray, "H W"], Bool[ndarray, "H W"]]:
     """The values of a mask, 0 where void, and where that is."""
-    try:
-        with Image.open(file) as image:
-            ids = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as a mask ({error}). Write it again.") from error
+    with opened(file) as image:
+        ids = np.asarray(image)
     if ids.ndim != 2 or ids.dtype.kind not in "uib":
         raise UserError(
             f"{file} is in colour ({image.mode}), a mask holds object ids. Save it as a palette or grey PNG."
@@ -234,19 +233,18 @@ def _gif_ids(file: Path) -> list[Integer[ndarray, "H W"]]:
     return list(np.argsort(order)[places].reshape(packed.shape))
 
 
-def _array_ids(file: Path) -> Integer[ndarray, "T H W"]:
-    try:
-        loaded = np.load(file, allow_pickle=False, mmap_mode="r" if file.suffix == ".npy" else None)
-        if isinstance(loaded, np.ndarray):
-            ids = loaded
-        else:
-            with loaded:
-                names = [name for name in ("masks", "segmentations", *loaded.files) if name in loaded.files]
-                ids = loaded[names[0]]
-    except (OSError, ValueError, EOFError, IndexError) as error:
-        raise UserError(
-            f"{file} cannot be read as an array ({error}). Write it again with numpy.savez."
-        ) from error
+def _array_ids(file: Path, count: int | None = None) -> Integer[ndarray, "T H W"]:
+    """All masks of a file; one for each of `count` frames, which is checked before they are read."""
+    if file.suffix == ".npy":
+        ids = map_array(file, _AGAIN)
+    else:
+        shapes = array_shapes(file, _AGAIN)
+        name = next((name for name in ("masks", "segmentations", *shapes) if name in shapes), None)
+        if name is None:
+            raise UserError(f"{file} holds no array. {_AGAIN}")
+        if count is not None:
+            _check_count(file, shapes[name][0] if len(shapes[name]) == 3 else 1, count)
+        ids = read_arrays(file, _AGAIN, (name,))[name]
     ids = ids[None] if ids.ndim == 2 else ids
     if ids.ndim != 3 or ids.dtype.kind not in "uib" or (ids.size and ids.min() < 0):
         raise UserError(

@@ -5,7 +5,7 @@ Samples equal those of the original data set. `data/prepare.py` describes the fi
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +16,17 @@ from torch import Tensor
 from torchslots.data.clips import Example, finish_clip, finish_cropped
 from torchslots.data.config import DataConfig
 from torchslots.data.transforms import Sample, number_by_rank
+from torchslots.io.arrays import check_rows, map_array
 from torchslots.io.errors import UserError
-from torchslots.io.json_files import read_object
+from torchslots.io.json_files import check_seal, read_object
 
 _VERSION = 1
+_REMOVE = "Remove its folder and run `torchslots data prepare` again."
 TARGETS = ("video", "segmentations", "ignore", "classes", "boxes", "flow", "depth", "properties")
 """Arrays of frames; one file for each."""
 RANGES = ("flow_range", "depth_range")
 """Two numbers for each video."""
+_LARGEST = 1 << 24
 _AGAIN = "Prepare it for this recipe in another folder, or change the recipe's data settings."
 
 
@@ -153,14 +156,24 @@ def arrays_text(folder: Path) -> str:
 
 def read_entries(folder: Path) -> list[Entry]:
     """The videos of a finished split, by the indices of its shards."""
-    entries = []
-    for shard in range(len(read_index(folder / "meta.json")["videos_in_shards"])):
-        index = read_index(shard_folder(folder, shard) / "index.json")
-        start = 0
-        for number, (name, shape) in enumerate(zip(index["names"], index["shapes"])):
-            entries.append(Entry(shard_folder(folder, shard), name, number, start, *shape))
-            start += shape[0]
+    entries, file = [], folder / "meta.json"
+    try:
+        for shard in range(len(read_index(file)["videos_in_shards"])):
+            file = shard_folder(folder, shard) / "index.json"
+            index, start = read_index(file), 0
+            for number, (name, shape) in enumerate(zip(index["names"], index["shapes"])):
+                length, height, width = (_size(value) for value in shape)
+                entries.append(Entry(file.parent, str(name), number, start, length, height, width))
+                start += length
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is damaged: it does not list videos as `prepare` does. {_REMOVE}") from error
     return entries
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{value!r} is no size")
+    return value
 
 
 def splits(root: Path) -> Sequence[str]:
@@ -173,7 +186,9 @@ def _read(entry: Entry, keys: Collection[str], start: int, stop: int) -> dict[st
     arrays = {key: _frames(entry, key, start, stop) for key in wanted}
     for key in ("flow", "depth"):
         if key in arrays and (entry.shard / f"{key}_range.npy").exists():
-            arrays[f"{key}_range"] = np.array(mapped(entry.shard / f"{key}_range.npy")[entry.number])
+            arrays[f"{key}_range"] = np.array(
+                read_rows(entry.shard / f"{key}_range.npy", entry.number, entry.number + 1)[0]
+            )
     return arrays | {"padding_mask": np.ones((stop - start, entry.height, entry.width), bool)}
 
 
@@ -183,7 +198,7 @@ def _file(entry: Entry, key: str) -> Path:
 
 def _frames(entry: Entry, key: str, start: int, stop: int) -> np.ndarray:
     """A copy of some frames; channels, which are stored first, come last."""
-    array = np.array(mapped(_file(entry, key))[entry.start + start : entry.start + stop])
+    array = np.array(read_rows(_file(entry, key), entry.start + start, entry.start + stop))
     return np.moveaxis(array, 1, -1) if key in ("video", "flow", "depth") else array
 
 
@@ -233,7 +248,10 @@ def made_for(folder: Path) -> dict[str, Any]:
     found = read_index(meta)
     if not found.get("complete"):
         raise UserError(f"{folder} is not finished. Run the same `torchslots data prepare` again.")
-    return found["made_for"]
+    made = found.get("made_for")
+    if not isinstance(made, dict):
+        raise UserError(f"{meta} is damaged: it does not say what was prepared. {_REMOVE}")
+    return made
 
 
 def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
@@ -258,12 +276,18 @@ def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
 @lru_cache(maxsize=128)
 def mapped(file: Path) -> np.ndarray:
     """A memory-mapped array, shared by all workers through the page cache; what is written to it stays in memory."""
-    try:
-        return np.load(file, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{file} cannot be read: {error}. Remove its folder and run `torchslots data prepare` again."
-        ) from error
+    return map_array(file, _REMOVE, writable=True)
+
+
+def read_rows(file: Path, start: int, stop: int) -> np.ndarray:
+    """Rows `start` to `stop`, still mapped.
+
+    Raises:
+        UserError: they are not there, or are not what was written.
+    """
+    rows = np.asarray(mapped(file)[start:stop])
+    check_rows(file, rows, start, stop - start, _REMOVE)
+    return rows
 
 
 def shard_folder(folder: Path, number: int) -> Path:
@@ -271,5 +295,10 @@ def shard_folder(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}"
 
 
-read_index = partial(read_object, remedy="Remove its folder and prepare again.")
-"""Read a JSON file that `prepare` wrote."""
+def read_index(file: Path) -> dict[str, Any]:
+    """Read a JSON file that `prepare` wrote.
+
+    Raises:
+        UserError: it cannot be read, or is not what was written.
+    """
+    return check_seal(read_object(file, _REMOVE), file, _REMOVE)

@@ -23,6 +23,7 @@ from torchslots.data.sets.prepared import (
     made_with,
     mapped,
     read_entries,
+    read_rows,
 )
 from torchslots.data.transforms import Sample
 from torchslots.io.errors import UserError
@@ -160,8 +161,8 @@ class FeatureArrays:
         size = (entry.height, entry.width)
 
         def read(start: int, stop: int) -> dict[str, np.ndarray]:
-            frames = slice(entry.start + start, entry.start + stop)
-            found = {key: np.asarray(mapped(entry.shard / f"{key}.npy")[frames]) for key in wanted}
+            first, last = entry.start + start, entry.start + stop
+            found = {key: read_rows(entry.shard / f"{key}.npy", first, last) for key in wanted}
             return found if keys is None else found | {"padding_mask": np.ones((stop - start, *size), bool)}
 
         return Example(entry.length, read, self._finish)

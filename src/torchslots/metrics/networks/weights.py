@@ -27,8 +27,8 @@ _ENV = "TORCHSLOTS_FEATURES"
 class FeatureFile:
     """A published file of weights.
 
-    It is identified by the first digits of its SHA-256 (as in torch.hub's file names), or by its git id, the SHA-1 of
-    its length and content.
+    It is identified by its SHA-256, whose first digits torch.hub's file names have, or by its git id, the SHA-1 of its
+    length and content.
     """
 
     name: str
@@ -54,7 +54,7 @@ FILES: dict[str, FeatureFile] = {
             f"{_TORCHVISION}/vgg16-397923af.pth",
             "BSD-3-Clause, torchvision",
             "VGG16 trained on ImageNet; LPIPS needs it",
-            sha256="397923af",
+            sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         ),
         FeatureFile(
             "alexnet",
@@ -62,7 +62,7 @@ FILES: dict[str, FeatureFile] = {
             f"{_TORCHVISION}/alexnet-owt-7be5be79.pth",
             "BSD-3-Clause, torchvision",
             "AlexNet trained on ImageNet; LPIPS needs it",
-            sha256="7be5be79",
+            sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
         ),
         FeatureFile(
             "lpips_vgg",
@@ -87,7 +87,7 @@ FILES: dict[str, FeatureFile] = {
             "pt_inception-2015-12-05-6726825d.pth",
             "Apache-2.0, TensorFlow models",
             "the Inception-v3 of the Fréchet inception distance",
-            sha256="6726825d",
+            sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
         ),
         FeatureFile(
             "i3d",
@@ -184,11 +184,11 @@ def _is_public(path: Path, public: FeatureFile, found: str) -> bool:
         git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
         git.update(path.read_bytes())
         return git.hexdigest() == public.git_id
-    return found.startswith(public.sha256)
+    return found == public.sha256
 
 
 def _expected(public: FeatureFile) -> str:
-    return f"git id {public.git_id}" if public.git_id else f"SHA-256 {public.sha256}..."
+    return f"git id {public.git_id}" if public.git_id else f"SHA-256 {public.sha256}"
 
 
 def _read(path: Path) -> State:
