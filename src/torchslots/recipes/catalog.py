@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -68,6 +68,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 _ALONE = (
+    savi_slotdiffusion.slots_video,
     savi.savi_small,
     savi.savi_medium,
     savi.savi_large,
@@ -262,15 +263,44 @@ def read_recipe(file: Path) -> Recipe:
     """
     try:
         values = json.loads(file.read_text())
-        family = values.pop("family", None) or _family_of(values["model"])
+        values["family"] = values.get("family") or _family_of(values["model"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is not a recipe: {error}. Give a folder that `torchslots train` made."
         ) from error
-    if family not in FAMILIES:
+    if values["family"] not in FAMILIES:
         raise UserError(f"{file} describes a model that this version does not know. Train again, or update.")
-    model = from_dict(FAMILIES[family].config, values.pop("model"), f"{file}: model")
-    return from_dict(Recipe, {**values, "model": model}, str(file))
+    return recipe_from(values, str(file))
+
+
+def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe that `to_json` wrote as `values`.
+
+    Args:
+        where: Where they were read, for messages.
+
+    Raises:
+        UserError: no such family, or a field that is missing, unknown or ill-typed.
+    """
+    rest = dict(values)
+    family, model = rest.pop("family", None), rest.pop("model", None)
+    if family not in FAMILIES:
+        near = nearest(str(family), FAMILIES)
+        raise _at("family", f"{where}: `family` should name a kind of model, got {family!r}. {near}")
+    if not isinstance(model, Mapping):
+        raise _at("model", f"{where}: `model` should hold the model's settings, got {model!r}.")
+    try:
+        built = from_dict(FAMILIES[family].config, dict(model), f"{where}: model")
+    except UserError as error:
+        error.path = ("model", *error.path)
+        raise
+    return from_dict(Recipe, {**rest, "model": built}, where)
+
+
+def _at(key: str, message: str) -> UserError:
+    error = UserError(message)
+    error.path = (key,)
+    return error
 
 
 def _family_of(values: dict[str, Any]) -> str | None:

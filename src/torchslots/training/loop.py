@@ -1,6 +1,7 @@
 """The training loop of every recipe. The same call starts a run, resumes it, or returns the finished one."""
 
 import dataclasses
+import shlex
 import shutil
 import signal
 import sys
@@ -161,6 +162,7 @@ class _Loop:
                 note_change(self.run, self.state.step, change)
             if self.start is not None:
                 write_start(self.run, self.start)
+            _say(True, f"Curves and slots: tensorboard --logdir {shlex.quote(str(self.run))}")
         self.claimed = True
 
     def _compile(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -261,6 +263,8 @@ class _Loop:
         best = {"best": figure.value, "best_step": step} if figure is not None and better else {}
         self.state = replace(self.state, metrics=metrics, evaluated_step=step, **best)
         self._write({**record, **{f"eval/{name}": number for name, number in metrics.items()}})
+        if figure is not None:
+            self.log.monitored(step, figure.name, figure.value)
         if better:
             self._export(exports.BEST_FOLDER)
         if better or self._due(self.recipe.train.checkpoint_every):

@@ -14,6 +14,7 @@ from torchslots.training import loop
 from torchslots.training.features import training_set
 from torchslots.training.loop import RunResult
 from torchslots.training.needs import check_needs
+from torchslots.training.own_files import sized_by_data
 from torchslots.training.resume import USUAL, TrainOptions, start_of
 from torchslots.training.warm_start import assemble
 
@@ -58,6 +59,7 @@ def train(
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})
     if recipe.data.dataset == "folder":
         recipe = _on_own_files(recipe, "data.crop" in changes)
+        recipe = sized_by_data(recipe, Path(root), Path(run), options.skip_corrupt)
     given = (options.tokenizer, options.slot_encoder, options.init, options.backbone)
     recipe, model = assemble(recipe, Path(run), *given)
     data, root = recipe.data, Path(root)
