@@ -3,12 +3,15 @@
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from torchslots.cli.options import Flat, Words, parse
 from torchslots.io.errors import UserError
+
+if TYPE_CHECKING:
+    from torchslots.recipes.config import Recipe
 
 
 def train(words: Words) -> int:
@@ -66,12 +69,23 @@ def train(words: Words) -> int:
             return 0
         folder, data = shlex.quote(str(run)), shlex.quote(str(root))
         print(f"{recipe.name}: {result.step} steps done. Next: torchslots evaluate {folder} --root {data}")
+        own = _own_video(recipe, root)
+        if own is not None:
+            print(f"Or: torchslots predict {folder} {shlex.quote(str(own))} --out seen")
         after = next_recipe(recipe)
         if after is not None:
             print(f"Then: torchslots train {after} --tokenizer {folder} --root {data} --run-dir DIR")
         return 0
 
     return parse(train, current_flags(chosen, flags), f"train {words[0]}")
+
+
+def _own_video(recipe: "Recipe", root: Path) -> Path | None:
+    """A held-out video of your own, to look at what a model without hints makes of it; None: of other recipes."""
+    from torchslots.data.sets.own_files import split_clips
+
+    made_for_them = recipe.data.dataset == "folder" and recipe.data.windows == "back_and_forth"
+    return split_clips(root, recipe.evaluation.split)[0] if made_for_them else None
 
 
 def _resumed(words: Words) -> Path | None:

@@ -127,8 +127,9 @@ def _counted(found: OwnSurvey) -> str:
     folders = sum(clip.path.is_dir() for clip in found.clips)
     images = sum(clip.path.suffix.lower() in IMAGE_SUFFIXES and clip.num_frames == 1 for clip in found.clips)
     films = len(found.clips) - folders - images
-    kinds = ((films, "videos"), (images, "single images"), (folders, "folders of frames"))
-    return f"{len(found.clips)} clips ({', '.join(f'{count} {kind}' for count, kind in kinds if count)})"
+    kinds = ((films, "video", ""), (images, "single image", ""), (folders, "folder", " of frames"))
+    named = [f"{count} {kind}{'s' * (count > 1)}{rest}" for count, kind, rest in kinds if count]
+    return f"{len(found.clips)} clip{'s' * (len(found.clips) > 1)} ({', '.join(named)})"
 
 
 def _lengths(found: OwnSurvey) -> Iterator[str]:
