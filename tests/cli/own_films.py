@@ -27,7 +27,12 @@ def moving(frames: int, height: int, width: int, seed: int = 0) -> NDArray[np.ui
 def own_films(root: Path) -> Path:
     """Five films in folders three deep, one shorter than a clip, two images and a folder of frames."""
     for seed, (name, frames, height, width) in enumerate(
-        [("a.mp4", 9, 32, 48), ("b c.mp4", 12, 48, 32), ("2024/may/d.mp4", 7, 32, 32), ("short.mp4", 2, 32, 32)]
+        [
+            ("a.mp4", 9, 32, 48),
+            ("b c.mp4", 12, 48, 32),
+            ("2024/may/d.mp4", 7, 32, 32),
+            ("short.mp4", 2, 32, 32),
+        ]
     ):
         video.write_video(root / name, moving(frames, height, width, seed))
     for name in ("photo.png", "2024/may/e.gif"):

@@ -95,7 +95,9 @@ def test_sizes_follow_the_data(films, tmp_path):
         video.write_png(tmp_path / "photos" / f"{index}.png", np.zeros((20, 20, 3), np.uint8))
     images = sized_by_data(recipe, tmp_path / "photos", tmp_path / "run", False)
     assert (images.data.num_frames, images.train.batch_size) == (1, 4 * recipe.train.batch_size)
-    assert sized_by_data(catalog.recipe("savi_small"), films, tmp_path / "run", False) == catalog.recipe("savi_small")
+    assert sized_by_data(catalog.recipe("savi_small"), films, tmp_path / "run", False) == catalog.recipe(
+        "savi_small"
+    )
 
 
 def test_films_that_come_later_do_not_stop_a_run(tmp_path, capsys):
@@ -120,7 +122,11 @@ def failed(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 @pytest.mark.parametrize("command", ["train", "inspect"])
 def test_a_film_that_is_none_an_unknown_kind_and_an_empty_folder(tmp_path, capsys, command):
     root, run = tmp_path / "v", tmp_path / "run"
-    head = ["train", "slots_video", "--run-dir", run, *TINY, "--root"] if command == "train" else ["data", "inspect"]
+    head = (
+        ["train", "slots_video", "--run-dir", run, *TINY, "--root"]
+        if command == "train"
+        else ["data", "inspect"]
+    )
     root.mkdir()
     assert "is empty: no image, video or folder of images" in failed(capsys, *head, root)
     (root / "film.mp4").write_text("these are words, no film")

@@ -33,13 +33,14 @@ def evaluate(words: Words) -> int:
             options: Which videos and metrics, and what to write.
         """
         folder = out or out_folder(model, "eval")
+        page = folder / "index.html"
         with processes(options.device):
             report, baseline = evaluate_with_baseline(model_folder(model), root, options, folder)
             if is_first_process():
                 report.print_table()
                 if isinstance(report, EvalReport) and baseline is not None:
                     print_comparison({"model": report, "boxes copied": baseline}, "Beside the baseline")
-                print(f"Written to {folder}")
+                print(f"Written to {folder}" + (f"; look at {page}" if isinstance(report, EvalReport) else ""))
         return 0
 
     return parse(evaluate, words, "evaluate")

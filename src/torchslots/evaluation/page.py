@@ -11,6 +11,7 @@ from string import Template
 from torchslots._version import __version__
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
+from torchslots.io.films import film_size
 
 _TYPES = {
     ".png": "image/png",
@@ -49,6 +50,23 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One number of `Figures`."""
+
+    value: str
+    label: str
+    note: str = ""
+    """Small text below, such as a baseline's value."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The main figures, large and side by side."""
+
+    items: Sequence[Figure]
+
+
+@dataclass(frozen=True)
 class Image:
     """An image or GIF with a caption."""
 
@@ -58,7 +76,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Video:
-    """An mp4 or webm with a caption, played in a loop without sound."""
+    """An mp4 or webm with a caption, played in a loop without sound; the controls are below the frames."""
 
     path: Path
     caption: str
@@ -71,7 +89,7 @@ class Row:
     items: Sequence[Image | Video]
 
 
-Section = Heading | Text | Table | Image | Video | Row
+Section = Heading | Text | Figures | Table | Image | Video | Row
 
 
 def write_page(folder: Path, title: str, sections: Sequence[Section]) -> Path:
@@ -96,16 +114,25 @@ def _render(section: Section) -> str:
     if isinstance(section, Text):
         parts = [part.strip() for part in section.text.split("\n\n")]
         return "\n".join(f"<p>{escape(part)}</p>" for part in parts if part)
+    if isinstance(section, Figures):
+        return '<div class="figures">' + "\n".join(map(_number, section.items)) + "</div>"
     if isinstance(section, Table):
         return _figure(_table(section), section.caption)
     if isinstance(section, Row):
         return '<div class="row">' + "\n".join(_render(item) for item in section.items) + "</div>"
     if isinstance(section, Video):
         about = f'aria-label="{escape(section.caption)}" src="{_embedded(section.path, "video")}"'
-        video = f'<video class="wide" autoplay loop muted playsinline controls {about}></video>'
-        return _figure(video, section.caption)
+        height, width = film_size(section.path)
+        video = f"<video autoplay loop muted playsinline controls {about}></video>"
+        film = f'<div class="film wide" style="aspect-ratio: {width} / {height}">{video}</div>'
+        return _figure(film, section.caption)
     image = f'<img class="wide" src="{_embedded(section.path, "image")}" alt="{escape(section.caption)}">'
     return _figure(image, section.caption)
+
+
+def _number(figure: Figure) -> str:
+    note = f"<small>{escape(figure.note)}</small>" if figure.note else ""
+    return f"<div><strong>{escape(figure.value)}</strong><span>{escape(figure.label)}</span>{note}</div>"
 
 
 def _figure(content: str, caption: str) -> str:
