@@ -40,7 +40,9 @@ def evaluate(words: Words) -> int:
                 report.print_table()
                 if isinstance(report, EvalReport) and baseline is not None:
                     print_comparison({"model": report, "boxes copied": baseline}, "Beside the baseline")
-                print(f"Written to {folder}" + (f"; look at {page}" if isinstance(report, EvalReport) else ""))
+                print(
+                    f"Written to {folder}" + (f"; look at {page}" if isinstance(report, EvalReport) else "")
+                )
         return 0
 
     return parse(evaluate, words, "evaluate")

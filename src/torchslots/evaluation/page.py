@@ -1,6 +1,7 @@
 """A report as one HTML file with its images and videos embedded, in light and dark."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -23,6 +24,7 @@ _TYPES = {
     ".webm": "video/webm",
 }
 _SHORT = 16
+_CODE = re.compile(r"`([^`]+)`")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """Paragraphs, separated by empty lines."""
+    """Paragraphs, separated by empty lines; what stands in backticks is set as code."""
 
     text: str
 
@@ -92,8 +94,8 @@ class Row:
 Section = Heading | Text | Figures | Table | Image | Video | Row
 
 
-def write_page(folder: Path, title: str, sections: Sequence[Section]) -> Path:
-    """Write `folder/index.html` and return its path. All text is escaped.
+def write_page(folder: Path, title: str, sections: Sequence[Section], name: str = "index.html") -> Path:
+    """Write `folder/name` and return its path. All text is escaped.
 
     Raises:
         UserError: an image or video that cannot be read or that browsers do not show, or a full disk.
@@ -103,8 +105,8 @@ def write_page(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     text = template.substitute(
         title=escape(title), body=body, footer=f"Made by torchslots {escape(__version__)}."
     )
-    write_file(folder / "index.html", text)
-    return folder / "index.html"
+    write_file(folder / name, text)
+    return folder / name
 
 
 def _render(section: Section) -> str:
@@ -113,7 +115,7 @@ def _render(section: Section) -> str:
         return f"<h{level}>{escape(section.text)}</h{level}>"
     if isinstance(section, Text):
         parts = [part.strip() for part in section.text.split("\n\n")]
-        return "\n".join(f"<p>{escape(part)}</p>" for part in parts if part)
+        return "\n".join(f"<p>{_with_code(part)}</p>" for part in parts if part)
     if isinstance(section, Figures):
         return '<div class="figures">' + "\n".join(map(_number, section.items)) + "</div>"
     if isinstance(section, Table):
@@ -128,6 +130,10 @@ def _render(section: Section) -> str:
         return _figure(film, section.caption)
     image = f'<img class="wide" src="{_embedded(section.path, "image")}" alt="{escape(section.caption)}">'
     return _figure(image, section.caption)
+
+
+def _with_code(text: str) -> str:
+    return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def _number(figure: Figure) -> str:

@@ -173,7 +173,7 @@ def evaluate_with_baseline(
         if copied is not None:
             write_file(folder / "box_copy.json", copied.to_json() + "\n")
         reports = {"model": report} | ({} if copied is None else {"boxes copied": copied})
-        named = type(ready).__name__ if where is None else Path(where).resolve().name
+        named = type(ready).__name__ if where is None else "/".join(Path(where).resolve().parts[-2:])
         write_result_page(folder, f"Evaluation of {named}", reports, written, _about(report, data))
     return Evaluation(report, copied)
 
