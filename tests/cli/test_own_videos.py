@@ -46,6 +46,8 @@ def test_inspected_trained_and_evaluated_as_the_commands_are_printed(films, tmp_
     assert min(tags) == "best_metric/mse", "TensorBoard sorts groups by name"
     assert [scalar.value for scalar in board.Scalars("best_metric/mse")] == pytest.approx(errors)
     assert (tmp_path / run / "best" / "model.safetensors").is_file()
+    card = (tmp_path / run / "model" / "README.md").read_text()
+    assert "Trained on `folder`" in card and card.count("## Figures") == 1 and "## Licence" in card
 
     evaluate, predict = commands(said.out)
     assert evaluate[0] == "evaluate" and predict[0] == "predict"

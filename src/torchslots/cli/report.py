@@ -11,7 +11,7 @@ from torchslots.io.errors import UserError
 
 def report(words: Words) -> int:
     """`torchslots report RUN...`."""
-    from torchslots.evaluation.comparison import write_report
+    from torchslots.evaluation.comparison import format_of, write_report
     from torchslots.evaluation.seeds import report
 
     def of_runs(
@@ -21,7 +21,7 @@ def report(words: Words) -> int:
         out: Path | None = None,
         as_format: Annotated[str | None, tyro.conf.arg(name="format")] = None,
     ) -> None:
-        """Compare models: mean and standard error over seeds of runs, grouped by recipe and by what else they differ in.
+        """Compare models: mean and standard error over seeds, for each recipe and each of its configurations.
 
         Args:
             runs: Folders of `torchslots train`, or of `torchslots evaluate`.
@@ -33,6 +33,8 @@ def report(words: Words) -> int:
             raise UserError("name at least one run folder.")
         if as_format is not None and out is None:
             raise UserError("--format needs --out FILE, the file to write.")
+        if out is not None:
+            format_of(out, as_format)
         table = report(list(runs))
         print(table.to_json()) if as_json else table.print_table()
         if out is not None:

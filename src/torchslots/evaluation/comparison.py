@@ -34,27 +34,33 @@ def write_report(table: SeedTable, file: Path, kind: str | None = None) -> Path:
     Raises:
         UserError: an unknown format, a full disk, or a file that cannot be written.
     """
+    FORMATS[format_of(file, kind)](table, file)
+    return file
+
+
+def format_of(file: Path, kind: str | None) -> str:
+    """The format that is asked for; None: by the file's ending.
+
+    Raises:
+        UserError: an unknown one.
+    """
     name = kind or file.suffix.lstrip(".").lower()
     name = _ALSO.get(name, name)
     if name not in FORMATS:
         raise UserError(
             f"`{name}` is no format of a report. {nearest(name, FORMATS)} Give --format, or a file that ends so."
         )
-    FORMATS[name](table, file)
-    return file
+    return name
 
 
 def titles(groups: Sequence[Group]) -> list[str]:
     """A short name for each group: its recipe and what sets it apart."""
-    return [
-        group.recipe
-        + (
-            f" ({', '.join(f'{_last(key)} {value}' for key, value in group.differs.items())})"
-            if group.differs
-            else ""
-        )
-        for group in groups
-    ]
+    return [_title(group) for group in groups]
+
+
+def _title(group: Group) -> str:
+    apart = ", ".join(f"{_last(key)} {value}" for key, value in group.differs.items())
+    return f"{group.recipe} ({apart})" if apart else group.recipe
 
 
 def _last(key: str) -> str:
@@ -102,9 +108,7 @@ def _markdown(table: SeedTable) -> str:
     runs = ["runs", *(str(len(group.runs)) for group in groups)]
     rows = [header, ["---", *("---:" for _ in groups)], runs, *_rows(groups, lambda cell: f"**{cell}**")]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    notes = dict.fromkeys(
-        f"\n{_pipes(title)}: {note}" for title, group in zip(titles(groups), groups) for note in group.notes
-    )
+    notes = [f"\n{_pipes(_title(group))}: {note}" for group in groups for note in group.notes]
     return "\n".join([*lines, *notes, "", "Mean over runs ± standard error; the best mean is bold.", ""])
 
 
@@ -126,23 +130,12 @@ def _csv(table: SeedTable) -> str:
 
 def _latex(table: SeedTable) -> str:
     groups = table.groups
-    rows = [
-        ["", *map(_tex, titles(groups))],
-        *([_tex(cell) for cell in row] for row in _rows(groups, lambda cell: f"\0{cell}\1")),
-    ]
-    head, *body = (" & ".join(row).replace("\0", r"\textbf{").replace("\1", "}") + r" \\" for row in rows)
+    found = [["", *titles(groups)], *_rows(groups, lambda cell: f"\0{cell}\1")]
+    rows = [" & ".join(map(_tex, row)) + r" \\" for row in found]
+    head, *body = (row.replace("\0", r"\textbf{").replace("\1", "}") for row in rows)
     columns = "l" + "r" * len(groups)
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *body,
-        ]
-        + [r"\bottomrule", r"\end{tabular}", ""]
-    )
+    above = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    return "\n".join([*above, head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _tex(text: str) -> str:

@@ -24,6 +24,7 @@ from torchslots.models.types import Batch
 from torchslots.recipes.config import Recipe
 from torchslots.training import checkpoint, exports
 from torchslots.training.best import watched
+from torchslots.training.card import sections_of
 from torchslots.training.checkpoint import RunState
 from torchslots.training.compilation import settle
 from torchslots.training.features import check_backbone
@@ -94,7 +95,7 @@ def train(
             )
         if state.finished and state.step == recipe.optim.num_steps:
             if first:
-                exports.complete(run, state, stepper)
+                exports.complete(run, state, stepper, sections_of(recipe, state))
             done = f"{run} is finished: {state.step} steps are done. Raise optim.num_steps to go on."
             _say(first, done)
             return _result(run, state)
@@ -280,7 +281,7 @@ class _Loop:
 
     def _export(self, name: str) -> None:
         if self.stepper.accelerator.is_main_process:
-            exports.export(self.stepper, self.run / name)
+            exports.export(self.stepper, self.run / name, sections_of(self.recipe, self.state))
 
     def _interrupt(self, record: dict[str, float]) -> NoReturn:
         self._write(record)
