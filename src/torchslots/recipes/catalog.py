@@ -68,12 +68,12 @@ FAMILIES: dict[str, Family] = {
 }
 
 _ALONE = (
-    savi_slotdiffusion.slots_video,
     savi.savi_small,
     savi.savi_medium,
     savi.savi_large,
     savi.savi_plus_plus,
     savi.savi_demo,
+    savi_slotdiffusion.slots_video,
     slot_attention.slot_attention_clevr6,
     slot_attention.slot_attention_tetrominoes,
     slot_attention.slot_attention_multi_dsprites,

@@ -130,7 +130,7 @@ RECIPES = sweep(
 
 def slots_video() -> Recipe:
     """Objects in your own videos and images, without labels: the slot encoder and decoder of SlotDiffusion's SAVi at
-    64x64, 7 learned slots, colours as target; all sizes are chosen here, see docs/own-videos.md (1,106,116 weights).
+    64x64, 7 learned slots, colours as target; all sizes are chosen here, see docs/own-videos.md (519,876 weights).
 
     What finds objects without a hint: kernels that preserve the variance of their input, so that a token says what it
     shows and not only where it is; four rounds of slot attention in a video's first frame, in which slots divide it

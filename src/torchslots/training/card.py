@@ -8,7 +8,9 @@ from torchslots.recipes.config import Recipe
 from torchslots.training.checkpoint import RunState
 
 _REST = "Every setting is in `recipe.json` of the run; `torchslots recipes {name} --yaml` prints the recipe's own."
-_OURS = "The library is under Apache-2.0. What may be done with the weights also depends on the data: {licence}."
+_OURS = (
+    "The library is under Apache-2.0. What may be done with the weights also depends on the data: {licence}."
+)
 
 
 def sections_of(recipe: Recipe, state: RunState) -> dict[str, str]:
