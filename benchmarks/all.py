@@ -140,6 +140,16 @@ def steve(threads: list[str]) -> dict[str, Any]:
     return _script("steve_generation.py", "--samples", "1", *threads)
 
 
+def features(threads: list[str]) -> dict[str, Any]:
+    """Prediction of models on vision transformers, and its floor: the transformer and the decoder's products alone."""
+    return _script("features.py", "--frames", "2", "--repeats", "2", *threads)
+
+
+def feature_training(threads: list[str]) -> dict[str, Any]:
+    """A step of models on frozen transformers from frames, from stored features, and without the transformer."""
+    return _script("feature_training.py", "--batch", "1", "--rounds", "3", *threads)
+
+
 def growth(threads: list[str]) -> dict[str, Any]:
     """Growth of time and memory of SAVi-S, by `torchslots bench --plot`."""
     words = ["bench", "savi_small", "--plot", "--steps", "2"]
@@ -166,6 +176,8 @@ SECTIONS: dict[str, Section] = {
         slotdiffusion,
         steve,
         memory,
+        features,
+        feature_training,
         growth,
         compiled,
     )

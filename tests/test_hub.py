@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -275,11 +276,13 @@ def test_a_hub_id_is_downloaded_without_pickles(folder, monkeypatch):
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr(hub, "no_connection", lambda: None)
     assert hub.load_model("somebody/model", revision="v1").config == TinyConfig()
     assert asked == {
         "repo_id": "somebody/model",
         "revision": "v1",
         "allow_patterns": ["*.json", "*.safetensors"],
+        "local_files_only": False,
     }
 
 
@@ -288,6 +291,16 @@ def test_an_unreachable_hub_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="is not a folder and could not be fetched"):
         hub.load_model("nobody/such-model")
+
+
+def test_without_a_network_the_hub_is_asked_once_and_its_cache_alone_is_read(monkeypatch, tmp_path, folder):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits {seconds} s"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(UserError, match=r"could not be fetched .* no connection \(.*refused"):
+        hub.load_model("nobody/such-model")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, local_files_only, **__: folder)
+    assert hub.load_model("somebody/model").config == TinyConfig()
 
 
 def test_publishing_uploads_exactly_the_model(model, monkeypatch):

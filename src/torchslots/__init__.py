@@ -11,13 +11,13 @@ from torchslots._version import __version__
 
 if TYPE_CHECKING:
     from torchslots import metrics
+    from torchslots.convert.by_name import evaluate, predict
     from torchslots.convert.pretrained import load_model, load_tokenizer
     from torchslots.convert.released import list_pretrained
     from torchslots.data.catalog import list_datasets
     from torchslots.data.dataset import open_dataset
     from torchslots.hub import create_model, list_recipes
-    from torchslots.inference.evaluate import evaluate
-    from torchslots.inference.predict import predict, predict_frames
+    from torchslots.inference.predict import predict_frames
     from torchslots.io.errors import UserError
     from torchslots.training.run import train
 
@@ -41,14 +41,14 @@ __all__ = [
 _PLACES = {
     "UserError": "io.errors",
     "create_model": "hub",
-    "evaluate": "inference.evaluate",
+    "evaluate": "convert.by_name",
     "list_datasets": "data.catalog",
     "list_pretrained": "convert.released",
     "list_recipes": "hub",
     "load_model": "convert.pretrained",
     "load_tokenizer": "convert.pretrained",
     "open_dataset": "data.dataset",
-    "predict": "inference.predict",
+    "predict": "convert.by_name",
     "predict_frames": "inference.predict",
     "train": "training.run",
 }

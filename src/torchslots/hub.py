@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from torchslots._version import __version__
+from torchslots.data.download.hub import no_connection
 from torchslots.io.errors import UserError, check_type, first_line
 from torchslots.io.json_files import read_object
 from torchslots.models.backbones.vit import ViT
@@ -252,12 +253,16 @@ def _model_folder(folder: Path) -> Path:
 def _download(repo_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    problem = no_connection()
+    patterns, here = ["*.json", "*.safetensors"], problem is not None
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(
+            snapshot_download(repo_id, revision=revision, allow_patterns=patterns, local_files_only=here)
+        )
     except Exception as error:  # the client's exceptions differ between its versions and its transports
         raise UserError(
             f"{repo_id} is not a folder and could not be fetched from the Hugging Face hub: "
-            f"{first_line(error)}. Check the spelling, the network, and `hf auth login` for private models."
+            f"{problem or first_line(error)}. Check the spelling, the network, and `hf auth login` for private models."
         ) from error
 
 

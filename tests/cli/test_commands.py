@@ -9,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data.movi_files import copy_movi
+from data.movi_files import VERSION, copy_movi, shard
 from tiny_models import TINY
 from torchslots.cli import main
+from torchslots.data.catalog import open_dataset
+from torchslots.data.formats.tfrecord import RecordFile, write_records
+from torchslots.evaluation.evaluate import whole_videos
 from torchslots.io import video
 from torchslots.models.weights import save_pretrained
 from torchslots.recipes import savi
@@ -159,6 +162,18 @@ def test_without_a_word_about_splits_the_recipes_are_prepared(movi, tmp_path, ca
     assert prepare("savi_small", "--root", movi, "--out", tmp_path / "out") == 2
     assert (tmp_path / "out" / "train" / "meta.json").is_file()
     assert "shards of `validation` are missing" in capsys.readouterr().err
+
+
+def test_evaluation_takes_what_was_prepared_for_a_recipe(movi, tmp_path):
+    first = shard(movi / "movi_a" / VERSION)
+    record = RecordFile(first).read(0)
+    write_records(first.with_name("movi_a-validation.tfrecord-00000-of-00001"), [record])
+    line = ["--root", movi, "--out", tmp_path / "out", "--config.dataset", "movi_a"]
+    assert prepare("slotcontrast_movi_c", *line, "--config.resolution", SIDE) == 0
+    numbers = recipe("slotcontrast_movi_c")
+    data = replace(numbers.data, dataset="prepared", resolution=SIDE)
+    assert len(whole_videos(data, numbers.evaluation, tmp_path / "out")) == 1
+    assert len(open_dataset("prepared", tmp_path / "out", "train", data, True)) > 0
 
 
 def test_numbers_of_another_recipe_are_other_data(movi, tmp_path, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import torchslots
 from convert.file_server import FileServer, serving
 from convert.published_cases import publish, write_zip
 from data.movi_files import copy_movi
@@ -14,6 +15,7 @@ from torchslots.cli import main
 from torchslots.convert.locations import cache_folder, converted_folder
 from torchslots.data.download import http
 from torchslots.io.encode import write_png
+from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
 from torchslots.training import run as training
 from torchslots.training.loop import RunResult
@@ -113,3 +115,15 @@ def test_a_mistyped_name_is_one_line(server, capsys):
     assert main(["predict", "slotcontrast_ytvs", "photo.png", "--out", "seen"]) == 2
     said = capsys.readouterr().err
     assert "Did you mean slotcontrast_ytvis" in said and len(said.splitlines()) == 1
+
+
+def test_functions_take_the_names_that_commands_take(server, tmp_path):
+    image = write_image(tmp_path / "photo.png")
+    (folder,) = torchslots.predict(IMAGES, image, "seen")
+    assert np.load(folder / "slots.npz")["slots"].shape == (1, 4, 16)
+    copy_movi("a", tmp_path / "data")
+    report = torchslots.evaluate(STEVE, "data", num_workers=0)
+    assert report.num_videos == 4
+    for call in (torchslots.predict, torchslots.evaluate):
+        with pytest.raises(UserError, match=f"no published checkpoint. .*{IMAGES}"):
+            call(IMAGES + "s", image, out="other")

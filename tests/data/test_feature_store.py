@@ -274,3 +274,18 @@ def test_plan_of_a_video_that_cannot_be_counted(tmp_path: Path):
 
     found: Plan = plan(Broken(), tmp_path, LAYOUT)  # type: ignore[arg-type]
     assert found.num_frames == [10, 0] and found.shards == [range(2)] and found.frames([0]) == 10
+
+
+def test_features_are_not_copied_before_they_are_put_into_a_batch(tmp_path: Path):
+    """Nor does a change of what was read change the files."""
+    copy_movi("a", tmp_path)
+    _store(_clips(tmp_path), tmp_path / "out")
+    config = replace(CONFIG, dataset="prepared", keys=("features", "feature_keys"))
+    source = FeatureArrays(tmp_path / "out", "train_features", config)
+    read = source.open(1, config.keys).read(2, 7)
+    whole = np.load(tmp_path / "out" / "train_features" / "00000" / "features.npy")
+    np.testing.assert_array_equal(read["features"], whole[26:31])
+    assert not read["features"].flags.owndata and read["features"].flags.writeable
+    read["features"][:] = 5
+    again = np.load(tmp_path / "out" / "train_features" / "00000" / "features.npy")
+    np.testing.assert_array_equal(again, whole)

@@ -1,6 +1,7 @@
 """Recordings of VideoSAUR, SlotContrast and their DINOSAUR, and the published models by names and shapes."""
 
 import gzip
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -241,6 +242,53 @@ def test_positions_of_another_grid(units, grid):
     torch.testing.assert_close(found, recorded, rtol=0, atol=1e-6)
 
 
+def test_a_threshold_of_similarity_hides_what_is_below_it():
+    keys = torch.randn(1, 3, 7, 5, generator=torch.Generator().manual_seed(0))
+    found = next_frame_similarity(keys, 0.2, 0.3)[0].numpy()
+    given = keys[0].double().numpy()
+    for frame, patch in np.ndindex(2, 7):
+        here, there = given[frame, patch], given[frame + 1]
+        cosine = there @ here / np.linalg.norm(there, axis=1) / np.linalg.norm(here)
+        weights = np.where(cosine < 0.3, 0, np.exp(cosine / 0.2))
+        expected = weights / weights.sum() if weights.any() else np.full(7, 1 / 7)
+        np.testing.assert_allclose(found[frame, patch], expected, rtol=0, atol=1e-6)
+
+
+def test_a_recorded_threshold_is_part_of_the_configuration(golden):
+    case = json.loads((golden / CASES[1] / "config.json").read_text())
+    shapes = {
+        name: tuple(value.shape)
+        for name, value in torch.load(golden / CASES[1] / "checkpoint.ckpt", weights_only=True)[
+            "state_dict"
+        ].items()
+    }
+    (loss,) = (loss for loss in case["model"]["losses"].values() if "target_transform" in loss)
+    loss["target_transform"]["threshold"] = 0.3
+    assert videosaur.from_reference(case, shapes).losses.similarity_threshold == 0.3
+
+
+def test_one_to_one_matching_of_masks_against_every_assignment():
+    """Spec: slots are used once, an object without one counts 0."""
+    draw = np.random.default_rng(0)
+    labels = np.eye(5, dtype=bool)[draw.integers(0, 5, (2, 3, 6, 6))][..., :4].transpose(0, 1, 4, 2, 3)
+    labels[0, :, 3] = False
+    segmentation = draw.integers(0, 3, (2, 3, 6, 6))
+    kind = {"name": "VideoIoU", "matching": "hungarian"}
+    best = []
+    for own, slots in zip(labels, segmentation):
+        masks = [slots == slot for slot in range(3)]
+        objects = [own[:, index] for index in range(4) if own[:, index].any()]
+        iou = np.array([[(a & b).sum() / (a | b).sum() for b in masks] for a in objects])
+        chosen = [
+            sum(iou[index, slot] for index, slot in enumerate(order) if slot < 3)
+            for order in itertools.permutations(range(3 + len(objects)), len(objects))
+        ]
+        best.append(max(chosen) / len(objects))
+    np.testing.assert_allclose(
+        videosaur_golden.score(kind, labels, segmentation), np.mean(best), rtol=0, atol=1e-12
+    )
+
+
 # ------------------------------------------------------------------------------------ sizes without recordings
 
 
@@ -270,9 +318,22 @@ def test_queries_of_another_width_than_the_slots(tmp_path, position_size, use):
     file = tmp_path / "model.ckpt"
     torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, file)
     done = convert.convert(file, tmp_path / "out")
-    assert done.config == config
+    assert done.config == config and "4 heads of the decoder. If" in str(done)
     again = load_model(tmp_path / "out").state_dict()
     assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_mixture_without_positions_has_the_weights_of_one_with_them_which_is_said(tmp_path):
+    decoder = MixerConfig(hidden=(20,), mlp_size=14, use_positions="none")
+    vit = BackboneConfig("dino", 64, 1, 1, 4, 4)
+    sizes = {"resolution": (16, 16), "token_hidden": 30, "slot_size": 12, "predictor_mlp": 18}
+    config = VideosaurConfig(backbone=vit, decoder=decoder, losses=LossConfig(), **sizes)
+    arrays = to_theirs(videosaur.leaves(config), catalog.build(config).state_dict())
+    state = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    torch.save(state, tmp_path / "model.ckpt")
+    done = convert.convert(tmp_path / "model.ckpt", tmp_path / "out")
+    assert isinstance(done.config, VideosaurConfig) and done.config.decoder.use_positions == "add"
+    assert "added to the mixture (`pos_embed_mode: add`, not none). If that is wrong" in str(done)
 
 
 def test_a_decoder_without_a_square_grid_needs_its_configuration(golden, tmp_path):

@@ -19,7 +19,7 @@ from fidelity.training import loss_of, train
 from torchslots.convert import systems
 from torchslots.convert.layouts import Arrays
 from torchslots.io.errors import UserError
-from torchslots.metrics.functional import fg_ari, mbo
+from torchslots.metrics.functional import fg_ari, fg_miou, mbo
 from torchslots.models.decoders.features import FeatureDecoder, next_frame_similarity
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Batch, Clip
@@ -198,8 +198,11 @@ def _forward(case: Case, run: Run) -> dict[str, Tensor]:
     if clip.features.keys is not None:
         found["backbone_keys"] = clip.features.keys
         if "target_timesim" in case.outputs:
-            temperature = run.loaded.config.losses.similarity_temperature
-            found["target_timesim"] = next_frame_similarity(clip.features.keys, temperature).flatten(1, 2)
+            losses = run.loaded.config.losses
+            target = next_frame_similarity(
+                clip.features.keys, losses.similarity_temperature, losses.similarity_threshold
+            )
+            found["target_timesim"] = target.flatten(1, 2)
     return found
 
 
@@ -256,11 +259,11 @@ def _scores(case: Case, segmentation: np.ndarray) -> Arrays:
         labels, recorded, equal = labels[:, None], recorded[:, None], equal[:, None]
     chosen = np.where(equal, recorded, segmentation)
     return {
-        f"metric_{name}": _score(kind, labels, chosen) for name, kind in case.config["val_metrics"].items()
+        f"metric_{name}": score(kind, labels, chosen) for name, kind in case.config["val_metrics"].items()
     }
 
 
-def _score(kind: dict[str, Any], labels: np.ndarray, segmentation: np.ndarray) -> np.ndarray:
+def score(kind: dict[str, Any], labels: np.ndarray, segmentation: np.ndarray) -> np.ndarray:
     """Of one of the original's metrics, over videos or over images."""
     covered = labels.any(2)
     ids = np.where(covered, labels.argmax(2) + (not kind.get("ignore_background", False)), 0)
@@ -269,9 +272,12 @@ def _score(kind: dict[str, Any], labels: np.ndarray, segmentation: np.ndarray) -
             array.reshape(-1, 1, *array.shape[2:]) for array in (ids, segmentation, covered)
         )
     seen = covered.any((1, 2, 3))
+    measure = _SCORES_OF[kind["name"]]
     if kind["name"].endswith("IoU") and kind.get("matching", "overlap") != "overlap":
-        raise UserError(f"No way to compare matching {kind['matching']} here.")
-    return np.array(_SCORES_OF[kind["name"]](ids[seen], segmentation[seen]))
+        if kind["matching"] != "hungarian":
+            raise UserError(f"No way to compare matching {kind['matching']} here.")
+        measure = fg_miou
+    return np.array(measure(ids[seen], segmentation[seen]))
 
 
 def _other_grid(case: Case, run: Run) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from data.movi_files import copy_movi
+from torchslots.cli import main
 from torchslots.convert.layouts import to_theirs
 from torchslots.convert.originals import vit as timm_names
 from torchslots.hub import load_model
@@ -107,6 +108,16 @@ def test_what_is_no_backbone_is_refused(tmp_path) -> None:
         load_backbone(vit, tmp_path / "other.pth")
     with pytest.raises(UserError, match=OFFLINE):
         load_backbone(vit, HUB)
+
+
+def test_without_a_network_the_hubs_client_is_not_asked(monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *_: pytest.fail("it tries for half a minute")
+    )
+    with pytest.raises(UserError, match=f"no connection .*refused.*{OFFLINE}"):
+        load_backbone(backbone(), HUB)
 
 
 @pytest.mark.parametrize(
@@ -235,3 +246,17 @@ def test_a_damaged_configuration_is_refused(value, tmp_path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"elsewhere": value}))
     with pytest.raises(UserError, match=r"elsewhere|unexpected|where to get it"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["compose", "concepts"])
+def test_commands_over_a_data_set_take_the_backbones_file(command: str, tmp_path, capsys) -> None:
+    whole = model()
+    file = write(tmp_path / "vit", whole.slot_encoder.encoder.backbone)
+    whole.save_pretrained(tmp_path / "small", backbone=False)
+    copy_movi("a", tmp_path / "data")
+    line = [command, str(tmp_path / "small"), "--root", str(tmp_path / "data"), "--data", "movi_a"]
+    line += ["--split", "train", "--num-workers", "0"]
+    assert main(line) == 2
+    assert "not in the cache of the Hugging Face hub" in " ".join(capsys.readouterr().err.split())
+    assert main([*line, "--backbone", str(file)]) == 2
+    assert "decodes features, not frames" in " ".join(capsys.readouterr().err.split())

@@ -11,10 +11,10 @@ from torchslots.hub import load_model
 from torchslots.io.errors import UserError
 from torchslots.models.layers.attention import MultiHeadAttention
 from torchslots.models.layers.blocks import GRUCell
-from torchslots.models.model import ObjectCentricModel
+from torchslots.models.model import ObjectCentricModel, rollout
 from torchslots.recipes import catalog
 from torchslots.recipes.backbones import TINY_VIT, BackboneConfig, build_backbone
-from torchslots.recipes.config import to_json
+from torchslots.recipes.config import to_json, with_changes
 from torchslots.recipes.feature_slots import (
     FeatureSlotsConfig,
     LossConfig,
@@ -218,3 +218,37 @@ def test_a_perceptron_and_a_mixer_have_the_same_encoder() -> None:
     given = batch(2) | {"noise": torch.randn(2, 3, 12)}
     assert torch.equal(mixer.predict(given).slots, perceptron.predict(given).slots)
     assert not torch.equal(mixer.predict(given).masks, perceptron.predict(given).masks)
+
+
+def test_prediction_computes_no_keys():
+    model = fresh(shrunk(catalog.recipe("videosaur_ytvis").model)).eval()
+    encoder = model.feature_encoder
+    assert encoder is not None and encoder.backbone.keys
+    asked, keys_of = [], encoder.backbone.keys_of
+    encoder.backbone.keys_of = lambda block, x: asked.append(x) or keys_of(block, x)
+    seen = batch(3)
+    model.predict({**seen, "noise": torch.zeros(2, 3, 12)})
+    rollout(model, seen, 2, 1)
+    model.slot_encoder.tokens(seen["video"])
+    assert not asked
+    assert model.loss(seen)["similarity"] > 0 and len(asked) == 1
+
+
+@pytest.mark.parametrize("part", ["predictor_heads", "backbone.num_heads", "decoder.num_heads"])
+def test_heads_that_do_not_divide_a_width_are_refused_in_one_sentence(part: str) -> None:
+    config = with_changes(shrunk(catalog.recipe("videosaur_ytvis").model), **{part: 5})
+    with pytest.raises(UserError, match=r"of width (12|24) does not divide into 5 heads"):
+        catalog.build(config)
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((1, 3, 16, 25), "should be 24 wide.* got .*25"),
+        ((1, 3, 12, 24), "features of 16 patches, got those of 12"),
+    ],
+)
+def test_stored_features_that_do_not_fit_are_refused(shape: tuple[int, ...], says: str) -> None:
+    model = fresh(shrunk(catalog.recipe("slotcontrast_movi_c").model))
+    with pytest.raises(UserError, match=says):
+        model.loss({"features": torch.rand(shape)})

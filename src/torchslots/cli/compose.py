@@ -31,6 +31,7 @@ def compose(words: Words) -> int:
         /,
         root: Path,
         out: Path | None = None,
+        backbone: str | None = None,
         videos: Flat[VideosOptions] = all_videos,
         networks: Flat[NetworkOptions] = published,
         options: Flat[ComposeOptions] = usual,
@@ -43,11 +44,12 @@ def compose(words: Words) -> int:
             model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             root: Folder with the data.
             out: Folder for compose.json and films; None: `compose` in the run or model folder.
+            backbone: Weights of the backbone of a model that was saved without: a file or a folder; None: from the hub.
             videos: Which videos, and where to run.
             networks: Weights of the networks of FID and FVD.
             options: How many slots to exchange, and what to write.
         """
-        ready = load_model(folder := model_folder(model), device=videos.device)
+        ready = load_model(folder := model_folder(model), device=videos.device, backbone=backbone)
         data, settings = settings_of(folder, ready, videos, KEYS)
         found, missing = networks_of(networks, SET_METRICS)
         with processes(videos.device) as (rank, world_size):

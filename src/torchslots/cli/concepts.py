@@ -24,6 +24,7 @@ def concepts(words: Words) -> int:
         /,
         root: Path,
         out: Path | None = None,
+        backbone: str | None = None,
         videos: Flat[VideosOptions] = all_videos,
         options: Flat[room.ConceptOptions] = usual,
     ) -> int:
@@ -33,11 +34,12 @@ def concepts(words: Words) -> int:
             model: A run folder, a model folder, a published checkpoint by name, or owner/name on the hub.
             root: Folder with the data.
             out: Folder for the library and images; None: `concepts` in the run or model folder.
+            backbone: Weights of the backbone of a model that was saved without: a file or a folder; None: from the hub.
             videos: Which videos, and where to run.
             options: How to cluster, and what to decode.
         """
         demand_one_process("Concepts are found")
-        ready = load_model(source := model_folder(model), device=videos.device)
+        ready = load_model(source := model_folder(model), device=videos.device, backbone=backbone)
         data, settings = settings_of(source, ready, videos, KEYS)
         found = room.concepts(
             ready,

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -165,10 +164,40 @@ def _agreed() -> bool:
 
 def _for_recipe(prepare: Callable[..., Any], words: Words) -> tuple[Callable[..., Any], Words]:
     """`data prepare` with the data settings and splits of the recipe that `words` begins with, if any."""
+    from torchslots.data.config import DataConfig
     from torchslots.recipes import catalog
+    from torchslots.recipes.protocols import evaluation_data
 
     if not words or words[0].startswith("-"):
         return prepare, words
     recipe = catalog.recipe(words[0])
-    splits = tuple(dict.fromkeys((recipe.data.train_split, recipe.evaluation.split)))
-    return partial(prepare, config=recipe.data, splits=splits), words[1:]
+    both = tuple(dict.fromkeys((recipe.data.train_split, recipe.evaluation.split)))
+
+    def prepare_for(
+        root: Path,
+        out: Path,
+        *,
+        splits: tuple[str, ...] = both,
+        config: DataConfig = recipe.data,
+        num_workers: int = 0,
+        skip_corrupt: bool = False,
+    ) -> None:
+        """Cache what a recipe needs of a data set, to train and evaluate with `--data prepared --root OUT`.
+
+        Splits that are not trained on get the labels that the recipe's protocol of evaluation takes.
+
+        Args:
+            root: Folder of the data set.
+            out: Folder to write; the same command resumes after an interruption.
+            splits: Splits to prepare.
+            config: The recipe's data settings.
+            num_workers: Processes that write; 0 or 1: this one.
+            skip_corrupt: Leave out records that cannot be read; otherwise the first one stops the command.
+        """
+        evaluated = evaluation_data(config, recipe.evaluation)
+        for split in splits:
+            wanted = config if split == config.train_split else evaluated
+            how = {"num_workers": num_workers, "skip_corrupt": skip_corrupt}
+            prepare(root, out, splits=(split,), config=wanted, **how)
+
+    return prepare_for, words[1:]

@@ -10,7 +10,7 @@ from torchslots.io.errors import UserError
 
 def predict(words: Words) -> int:
     """`torchslots predict MODEL INPUT... --out DIR`."""
-    from torchslots.convert.pretrained import model_folder
+    from torchslots.convert import by_name
     from torchslots.inference import predict as room
 
     usual = room.PredictOptions()
@@ -32,7 +32,7 @@ def predict(words: Words) -> int:
         """
         require_inputs(inputs)
         try:
-            written = room.predict(model_folder(model), inputs, out, options)
+            written = by_name.predict(model, inputs, out, options)
         except room.InputsFailed as error:
             _print_folders(error.done)
             raise

@@ -24,6 +24,8 @@ class Converted:
     num_arrays: int
     num_weights: int
     step: int | None
+    assumed: str = ""
+    """Sentences on what the checkpoint does not say."""
 
     def __str__(self) -> str:
         trained = "" if self.step is None else f" after {self.step} updates"
@@ -31,6 +33,7 @@ class Converted:
             f"Read {self.num_arrays} arrays, {self.num_weights:,} numbers, of a model of the family "
             f"{self.config.family}{trained} from {self.source}.\n"
             f"Wrote {self.out / 'config.json'} and {self.out / 'model.safetensors'}."
+            + (f"\n{self.assumed}" if self.assumed else "")
         )
 
 
@@ -70,7 +73,10 @@ def convert(
     if run is not None and recipe is not None:
         write_run(run, replace(catalog.recipe(recipe), model=found), model, adam, read.step)
     params = read.params.values()
-    return Converted(read.path, out, found, len(params), sum(array.size for array in params), read.step)
+    assumed = program.assumed(found) if recipe is None and config is None else ""
+    return Converted(
+        read.path, out, found, len(params), sum(array.size for array in params), read.step, assumed
+    )
 
 
 def adam_state(

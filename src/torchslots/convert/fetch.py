@@ -195,15 +195,20 @@ def _given(name: str, row: Released, file: Path) -> Iterator[Path]:
     if not file.exists() and not file.with_name(f"{file.name}.index").is_file():
         raise UserError(f"{file} does not exist. {by_hand(name, row)}")
     if not file.is_file() or not file.name.endswith(ENDINGS):
-        found = _inside(name, row, file)
-        check(found, row.source.sha256 if isinstance(row.source, OnHub) else "")
-        yield found
+        yield _checked(name, row, _inside(name, row, file))
         return
     wanted = _names(row.source)
     with unpacked(file, cache_folder(name), lambda member: not wanted or member in wanted) as place:
-        found = _inside(name, row, place, file)
+        yield _checked(name, row, _inside(name, row, place, file))
+
+
+def _checked(name: str, row: Released, found: Path) -> Path:
+    """A given file, if it has the published digest."""
+    try:
         check(found, row.source.sha256 if isinstance(row.source, OnHub) else "")
-        yield found
+    except UserError as error:
+        raise UserError(f"{error} {by_hand(name, row)}") from error
+    return found
 
 
 @contextmanager

@@ -91,6 +91,7 @@ class Program:
         configures: whether `model` in an original's configuration says that it is of this program.
         decoder: begins the names of the parameters in the second group of the original's optimiser; None: one group.
         frozen: begins the names of parameters in no group, which its trainer does not train.
+        assumed: sentences on what of a configuration the arrays do not show; empty: they show everything.
     """
 
     title: str
@@ -105,6 +106,7 @@ class Program:
     configures: Callable[[Any], bool] = lambda model: False
     decoder: str | None = None
     frozen: str | None = None
+    assumed: Callable[[Any], str] = lambda config: ""
 
     def groups(self, names: Sequence[str]) -> list[list[str]]:
         """Names of a torch optimiser's parameters by group, in its order, from all names of a state dict.
@@ -270,6 +272,7 @@ PROGRAMS = (
         videosaur.from_reference,
         videosaur.leaves,
         configures=videosaur.configures,
+        assumed=videosaur.assumed,
     ),
 )
 

@@ -74,7 +74,7 @@ def number_of_slots(
     """
     batch = next(eval_batches(dataset, batch_size=1, limit=1))
     for part in cut(seeded(batch, settings.seed), 1, 1):
-        return model.encode(to_device(part, device), attn=False).slots.shape[2]
+        return model.encode(to_device(part, device), attn=False, keys=False).slots.shape[2]
     raise UserError(
         "The first video of the data set has no frame. Look at it with `torchslots data inspect`."
     )
@@ -95,7 +95,7 @@ def _encoded(
     parts = cut(seeded(batch, settings.seed, numbers[0]), settings.slice_size, settings.num_frames)
 
     def step(part: Batch, state: State | None) -> Clip:
-        return model.encode(to_device(part, device), state, attn=needed)
+        return model.encode(to_device(part, device), state, attn=needed, keys=False)
 
     for _, clip in carry_state(step, parts):
         clips.append(moved_to(clip, "cpu"))

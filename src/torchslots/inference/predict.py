@@ -170,27 +170,10 @@ def predict(
 ) -> list[Path]:
     """Segment images, videos, GIFs and folders of any length; returns a folder below `out` for each.
 
-    A folder of images is one video; a folder with videos or GIFs is many inputs; folders are looked into one level
-    down. Inputs that are done are skipped. An input that fails does not stop the others. Each result folder has
-    overlay.mp4 (of an image overlay.png), masks/00000.png and so on, slots.mp4 (slots.png), slots.npz and tracks.json.
-
-    Args:
-        model: a model, a run or model folder, or owner/name on the Hugging Face hub.
-        inputs: files and folders, or one of them.
-        out: folder for the results.
-        options: input, segmentation and output.
-        changes: fields of `PredictOptions` by name, in place of those of `options`: `boxes="boxes.json"`, `observe=6`;
-            `device="cuda"` for a model that is loaded, others are not moved.
+    The public `predict` also takes names of published checkpoints (`convert/by_name.py`, which says the rest).
 
     Raises:
-        UserError: an input that cannot be read, hints that are missing or wrong, a folder that cannot be written, a
-            full disk, an unknown option, or weights or results that are not finite.
-        InputsFailed: the same for some of several inputs, after the others are done.
-
-    Example:
-        >>> (folder,) = torchslots.predict(model, [film], out, save=("overlay", "tracks"))
-        >>> sorted(file.name for file in folder.iterdir())
-        ['overlay.mp4', 'tracks.json']
+        UserError, InputsFailed: as of the public function.
     """
     options = with_changes(options, **changes)
     model = _ready(model, options)

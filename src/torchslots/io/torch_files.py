@@ -1,14 +1,24 @@
 """Files of torch.save, which are pickles: opened as tensors and plain values alone, so that nothing in them is run."""
 
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from torchslots.io.errors import UserError
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+"""The first of the pickles, `_PARTS` in all, that torch.save wrote before it wrote archives."""
+_PARTS = 5
+_CALLS = ("REDUCE", "BUILD", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX")
 
 
 def read_torch_file(path: Path) -> Mapping[Any, Any]:
@@ -18,7 +28,8 @@ def read_torch_file(path: Path) -> Mapping[Any, Any]:
         UserError: not a whole file of torch.save; one with more than tensors and plain values in it; no dictionary.
     """
     try:
-        with _numpy_scalars():
+        with _numpy_scalars(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of protocols and archives that are refused here
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the reader raises whatever a foreign or damaged file makes it meet
         raise UserError(_refusal(path, error)) from error
@@ -33,15 +44,55 @@ def _refusal(path: Path, error: Exception) -> str:
     text = str(error)
     if path.stat().st_size == 0:
         return f"{path} is empty. Copy or download it again."
-    if "GLOBAL" in text:
+    found = _Pickles() if zipfile.is_zipfile(path) else _scanned(path)
+    asked = re.search(r"GLOBAL (\S+)", text)
+    if found.whole and (asked or (found.calls and not found.of_torch)):
+        what = f", which calls {asked[1]}" if asked else ""
         return (
-            f"{path} is a pickle of more than tensors and plain values, which could run code when it is opened, and "
-            "was not opened. Save its state dict alone: torch.save(model.state_dict(), ...)."
+            f"{path} is a pickle of more than tensors and plain values{what}: it holds code, which would run when it "
+            "is opened. It was not opened, and nothing in it was executed. Where you trust it, open it in the program "
+            "that wrote it and save the tensors alone: torch.save(model.state_dict(), FILE)."
+        )
+    if found.whole and not found.of_torch:
+        return (
+            f"{path} is a pickle, but not of torch.save. Save the tensors alone: "
+            "torch.save(model.state_dict(), FILE)."
         )
     if "TorchScript" in text or "torch.jit" in text:
         return f"{path} is a TorchScript archive, which holds a program and is not run here. Give its state dict."
-    first = (text.strip().splitlines() or [type(error).__name__])[0][:120].rstrip(".")
+    if asked:
+        return f"{path} ends too early. Copy or download it again."
+    lines = [line for line in text.splitlines() if "Weights only" not in line and "weights_only" not in line]
+    first = (
+        next((line.strip() for line in lines if line.strip()), type(error).__name__)
+        .partition(". ")[0][:120]
+        .rstrip(".")
+    )
     return f"{path} is not a whole file of torch.save ({first}). Copy or download it again."
+
+
+class _Pickles(NamedTuple):
+    """What is in a file of pickles: whether all of it is there, whether it calls something, and is torch's."""
+
+    whole: bool = True
+    calls: bool = False
+    of_torch: bool = True
+
+
+def _scanned(path: Path) -> _Pickles:
+    """Read the instructions of the pickles that a file begins with; they are not followed."""
+    calls = of_torch = False
+    with path.open("rb") as file:
+        try:
+            for number in range(_PARTS):
+                steps = [(step.name, value) for step, value, _ in pickletools.genops(file)]
+                of_torch = of_torch or (number == 0 and (_MAGIC in (value for _, value in steps)))
+                calls = calls or any(name in _CALLS for name, _ in steps)
+                if not of_torch:
+                    break
+        except (ValueError, EOFError, IndexError, struct.error, UnicodeDecodeError):
+            return _Pickles(False, calls, of_torch)
+    return _Pickles(True, calls, of_torch)
 
 
 @contextmanager

@@ -69,12 +69,13 @@ class ObjectCentricModel(nn.Module):
         into patches; None: the model is built for one size."""
         return next((part for part in self.slot_encoder.modules() if isinstance(part, FeatureEncoder)), None)
 
-    def encode(self, batch: Batch, state: State | None = None, attn: bool = True) -> Clip:
+    def encode(self, batch: Batch, state: State | None = None, attn: bool = True, keys: bool = True) -> Clip:
         """Slots of every frame of `batch["video"]`, from its first-frame hints or from `state`.
 
         Where the batch has stored `features` of a frozen backbone, they take the place of the frames.
 
-        Without `attn` the clip's attention is [B, T, K, 0], to save memory.
+        Without `attn` the clip's attention is [B, T, K, 0], to save memory. Without `keys` the clip's features come
+        without them, which only a loss compares.
 
         Raises:
             UserError: `video` is not [B, T, 3, H, W], or the initializer's hint is missing.
@@ -85,7 +86,7 @@ class ObjectCentricModel(nn.Module):
         video = batch["video"]
         if video.ndim != 5 or video.shape[2] != 3:
             raise UserError(f"`video` should be [B, T, 3, H, W], got {list(video.shape)}.")
-        return self.slot_encoder(video, conditioning(batch), state, attn)
+        return self.slot_encoder(video, conditioning(batch), state, attn, keys)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named, unweighted scalars: means over the clips of the batch."""
@@ -133,7 +134,7 @@ class ObjectCentricModel(nn.Module):
             UserError: `video` has another shape, the model's hint is missing, or as `check_batch`.
         """
         check_batch(batch, next(self.parameters()).device)
-        clip = self.encode(batch, state, attn or self.decoder.needs_attn)
+        clip = self.encode(batch, state, attn or self.decoder.needs_attn, keys=False)
         return self.decode(clip, slot_recon, recon)
 
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Prediction:
@@ -292,7 +293,7 @@ def rollout(
     parts: list[Clip] = []
     if observe:
         seen = {**batch, "video": batch["video"][:, :observe]}
-        parts.append(model.encode(seen, state))
+        parts.append(model.encode(seen, state, keys=False))
         state = parts[0].state
     assert state is not None
     parts.append(model.slot_encoder.roll_on(state, horizon)._replace(grid=grid))

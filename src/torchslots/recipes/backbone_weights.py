@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from torchslots.data.download.hub import no_connection
 from torchslots.io.errors import UserError, first_line
 from torchslots.io.torch_files import read_torch_file
 from torchslots.models.backbones.names import to_vit
@@ -67,8 +68,8 @@ def _download(repo_id: str) -> Path:
         cached = try_to_load_from_cache(repo_id, name)
         if isinstance(cached, str):
             return Path(cached)
-    problem: Exception | None = None
-    for name in _NAMES:
+    problem: Exception | None = no_connection()
+    for name in () if problem else _NAMES:
         try:
             with _quiet():
                 return Path(hf_hub_download(repo_id, name))

@@ -77,6 +77,8 @@ class LossConfig:
     contrast_temperature: float = 0.1
     contrast_whole_batch: bool = True
     """The others are those of all clips of the batch, not of one alone."""
+    similarity_threshold: float = 0.0
+    """Cosine of two patches' keys, below which neither goes to the other."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,7 @@ def _losses(config: FeatureSlotsConfig) -> dict[str, Weighted]:
                 similarity_error,
                 temperature=numbers.similarity_temperature,
                 first_channel=config.feature_size,
+                threshold=numbers.similarity_threshold,
             ),
             numbers.similarity,
         ),

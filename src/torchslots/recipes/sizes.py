@@ -17,6 +17,21 @@ def decoded_size(grid: tuple[int, int], strides: Sequence[int]) -> tuple[int, in
     return grid[0] * factor, grid[1] * factor
 
 
+def patch_size(grid: tuple[int, int], resolution: tuple[int, int]) -> int:
+    """Pixels along each side of the square patch that each cell of a decoder's grid decodes.
+
+    Raises:
+        UserError: no whole number of pixels, or none that is the same in both directions.
+    """
+    patch = resolution[0] // grid[0]
+    if (grid[0] * patch, grid[1] * patch) != tuple(resolution):
+        raise UserError(
+            f"Cells of a grid of {tuple(grid)} have no square patches in frames of {tuple(resolution)}. Change "
+            "decoder.grid."
+        )
+    return patch
+
+
 def require_decoded(
     size: tuple[int, int], resolution: tuple[int, int], fields: str = "decoder.grid or decoder.strides"
 ) -> None:

@@ -99,8 +99,22 @@ def test_nothing_in_a_file_is_run(tmp_path, way):
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=way == "torch")
-    refused(path, r"pickle of more than tensors|not a whole file of torch\.save")
+    refused(path, "it holds code.* not opened.* torch.save\\(model.state_dict")
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("missing", [3, 0.4, 0.8], ids=str)
+def test_an_old_file_that_was_cut_off_holds_no_code(tmp_path, missing):
+    path = tmp_path / "model.pth"
+    torch.save(STATE, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    path.write_bytes(data[: -(missing if missing == 3 else int(missing * len(data)))])
+    refused(path, "(not a whole file|ends too early).* Copy or download it again")
+
+
+def test_a_pickle_of_plain_values_is_called_one(tmp_path):
+    (tmp_path / "model.pth").write_bytes(pickle.dumps({"epoch": 3}))
+    refused(tmp_path / "model.pth", "is a pickle, but not of torch.save. Save the tensors alone")
 
 
 def test_whole_modules_and_programs_are_refused(tmp_path):
@@ -120,7 +134,7 @@ def test_files_that_were_cut_off(file, keep):
 )
 def test_foreign_files(tmp_path, data):
     (tmp_path / "model.pth").write_bytes(data)
-    refused(tmp_path / "model.pth", "not a whole file|holds a|pickle of more")
+    refused(tmp_path / "model.pth", "not a whole file|holds a|but not of torch.save")
 
 
 @pytest.mark.parametrize(

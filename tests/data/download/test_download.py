@@ -324,11 +324,14 @@ def test_refusals_are_told(bucket, tmp_path):
         download("movi_a", tmp_path)
 
 
-def test_no_server_at_all(bucket, tmp_path):
+def test_no_server_at_all(bucket, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(http.time, "sleep", waits.append)
     with pytest.raises(
         UserError, match=r"http://127.0.0.1:9 cannot be reached: no connection .*Check the network"
     ):
         download("movi_a", tmp_path, base_url="http://127.0.0.1:9")
+    assert sum(waits) <= 2, "the one message comes in a few seconds"
 
 
 def test_wrong_wishes(bucket, tmp_path):

@@ -102,7 +102,7 @@ def test_wrong_frames_are_named() -> None:
         tiny().predict({**batch(), "video": torch.rand(2, 6, 3, 32, 32)})
     with pytest.raises(UserError, match=r"\[B, T, 3, H, W\]"):
         tiny().predict({**batch(), "video": torch.rand(2, 3, 16, 24)})
-    with pytest.raises(ValueError, match="not divisible"):
+    with pytest.raises(UserError, match="not divisible"):
         SlotAttention(4, 6, num_heads=4)
 
 

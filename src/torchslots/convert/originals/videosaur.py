@@ -237,6 +237,21 @@ def _losses_of(shapes: Shapes, backbone: BackboneConfig, video: bool, learned: b
     return LossConfig(similarity=0.1, similarity_temperature=temperature)
 
 
+def assumed(config: FeatureSlotsConfig) -> str:
+    """What a configuration that was read from shapes takes to be as published, in a sentence or two."""
+    facts = [f"{config.num_iterations} rounds of slot attention"]
+    facts += [] if config.initializer == "learned" else [f"{config.num_slots} slots"]
+    facts += [] if config.predictor_heads is None else [f"{config.predictor_heads} heads of the predictor"]
+    mixer = config.decoder
+    if isinstance(mixer, MixerConfig):
+        facts.append(f"{mixer.num_heads} heads of the decoder")
+        if mixer.use_positions == "add":
+            facts.append(
+                "position embeddings that are added to the mixture (`pos_embed_mode: add`, not none)"
+            )
+    return f"Assumed, since weights do not tell: {', '.join(facts)}. If that is wrong, give its settings with --config."
+
+
 def configures(model: Any) -> bool:
     """Whether `model` in an original's configuration is of this program."""
     return isinstance(model, dict) and "grouper" in model
@@ -312,8 +327,9 @@ def _losses(model: Mapping[str, Any], config: FeatureSlotsConfig, num_patches: i
         found[kind] = float(weights.get(name, 1.0))
         if kind == "similarity":
             target = loss["target_transform"]
-            refuse_unusual("The similarity", target, {"softmax": True, "threshold": 0.0})
+            refuse_unusual("The similarity", target, {"softmax": True})
             found["similarity_temperature"] = float(target["temperature"])
+            found["similarity_threshold"] = float(target.get("threshold", 0.0))
         if kind == "contrast":
             found["contrast_temperature"] = float(loss["temperature"])
             found["contrast_whole_batch"] = bool(loss["batch_contrast"])

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from torchslots.convert.layouts import Shapes, WeightMap, count, within
+from torchslots.convert.layouts import OTHER_FILE, Shapes, WeightMap, count, within
 from torchslots.io.errors import UserError
 from torchslots.models.backbones.names import entries, kind_of
 from torchslots.recipes import backbones
@@ -52,7 +52,9 @@ def from_shapes(shapes: Shapes, prefix: str, num_heads: int | None = None) -> Ba
     positions = found["pos_embed"][1] - (registers == 0)
     grid_size = math.isqrt(positions)
     if grid_size**2 != positions:
-        raise UserError(f"`{prefix}pos_embed` is of {positions} patches, which are no square grid.")
+        raise UserError(
+            f"`{prefix}pos_embed` is of {positions} patches, which are no square grid. {OTHER_FILE}"
+        )
     if num_heads is None and size % HEAD_SIZE:
         raise UserError(
             f"The transformer is {size} wide, which heads of {HEAD_SIZE} do not divide. Give the number of its heads "

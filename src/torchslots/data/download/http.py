@@ -25,6 +25,10 @@ _MOST_FAILURES = 6
 """Consecutive attempts without progress before a file is given up."""
 _TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
+_CONNECTING = 8.0
+"""The same for a small file, which is asked for before anything else."""
+_MOST_UNCONNECTED = 2
+"""Attempts after which a server that was never reached is given up."""
 _REFUSALS = (400, 401, 403, 404, 405, 410, _PAST_THE_END)
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _CHUNK = 1 << 18
@@ -63,33 +67,60 @@ class Broken(Exception):
     """The connection broke, or the data are damaged; another attempt may succeed."""
 
 
+class NoConnection(Broken):
+    """The server was not reached."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(f"no connection ({reason})")
+        self.slow = isinstance(reason, TimeoutError)
+        """Whether nothing answered at all, so that another attempt only takes as long again."""
+
+
 def _pause(failures: int) -> float:
     """Seconds to wait after so many failures in a row: 1, 2, 4, ..., at most 30."""
     return min(_FIRST_PAUSE * 2 ** max(failures - 1, 0), _LONGEST_PAUSE)
 
 
 @contextmanager
-def _open_at(url: str, start: int = 0) -> Iterator[Any]:
+def _open_at(url: str, start: int = 0, timeout: float = _TIMEOUT) -> Iterator[Any]:
     """The answer to a request for a file from byte `start` on.
 
     Raises:
         Refused: the server refuses for good.
+        NoConnection: it was not reached.
         Broken: no answer, or a temporary error.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "torchslots"})
     if start:
         request.add_header("Range", f"bytes={start}-")
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+        response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in _REFUSALS:
             raise Refused(url, error.code) from error
         raise Broken(f"the server answers with status {error.code}") from error
+    except urllib.error.URLError as error:
+        raise NoConnection(error.reason) from error
     except (OSError, http.client.HTTPException) as error:
-        raise Broken(f"no connection ({getattr(error, 'reason', None) or error})") from error
+        raise Broken(f"no connection ({error})") from error
     with response:
         yield response
+
+
+def demand_connection(url: str) -> None:
+    """Check that a server answers, whatever it says.
+
+    Raises:
+        NoConnection: it does not.
+    """
+    try:
+        with _open_at(url, timeout=_CONNECTING):
+            return
+    except NoConnection:
+        raise
+    except (Refused, Broken):
+        return
 
 
 def fetch(url: str) -> bytes:
@@ -118,7 +149,7 @@ def probe(url: str, name: str) -> RemoteFile:
 
 
 def ask(url: str, take: Callable[[Any], Taken]) -> Taken:
-    """`take` of the answer, in several attempts.
+    """`take` of the answer, in several attempts; few where there is no connection at all.
 
     Raises:
         Refused: the server refuses.
@@ -127,8 +158,13 @@ def ask(url: str, take: Callable[[Any], Taken]) -> Taken:
     failures = 0
     while True:
         try:
-            with _open_at(url) as response:
+            with _open_at(url, timeout=_CONNECTING) as response:
                 return take(response)
+        except NoConnection as error:
+            failures += 1
+            if error.slow or failures >= _MOST_UNCONNECTED:
+                raise
+            time.sleep(_pause(failures))
         except (Broken, OSError, http.client.HTTPException) as error:
             failures += 1
             if failures == _MOST_FAILURES:

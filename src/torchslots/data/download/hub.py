@@ -7,7 +7,7 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import Any
 
-from torchslots.data.download.http import RemoteFile, ask
+from torchslots.data.download.http import NoConnection, RemoteFile, ask, demand_connection
 
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 
@@ -31,6 +31,18 @@ def endpoint() -> str:
 def address(repo: str, path: str) -> str:
     """Address of a file on the main branch of a repository."""
     return f"{endpoint()}/{repo}/resolve/main/{urllib.parse.quote(path)}"
+
+
+def no_connection() -> NoConnection | None:
+    """Why the hub is not reached; None: it answers. Its client says so only after most of a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return NoConnection("HF_HUB_OFFLINE is set")
+    try:
+        return demand_connection(endpoint())
+    except NoConnection as error:
+        return error
 
 
 def remote(repo: str, file: HubFile) -> RemoteFile:

@@ -257,9 +257,9 @@ def _pad(clip: Sample, config: DataConfig, length: int) -> Sample:
 
 @lru_cache(maxsize=128)
 def mapped(file: Path) -> np.ndarray:
-    """A memory-mapped array, shared by all workers through the page cache."""
+    """A memory-mapped array, shared by all workers through the page cache; what is written to it stays in memory."""
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        return np.load(file, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"{file} cannot be read: {error}. Remove its folder and run `torchslots data prepare` again."

@@ -154,14 +154,14 @@ class FeatureArrays:
         return self._entries[index].name
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
-        """A video's features."""
+        """A video's features, which are not copied before they are put into a batch."""
         entry = self._entries[index]
         wanted = [key for key in self.keys if keys is None or key in keys]
         size = (entry.height, entry.width)
 
         def read(start: int, stop: int) -> dict[str, np.ndarray]:
             frames = slice(entry.start + start, entry.start + stop)
-            found = {key: np.array(mapped(entry.shard / f"{key}.npy")[frames]) for key in wanted}
+            found = {key: np.asarray(mapped(entry.shard / f"{key}.npy")[frames]) for key in wanted}
             return found if keys is None else found | {"padding_mask": np.ones((stop - start, *size), bool)}
 
         return Example(entry.length, read, self._finish)

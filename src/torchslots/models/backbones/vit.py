@@ -123,21 +123,24 @@ class ViT(nn.Module):
             first = torch.cat([first, self.registers])
         return torch.cat([first.expand(len(frames), -1, -1).to(patches.dtype), patches], 1)
 
-    def forward(self, frames: Float[Tensor, "B 3 H W"]) -> Features:
-        """Features [B, N, C] of normalised frames, and keys where asked for.
+    def forward(self, frames: Float[Tensor, "B 3 H W"], keys: bool = True) -> Features:
+        """Features [B, N, C] of normalised frames, and keys where this model has them.
+
+        Args:
+            keys: False: without keys in any case.
 
         Raises:
             UserError: a side is not a multiple of the patch size.
         """
-        keys = None
+        found = None
         with self._gradient(self.trainable_from == 0):
             x = self.embed(frames)
         for index, block in enumerate(self.blocks):
             with self._gradient(self._trains(index)):
-                if self.keys and index == len(self.blocks) - 1:
-                    keys = self.keys_of(block, x)
+                if keys and self.keys and index == len(self.blocks) - 1:
+                    found = self.keys_of(block, x)
                 x = block(x)
-        return Features(x, keys).map(self._patches)
+        return Features(x, found).map(self._patches)
 
     def _trains(self, index: int) -> bool:
         return self.trainable_from is not None and index >= self.trainable_from
@@ -212,6 +215,12 @@ def _keys(block: nn.Module, x: Tensor, norm: Callable[[nn.Module], nn.Module]) -
 
 
 def _numbers(size: int, depth: int, num_heads: int, patch_size: int, grid_size: int) -> dict[str, Any]:
+    """Raise UserError where the heads do not divide the width."""
+    if num_heads < 1 or size % num_heads:
+        raise UserError(
+            f"A vision transformer of width {size} does not divide into {num_heads} heads. Give the number of heads "
+            "that it was trained with: published ones have heads of width 64."
+        )
     return {
         "hidden_size": size,
         "num_hidden_layers": depth,

@@ -1,7 +1,7 @@
 """Spatial broadcast decoder: each slot becomes a whole image, masks choose among them (Watters et al. 2019)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -91,6 +91,7 @@ class BroadcastDecoder(Decoder):
         from_native: its inverse, affine so that it commutes with blending.
         chunk: images decoded at once, to bound memory; None: all.
         recompute: compute the activations again in the backward pass, chunk by chunk, to save memory.
+        weights: factor of each target's error in the loss, by its name; missing: 1.
 
     Raises:
         UserError: by `loss`, a target that the batch lacks or has in another shape.
@@ -112,6 +113,7 @@ class BroadcastDecoder(Decoder):
         from_native: Callable[[Tensor], Tensor] | None = None,
         chunk: int | None = None,
         recompute: bool = False,
+        weights: Mapping[str, float] | None = None,
     ):
         super().__init__()
         self.position, self.backbone, self.grid = position, backbone, grid
@@ -121,6 +123,7 @@ class BroadcastDecoder(Decoder):
         self.to_native, self.from_native = to_native or _as_it_is, from_native or _as_it_is
         self.targets, self._channels = tuple(targets), list(targets.values())
         self.chunk, self.recompute = chunk, recompute
+        self._weights = dict.fromkeys(targets, 1.0) | dict(weights or {})
 
     def _read_out(
         self, slots: Float[Tensor, "n D"], pose: Pose | None, heads: Sequence[nn.Module]
@@ -219,7 +222,8 @@ class BroadcastDecoder(Decoder):
                     "data that has it, add it to data.keys, or fit data.resolution to the model's."
                 )
         return {
-            f"recon_{name}": self.error(image, self.to_native(batch[name])) for name, image in recon.items()
+            f"recon_{name}": self._weights[name] * self.error(image, self.to_native(batch[name]))
+            for name, image in recon.items()
         }
 
 

@@ -160,8 +160,16 @@ def feature_error(
 
     Args:
         target: changes the features before they are compared, such as `standardized`.
+
+    Raises:
+        UserError: features of another number of patches.
     """
     features = explained.features.tokens
+    if features.shape[-2] != explained.output.shape[-2]:
+        raise UserError(
+            f"This decoder predicts the features of {explained.output.shape[-2]} patches, got those of "
+            f"{features.shape[-2]}. Give features of frames of the model's resolution."
+        )
     wanted = features if target is None else target(features)
     return F.mse_loss(explained.output[..., : features.shape[-1]], wanted)
 
@@ -171,12 +179,15 @@ def standardized(features: Float[Tensor, "*n C"]) -> Float[Tensor, "*n C"]:
     return F.layer_norm(features, features.shape[-1:])
 
 
-def similarity_error(explained: Explained, *, temperature: float, first_channel: int) -> Float[Tensor, ""]:
+def similarity_error(
+    explained: Explained, *, temperature: float, first_channel: int, threshold: float = 0.0
+) -> Float[Tensor, ""]:
     """Cross entropy of where each patch goes in the next frame (VideoSAUR, section 3.1).
 
     Args:
         temperature: of the target's softmax.
         first_channel: of the N channels that hold the prediction.
+        threshold: as of `next_frame_similarity`.
 
     Raises:
         UserError: clips of one frame, or of frames with another number of patches; features without keys.
@@ -193,7 +204,7 @@ def similarity_error(explained: Explained, *, temperature: float, first_channel:
             f"This decoder predicts where each of {channels} patches goes, and the frames have {patches}. Train on "
             "frames of the model's resolution: data.resolution and model.resolution should be the same."
         )
-    target = next_frame_similarity(keys, temperature)
+    target = next_frame_similarity(keys, temperature, threshold)
     logits = explained.output[:, :-1, :, first_channel:]
     return F.cross_entropy(logits.flatten(0, 2), target.flatten(0, 2))
 
@@ -207,14 +218,19 @@ def _several_frames(explained: Explained) -> Explained:
     return explained
 
 
-def next_frame_similarity(keys: Float[Tensor, "B T N C"], temperature: float) -> Float[Tensor, "B S N N"]:
+def next_frame_similarity(
+    keys: Float[Tensor, "B T N C"], temperature: float, threshold: float = 0.0
+) -> Float[Tensor, "B S N N"]:
     """For each patch of frames 0 to T - 2 a distribution over the next frame's patches, by cosine similarity.
 
     Opposed patches get nothing; a patch opposed to all others goes to all alike.
+
+    Args:
+        threshold: of the cosine, below which patches count as opposed.
     """
     unit = F.normalize(keys, dim=-1)
     similarity = unit[:, :-1] @ unit[:, 1:].transpose(-1, -2)
-    opposed = similarity < 0
+    opposed = similarity < threshold
     logits = (similarity / temperature).masked_fill(opposed, -torch.inf)
     return logits.masked_fill(opposed.all(-1, keepdim=True), 0.0).softmax(-1)
 

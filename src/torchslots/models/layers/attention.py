@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchslots.io.errors import UserError
 from torchslots.models.layers.init import dense
 
 
@@ -28,7 +29,7 @@ class MultiHeadAttention(nn.Module):
         scale: factor of the logits; None: the inverse root of a head's width.
 
     Raises:
-        ValueError: heads that do not divide `qkv_size`.
+        UserError: heads that do not divide `qkv_size`.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class MultiHeadAttention(nn.Module):
     ):
         super().__init__()
         if qkv_size % num_heads:
-            raise ValueError(
-                f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}. Choose a multiple of the heads."
+            raise UserError(
+                f"Attention of width {qkv_size} does not divide into {num_heads} heads: qkv_size {qkv_size} is not "
+                f"divisible by num_heads {num_heads}. Choose another number of heads."
             )
         self.num_heads, self.dropout, self.scale = num_heads, dropout, scale
         self.query = dense(size, qkv_size, bias)

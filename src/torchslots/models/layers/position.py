@@ -1,5 +1,6 @@
 """Position embeddings from coordinate grids."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,17 @@ def coordinate_grid(height: int, width: int) -> Float[Tensor, "H W 2"]:
     """(y, x) of each cell from -1 to 1, both ends included."""
     rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+
+
+def wave_grid(height: int, width: int, frequencies: int = 4) -> Float[Tensor, "H W p"]:
+    """Coordinates of each cell as in `coordinate_grid`, and their sines and cosines at so many frequencies.
+
+    The lowest frequency has one period over two images, each other twice that of the one before (Mildenhall et al.
+    2020, equation 4, with halved frequencies).
+    """
+    grid = coordinate_grid(height, width)
+    angles = [grid * math.pi * 2.0**i / 2 for i in range(frequencies)]
+    return torch.cat([grid, *(wave(angle) for angle in angles for wave in (torch.sin, torch.cos))], dim=-1)
 
 
 def soft_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchslots.io.errors import UserError
 from torchslots.models.layers.blocks import NORM_EPS, GRUCell, layer_norm, mlp
 from torchslots.models.layers.init import dense
 from torchslots.models.types import Grouping, State
@@ -76,7 +77,7 @@ class SlotAttention(Corrector):
             themselves, as in the paper.
 
     Raises:
-        ValueError: heads that do not divide `qkv_size`.
+        UserError: heads that do not divide `qkv_size`.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class SlotAttention(Corrector):
         super().__init__()
         qkv_size = qkv_size or slot_size
         if qkv_size % num_heads:
-            raise ValueError(
+            raise UserError(
                 f"qkv_size {qkv_size} is not divisible by num_heads {num_heads}. Choose a multiple of the heads."
             )
         self.num_iterations, self.num_heads = num_iterations, num_heads

@@ -18,8 +18,12 @@ class Encoder(nn.Module, ABC):
     """Encode frames to tokens."""
 
     @abstractmethod
-    def encode(self, frames: Float[Tensor, "B C H W"]) -> Encoded:
-        """Tokens, and what else the frames gave."""
+    def encode(self, frames: Float[Tensor, "B C H W"], keys: bool = True) -> Encoded:
+        """Tokens, and what else the frames gave.
+
+        Args:
+            keys: compute what only a loss compares, too: the keys of a backbone's features.
+        """
 
     def encode_features(self, features: Features) -> Encoded:
         """Tokens of stored backbone features.
@@ -41,7 +45,7 @@ class FrameEncoder(Encoder):
         features = self.position(self.backbone(frames.contiguous(memory_format=torch.channels_last)))
         return self.transform(features.flatten(2).transpose(1, 2))
 
-    def encode(self, frames: Float[Tensor, "B C H W"]) -> Encoded:
+    def encode(self, frames: Float[Tensor, "B C H W"], keys: bool = True) -> Encoded:
         """Tokens alone."""
         return Encoded(self(frames))
 
@@ -71,13 +75,13 @@ class SlotEncoder(nn.Module):
         self.corrector, self.predictor = corrector, predictor
         self.recompute = recompute
 
-    def encode(self, video: Float[Tensor, "B T 3 H W"]) -> Encoded:
-        """All frames at once."""
+    def encode(self, video: Float[Tensor, "B T 3 H W"], keys: bool = True) -> Encoded:
+        """All frames at once; `keys` as of `Encoder.encode`."""
         frames = video.flatten(0, 1)
         if self.recompute and torch.is_grad_enabled():
-            found = checkpoint(self.encoder.encode, frames, use_reentrant=False)
+            found = checkpoint(self.encoder.encode, frames, keys, use_reentrant=False)
         else:
-            found = self.encoder.encode(frames)
+            found = self.encoder.encode(frames, keys)
         return _in_time(found, video.shape[:2])
 
     def encode_features(self, features: Features) -> Encoded:
@@ -87,7 +91,7 @@ class SlotEncoder(nn.Module):
 
     def tokens(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T N C"]:
         """Tokens of all frames."""
-        return self.encode(video).tokens
+        return self.encode(video, keys=False).tokens
 
     def forward(
         self,
@@ -95,6 +99,7 @@ class SlotEncoder(nn.Module):
         conditioning: Conditioning,
         state: State | None = None,
         attn: bool = True,
+        keys: bool = True,
     ) -> Clip:
         """Slots of every frame; a given `state` replaces the conditioning.
 
@@ -102,8 +107,9 @@ class SlotEncoder(nn.Module):
 
         Args:
             video: frames, or the features [B, T, N, C] that a frozen backbone made of them.
+            keys: as of `Encoder.encode`.
         """
-        encoded = self.encode_features(video) if isinstance(video, Features) else self.encode(video)
+        encoded = self.encode_features(video) if isinstance(video, Features) else self.encode(video, keys)
         inputs = self.corrector.project(encoded.tokens)
         current: State = self.initializer(conditioning)._replace(is_first=True) if state is None else state
         groups: list[Grouping] = []

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchslots.io.errors import UserError
 from torchslots.models.backbones.vit import ViT
 from torchslots.models.slots.encoder import Encoder
 from torchslots.models.types import Encoded, Features
@@ -24,16 +25,25 @@ class FeatureEncoder(Encoder):
         self.antialias = antialias
         self.normalize, self.backbone, self.transform = normalize, backbone, transform
 
-    def encode(self, frames: Float[Tensor, "B 3 H W"]) -> Encoded:
+    def encode(self, frames: Float[Tensor, "B 3 H W"], keys: bool = True) -> Encoded:
         """Raise UserError where frames do not divide into patches."""
-        features: Features = self.backbone(self.normalize(frames))
+        features: Features = self.backbone(self.normalize(frames), keys)
         return Encoded(self.transform(features.tokens), features, self.backbone.grid(frames))
 
     def encode_features(self, features: Features) -> Encoded:
-        """Tokens of stored features, in the precision of the transform's weights."""
+        """Tokens of stored features, in the precision of the transform's weights.
+
+        Raises:
+            UserError: features of another width than the backbone's.
+        """
+        if features.tokens.shape[-1] != self.backbone.size:
+            raise UserError(
+                f"`features` should be {self.backbone.size} wide, as this model's backbone makes them, got "
+                f"{list(features.tokens.shape)}. Store them again with the model's own backbone."
+            )
         precise = features.map(torch.Tensor.float)
         return Encoded(self.transform(precise.tokens), precise)
 
     def forward(self, frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         """Tokens alone."""
-        return self.encode(frames).tokens
+        return self.encode(frames, keys=False).tokens
