@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from torchslots.cli import COMMANDS, main
-from torchslots.cli.data import _COMMANDS as DATA_COMMANDS  # pyright: ignore[reportPrivateUsage]
+from torchslots.cli.data import COMMANDS as DATA_COMMANDS
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -149,7 +149,10 @@ def test_data_sets_are_torch_data_sets(tmp_path):
         ({"max_objects": 1}, "at most 1 objects.*Raise `max_objects`"),
         ({"max_objects": 0}, "`max_objects` should be .*at least 1, got 0"),
         ({"split": 3}, "`split` should be str, got 3"),
-        ({"windows": "all"}, "`windows` should be one of end_to_end, anywhere, chunks, got 'all'"),
+        (
+            {"windows": "all"},
+            "`windows` should be one of end_to_end, anywhere, chunks, back_and_forth, got 'all'",
+        ),
         ({"root": 3}, "`root` should be str or Path, got 3"),
         ({"name": 3}, "`name` should be str, got 3"),
     ],

@@ -58,12 +58,13 @@ def test_match_colors_without_truth_takes_the_largest_as_background():
     assert draw.match_colors(None, np.array([[2, 2, 2, 0, 1]]), 4).tolist() == [1, 2, 0, 3]
 
 
-def test_slot_views_show_the_picture_through_the_mask_over_white():
+def test_slot_views_show_the_picture_through_the_mask_over_a_chequer():
     video = np.full((2, 4, 4, 3), 50, dtype=np.uint8)
     masks = np.zeros((2, 3, 4, 4))
     masks[:, 1] = 1
     views = draw.slot_views(video, masks)
-    assert (views[:, 1] == 50).all() and (views[:, [0, 2]] == 255).all()
+    assert (views[:, 1] == 50).all() and (views[:, [0, 2]] == draw.chequer(4, 4)).all()
+    assert {*np.unique(draw.chequer(64, 64))} == {84, 112}, "no colour of an object, neither white nor black"
     own = np.stack([video, video + 1, video + 2], axis=1)
     assert (draw.slot_views(own, masks)[:, 1] == 51).all()
 

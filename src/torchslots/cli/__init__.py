@@ -27,7 +27,8 @@ COMMANDS = {
     "data": "list, download, inspect, prepare or generate data sets",
     "recipes": "list the recipes, with sizes and published results",
     "bench": "time a recipe's training step and inference, or plot how they grow",
-    "report": "mean and standard error over the seeds of finished runs",
+    "completion": "print a script that completes commands and recipes in bash and zsh",
+    "report": "compare finished runs: mean over seeds, tables, a page with images",
 }
 """Commands and what they do; each is the function of its name in the file or folder of its name."""
 _FOLDERS = ("bench", "demo")

@@ -14,7 +14,7 @@ from torchslots.cli.options import Flat, Json, Words, chosen, parse
 from torchslots.cli.table import print_table
 from torchslots.io.errors import UserError
 
-_COMMANDS = {
+COMMANDS = {
     "list": ("list the data sets; --long for splits, sizes, licences", "cli.data:list_data"),
     "download": ("fetch a public data set, with resume and checksums", "data.download.sets:data_download"),
     "inspect": (
@@ -38,10 +38,10 @@ def data(words: Words) -> int:
     Raises:
         UserError: no such command, or as the command.
     """
-    wanted = chosen(words, "data", {name: purpose for name, (purpose, _) in _COMMANDS.items()})
+    wanted = chosen(words, "data", {name: purpose for name, (purpose, _) in COMMANDS.items()})
     if wanted is None:
         return 0 if words else 2
-    place, _, name = _COMMANDS[wanted][1].partition(":")
+    place, _, name = COMMANDS[wanted][1].partition(":")
     command, rest = getattr(import_module(f"torchslots.{place}"), name), words[1:]
     if wanted == "prepare":
         command, rest = _prepare_features(rest) or _for_recipe(command, rest)

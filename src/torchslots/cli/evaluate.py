@@ -36,13 +36,16 @@ def evaluate(words: Words) -> int:
         folder = out or out_folder(model, "eval")
         place = model_folder(model)
         announce_device(options.device)
+        page = folder / "index.html"
         with processes(options.device):
             report, baseline = evaluate_with_baseline(place, root, options, folder)
             if is_first_process():
                 report.print_table()
                 if isinstance(report, EvalReport) and baseline is not None:
                     print_comparison({"model": report, "boxes copied": baseline}, "Beside the baseline")
-                print(f"Written to {folder}")
+                print(
+                    f"Written to {folder}" + (f"; look at {page}" if isinstance(report, EvalReport) else "")
+                )
         return 0
 
     return parse(evaluate, words, "evaluate")

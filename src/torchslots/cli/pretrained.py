@@ -23,10 +23,10 @@ def pretrained(words: Words) -> int:
     Raises:
         UserError: no such command, or as the command.
     """
-    command = chosen(words, "pretrained", {name: purpose for name, (purpose, _) in _COMMANDS.items()})
+    command = chosen(words, "pretrained", {name: purpose for name, (purpose, _) in COMMANDS.items()})
     if command is None:
         return 0 if words else 2
-    parse(_COMMANDS[command][1], words[1:], f"pretrained {command}")
+    parse(COMMANDS[command][1], words[1:], f"pretrained {command}")
     return 0
 
 
@@ -105,7 +105,7 @@ def get(name: tyro.conf.Positional[str | None] = None, /, file: Path | None = No
         print(f"Load it: {_load_line(done.name)}")
 
 
-_COMMANDS: dict[str, tuple[str, Callable[..., None]]] = {
+COMMANDS: dict[str, tuple[str, Callable[..., None]]] = {
     "list": ("the published checkpoints: list [WORD] [--json]", list_all),
     "info": ("what is known of one: info NAME [--json]", info),
     "get": ("fetch and convert one: get NAME [--file PATH]", get),

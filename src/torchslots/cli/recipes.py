@@ -1,8 +1,7 @@
 """`torchslots recipes`."""
 
 import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -21,9 +20,14 @@ _OPTIONAL = ("M weights", "system", "data", "frames", "pixels")
 def recipes(words: Words) -> int:
     """`torchslots recipes [WORD]`."""
     from torchslots.recipes import catalog
+    from torchslots.recipes.recipe_files import recipe_yaml
 
     def recipes(
-        word: tyro.conf.Positional[str | None] = None, /, long: bool = False, as_json: Json = False
+        word: tyro.conf.Positional[str | None] = None,
+        /,
+        long: bool = False,
+        as_json: Json = False,
+        as_yaml: Annotated[bool, tyro.conf.arg(name="yaml")] = False,
     ) -> None:
         """List the recipes: system, data set, pixels, frames of a clip, slots, millions of weights, what training needs
         besides frames, published figure.
@@ -34,13 +38,18 @@ def recipes(words: Words) -> int:
         Args:
             word: Only recipes with this word in their name, their system or their data set.
             long: Print every column and what each recipe is, in sentences.
-            as_json: Print everything as JSON, the whole configuration too.
+            as_json: Print everything as JSON, the whole configuration too; of a recipe's whole name that recipe alone.
+            as_yaml: Print the configuration of one recipe as YAML, for `torchslots train FILE.yaml`.
         """
+        if as_yaml:
+            print(recipe_yaml(catalog.recipe(word or "")), end="")
+            return
         rows = catalog.summaries(word or "")
         if not rows:
             raise UserError(f"no recipe has `{word}` in its name, system or data. See `torchslots recipes`.")
         if as_json:
-            print(json.dumps({row.name: row._asdict() | asdict(catalog.recipe(row.name)) for row in rows}))
+            chosen = [row for row in rows if row.name == word] or rows
+            print(json.dumps({row.name: row._asdict() | _settings(row.name) for row in chosen}))
         elif long:
             for row in rows:
                 facts = (f"{name}: {cell}" for name, cell in zip(_HEADER[1:], _cells(row)[1:]) if cell)
@@ -50,6 +59,14 @@ def recipes(words: Words) -> int:
 
     parse(recipes, words, "recipes")
     return 0
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """All fields of a recipe, as `torchslots train FILE.json` reads them."""
+    from torchslots.recipes import catalog
+    from torchslots.recipes.config import to_json
+
+    return json.loads(to_json(catalog.recipe(name)))
 
 
 def _cells(row: "Summary") -> tuple[str, ...]:

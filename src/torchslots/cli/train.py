@@ -1,23 +1,28 @@
 """`torchslots train`."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from torchslots.cli.options import Flat, Words, parse
 from torchslots.io.errors import UserError
 
+if TYPE_CHECKING:
+    from torchslots.recipes.config import Recipe
+
 
 def train(words: Words) -> int:
-    """`torchslots train RECIPE --root DIR --run-dir DIR`."""
+    """`torchslots train RECIPE --root DIR --run-dir DIR`; RECIPE is a name, or a YAML or JSON file."""
     from torchslots.cli.recipes import recipes
     from torchslots.convert.pretrained import model_folder
     from torchslots.io.devices import announce_device
     from torchslots.io.processes import is_first_process
     from torchslots.recipes import catalog
     from torchslots.recipes.config import Recipe, current_flags
+    from torchslots.recipes.recipe_files import is_recipe_file, read_recipe_file
     from torchslots.training import run as training
     from torchslots.training.resume import TrainOptions, read_start
     from torchslots.training.warm_start import next_recipe
@@ -27,6 +32,7 @@ def train(words: Words) -> int:
     resumed = _resumed(words)
     if resumed is None and (not words or words[0].startswith("-")):
         print("Usage: torchslots train RECIPE --root DIR --run-dir DIR [--data NAME] [overrides]")
+        print("       torchslots train my.yaml --root DIR --run-dir DIR [overrides]")
         print("       torchslots train --resume RUN [overrides]")
         print("       torchslots train --replay RUN/nonfinite_batch_step_N.safetensors")
         print(
@@ -35,7 +41,8 @@ def train(words: Words) -> int:
         recipes([])
         return 0 if {"-h", "--help"} & set(words) else 2
     if resumed is None:
-        chosen, defaults, flags = catalog.recipe(words[0]), TrainOptions(), words[1:]
+        known = read_recipe_file(Path(words[0])) if is_recipe_file(words[0]) else catalog.recipe(words[0])
+        chosen, defaults, flags = known, TrainOptions(), words[1:]
     else:
         start = read_start(resumed)
         chosen, defaults, flags = start.recipe, start.options, words[words.index(str(resumed)) + 1 :]
@@ -65,10 +72,14 @@ def train(words: Words) -> int:
         result = training.train(recipe, root, run, replace(options, **found))
         if not is_first_process():
             return 0
-        print(f"{recipe.name}: {result.step} steps done. Next: torchslots evaluate {run} --root {root}")
+        folder, data = shlex.quote(str(run)), shlex.quote(str(root))
+        print(f"{recipe.name}: {result.step} steps done. Next: torchslots evaluate {folder} --root {data}")
+        own = _own_video(recipe, root)
+        if own is not None:
+            print(f"Or: torchslots predict {folder} {shlex.quote(str(own))} --out seen")
         after = next_recipe(recipe)
         if after is not None:
-            print(f"Then: torchslots train {after} --tokenizer {run} --root {root} --run-dir DIR")
+            print(f"Then: torchslots train {after} --tokenizer {folder} --root {data} --run-dir DIR")
         return 0
 
     return parse(train, current_flags(chosen, flags), f"train {words[0]}")
@@ -88,6 +99,14 @@ def _replay(words: Words) -> int:
         return 0
 
     return parse(run, words, "train --replay")
+
+
+def _own_video(recipe: "Recipe", root: Path) -> Path | None:
+    """A held-out video of your own, to look at what a model without hints makes of it; None: of other recipes."""
+    from torchslots.data.sets.own_files import split_clips
+
+    made_for_them = recipe.data.dataset == "folder" and recipe.data.windows == "back_and_forth"
+    return split_clips(root, recipe.evaluation.split)[0] if made_for_them else None
 
 
 def _resumed(words: Words) -> Path | None:

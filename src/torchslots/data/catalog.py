@@ -24,6 +24,8 @@ Open = Callable[[Path, str, "DataConfig"], "Source"]
 """(root, split, config) -> the stored split; `config.dataset` is the row's name."""
 FindSplits = Callable[[Path, str], Sequence[str]]
 """(root, name) -> the splits found there."""
+Explain = Callable[[Path], "list[str]"]
+"""root -> sentences on what is used, what not and why."""
 
 _KUBRIC_LICENCE = "generator: Apache-2.0; the publisher states no licence for the files"
 _FRAMES_DRIVE = "https://drive.google.com/drive/folders/1R-2M4V1MeFu5Ycig1ofynbxxmLKc3wgM"
@@ -89,6 +91,8 @@ class DatasetEntry:
     """Ids from 0 that are background; 0: only objects have labels; None: as in what it was made from."""
     classes: bool = False
     """Whether masks tell classes, too."""
+    explain: Explain | None = None
+    """What training makes of a folder, for `torchslots data inspect`; None: splits and features say it all."""
     find_splits: FindSplits | None = None
     """How `torchslots data inspect` finds the splits that are there; None: it tries those of `splits` that have files
     of their own."""
@@ -385,6 +389,7 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "folder": DatasetEntry(
         open=opener.own_files,
+        explain=opener.own_explanation,
         find_splits=opener.own_splits,
         description="Your own images or videos, masks or none",
         licence="yours",

@@ -45,6 +45,7 @@ def clip_window(
     starts = {
         "end_to_end": transforms.strided_window_start,
         "anywhere": transforms.window_start,
+        "back_and_forth": transforms.window_start,
         "chunks": transforms.chunk_start,
     }
     return starts[config.windows](num_frames, config.num_frames, rng), config.num_frames
@@ -164,8 +165,14 @@ class Clips:
                 `padding_mask` False; but of whole chunks (`config.windows`) it is left out.
 
         Raises:
-            UserError: the recipe wants keys that the source lacks, or chunks longer than every video.
+            UserError: the recipe wants keys that the source lacks, chunks longer than every video, or flow of clips
+                that are played backward.
         """
+        if config.windows == "back_and_forth" and "flow" in config.keys:
+            raise UserError(
+                "Clips that are played backward have no flow. Take `flow` out of `data.keys`, or set `data.windows` to "
+                "anywhere."
+            )
         self.source, self.split, self.config, self.train = source, split, config, train
         self._keys = _stored_keys(source, config)
         self._chosen: Sequence[int] = _choose(source, config, part, split)
@@ -209,6 +216,8 @@ class Clips:
         else:
             start, length = self._frames[index].start, len(self._frames[index])
         stored = self._read(example, start, min(start + length, example.num_frames))
+        if rng is not None and self.config.windows == "back_and_forth":
+            stored = transforms.back_and_forth(stored, length)
         finished = example.finish(stored, self.config, length, rng)
         return {**without_overlaps(finished, self.name(index), index), "name": self.name(index)}
 

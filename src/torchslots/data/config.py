@@ -33,10 +33,10 @@ class DataConfig:
     """Resize to `resolution` in both directions; this changes the aspect."""
     num_records: int | None = None
     """Only the first so many records of the split, where a large file would be unpacked whole; None: all."""
-    windows: Literal["end_to_end", "anywhere", "chunks"] = "end_to_end"
+    windows: Literal["end_to_end", "anywhere", "chunks", "back_and_forth"] = "end_to_end"
     """Where training clips begin: at multiples of `num_frames`, as in SAVi, the last one padded; at any frame that
-    leaves a whole clip, as in SlotDiffusion; or at multiples that leave a whole clip, as in VideoSAUR: shorter videos
-    are left out."""
+    leaves a whole clip, as in SlotDiffusion; at multiples that leave a whole clip, as in VideoSAUR: shorter videos
+    are left out; or at any frame, and shorter videos are played forward and backward until the clip is full."""
     renumber: bool = False
     """Renumber the ids of each clip 0, 1, ... in their order, as SlotDiffusion's reader does: where no background is
     visible the smallest id becomes background. The rows of `boxes` follow."""

@@ -39,6 +39,8 @@ class Survey:
 
     dataset: str
     place: Path
+    notes: list[str] = field(default_factory=list)
+    """What training uses of the folder, what not and why."""
     splits: dict[str, str] = field(default_factory=dict)
     """Files and number of examples of each split, or why it cannot be read."""
     features: dict[str, str] = field(default_factory=dict)
@@ -106,7 +108,8 @@ def inspect_dataset(
         UserError: no data set there, no such split, or no example can be read.
     """
     name, place = find_dataset(source, root)
-    survey, found = Survey(name, place), {}
+    explain = _row(name).explain
+    survey, found = Survey(name, place, explain(place) if explain else []), {}
     for wanted in _wanted(name, place, split):
         try:
             found[wanted] = _open(name, place, wanted)
@@ -114,6 +117,8 @@ def inspect_dataset(
         except UserError as error:
             survey.splits[wanted] = f"cannot be read: {error}"
     places = [_Place(source, index) for source in found.values() for index in range(len(source))]
+    if not places and survey.notes:
+        return survey
     if not places:
         raise UserError(f"{place}: no split can be read. " + " ".join(survey.splits.values()))
     if check:
@@ -149,6 +154,8 @@ def print_survey(survey: Survey) -> None:
 
     console = Console()
     console.print(f"[bold]{escape(str(survey.place))}[/bold]  ({survey.dataset})")
+    for line in survey.notes:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for title, rows in (("Split", survey.splits), ("Feature", survey.features), ("Value", survey.metadata)):
         table = Table(title, "", show_edge=False, box=None)
         for name, value in rows.items():

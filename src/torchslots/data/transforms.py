@@ -77,6 +77,16 @@ def take_window(sample: Sample, start: int, length: int) -> Sample:
     return _map(sample, _IN_TIME, lambda value: fit_length(value[start:], 0, length))
 
 
+def back_and_forth(sample: Sample, length: int) -> Sample:
+    """`length` frames: a shorter clip is played forward and backward in turn, a single image stands still."""
+    count = len(sample["padding_mask"])
+    if count >= length:
+        return sample
+    there_and_back = [*range(count), *range(count - 2, 0, -1)]
+    order = torch.tensor([there_and_back[frame % len(there_and_back)] for frame in range(length)])
+    return _map(sample, _IN_TIME, lambda value: value[order])
+
+
 # Space
 
 

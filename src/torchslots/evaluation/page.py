@@ -1,6 +1,7 @@
 """A report as one HTML file with its images and videos embedded, in light and dark."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +12,7 @@ from string import Template
 from torchslots._version import __version__
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
+from torchslots.io.films import film_size
 
 _TYPES = {
     ".png": "image/png",
@@ -22,6 +24,7 @@ _TYPES = {
     ".webm": "video/webm",
 }
 _SHORT = 16
+_CODE = re.compile(r"`([^`]+)`")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """Paragraphs, separated by empty lines."""
+    """Paragraphs, separated by empty lines; what stands in backticks is set as code."""
 
     text: str
 
@@ -49,6 +52,23 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One number of `Figures`."""
+
+    value: str
+    label: str
+    note: str = ""
+    """Small text below, such as a baseline's value."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The main figures, large and side by side."""
+
+    items: Sequence[Figure]
+
+
+@dataclass(frozen=True)
 class Image:
     """An image or GIF with a caption."""
 
@@ -58,7 +78,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Video:
-    """An mp4 or webm with a caption, played in a loop without sound."""
+    """An mp4 or webm with a caption, played in a loop without sound; the controls are below the frames."""
 
     path: Path
     caption: str
@@ -71,11 +91,11 @@ class Row:
     items: Sequence[Image | Video]
 
 
-Section = Heading | Text | Table | Image | Video | Row
+Section = Heading | Text | Figures | Table | Image | Video | Row
 
 
-def write_page(folder: Path, title: str, sections: Sequence[Section]) -> Path:
-    """Write `folder/index.html` and return its path. All text is escaped.
+def write_page(folder: Path, title: str, sections: Sequence[Section], name: str = "index.html") -> Path:
+    """Write `folder/name` and return its path. All text is escaped.
 
     Raises:
         UserError: an image or video that cannot be read or that browsers do not show, or a full disk.
@@ -85,8 +105,8 @@ def write_page(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     text = template.substitute(
         title=escape(title), body=body, footer=f"Made by torchslots {escape(__version__)}."
     )
-    write_file(folder / "index.html", text)
-    return folder / "index.html"
+    write_file(folder / name, text)
+    return folder / name
 
 
 def _render(section: Section) -> str:
@@ -95,17 +115,30 @@ def _render(section: Section) -> str:
         return f"<h{level}>{escape(section.text)}</h{level}>"
     if isinstance(section, Text):
         parts = [part.strip() for part in section.text.split("\n\n")]
-        return "\n".join(f"<p>{escape(part)}</p>" for part in parts if part)
+        return "\n".join(f"<p>{_with_code(part)}</p>" for part in parts if part)
+    if isinstance(section, Figures):
+        return '<div class="figures">' + "\n".join(map(_number, section.items)) + "</div>"
     if isinstance(section, Table):
         return _figure(_table(section), section.caption)
     if isinstance(section, Row):
         return '<div class="row">' + "\n".join(_render(item) for item in section.items) + "</div>"
     if isinstance(section, Video):
         about = f'aria-label="{escape(section.caption)}" src="{_embedded(section.path, "video")}"'
-        video = f'<video class="wide" autoplay loop muted playsinline controls {about}></video>'
-        return _figure(video, section.caption)
+        height, width = film_size(section.path)
+        video = f"<video autoplay loop muted playsinline controls {about}></video>"
+        film = f'<div class="film wide" style="aspect-ratio: {width} / {height}">{video}</div>'
+        return _figure(film, section.caption)
     image = f'<img class="wide" src="{_embedded(section.path, "image")}" alt="{escape(section.caption)}">'
     return _figure(image, section.caption)
+
+
+def _with_code(text: str) -> str:
+    return _CODE.sub(r"<code>\1</code>", escape(text))
+
+
+def _number(figure: Figure) -> str:
+    note = f"<small>{escape(figure.note)}</small>" if figure.note else ""
+    return f"<div><strong>{escape(figure.value)}</strong><span>{escape(figure.label)}</span>{note}</div>"
 
 
 def _figure(content: str, caption: str) -> str:

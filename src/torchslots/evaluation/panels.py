@@ -22,6 +22,8 @@ from torchslots.models.types import Batch, Prediction
 
 PLOTTED_FRAMES = 48
 """Frames of a video that are stored."""
+_COLUMNS = ((9, 3), (16, 4))
+"""Most slots, and tiles in a row of a panel: few, so that a phone shows them at a size that can be read."""
 _RECON_LABELS = {"video": "reconstruction", "flow": "predicted flow", "depth": "predicted depth"}
 
 
@@ -104,7 +106,14 @@ class PlottedVideo:
     def panel(self, tile: int = 128) -> NDArray[np.uint8]:
         """Labelled input, ground truth, prediction, reconstructions and slots [T, H, W, 3]."""
         masks = self.masks.astype(np.float32) / 255
-        more = {"masks": masks, "recon": self.recon, "slot_images": self.slot_recon, "tile": tile}
+        columns = next((columns for most, columns in _COLUMNS if masks.shape[1] <= most), 6)
+        more = {
+            "masks": masks,
+            "recon": self.recon,
+            "slot_images": self.slot_recon,
+            "tile": tile,
+            "columns": columns,
+        }
         return clip_panel(self.video, self.prediction, truth=self.truth, **more)
 
 

@@ -29,6 +29,13 @@ LABELS = (
 )
 _PARTS = {*scores.LABELS, *scores.EXTRA_LABELS, *scores.CLASS_LABELS, *set_prediction.LABELS}
 """Figures that are printed in per cent."""
+_LOWER = ("mse", "lpips", "fid", "fvd", "loss")
+"""Beginnings of the names of figures of which the lowest is the best."""
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether the lowest value of a figure is the best."""
+    return name.startswith(_LOWER)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torchslots.evaluation.report import format_figure, print_table
+from torchslots.evaluation.report import format_figure, lower_is_better, print_table
 from torchslots.io.draw import Series
 from torchslots.io.errors import UserError
 from torchslots.io.json_files import flatten, read_object
@@ -57,7 +57,7 @@ class Figure:
     standard_error: float | None
     """Sample standard deviation over the square root of n; None for one run."""
     best: float
-    """Highest over the runs; lowest for a loss."""
+    """Highest over the runs; lowest where low is good, as of losses and errors."""
 
     def cells(self) -> tuple[str, ...]:
         """The figure as a row of a table."""
@@ -210,7 +210,7 @@ def _group(name: str, runs: list[_Run], differs: dict[str, str]) -> Group:
 
 def _figure(name: str, values: list[float]) -> Figure:
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    best = min(values) if name.startswith("loss") else max(values)
+    best = (min if lower_is_better(name) else max)(values)
     return Figure(name, len(values), statistics.fmean(values), error, best)
 
 

@@ -16,6 +16,7 @@ from torchslots.evaluation.frame_folders import Films, FrameFolders
 from torchslots.evaluation.kept import Kept
 from torchslots.evaluation.observers import Observer, ReconstructionFigures
 from torchslots.evaluation.report import EvalReport
+from torchslots.evaluation.result_page import write_result_page
 from torchslots.evaluation.rollout import HorizonReport, evaluate_rollout
 from torchslots.evaluation.tokenizer import Ceiling
 from torchslots.evaluation.videos import whole_videos
@@ -168,12 +169,25 @@ def evaluate_with_baseline(
     if options.sampling.given():
         report.settings["sampling"] = options.sampling.given()
     if rank == 0 and folder is not None:
-        report.save(folder, gif=True)
+        written = report.save(folder, gif=True)
         if copied is not None:
             write_file(folder / "box_copy.json", copied.to_json() + "\n")
+        reports = {"model": report} | ({} if copied is None else {"boxes copied": copied})
+        named = type(ready).__name__ if where is None else "/".join(Path(where).resolve().parts[-2:])
+        write_result_page(folder, f"Evaluation of {named}", reports, written, _about(report, data))
     if kept is not None:
         kept.remove()
     return Evaluation(report, copied)
+
+
+def _about(report: EvalReport, data: DataConfig) -> str:
+    """What was evaluated, for the page."""
+    split, frames = report.settings["split"], report.settings["num_frames"]
+    length = f", up to {frames} frames of each" if frames > 1 else ""
+    return (
+        f"{report.num_videos} examples of the split `{split}` of `{data.dataset}`{length}. Written by `torchslots "
+        "evaluate`; eval.json has the same figures for programs."
+    )
 
 
 def _kept(

@@ -137,7 +137,7 @@ def _fill_colors(matched: dict[int, int], num_slots: int, first_free: int) -> ND
 
 
 def slot_views(images: Pixels, masks: NDArray[np.floating]) -> Pixels:
-    """Each slot alone on white, [..., K, H, W, 3].
+    """Each slot alone on a grey chequer, on which objects of any colour are seen, [..., K, H, W, 3].
 
     Args:
         images: one for all slots [..., H, W, 3], or each slot's own [..., K, H, W, 3].
@@ -146,7 +146,15 @@ def slot_views(images: Pixels, masks: NDArray[np.floating]) -> Pixels:
     if images.ndim == masks.ndim:
         images = np.expand_dims(images, -4)
     weight = masks[..., None].astype(np.float32)
-    return np.rint(images * weight + 255.0 * (1 - weight)).astype(np.uint8)
+    ground = chequer(*masks.shape[-2:])
+    return np.rint(images * weight + ground * (1 - weight)).astype(np.uint8)
+
+
+def chequer(height: int, width: int) -> Pixels:
+    """Squares of two greys [H, W, 3], 16 along the shorter side or as many as have 2 pixels."""
+    side = max(2, min(height, width) // 16)
+    odd = (np.arange(height)[:, None] // side + np.arange(width) // side) % 2
+    return np.where(odd[..., None] == 1, np.uint8(112), np.uint8(84)).repeat(3, axis=-1)
 
 
 def slot_strip(images: Pixels, masks: NDArray[np.floating], *, tile: int = 128) -> Pixels:

@@ -19,6 +19,8 @@ class UserError(Exception):
 
     process: int | None = None
     """Rank of the only process that knows of it; None: every process of the job would say the same."""
+    path: tuple[str, ...] = ()
+    """Keys that lead to a wrong setting in a file; (): it is about no setting."""
 
 
 def speaks() -> bool:

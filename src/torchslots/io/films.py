@@ -51,6 +51,16 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         ) from error
 
 
+def film_size(path: Path) -> tuple[int, int]:
+    """Height and width that a film's track states.
+
+    Raises:
+        UserError: as `opened`.
+    """
+    with opened(path) as (_, stream):
+        return stream.height, stream.width
+
+
 def film_frames(
     path: Path, start: int, stop: int | None, allow_damaged: bool = False
 ) -> Iterator[UInt8[ndarray, "H W 3"]]:

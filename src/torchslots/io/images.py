@@ -64,7 +64,7 @@ def folder_frames(folder: Path, start: int, stop: int | None) -> Iterator[UInt8[
         UserError: no images, one cannot be read, or one is a video itself.
     """
     files = image_files(folder)
-    size, fitted = _size(files[0]), False
+    size, fitted = image_size(files[0]), False
     for file in files[start:stop]:
         with opened(existing(file)) as image:
             if (count := num_frames(file, image)) > 1:
@@ -83,8 +83,12 @@ def folder_frames(folder: Path, start: int, stop: int | None) -> Iterator[UInt8[
         )
 
 
-def _size(file: Path) -> tuple[int, int]:
-    """Height and width of an image, upright."""
+def image_size(file: Path) -> tuple[int, int]:
+    """Height and width of an image, upright.
+
+    Raises:
+        UserError: it is missing, empty or no image.
+    """
     with opened(existing(file)) as image:
         turned = image.getexif().get(_ORIENTATION, 1) >= 5 and file.suffix.lower() not in _TIFF
         return (image.width, image.height) if turned else (image.height, image.width)

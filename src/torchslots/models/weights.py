@@ -101,6 +101,21 @@ def save_pretrained(
     return folder
 
 
+def add_to_card(folder: Path, sections: Mapping[str, str]) -> None:
+    """Add sections to the README.md that `save_pretrained` wrote; a text by another hand stays as it is.
+
+    Args:
+        sections: texts by heading.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    file = folder / _CARD_NAME
+    if file.is_file() and _CARD_MARK in (text := file.read_text(errors="replace")):
+        more = "".join(f"\n## {heading}\n\n{body.strip()}\n" for heading, body in sections.items())
+        write_file(file, text + more, durable=True)
+
+
 def push_to_hub(
     model: Saved,
     config: Config,

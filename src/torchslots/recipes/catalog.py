@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -75,6 +75,7 @@ _ALONE = (
     savi.savi_large,
     savi.savi_plus_plus,
     savi.savi_demo,
+    savi_slotdiffusion.slots_video,
     savi.savi_sim,
     slot_attention.slot_attention_clevr6,
     slot_attention.slot_attention_tetrominoes,
@@ -296,23 +297,42 @@ def read_recipe(file: Path) -> Recipe:
     return recipe_of(read_object(file, _RUN), str(file))
 
 
-def recipe_of(values: dict[str, Any], file: str) -> Recipe:
-    """The recipe that `to_json` of this or an older version wrote; `file` names the source in messages.
+def recipe_of(values: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe that `to_json` of this or an older version wrote as `values`.
+
+    Args:
+        where: Where they were read, for messages.
 
     Raises:
-        UserError: it is no recipe, or of another version.
+        UserError: no such family, or a field that is missing, unknown or ill-typed.
     """
-    model = values.get("model")
-    if not isinstance(model, dict):
-        raise UserError(f"{file} is not a recipe: it has no `model`. {_RUN}")
-    family = values.pop("family", None) or _family_of(model)
-    if not isinstance(family, str) or family not in families():
-        raise UserError(
-            f"{file} describes a model that this version does not know. Train again, update, or install the package "
-            "that adds it."
+    rest = dict(values)
+    family, model = rest.pop("family", None), rest.pop("model", None)
+    if not isinstance(model, Mapping):
+        raise _at(
+            "model",
+            f"{where} is no recipe: `model` should hold the model's settings, got {model!r:.80}. {_RUN}",
         )
-    model = from_dict(families()[family].config, model, f"{file}: model")
-    return from_dict(Recipe, {**values, "model": model}, file)
+    family = family or _family_of(dict(model))
+    if not isinstance(family, str) or family not in families():
+        near = nearest(str(family), families())
+        raise _at(
+            "family",
+            f"{where}: `family` should name a kind of model that this version knows, got {family!r:.80}. {near} "
+            "Otherwise update, or install the package that adds it.",
+        )
+    try:
+        built = from_dict(families()[family].config, dict(model), f"{where}: model")
+    except UserError as error:
+        error.path = ("model", *error.path)
+        raise
+    return from_dict(Recipe, {**rest, "model": built}, where)
+
+
+def _at(key: str, message: str) -> UserError:
+    error = UserError(message)
+    error.path = (key,)
+    return error
 
 
 def _family_of(values: dict[str, Any]) -> str | None:

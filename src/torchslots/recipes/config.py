@@ -219,9 +219,13 @@ def from_dict(kind: type, values: dict[str, Any], where: str) -> Any:
     fields = {}
     for key, value in values.items():
         name, value = _current(kind, key, value)
-        if name not in known:
-            raise UserError(f"{where}: {kind.__name__} has no field `{key}`. It has: {', '.join(known)}.")
-        fields[name] = revive(hints[name], value, f"{where}: {name}", _nested)
+        try:
+            if name not in known:
+                raise UserError(f"{where}: {kind.__name__} has no field `{key}`. It has: {', '.join(known)}.")
+            fields[name] = revive(hints[name], value, f"{where}: {name}", _nested)
+        except UserError as error:
+            error.path = (key, *error.path)
+            raise
     try:
         return kind(**fields)
     except TypeError as error:

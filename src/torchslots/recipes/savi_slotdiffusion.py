@@ -15,12 +15,15 @@ from torchslots.models.layers.ranges import from_signed, to_signed
 from torchslots.models.layers.weight_init import start_as_torch
 from torchslots.models.losses import mean_squared_error
 from torchslots.models.model import ObjectCentricModel
-from torchslots.recipes.config import Recipe
+from torchslots.recipes.config import DataConfig, EvalConfig, OptimConfig, Recipe, TrainConfig
 from torchslots.recipes.sizes import decoded_size, require_decoded
 from torchslots.recipes.slotdiffusion_encoder import (
     SLOTS,
+    CnnEncoderConfig,
     NormName,
+    SlotsConfig,
     SlotsModelConfig,
+    TransformerPredictorConfig,
     build_slot_encoder,
     evaluation,
     experiment,
@@ -123,3 +126,35 @@ RECIPES = sweep(
         authors' epochs.""",
     },
 )
+
+
+def slots_video() -> Recipe:
+    """Objects in your own videos and images, without labels: the slot encoder and decoder of SlotDiffusion's SAVi at
+    64x64, 7 learned slots, colours as target; all sizes are chosen here, see docs/own-videos.md (519,876 weights).
+
+    What finds objects without a hint: kernels that preserve the variance of their input, so that a token says what it
+    shows and not only where it is; four rounds of slot attention in a video's first frame, in which slots divide it
+    among each other, and two in the next; single frames in the first third of the steps, since slots learn to find
+    objects sooner than to follow them. A clip that is shorter than the recipe's is played forward and backward.
+    """
+    slots = SlotsConfig(
+        resolution=(64, 64),
+        encoder=CnnEncoderConfig(channels=(32, 32, 32, 32), stride=2, spread_start=True),
+        token_size=96,
+        num_slots=7,
+        slot_size=96,
+        num_iterations=2,
+        first_iterations=4,
+        mlp_size=192,
+        predictor=TransformerPredictorConfig(num_layers=1, mlp_size=192, dropout=0.0),
+    )
+    return Recipe(
+        "slots_video",
+        SaviPytorchConfig(slots, SaviPytorchDecoderConfig(channels=(64, 32, 32))),
+        DataConfig(
+            dataset="folder", keys=("video",), resolution=64, num_frames=6, windows="back_and_forth", flip=0.5
+        ),
+        OptimConfig(learning_rate=4e-4, warmup_steps=1000, num_steps=30_000, max_grad_norm=1.0),
+        TrainConfig(batch_size=8, eval_every=1000, checkpoint_every=1000, short_clip=1, short_steps=10_000),
+        EvalConfig(keys=("video", "segmentations"), num_frames=24, slice_size=6, num_videos=32),
+    )

@@ -99,6 +99,8 @@ class SlotsConfig:
     slot_size: int = 192
     num_iterations: int = 2
     """Rounds of slot attention in each frame."""
+    first_iterations: int | None = None
+    """Rounds in a video's first frame; None: as in the others."""
     mlp_size: int = 384
     """Hidden width of slot attention's perceptron."""
     predictor: TransformerPredictorConfig | MlpPredictorConfig | None = field(
@@ -147,6 +149,7 @@ def build_slot_encoder(config: SlotsConfig) -> SlotEncoder:
             config.token_size,
             config.slot_size,
             num_iterations=config.num_iterations,
+            first_iterations=config.first_iterations,
             mlp_size=config.mlp_size,
             normalizer=eps_on_weights(1e-6),
             norm_eps=TORCH_NORM_EPS,

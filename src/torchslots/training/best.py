@@ -4,10 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from torchslots.evaluation.report import lower_is_better
 from torchslots.io.errors import UserError
-
-_LOWER = ("mse", "lpips", "fid", "fvd", "loss")
-"""Beginnings of the names of figures of which the lowest is the best."""
 
 
 class Figure(NamedTuple):
@@ -22,7 +20,7 @@ class Figure(NamedTuple):
             return False
         if best is None:
             return True
-        return self.value < best if self.name.startswith(_LOWER) else self.value > best
+        return self.value < best if lower_is_better(self.name) else self.value > best
 
 
 def watched(metrics: Mapping[str, float], monitor: str, chosen: bool) -> Figure | None:

@@ -1,5 +1,6 @@
 """The models that a run ships: the newest weights, and the best."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -7,7 +8,7 @@ import torch
 
 from torchslots.io.errors import UserError
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.weights import CONFIG_NAME, WEIGHTS_NAME
+from torchslots.models.weights import CONFIG_NAME, WEIGHTS_NAME, add_to_card
 from torchslots.training import checkpoint
 from torchslots.training.checkpoint import Checkpoint, RunState
 from torchslots.training.step import Trainable, TrainStep
@@ -18,16 +19,17 @@ BEST_FOLDER = "best"
 """Folder in the run of the weights with the best value of the monitored metric."""
 
 
-def export(stepper: TrainStep, folder: Path) -> None:
-    """Write the model to evaluate, averaged if the recipe has an average, for `load_model`.
+def export(stepper: TrainStep, folder: Path, card: Mapping[str, str]) -> None:
+    """Write the model to evaluate, averaged if the recipe has an average, for `load_model`, and its card.
 
     Raises:
         UserError: the folder cannot be written.
     """
     cast(Trainable, stepper.evaluated_model()).save_pretrained(folder)
+    add_to_card(folder, card)
 
 
-def complete(run: Path, state: RunState, stepper: TrainStep) -> None:
+def complete(run: Path, state: RunState, stepper: TrainStep, card: Mapping[str, str]) -> None:
     """Write what of a finished run's models is missing, damaged or older than its checkpoints.
 
     A run that was killed, or whose disk was full, after its last checkpoint has none, or older ones.
@@ -39,13 +41,13 @@ def complete(run: Path, state: RunState, stepper: TrainStep) -> None:
         UserError: a folder cannot be written.
     """
     if not _is_current(run / MODEL_FOLDER, stepper):
-        export(stepper, run / MODEL_FOLDER)
+        export(stepper, run / MODEL_FOLDER, card)
     best = _best(run, state)
     if best is None:
         return
     stepper.load(best.model, best.training, best.state.loss_scale, str(best.folder))
     if not _is_current(run / BEST_FOLDER, stepper):
-        export(stepper, run / BEST_FOLDER)
+        export(stepper, run / BEST_FOLDER, card)
 
 
 def _best(run: Path, state: RunState) -> Checkpoint | None:

@@ -19,6 +19,8 @@ from torchslots.io.errors import UserError, note
 from torchslots.io.files import disk_errors, write_file
 from torchslots.io.run_log import METRICS_NAME, read_records
 
+_FIRST = "best_metric"
+"""Group of TensorBoard's first figure: it sorts groups by name, and this one comes before `eval` and `train`."""
 _T = TypeVar("_T")
 _UNTOUCHED = "The checkpoints are untouched: free some space and give the same command again."
 _BOARD = "tensorboard"
@@ -93,6 +95,17 @@ class RunLog(AbstractContextManager["RunLog"]):
                 self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
+
+    def monitored(self, step: int, name: str, value: float) -> None:
+        """Show the figure that marks the best model in TensorBoard again, above all others.
+
+        Raises:
+            UserError: no space or no permission.
+        """
+        if self._active and math.isfinite(value):
+            self._open()
+            assert self._board is not None
+            self._board.add_scalar(f"{_FIRST}/{name}", value, step)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Add one uint8 image [H, W, 3].

@@ -1,6 +1,7 @@
 """The training loop of every recipe. The same call starts a run, resumes it, or returns the finished one."""
 
 import dataclasses
+import shlex
 import shutil
 import signal
 import sys
@@ -23,6 +24,7 @@ from torchslots.models.types import Batch
 from torchslots.recipes.config import Recipe
 from torchslots.training import checkpoint, exports
 from torchslots.training.best import watched
+from torchslots.training.card import sections_of
 from torchslots.training.checkpoint import RunState
 from torchslots.training.compilation import settle
 from torchslots.training.features import check_backbone
@@ -93,7 +95,7 @@ def train(
             )
         if state.finished and state.step == recipe.optim.num_steps:
             if first:
-                exports.complete(run, state, stepper)
+                exports.complete(run, state, stepper, sections_of(recipe, state))
             done = f"{run} is finished: {state.step} steps are done. Raise optim.num_steps to go on."
             _say(first, done)
             return _result(run, state)
@@ -161,6 +163,7 @@ class _Loop:
                 note_change(self.run, self.state.step, change)
             if self.start is not None:
                 write_start(self.run, self.start)
+            _say(True, f"Curves and slots: tensorboard --logdir {shlex.quote(str(self.run))}")
         self.claimed = True
 
     def _compile(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -261,6 +264,8 @@ class _Loop:
         best = {"best": figure.value, "best_step": step} if figure is not None and better else {}
         self.state = replace(self.state, metrics=metrics, evaluated_step=step, **best)
         self._write({**record, **{f"eval/{name}": number for name, number in metrics.items()}})
+        if figure is not None:
+            self.log.monitored(step, figure.name, figure.value)
         if better:
             self._export(exports.BEST_FOLDER)
         if better or self._due(self.recipe.train.checkpoint_every):
@@ -276,7 +281,7 @@ class _Loop:
 
     def _export(self, name: str) -> None:
         if self.stepper.accelerator.is_main_process:
-            exports.export(self.stepper, self.run / name)
+            exports.export(self.stepper, self.run / name, sections_of(self.recipe, self.state))
 
     def _interrupt(self, record: dict[str, float]) -> NoReturn:
         self._write(record)

@@ -15,6 +15,7 @@ from torchslots.training import loop
 from torchslots.training.features import training_set
 from torchslots.training.loop import RunResult
 from torchslots.training.needs import check_needs
+from torchslots.training.own_files import sized_by_data
 from torchslots.training.resume import USUAL, TrainOptions, start_of
 from torchslots.training.warm_start import assemble
 
@@ -60,6 +61,7 @@ def train(
     recipe = _on_other_data(recipe)
     if recipe.data.dataset == "folder":
         recipe = _on_own_files(recipe, "data.crop" in changes)
+        recipe = sized_by_data(recipe, Path(root), Path(run), options.skip_corrupt)
     given = (options.tokenizer, options.slot_encoder, options.init, options.backbone)
     recipe, model = assemble(recipe, Path(run), *given)
     data, root = recipe.data, Path(root)
@@ -84,7 +86,7 @@ def train(
 def _on_other_data(recipe: Recipe) -> Recipe:
     """The recipe without parts of splits (`all[512:70000]`) that belong to the data set of the catalog's recipe, where
     it is trained on another; arrays prepared from that set have them."""
-    if recipe.name not in catalog.RECIPES or recipe.data.dataset == "prepared":
+    if recipe.name not in catalog.recipes() or recipe.data.dataset == "prepared":
         return recipe
     usual, data, watched = catalog.recipe(recipe.name), recipe.data, recipe.evaluation
     if data.dataset == usual.data.dataset:
@@ -105,7 +107,7 @@ def _on_own_files(recipe: Recipe, own_crop: bool) -> Recipe:
     Raises:
         UserError: frames will be square, and the model is built for others.
     """
-    usual = catalog.recipe(recipe.name).data if recipe.name in catalog.RECIPES else recipe.data
+    usual = catalog.recipe(recipe.name).data if recipe.name in catalog.recipes() else recipe.data
     if not own_crop and usual.dataset != "folder" and recipe.data.crop == usual.crop:
         recipe = replace(recipe, data=replace(recipe.data, crop=None))
     height, width = vars(recipe.model).get("resolution", (1, 1))

@@ -190,7 +190,7 @@ def frozen_tokenizer(model: nn.Module) -> Tokenizer | None:
 
 def next_recipe(recipe: Recipe) -> str | None:
     """Name of a recipe on the same data that needs the tokenizer which this one trains; None: there is none."""
-    for name, make in catalog.RECIPES.items():
+    for name, make in catalog.recipes().items():
         other = make()
         if _wants(other) is type(recipe.model) and other.data.dataset == _published_data(recipe):
             return name
@@ -199,7 +199,7 @@ def next_recipe(recipe: Recipe) -> str | None:
 
 def _published_data(recipe: Recipe) -> str:
     """The data set of the published recipe of the same name."""
-    make = catalog.RECIPES.get(recipe.name)
+    make = catalog.recipes().get(recipe.name)
     return (recipe if make is None else make()).data.dataset
 
 
@@ -238,7 +238,7 @@ def _missing(recipe: Recipe) -> UserError:
 def _how_to_train(recipe: Recipe) -> str:
     """The command that trains the tokenizer a recipe needs."""
     wanted, names = _wants(recipe), []
-    for name, make in catalog.RECIPES.items():
+    for name, make in catalog.recipes().items():
         if type((other := make()).model) is wanted:
             names.insert(0 if other.data.dataset == _published_data(recipe) else len(names), name)
     return f"Train one: torchslots train {names[0]} --root DIR --run-dir RUN." if names else ""

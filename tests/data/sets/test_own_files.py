@@ -239,7 +239,7 @@ def test_empty_missing_and_unknown(tmp_path):
     with pytest.raises(UserError, match=r"is empty: no image, video or folder"):
         all_of(tmp_path)
     (tmp_path / "data.xyz").write_bytes(b"?")
-    with pytest.raises(UserError, match=r"data.xyz .* are no images or videos by their names. Known: png"):
+    with pytest.raises(UserError, match=r"data.xyz is no image or video by name. Known: png"):
         all_of(tmp_path)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from torchslots.cli.demo.plan import Kind, Result, Shown
 from torchslots.cli.table import print_comparison
-from torchslots.evaluation.page import Heading, Image, Row, Section, Table, Text, write_page
-from torchslots.evaluation.report import LABELS, EvalReport, compare
+from torchslots.evaluation.page import Heading, Image, Row, Table, write_page
+from torchslots.evaluation.report import LABELS, EvalReport
+from torchslots.evaluation.result_page import result_sections
 from torchslots.evaluation.seeds import learning_curves
 from torchslots.io import draw
 from torchslots.io.files import write_file
@@ -34,18 +35,9 @@ def print_figures(result: Result, kind: Kind) -> None:
 
 def write_result(result: Result, shown: Shown, kind: Kind, seconds: dict[str, float]) -> Path:
     """Write the page."""
-    reports = _shown_reports(result)
-    header, rows = compare(reports)
-    report = reports[result.plan.demo.name]
-    sections: list[Section] = [
-        Text(kind.introduce(result)),
-        Table(header, rows, "Each figure is defined below."),
-        Heading("What it sees"),
-        *shown.sections,
-        Heading("Learning"),
-        Row(_learning(result, kind)),
-        Heading("How the figures are defined"),
-        Table(["figure", "definition"], [[LABELS.get(f, f), report.definitions[f]] for f in report.metrics]),
+    learning = [Heading("Learning"), Row(_learning(result, kind))]
+    sections = [
+        *result_sections(_shown_reports(result), kind.introduce(result), shown.sections, learning),
         Heading("What took how long"),
         Table(["part", "seconds"], [[part, f"{value:.0f}"] for part, value in seconds.items()], _CLOCK),
     ]

@@ -47,6 +47,12 @@ def own_splits(root: Path, name: str) -> Sequence[str]:
     return existing_splits(root) or ("all",)
 
 
+def own_explanation(root: Path) -> list[str]:
+    from torchslots.data.sets.own_survey import explain_own_files
+
+    return explain_own_files(root)
+
+
 def prepared(root: Path, split: str, config: DataConfig) -> Source:
     from torchslots.data.sets.prepared import PreparedArrays
     from torchslots.data.sets.prepared_features import FeatureArrays, is_features

@@ -4,6 +4,7 @@
 root/train/      optional, with root/validation/ (and root/test/); without them a tenth is for validation
     dog.mp4      a video file, an animated GIF, or one image (a clip of one frame)
     street/      a folder of images: one clip, in natural order
+    trips/rome/  folders may lie in folders, at most 8 deep
 root/masks/      optional; where there are splits root/masks/train/ or root/train/masks/
     dog/         a folder of PNG, one for each frame;  or dog.npy, dog.npz [T, H, W];  or dog.gif (colours)
     street.npz
@@ -44,6 +45,8 @@ from torchslots.io.video import FILM_SUFFIXES, IMAGE_SUFFIXES, frame_count, read
 
 SPLITS = ("train", "validation", "test")
 _VALIDATION_PART = 0.1
+_DEPTH = 8
+"""Levels of folders below the root that are looked into."""
 _FROM_MASKS = {"segmentations", "boxes", "ignore"}
 _BESIDE = (".txt", ".md", ".json", ".csv", ".yaml", ".yml", ".html", ".ini", ".db", "")
 """Endings of files that are ignored beside the clips: notes, licences, leftovers of file managers."""
@@ -198,17 +201,29 @@ def existing_splits(root: Path) -> tuple[str, ...]:
     return tuple(split for split in SPLITS if (root / split).is_dir())
 
 
-def _clips(folder: Path) -> list[Path]:
-    found = list_videos(folder, each=True, each_below=False)
+def listed(folder: Path) -> Listing:
+    """The clips of a folder and of the folders below it, and what is left out, but for masks and notes."""
+    found = list_videos(folder, each=True, each_below=False, depth=_DEPTH)
     left_out = [(path, why) for path, why in found.left_out if path != folder / MASKS and not _beside(path)]
-    unknown = [path for path, _ in left_out if path.parent == folder and path.is_file()]
+    return Listing(found.videos, left_out)
+
+
+def of_unknown_kind(found: Listing, folder: Path) -> list[Path]:
+    """The files that are left out and lie beside the clips, so that they were probably meant to be some."""
+    return [path for path, _ in found.left_out if path.parent == folder and path.is_file()]
+
+
+def _clips(folder: Path) -> list[Path]:
+    found = listed(folder)
+    unknown = of_unknown_kind(found, folder)
     if unknown:
         kinds = ", ".join(kind[1:] for kind in (*IMAGE_SUFFIXES, *FILM_SUFFIXES))
+        others = f" and {len(unknown) - 1} other files are" if len(unknown) > 1 else " is"
         raise UserError(
-            f"{unknown[0]} and {len(unknown) - 1} other files are no images or videos by their names. "
-            f"Known: {kinds}. Convert them or move them away."
+            f"{unknown[0]}{others} no image or video by name. Known: {kinds}. Convert what you need, and move the rest "
+            "away."
         )
-    Listing(found.videos, left_out).note(folder)
+    found.note(folder)
     if not found.videos:
         raise UserError(f"{folder} is empty: no image, video or folder of images. Put your clips there.")
     return found.videos
