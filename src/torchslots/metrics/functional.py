@@ -146,7 +146,9 @@ def jf(
     other. The figure of a batch is the mean over its clips ("exact"), or over the objects of all of them ("tolerant").
 
     Args:
-        true, predicted, ignore: See `fg_ari`.
+        true: Ids of objects, see `fg_ari`.
+        predicted: Ids of slots.
+        ignore: What is left out.
         boundaries: "tolerant", as DAVIS' official program for unsupervised segmentation computes it; "exact", with
             boundaries that must coincide, where absence from a frame counts 0.
 
@@ -177,7 +179,9 @@ def average_precision(
     objects see `torchslots.metrics.set_prediction`.
 
     Args:
-        true, predicted, ignore: See `fg_ari`.
+        true: Ids of objects, see `fg_ari`.
+        predicted: Ids of slots.
+        ignore: What is left out.
         threshold: Least IoU of a match, in [0.5, 1): at most one slot then matches an object.
 
     Raises:
