@@ -100,7 +100,7 @@ def test_examples_run(function, tmp_path, monkeypatch):
 def test_docstrings_say_what_a_newcomer_must_know(function):
     about = " ".join(function.__doc__.split())
     refers = "Arguments and errors are those of" in about
-    assert "Example:" in about and (refers or "Raises:" in about or function.__name__.startswith("list_"))
+    assert "Examples:" in about and (refers or "Raises:" in about or function.__name__.startswith("list_"))
     named = inspect.signature(function).parameters
     assert refers or all(re.search(rf"\b{name}(, \w+)*: ", about) for name in named)
 
