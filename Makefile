@@ -35,7 +35,7 @@ check: $(STAMP)
 # The site in site/; a broken link, anchor or docstring is an error. Ruff, in the same folder, breaks long signatures.
 docs: $(DOCS)
 	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "Open site/index.html"
+	@echo "Open site/index.html, or with the search: $(PYTHON) -m http.server -b 127.0.0.1 -d site"
 
 setup: $(STAMP)
 
