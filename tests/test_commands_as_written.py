@@ -58,7 +58,6 @@ NOT_RUN = {
     "i3d=i3d_pretrained_400.pt": "needs public weights of these networks",
     "make demo": "sets up a machine",
     "make test": "sets up a machine, and is this",
-    'make fidelity CASES="recordings/savi_small_mini"': "tests/fidelity runs it",
     'make fidelity CASES="DIR..."': "tests/fidelity runs it",
     "pip install .": "installs",
     "pip install pillow-heif": "installs",

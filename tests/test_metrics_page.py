@@ -41,7 +41,11 @@ def written() -> str:
     parts = []
     for title, (about, definitions, labels) in SECTIONS.items():
         rows = [f"| `{name}` | {labels.get(name, '')} | {text} |" for name, text in definitions.items()]
-        parts.append("\n".join([f"\n## {title}\n\n{about}\n", "| key | name | definition |", "|---|---|---|", *rows, ""]))
+        parts.append(
+            "\n".join(
+                [f"\n## {title}\n\n{about}\n", "| key | name | definition |", "|---|---|---|", *rows, ""]
+            )
+        )
     return "".join(parts)
 
 

@@ -234,3 +234,16 @@ def test_commands_of_the_readme_are_there():
     lines = re.findall(r"^torchslots (\S+)(.*)$", README.read_text(), re.M)
     assert {name for name, _ in lines} <= set(COMMANDS) and len(lines) > 10
     assert len(README.read_text().splitlines()) < 120
+
+
+def test_the_reference_shows_every_public_name():
+    shown = re.findall(r"^::: (torchslots[\w.]+)$", (API.parent / "reference.md").read_text(), re.M)
+    functions = {f"torchslots.{name}" for name in torchslots.__all__} - {
+        "torchslots.__version__",
+        "torchslots.metrics",
+    }
+    metrics = {f"torchslots.metrics.{name}" for name in torchslots.metrics.__all__}
+    listed = re.findall(r"^- `(torchslots[\w.]+)`: (.*)", API.read_text(), re.M)
+    parts = {f"{module}.{name}" for module, names in listed for name in re.findall(r"`(\w+)`", names)}
+    assert functions | metrics | parts == set(shown) and len(shown) == len(set(shown))
+    assert all(pydoc.locate(name) is not None for name in shown)
