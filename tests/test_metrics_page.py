@@ -14,7 +14,7 @@ SECTIONS = {
     "Objects, where a protocol asks for them": (
         "Reported with some `--protocol`.",
         scores.EXTRA | CLASSES | J_AND_F,
-        scores.EXTRA_LABELS | scores.CLASS_LABELS | {name: "J&F" for name in J_AND_F},
+        scores.EXTRA_LABELS | scores.CLASS_LABELS | dict.fromkeys(J_AND_F, "J&F"),
     ),
     "Reconstructions": (
         "Reported with `--recon`; the last four need files of public networks, see "
@@ -28,8 +28,8 @@ SECTIONS = {
         set_prediction.LABELS,
     ),
     "Predicted frames": (
-        "Reported with `--observe`, in `horizon.json`. `psnr_*` stands for each target that is reconstructed; `copy_` for "
-        "the baseline that repeats the last observed frame.",
+        "Reported with `--observe`, in `horizon.json`. `psnr_*` stands for each target that is reconstructed; `copy_` "
+        "for the baseline that repeats the last observed frame.",
         rollout.DEFINITIONS,
         {},
     ),
