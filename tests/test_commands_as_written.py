@@ -68,7 +68,9 @@ NOT_RUN = {
     "torchslots evaluate runs/mine --root my_videos": "follows the training before",
     'torchslots evaluate runs/savi_small/0 --root "$DATA"': "of runs on a cluster",
     "torchslots report runs/savi_small/*": "of runs on a cluster",
-    "torchslots report runs/1 runs/2 --out side.html": "needs evaluated runs; tests/evaluation/test_comparison.py has such",
+    "torchslots report runs/1 runs/2 --out side.html": (
+        "needs evaluated runs; tests/evaluation/test_comparison.py has such"
+    ),
     "torchslots train --replay RUN/nonfinite_batch_step_N.safetensors": (
         "needs a step that failed; tests/training/test_replay.py makes one"
     ),
