@@ -48,7 +48,13 @@ class Person:
 
         options = webdriver.ChromeOptions()
         options.binary_location = str(BROWSER)
-        for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1400,1800"):
+        for flag in (
+            "headless=new",
+            "no-sandbox",
+            "disable-gpu",
+            "disable-dev-shm-usage",
+            "window-size=1400,1800",
+        ):
             options.add_argument(f"--{flag}")
         options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
         options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
@@ -186,9 +192,11 @@ def test_the_whole_way(started: tuple[Person, Path, str], tmp_path: Path) -> Non
     (archive,) = person.wait(lambda: list(person.downloads.glob("*.zip")), "the download")
     with zipfile.ZipFile(archive) as packed:
         names = {Path(name).name for name in packed.namelist()}
-        tracks = json.loads(packed.read(next(name for name in packed.namelist() if name.endswith("tracks.json"))))
+        tracks = json.loads(
+            packed.read(next(name for name in packed.namelist() if name.endswith("tracks.json")))
+        )
     assert {"overlay.mp4", "slots.mp4", "slots.npz", "tracks.json", "00007.png"} <= names
-    assert len(tracks["frames"]) == 8 and tracks["source"] == "my_b_film.mp4"
+    assert len(tracks["frames"]) == 8 and tracks["source"] == "my_bfilm.mp4"
 
     slider = person.all("#frame input[type=range]")[0]
     for _ in range(3):

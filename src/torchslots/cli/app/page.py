@@ -10,18 +10,16 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 import numpy as np
 from gradio_image_annotation import image_annotator  # pyright: ignore[reportMissingImports]
 
-from torchslots.cli.app.models import Needs, needs_of
-from torchslots.cli.app.render import STYLE, color, fitted, frame_html, image_tag, tracks_html
+from torchslots.cli.app.boxes import annotated, boxes_of
+from torchslots.cli.app.models import needs_of
+from torchslots.cli.app.render import STYLE, frame_html, image_tag, tracks_html
 from torchslots.cli.app.session import ACTIONS, Change, Session, Sessions
 from torchslots.cli.app.uploads import Film
-from torchslots.inference.view import resized
 from torchslots.io import video
 from torchslots.io.errors import UserError
 from torchslots.io.films import FILM_SUFFIXES
 from torchslots.io.images import IMAGE_SUFFIXES
 
-_ANNOTATED_SIDE = 640
-"""Longest side in pixels of the frame on which boxes are drawn."""
 _HIDDEN: dict[str, Any] = {"api_visibility": "private"}
 _MODEL: dict[str, Any] = {**_HIDDEN, "concurrency_id": "model", "concurrency_limit": 1}
 """Events that run a model, one at a time."""
@@ -35,38 +33,6 @@ def shown_errors() -> Iterator[None]:
         yield
     except UserError as error:
         raise gr.Error(escape(str(error)), duration=None, print_exception=False) from None
-
-
-def annotated(film: Film) -> dict[str, Any]:
-    """The first frame and its known boxes, for the component on which boxes are drawn."""
-    height, width = fitted(film.first.shape[:2], _ANNOTATED_SIDE)
-    boxes = [
-        {
-            "ymin": round(a * height),
-            "xmin": round(b * width),
-            "ymax": round(c * height),
-            "xmax": round(d * width),
-        }
-        for a, b, c, d in film.boxes
-    ]
-    inks = (bytes.fromhex(color(slot)[1:]) for slot in range(1, len(boxes) + 1))
-    colors = [f"rgb({red}, {green}, {blue})" for red, green, blue in inks]
-    return {
-        "image": resized(film.first, (height, width)),
-        "boxes": [box | {"label": "", "color": ink} for box, ink in zip(boxes, colors)],
-    }
-
-
-def boxes_of(value: dict[str, Any] | None, film: Film) -> list[tuple[float, float, float, float]]:
-    """Boxes that were drawn, as (ymin, xmin, ymax, xmax) in [0, 1]; those without an area are left out."""
-    height, width = fitted(film.first.shape[:2], _ANNOTATED_SIDE)
-    rows = []
-    for box in (value or {}).get("boxes") or []:
-        ymin, ymax = (min(max(box[key] / height, 0.0), 1.0) for key in ("ymin", "ymax"))
-        xmin, xmax = (min(max(box[key] / width, 0.0), 1.0) for key in ("xmin", "xmax"))
-        if ymax > ymin and xmax > xmin:
-            rows.append((ymin, xmin, ymax, xmax))
-    return rows
 
 
 class Page:
@@ -97,7 +63,7 @@ class Page:
         self.model = gr.Dropdown(labelled, value=self._chosen, label="Model", elem_id="model")
         self.about = gr.Markdown("", elem_id="about")
         endings = sorted({*FILM_SUFFIXES, *IMAGE_SUFFIXES})
-        self.file = gr.File(label="Film or image", file_types=endings, height=130, elem_id="upload")
+        self.file = gr.File(label="Film or image", file_types=endings, height=140, elem_id="upload")
         with gr.Row():
             self.examples = {
                 name: gr.Button(f"Example {name}", size="sm", elem_id=f"example-{name}")
@@ -109,8 +75,9 @@ class Page:
             show_remove_button=True, disable_edit_boxes=True, boxes_alpha=0.25, visible=False, elem_id="boxes",
             box_min_size=4, handle_size=6,
         )  # fmt: skip
+        self.preview = gr.HTML(visible=False, elem_id="preview")
         self.mask = gr.File(
-            label="Masks of the first frame (PNG)", file_types=[".png"], height=110, visible=False
+            label="Masks of the first frame (PNG)", file_types=[".png"], height=140, visible=False
         )
         self.num_slots = gr.Number(
             None, label="Number of slots (empty: as the model was built)", precision=0, visible=False
@@ -149,10 +116,10 @@ class Page:
         )
 
     def _events(self, blocks: gr.Blocks) -> None:
-        inputs = [self.about, self.boxes, self.mask, self.num_slots, self.action]
+        inputs = [self.about, self.boxes, self.preview, self.mask, self.num_slots, self.action]
         blocks.load(self.choose, self.model, inputs, **_MODEL)
         self.model.input(self.choose, self.model, inputs, **_MODEL)
-        taken = [self.file, self.film, self.boxes, self.results]
+        taken = [self.file, self.film, self.boxes, self.preview, self.results]
         self.file.upload(self.upload, [self.file, self.model], taken, **_MODEL)
         for name, button in self.examples.items():
             button.click(self._example(name), self.model, taken, **_MODEL)
@@ -183,32 +150,32 @@ class Page:
     def _session(self, request: gr.Request) -> Session:
         return self.sessions.get(str(request.session_hash))
 
-    def _needs(self, session: Session, model: str | None) -> Needs | None:
-        return None if model is None else needs_of(session.shelf.open(model))
-
     def choose(self, model: str | None, request: gr.Request) -> list[Any]:
         """Load a model, and show what it needs."""
-        if model is None:
-            return ["Choose a model.", *([gr.skip()] * 4)]
         session = self._session(request)
+        if model is None:
+            return ["Choose a model.", *([gr.skip()] * 5)]
         with shown_errors():
             needs = needs_of(session.shelf.open(model))
         actions = list(ACTIONS) if needs.poses else list(ACTIONS[:3])
         return [
             needs.describe(),
             gr.update(visible=needs.hint == "boxes" and session.film is not None),
+            gr.update(visible=needs.hint != "boxes" and session.film is not None),
             gr.update(visible=needs.hint == "masks"),
             gr.update(visible=needs.hint == "nothing"),
             gr.update(choices=actions, value=actions[0]),
         ]
 
     def upload(self, file: str | None, model: str | None, request: gr.Request) -> list[Any]:
-        """Take a film."""
+        """Take a film; what is refused leaves the page as it was."""
         session = self._session(request)
-        with shown_errors():
-            if file is None:
-                raise UserError("No file was given.")
-            return self._taken(session, session.upload(Path(file)), model)
+        try:
+            film = session.upload(Path(str(file)))
+        except UserError as error:
+            gr.Warning(escape(str(error)), duration=None, title="Not taken")
+            return [None, *([gr.skip()] * 4)]
+        return self._taken(session, film, model)
 
     def _example(self, name: str) -> Callable[..., list[Any]]:
         def take(model: str | None, request: gr.Request) -> list[Any]:
@@ -219,10 +186,16 @@ class Page:
         return take
 
     def _taken(self, session: Session, film: Film, model: str | None) -> list[Any]:
-        needs = self._needs(session, model)
-        visible = needs is not None and needs.hint == "boxes"
-        boxes = gr.update(value=annotated(film), visible=visible)
-        return [None, escape(film.describe()), boxes, gr.update(visible=False)]
+        drawn = self._takes_boxes(session, model)
+        boxes = gr.update(
+            value=annotated(film, session.folder / "first" / f"{film.path.stem}.png"), visible=drawn
+        )
+        preview = gr.update(value=image_tag(film.first, "first frame"), visible=not drawn)
+        return [None, escape(film.describe()), boxes, preview, gr.update(visible=False)]
+
+    def _takes_boxes(self, session: Session, model: str | None) -> bool:
+        with shown_errors():
+            return bool(model) and needs_of(session.shelf.open(model)).hint == "boxes"
 
     def find_objects(
         self, model: str | None, drawn: Any, mask: str | None, num_slots: float | None, request: gr.Request

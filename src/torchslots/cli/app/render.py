@@ -24,6 +24,7 @@ STYLE = """
 .ts-frame{position:relative;margin:0 auto;max-width:760px}
 .ts-frame img{width:100%;display:block;image-rendering:auto;border-radius:6px}
 .ts-frame svg{position:absolute;inset:0;width:100%;height:100%}
+#preview img{max-height:360px;width:100%;object-fit:contain;border-radius:6px}
 .ts-slots{display:grid;grid-template-columns:repeat(auto-fill,minmax(104px,1fr));gap:8px;margin-top:10px}
 .ts-slots figure{margin:0}.ts-slots img{width:100%;display:block;border-radius:4px}
 .ts-slots figcaption,.ts-tracks{font-size:13px}

@@ -331,11 +331,14 @@ class Sessions:
             return self._open[key]
 
     def close(self, key: str) -> None:
-        """End a session and remove its files."""
+        """End a session and remove its files; of the last one also what the page's server has left."""
         with self._lock:
             ended = self._open.pop(key, None)
-        if ended is not None:
-            ended.close()
+            if ended is not None:
+                ended.close()
+            if not self._open:
+                for path in self._root.iterdir():
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def __len__(self) -> int:
         return len(self._open)
