@@ -61,6 +61,9 @@ NOT_RUN = {
     'make fidelity CASES="recordings/savi_small_mini"': "tests/fidelity runs it",
     'make fidelity CASES="DIR..."': "tests/fidelity runs it",
     "pip install .": "installs",
+    "pip install 'torchslots[app]'": "installs",
+    "torchslots app": "serves until it is ended; tests/cli/app runs it",
+    "torchslots app runs/1": "serves until it is ended; tests/cli/app runs it",
     "pip install pillow-heif": "installs",
     "torchrun --nproc-per-node 2 -m torchslots train savi_demo --root data --run-dir runs/2": "see the last test here",
 }

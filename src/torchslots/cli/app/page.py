@@ -173,7 +173,7 @@ class Page:
         try:
             film = session.upload(Path(str(file)))
         except UserError as error:
-            gr.Warning(escape(str(error)), duration=None, title="Not taken")
+            gr.Warning(escape(str(error)), duration=None)
             return [None, *([gr.skip()] * 4)]
         return self._taken(session, film, model)
 
