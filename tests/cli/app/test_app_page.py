@@ -28,7 +28,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:::(?!torchslots)"),
 ]
 _PATIENCE = 90
-_PICTURES = Path("/tmp/appwork/shots")
 
 
 def square_film() -> np.ndarray:
@@ -106,8 +105,7 @@ class Person:
         moves.move_by_offset(to_x - x - (to_x - x) // 2, to_y - y - (to_y - y) // 2).release().perform()
 
     def picture(self, name: str) -> None:
-        if _PICTURES.is_dir():
-            self.driver.save_screenshot(str(_PICTURES / f"{name}.png"))
+        self.driver.save_screenshot(str(self.downloads.parent / f"{name}.png"))
 
     def requests(self) -> set[str]:
         """Addresses that the page asked."""
