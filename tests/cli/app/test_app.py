@@ -116,7 +116,7 @@ def test_uploads_are_moved_and_numbered(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda file: file.write_bytes(bytes(1_000_001)), "film.mp4 has .* and this app takes 1 MB"),
+        (lambda file: file.write_bytes(bytes((1 << 20) + 1)), "film.mp4 has .* and this app takes 1 MB"),
         (lambda file: file.write_bytes(b"no film"), "^film.mp4 .*(damaged|cannot be read)"),
         (lambda file: write_film(file, 10), "film.mp4 has 10 frames, and this app takes 9"),
     ],

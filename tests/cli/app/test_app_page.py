@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:::(?!torchslots)"),
 ]
 _PATIENCE = 90
+_BEFORE = b'--X\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
 
 
 def square_film() -> np.ndarray:
@@ -140,9 +141,12 @@ def left_over(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file()]
 
 
-def refused(url: str) -> int:
+def answer_to(url: str, sent: bytes | None = None) -> int:
+    """Status of an answer; `sent` is the content of an uploaded file."""
+    body = None if sent is None else _BEFORE + sent + b"\r\n--X--\r\n"
+    asked = urllib.request.Request(url, body, {"Content-Type": "multipart/form-data; boundary=X"})
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=20) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -211,7 +215,9 @@ def test_the_whole_way(started: tuple[Person, Path, str], tmp_path: Path) -> Non
     outside = {each for each in person.requests() if not each.startswith((url, "data:", "blob:", "chrome"))}
     assert not outside
     for path in ("/etc/passwd", str(tmp_path / "work" / "follower" / "config.json"), str(large)):
-        assert refused(f"{url}/gradio_api/file={path}") == 403
+        assert answer_to(f"{url}/gradio_api/file={path}") == 403
+    before = sorted(left_over(files))
+    assert answer_to(f"{url}/gradio_api/upload", bytes(3 << 20)) == 413 and sorted(left_over(files)) == before
     assert left_over(files)
     person.driver.get("about:blank")
     person.wait(lambda: not left_over(files), f"an empty folder, but {left_over(files)}")

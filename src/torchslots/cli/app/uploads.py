@@ -15,7 +15,7 @@ from torchslots.io.errors import UserError
 from torchslots.io.files import size_text
 
 _LONGEST_NAME = 60
-_MEGABYTE = 1_000_000
+_MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True)
