@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "evaluate a model on whole videos: FG-ARI, ARI, mIoU, mBO, plots",
     "predict": "segment your own images and videos",
     "edit": "remove, move, resize, turn or swap objects, and decode again",
+    "app": "open a local page: drop a film, draw boxes, see and edit objects",
     "compose": "decode new videos from slots exchanged across a data set; measure FVD, FID",
     "concepts": "cluster the slots of a data set, and decode new images from the clusters",
     "slots": "write the slots of a data set to files, to train other models on them",
@@ -31,7 +32,7 @@ COMMANDS = {
     "report": "compare finished runs: mean over seeds, tables, a page with images",
 }
 """Commands and what they do; each is the function of its name in the file or folder of its name."""
-_FOLDERS = ("bench", "demo")
+_FOLDERS = ("app", "bench", "demo")
 """Commands with a folder; their function is in `command.py`."""
 _GONE = {"verify": 'it is a test now: in a copy of the repository, run `make fidelity CASES="DIR..."`.'}
 """Commands of earlier versions, and what replaces them."""
