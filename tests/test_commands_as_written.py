@@ -97,7 +97,7 @@ _WHOLE = {"torchslots demo", "torchslots recipes"}
 def commands(text: str) -> list[str]:
     """The commands of code blocks and in backticks, without what follows them as a comment or in a second column."""
     fence = re.compile(r"^```\w*\n(.*?)^```", re.S | re.M)
-    blocks = [re.sub(r"\\\n\s*", " ", block) for block in fence.findall(text)]
+    blocks = [re.sub(r"\s*\\\n\s*", " ", block) for block in fence.findall(text)]
     lines = [line.removeprefix("srun ") for block in blocks for line in block.splitlines()]
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", fence.sub("", text))]
     found = [re.split(r"\s{2,}|\s+(?:#|&&)", line.strip())[0] for line in [*lines, *spans]]
