@@ -15,12 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recipes.shrunk import shrunk
-from torchslots.models.model import ObjectCentricModel
 from torchslots.models.types import Batch
 from torchslots.recipes import catalog
-from torchslots.recipes.backbones import build_backbone
 from torchslots.recipes.config import TrainConfig
 from torchslots.training.step import TrainStep
+from torchslots.training.warm_start import add_teacher
 
 CLIPS = 4
 
@@ -59,8 +58,7 @@ def gradients(name: str, accumulation: int = 1) -> tuple[dict[str, float], dict[
     recipe = catalog.recipe(name)
     config: Any = shrunk(recipe.model)
     model = catalog.build_seeded(config, 0).train()
-    if isinstance(model, ObjectCentricModel) and getattr(model.decoder, "taught", False):
-        model.decoder.learn_from(build_backbone(config.backbone))  # pyright: ignore[reportCallIssue]
+    add_teacher(model)
     frames = recipe.train.short_clip or min(recipe.data.num_frames, 3)
     train = TrainConfig(batch_size=CLIPS, accumulation=accumulation, compile=False)
     stepper = TrainStep(model, replace(recipe.optim, warmup_steps=0), train, "cpu", frames)
