@@ -4,7 +4,6 @@ The words of a command are not touched. What is small: recipes of these names in
 the trained models that the texts call RUN, MODEL, runs/1 and so on.
 """
 
-import contextlib
 import io
 import json
 import os
@@ -13,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 import torch
 
+from cli.own_films import moving
 from data.movi_files import copy_movi
+from recipes.shrunk import shrunk
 from tiny_models import TINY
-from torchslots.cli import main
+from torchslots.cli import COMMANDS, main
 from torchslots.io import video
 from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog, isa
@@ -40,7 +42,13 @@ from torchslots.training.resume import TrainOptions, start_of, write_start
 from training.two_steps import SLOTDIFFUSION, VQVAE
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "examples").rglob("*.md")),
+]
+_OUTSIDE = "the package is not installed; tests/examples/test_outside_package.py runs it"
 NOT_RUN = {
     "torchslots pretrained get slotcontrast_ytvis": "downloads",
     "torchslots pretrained get ftdinosaur_base_518 --file PATH": "needs the published file",
@@ -55,57 +63,44 @@ NOT_RUN = {
     "torchslots data prepare movi_c --features slotcontrast_movi_c --root data --out stored": (
         "needs the backbone's public weights; tests/cli/test_prepare_features.py runs it small"
     ),
-    "torchslots train slotcontrast_movi_c --data prepared --root stored --run RUN": "follows the command before",
+    "torchslots train slotcontrast_movi_c --data prepared --root stored --run-dir RUN": "follows the command before",
     "torchslots evaluate RUN --root data --recon --weights vgg16=vgg16-397923af.pth lpips_vgg=vgg.pth "
     "i3d=i3d_pretrained_400.pt": "needs public weights of these networks",
-    "torchslots train slots_video --data folder --root my_videos --run-dir runs/mine": (
-        "takes hours; tests/cli/test_own_videos.py runs it small"
+    'make fidelity CASES="DIR..."': "tests/fidelity runs it",
+    "torchrun --nproc-per-node 2 -m torchslots train savi_demo --root data --run-dir runs/2": "see the last test here",
+    'torchslots data generate --out "$DATA" --train 9750 --validation 250 --shard "$SLURM_ARRAY_TASK_ID/16" '
+    "--workers 8": "renders 10,000 videos; tests/sim renders few",
+    'torchslots data prepare savi_small --root "$DATA" --out "$DATA/prepared" --num-workers 32': (
+        "starts 32 processes; docs/data.md has it with fewer"
     ),
     "torchslots train slots_video --root my_videos --run-dir runs/try --model.slots.resolution 32 32 "
-    "--data.resolution 32 --optim.num-steps 6000 --optim.warmup-steps 300 --train.short-steps 2000": (
-        "takes an hour; tests/cli/test_own_videos.py runs it small"
-    ),
-    "torchslots evaluate runs/mine --root my_videos": "follows the training before",
-    'torchslots evaluate runs/savi_small/0 --root "$DATA"': "of runs on a cluster",
-    "torchslots report runs/savi_small/*": "of runs on a cluster",
-    "torchslots report runs/1 runs/2 --out side.html": (
-        "needs evaluated runs; tests/evaluation/test_comparison.py has such"
-    ),
-    "torchslots train --replay RUN/nonfinite_batch_step_N.safetensors": (
-        "needs a step that failed; tests/training/test_replay.py makes one"
-    ),
-    "torchslots completion bash > ~/.local/share/bash-completion/completions/torchslots": (
-        "writes outside of the test's folder; tests/cli/test_completion.py runs it"
-    ),
-    "make demo": "sets up a machine",
-    "make docs": "installs, and is part of .ci/run",
-    "make test": "sets up a machine, and is this",
-    'make fidelity CASES="DIR..."': "tests/fidelity runs it",
-    "pip install .": "installs",
-    "pip install 'torchslots[app]'": "installs",
+    "--data.resolution 32 --optim.num-steps 6000 --optim.warmup-steps 300 --train.short-steps 2000": "6,000 steps",
+    "torchslots train --replay RUN/nonfinite_batch_step_N.safetensors": "tests/training/test_replay.py runs it",
     "torchslots app": "serves until it is ended; tests/cli/app runs it",
-    "torchslots app runs/1": "serves until it is ended; tests/cli/app runs it",
-    "pip install pillow-heif": "installs",
-    "pip install 'torchslots[tables]'": "installs",
-    "torchrun --nproc-per-node 2 -m torchslots train savi_demo --root data --run-dir runs/2": "see the last test here",
+    "torchslots recipes drift": _OUTSIDE,
+    "torchslots data list squares": _OUTSIDE,
+    "torchslots data inspect squares --root data/squares": _OUTSIDE,
+    "torchslots train drift_squares --root data/squares --run-dir runs/drift": _OUTSIDE,
+    "torchslots evaluate runs/drift --root data/squares": _OUTSIDE,
 }
 """Commands that are not run here, and why."""
-_COMMAND = re.compile(r"(?:torchslots|torchrun|make|pip) \S")
+_COMMAND = re.compile(r"(?:torchslots|torchrun|make|(?:\.venv/bin/)?pip) \S")
 _OPEN = re.compile(
-    r"\.\.\.|\b(?:COMMAND|NAME|DIR|RECIPE)\b"
-    r"|^torchslots (?:[\w-]+|data [\w-]+|train my\.yaml|pretrained get --file \S+)$"
+    r"\.\.\.|\b(?:COMMAND|NAME|DIR|RECIPE)\b|--device cuda|"
+    r"^torchslots (?:[\w-]+|data prepare|pretrained get --file \S+)$"
 )
-"""Forms of commands that leave words to the reader."""
-_WHOLE = {"torchslots demo", "torchslots recipes", "torchslots data list"}
-"""Commands without arguments that can be run."""
+"""Forms of commands that leave words to the reader, or ask for a GPU."""
+_WHOLE = {"torchslots demo", "torchslots recipes"}
+"""Commands of one word that can be run."""
 
 
 def commands(text: str) -> list[str]:
     """The commands of code blocks and in backticks, without what follows them as a comment or in a second column."""
     fence = re.compile(r"^```\w*\n(.*?)^```", re.S | re.M)
-    lines = [line for block in fence.findall(text) for line in block.splitlines()]
+    blocks = [re.sub(r"\s*\\\n\s*", " ", block) for block in fence.findall(text)]
+    lines = [line.removeprefix("srun ") for block in blocks for line in block.splitlines()]
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", fence.sub("", text))]
-    found = [re.split(r"\s{2,}|\s+#", line.strip())[0] for line in [*lines, *spans]]
+    found = [re.split(r"\s{2,}|\s+(?:#|&&)", line.strip())[0] for line in [*lines, *spans]]
     found = [line for line in found if _COMMAND.match(line)]
     return list(
         dict.fromkeys(line for line in found if line in {*_WHOLE, *NOT_RUN} or not _OPEN.search(line))
@@ -113,7 +108,8 @@ def commands(text: str) -> list[str]:
 
 
 WRITTEN = list(dict.fromkeys(line for page in PAGES for line in commands(page.read_text())))
-RUN = [line for line in WRITTEN if line not in NOT_RUN]
+RUN = [line for line in WRITTEN if line not in NOT_RUN and line.startswith("torchslots")]
+OTHERS = [line for line in WRITTEN if line not in NOT_RUN and line not in RUN]
 _DATA = DataConfig(
     max_instances=11, resolution=32, num_frames=2, keys=("video", "segmentations", "boxes", "flow")
 )
@@ -140,8 +136,10 @@ def small(name: str, model: ModelConfig, **data: object) -> Recipe:
 
 _SLOTS = replace(_SAVI, num_slots=6, conditioning="gaussian")
 _FRAMES = {"resolution": 16, "keys": ("video", "segmentations")}
+_OWN = shrunk(catalog.recipe("slots_video").model)
 RECIPES = {
     "savi_small": small("savi_small", _SAVI),
+    "slots_video": small("slots_video", _OWN, dataset="folder", keys=("video",), windows="back_and_forth"),
     "vqvae_movi_e": small("vqvae_movi_e", VQVAE, **_FRAMES),
     "slotdiffusion_movi_e": small("slotdiffusion_movi_e", SLOTDIFFUSION, **_FRAMES),
 }
@@ -168,13 +166,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         video.write_video(place / name, noise, 12)
     for name in ("image.png", "one.png", "other.png"):
         video.write_png(place / name, noise[0])
-    for name in ("train/one.mp4", "validation/two.mp4"):
-        (place / "my_videos" / name).parent.mkdir(parents=True)
-        video.write_video(place / "my_videos" / name, noise, 12)
-    (place / "my.yaml").write_text("base: savi_small\n")
+    for name in range(12):
+        video.write_video(place / "my_videos" / f"{name}.mp4", moving(4, 32, 32), 12)
     (place / "boxes.json").write_text(json.dumps([[0.1, 0.1, 0.5, 0.5], [0.4, 0.5, 0.9, 0.9]]))
     for name, recipe in {
         "runs/1": small("savi_small", _SAVI),
+        "runs/savi_small/0": small("savi_small", _SAVI),
         "runs/clevr6": small("slot_attention", _SLOTS),
         "runs/vqvae": RECIPES["vqvae_movi_e"],
         "of_slots": small("savi_small", _SLOTS),
@@ -182,6 +179,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "of_diffusion": RECIPES["slotdiffusion_movi_e"],
     }.items():
         saved(recipe, place / name, place / "data")
+    own = replace(RECIPES["slots_video"], evaluation=EvalConfig(split="validation", num_frames=4))
+    saved(own, place / "runs/mine", place / "my_videos")
+    (place / "runs/savi_small/1").symlink_to(place / "runs/1", target_is_directory=True)
     return place
 
 
@@ -213,30 +213,77 @@ def is_slow(line: str) -> bool:
     "line", [pytest.param(line, marks=pytest.mark.slow if is_slow(line) else ()) for line in RUN]
 )
 def test_it_runs(line: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = shlex.split(line)
-    assert words[0] == "torchslots", f"{line}: run it by a test, or give the reason in NOT_RUN"
     for name, recipe in RECIPES.items():
         monkeypatch.setitem(catalog.RECIPES, name, lambda recipe=recipe: recipe)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DATA", "data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words, out = as_shell(line)
     for name in ("RUN", "MODEL"):
         if name in words:
             shutil.copytree(folder / model_for(line), folder / name, dirs_exist_ok=True)
+    if "my.yaml" in words:
+        base = "slots_video" if "my_videos" in words else "savi_small"
+        (folder / "my.yaml").write_text(f"base: {base}\noptim:\n  num_steps: 1\n")
     if words[1] == "train":  # from its start
         for flag, place in zip(words, words[1:]):
             if flag == "--run-dir":
                 shutil.rmtree(folder / place, ignore_errors=True)
     if words[1] == "export" and "torch-export" not in words:
         pytest.importorskip("onnxscript")
-    monkeypatch.chdir(folder)
-    shown = io.StringIO()
-    words, _, file = (
-        (words[: words.index(">")], *words[words.index(">") :]) if ">" in words else (words, "", "")
-    )
-    with contextlib.redirect_stdout(shown) if file else contextlib.nullcontext():
+    if words[1] == "report":
+        for run in words[2:]:
+            if (folder / run).is_dir() and not (folder / run / "eval.json").is_file():
+                assert main(["evaluate", run, "--root", "data", "--num-videos", "1", "--num-plots", "0"]) == 0
+    if out is None:
         assert main(words[1:]) == 0
-    if file:
-        (folder / file).write_text(shown.getvalue())
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with redirect_stdout(io.StringIO()) as said:
+            assert main(words[1:]) == 0
+        assert len(said.getvalue()) > 100
+        out.write_text(said.getvalue())
     for name in ("RUN", "MODEL", "out"):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def as_shell(line: str) -> tuple[list[str], Path | None]:
+    """Words of a command with variables and patterns of files replaced, and the file to which it is written."""
+    words, arrow, file = os.path.expandvars(line).partition(" > ")
+    found = [sorted(map(str, Path().glob(word))) if "*" in word else [word] for word in shlex.split(words)]
+    return [word for several in found for word in several], Path(file).expanduser() if arrow else None
+
+
+@pytest.mark.parametrize("line", OTHERS)
+def test_targets_and_extras_exist(line: str) -> None:
+    words = shlex.split(line)
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.M)
+        assert next(word for word in words[1:] if "=" not in word) in targets
+        return
+    assert words[0].endswith("pip") and words[1] == "install"
+    extras = re.search(r"(?:torchslots|\.)\[(.*)\]", words[-1])
+    stated = (REPOSITORY / "pyproject.toml").read_text()
+    for name in extras.group(1).split(",") if extras else ():
+        assert re.search(rf"^{name} = \[", stated, re.M), name
+    if words[-1].startswith("./"):
+        assert (REPOSITORY / words[-1] / "pyproject.toml").is_file()
+
+
+SAID = re.compile(r"torchslots ([a-z][\w-]*)")
+"""A command in a message."""
+
+
+def test_messages_and_helps_name_commands_that_exist() -> None:
+    found = [
+        (match.group(1), file.name)
+        for file in (REPOSITORY / "src").rglob("*.py")
+        for span in re.findall(r"`(torchslots [^`]*)`", file.read_text())
+        for match in [SAID.match(span)]
+        if match
+    ]
+    assert len(found) > 60
+    assert {name: file for name, file in found if name not in COMMANDS} == {}
 
 
 SMALL = (

@@ -8,6 +8,7 @@ import pytest
 from data.movi_files import copy_movi
 from torchslots.data.catalog import DATASETS, Remote, RemoteFiles, entry, list_datasets, open_dataset
 from torchslots.data.config import DataConfig
+from torchslots.data.inspect import inspect_dataset
 from torchslots.io.errors import UserError
 
 CONFIG = DataConfig(resolution=32, num_frames=4)
@@ -71,6 +72,29 @@ def test_a_split_that_is_not_there(tmp_path):
     copy_movi("a", tmp_path)
     with pytest.raises(UserError, match=r"no split `test`. It has: train, validation"):
         open_dataset("movi_a", tmp_path, "test", CONFIG, True)
+
+
+class _Bare:
+    """A source without what messages and `data inspect` ask."""
+
+    def __len__(self):
+        return 1
+
+    def name(self, index):
+        return "one"
+
+    def open(self, index, keys):
+        raise NotImplementedError
+
+
+def test_what_is_no_source_is_said_where_it_is_opened(tmp_path, monkeypatch):
+    row = replace(DATASETS["movi_a"], open=lambda root, split, config: _Bare(), find_splits=None)
+    monkeypatch.setitem(DATASETS, "bare", row)
+    said = r"`bare` opens as _Bare, .* it has no title, files, keys, num_objects\."
+    with pytest.raises(UserError, match=said):
+        open_dataset("bare", tmp_path, "train", CONFIG, train=True)
+    with pytest.raises(UserError, match=said):
+        inspect_dataset("bare", root=tmp_path)
 
 
 def test_names_are_listed_by_a_word():

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data.published import extract_published
+from tiny_models import TINY
 from torchslots.data.catalog import open_dataset
 from torchslots.hub import load_model
 from torchslots.io.errors import UserError
@@ -222,10 +223,21 @@ def test_the_second_stage_starts_from_the_first(tmp_path: Path, capsys: pytest.C
     assert not torch.equal(old[f"slot_encoder.encoder.backbone.{kernel}"], original.state_dict()[kernel])
 
 
-def test_a_start_of_another_size_is_refused() -> None:
+def test_a_start_of_another_size_takes_what_fits_and_names_the_rest() -> None:
     trained, model = (model_of(tiny("ftdinosaur_small_224", slot_size=size)) for size in (12, 14))
-    with pytest.raises(UserError, match=r"here does not fit the new model.*slot_encoder"):
-        take_all(catalog.build(trained.config), model, "here")
+    trained = catalog.build(trained.config)
+    theirs, before = trained.state_dict(), {name: value.clone() for name, value in model.state_dict().items()}
+    (said,) = take_all(trained, model, "here")
+    assert "here: of the new model's" in said and "do not fit and start untrained: " in said
+    for name, value in model.state_dict().items():
+        if "teacher" in name:
+            continue
+        fits = theirs[name].shape == value.shape
+        assert torch.equal(value, theirs[name] if fits else before[name]), name
+        assert fits != (f"{name} {list(value.shape)}, there {list(theirs[name].shape)}" in said), name
+    savi = catalog.build(TINY)
+    with pytest.raises(UserError, match=r"here does not fit the new model"):
+        take_all(savi, torch.nn.Linear(3, 4), "here")
 
 
 def test_a_run_goes_on_with_its_teacher_and_leaves_a_model_without(tmp_path: Path) -> None:

@@ -46,13 +46,19 @@ def start(processes: int, command: Sequence[str]) -> list[subprocess.Popen]:
     ]
 
 
-def ends(running: Sequence[subprocess.Popen], timeout: float = 120) -> list[Ended]:
-    """Wait for all."""
-    found = []
-    for process in running:
-        out, err = process.communicate(timeout=timeout)
-        found.append(Ended(process.returncode, out, err))
-    return found
+def ends(running: Sequence[subprocess.Popen], timeout: float = 900) -> list[Ended]:
+    """Wait for all; none is left behind. The time is that of a machine with much other work."""
+    try:
+        found = []
+        for process in running:
+            out, err = process.communicate(timeout=timeout)
+            found.append(Ended(process.returncode, out, err))
+        return found
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def launch(processes: int, command: Sequence[str]) -> list[Ended]:

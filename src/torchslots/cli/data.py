@@ -145,7 +145,7 @@ def _feature_command(chosen: Any, defaults: Any) -> Callable[..., int]:
             print("Nothing was written.")
             return 1
         print(*job.run(), sep="\n")
-        print(f"Next: torchslots train {recipe.name} --data prepared --root {out} --run DIR")
+        print(f"Next: torchslots train {recipe.name} --data prepared --root {out} --run-dir DIR")
         return 0
 
     return prepare

@@ -117,6 +117,25 @@ def entry(name: str) -> DatasetEntry:
     raise UserError(f"There is no data set `{name}`. Nearest: {', '.join(near)}. See `torchslots data list`.")
 
 
+_OF_A_SOURCE = ("title", "files", "keys", "__len__", "name", "open", "num_objects")
+
+
+def open_source(name: str, row: DatasetEntry, root: Path, split: str, config: DataConfig) -> Source:
+    """The stored arrays of a split.
+
+    Raises:
+        UserError: what the row opens is no `Source`: attributes are missing.
+    """
+    source = row.open(root, split, config)
+    missing = [attribute for attribute in _OF_A_SOURCE if attribute not in dir(source)]
+    if missing:
+        raise UserError(
+            f"The data set `{name}` opens as {type(source).__name__}, no `torchslots.data.clips.Source`: it has "
+            f"no {', '.join(missing)}. docs/add.md has an example."
+        )
+    return source
+
+
 def open_dataset(name: str, root: Path, split: str, config: DataConfig, train: bool) -> Clips:
     """Open a split of a data set that lies under `root`.
 
@@ -139,7 +158,7 @@ def open_dataset(name: str, root: Path, split: str, config: DataConfig, train: b
         raise UserError(f"{root} does not exist. {remedy}")
     whole, part = (split, None) if (root / split).is_dir() else parse_split(split)
     limit = config.num_records if part is None or config.num_records is not None else part.last
-    source = found.open(root, whole, replace(config, num_records=limit))
+    source = open_source(name, found, root, whole, replace(config, num_records=limit))
     return Clips(source, split, config, train, part)
 
 

@@ -15,7 +15,7 @@ from numpy import ndarray
 from PIL import Image
 
 from torchslots.data import catalog
-from torchslots.data.catalog import DatasetEntry
+from torchslots.data.catalog import DatasetEntry, open_source
 from torchslots.data.clips import Source
 from torchslots.data.config import DataConfig
 from torchslots.data.find import check_split
@@ -185,7 +185,7 @@ def _wanted(name: str, place: Path, split: str | None) -> Sequence[str]:
 
 
 def _open(name: str, place: Path, split: str) -> Source:
-    return _row(name).open(place, split, replace(_NOTHING_ASKED, dataset=name))
+    return open_source(name, _row(name), place, split, replace(_NOTHING_ASKED, dataset=name))
 
 
 def _row(name: str) -> DatasetEntry:

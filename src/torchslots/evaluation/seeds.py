@@ -124,7 +124,7 @@ def report(runs: Sequence[Path]) -> SeedTable:
         UserError: no folders, a folder without recipe.json or without an evaluation, or a file that cannot be read.
     """
     if not runs:
-        raise UserError("No run folders were given. Name at least one that `torchslots train --run` wrote.")
+        raise UserError("No run folders were given. Name at least one that `torchslots train` wrote.")
     by_recipe: dict[str, list[_Run]] = {}
     for folder in dict.fromkeys(_run_folder(Path(run)) for run in runs):
         run = _read_run(folder)
@@ -138,7 +138,7 @@ def _run_folder(folder: Path) -> Path:
 
 
 def _read_run(folder: Path) -> _Run:
-    recipe = read_object(folder / "recipe.json", "Give a folder that `torchslots train --run` wrote.")
+    recipe = read_object(folder / "recipe.json", "Give a folder that `torchslots train` wrote.")
     if "name" not in recipe:
         raise UserError(f"{folder / 'recipe.json'} has no `name`, so it is not the recipe of a run.")
     places = (folder / "eval" / "eval.json", folder / "eval.json")

@@ -236,6 +236,7 @@ def _losses(config: FeatureSlotsConfig) -> dict[str, Weighted]:
                 whole_batch=numbers.contrast_whole_batch,
             ),
             numbers.contrast,
+            compares_clips=numbers.contrast_whole_batch,
         ),
     }
     return {name: loss for name, loss in found.items() if loss.weight > 0}

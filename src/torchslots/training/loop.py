@@ -183,6 +183,8 @@ class _Loop:
         self.state = replace(self.state, compiled=choice.compiled)
         if choice.compiled:
             self.stepper.compile()
+        for difference in self.stepper.differences():
+            _say(self.stepper.accelerator.is_main_process, difference)
         return chain(read, batches)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:

@@ -1,8 +1,8 @@
 """One optimiser step, run by accelerate: forward, backward over micro batches, clip, check, update.
 
 All random numbers of a step depend on (seed, step), so that neither an interruption nor an evaluation in between
-changes them. Slots and diffusion noise are sampled for the global batch, of which each process takes its part; dropout
-and the noise of sampled codes depend on the process too.
+changes them. Slots and diffusion noise are sampled for the global batch, of which each process takes its part; so are
+dropout and the noise of sampled codes on the CPU, unless a step is compiled.
 """
 
 import math
@@ -26,6 +26,7 @@ from torchslots.models.weights import check_fit, shapes
 from torchslots.recipes.config import OptimConfig, TrainConfig
 from torchslots.training import optim
 from torchslots.training.accelerator import check_split, seed_step, start_accelerator, torch_seed
+from torchslots.training.parts import differences
 from torchslots.training.shared_noise import SharedNoise
 
 
@@ -165,6 +166,11 @@ class TrainStep:
         self._compiled = True
         self._fixed = True
 
+    def differences(self) -> list[str]:
+        """What is not as on one process, in sentences."""
+        processes = self.accelerator.num_processes
+        return differences(self.model, processes, self._train.accumulation, self._own_noise())
+
     def trial(self, batch: Batch) -> float:
         """Seconds of a step's forward and backward passes over this batch; changes only the random state.
 
@@ -264,8 +270,13 @@ class TrainStep:
 
     def _noise(self, part: Batch) -> AbstractContextManager[Any]:
         """Dropout of a part of the batch as of the whole; GPUs and compiled code have their own for each part."""
-        share, own = part.get("generator"), self._compiled or self.accelerator.device.type != "cpu"
-        return SharedNoise(share) if isinstance(share, Share) and not own else nullcontext()
+        share = part.get("generator")
+        if isinstance(share, Share) and not self._own_noise():
+            return SharedNoise(share)
+        return nullcontext()
+
+    def _own_noise(self) -> bool:
+        return self._compiled or self.accelerator.device.type != "cpu"
 
     def _clip(self) -> Tensor:
         if self.accelerator.scaler is not None:

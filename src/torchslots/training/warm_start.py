@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchslots.hub import load_model, load_tokenizer, load_trained
 from torchslots.io.errors import UserError
@@ -153,13 +153,14 @@ def add_teacher(model: nn.Module) -> None:
 
 
 def take_all(trained: nn.Module, model: nn.Module, where: str) -> list[str]:
-    """Copy the weights of a whole model; the positions of a decoder on another grid are resampled. A teacher stays.
+    """Copy the weights of a model, all that fit; the positions of a decoder on another grid are resampled. A teacher
+    stays.
 
     Returns:
-        A sentence for each table of positions that was resampled.
+        A sentence for each table of positions that was resampled, and one that names the tensors that do not fit.
 
     Raises:
-        UserError: they do not fit, naming tensors that do not and `where` they were read.
+        UserError: none fits.
     """
     tensors, said = dict(trained.state_dict()), []
     theirs = dict(trained.named_modules())
@@ -177,10 +178,29 @@ def take_all(trained: nn.Module, model: nn.Module, where: str) -> list[str]:
             )
     left = model.training_only if isinstance(model, ObjectCentricModel) else ()
     wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(left)}
-    remedy = "Give a model of the same recipe, or of the same system with the same sizes."
-    check_fit(shapes(tensors), shapes(wanted), f"{where} does not fit the new model", remedy)
-    model.load_state_dict(tensors, strict=False)
-    return said
+    fitting = {
+        name: value for name, value in tensors.items() if name in wanted and value.shape == wanted[name].shape
+    }
+    remedy = "Give a model of the same recipe, or of the same system."
+    if not fitting:
+        check_fit(shapes(tensors), shapes(wanted), f"{where} does not fit the new model", remedy)
+    model.load_state_dict(fitting, strict=False)
+    return [*said, *_left_out(tensors, wanted, fitting, where)]
+
+
+def _left_out(
+    tensors: dict[str, Tensor], wanted: dict[str, Tensor], fitting: dict[str, Tensor], where: str
+) -> list[str]:
+    """Sentences that name what a warm start leaves untrained, and what it does not use."""
+    anew = [
+        f"{name} {list(value.shape)}" + (f", there {list(tensors[name].shape)}" if name in tensors else "")
+        for name, value in wanted.items()
+        if name not in fitting
+    ]
+    unused = [name for name in tensors if name not in wanted]
+    said = {f"of the new model's {len(wanted)} tensors {len(anew)} do not fit and start untrained": anew}
+    said[f"{len(unused)} tensors have no place in the new model"] = unused
+    return [f"{where}: {what}: {'; '.join(names)}." for what, names in said.items() if names]
 
 
 def frozen_tokenizer(model: nn.Module) -> Tokenizer | None:

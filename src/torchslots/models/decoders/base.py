@@ -31,6 +31,8 @@ class Decoder(nn.Module, ABC):
     """Names of the images in `Decoded.recon`: `video`, `flow`, `depth`."""
     training_only: tuple[str, ...] = ()
     """Beginnings of the names of tensors that only `loss` needs: saved models are without."""
+    compares_clips: bool = False
+    """Whether `loss` compares clips with each other, so that it is another where a batch is split."""
     labels: ClassVar[tuple[str, ...]] = ()
     """Keys of a training batch that the loss needs besides frames and `targets`."""
     method: ClassVar[str] = "decodes each slot at once"

@@ -31,6 +31,8 @@ class Weighted(NamedTuple):
 
     loss: FeatureLoss
     weight: float = 1.0
+    compares_clips: bool = False
+    """Whether the loss of a batch is not the mean of its clips'."""
 
 
 class FeatureDecoder(Decoder):
@@ -61,6 +63,7 @@ class FeatureDecoder(Decoder):
         super().__init__()
         self.renderer, self.losses, self.feature_size = renderer, dict(losses), feature_size
         self.taught, self.chunk = taught, chunk
+        self.compares_clips = any(loss.compares_clips for loss in losses.values())
         self.teacher: nn.Module | None = None
         self.training_only = ("teacher.",) if taught else ()
         self.needs_attn = self.loss_needs_attn = renderer.needs_attn
