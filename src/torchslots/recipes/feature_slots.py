@@ -119,7 +119,8 @@ class FeatureSlotsConfig(ModelConfig):
             )
         if self.predictor_layers < 1:
             raise UserError(
-                f"predictor_layers is {self.predictor_layers}. Give 1 or more; predictor_heads None leaves slots as they are."
+                f"predictor_layers is {self.predictor_layers}. Give 1 or more; predictor_heads None leaves slots as "
+                "they are."
             )
         if not (weights.features > 0 or weights.similarity > 0):
             raise UserError(
