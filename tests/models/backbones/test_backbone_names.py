@@ -106,7 +106,7 @@ def test_there_and_back(kind: str) -> None:
     "other, message",
     [
         (KINDS["dino"], "of the kind dino, wanted is dinov2"),
-        (KINDS["registers"], "reg_token"),
+        (KINDS["registers"], "registers, wanted are 0"),
         (BackboneConfig("dinov2", 24, 2, 2, 4, 3), "of another shape"),
         (BackboneConfig("dinov2", 12, 3, 2, 4, 3), "unexpected"),
     ],
