@@ -189,7 +189,8 @@ def test_another_recipe_is_refused_in_one_message(golden, tmp_path):
         ({"predictor": {"pre_norm": False}}, "pre_norm"),
         ({"losses": {"other": {"name": "L1"}}}, "L1"),
         ({"input_type": "image"}, "the other kind"),
-        ({"grouper": {}}, "n_iters"),
+        ({"grouper": {}}, "`n_iters` is missing. Give"),
+        ({"grouper": 3}, "a field is ill-typed or of another shape"),
     ],
 )
 def test_settings_that_are_not_built_are_refused(golden, tmp_path, change, message):
