@@ -1,12 +1,13 @@
-# make demo | test | check: each sets up .venv on a machine that has Python 3.10+ and git.
+# make demo | test | check | docs: each sets up .venv on a machine that has Python 3.10+ and git.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS := $(VENV)/.installed-docs
 # One worker for each core, at most four; torch keeps one thread in each so that they do not fight.
 WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: demo test test-all stress fidelity check setup clean
+.PHONY: demo test test-all stress fidelity check docs setup clean
 
 demo: $(STAMP)
 	$(BIN)/torchslots demo --out runs/demo
@@ -31,6 +32,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/pyright
 
+# The site in site/; a broken link, anchor or docstring is an error (not with --quiet: then warnings are not counted).
+docs: $(DOCS)
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html, or with the search: $(PYTHON) -m http.server -b 127.0.0.1 -d site"
+
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -40,5 +46,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $(STAMP)
 
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $(DOCS)
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site src/*.egg-info .pytest_cache .ruff_cache

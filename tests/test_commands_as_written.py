@@ -4,6 +4,8 @@ The words of a command are not touched. What is small: recipes of these names in
 the trained models that the texts call RUN, MODEL, runs/1 and so on.
 """
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -56,20 +58,43 @@ NOT_RUN = {
     "torchslots train slotcontrast_movi_c --data prepared --root stored --run RUN": "follows the command before",
     "torchslots evaluate RUN --root data --recon --weights vgg16=vgg16-397923af.pth lpips_vgg=vgg.pth "
     "i3d=i3d_pretrained_400.pt": "needs public weights of these networks",
+    "torchslots train slots_video --data folder --root my_videos --run-dir runs/mine": (
+        "takes hours; tests/cli/test_own_videos.py runs it small"
+    ),
+    "torchslots train slots_video --root my_videos --run-dir runs/try --model.slots.resolution 32 32 "
+    "--data.resolution 32 --optim.num-steps 6000 --optim.warmup-steps 300 --train.short-steps 2000": (
+        "takes an hour; tests/cli/test_own_videos.py runs it small"
+    ),
+    "torchslots evaluate runs/mine --root my_videos": "follows the training before",
+    'torchslots evaluate runs/savi_small/0 --root "$DATA"': "of runs on a cluster",
+    "torchslots report runs/savi_small/*": "of runs on a cluster",
+    "torchslots report runs/1 runs/2 --out side.html": (
+        "needs evaluated runs; tests/evaluation/test_comparison.py has such"
+    ),
+    "torchslots train --replay RUN/nonfinite_batch_step_N.safetensors": (
+        "needs a step that failed; tests/training/test_replay.py makes one"
+    ),
+    "torchslots completion bash > ~/.local/share/bash-completion/completions/torchslots": (
+        "writes outside of the test's folder; tests/cli/test_completion.py runs it"
+    ),
     "make demo": "sets up a machine",
+    "make docs": "installs, and is part of .ci/run",
     "make test": "sets up a machine, and is this",
-    'make fidelity CASES="recordings/savi_small_mini"': "tests/fidelity runs it",
     'make fidelity CASES="DIR..."': "tests/fidelity runs it",
     "pip install .": "installs",
     "pip install pillow-heif": "installs",
+    "pip install 'torchslots[tables]'": "installs",
     "torchrun --nproc-per-node 2 -m torchslots train savi_demo --root data --run-dir runs/2": "see the last test here",
 }
 """Commands that are not run here, and why."""
 _COMMAND = re.compile(r"(?:torchslots|torchrun|make|pip) \S")
-_OPEN = re.compile(r"\.\.\.|\bCOMMAND\b|\bNAME\b|\bDIR\b|^torchslots (?:[\w-]+|pretrained get --file \S+)$")
+_OPEN = re.compile(
+    r"\.\.\.|\b(?:COMMAND|NAME|DIR|RECIPE)\b"
+    r"|^torchslots (?:[\w-]+|data [\w-]+|train my\.yaml|pretrained get --file \S+)$"
+)
 """Forms of commands that leave words to the reader."""
-_WHOLE = {"torchslots demo", "torchslots recipes"}
-"""Commands of one word that can be run."""
+_WHOLE = {"torchslots demo", "torchslots recipes", "torchslots data list"}
+"""Commands without arguments that can be run."""
 
 
 def commands(text: str) -> list[str]:
@@ -140,6 +165,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         video.write_video(place / name, noise, 12)
     for name in ("image.png", "one.png", "other.png"):
         video.write_png(place / name, noise[0])
+    for name in ("train/one.mp4", "validation/two.mp4"):
+        (place / "my_videos" / name).parent.mkdir(parents=True)
+        video.write_video(place / "my_videos" / name, noise, 12)
+    (place / "my.yaml").write_text("base: savi_small\n")
     (place / "boxes.json").write_text(json.dumps([[0.1, 0.1, 0.5, 0.5], [0.4, 0.5, 0.9, 0.9]]))
     for name, recipe in {
         "runs/1": small("savi_small", _SAVI),
@@ -192,8 +221,17 @@ def test_it_runs(line: str, folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
         for flag, place in zip(words, words[1:]):
             if flag == "--run-dir":
                 shutil.rmtree(folder / place, ignore_errors=True)
+    if words[1] == "export" and "torch-export" not in words:
+        pytest.importorskip("onnxscript")
     monkeypatch.chdir(folder)
-    assert main(words[1:]) == 0
+    shown = io.StringIO()
+    words, _, file = (
+        (words[: words.index(">")], *words[words.index(">") :]) if ">" in words else (words, "", "")
+    )
+    with contextlib.redirect_stdout(shown) if file else contextlib.nullcontext():
+        assert main(words[1:]) == 0
+    if file:
+        (folder / file).write_text(shown.getvalue())
     for name in ("RUN", "MODEL", "out"):
         shutil.rmtree(folder / name, ignore_errors=True)
 

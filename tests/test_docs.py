@@ -73,3 +73,10 @@ def test_what_is_wrong_is_found() -> None:
         ["nothing"],
     ]
     assert "--num-plots" in accepted(("evaluate",)) and "--draw" not in accepted(("evaluate",))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *REPOSITORY.glob("C*.md")], ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    """`make docs` also checks anchors, of pages in docs/ alone."""
+    targets = re.findall(r"\]\(([^)#\s]+)", _FENCE.sub("", page.read_text()))
+    assert not [name for name in targets if "://" not in name and not (page.parent / name).exists()]

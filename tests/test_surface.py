@@ -100,7 +100,7 @@ def test_examples_run(function, tmp_path, monkeypatch):
 def test_docstrings_say_what_a_newcomer_must_know(function):
     about = " ".join(function.__doc__.split())
     refers = "Arguments and errors are those of" in about
-    assert "Example:" in about and (refers or "Raises:" in about or function.__name__.startswith("list_"))
+    assert "Examples:" in about and (refers or "Raises:" in about or function.__name__.startswith("list_"))
     named = inspect.signature(function).parameters
     assert refers or all(re.search(rf"\b{name}(, \w+)*: ", about) for name in named)
 
@@ -179,7 +179,8 @@ def test_arguments_that_are_no_text_or_path_are_refused(tmp_path):
 @pytest.mark.parametrize("value", [0, -1, True, 2.5, None])
 def test_a_model_without_a_number_of_slots_is_refused(value):
     with pytest.raises(
-        UserError, match=rf"num_slots` should be a whole number of at least 1, got {value}|be int, got"
+        UserError,
+        match=rf"num_slots` should be a whole number of at least 1 and at most.*got {value}|be int, got",
     ):
         torchslots.create_model("savi_small", num_slots=value)
 
@@ -234,3 +235,16 @@ def test_commands_of_the_readme_are_there():
     lines = re.findall(r"^torchslots (\S+)(.*)$", README.read_text(), re.M)
     assert {name for name, _ in lines} <= set(COMMANDS) and len(lines) > 10
     assert len(README.read_text().splitlines()) < 120
+
+
+def test_the_reference_shows_every_public_name():
+    shown = re.findall(r"^::: (torchslots[\w.]+)$", (API.parent / "reference.md").read_text(), re.M)
+    functions = {f"torchslots.{name}" for name in torchslots.__all__} - {
+        "torchslots.__version__",
+        "torchslots.metrics",
+    }
+    metrics = {f"torchslots.metrics.{name}" for name in torchslots.metrics.__all__}
+    listed = re.findall(r"^- `(torchslots[\w.]+)`: (.*)", API.read_text(), re.M)
+    parts = {f"{module}.{name}" for module, names in listed for name in re.findall(r"`(\w+)`", names)}
+    assert functions | metrics | parts == set(shown) and len(shown) == len(set(shown))
+    assert all(pydoc.locate(name) is not None for name in shown)

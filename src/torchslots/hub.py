@@ -59,7 +59,7 @@ def list_recipes(word: str | None = None) -> list[str]:
     Raises:
         UserError: `word` is no text.
 
-    Example:
+    Examples:
         >>> torchslots.list_recipes("savi_plus_plus")
         ['savi_plus_plus', 'statm_savi_plus_plus']
     """
@@ -83,7 +83,7 @@ def create_model(recipe: str, **changes: Any) -> catalog.Built:
     Raises:
         UserError: no such recipe or field; values of the wrong type, out of range, or that do not go together.
 
-    Example:
+    Examples:
         >>> model = torchslots.create_model("savi_small", num_slots=3, conditioning="learned")
         >>> with torch.no_grad():
         ...     found = model.predict({"video": torch.rand(1, 2, 3, 64, 64)})

@@ -259,8 +259,8 @@ def test_gain_by_count_of_multiplications_is_what_the_help_says():
 
 
 @pytest.mark.slow
-def test_what_each_recipe_loses_is_in_the_guide():
-    table = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+def test_what_each_recipe_loses_is_in_the_docs():
+    table = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     for name, recipe in ((name, catalog.recipe(name)) for name, _ in catalog.find_recipes("")):
         backbone = vars(recipe.model).get("backbone")
         if not isinstance(backbone, BackboneConfig) or name.endswith("_demo"):

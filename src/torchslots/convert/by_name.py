@@ -47,7 +47,7 @@ def predict(
             be written, a full disk, an unknown option, or weights or results that are not finite.
         InputsFailed: the same for some of several inputs, after the others are done.
 
-    Example:
+    Examples:
         >>> (folder,) = torchslots.predict(model, [film], out, save=("overlay", "tracks"))
         >>> sorted(file.name for file in folder.iterdir())
         ['overlay.mp4', 'tracks.json']
@@ -87,7 +87,7 @@ def evaluate(
         UserError: no such model, data, split or protocol; a model without a recipe and no `data`; an option that the
             model does not take; weights or results that are not finite.
 
-    Example:
+    Examples:
         >>> report = torchslots.evaluate(model, root, data="movi_a", split="train", num_frames=4, num_workers=0)
         >>> 0 <= report.metrics["miou"] <= 1
         True

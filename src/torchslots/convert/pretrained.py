@@ -77,7 +77,7 @@ def load_model(
             another shape; a configuration of a newer version or an unknown family; a device that does not exist; a
             published checkpoint that cannot be fetched, with what to fetch by hand and where to put it.
 
-    Example:
+    Examples:
         >>> model = torchslots.create_model("savi_small", num_slots=3, conditioning="learned")
         >>> folder = model.save_pretrained(path)
         >>> torchslots.load_model(path).config == model.config
@@ -93,7 +93,7 @@ def load_tokenizer(
 
     Arguments and errors are those of `load_model`, which loads models of slots.
 
-    Example:
+    Examples:
         >>> folder = torchslots.create_model("vqvae_demo").save_pretrained(path)
         >>> torchslots.load_tokenizer(path).training
         False

@@ -369,7 +369,7 @@ def list_pretrained(word: str | None = None) -> list[str]:
     Args:
         word: Only those that have it in their name, their system or their data; None: all.
 
-    Example:
+    Examples:
         >>> torchslots.list_pretrained("ftdinosaur_base")
         ['ftdinosaur_base_224', 'ftdinosaur_base_518']
     """

@@ -417,7 +417,7 @@ def list_datasets(word: str | None = None) -> list[str]:
     Raises:
         UserError: `word` is no text.
 
-    Example:
+    Examples:
         >>> torchslots.list_datasets("clevrtex")
         ['clevrtex']
     """

@@ -60,7 +60,7 @@ def open_dataset(
         UserError: no such data set, folder, split, key or field; a value of the wrong type or out of range; no example
             has at most `max_objects` objects.
 
-    Example:
+    Examples:
         >>> dataset = torchslots.open_dataset("movi_a", root, split="train", frames=4, resolution=32)
         >>> item = dataset[0]
         >>> tuple(item["video"].shape), item["segmentations"].dtype

@@ -39,7 +39,7 @@ def register_dataset(
     Raises:
         UserError: a name that is taken, a description that is too long, or no splits.
 
-    Example:
+    Examples:
         >>> from torchslots.data.sets import opener
         >>> torchslots.register_dataset("own", opener.own_files, description="Own films", replace=True)
         >>> torchslots.list_datasets("own films")

@@ -171,7 +171,7 @@ def predict_frames(
         UserError: frames of another type or shape, a hint that is missing or that the model cannot use, more frames to
             observe than there are, or an unknown option.
 
-    Example:
+    Examples:
         >>> found = torchslots.predict_frames(model, frames, boxes=[[0.1, 0.2, 0.4, 0.5]])
         >>> found.segmentation.shape == frames.shape[:3]
         True

@@ -40,7 +40,7 @@ def fg_ari(true: IntegerMap, predicted: IntegerMap, ignore: Ignored = None) -> f
         UserError: maps that are not integers, not of one shape, without a pixel, or not of 2 to 4 dimensions; an
             `ignore` of another kind.
 
-    Example:
+    Examples:
         >>> import numpy as np, torchslots
         >>> true = np.array([[0, 0, 7, 7], [0, 0, 3, 3]])
         >>> torchslots.metrics.fg_ari(true, np.array([[1, 1, 2, 2], [1, 1, 5, 5]]))
@@ -54,7 +54,7 @@ def ari(true: IntegerMap, predicted: IntegerMap, ignore: Ignored = None) -> floa
 
     Arguments and errors are those of `fg_ari`. A clip without pixels counts as 1.
 
-    Example:
+    Examples:
         >>> import torch, torchslots
         >>> clip = torch.randint(0, 5, (6, 8, 8))
         >>> torchslots.metrics.ari(clip, 10 * clip + 3)
@@ -70,7 +70,7 @@ def miou(true: IntegerMap, predicted: IntegerMap, ignore: Ignored = None) -> flo
     The mean runs over the ids that a clip has; one for which no slot is left counts as 0. Arguments and errors are
     those of `fg_ari`. Clips without pixels are left out; NaN without any clip.
 
-    Example:
+    Examples:
         >>> import numpy as np, torchslots
         >>> torchslots.metrics.miou(np.array([[0, 0, 1, 1]]), np.array([[4, 4, 4, 4]]))
         0.25
@@ -83,7 +83,7 @@ def fg_miou(true: IntegerMap, predicted: IntegerMap, ignore: Ignored = None) -> 
 
     Arguments and errors are those of `fg_ari`. Clips without foreground are left out; NaN without any other.
 
-    Example:
+    Examples:
         >>> import numpy as np, torchslots
         >>> torchslots.metrics.fg_miou(np.array([[0, 0, 1, 1]]), np.array([[4, 4, 4, 4]]))
         0.5
@@ -98,7 +98,7 @@ def mbo(true: IntegerMap, predicted: IntegerMap, ignore: Ignored = None) -> floa
     One slot may be the best of several objects. Arguments and errors are those of `fg_ari`. Clips without foreground
     are left out; NaN without any other.
 
-    Example:
+    Examples:
         >>> import numpy as np, torchslots
         >>> torchslots.metrics.mbo(np.array([[0, 8, 1, 1]]), np.array([[0, 4, 4, 4]]))
         0.5
@@ -111,7 +111,7 @@ def corloc(true: IntegerMap, predicted: IntegerMap, ignore: Ignored = None) -> f
 
     Arguments and errors are those of `fg_ari`. Clips without foreground are left out; NaN without any other.
 
-    Example:
+    Examples:
         >>> import numpy as np, torchslots
         >>> torchslots.metrics.corloc(np.array([[0, 8, 8, 1]]), np.array([[0, 4, 4, 4]]))
         1.0
@@ -124,7 +124,7 @@ def recall(true: IntegerMap, predicted: IntegerMap, ignore: Ignored = None) -> f
 
     Arguments and errors are those of `fg_ari`. Clips without foreground are left out; NaN without any other.
 
-    Example:
+    Examples:
         >>> import numpy as np, torchslots
         >>> torchslots.metrics.recall(np.array([[0, 8, 8, 1]]), np.array([[0, 4, 4, 4]]))
         0.5
@@ -146,14 +146,16 @@ def jf(
     other. The figure of a batch is the mean over its clips ("exact"), or over the objects of all of them ("tolerant").
 
     Args:
-        true, predicted, ignore: See `fg_ari`.
+        true: Ids of objects, see `fg_ari`.
+        predicted: Ids of slots.
+        ignore: What is left out.
         boundaries: "tolerant", as DAVIS' official program for unsupervised segmentation computes it; "exact", with
             boundaries that must coincide, where absence from a frame counts 0.
 
     Raises:
         UserError: as `fg_ari`; other `boundaries`.
 
-    Example:
+    Examples:
         >>> import numpy as np, torchslots
         >>> torchslots.metrics.jf(np.array([[0, 8, 8, 0]] * 4), np.array([[0, 4, 4, 0]] * 4))
         1.0
@@ -177,13 +179,15 @@ def average_precision(
     objects see `torchslots.metrics.set_prediction`.
 
     Args:
-        true, predicted, ignore: See `fg_ari`.
+        true: Ids of objects, see `fg_ari`.
+        predicted: Ids of slots.
+        ignore: What is left out.
         threshold: Least IoU of a match, in [0.5, 1): at most one slot then matches an object.
 
     Raises:
         UserError: as `fg_ari`; a threshold outside of [0.5, 1).
 
-    Example:
+    Examples:
         >>> import numpy as np, torchslots
         >>> torchslots.metrics.average_precision(np.array([[0, 0, 1, 1, 1]]), np.array([[0, 0, 2, 2, 3]]))
         0.6666666666666666

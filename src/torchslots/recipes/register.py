@@ -30,7 +30,7 @@ def register_model(
     Raises:
         UserError: a configuration without a family or of another kind, a recipe that is none, or a name that is taken.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> from torchslots.recipes import savi
         >>> @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def register_recipe(make: Callable[[], Recipe], *, replace: bool = False) -> Non
     Raises:
         UserError: it returns no recipe, its model is not known, or the name is taken.
 
-    Example:
+    Examples:
         >>> from dataclasses import replace
         >>> from torchslots.recipes import savi
         >>> def own_films():

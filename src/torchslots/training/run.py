@@ -44,7 +44,7 @@ def train(
         UserError: no such recipe, field, data or device; a loss that is not finite; a full disk; a `run` of another
             recipe. Ctrl-C saves a checkpoint and raises `Interrupted`, a `UserError`.
 
-    Example:
+    Examples:
         >>> tiny = {"model.resolution": (16, 16), "model.decoder.grid": (4, 4), "data.resolution": 16}
         >>> tiny |= {"data.crop": None, "optim.num_steps": 1, "train.batch_size": 2}
         >>> tiny |= {"evaluation.split": "train", "evaluation.num_frames": 2}
