@@ -94,3 +94,10 @@ def test_files_of_none_of_the_systems_are_refused(tmp_path: Path):
         with pytest.raises(UserError, match=name):
             convert(tmp_path / name, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["page.ckpt", "page.pth", "page.msgpack", "page.safetensors", "page"])
+def test_a_page_in_the_place_of_a_checkpoint_is_told(tmp_path: Path, name: str):
+    (tmp_path / name).write_text("\n<!DOCTYPE html><html><title>Sign in</title></html>")
+    with pytest.raises(UserError, match=r"is a web page, not a checkpoint: .*Download the file itself"):
+        convert(tmp_path / name, tmp_path / "out")

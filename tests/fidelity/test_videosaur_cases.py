@@ -185,10 +185,12 @@ def test_another_recipe_is_refused_in_one_message(golden, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"predictor": {"n_blocks": 2}}, "n_blocks"),
+        ({"predictor": {"n_blocks": 2}}, "has `n_blocks` 2, the checkpoint 1 of them"),
+        ({"predictor": {"pre_norm": False}}, "pre_norm"),
         ({"losses": {"other": {"name": "L1"}}}, "L1"),
         ({"input_type": "image"}, "the other kind"),
-        ({"grouper": {}}, "n_iters"),
+        ({"grouper": {}}, "`n_iters` is missing. Give"),
+        ({"grouper": 3}, "a field is ill-typed or of another shape"),
     ],
 )
 def test_settings_that_are_not_built_are_refused(golden, tmp_path, change, message):
@@ -240,6 +242,31 @@ def test_positions_of_another_grid(units, grid):
     recorded = units[f"pos_embed/{grid[0]}x{grid[1]}"][0, 1:]
     found = resample_positions(units["pos_embed/stored"][0, 1:], (37, 37), grid)
     torch.testing.assert_close(found, recorded, rtol=0, atol=1e-6)
+
+
+def test_a_predictor_of_several_blocks_by_the_names_of_its_module_list(golden):
+    """Each block reads what the one before wrote; a checkpoint tells how many there are."""
+    case = read_case(golden / CASES[0])
+    config = replace(load(case, "checkpoint.ckpt").model.config, predictor_layers=3)
+    model = catalog.build(config).eval()
+    theirs = to_theirs(videosaur.leaves(config), model.state_dict())
+    names = {name.split("predictor.")[1] for name in theirs if ".predictor." in name}
+    assert {name.split(".")[1] for name in names} == {"0", "1", "2"} and len(names) == 36
+    settings = json.loads((case.folder / "config.json").read_text())
+    settings["model"]["predictor"]["n_blocks"] = 3
+    shapes = {name: array.shape for name, array in theirs.items()}
+    assert videosaur.from_reference(settings, shapes) == config
+    back = to_ours(videosaur.leaves(config), theirs, "three blocks")
+    assert all(torch.equal(torch.as_tensor(back[name]), value) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        clip = model.encode({"video": torch.rand(1, 2, 3, *config.resolution)})
+        expected = clip.slots
+        for block in model.slot_encoder.predictor.block:
+            expected = torch.stack([block(frame) for frame in expected.unbind(1)], 1)
+    torch.testing.assert_close(clip.predicted, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(clip.predicted, clip.slots, atol=1e-2)
+    with pytest.raises(UserError, match=r"predictor_layers is 0\. Give 1 or more"):
+        replace(config, predictor_layers=0)
 
 
 def test_a_threshold_of_similarity_hides_what_is_below_it():

@@ -98,3 +98,9 @@ def test_hints_as_arrays_are_those_of_a_file(tmp_path):
     np.testing.assert_array_equal(job.hint.ids, ids // 7)
     with pytest.raises(UserError, match="One hint is given for 2 inputs"):
         jobs_of([clip, file], tmp_path / "out", PredictOptions(boxes=ROWS), each=False)
+
+
+def test_a_resolution_beyond_any_models_is_refused():
+    assert PredictOptions(resolution=8192).resolution == 8192
+    with pytest.raises(UserError, match=r"resolution 3,000,000 is more .* give at most 8,192 pixels"):
+        PredictOptions(resolution=3_000_000)

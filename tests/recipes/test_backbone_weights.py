@@ -123,9 +123,11 @@ def test_without_a_network_the_hubs_client_is_not_asked(monkeypatch) -> None:
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"size": 48}, "of another shape"),
-        ({"depth": 3}, "unexpected"),
-        ({"num_registers": 4}, "reg_token|register"),
+        ({"size": 48}, "has 48 channels, wanted are 24"),
+        ({"depth": 3}, "has 3 blocks, wanted are 2"),
+        ({"num_registers": 4}, "has 4 registers, wanted are 0"),
+        ({"patch_size": 8}, "has 8 pixels along a patch, wanted are 4"),
+        ({"grid_size": 5}, "has 25 patches with a position, wanted are 16"),
         ({"kind": "dino"}, "of the kind dino"),
     ],
 )

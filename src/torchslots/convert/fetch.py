@@ -24,12 +24,8 @@ from torchslots.data.download.bucket import STORAGE, listing
 from torchslots.data.download.http import Broken, Refused, RemoteFile, download_all, fetch, present, probe
 from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError
-from torchslots.io.files import check_space, disk_errors, remove_partial, sha256_of
+from torchslots.io.files import check_space, disk_errors, refuse_page, remove_partial, sha256_of
 
-_PAGES = (b"<!doctype html", b"<html", b"<?xml")
-_POINTER = b"version https://git-lfs"
-_HEAD = 512
-"""Bytes read to recognise a web page."""
 _REFUSALS = {
     401: "the repository is gone, private, or asks for a login",
     403: "the repository is private, or asks for a login",
@@ -272,20 +268,8 @@ def check(path: Path, *digests: str) -> None:
     Raises:
         UserError: it is empty, a web page, a pointer of Git LFS, has another digest, or cannot be read.
     """
-    if not path.is_file():
-        return
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD).lstrip().lower()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
-    if not head:
-        raise UserError(f"{path} is empty, not a checkpoint.")
-    if head.startswith(_PAGES):
-        raise UserError(f"{path} is a web page, not a checkpoint: a login or a proxy answered.")
-    if head.startswith(_POINTER):
-        raise UserError(f"{path} is a pointer of Git LFS, not a checkpoint: get the file that it stands for.")
-    if any(digests):
+    refuse_page(path)
+    if any(digests) and path.is_file():
         found = sha256_of(path)
         wrong = [digest for digest in digests if not found.startswith(digest)]
         if wrong:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.models.weights import check_fit, shapes
 from torchslots.recipes.config import ModelConfig, Recipe
 
@@ -322,8 +322,12 @@ def explained(what: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f"{what}: {error!r} is missing, ill-typed or of another shape. {remedy}") from error
+    except KeyError as error:
+        raise UserError(f"{what}: `{error.args[0]}` is missing. {remedy}") from error
+    except (IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{what}: a field is ill-typed or of another shape ({first_line(error)}). {remedy}"
+        ) from error
 
 
 def refuse_unusual(what: str, given: Mapping[str, Any], usual: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from torchslots.convert.readers import torch as torch_reader
 from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.torch import TorchCheckpoint
 from torchslots.io.errors import UserError
+from torchslots.io.files import refuse_page
 from torchslots.io.json_files import read_object
 from torchslots.models.weights import shapes
 from torchslots.recipes import catalog
@@ -291,9 +292,11 @@ def read_original(source: Path) -> tuple[Reader, Checkpoint | TorchCheckpoint]:
     """What a checkpoint holds, and the format that it is in.
 
     Raises:
-        UserError: a file that is damaged, or in no known format; a folder with several checkpoints in its folders.
+        UserError: a file that is damaged, a web page, or in no known format; a folder with several checkpoints in its
+            folders.
     """
     place = _holder(source)
+    refuse_page(place)
     reader = _reader(place) or FLAX
     return reader, reader.read(place)
 

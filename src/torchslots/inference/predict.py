@@ -42,6 +42,8 @@ from torchslots.models.types import Prediction, State
 from torchslots.recipes.config import with_changes
 
 _NO_MEMORY = "The device's memory is full. Give a smaller --slice-size, or --device cpu."
+_MOST_PIXELS = 8192
+"""Of a side of the model's frames."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class PredictOptions(InputOptions):
                 f"Cannot save {', '.join(unknown) or 'nothing'}. Choose from: {', '.join(OUTPUTS)}."
             )
         self.require_positive("resolution", "slice_size", "max_side", "observe", "rollout", "max_frames")
+        if self.resolution is not None and self.resolution > _MOST_PIXELS:
+            raise UserError(
+                f"resolution {self.resolution:,} is more than any model's frames have: give at most {_MOST_PIXELS:,} "
+                "pixels, or leave it out."
+            )
 
     @property
     def saved(self) -> tuple[str, ...]:

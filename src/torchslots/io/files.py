@@ -23,6 +23,10 @@ SPARE = 64 << 20
 ADVICE = "What was there before is untouched. Free some space or choose another folder."
 _UNFINISHED = re.compile(r"\..+\.(?P<host>[0-9a-f]{6})\.(?P<process>\d+)\.[0-9a-f]{8}\.part")
 """Names of `_part`."""
+_PAGES = (b"<!doctype html", b"<html", b"<?xml")
+_POINTER = b"version https://git-lfs"
+_HEAD = 512
+"""Bytes read to recognise a web page."""
 _NAME_LENGTH = 200
 _BUSY = (errno.EACCES, errno.EAGAIN)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -169,6 +173,33 @@ def check_space(folder: Path, needed: float, advice: str, what: str = "") -> Non
         raise UserError(
             f"{who} needs {size_text(needed)} more{where}, but only {size_text(free)} are free. {advice}"
         )
+
+
+def refuse_page(path: Path, wanted: str = "a checkpoint") -> None:
+    """Check that a file is not what a download leaves in the place of another; folders and missing files pass.
+
+    Args:
+        wanted: what it should be, for the message.
+
+    Raises:
+        UserError: it is empty, a web page, a pointer of Git LFS, or cannot be read.
+    """
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD).lstrip().lower()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+    if not head:
+        raise UserError(f"{path} is empty, not {wanted}. Copy or download it again.")
+    if head.startswith(_PAGES):
+        raise UserError(
+            f"{path} is a web page, not {wanted}: a login, a proxy or a page about the file answered. Download the "
+            "file itself."
+        )
+    if head.startswith(_POINTER):
+        raise UserError(f"{path} is a pointer of Git LFS, not {wanted}: get the file that it stands for.")
 
 
 def sha256_of(path: Path) -> str:

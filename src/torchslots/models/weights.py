@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from torchslots._version import __version__
 from torchslots.io.errors import UserError, first_line
-from torchslots.io.files import atomic_files, write_file
+from torchslots.io.files import atomic_files, refuse_page, write_file
 from torchslots.io.json_files import sealed
 
 CONFIG_NAME = "config.json"
@@ -233,6 +233,7 @@ def check_stored(model: nn.Module, file: Path, elsewhere: tuple[str, ...] = ()) 
 
 
 def _unreadable(file: Path, error: Exception) -> UserError:
+    refuse_page(file, "a safetensors file")
     if isinstance(error, OSError) and error.errno is not None:
         return UserError(f"{file} cannot be read: {error.strerror}. Check its permissions and the disk.")
     return UserError(

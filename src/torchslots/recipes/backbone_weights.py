@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchslots.data.download.hub import no_connection
 from torchslots.io.errors import UserError, first_line
+from torchslots.io.files import refuse_page
 from torchslots.io.torch_files import read_torch_file
 from torchslots.models.backbones.names import to_vit
 from torchslots.models.backbones.vit import ViT
@@ -99,6 +100,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
+    refuse_page(file, "a backbone's weights")
     if file.suffix == ".safetensors":
         try:
             return load_file(file)

@@ -103,6 +103,8 @@ class FeatureSlotsConfig(ModelConfig):
     predictor_heads: int | None = 4
     """Heads of the transformer between frames; None: slots are left as they are, as for images."""
     predictor_mlp: int = 512
+    predictor_layers: int = 1
+    """Blocks of that transformer."""
     decoder: PerceptronConfig | MixerConfig = MixerConfig()
     losses: LossConfig = LossConfig()
     chunk: int | None = 2
@@ -114,6 +116,11 @@ class FeatureSlotsConfig(ModelConfig):
             raise UserError(
                 f"Frames of {tuple(self.resolution)} do not divide into patches of {patch} x {patch}. Change "
                 "resolution, or choose another backbone."
+            )
+        if self.predictor_layers < 1:
+            raise UserError(
+                f"predictor_layers is {self.predictor_layers}. Give 1 or more; predictor_heads None leaves slots as "
+                "they are."
             )
         if not (weights.features > 0 or weights.similarity > 0):
             raise UserError(
@@ -181,15 +188,18 @@ def _initializer(config: FeatureSlotsConfig) -> Gaussian | Learned:
 
 
 def _predictor(config: FeatureSlotsConfig, num_heads: int) -> ModulePredictor:
-    block = PreNormBlock(
-        config.slot_size,
-        num_heads=num_heads,
-        qkv_size=config.slot_size,
-        mlp_size=config.predictor_mlp,
-        norm_eps=TORCH_NORM_EPS,
-        scale=_scale(config.slot_size, num_heads),
-    )
-    return ModulePredictor(block)
+    blocks = [
+        PreNormBlock(
+            config.slot_size,
+            num_heads=num_heads,
+            qkv_size=config.slot_size,
+            mlp_size=config.predictor_mlp,
+            norm_eps=TORCH_NORM_EPS,
+            scale=_scale(config.slot_size, num_heads),
+        )
+        for _ in range(config.predictor_layers)
+    ]
+    return ModulePredictor(blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks))
 
 
 def _scale(size: int, num_heads: int) -> float:

@@ -257,6 +257,21 @@ def test_an_annotation_of_an_image_that_is_not_there(root: Path):
     assert "has annotation 243 of image 7, which `images` lacks. Extract annotations_trainval" in _fault(root)
 
 
+@pytest.mark.parametrize(
+    "table, change, reason",
+    [
+        ("annotations", {"iscrowd": "no"}, "has 'no' as `iscrowd` of annotation 243, neither 0 nor 1"),
+        ("annotations", {"iscrowd": 2}, "has '2' as `iscrowd` of annotation 243, neither 0 nor 1"),
+        ("annotations", {"id": 319}, "has id 319 twice in `annotations`"),
+        ("annotations", {"category_id": "3"}, "has '3' as `category_id` of id 243 in `annotations`"),
+        ("images", {"id": NUMBERS[1]}, f"has id {NUMBERS[1]} twice in `images`"),
+    ],
+)
+def test_rows_that_would_be_read_as_something_else(root: Path, table: str, change, reason: str):
+    change_json(root / COCO_FILE, lambda tables: tables[table][0].update(change))
+    assert f"instances_val2017.json {reason}. Extract annotations_trainval2017.zip again" in _fault(root)
+
+
 def test_categories_that_are_missing(root: Path):
     change_json(root / COCO_FILE, lambda tables: tables["annotations"][0].pop("category_id"))
     assert "lacks `category_id` of id 243 in `annotations`" in _fault(root)

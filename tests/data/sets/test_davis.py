@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,4 +149,29 @@ def test_frames_of_two_sizes(root: Path):
 def test_a_list_that_is_not_there(root: Path):
     (root / "DAVIS" / "ImageSets" / "2017" / "val.txt").unlink()
     with pytest.raises(UserError, match=r"val.txt cannot be opened: No such file.*Extract the archive again"):
+        _clips(root)
+
+
+def test_a_mask_without_its_frame(root: Path):
+    masks = root / "DAVIS" / "Annotations_unsupervised" / "480p" / "dogs-jump"
+    shutil.copy(masks / "00000.png", masks / "00077.png")
+    with pytest.raises(
+        CorruptRecord, match=r"00077.png: record 0 is a mask of frame 00077.jpg, which is not"
+    ):
+        _clips(root).sample(0, None)
+    assert len(_clips(root, keys=("video",)).sample(0, None)["video"])
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "I;16"])
+def test_a_mask_of_another_mode(root: Path, mode: str):
+    Image.new(mode, (64, 36)).save(
+        root / "DAVIS" / "Annotations_unsupervised" / "480p" / "dogs-jump" / "00002.png"
+    )
+    with pytest.raises(CorruptRecord, match=rf"00002.png: record 0 is an image of mode {mode}, not P or L"):
+        _clips(root).sample(0, None)
+
+
+def test_a_list_that_is_no_text(root: Path):
+    (root / "DAVIS" / "ImageSets" / "2017" / "val.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"val.txt is no list of names.*Extract the archive again"):
         _clips(root)

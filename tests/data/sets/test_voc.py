@@ -157,3 +157,19 @@ def test_a_broken_mask(root: Path):
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(CorruptRecord, match=r"2007_834558.png: record 0 cannot be read"):
         _clips(root).sample(0, None)
+
+
+def test_a_mask_that_was_saved_anew_in_grey(root: Path):
+    file = _base(root) / "SegmentationClass" / f"{NAMES[1]}.png"
+    Image.fromarray(np.full((50, 37), 38, np.uint8)).save(file)
+    with pytest.raises(
+        CorruptRecord, match=r"SegmentationClass.*has class 38, VOC has 20: .*saved anew in grey"
+    ):
+        _clips(root).sample(1, None)
+
+
+@pytest.mark.parametrize("line", ["/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png", "a b"])
+def test_a_list_of_more_than_names(root: Path, line: str):
+    (_base(root) / "ImageSets" / "Segmentation" / "val.txt").write_text(line)
+    with pytest.raises(UserError, match=r"val.txt has the line '.*Each line should be the name of one image"):
+        _clips(root, "validation")

@@ -200,6 +200,8 @@ def test_inspection_finds_it_from_a_parent(root: Path):
         (lambda row: row.update(category_id=41), "has annotation 5 of category 41, which `categories` lacks"),
         (lambda row: row.update(video_id=9), "has annotation 5 of video 9, which `videos` lacks"),
         (lambda row: row["segmentations"].pop(), "has 4 masks in annotation 5, of 5 frames"),
+        (lambda row: row.update(iscrowd="no"), "has 'no' as `iscrowd` of annotation 5, neither 0 nor 1"),
+        (lambda row: row.update(id=1), "has id 1 twice in `annotations`"),
     ],
 )
 def test_annotations_that_do_not_fit(root: Path, change, reason: str):
@@ -208,6 +210,39 @@ def test_annotations_that_do_not_fit(root: Path, change, reason: str):
         UserError, match=rf"instances.json {reason}. Extract the archive with the annotations"
     ):
         _clips(root)
+
+
+def test_two_videos_of_one_id(root: Path):
+    change_json(root / YTVIS_FILE, lambda tables: tables["videos"][0].update(id=tables["videos"][1]["id"]))
+    with pytest.raises(UserError, match=r"instances.json has id \d+ twice in `videos`. Extract"):
+        _clips(root)
+
+
+def test_a_video_that_is_not_in_the_annotations(root: Path):
+    (root / "train" / "JPEGImages" / "another").mkdir()
+    with pytest.raises(
+        UserError, match=r"JPEGImages holds 1 videos that instances.json does not list, such as another. Move"
+    ):
+        _clips(root)
+
+
+@pytest.mark.parametrize(
+    "mask, reason",
+    [
+        ({"size": [10, 10], "counts": [100]}, r"a mask of size \[10, 10\]"),
+        ({"counts": "o"}, "a mask of size None"),
+        ("text", "a mask that is 'text', neither polygons nor run lengths"),
+        ([[1, 2, 3, 4]], "not pairs x, y of three points"),
+    ],
+)
+def test_masks_of_another_kind(root: Path, mask, reason: str):
+    change_json(
+        root / YTVIS_FILE, lambda tables: tables["annotations"][0]["segmentations"].__setitem__(1, mask)
+    )
+    with pytest.raises(
+        CorruptRecord, match=rf"instances.json: record 2 has, in annotation 5, frame 1, .*{reason}"
+    ):
+        _clips(root).sample(2, None)
 
 
 def test_a_video_without_frames_in_the_file(root: Path):

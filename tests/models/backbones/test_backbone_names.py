@@ -106,9 +106,9 @@ def test_there_and_back(kind: str) -> None:
     "other, message",
     [
         (KINDS["dino"], "of the kind dino, wanted is dinov2"),
-        (KINDS["registers"], "reg_token"),
-        (BackboneConfig("dinov2", 24, 2, 2, 4, 3), "of another shape"),
-        (BackboneConfig("dinov2", 12, 3, 2, 4, 3), "unexpected"),
+        (KINDS["registers"], "registers, wanted are 0"),
+        (BackboneConfig("dinov2", 24, 2, 2, 4, 3), "has 24 channels, wanted are"),
+        (BackboneConfig("dinov2", 12, 3, 2, 4, 3), "has 3 blocks, wanted are 2"),
     ],
 )
 def test_another_backbone_is_refused(other: BackboneConfig, message: str) -> None:

@@ -71,9 +71,12 @@ def _corrector(config: FeatureSlotsConfig, theirs: str, ours: str) -> Iterator[W
 
 
 def _predictor(config: FeatureSlotsConfig) -> Iterator[WeightMap]:
-    if config.predictor_heads is not None:
-        theirs, ours = "processor.module.predictor.blocks.0", "slot_encoder.predictor.block"
-        yield from _block(theirs, ours, fused=True)
+    if config.predictor_heads is None:
+        return
+    theirs, ours = "processor.module.predictor.blocks", "slot_encoder.predictor.block"
+    alone = config.predictor_layers == 1
+    for index in range(config.predictor_layers):
+        yield from _block(f"{theirs}.{index}", ours if alone else f"{ours}.{index}", fused=True)
 
 
 def _decoder(config: FeatureSlotsConfig, theirs: str, ours: str) -> Iterator[WeightMap]:
@@ -187,6 +190,7 @@ def _sized(
         else None,
         predictor_heads=predictor_heads if video else None,
         predictor_mlp=processor["predictor.blocks.0.linear1.weight"][0] if video else 4 * slots[-1],
+        predictor_layers=count(processor, r"predictor\.blocks\.\d+\.linear1\.weight") if video else 1,
         decoder=decoder,
         losses=_losses_of(parts["decoder"], backbone, video, learned),
     )
@@ -275,6 +279,7 @@ def from_reference(reference: Mapping[str, Any], shapes: Shapes) -> FeatureSlots
     first = model.get("latent_processor", {}).get("first_step_corrector_args", {}).get("n_iters", rounds)
     _refuse(model)
     decoder, predictor = model["decoder"], model.get("predictor") or {}
+    _check_blocks(predictor, shapes)
     num_heads = reference.get("vit", {}).get("num_heads")
     backbone = vit.published(vit.from_shapes(_parts(shapes)["encoder"], "backbone.model.", num_heads))
     found = _sized(
@@ -300,11 +305,18 @@ def _refuse(model: Mapping[str, Any]) -> None:
     """Settings that the code has and no published configuration uses."""
     usual = {"use_gru": True, "n_heads": 1, "eps": 1e-8}
     refuse_unusual("Slot attention", model["grouper"], usual)
-    refuse_unusual("The predictor", model.get("predictor") or {}, {"n_blocks": 1, "pre_norm": True})
+    refuse_unusual("The predictor", model.get("predictor") or {}, {"pre_norm": True})
     if "allocator" in model["decoder"]:
         refuse_unusual("The decoder", model["decoder"], {"use_layer_norms": True})
         refuse_unusual("The decoder's renderer", model["decoder"]["renderer"], {"final_activation": True})
     refuse_unusual("The backbone", model["encoder"]["backbone"], {"frozen": True})
+
+
+def _check_blocks(predictor: Mapping[str, Any], shapes: Shapes) -> None:
+    found = count(_parts(shapes)["processor"], r"predictor\.blocks\.\d+\.linear1\.weight")
+    asked = predictor.get("n_blocks", found)
+    if asked != found:
+        raise UserError(f"The predictor has `n_blocks` {asked}, the checkpoint {found} of them. {OTHER_FILE}")
 
 
 def _resolution(reference: Mapping[str, Any], shapes: Shapes, backbone: BackboneConfig) -> tuple[int, int]:

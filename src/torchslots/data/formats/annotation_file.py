@@ -37,7 +37,7 @@ class AnnotationFile:
         """A table's rows.
 
         Raises:
-            UserError: there is no such table, a row lacks a field, or a field has another type.
+            UserError: there is no such table, a row lacks a field, a field has another type, or two rows the same `id`.
         """
         rows = self._tables.get(table)
         if not isinstance(rows, list):
@@ -48,13 +48,34 @@ class AnnotationFile:
             for field, kind in kinds.items():
                 if not isinstance(row.get(field), kind):
                     raise self.error(self._lacks(table, number, row, field))
+        self._check_ids(table, rows)
         return rows
+
+    def _check_ids(self, table: str, rows: list[Row]) -> None:
+        seen = set()
+        for number in (row["id"] for row in rows if "id" in row):
+            if number in seen:
+                raise self.error(f"has id {number} twice in `{table}`")
+            seen.add(number)
 
     def _lacks(self, table: str, number: int, row: Row, field: str) -> str:
         which = f"id {row['id']}" if "id" in row else f"entry {number}"
         if field not in row:
             return f"lacks `{field}` of {which} in `{table}`"
         return f"has {str(row[field])[:40]!r} as `{field}` of {which} in `{table}`"
+
+    def is_crowd(self, row: Row) -> bool:
+        """Whether an annotation is of a crowd; without `iscrowd` it is not.
+
+        Raises:
+            UserError: `iscrowd` is neither 0 nor 1.
+        """
+        told = row.get("iscrowd", 0)
+        if not isinstance(told, int) or told not in (0, 1):
+            raise self.error(
+                f"has {str(told)[:40]!r} as `iscrowd` of annotation {row['id']}, neither 0 nor 1"
+            )
+        return bool(told)
 
     def categories(self) -> set[int]:
         """Numbers of the classes."""

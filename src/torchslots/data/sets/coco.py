@@ -162,6 +162,6 @@ def _annotations(file: AnnotationFile, images: set[int]) -> dict[int, list[Annot
             raise file.error(
                 f"has annotation {row['id']} of category {row['category_id']}, which `categories` lacks"
             )
-        crowd = bool(row.get("iscrowd", 0))
+        crowd = file.is_crowd(row)
         found[row["image_id"]].append(Annotation(row["id"], row["category_id"], crowd, [row["segmentation"]]))
     return dict(found)

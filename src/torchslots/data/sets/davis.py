@@ -78,10 +78,12 @@ class DavisVideos:
         """List a video's frames; masks are read where they are asked for.
 
         Raises:
-            CorruptRecord: there are no frames.
+            CorruptRecord: there are no frames, or a mask has none.
         """
         frames = self._frames(index)
         wanted = self.keys if keys is None else keys
+        if set(_LABELS) & set(wanted):
+            self._refuse_unknown(index, set(frames))
         return Example(len(frames), lambda start, stop: self._read(index, frames[start:stop], wanted))
 
     def num_objects(self, index: int) -> int:
@@ -97,6 +99,14 @@ class DavisVideos:
         if not frames:
             raise CorruptRecord(folder, index, "holds no frames")
         return frames
+
+    def _refuse_unknown(self, index: int, frames: set[str]) -> None:
+        folder = self._folder(self.track.masks, index)
+        masks = sorted(name for name in names(folder) if name.endswith(".png") and name[:-4] not in frames)
+        if masks:
+            raise CorruptRecord(
+                folder / masks[0], index, f"is a mask of frame {masks[0][:-4]}.jpg, which is not there"
+            )
 
     def _folder(self, kind: str, index: int) -> Path:
         return self.base / kind / "480p" / self.videos[index]
@@ -143,3 +153,5 @@ def _list_of(base: Path, name: str) -> list[str]:
         return path.read_text().split()
     except OSError as error:
         raise UserError(f"{path} cannot be opened: {error.strerror}. Extract the archive again.") from error
+    except UnicodeError as error:
+        raise UserError(f"{path} is no list of names: {error}. Extract the archive again.") from error

@@ -19,11 +19,13 @@ from torchslots.data.clips import Example, image_example
 from torchslots.data.config import DataConfig
 from torchslots.data.find import check_split, find, names
 from torchslots.data.formats.photos import read_indices, read_photo
+from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.instances import without_void
 from torchslots.io.errors import UserError
 
 SPLITS = {"train": "train", "validation": "val", "trainval": "trainval", "trainaug": "trainaug"}
 _LABELS = ("segmentations", "ignore", "classes")
+_NUM_CLASSES = 20
 _OBJECTS, _CLASSES = "SegmentationObject", "SegmentationClass"
 _DOWNLOAD = "Get it with `torchslots data download voc`, or give the folder that holds VOC2012."
 
@@ -46,7 +48,7 @@ class VocImages:
             config,
         )
         self.list = _list_of(self.base, split)
-        self.names = self.list.read_text().split()
+        self.names = _names_of(self.list)
         self._demand(self.names[: config.num_records], "JPEGImages", ".jpg")
         if set(config.keys) & {*_LABELS, "boxes"}:
             for folder in (_OBJECTS, _CLASSES):
@@ -68,7 +70,7 @@ class VocImages:
         """Read an image, and its labels where they are asked for; `keys` None: where they are there.
 
         Raises:
-            CorruptRecord: a file is missing, broken, or of another size.
+            CorruptRecord: a file is missing, broken, of another size, or has a class that is none.
         """
         pixels = read_photo(self.base / "JPEGImages" / f"{self.names[index]}.jpg", index)
         wanted = _LABELS if keys is None and self._mask(index, _OBJECTS).exists() else keys or ()
@@ -79,6 +81,7 @@ class VocImages:
                 for kind in (_OBJECTS, _CLASSES)
             )
             labels = without_void(*planes, config=self.config)
+            self._check_classes(int(labels["classes"].max()), index)
         arrays = {key: value for key, value in labels.items() if key in wanted}
         return image_example(video=pixels, **arrays)
 
@@ -86,6 +89,12 @@ class VocImages:
         """Ids of the mask, where there is one."""
         found = self.open(index, None).read(0, 1).get("segmentations")
         return None if found is None else len(np.unique(found[found > 0]))
+
+    def _check_classes(self, largest: int, index: int) -> None:
+        """Grey values stand in the place of ids where a program saved the mask anew."""
+        if largest > _NUM_CLASSES:
+            reason = f"has class {largest}, VOC has {_NUM_CLASSES}: it was perhaps saved anew in grey"
+            raise CorruptRecord(self._mask(index, _CLASSES), index, reason)
 
     def _mask(self, index: int, folder: str) -> Path:
         return self.base / folder / f"{self.names[index]}.png"
@@ -121,3 +130,18 @@ def _list_of(base: Path, split: str) -> Path:
             "or take the 1,464 images of `train`."
         )
     raise UserError(f"{path} is missing. {remedy}")
+
+
+def _names_of(path: Path) -> list[str]:
+    """Raises UserError: it is no list of single names."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path} is no list of names: {error}. Extract the archive again.") from error
+    wrong = next((line for line in lines if len(line) != 1 or "/" in line[0]), None)
+    if wrong is not None:
+        raise UserError(
+            f"{path} has the line {' '.join(wrong)[:60]!r}. Each line should be the name of one image, such as "
+            "2007_000032."
+        )
+    return [name for (name,) in lines]

@@ -20,7 +20,7 @@ import numpy as np
 
 from torchslots.data.clips import Example
 from torchslots.data.config import DataConfig
-from torchslots.data.find import check_split, find
+from torchslots.data.find import check_split, find, names
 from torchslots.data.formats.annotation_file import AnnotationFile
 from torchslots.data.formats.photos import read_photo
 from torchslots.data.formats.tfrecord import CorruptRecord
@@ -61,7 +61,7 @@ class YouTubeVis:
         """Read the table of videos, and the annotations where the recipe asks for labels.
 
         Raises:
-            UserError: nothing is found there, the file is broken, or folders of videos are missing.
+            UserError: nothing is found there, the file is broken, or folders of videos are missing or unknown.
         """
         self.title = TITLES[config.dataset]
         check_split(self.title, split, SPLITS)
@@ -72,6 +72,7 @@ class YouTubeVis:
         parts = {"train": videos[:-_NUM_VALIDATION], "validation": videos[-_NUM_VALIDATION:], "all": videos}
         self.videos = parts[split]
         self._demand_folders(self.videos[: config.num_records])
+        self._refuse_unknown({_folder_of(video) for video in videos})
         if set(config.keys) & set(_LABELS):
             _ = self.annotations
 
@@ -141,6 +142,14 @@ class YouTubeVis:
                 f"{self.place.frames} lacks {len(missing):,} of {len(videos):,} videos that "
                 f"{self.place.annotations.name} lists, such as {missing[0]}. Extract the archive with the frames of "
                 "the training videos again, or use the first N with `data.num_records`."
+            )
+
+    def _refuse_unknown(self, listed: set[str]) -> None:
+        unknown = sorted(name for name in names(self.place.frames) if name not in listed and "." not in name)
+        if unknown:
+            raise UserError(
+                f"{self.place.frames} holds {len(unknown):,} videos that {self.place.annotations.name} does not list, "
+                f"such as {unknown[0]}. Move them elsewhere, or get the annotations that belong to them. {_AGAIN}"
             )
 
 
@@ -218,6 +227,6 @@ def _annotations(file: AnnotationFile, lengths: dict[int, int]) -> dict[int, lis
             raise file.error(
                 f"has {len(masks)} masks in annotation {number}, of {lengths[row['video_id']]} frames"
             )
-        crowd = bool(row.get("iscrowd", 0))
+        crowd = file.is_crowd(row)
         found[row["video_id"]].append(Annotation(number, row["category_id"], crowd, masks))
     return dict(found)

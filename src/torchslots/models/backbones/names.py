@@ -168,6 +168,38 @@ def bare_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+_OURS = ("cls_token", "positions", "registers", "patch")
+_BLOCK = re.compile(r"(?:blocks|encoder\.layer|layers)\.(\d+)\.")
+
+
+def _measures(state: Mapping[str, Tensor], form: Form | None) -> dict[str, int]:
+    """What tells one transformer from another, by words for a message; what is not stored is left out.
+
+    Args:
+        form: None: a `ViT` of ours.
+    """
+    names = _OURS if form is None else _TIMM if form == "timm" else _TRANSFORMERS
+    cls_token, positions, registers, patch = names
+    found = {"blocks": len({match[1] for match in map(_BLOCK.match, state) if match})}
+    found["registers"] = state[registers].shape[-2] if registers in state else 0
+    if cls_token in state:
+        found["channels"] = state[cls_token].shape[-1]
+    if f"{patch}.weight" in state:
+        found["pixels along a patch"] = state[f"{patch}.weight"].shape[-1]
+    if positions in state:
+        folded = form is None or (form == "timm" and found["registers"] > 0)
+        found["patches with a position"] = state[positions].shape[-2] - (not folded)
+    return found
+
+
+def _differences(found: Mapping[str, int], wanted: Mapping[str, int]) -> list[str]:
+    return [
+        f"{found[name]} {name}, wanted are {value}"
+        for name, value in wanted.items()
+        if name in found and found[name] != value
+    ]
+
+
 def to_vit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """The state dict of a `ViT` from a stored transformer in any of the forms.
 
@@ -180,12 +212,16 @@ def to_vit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str
     """
     stored, kind = bare_names(state), kind_of(wanted)
     what = f"{where} is not the backbone of this model"
-    remedy = "Give the weights of the backbone that the configuration describes."
+    remedy = "Give the weights of the backbone that the configuration describes (`backbone` in it)."
     if kind_of(stored) != kind:
         raise UserError(f"{what}: it is of the kind {kind_of(stored)}, wanted is {kind}. {remedy}")
     depth = len({name.split(".")[1] for name in wanted if name.startswith("blocks.")})
     num_registers = len(wanted["registers"]) if "registers" in wanted else 0
-    table = entries(kind, depth, num_registers=num_registers, form=form_of(stored))
+    form = form_of(stored)
+    other = _differences(_measures(stored, form), _measures(wanted, None))
+    if other:
+        raise UserError(f"{what}: it has {'; '.join(other)}. {remedy}")
+    table = entries(kind, depth, num_registers=num_registers, form=form)
     check_fit(dict.fromkeys(stored, ()), dict.fromkeys((e.theirs for e in table), ()), what, remedy)
     found = {entry.ours: entry.read(stored[entry.theirs]).to(torch.float32) for entry in table}
     check_fit(shapes(found), shapes(wanted), what, remedy)
