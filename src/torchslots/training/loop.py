@@ -95,7 +95,7 @@ def train(
             )
         if state.finished and state.step == recipe.optim.num_steps:
             if first:
-                exports.complete(run, state, stepper, sections_of(recipe, state))
+                exports.complete(run, recipe, state, stepper)
             done = f"{run} is finished: {state.step} steps are done. Raise optim.num_steps to go on."
             _say(first, done)
             return _result(run, state)
