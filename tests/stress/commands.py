@@ -56,11 +56,15 @@ class Inputs(NamedTuple):
     films: Path
     checkpoint: Path
     """Folder of an original program's checkpoint."""
+    tokenizer: Path
+    """Folder of another's."""
 
 
 def _tiny_model(seed: int, folder: Path) -> Path:
     decoder = DecoderConfig(grid=(4, 4), channels=(8, 6), strides=(2, 2))
-    config = replace(TINY, resolution=(SIDE, SIDE), decoder=decoder, targets=("video",), conditioning="learned")
+    config = replace(
+        TINY, resolution=(SIDE, SIDE), decoder=decoder, targets=("video",), conditioning="learned"
+    )
     torch.manual_seed(seed)
     return save_pretrained(savi.build(config), config, folder)
 
@@ -76,14 +80,14 @@ def prepared_inputs(folder: Path) -> Iterator[Inputs]:
     frames = np.random.default_rng(0).integers(0, 255, (3, 24, 32, 3), np.uint8)
     write_video(films / "one.mp4", frames, 10)
     write_video(films / "two.mp4", frames[::-1], 10)
-    checkpoint = with_model(GOLDEN / "vqvae_mini", folder / "original")
+    originals = [with_model(GOLDEN / name, folder / "originals") for name in ("vqvae_mini", "dvae_mini")]
     models = _tiny_model(0, folder / "model"), _tiny_model(1, folder / "other")
     with pytest.MonkeyPatch.context() as patch, serving() as server:
         for name in ("HF_ENDPOINT", "TORCHSLOTS_MIRROR"):
             patch.setenv(name, server.address)
         patch.setenv("no_proxy", "*")
         publish("mini_steve", GOLDEN, folder, server, patch)
-        yield Inputs(folder / "data", *models, films, checkpoint)
+        yield Inputs(folder / "data", *models, films, *originals)
 
 
 def commands(given: Inputs) -> list[Command]:
@@ -96,12 +100,13 @@ def commands(given: Inputs) -> list[Command]:
     generate = ("data", "generate", "--out", "data", "--train", "2", "--validation", "1", "--workers", "1")
     generate += ("--resolution", "16", "--num-frames", "3", "--samples", "1")
     prepare = ("data", "prepare", *data, "--out", "prepared", "--splits", "train", *config)
-    evaluate = ("evaluate", str(given.model), *read, "--out", "eval", "--recon", "films")
+    evaluate = ("evaluate", str(given.model), *read, "--out", "eval", "--write-films", "films")
     predict = ("predict", "--out", "out", "--device", "cpu")
     films = tuple(str(film) for film in sorted(given.films.iterdir()))
-    convert = ("convert", str(given.checkpoint), "--out", "model", "--config")
-    convert += (str(given.checkpoint / "config.json"),)
-    report = ("report", str(given.model.parent / "eval"), "--out", "report.html")
+    convert, other = (
+        ("convert", str(place), "--out", "model", "--config", str(place / "config.json"))
+        for place in (given.checkpoint, given.tokenizer)
+    )
     slots = ("slots", str(given.model), *read, "--out", "slots")
     return [
         Command("train", train),
@@ -109,7 +114,7 @@ def commands(given: Inputs) -> list[Command]:
         Command("data generate", generate),
         Command("data prepare", prepare),
         Command("convert", convert),
-        Command("convert over", convert, (("export-model", "model"),)),
+        Command("convert over", convert, (other,)),
         Command("evaluate --recon", evaluate),
         Command("evaluate over", evaluate, (("evaluate", str(given.other), *evaluate[2:]),)),
         Command("predict", (*predict[:1], str(given.model), *films, *predict[1:])),
@@ -119,9 +124,12 @@ def commands(given: Inputs) -> list[Command]:
             ((*predict[:1], str(given.other), *films, *predict[1:]),),
         ),
         Command("pretrained get", ("pretrained", "get", "mini_steve")),
-        Command("export", ("export", str(given.model), "--out", "graphs", "--format", "torch-export", "--graphs", "start")),
+        Command(
+            "export",
+            ("export", str(given.model), "--out", "graphs", "--format", "torch-export", "--graphs", "start"),
+        ),
         Command("slots", slots),
-        Command("report", report),
+        Command("report", ("report", "eval", "--out", "report.html"), (evaluate,)),
     ]
 
 

@@ -142,6 +142,8 @@ def _become(
             os.setuid(user)
         sys.addaudithook(watch)
         code = call()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
     except BaseException:
         traceback.print_exc()
     finally:
@@ -175,4 +177,6 @@ def read_only(at: int = 1) -> Fault:
 
 def one_message(text: str) -> bool:
     """Whether what a command printed ends with one sentence of its own, and has no traceback."""
-    return "Traceback" not in text and len(re.findall(r"^torchslots [a-z]+(, process \d+)?: ", text, re.M)) == 1
+    return (
+        "Traceback" not in text and len(re.findall(r"^torchslots [a-z]+(, process \d+)?: ", text, re.M)) == 1
+    )

@@ -81,7 +81,9 @@ def kill(command: Command, folder: Path, count: int | None, seed: int, until: fl
         for kind, text in problems or [("whole", "")]:
             counts[kind] += 1
             if text:
-                reports.append(f"{command.name}, killed at {at} ({expected.operations[at - 1]}): {kind}: {text}")
+                reports.append(
+                    f"{command.name}, killed at {at} ({expected.operations[at - 1]}): {kind}: {text}"
+                )
     return Tally(len(expected.operations), counts, reports)
 
 
@@ -102,7 +104,9 @@ def fail(
             break
         work = copy_of(expected.start, folder / "work")
         failed = forked(lambda: run(command.words, work), work, Fault(at, code))
-        problems = [] if failed.status in (0, 2) else [("failed", f"status {failed.status} {failed.text[-700:]}")]
+        problems = (
+            [] if failed.status in (0, 2) else [("failed", f"status {failed.status} {failed.text[-700:]}")]
+        )
         if failed.traceback:
             problems.append(("traceback", failed.text[-1500:]))
         elif failed.status == 2 and not one_message(failed.text):
@@ -133,10 +137,8 @@ def table(tallies: dict[str, Tally]) -> str:
 
 
 def _chosen(operations: int, count: int | None, seed: int) -> Sequence[int]:
-    every = range(1, operations + 1)
-    if count is None or count >= operations:
-        return every
-    return sorted(random.Random(seed).sample(every, count))
+    """Operations in random order, so that those done in a bounded time are spread over all."""
+    return random.Random(seed).sample(range(1, operations + 1), min(operations, count or operations))
 
 
 def _problems(again: Outcome, expected: Whole, work: Path) -> list[tuple[str, str]]:
