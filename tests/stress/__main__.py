@@ -1,4 +1,4 @@
-"""`python -m stress [--parts PART...] [--seconds S] [--seed N] [--count N] [--only WORD]`: tables; status 1 for a fault.
+"""`python -m stress [--parts PART...] [--seconds S] [--seed N] [--only WORD]`: tables; status 1 for a fault.
 
 Parts: `mutants` (changed inputs over all readers), `kills` (at every disk operation of every command that writes),
 `full` and `readonly` (a disk that fails from an operation on), `soak` (all in one process for a part of the time).

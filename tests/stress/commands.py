@@ -3,7 +3,6 @@
 A command is run in a folder of its own; its data, model and films lie elsewhere.
 """
 
-import json
 import os
 import re
 import shutil
@@ -108,6 +107,7 @@ def commands(given: Inputs) -> list[Command]:
         for place in (given.checkpoint, given.tokenizer)
     )
     slots = ("slots", str(given.model), *read, "--out", "slots")
+    export = ("export", str(given.model), "--out", "graphs", "--format", "torch-export", "--graphs", "start")
     return [
         Command("train", train),
         Command("train on", train, (_train(given, 1),)),
@@ -197,4 +197,4 @@ def copy_of(work: Path, target: Path) -> Path:
     return target
 
 
-__all__ = ["Command", "Inputs", "commands", "contents", "copy_of", "json", "prepared_inputs", "run"]
+__all__ = ["Command", "Inputs", "commands", "contents", "copy_of", "prepared_inputs", "run"]

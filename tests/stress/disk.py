@@ -68,19 +68,18 @@ class _Watch:
         """`os.fsync`, counted; the system's is left out, which is slow and changes nothing here."""
 
         def counted(handle: int) -> None:
-            if os.path.isdir(f"/proc/self/fd/{handle}"):
-                self._seen("fsync", os.readlink(f"/proc/self/fd/{handle}"))
+            self._seen("fsync", Path(f"/proc/self/fd/{handle}").readlink())
 
         return counted
 
     def _seen(self, kind: str, path: Any, anywhere: bool = False) -> None:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return
-        place = os.path.abspath(os.fsdecode(path))
+        place = str(Path(os.fsdecode(path)).absolute())
         if not anywhere and not place.startswith(self._folder):
             return
         self._count += 1
-        os.write(self._journal, f"{kind} {os.path.basename(place)}\n".encode(errors="replace"))
+        os.write(self._journal, f"{kind} {Path(place).name}\n".encode(errors="replace"))
         if self._fault is None or self._count < self._fault.at:
             return
         if self._fault.code is None:

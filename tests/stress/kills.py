@@ -6,6 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,12 +45,12 @@ def whole(command: Command, folder: Path) -> Whole:
     shutil.rmtree(start, ignore_errors=True)
     start.mkdir(parents=True)
     for words in command.before:
-        _succeed(forked(lambda words=words: run(words, start), start))
+        _succeed(forked(partial(run, words, start), start))
     ends = []
     operations: list[str] = []
     for _ in range(2):
         work = copy_of(start, folder / "work")
-        outcome = forked(lambda: run(command.words, work), work)
+        outcome = forked(partial(run, command.words, work), work)
         _succeed(outcome)
         operations = outcome.operations
         ends.append(contents(work))
@@ -71,12 +72,12 @@ def kill(command: Command, folder: Path, count: int | None, seed: int, until: fl
         if time.monotonic() > until:
             break
         work = copy_of(expected.start, folder / "work")
-        killed = forked(lambda: run(command.words, work), work, Fault(at))
+        killed = forked(partial(run, command.words, work), work, Fault(at))
         if killed.status != KILLED:
             counts["failed"] += 1
             reports.append(f"{command.name}: not killed at {at}: {killed.status} {killed.text[-500:]}")
             continue
-        again = forked(lambda: run(command.words, work), work)
+        again = forked(partial(run, command.words, work), work)
         problems = _problems(again, expected, work)
         for kind, text in problems or [("whole", "")]:
             counts[kind] += 1
@@ -103,7 +104,7 @@ def fail(
         if time.monotonic() > until:
             break
         work = copy_of(expected.start, folder / "work")
-        failed = forked(lambda: run(command.words, work), work, Fault(at, code))
+        failed = forked(partial(run, command.words, work), work, Fault(at, code))
         problems = (
             [] if failed.status in (0, 2) else [("failed", f"status {failed.status} {failed.text[-700:]}")]
         )
@@ -111,7 +112,7 @@ def fail(
             problems.append(("traceback", failed.text[-1500:]))
         elif failed.status == 2 and not one_message(failed.text):
             problems.append(("failed", f"not one message: {failed.text[-700:]}"))
-        again = forked(lambda: run(command.words, work), work)
+        again = forked(partial(run, command.words, work), work)
         problems += _problems(again, expected, work)
         for kind, text in problems or [("whole", "")]:
             counts[kind] += 1

@@ -35,7 +35,7 @@ def held() -> Held:
     own = [path for path in Path(tempfile.gettempdir()).iterdir() if path.stat().st_uid == os.getuid()]
     return Held(
         pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
-        len(os.listdir("/proc/self/fd")),
+        len(list(Path("/proc/self/fd").iterdir())),
         threading.active_count(),
         len(own),
     )

@@ -33,7 +33,7 @@ def export(stepper: TrainStep, folder: Path, card: Mapping[str, str]) -> None:
 
 
 def complete(run: Path, recipe: Recipe, state: RunState, stepper: TrainStep) -> None:
-    """Write what of a finished run's models is missing, damaged or older than its checkpoints; remove what is left over.
+    """Write what of a finished run's models is missing, damaged or older than its checkpoints; remove leftovers.
 
     A run that was killed, or whose disk was full, after its last checkpoint has none, or older ones.
 
