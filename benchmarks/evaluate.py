@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ import tyro
 from torch import Tensor
 
 from torchslots.evaluation.evaluate import evaluate
-from torchslots.evaluation.report import write
 from torchslots.models.slices import carry_state, cut
 from torchslots.models.types import Batch
 from torchslots.recipes import catalog
@@ -54,18 +52,21 @@ def main(
     model: Any = catalog.build(chosen.model).eval()
     config = replace(chosen.evaluation, num_frames=frames, num_videos=None)
     size = config.batch_size
-    batches = [_batch(min(size, videos - first), frames, resolution, first) for first in range(0, videos, size)]
+    batches = [
+        _batch(min(size, videos - first), frames, resolution, first) for first in range(0, videos, size)
+    ]
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            write(evaluate(model, batches, config, num_plots=plots), Path(folder))
+            evaluate(model, batches, config, num_plots=plots).save(folder)
 
     def alone() -> None:
         with torch.no_grad():
             for batch in batches:
                 parts = cut(batch, config.slice_size, frames)
                 for _ in carry_state(
-                    lambda part, state: model.predict(part, state, slot_recon=False, recon=False, attn=False), parts
+                    lambda part, state: model.predict(part, state, slot_recon=False, recon=False, attn=False),
+                    parts,
                 ):
                     pass
 
@@ -81,7 +82,13 @@ def main(
         name: dict(zip(("wall", "cpu"), map(statistics.median, zip(*rows)))) for name, rows in found.items()
     }
     ratios = {f"{name}_ratio": middle["ours"][name] / middle["model"][name] for name in ("wall", "cpu")}
-    settings = {"recipe": recipe, "videos": videos, "frames": frames, "resolution": resolution, "plots": plots}
+    settings = {
+        "recipe": recipe,
+        "videos": videos,
+        "frames": frames,
+        "resolution": resolution,
+        "plots": plots,
+    }
     print(json.dumps({"settings": settings, "seconds": middle, **ratios}, indent=2))
 
 

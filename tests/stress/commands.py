@@ -124,10 +124,7 @@ def commands(given: Inputs) -> list[Command]:
             ((*predict[:1], str(given.other), *films, *predict[1:]),),
         ),
         Command("pretrained get", ("pretrained", "get", "mini_steve")),
-        Command(
-            "export",
-            ("export", str(given.model), "--out", "graphs", "--format", "torch-export", "--graphs", "start"),
-        ),
+        Command("export", export),
         Command("slots", slots),
         Command("report", ("report", "eval", "--out", "report.html"), (evaluate,)),
     ]
