@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def main(
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            evaluate(model, batches, config, num_plots=plots).save(folder)
+            evaluate(model, batches, config, num_plots=plots).save(Path(folder))
 
     def alone() -> None:
         with torch.no_grad():

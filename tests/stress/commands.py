@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from convert.file_server import serving
 from convert.published_cases import publish
@@ -176,6 +177,8 @@ def contents(work: Path) -> dict[str, Any]:
                 {key: value for key, value in record.items() if key not in _TIMES}
                 for record in read_log(path.parent)
             ]
+        elif path.suffix == ".safetensors":  # the order of its header changes
+            found[name] = {key: value.tolist() for key, value in load_file(path).items()}
         elif path.is_file() and path.name not in (".lock", ".writer"):
             found[name] = _without_times(path.read_bytes())
         elif path.is_dir() and hidden(path):

@@ -158,9 +158,10 @@ class _Loop:
     def _claim(self) -> None:
         """Make the folder this run's, once: after the first update, so that a failed start leaves nothing."""
         if not self.claimed and self.stepper.accelerator.is_main_process:
-            for change in checkpoint.claim(self.run, self.recipe):
+            for change in checkpoint.claim(self.run, self.recipe, write=False):
                 _say(True, f"From step {self.state.step} on: {change}.")
                 note_change(self.run, self.state.step, change)
+            checkpoint.claim(self.run, self.recipe)
             if self.start is not None:
                 write_start(self.run, self.start)
             _say(True, f"Curves and slots: tensorboard --logdir {shlex.quote(str(self.run))}")
