@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import torchslots
-from torchslots.evaluation.evaluate import whole_videos
+from torchslots.evaluation.videos import whole_videos
 from torchslots.inference.slot_files import SlotFileOptions, write_slots
 from torchslots.inference.videos import KEYS, VideosOptions, settings_of
 from torchslots.models.clips import plain_clip

@@ -14,7 +14,7 @@ from tiny_models import TINY
 from torchslots.cli import main
 from torchslots.data.catalog import open_dataset
 from torchslots.data.formats.tfrecord import RecordFile, write_records
-from torchslots.evaluation.evaluate import whole_videos
+from torchslots.evaluation.videos import whole_videos
 from torchslots.io import video
 from torchslots.models.weights import save_pretrained
 from torchslots.recipes import savi

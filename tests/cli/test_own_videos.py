@@ -117,8 +117,9 @@ def failed(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """The one line that a command says on its failure."""
     assert main([str(word) for word in words]) == 2
     said = capsys.readouterr().err.strip()
-    assert said.startswith("torchslots ") and "Traceback" not in said
-    return said.splitlines()[-1]
+    last = said.splitlines()[-1]
+    assert last.startswith("torchslots ") and "Traceback" not in said
+    return last
 
 
 @pytest.mark.parametrize("command", ["train", "inspect"])

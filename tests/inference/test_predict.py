@@ -451,10 +451,10 @@ def test_settings_that_make_no_sense_are_refused(settings, said):
         PredictOptions(**settings)
 
 
-def test_one_file_is_an_input_and_arrays_are_no_files(tmp_path):
+def test_one_file_is_an_input_and_arrays_are_hints(tmp_path):
     model = tiny("learned")
     image = tmp_path / "one.png"
     video.write_png(image, np.full((16, 24, 3), 99, np.uint8))
     assert [folder.name for folder in predict(model, str(image), tmp_path / "out")] == ["one"]
-    with pytest.raises(UserError, match=r"`boxes` is the path of a file .* got a list.*predict_frames"):
+    with pytest.raises(UserError, match=r"finds objects without hints: leave boxes and masks out"):
         predict(model, image, tmp_path / "out", boxes=[[0.1, 0.2, 0.4, 0.5]])

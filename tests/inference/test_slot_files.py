@@ -11,7 +11,7 @@ import torchslots
 from data.movi_files import copy_movi
 from tiny_models import TINY
 from torchslots.cli import main
-from torchslots.evaluation.evaluate import whole_videos
+from torchslots.evaluation.videos import whole_videos
 from torchslots.inference import slot_files
 from torchslots.inference.slot_files import SlotFileOptions, write_slots
 from torchslots.inference.videos import KEYS, VideosOptions, settings_of

@@ -266,7 +266,7 @@ def test_models_on_features_take_no_hints():
 
 
 def test_an_unknown_view_is_named():
-    with pytest.raises(UserError, match=r"stretch.*crop, squeeze, whole"):
+    with pytest.raises(UserError, match=r"crop, squeeze, whole, got 'stretch'"):
         PredictOptions(view="stretch")  # pyright: ignore
 
 

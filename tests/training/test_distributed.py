@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from torchslots.evaluation import evaluate as passes
 from torchslots.io.run_log import read_log
-from torchslots.training import validation
 from training.processes import launch
 from training.tiny_run import counted_evaluate, run_one, weights
 
@@ -40,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     one, two, failed, stopped = (tmp_path_factory.mktemp(name) / "run" for name in ("a", "b", "c", "d"))
     plain = {"steps": 6, "noise": 0.0, "evaluate": 3}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "evaluate", counted_evaluate)
+        patch.setattr(passes, "evaluate", counted_evaluate)
         assert run_one({**plain, "run": str(one)}) == (0, "")
     bad = {"steps": 6, "noise": 0.0, "bad_rank": 1}
     scenarios = [

@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from torchslots.evaluation import evaluate as passes
 from torchslots.hub import load_model
 from torchslots.io.run_log import read_log
 from torchslots.models.types import Batch
 from torchslots.recipes import catalog, savi
 from torchslots.recipes.config import EvalConfig, Recipe
-from torchslots.training import checkpoint, loop, validation
+from torchslots.training import checkpoint, loop
 from torchslots.training.stops import Interrupted
 from training.tiny_run import (
     TinyClips,
@@ -34,7 +35,7 @@ from training.tiny_run import (
 
 @pytest.fixture(autouse=True)
 def _quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "evaluate", tiny_evaluate)
+    monkeypatch.setattr(passes, "evaluate", tiny_evaluate)
 
 
 def test_first_update_has_rate_zero_and_later_ones_learn(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_stop_during_an_evaluation_leaves_it_and_makes_up_for_it(
         return tiny_evaluate(model, batches, config, **keywords)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 3 of 6"):
-        patch.setattr(validation, "evaluate", stopped)
+        patch.setattr(passes, "evaluate", stopped)
         train(recipe, tmp_path / "parts", eval_set=TinyClips(7))
     assert "eval/fg_ari" not in read_log(tmp_path / "parts")[-1]
     train(recipe, tmp_path / "parts", eval_set=TinyClips(7))
@@ -125,7 +126,7 @@ def test_best_is_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def scripted(*arguments: Any, **keywords: Any) -> TinyReport:
         return replace(tiny_evaluate(*arguments, **keywords), metrics={"fg_ari": next(values)})
 
-    monkeypatch.setattr(validation, "evaluate", scripted)
+    monkeypatch.setattr(passes, "evaluate", scripted)
     recipe = tiny_recipe(12, eval_every=2, checkpoint_every=3, keep=2)
     result = train(recipe, tmp_path, eval_set=TinyClips(5), num_plots=3)
     assert (result.best, result.best_step, result.metrics["fg_ari"]) == (0.7, 4, 0.6)
@@ -155,7 +156,7 @@ def test_the_average_is_judged_and_shipped(tmp_path: Path) -> None:
 
 
 def test_data_without_masks_have_no_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "evaluate", lambda *arguments, **keywords: TinyReport({}, []))
+    monkeypatch.setattr(passes, "evaluate", lambda *arguments, **keywords: TinyReport({}, []))
     result = train(tiny_recipe(3), tmp_path, eval_set=TinyClips(2))
     assert (result.metrics, result.best, result.best_step) == ({}, None, None)
     assert not (tmp_path / "best").exists()

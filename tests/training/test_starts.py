@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from torchslots.evaluation import evaluate as passes
 from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
-from torchslots.training import checkpoint, loop, validation
+from torchslots.training import checkpoint, loop
 from torchslots.training.run import train as train_recipe
 from training.tiny_run import TinyClips, TinyModel, same, tiny_evaluate, tiny_recipe, train, weights
 
 
 @pytest.fixture(autouse=True)
 def _quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "evaluate", tiny_evaluate)
+    monkeypatch.setattr(passes, "evaluate", tiny_evaluate)
 
 
 class Broken(TinyClips):

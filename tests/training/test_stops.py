@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.evaluation import evaluate as passes
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
-from torchslots.training import checkpoint, loop, validation
+from torchslots.training import checkpoint, loop
 from torchslots.training.stops import Interrupted
 from training.tiny_run import (
     TinyClips,
@@ -32,7 +33,7 @@ from training.tiny_run import (
 
 @pytest.fixture(autouse=True)
 def _quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "evaluate", tiny_evaluate)
+    monkeypatch.setattr(passes, "evaluate", tiny_evaluate)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

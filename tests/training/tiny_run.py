@@ -16,13 +16,14 @@ import torch.distributed
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from torchslots.evaluation import evaluate as passes
 from torchslots.evaluation.evaluate import evaluate
 from torchslots.evaluation.report import EvalReport
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
 from torchslots.models.types import Batch, Prediction, State
 from torchslots.recipes.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Recipe, TrainConfig
-from torchslots.training import loop, validation
+from torchslots.training import loop
 from torchslots.training.stops import Interrupted
 
 TIMES = {"time", "train/seconds_per_step", "train/seconds_waiting_for_data"}
@@ -242,7 +243,7 @@ def run_one(arguments: dict[str, Any]) -> tuple[int, str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    validation.evaluate = counted_evaluate
+    passes.evaluate = counted_evaluate
     print(json.dumps([run_one(arguments) for arguments in json.loads(sys.argv[1])]))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

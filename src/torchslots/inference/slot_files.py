@@ -74,7 +74,7 @@ def write_slots(
     """Run a data set through a model and write its slots; the same call resumes.
 
     Args:
-        dataset: as `evaluation.evaluate.whole_videos` opens it.
+        dataset: as `evaluation.videos.whole_videos` opens it.
         out: folder of the files.
         data, settings: what the data set was opened with.
 

@@ -336,12 +336,15 @@ def _at(key: str, message: str) -> UserError:
 
 
 def _family_of(values: dict[str, Any]) -> str | None:
-    """The family whose configuration has these fields, for runs of versions that did not write it."""
-    for name, family in FAMILIES.items():
+    """The family whose configuration has these fields and the fewest others, for runs of versions that did not write
+    it."""
+    others: dict[str, int] = {}
+    for name, family in families().items():
         known = {field.name for field in dataclasses.fields(family.config)}
-        if {current_name(family.config, key) for key in values} == known:
-            return name
-    return None
+        given = {current_name(family.config, key) for key in values}
+        if given <= known:
+            others[name] = len(known - given)
+    return min(others, key=lambda name: others[name], default=None)
 
 
 def build_family(name: str, values: dict[str, Any], where: str = "config.json") -> tuple[ModelConfig, Built]:
