@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 from collections import Counter
@@ -14,6 +15,7 @@ from stress.kills import KINDS, Tally, fail, kill, table
 from stress.soak import growth, soak
 from torchslots.io import files
 from torchslots.io.files import atomic_folder, write_file
+from torchslots.training.resume import note_change
 
 ALL = (
     "train",
@@ -143,3 +145,11 @@ def test_the_table_counts(given: Inputs) -> None:
     tally = Tally(7, Counter(whole=5, lost=2), [])
     head, row = table({"train": tally}).splitlines()
     assert head.split() == ["command", "operations", *KINDS] and row.split()[:4] == ["train", "7", "5", "2"]
+
+
+def test_a_change_of_settings_is_noted_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        note_change(tmp_path, 3, "train.keep was 1, now 2")
+    note_change(tmp_path, 4, "train.keep was 2, now 1")
+    lines = [json.loads(line) for line in (tmp_path / "changes.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 4]
