@@ -76,4 +76,10 @@ def soak(given: Inputs, work: Path, seconds: float, least: int = 3) -> list[Held
 
 def growth(found: list[Held]) -> Held:
     """What is held more after the last round than after the second, which has loaded everything."""
-    return Held(*(last - first for last, first in zip(found[-1], found[1])))
+    last, first = found[-1], found[1]
+    return Held(
+        last.memory - first.memory,
+        last.descriptors - first.descriptors,
+        last.threads - first.threads,
+        last.temporary - first.temporary,
+    )
