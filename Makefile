@@ -18,7 +18,8 @@ test: $(STAMP)
 test-all: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-# ARGS: --count mutants of each kind of file (4,000: about 100,000 in all), --seconds, --seed, --only WORD.
+# ARGS: --parts mutants kills full readonly soak, --count of each (4,000 mutants of each kind of file: about 100,000 in
+# all; every disk operation), --seconds, --seed, --only WORD.
 stress: $(STAMP)
 	cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m stress $(ARGS)
 

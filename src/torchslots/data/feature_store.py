@@ -242,7 +242,7 @@ def _write_shard(
                 shapes.append((len(video), *plan.layout.grid))
             for file in files.values():
                 _write_header(file, plan.layout, sum(shape[0] for shape in shapes))
-        index = {"names": names, "shapes": shapes, "left_out": left_out}
+        index = {"names": names, "shapes": shapes, "left_out": left_out, "checksums": True}
         for name, rows in sums.items():
             with (folder / name).with_suffix(CHECKSUMS).open("wb") as stream:
                 np.save(stream, np.array(rows, np.uint32))

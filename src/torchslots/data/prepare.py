@@ -177,7 +177,8 @@ def _write_shard(dataset: Clips, skip_corrupt: bool, place: Path, indices: range
         if key in (*TARGETS, *RANGES):
             _write_array(place / f"{key}.npy", [video[key] for video in videos.values()])
     shapes = [tuple(video["padding_mask"].shape) for video in videos.values()]
-    _write_json(place / "index.json", {"names": list(videos), "shapes": shapes, "left_out": left_out})
+    index = {"names": list(videos), "shapes": shapes, "left_out": left_out, "checksums": True}
+    _write_json(place / "index.json", index)
     return len(indices)
 
 

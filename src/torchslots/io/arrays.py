@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -39,12 +39,18 @@ def map_array(file: Path, remedy: str, writable: bool = False) -> np.ndarray:
 
 def row_checksums(rows: Iterable[np.ndarray]) -> np.ndarray:
     """The CRC-32C of each row's bytes."""
-    values = [google_crc32c.value(np.ascontiguousarray(row).tobytes()) for row in rows]
-    return np.array(values, np.uint32)
+    return np.array([google_crc32c.value(_readable(row)) for row in rows], np.uint32)
+
+
+def _readable(row: np.ndarray) -> Any:
+    """A row's bytes as the library takes them without a copy: read-only and contiguous."""
+    view = np.ascontiguousarray(row).reshape(-1).view(np.uint8)
+    view.flags.writeable = False
+    return view
 
 
 def check_rows(file: Path, rows: np.ndarray, start: int, count: int, remedy: str) -> None:
-    """Check rows that were read from a .npy file against the checksums beside it, if it has some.
+    """Check rows that were read from a .npy file against the checksums beside it, if it has some, each row once.
 
     Args:
         start: number of the first row in the file.
@@ -60,21 +66,30 @@ def check_rows(file: Path, rows: np.ndarray, start: int, count: int, remedy: str
     sums = _checksums(file, remedy)
     if sums is None:
         return
-    wrong = (
-        np.flatnonzero(row_checksums(rows) != sums[start : start + count])
-        if len(sums) >= start + count
-        else [0]
-    )
-    if len(wrong):
-        raise UserError(
-            f"{file} is damaged: row {start + int(wrong[0])} does not match its checksum. {remedy}"
-        )
+    if len(sums.values) < start + count:
+        raise UserError(f"{file.with_suffix(CHECKSUMS)} ends before row {start + count - 1}. {remedy}")
+    for row in np.flatnonzero(~sums.checked[start : start + count]):
+        if row_checksums(rows[row : row + 1]) != sums.values[start + row]:
+            raise UserError(
+                f"{file} is damaged: row {start + int(row)} does not match its checksum. {remedy}"
+            )
+    sums.checked[start : start + count] = True
 
 
-@lru_cache(maxsize=128)
-def _checksums(file: Path, remedy: str) -> np.ndarray | None:
+class _Checksums(NamedTuple):
+    values: np.ndarray
+    """uint32 [N]."""
+    checked: np.ndarray
+    """bool [N]: rows that this process has found as they were written."""
+
+
+@lru_cache(maxsize=1024)
+def _checksums(file: Path, remedy: str) -> _Checksums | None:
     place = file.with_suffix(CHECKSUMS)
-    return map_array(place, remedy) if place.is_file() else None
+    if not place.is_file():
+        return None
+    values = map_array(place, remedy)
+    return _Checksums(values, np.zeros(len(values), bool))
 
 
 def array_shapes(file: Path, remedy: str, most: int = _MOST) -> dict[str, tuple[int, ...]]:

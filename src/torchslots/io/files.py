@@ -9,6 +9,7 @@ import platform
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -21,8 +22,14 @@ from torchslots.io.errors import UserError, first_line
 SPARE = 64 << 20
 """Bytes of disk that are left free."""
 ADVICE = "What was there before is untouched. Free some space or choose another folder."
-_UNFINISHED = re.compile(r"\..+\.(?P<host>[0-9a-f]{6})\.(?P<process>\d+)\.[0-9a-f]{8}\.part")
-"""Names of `_part`."""
+_UNFINISHED = re.compile(
+    r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})\.(?P<process>\d+)\.[0-9a-f]{8}\.(?P<kind>part|aside)"
+)
+"""Names of `_part`, and of older folders while they are replaced."""
+_OLD_UNFINISHED = re.compile(r"\.aside_.+|\..+\.(?P<process>\d+)\.(?:tmp|part(?:\.\w+)?)")
+"""Those of earlier versions."""
+_OLD_AGE = 3600
+"""Seconds without a change after which those are taken for left: their names have no machine."""
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
 _POINTER = b"version https://git-lfs"
 _HEAD = 512
@@ -107,9 +114,13 @@ def atomic_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
             yield part
             _sync(*part.iterdir(), part)
             if path.exists():
-                old = _part(path)
+                old = part.with_suffix(".aside")
                 path.rename(old)
-                part.rename(path)
+                try:
+                    part.rename(path)
+                except OSError:
+                    old.rename(path)
+                    raise
                 shutil.rmtree(old)
             else:
                 part.rename(path)
@@ -126,8 +137,27 @@ def hidden(path: Path | str) -> bool:
 
 def remove_partial(folder: Path, name: str = "*") -> None:
     """Remove unfinished files and folders called `name` that a killed process left in `folder`."""
+    sweep(folder)
     for path in (*folder.glob(f".{name}.*.part"), *folder.glob(f".aside_{name}")):
         _remove(path)
+
+
+def sweep(folder: Path) -> None:
+    """Remove unfinished files in a folder whose processes on this machine have ended.
+
+    A folder that was being replaced gets its name back where the new one did not come.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            owner = _UNFINISHED.fullmatch(path.name)
+            if owner is None:
+                if _is_old_leftover(path):
+                    _remove(path)
+            elif owner["host"] == _host() and not _lives(int(owner["process"])):
+                if owner["kind"] == "aside" and not path.with_name(owner["name"]).exists():
+                    path.rename(path.with_name(owner["name"]))
+                else:
+                    _remove(path)
 
 
 @contextmanager
@@ -219,7 +249,7 @@ def size_text(size: float) -> str:
 
 
 def _part(path: Path) -> Path:
-    _sweep(path.parent)
+    _sweep_once(path.parent)
     name = path.name[:_NAME_LENGTH]
     return path.with_name(f".{name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.part")
 
@@ -231,13 +261,17 @@ def _host() -> str:
 
 
 @lru_cache(maxsize=4096)
-def _sweep(folder: Path) -> None:
-    """Remove, once for each process, unfinished files in a folder whose processes on this machine have ended."""
-    with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            owner = _UNFINISHED.fullmatch(path.name)
-            if owner and owner["host"] == _host() and not _lives(int(owner["process"])):
-                _remove(path)
+def _sweep_once(folder: Path) -> None:
+    """`sweep`, once for each process."""
+    sweep(folder)
+
+
+def _is_old_leftover(path: Path) -> bool:
+    """Whether an earlier version left an unfinished file, long ago, whose process is no more."""
+    owner = _OLD_UNFINISHED.fullmatch(path.name)
+    if owner is None or time.time() - path.lstat().st_mtime < _OLD_AGE:
+        return False
+    return owner["process"] is None or not _lives(int(owner["process"]))
 
 
 def _lives(process: int) -> bool:
@@ -245,7 +279,7 @@ def _lives(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except (OSError, OverflowError):  # another user's, or no number of a process
         return True
     return True
 

@@ -116,6 +116,15 @@ def add_to_card(folder: Path, sections: Mapping[str, str]) -> None:
         write_file(file, text + more, durable=True)
 
 
+def has_card(folder: Path, sections: Mapping[str, str]) -> bool:
+    """Whether README.md has these sections, or is by another hand."""
+    file = folder / _CARD_NAME
+    if not file.is_file():
+        return False
+    text = file.read_text(errors="replace")
+    return _CARD_MARK not in text or all(body.strip() in text for body in sections.values())
+
+
 def push_to_hub(
     model: Saved,
     config: Config,

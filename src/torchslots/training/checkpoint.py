@@ -113,8 +113,7 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> list[str]:
         raise UserError(f"{run} has checkpoints but no recipe.json. Choose another folder.")
     if write:
         write_file(file, to_json(recipe), durable=True)
-        remove_partial(run)
-        remove_partial(run / "checkpoints")
+        _remove_partial(run)
     return changed
 
 
@@ -144,6 +143,17 @@ def save(
     with disk_errors(final.parent, _UNTOUCHED):
         _prune(run, state, keep)
     return final
+
+
+def tidy(run: Path, state: RunState, keep: int) -> None:
+    """Remove what a killed process left: unfinished files, and checkpoints that `save` was about to remove.
+
+    Raises:
+        UserError: no permission.
+    """
+    _remove_partial(run)
+    with disk_errors(run / "checkpoints", _UNTOUCHED):
+        _prune(run, state, keep)
 
 
 def latest(run: Path, tell: Callable[[str], None]) -> Checkpoint | None:
@@ -258,6 +268,11 @@ def _read_part(path: Path, parts: dict[str, Any]) -> dict[str, Tensor]:
             f"({expected.get('bytes')} bytes were written)."
         )
     return tensors
+
+
+def _remove_partial(run: Path) -> None:
+    remove_partial(run)
+    remove_partial(run / "checkpoints")
 
 
 def _prune(run: Path, state: RunState, keep: int) -> None:

@@ -7,9 +7,12 @@ from typing import cast
 import torch
 
 from torchslots.io.errors import UserError
+from torchslots.io.files import sweep
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.weights import CONFIG_NAME, WEIGHTS_NAME, add_to_card
+from torchslots.models.weights import CONFIG_NAME, WEIGHTS_NAME, add_to_card, has_card
+from torchslots.recipes.config import Recipe
 from torchslots.training import checkpoint
+from torchslots.training.card import sections_of
 from torchslots.training.checkpoint import Checkpoint, RunState
 from torchslots.training.step import Trainable, TrainStep
 
@@ -29,8 +32,8 @@ def export(stepper: TrainStep, folder: Path, card: Mapping[str, str]) -> None:
     add_to_card(folder, card)
 
 
-def complete(run: Path, state: RunState, stepper: TrainStep, card: Mapping[str, str]) -> None:
-    """Write what of a finished run's models is missing, damaged or older than its checkpoints.
+def complete(run: Path, recipe: Recipe, state: RunState, stepper: TrainStep) -> None:
+    """Write what of a finished run's models is missing, damaged or older than its checkpoints; remove leftovers.
 
     A run that was killed, or whose disk was full, after its last checkpoint has none, or older ones.
 
@@ -40,14 +43,18 @@ def complete(run: Path, state: RunState, stepper: TrainStep, card: Mapping[str, 
     Raises:
         UserError: a folder cannot be written.
     """
-    if not _is_current(run / MODEL_FOLDER, stepper):
-        export(stepper, run / MODEL_FOLDER, card)
+    checkpoint.tidy(run, state, recipe.train.keep)
+    _mend(stepper, run / MODEL_FOLDER, sections_of(recipe, state))
     best = _best(run, state)
-    if best is None:
-        return
-    stepper.load(best.model, best.training, best.state.loss_scale, str(best.folder))
-    if not _is_current(run / BEST_FOLDER, stepper):
-        export(stepper, run / BEST_FOLDER, card)
+    if best is not None:
+        stepper.load(best.model, best.training, best.state.loss_scale, str(best.folder))
+        _mend(stepper, run / BEST_FOLDER, sections_of(recipe, best.state))
+
+
+def _mend(stepper: TrainStep, folder: Path, card: Mapping[str, str]) -> None:
+    sweep(folder)
+    if not (_is_current(folder, stepper) and has_card(folder, card)):
+        export(stepper, folder, card)
 
 
 def _best(run: Path, state: RunState) -> Checkpoint | None:

@@ -95,7 +95,7 @@ def train(
             )
         if state.finished and state.step == recipe.optim.num_steps:
             if first:
-                exports.complete(run, state, stepper, sections_of(recipe, state))
+                exports.complete(run, recipe, state, stepper)
             done = f"{run} is finished: {state.step} steps are done. Raise optim.num_steps to go on."
             _say(first, done)
             return _result(run, state)
@@ -158,9 +158,10 @@ class _Loop:
     def _claim(self) -> None:
         """Make the folder this run's, once: after the first update, so that a failed start leaves nothing."""
         if not self.claimed and self.stepper.accelerator.is_main_process:
-            for change in checkpoint.claim(self.run, self.recipe):
+            for change in checkpoint.claim(self.run, self.recipe, write=False):
                 _say(True, f"From step {self.state.step} on: {change}.")
                 note_change(self.run, self.state.step, change)
+            checkpoint.claim(self.run, self.recipe)
             if self.start is not None:
                 write_start(self.run, self.start)
             _say(True, f"Curves and slots: tensorboard --logdir {shlex.quote(str(self.run))}")

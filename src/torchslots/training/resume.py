@@ -104,10 +104,13 @@ def write_start(run: Path, start: dict[str, Any]) -> None:
 
 
 def note_change(run: Path, step: int, change: str) -> None:
-    """Add a line on a setting that was changed when the run resumed.
+    """Add a line on a setting that was changed when the run resumed, unless a killed process already has.
 
     Raises:
         UserError: no space or no permission.
     """
-    with disk_errors(run / _CHANGES), (run / _CHANGES).open("a") as stream:
-        stream.write(json.dumps({"step": step, "change": change}) + "\n")
+    file, line = run / _CHANGES, json.dumps({"step": step, "change": change})
+    with disk_errors(file):
+        lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+        if line not in lines:
+            write_file(file, "\n".join([*lines, line]) + "\n")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchslots.data.clips import Example, finish_clip, finish_cropped
 from torchslots.data.config import DataConfig
 from torchslots.data.transforms import Sample, number_by_rank
-from torchslots.io.arrays import check_rows, map_array
+from torchslots.io.arrays import CHECKSUMS, check_rows, map_array
 from torchslots.io.errors import UserError
 from torchslots.io.json_files import check_seal, read_object
 
@@ -161,6 +161,7 @@ def read_entries(folder: Path) -> list[Entry]:
         for shard in range(len(read_index(file)["videos_in_shards"])):
             file = shard_folder(folder, shard) / "index.json"
             index, start = read_index(file), 0
+            _demand_checksums(file.parent, index)
             for number, (name, shape) in enumerate(zip(index["names"], index["shapes"])):
                 length, height, width = (_size(value) for value in shape)
                 entries.append(Entry(file.parent, str(name), number, start, length, height, width))
@@ -168,6 +169,13 @@ def read_entries(folder: Path) -> list[Entry]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} is damaged: it does not list videos as `prepare` does. {_REMOVE}") from error
     return entries
+
+
+def _demand_checksums(shard: Path, index: dict[str, Any]) -> None:
+    """Refuse a shard that has lost the checksums it was written with; earlier versions wrote none."""
+    lost = [file for file in shard.glob("*.npy") if not file.with_suffix(CHECKSUMS).is_file()]
+    if index.get("checksums") and lost:
+        raise UserError(f"{min(lost).with_suffix(CHECKSUMS)} is missing. {_REMOVE}")
 
 
 def _size(value: Any) -> int:

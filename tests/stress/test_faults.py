@@ -1,0 +1,155 @@
+import errno
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from stress.commands import Command, Inputs, commands, prepared_inputs
+from stress.disk import KILLED, Fault, forked
+from stress.kills import KINDS, Tally, fail, kill, table
+from stress.soak import growth, soak
+from torchslots.io import files
+from torchslots.io.files import atomic_folder, write_file
+from torchslots.training.resume import note_change
+
+ALL = (
+    "train",
+    "train on",
+    "data generate",
+    "data prepare",
+    "convert",
+    "convert over",
+    "evaluate --recon",
+    "evaluate over",
+    "predict",
+    "predict over",
+    "pretrained get",
+    "export",
+    "slots",
+    "report",
+)
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inputs]:
+    with prepared_inputs(tmp_path_factory.mktemp("inputs")) as found:
+        yield found
+
+
+def named(given: Inputs, name: str) -> Command:
+    import_module("stress.warm")
+    return next(command for command in commands(given) if command.name == name)
+
+
+def all_whole(name: str, tally: Tally) -> None:
+    other = {kind: number for kind, number in tally.counts.items() if kind != "whole" and number}
+    assert not other, "\n".join([table({name: tally}), *tally.reports])
+    assert tally.counts["whole"]
+
+
+def test_every_command_is_listed(given: Inputs) -> None:
+    assert tuple(command.name for command in commands(given)) == ALL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_killed_commands_end_as_if_they_were_not(given: Inputs, tmp_path: Path, name: str) -> None:
+    all_whole(name, kill(named(given, name), tmp_path, 4, seed=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("name", ALL)
+def test_a_disk_that_fails_is_one_message(given: Inputs, tmp_path: Path, name: str, code: int) -> None:
+    all_whole(name, fail(named(given, name), tmp_path, code, 2, seed=2))
+
+
+@pytest.mark.slow
+def test_a_process_that_goes_on_holds_no_more(given: Inputs, tmp_path: Path) -> None:
+    more = growth(soak(given, tmp_path, 20, least=4))
+    assert more.memory < 30 and more[1:] == (0, 0, 0), more
+
+
+# The tool itself
+
+
+def _write_two(folder: Path) -> int:
+    write_file(folder / "a", b"1" * 1000)
+    write_file(folder / "b", b"2")
+    return 0
+
+
+def test_operations_are_counted_and_kill(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    whole = forked(lambda: _write_two(work), work)
+    assert whole.status == 0 and [line.split()[0] for line in whole.operations].count("rename") == 2
+    for at in range(1, len(whole.operations) + 1):
+        shutil.rmtree(work)
+        work.mkdir()
+        assert forked(lambda: _write_two(work), work, Fault(at)).status == KILLED
+        assert (work / "b").exists() <= (work / "a").exists()
+        assert forked(lambda: _write_two(work), work).status == 0
+        assert {path.name for path in work.iterdir()} == {"a", "b"}
+
+
+def test_errors_of_the_disk_are_injected(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    full = forked(lambda: _write_two(work), work, Fault(1, errno.ENOSPC))
+    assert full.status == 1 and "UserError" in full.text and "No space left" in full.text
+    assert not list(work.iterdir())
+    assert forked(lambda: _write_two(work), work, space=100).status == 1 and not list(work.iterdir())
+
+
+def test_a_folder_killed_while_it_was_replaced_is_there_again(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def replace(text: str) -> int:
+        with atomic_folder(work / "kept") as part:
+            (part / "a").write_text(text)
+        return 0
+
+    assert forked(lambda: replace("old"), work).status == 0
+    operations = forked(lambda: replace("old"), work).operations
+    renames = [number for number, line in enumerate(operations, 1) if line.startswith("rename")]
+    for at in range(renames[0], len(operations) + 1):
+        assert forked(lambda: replace("new"), work, Fault(at)).status == KILLED
+        files.sweep(work)
+        assert [path.name for path in work.iterdir()] == ["kept"]
+        assert (work / "kept" / "a").read_text() in ("old", "new")
+        assert forked(lambda: replace("old"), work).status == 0
+
+
+def test_leftovers_of_earlier_versions_go_once_they_are_old(tmp_path: Path) -> None:
+    left = [".model.safetensors.999999999.tmp", ".aside_frames", ".overlay.999999999.part.mp4"]
+    mine = [f".model.safetensors.{os.getpid()}.tmp", ".keep", "overlay.1.part.mp4", ".net.tmp"]
+    for name in (*left, *mine):
+        (tmp_path / name).touch()
+    files.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*left, *mine}  # they may be another machine's
+    for path in tmp_path.iterdir():
+        os.utime(path, (1, 1))
+    files.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(mine)
+
+
+def test_the_table_counts(given: Inputs) -> None:
+    tally = Tally(7, Counter(whole=5, lost=2), [])
+    head, row = table({"train": tally}).splitlines()
+    assert head.split() == ["command", "operations", *KINDS] and row.split()[:4] == ["train", "7", "5", "2"]
+
+
+def test_a_change_of_settings_is_noted_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        note_change(tmp_path, 3, "train.keep was 1, now 2")
+    note_change(tmp_path, 4, "train.keep was 2, now 1")
+    lines = [json.loads(line) for line in (tmp_path / "changes.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 4]
