@@ -87,6 +87,7 @@ class TinyModel(nn.Module):
             {name: tensor.clone() for name, tensor in self.state_dict().items()}, folder / "model.safetensors"
         )
         (folder / "config.json").write_text("{}")
+        (folder / "README.md").write_text("A tiny model.\n")
 
 
 @dataclass
