@@ -189,7 +189,8 @@ def test_damage_in_a_shard_is_skipped_and_counted(tmp_path: Path):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell began the tests in the background
 sys.path.insert(0, sys.argv[1])
 from data.test_loader import Counted
 from torchslots.data.loader import train_batches
