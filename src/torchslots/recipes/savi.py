@@ -393,36 +393,19 @@ def savi_sim() -> Recipe:
     of the data taken away, since content is weak beside positions before a grey ground; images that start as an empty
     scene; RGB beside flow as target, since objects at rest have no flow; pairs of frames at first.
     """
-    model = SaviConfig(
+    demo = savi_demo()
+    model = replace(
+        demo.model,
         resolution=(64, 64),
-        encoder=CnnConfig(strides=(2, 1, 1, 1)),
-        slot_size=64,
-        num_slots=11,
-        initializer_hidden=128,
-        qkv_size=64,
-        predictor_qkv=64,
-        predictor_mlp=128,
         decoder=PatchDecoderConfig(),
-        targets=("video", "flow"),
         target_weights=(20.0, 1.0),
         frame_statistics=(0.42, 0.12),
     )
-    return Recipe(
-        "savi_sim",
-        model,
-        DataConfig(dataset="sim_a", max_instances=10),
-        OptimConfig(learning_rate=1.5e-3, warmup_steps=300, num_steps=16_000, ema_decay=0.999),
-        TrainConfig(
-            batch_size=3,
-            precision="bf16",
-            compile=False,
-            num_workers=0,
-            log_every=100,
-            eval_every=2000,
-            checkpoint_every=1000,
-            keep=1,
-            short_clip=2,
-            short_steps=6000,
-        ),
-        EvalConfig(slice_size=24, batch_size=8),
+    return replace(
+        demo,
+        name="savi_sim",
+        model=model,
+        data=DataConfig(dataset="sim_a", max_instances=10),
+        optim=OptimConfig(learning_rate=1.5e-3, warmup_steps=300, num_steps=16_000, ema_decay=0.999),
+        train=replace(demo.train, log_every=100, eval_every=2000, checkpoint_every=1000, short_steps=6000),
     )
