@@ -16,7 +16,7 @@ from torchslots.io.files import refuse_page
 from torchslots.io.torch_files import read_torch_file
 from torchslots.models.backbones.names import to_vit
 from torchslots.models.backbones.vit import ViT
-from torchslots.models.weights import HUB_ID
+from torchslots.models.weights import HUB_ID, fill
 from torchslots.recipes.backbones import BackboneConfig
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -40,7 +40,7 @@ def load_backbone(vit: ViT, source: str | Path) -> None:
         UserError: nothing there, no network, a damaged file, or a transformer of another kind or size.
     """
     file = _file(source)
-    vit.load_state_dict(to_vit(_tensors(file), vit.state_dict(), str(source)))
+    fill(vit, to_vit(_tensors(file), vit.state_dict(), str(source)))
 
 
 def _file(source: str | Path) -> Path:
