@@ -1,8 +1,8 @@
 """Time the load of a saved model in a fresh process, beside torch's own import.
 
-The model is that of a recipe with random weights, saved as `torchslots pretrained get` saves a converted checkpoint. Prints
-one JSON object: seconds of processor and of the clock, medians and minima over --repeat processes: `torch` of its import,
-`first` and `again` of two loads, the first with the imports of torchslots and all that it needs.
+The model is that of a recipe with random weights, saved as `torchslots pretrained get` saves a converted checkpoint.
+Prints one JSON object: seconds of processor and of the clock, medians and minima over --repeat processes: `torch` of
+its import, `first` and `again` of two loads, the first with the imports of torchslots and all that it needs.
 """
 
 import json

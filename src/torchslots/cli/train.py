@@ -1,7 +1,6 @@
 """`torchslots train`."""
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,13 +16,12 @@ if TYPE_CHECKING:
 def train(words: Words) -> int:
     """`torchslots train RECIPE --root DIR --run-dir DIR`; RECIPE is a name, or a YAML or JSON file."""
     from torchslots.cli.recipes import recipes
-    from torchslots.convert.pretrained import model_folder
+    from torchslots.convert import train as training
     from torchslots.io.devices import announce_device
     from torchslots.io.processes import is_first_process
     from torchslots.recipes import catalog
     from torchslots.recipes.config import Recipe, current_flags
     from torchslots.recipes.recipe_files import is_recipe_file, read_recipe_file
-    from torchslots.training import run as training
     from torchslots.training.resume import TrainOptions, read_start
     from torchslots.training.warm_start import next_recipe
 
@@ -66,10 +64,8 @@ def train(words: Words) -> int:
             recipe: The recipe.
             options: Settings that are not the recipe's.
         """
-        parts = {name: getattr(options, name) for name in ("tokenizer", "slot_encoder", "init")}
-        found = {name: str(model_folder(part)) for name, part in parts.items() if part is not None}
         announce_device(options.device)
-        result = training.train(recipe, root, run, replace(options, **found))
+        result = training.train(recipe, root, run, options)
         if not is_first_process():
             return 0
         folder, data = shlex.quote(str(run)), shlex.quote(str(root))
