@@ -158,6 +158,20 @@ def test_a_stored_type_becomes_the_models(folder, model):
     assert torch.equal(loaded.layer.weight, model.layer.weight.half().float())
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_refused(folder, model, dtype):
+    stored = model.state_dict() | {"layer.bias": torch.ones(4, dtype=dtype)}
+    save_file(stored, folder / hub.WEIGHTS_NAME, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"layer.bias holds {str(dtype)[6:]}, wanted is float32"):
+        hub.load_model(folder)
+
+
+def test_numbers_of_one_byte_are_read(folder, model):
+    stored = {name: value.to(torch.float8_e4m3fn) for name, value in model.state_dict().items()}
+    save_file(stored, folder / hub.WEIGHTS_NAME, metadata={"format": "pt"})
+    assert torch.equal(hub.load_model(folder).layer.weight, stored["layer.weight"].float())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_finite_weights(value):
     tensors = {"first": torch.zeros(0), "second": torch.arange(5), "third": torch.tensor([1e38, -1e38])}

@@ -173,7 +173,7 @@ def position(path: str, name: str) -> list[WeightMap]:
     return [grid(path, name), *dense(f"{path}/dense_pe_0", f"{name}.project")]
 
 
-OTHER_RECIPE = "Name the right recipe with --recipe."
+OTHER_RECIPE = "Get the file again if it is not whole, or name the right recipe with --recipe."
 OTHER_SIZES = "Name the right recipe with --recipe, or give the original's configuration with --config."
 """Remedies for weights of another model, and of another size."""
 

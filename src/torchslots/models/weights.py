@@ -215,7 +215,8 @@ def load_weights(model: nn.Module, file: Path, elsewhere: tuple[str, ...] = ()) 
         elsewhere: beginnings of the names of tensors that are not in the file.
 
     Raises:
-        UserError: the file is truncated or of another format, its tensors do not fit the model, or are not finite.
+        UserError: the file is truncated or of another format, its tensors do not fit the model, are of another kind,
+            or not finite.
     """
     try:
         stated = check_stored(model, file, elsewhere)
@@ -226,6 +227,7 @@ def load_weights(model: nn.Module, file: Path, elsewhere: tuple[str, ...] = ()) 
         raise UserError(
             f"{file} is damaged: its tensors do not match their checksum. Copy or convert it again."
         )
+    check_kinds(tensors, model.state_dict(), str(file))
     check_finite(tensors, str(file))
     fill(model, tensors, strict=not elsewhere)
 
@@ -279,8 +281,24 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 def _is_finite(tensor: Tensor) -> bool:
     """In one reading: extremes are not numbers where any value is none."""
     if not tensor.is_floating_point() or not tensor.numel():
-        return bool(tensor.isfinite().all())
-    return all(math.isfinite(float(extreme)) for extreme in torch.aminmax(tensor))
+        return True
+    extremes = torch.aminmax(tensor.float() if tensor.element_size() == 1 else tensor)
+    return all(math.isfinite(float(extreme)) for extreme in extremes)
+
+
+def check_kinds(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+    """Check that real numbers stand where real numbers are wanted, and integers where integers are.
+
+    Raises:
+        UserError: they do not; the first such tensor is named.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() != wanted[name].is_floating_point() or tensor.is_complex():
+            kinds = [str(value.dtype).removeprefix("torch.") for value in (tensor, wanted[name])]
+            raise UserError(
+                f"{where}: {name} holds {kinds[0]}, wanted is {kinds[1]}: it is damaged, or not of this model. Copy or "
+                "convert it again."
+            )
 
 
 class Shaped(Protocol):

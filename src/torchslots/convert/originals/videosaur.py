@@ -33,6 +33,7 @@ from torchslots.recipes.videosaur import VideosaurConfig, VideosaurImagesConfig
 MARK = "processor."
 """Begins a name in every checkpoint."""
 _HEADS = 4
+_OWN_SETTINGS = "Give the configuration that the checkpoint was trained with."
 _LOSSES = {"MSELoss": "features", "CrossEntropyLoss": "similarity", "Slot_Slot_Contrastive_Loss": "contrast"}
 
 
@@ -274,7 +275,10 @@ def from_reference(reference: Mapping[str, Any], shapes: Shapes) -> FeatureSlots
     """
     model = reference["model"]
     if _is_video(shapes) != (model["input_type"] == "video"):
-        raise UserError(f"It is for {model['input_type']}s, the checkpoint for the other kind.")
+        kinds = ("videos", "images") if model["input_type"] == "video" else ("images", "videos")
+        raise UserError(
+            f"The configuration is of a model of {kinds[0]}, the checkpoint of {kinds[1]}. {_OWN_SETTINGS}"
+        )
     rounds = model["grouper"]["n_iters"]
     first = model.get("latent_processor", {}).get("first_step_corrector_args", {}).get("n_iters", rounds)
     _refuse(model)
@@ -354,5 +358,9 @@ def _check_channels(named: Mapping[str, Any], config: FeatureSlotsConfig, num_pa
     first = config.feature_size
     usual = {"MSELoss": [0, first], "CrossEntropyLoss": [first, first + num_patches]}
     for loss in named.values():
-        if loss["name"] in usual:
-            refuse_unusual(f"{loss['name']}", loss, {"pred_dims": usual[loss["name"]]})
+        wanted = usual.get(loss["name"])
+        if wanted is not None and loss.get("pred_dims", wanted) != wanted:
+            raise UserError(
+                f"{loss['name']} has `pred_dims` {loss['pred_dims']}, and the checkpoint's features and patches make "
+                f"them {wanted}. {_OWN_SETTINGS}"
+            )

@@ -41,7 +41,7 @@ class AnnotationFile:
         """A table's rows.
 
         Raises:
-            UserError: there is no such table, a row lacks a field, a field has another type or a number of over 63 bits,
+            UserError: there is no such table, a row lacks a field, a field has another type or more than 63 bits,
                 a size is none, or two rows have the same `id`.
         """
         rows = self._tables.get(table)
