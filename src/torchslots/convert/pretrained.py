@@ -26,7 +26,8 @@ from torchslots.convert.locations import (
 )
 from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.torch import TorchCheckpoint
-from torchslots.convert.released import RELEASED, InArchive, Released, released
+from torchslots.convert.released import RELEASED, released
+from torchslots.convert.sources import InArchive, Released
 from torchslots.data.download.archives import ENDINGS, list_members
 from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError, check_type, nearest
