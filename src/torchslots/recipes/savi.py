@@ -415,3 +415,23 @@ def savi_sim() -> Recipe:
             demo.train, batch_size=8, log_every=100, eval_every=2000, checkpoint_every=1000, short_steps=1500
         ),
     )
+
+
+def slots_sim() -> Recipe:
+    """Learned slots at 64x64 on images and short films of `sim_a`, without hints; all sizes are chosen here.
+
+    The parts of `savi_sim`, RGB alone as target, two rounds of attention in each frame; single frames first.
+    """
+    sim = savi_sim()
+    assert isinstance(sim.model, SaviConfig)
+    model = replace(
+        sim.model, conditioning="learned", num_iterations=2, targets=("video",), target_weights=(20.0,)
+    )
+    return replace(
+        sim,
+        name="slots_sim",
+        model=model,
+        data=replace(sim.data, num_frames=3, keys=("video", "segmentations")),
+        optim=replace(sim.optim, num_steps=20_000),
+        train=replace(sim.train, batch_size=16, short_clip=1, short_steps=10_000),
+    )
