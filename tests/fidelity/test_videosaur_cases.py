@@ -188,7 +188,7 @@ def test_another_recipe_is_refused_in_one_message(golden, tmp_path):
         ({"predictor": {"n_blocks": 2}}, "has `n_blocks` 2, the checkpoint 1 of them"),
         ({"predictor": {"pre_norm": False}}, "pre_norm"),
         ({"losses": {"other": {"name": "L1"}}}, "L1"),
-        ({"input_type": "image"}, "the other kind"),
+        ({"input_type": "image"}, "a model of images, the checkpoint of videos"),
         ({"grouper": {}}, "`n_iters` is missing. Give"),
         ({"grouper": 3}, "a field is ill-typed or of another shape"),
     ],
