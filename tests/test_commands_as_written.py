@@ -252,7 +252,9 @@ def is_slow(line: str) -> bool:
 ADVICE = re.compile(r"\b(?:Next|Or|Then): (torchslots .+)")
 """A command that another one prints."""
 ADVISING = [
-    line for line in RUN if line.startswith(("torchslots train ", "torchslots data inspect my_videos"))
+    line
+    for line in RUN
+    if line.startswith(("torchslots train ", "torchslots data inspect my_videos")) and "--replay" not in line
 ]
 
 
