@@ -176,7 +176,8 @@ class Dying(Counted):
 
 
 def test_death_of_a_worker_is_a_clear_message(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    waits = "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__"
+    monkeypatch.setattr(waits, (0.1,))  # seconds between looks at the workers, 5 by default
     with pytest.raises(UserError, match="A data loading process died"):
         next(train_batches(Dying(4), batch_size=2, seed=0, num_workers=1))
 

@@ -147,7 +147,7 @@ def _shorter(make: Callable[[], Recipe]) -> Recipe:
     if isinstance(model, SlotDiffusionConfig):
         model = replace(model, sampling=replace(model.sampling, num_steps=2))
     evaluation = replace(recipe.evaluation, num_frames=4)
-    train = replace(recipe.train, batch_size=2)
+    train = replace(recipe.train, batch_size=2, num_workers=0)
     return replace(recipe, model=model, evaluation=evaluation, train=train)
 
 
