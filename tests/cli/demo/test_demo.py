@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from torchslots.cli import demo as package
-from torchslots.cli.demo import KINDS, demo, generative, videos
+from torchslots.cli.demo import KINDS, demo, generative
 from torchslots.cli.demo.plan import UNTRAINED
 from torchslots.data.prepare import prepare
 from torchslots.io.errors import UserError
@@ -34,7 +34,9 @@ def _one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generators make so few examples sooner than they start processes."""
     monkeypatch.setattr("torchslots.sim.generate_images.count_cores", lambda: 1)
     monkeypatch.setattr("torchslots.sim.generate_videos.count_cores", lambda: 1)
-    monkeypatch.setattr(videos, "prepare", lambda dataset, out, num_workers: prepare(dataset, out))
+    monkeypatch.setattr(
+        "torchslots.data.prepare.prepare", lambda clips, out, num_workers: prepare(clips, out)
+    )
 
 
 def carry_out(system: str, out: Path, examples: int, steps: int = 2) -> dict[str, Any]:
