@@ -33,10 +33,12 @@ class Packing(NamedTuple):
     place: Int[Tensor, "B K"]
     """Index of each slot's pair."""
 
-    def spread_over_slots(self, values: Float[Tensor, "P *n"], missing: float) -> Float[Tensor, "B K *n"]:
+    def spread(self, values: Float[Tensor, "P T *n"], missing: float) -> Float[Tensor, "B T K *n"]:
         """The pairs' values at their slots, and `missing` at the copies, which count with their pair."""
-        whole = values.new_full((*self.place.shape, *values.shape[1:]), missing)
-        return whole.index_put((self.clip, self.slot), values)
+        clips, slots = self.place.shape
+        whole = values.new_full((clips, values.shape[1], slots, *values.shape[2:]), missing)
+        frames = torch.arange(values.shape[1], device=values.device)
+        return whole.index_put((self.clip[:, None], frames, self.slot[:, None]), values)
 
 
 def pack(
@@ -183,7 +185,7 @@ class BroadcastDecoder(Decoder):
         """Softmax over slots: the share of each pixel of every distinct slot together with its copies."""
         packing = decoded.packing
         weighted = decoded.logits + packing.copies.log()[:, None, None, None].to(decoded.logits.dtype)
-        return packing.spread_over_slots(weighted, -torch.inf).softmax(1)[packing.clip, packing.slot]
+        return packing.spread(weighted, -torch.inf).softmax(2)[packing.clip, :, packing.slot]
 
     def _blend(self, decoded: SlotImages, shares: Float[Tensor, "P T H W"]) -> Float[Tensor, "B T H W R"]:
         """Each clip's images: those of its slots, weighted by their shares."""

@@ -1,7 +1,7 @@
 """Region decoder: each slot is one region of the frame with a smooth appearance."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
@@ -92,14 +92,15 @@ class RegionDecoder(Decoder):
         return Regions(packing, split(logits), split(coefficients))
 
     def _blend(
-        self, masks: Float[Tensor, "B K T H W"], coefficients: Float[Tensor, "B K T 6 R"]
+        self, masks: Float[Tensor, "B T K H W"], coefficients: Float[Tensor, "B T K 6 R"]
     ) -> Float[Tensor, "B T R H W"]:
         """Images of a clip. No image of a single slot is made: coefficients are blended, then the terms summed."""
-        shares = masks.transpose(1, 2).flatten(-2)
         with torch.autocast(masks.device.type, enabled=False):
             # Single precision: bfloat16 would round colours by as much as what separates dark objects from the ground.
-            blended = coefficients.permute(0, 2, 3, 4, 1) @ shares.to(coefficients.dtype)[:, :, None]
-        return (blended.unflatten(-1, masks.shape[-2:]) * self.terms[:, None]).sum(2)
+            shares = masks.flatten(-2).to(coefficients.dtype)
+            blended = coefficients.flatten(-2).transpose(-1, -2) @ shares
+        terms = zip(blended.unflatten(2, coefficients.shape[-2:]).unbind(2), self.terms.flatten(1))
+        return reduce(torch.add, (image * term for image, term in terms)).unflatten(-1, masks.shape[-2:])
 
     def _split(self, images: Float[Tensor, "*b R H W"]) -> dict[str, Float[Tensor, "*b C H W"]]:
         return dict(zip(self.targets, images.split(self._channels, dim=-3)))
@@ -107,13 +108,13 @@ class RegionDecoder(Decoder):
     def decode(self, clip: Clip, slot_recon: bool = False, recon: bool = True) -> Decoded:
         """Masks of every frame, images unless `recon` is False, and each slot's own images with `slot_recon`."""
         packing, logits, coefficients = self._regions(clip)
-        logits, coefficients = (values[packing.place] for values in (logits, coefficients))
-        masks = logits.softmax(1)
-        own = torch.einsum("bktmr,mhw->btkrhw", coefficients, self.terms) if slot_recon else None
+        logits, coefficients = (values[packing.place].transpose(1, 2) for values in (logits, coefficients))
+        masks = logits.softmax(2)
+        own = torch.einsum("btkmr,mhw->btkrhw", coefficients, self.terms) if slot_recon else None
         return Decoded(
             recon=self._split(self._blend(masks, coefficients)) if recon else {},
-            masks=masks.transpose(1, 2),
-            logits=logits.transpose(1, 2),
+            masks=masks,
+            logits=logits,
             slot_recon=None if own is None else self._split(own),
         )
 
@@ -124,8 +125,8 @@ class RegionDecoder(Decoder):
         """
         packing, logits, coefficients = self._regions(clip, batch.get("num_decoded"))
         scores = logits + packing.copies.log()[:, None, None, None].to(logits.dtype)
-        masks = packing.spread_over_slots(scores, -torch.inf).softmax(1)
-        recon = self._split(self._blend(masks, packing.spread_over_slots(coefficients, 0.0)))
+        masks = packing.spread(scores, -torch.inf).softmax(2)
+        recon = self._split(self._blend(masks, packing.spread(coefficients, 0.0)))
         for name, image in recon.items():
             require_target(batch, name, image)
         return {
