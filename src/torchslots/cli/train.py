@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from torchslots.cli.options import Flat, Words, parse
+from torchslots.cli.examples import examples
+from torchslots.cli.options import Flat, Words, is_asked, parse
 from torchslots.io.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def train(words: Words) -> int:
             "`torchslots train RECIPE --help` shows the whole configuration of a recipe with units and defaults."
         )
         recipes([])
-        return 0 if {"-h", "--help"} & set(words) else 2
+        print(examples("train"))
+        return 0 if is_asked(words) else 2
     if resumed is None:
         known = read_recipe_file(Path(words[0])) if is_recipe_file(words[0]) else catalog.recipe(words[0])
         chosen, defaults, flags = known, TrainOptions(), words[1:]
