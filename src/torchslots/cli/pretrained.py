@@ -123,7 +123,6 @@ def _facts(name: str) -> dict[str, Any]:
     from torchslots.convert.shipped import SHIPPED, shipped_folder
     from torchslots.convert.sources import OnHub
 
-
     if name in SHIPPED:
         facts = {"name": name, **asdict(SHIPPED[name]), "here": str(shipped_folder(name))}
         return facts | {"load": _load_line(name)}

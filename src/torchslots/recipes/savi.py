@@ -129,6 +129,8 @@ class SaviConfig(ModelConfig):
     num_slots: int = 24
     """Slots, the background's included. With boxes their number decides: one slot each and one more."""
     initializer_hidden: int = 256
+    hint_frequencies: int = 0
+    """Frequencies of sines and cosines of the boxes' or centres' coordinates, beside them; 0: none, as in the paper."""
     num_iterations: int = 1
     """Rounds of slot attention in each frame."""
     num_heads: int = 1
@@ -246,11 +248,18 @@ def _from_masks(config: SaviConfig) -> FromMasks:
     return FromMasks(encoder, head, num_slots=config.num_slots)
 
 
+def _from_boxes(config: SaviConfig, centers: bool) -> FromBoxes:
+    return FromBoxes(
+        config.slot_size,
+        hidden_size=config.initializer_hidden,
+        centers=centers,
+        frequencies=config.hint_frequencies,
+    )
+
+
 _INITIALIZERS: dict[str, Callable[[SaviConfig], nn.Module]] = {
-    "boxes": lambda config: FromBoxes(config.slot_size, hidden_size=config.initializer_hidden),
-    "centers": lambda config: FromBoxes(
-        config.slot_size, hidden_size=config.initializer_hidden, centers=True
-    ),
+    "boxes": lambda config: _from_boxes(config, centers=False),
+    "centers": lambda config: _from_boxes(config, centers=True),
     "masks": _from_masks,
     "learned": lambda config: Learned(config.num_slots, config.slot_size),
     "gaussian": lambda config: Gaussian(config.num_slots, config.slot_size, learned=False),
@@ -392,16 +401,17 @@ def savi_demo() -> Recipe:
 def savi_sim() -> Recipe:
     """SAVi at 64x64 on generated videos (`sim_a`), for an hour on two cores; all sizes are chosen here.
 
-    What differs from SAVi-S makes it learn with less computation: slots decode to regions of smooth appearance; frames
-    without their mean, divided by so much that content stays weaker than positions (after division by the data's own
-    deviation, 0.12, slots learn to ignore the boxes); images that start as an empty scene; RGB beside flow as target,
-    since objects at rest have no flow; pairs of frames first.
+    What differs from SAVi-S makes it learn with less computation: slots decode to regions of smooth appearance; boxes
+    enter as waves, as the decoder's positions do, without which slots of some seeds learn to ignore them; frames without
+    their mean, and images that start as an empty scene; RGB beside flow as target, since objects at rest have no flow;
+    pairs of frames first.
     """
     demo = savi_demo()
     model = replace(
         demo.model,
         resolution=(64, 64),
         encoder=CnnConfig(strides=(2, 2, 1, 1)),
+        hint_frequencies=4,
         decoder=RegionDecoderConfig(),
         target_weights=(20.0, 1.0),
         frame_statistics=(0.42, 0.4),
@@ -411,9 +421,9 @@ def savi_sim() -> Recipe:
         name="savi_sim",
         model=model,
         data=DataConfig(dataset="sim_a", max_instances=10),
-        optim=OptimConfig(learning_rate=1e-3, warmup_steps=200, num_steps=14_000, ema_decay=0.999),
+        optim=OptimConfig(learning_rate=1.5e-3, warmup_steps=200, num_steps=9000, ema_decay=0.999),
         train=replace(
-            demo.train, batch_size=8, log_every=100, eval_every=2000, checkpoint_every=1000, short_steps=1000
+            demo.train, batch_size=8, log_every=100, eval_every=1000, checkpoint_every=1000, short_steps=700
         ),
     )
 
@@ -448,6 +458,7 @@ def slots_sim() -> Recipe:
     model = replace(
         sim.model,
         conditioning="learned",
+        hint_frequencies=0,
         num_iterations=2,
         targets=("video",),
         target_weights=(20.0,),

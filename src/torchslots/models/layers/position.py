@@ -18,15 +18,21 @@ def coordinate_grid(height: int, width: int) -> Float[Tensor, "H W 2"]:
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
 
 
-def wave_grid(height: int, width: int, frequencies: int = 4) -> Float[Tensor, "H W p"]:
-    """Coordinates of each cell as in `coordinate_grid`, and their sines and cosines at so many frequencies.
+def waves(coordinates: Float[Tensor, "*b c"], frequencies: int) -> Float[Tensor, "*b p"]:
+    """Coordinates from -1 to 1, and their sines and cosines at so many frequencies.
 
     The lowest frequency has one period over two images, each other twice that of the one before (Mildenhall et al.
     2020, equation 4, with halved frequencies).
     """
-    grid = coordinate_grid(height, width)
-    angles = [grid * math.pi * 2.0**i / 2 for i in range(frequencies)]
-    return torch.cat([grid, *(wave(angle) for angle in angles for wave in (torch.sin, torch.cos))], dim=-1)
+    angles = [coordinates * math.pi * 2.0**i / 2 for i in range(frequencies)]
+    return torch.cat(
+        [coordinates, *(wave(angle) for angle in angles for wave in (torch.sin, torch.cos))], dim=-1
+    )
+
+
+def wave_grid(height: int, width: int, frequencies: int = 4) -> Float[Tensor, "H W p"]:
+    """`waves` of each cell of `coordinate_grid`."""
+    return waves(coordinate_grid(height, width), frequencies)
 
 
 def soft_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from torchslots.io.errors import UserError
 from torchslots.models.layers.blocks import mlp
+from torchslots.models.layers.position import waves
 from torchslots.models.slots.seeding import sample_noise
 from torchslots.models.types import Conditioning, State
 
@@ -18,15 +19,18 @@ class FromBoxes(nn.Module):
 
     Args:
         centers: encode the boxes' centres (y, x) in place of their corners.
+        frequencies: of sines and cosines of the coordinates beside them, see `waves`; 0: none, as in the paper.
 
     Raises:
         UserError: called without boxes.
     """
 
-    def __init__(self, slot_size: int, *, hidden_size: int = 256, centers: bool = False):
+    def __init__(
+        self, slot_size: int, *, hidden_size: int = 256, centers: bool = False, frequencies: int = 0
+    ):
         super().__init__()
-        self.centers = centers
-        self.mlp = mlp(2 if centers else 4, [hidden_size], slot_size)
+        self.centers, self.frequencies = centers, frequencies
+        self.mlp = mlp((2 if centers else 4) * (1 + 2 * frequencies), [hidden_size], slot_size)
 
     def forward(self, hint: Conditioning) -> State:
         if hint.boxes is None:
@@ -37,7 +41,8 @@ class FromBoxes(nn.Module):
         boxes = F.pad(hint.boxes, (0, 0, 1, 0))
         if self.centers:
             boxes = (boxes[..., :2] + boxes[..., 2:]) / 2
-        return State(self.mlp(boxes), source=first_equal(boxes))
+        coded = waves(2 * boxes - 1, self.frequencies) if self.frequencies else boxes
+        return State(self.mlp(coded), source=first_equal(boxes))
 
     def most_distinct(self, hint: Conditioning) -> int:
         """Upper bound of a batch's distinct slots: one for each box that is not empty and each background."""
