@@ -402,7 +402,7 @@ def savi_sim() -> Recipe:
     """SAVi at 64x64 on generated videos (`sim_a`), for an hour on two cores; all sizes are chosen here.
 
     What differs from SAVi-S makes it learn with less computation: slots decode to regions of smooth appearance; boxes
-    enter as waves, as the decoder's positions do, without which slots of some seeds learn to ignore them; frames without
+    enter as waves, as the decoder's positions do (without waves, slots of some seeds ignore them); frames without
     their mean, and images that start as an empty scene; RGB beside flow as target, since objects at rest have no flow;
     pairs of frames first.
     """
