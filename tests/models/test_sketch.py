@@ -69,7 +69,8 @@ def test_a_prediction_of_one_image_imports_nothing_heavy(tmp_path):
         "torch._dynamo sympy torchmetrics transformers diffusers scipy matplotlib huggingface_hub av".split()
     )
     words = ["predict", str(tmp_path / "model"), str(tmp_path / "image.png"), "--out", str(tmp_path / "out")]
-    code = f"import sys; from torchslots.cli import main; main({words}); print([m for m in {heavy} if m in sys.modules])"
+    look = f"print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys; from torchslots.cli import main; main({words}); {look}"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert (tmp_path / "out" / "image" / "tracks.json").exists()

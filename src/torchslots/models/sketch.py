@@ -27,7 +27,8 @@ class _ShapesAlone(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _SHAPES.get(func, func)(*args, **kwargs or {})
+        compute: Callable[..., Any] = _SHAPES.get(func, func)
+        return compute(*args, **kwargs or {})
 
 
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
