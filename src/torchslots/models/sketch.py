@@ -27,8 +27,7 @@ class _ShapesAlone(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        compute: Callable[..., Any] = _SHAPES.get(func, func)
-        return compute(*args, **kwargs or {})
+        return (_SHAPES[func] if func in _SHAPES else func)(*args, **kwargs or {})
 
 
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
