@@ -27,7 +27,8 @@ class _ShapesAlone(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return (_SHAPES[func] if func in _SHAPES else func)(*args, **kwargs or {})
+        compute: Any = _SHAPES.get(func, func)
+        return compute(*args, **kwargs or {})
 
 
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
