@@ -128,7 +128,7 @@ def measure(
     done = iter(range(1, 10**9))
     trained = timed(lambda: step(next(done), {"video": clips[0]}), samples, device)
     model.eval()
-    found = {"train_step": trained}
+    found: dict[str, Any] = {"train_step": trained}
     if len(clips) > 1:
         work = lambda: predict(model, {"video": clips[1]}, precision)  # noqa: E731
         alone = calls_of(cast(DiffusionDecoder, model.decoder).unet, work)
