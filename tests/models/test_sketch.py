@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchslots.io.video import write_png
 from torchslots.models.sketch import sketching
-from torchslots.models.weights import WithoutSampling
+from torchslots.models.weights import without_weights
 from torchslots.recipes import catalog
 
 
@@ -28,7 +28,7 @@ def test_a_sketch_has_the_shapes_of_the_model(name):
     with sketching():
         sketch = catalog.build(config)
     assert all(value.is_meta for value in [*sketch.parameters(), *sketch.buffers()])
-    with WithoutSampling():
+    with without_weights():
         assert described(sketch) == described(catalog.build(config))
 
 

@@ -41,7 +41,8 @@ def list_all(word: tyro.conf.Positional[str | None] = None, /, as_json: Json = F
         UserError: no name, system or data set contains the word.
     """
     from torchslots.convert.locations import is_here
-    from torchslots.convert.released import NOT_STATED, find_released
+    from torchslots.convert.released import find_released
+    from torchslots.convert.sources import NOT_STATED
 
     rows = find_released(word or "")
     if not rows:
@@ -116,7 +117,8 @@ COMMANDS: dict[str, tuple[str, Callable[..., None]]] = {
 def _facts(name: str) -> dict[str, Any]:
     """All that is known of a published checkpoint, by the words of `info`."""
     from torchslots.convert.locations import address, converted_folder, is_here
-    from torchslots.convert.released import OnHub, released
+    from torchslots.convert.released import released
+    from torchslots.convert.sources import OnHub
 
     row = released(name)
     facts: dict[str, Any] = {"name": name}

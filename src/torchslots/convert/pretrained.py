@@ -26,14 +26,15 @@ from torchslots.convert.locations import (
 )
 from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.torch import TorchCheckpoint
-from torchslots.convert.released import RELEASED, InArchive, Released, released
+from torchslots.convert.released import RELEASED, released
+from torchslots.convert.sources import InArchive, Released
 from torchslots.data.download.archives import ENDINGS, list_members
 from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError, check_type, nearest
 from torchslots.io.files import atomic_folder, locked, remove_partial, sha256_of, write_file
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
-from torchslots.models.weights import CONFIG_NAME, WithoutSampling, save_pretrained
+from torchslots.models.weights import CONFIG_NAME, save_pretrained, without_weights
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, to_json
 
@@ -221,7 +222,7 @@ def _convert(name: str, row: Released, recipe: Recipe, found: Original, folder: 
         reader, read = systems.read_original(found.path)
     except UserError as error:
         raise _Unreadable(str(error)) from error
-    with torch.random.fork_rng(devices=[]), WithoutSampling():
+    with torch.random.fork_rng(devices=[]), without_weights():
         model = catalog.build(recipe.model)
     _fill(model, recipe, row.system, reader, read, f"It is not {name} as published. {by_hand(name, row)}")
     with atomic_folder(folder, advice=NO_SPACE) as part:

@@ -14,21 +14,29 @@ from torch.overrides import TorchFunctionMode
 @contextmanager
 def sketching() -> Iterator[None]:
     """Build models on the meta device, in which tensors have no values."""
-    with torch.device("meta"), _ShapesAlone():
+    with torch.device("meta"), ShapesAlone():
         yield
 
 
-class _ShapesAlone(TorchFunctionMode):
-    """Answer what constructors compute by the result's shape.
+class ShapesAlone(TorchFunctionMode):
+    """Answer what constructors compute on the meta device by the result's shape.
 
-    On the meta device torch would import its compiler for these functions, which takes two seconds.
+    There torch would import its compiler for these functions, which takes two seconds.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        compute: Any = _SHAPES.get(func, func)
+        compute: Any = _SHAPES[func] if func in _SHAPES and _without_values(args) else func
         return compute(*args, **kwargs or {})
+
+
+def _without_values(args: tuple[Any, ...]) -> bool:
+    """Whether a function of these gives a tensor on the meta device."""
+    values = args[0] if args and isinstance(args[0], list | tuple) else args
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    devices = [tensor.device for tensor in tensors] or [torch.get_default_device()]
+    return any(device.type == "meta" for device in devices)
 
 
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -64,7 +72,8 @@ def _randn(*size: Any) -> Tensor:
 
 def _elementwise(*values: Any) -> Tensor:
     tensors = [value for value in values if isinstance(value, Tensor)]
-    return tensors[0].new_empty(np.broadcast_shapes(*(tensor.shape for tensor in tensors)))
+    shape = np.broadcast_shapes(*(tensor.shape for tensor in tensors))
+    return torch.empty(shape, dtype=tensors[0].dtype, device="meta")
 
 
 def _mean(values: Tensor, dim: int, keepdim: bool = False) -> Tensor:
