@@ -29,7 +29,7 @@ ROOMS = (
 """A room imports only rooms to its left; two that stand together do not import each other."""
 INSIDE = {
     "models": (
-        "types losses",
+        "types losses sketch",
         "weights",
         "layers",
         "backbones diffusion tokenizers",

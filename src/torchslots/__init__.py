@@ -13,7 +13,8 @@ from torchslots.io.threads import wait_briefly
 
 if TYPE_CHECKING:
     from torchslots import metrics
-    from torchslots.convert.by_name import evaluate, predict
+    from torchslots.convert.by_name import predict
+    from torchslots.convert.evaluate_by_name import evaluate
     from torchslots.convert.pretrained import load_model, load_tokenizer
     from torchslots.convert.released import list_pretrained
     from torchslots.convert.train import train
@@ -50,7 +51,7 @@ wait_briefly()
 _PLACES = {
     "UserError": "io.errors",
     "create_model": "hub",
-    "evaluate": "convert.by_name",
+    "evaluate": "convert.evaluate_by_name",
     "list_datasets": "data.catalog",
     "list_pretrained": "convert.released",
     "list_recipes": "hub",

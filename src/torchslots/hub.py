@@ -19,6 +19,7 @@ from torchslots.io.files import size_text
 from torchslots.io.json_files import check_seal, read_object
 from torchslots.models.backbones.vit import ViT
 from torchslots.models.model import ObjectCentricModel
+from torchslots.models.sketch import sketching
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.weights import (
     CONFIG_NAME,
@@ -279,7 +280,7 @@ def _rebuild(file: Path, weights: Path) -> tuple[ModelConfig, catalog.Built]:
     family, values = _read_config(file)
     try:
         with torch.random.fork_rng(devices=[]), without_weights():
-            with torch.device("meta"):
+            with sketching():
                 sketch = catalog.build_family(family, values, "`model`")[1]
             check_stored(sketch, weights, tuple(_elsewhere(file)))
             _check_buffers(sketch, weights)

@@ -51,14 +51,19 @@ def test_run_lengths_of_a_worked_case():
     assert found[2].box == (0.5, pytest.approx(2 / 3), 1, 1)
 
 
-def test_run_lengths_decode_to_the_masks_they_came_from():
+@pytest.mark.parametrize("cell", [1, 5])
+def test_run_lengths_decode_to_the_masks_they_came_from(cell):
     ids = np.random.default_rng(0).integers(0, 5, (13, 17))
+    ids = ids.repeat(cell, 0).repeat(cell, 1)[:13, :17]
     found = tracks.object_masks(ids)
     assert [mask.slot for mask in found] == [0, 1, 2, 3, 4]
     for mask in found:
         decoded = tracks.decode_mask({"size": [13, 17], "counts": mask.counts})
         assert np.array_equal(decoded, ids == mask.slot)
         assert mask.area == decoded.sum()
+        (rows, columns) = (np.flatnonzero(decoded.any(1 - axis)) for axis in (0, 1))
+        bottom, right = (rows[-1] + 1) / 13, (columns[-1] + 1) / 17
+        assert mask.box == (rows[0] / 13, columns[0] / 17, bottom, right)
 
 
 def test_all_files_tell_the_same_story(tmp_path):

@@ -109,7 +109,7 @@ def evaluate(
 ) -> EvalReport | HorizonReport:
     """Measure a model on whole videos: FG-ARI, ARI, mIoU and mBO of slots, PSNR and SSIM of reconstructions.
 
-    The public `evaluate` also takes names of published checkpoints (`convert/by_name.py`, which says the rest).
+    The public `evaluate` also takes names of published checkpoints (`convert/evaluate_by_name.py`).
 
     Raises:
         UserError: as of the public function.

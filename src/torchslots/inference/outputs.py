@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -154,7 +153,10 @@ def object_masks(ids: Int[ndarray, "H W"]) -> list[ObjectMask]:
     flat = ids.T.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     ends = np.append(starts[1:], flat.size)
-    values, places = flat[starts], ndimage.find_objects(ids.astype(np.int32) + 1)
+    values, (height, width) = flat[starts], ids.shape
+    left, right = starts // height, (ends - 1) // height
+    whole = left < right  # a run into the next column begins at its first row
+    top, bottom = np.where(whole, 0, starts % height), np.where(whole, height - 1, (ends - 1) % height)
     found = []
     for slot in np.unique(values).tolist():
         own = values == slot
@@ -162,8 +164,12 @@ def object_masks(ids: Int[ndarray, "H W"]) -> list[ObjectMask]:
         counts = np.diff(bounds, prepend=0, append=flat.size)
         counts = counts[: len(counts) - (counts[-1] == 0)].tolist()
         area = int((ends[own] - starts[own]).sum())
-        (rows, columns), (height, width) = places[slot], ids.shape
-        box = (rows.start / height, columns.start / width, rows.stop / height, columns.stop / width)
+        box = (
+            int(top[own].min()) / height,
+            int(left[own].min()) / width,
+            (int(bottom[own].max()) + 1) / height,
+            (int(right[own].max()) + 1) / width,
+        )
         found.append(ObjectMask(slot, box, area, counts))
     return found
 

@@ -380,13 +380,19 @@ def _compare_all(wide: Float[Tensor, "K h W"], found: Int[Tensor, "H W"], margin
 
 
 def _compare(values: Float[Tensor, "K *n"], margin: float) -> Int[Tensor, "*n"]:
-    """The slot whose value is larger than those of all earlier ones, and not surpassed."""
-    found = torch.zeros(values.shape[1:], dtype=torch.int32)
-    best = values[0]
-    for slot in range(1, len(values)):
-        found.masked_fill_(values[slot] > (best * (1 + margin) if margin else best), slot)
-        best = torch.maximum(best, values[slot])
-    return found
+    """The slot whose value is larger than those of all earlier ones, and not surpassed.
+
+    By numpy into kept arrays: each step is a pass over a few hundred kilobytes, where torch would allocate its result.
+    """
+    each = values.numpy()
+    best, found = each[0].copy(), np.zeros(each.shape[1:], dtype=np.uint8 if len(each) <= 256 else np.int32)
+    limit, larger, number = np.empty_like(best), np.empty(best.shape, dtype=bool), np.empty_like(found)
+    for slot in range(1, len(each)):
+        np.greater(each[slot], np.multiply(best, np.float32(1 + margin), out=limit), out=larger)
+        np.multiply(larger, found.dtype.type(slot), out=number)
+        np.maximum(found, number, out=found)
+        np.maximum(best, each[slot], out=best)
+    return torch.from_numpy(found.astype(np.int32))
 
 
 def _pair(rows: int, columns: int) -> Float[ndarray, "4"]:

@@ -144,9 +144,11 @@ def slot_views(images: Pixels, masks: NDArray[np.floating]) -> Pixels:
     """
     if images.ndim == masks.ndim:
         images = np.expand_dims(images, -4)
-    weight = masks[..., None].astype(np.float32)
-    ground = chequer(*masks.shape[-2:])
-    return np.rint(images * weight + ground * (1 - weight)).astype(np.uint8)
+    ground, views = chequer(*masks.shape[-2:]), np.empty((*masks.shape, 3), dtype=np.uint8)
+    for place in np.ndindex(masks.shape[:-3]):  # a frame's floats stay in the processor's cache
+        weight = masks[place][..., None].astype(np.float32)
+        views[place] = np.rint(images[place] * weight + ground * (1 - weight))
+    return views
 
 
 def chequer(height: int, width: int) -> Pixels:
@@ -315,7 +317,7 @@ def _canvas(image: Pixels, smallest: int) -> tuple[Image.Image, ImageDraw.ImageD
 
 def _middle(region: NDArray[np.bool_]) -> tuple[int, int]:
     """Row and column of the pixel farthest from the region's edge; of several the most central one."""
-    from scipy import ndimage  # its import takes longer than most commands
+    from scipy import ndimage  # takes a third of a second, which predictions do without
 
     depth = np.asarray(ndimage.distance_transform_edt(np.pad(region, 1)))[1:-1, 1:-1]
     deepest = np.argwhere(depth == depth.max())

@@ -25,6 +25,7 @@ from torchslots._version import __version__
 from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import atomic_files, refuse_page, write_file
 from torchslots.io.json_files import sealed
+from torchslots.models.sketch import ShapesAlone
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -180,7 +181,8 @@ def without_weights() -> Iterator[None]:
     """
     handle = register_module_parameter_registration_hook(_without_memory)  # pyright: ignore[reportArgumentType]
     try:
-        yield
+        with ShapesAlone():
+            yield
     finally:
         handle.remove()
 

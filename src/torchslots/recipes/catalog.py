@@ -15,6 +15,7 @@ from torchslots.io.errors import UserError, check_type, first_line, nearest, not
 from torchslots.io.json_files import read_object
 from torchslots.io.ranges import check_ranges
 from torchslots.models.model import ObjectCentricModel
+from torchslots.models.sketch import sketching
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.recipes import (
     dinosaur,
@@ -247,7 +248,7 @@ def _system(name: str, found: Recipe) -> str:
 @cache
 def _facts(config: ModelConfig) -> tuple[float, str]:
     """Millions of weights, and what training needs besides frames."""
-    with torch.device("meta"):
+    with sketching():
         model = build(config)
     millions = sum(weight.numel() for weight in model.state_dict().values()) / 1e6
     needs = model.needs if isinstance(model, ObjectCentricModel) else ()

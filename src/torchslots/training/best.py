@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from torchslots.evaluation.report import lower_is_better
 from torchslots.io.errors import UserError
 
 
@@ -16,6 +15,10 @@ class Figure(NamedTuple):
 
     def better(self, best: float | None) -> bool:
         """Whether it is better than the best so far; None: there is none yet."""
+        from torchslots.evaluation.report import (
+            lower_is_better,  # seconds, not before a training's first step
+        )
+
         if not math.isfinite(self.value):
             return False
         if best is None:

@@ -1,8 +1,6 @@
 """What the card of a trained model says besides its configuration: data, figures, protocol, licence, command."""
 
 from torchslots.data.catalog import datasets
-from torchslots.evaluation.report import LABELS, format_figure
-from torchslots.evaluation.result_page import MAIN
 from torchslots.recipes import catalog, protocols
 from torchslots.recipes.config import Recipe
 from torchslots.training.checkpoint import RunState
@@ -37,6 +35,12 @@ def _command(recipe: Recipe) -> str:
 
 def _figures(recipe: Recipe, state: RunState) -> str:
     """A table of the last evaluation in training, the main figures first; nothing before the first."""
+    from torchslots.evaluation.report import (  # seconds, not before a training's first step
+        LABELS,
+        format_figure,
+    )
+    from torchslots.evaluation.result_page import MAIN
+
     known = {name: value for name, value in state.metrics.items() if value is not None}
     if not known:
         return ""
