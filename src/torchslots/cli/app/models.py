@@ -11,6 +11,7 @@ import torch
 from torchslots.convert.locations import is_here
 from torchslots.convert.pretrained import load_model
 from torchslots.convert.released import RELEASED
+from torchslots.convert.shipped import SHIPPED
 from torchslots.hub import RUN_MODELS
 from torchslots.io.errors import UserError, nearest
 from torchslots.io.files import hidden
@@ -69,7 +70,12 @@ def published(folder: Path) -> list[Choice]:
     return sorted(found, key=lambda choice: bool(choice.note))
 
 
-FINDERS: tuple[Finder, ...] = (runs_below, published)
+def shipped(folder: Path) -> list[Choice]:
+    """Models in the package, which need no network."""
+    return [Choice(name, name, "in the package") for name in SHIPPED]
+
+
+FINDERS: tuple[Finder, ...] = (runs_below, shipped, published)
 """Where models come from, in the order of the list; a function of the working folder each."""
 
 
