@@ -11,7 +11,7 @@ import pytest
 
 from stress.commands import Command, Inputs, commands, prepared_inputs
 from stress.disk import KILLED, Fault, forked
-from stress.kills import KINDS, Tally, fail, kill, table
+from stress.kills import KINDS, Tally, strike, table
 from stress.soak import growth, soak
 from torchslots.io import files
 from torchslots.io.files import atomic_folder, write_file
@@ -21,7 +21,9 @@ ALL = (
     "train",
     "train on",
     "data generate",
+    "data generate-images",
     "data prepare",
+    "data prepare --features",
     "convert",
     "convert over",
     "evaluate --recon",
@@ -31,6 +33,8 @@ ALL = (
     "pretrained get",
     "export",
     "slots",
+    "compose",
+    "concepts",
     "report",
 )
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -60,14 +64,14 @@ def test_every_command_is_listed(given: Inputs) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_killed_commands_end_as_if_they_were_not(given: Inputs, tmp_path: Path, name: str) -> None:
-    all_whole(name, kill(named(given, name), tmp_path, 4, seed=1))
+    all_whole(name, strike(named(given, name), tmp_path, None, 4, seed=1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
 @pytest.mark.parametrize("name", ALL)
 def test_a_disk_that_fails_is_one_message(given: Inputs, tmp_path: Path, name: str, code: int) -> None:
-    all_whole(name, fail(named(given, name), tmp_path, code, 2, seed=2))
+    all_whole(name, strike(named(given, name), tmp_path, code, 2, seed=2))
 
 
 @pytest.mark.slow

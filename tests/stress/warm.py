@@ -7,11 +7,25 @@ import torch._dynamo
 import torch.export
 import torch.utils.tensorboard
 
-from torchslots.cli import convert, data, evaluate, export, predict, pretrained, report, slots, train
+from torchslots.cli import (
+    compose,
+    concepts,
+    convert,
+    data,
+    evaluate,
+    export,
+    predict,
+    pretrained,
+    report,
+    slots,
+    train,
+)
 
 __all__ = [
     "accelerate",
     "av",
+    "compose",
+    "concepts",
     "convert",
     "data",
     "evaluate",

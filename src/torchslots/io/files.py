@@ -205,6 +205,14 @@ def check_space(folder: Path, needed: float, advice: str, what: str = "") -> Non
         )
 
 
+def expanded(path: Path | str) -> Path:
+    """A path with a home folder in the place of its `~`; unchanged where that home is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def refuse_page(path: Path, wanted: str = "a checkpoint") -> None:
     """Check that a file is not what a download leaves in the place of another; folders and missing files pass.
 
