@@ -41,7 +41,7 @@ def test_a_temporary_cache_of_another_user_is_refused(
 ) -> None:
     (homeless / "torchslots-123456").mkdir()
     monkeypatch.setattr(os, "getuid", lambda: 123456)
-    with pytest.raises(UserError, match="is another user's. Set XDG_CACHE_HOME"):
+    with pytest.raises(UserError, match=r"is another user's\. Set XDG_CACHE_HOME"):
         cache.user_cache()
 
 

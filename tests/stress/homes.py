@@ -28,7 +28,9 @@ _DROP = 24
 _HOMES = ("unknown", "no folder", "not writable")
 
 
-def homeless(command: Command, folder: Path, count: int | None, seed: int, until: float) -> Tally:
+def homeless(
+    command: Command, folder: Path, count: int | None, seed: int, until: float = float("inf")
+) -> Tally:
     """Run a command for each kind of home: it must end as always, or with one message, and write nowhere else."""
     expected = whole(command, folder)
     tally = Tally(len(expected.operations), Counter(), [])

@@ -77,7 +77,7 @@ PLACES: dict[str, Callable[[Path], Place]] = {
 
 
 def strange(
-    given: Inputs, word: str, folder: Path, count: int | None, seed: int, until: float
+    given: Inputs, word: str, folder: Path, count: int | None, seed: int, until: float = float("inf")
 ) -> dict[str, Tally]:
     """Run the commands with `word` in their names at strange places.
 

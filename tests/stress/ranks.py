@@ -28,7 +28,7 @@ _KEY = "train/loss"
 
 
 def kill_ranks(
-    data: Path, folder: Path, numbers: tuple[int, ...], count: int, seed: int, until: float
+    data: Path, folder: Path, numbers: tuple[int, ...], count: int, seed: int, until: float = float("inf")
 ) -> dict[str, Tally]:
     """Kill a process of two at random, `count` times for each number of processes to go on with.
 

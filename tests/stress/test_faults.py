@@ -11,8 +11,12 @@ import pytest
 
 from stress.commands import Command, Inputs, commands, prepared_inputs
 from stress.disk import KILLED, Fault, forked
+from stress.homes import homeless
 from stress.kills import KINDS, Tally, strike, table
+from stress.paths import strange
+from stress.ranks import kill_ranks
 from stress.soak import growth, soak
+from stress.writers import two_writers
 from torchslots.io import files
 from torchslots.io.files import atomic_folder, write_file
 from torchslots.training.resume import note_change
@@ -78,6 +82,31 @@ def test_a_disk_that_fails_is_one_message(given: Inputs, tmp_path: Path, name: s
 def test_a_process_that_goes_on_holds_no_more(given: Inputs, tmp_path: Path) -> None:
     more = growth(soak(given, tmp_path, 20, least=4))
     assert more.memory < 30 and more[1:] == (0, 0, 0), more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train", "predict", "pretrained get"])
+def test_commands_need_no_home(given: Inputs, tmp_path: Path, name: str) -> None:
+    all_whole(name, homeless(named(given, name), tmp_path, None, 0))
+
+
+@pytest.mark.slow
+def test_strange_paths_change_nothing(given: Inputs, tmp_path: Path) -> None:
+    import_module("stress.warm")
+    for name, tally in strange(given, "", tmp_path, 2, seed=3).items():
+        all_whole(name, tally)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_two_at_once_are_as_one(given: Inputs, tmp_path: Path, name: str) -> None:
+    all_whole(name, two_writers(named(given, name), tmp_path, 3, seed=4))
+
+
+@pytest.mark.slow
+def test_a_killed_process_changes_no_loss(given: Inputs, tmp_path: Path) -> None:
+    for name, tally in kill_ranks(given.data, tmp_path / "ranks", (1, 4), 1, seed=5).items():
+        all_whole(name, tally)
 
 
 # The tool itself

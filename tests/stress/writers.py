@@ -20,7 +20,9 @@ _MOST = 120.0
 """Seconds until the one that stopped goes on in any case."""
 
 
-def two_writers(command: Command, folder: Path, count: int | None, seed: int, until: float) -> Tally:
+def two_writers(
+    command: Command, folder: Path, count: int | None, seed: int, until: float = float("inf")
+) -> Tally:
     """Run a command beside itself, for disk operations at which the first stops.
 
     Args:
