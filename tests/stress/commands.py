@@ -55,7 +55,9 @@ class Inputs(NamedTuple):
     model: Path
     other: Path
     """Another model of the same shape."""
-    films: Path
+    first: Path
+    """A film."""
+    second: Path
     checkpoint: Path
     """Folder of an original program's checkpoint."""
     tokenizer: Path
@@ -89,7 +91,7 @@ def prepared_inputs(folder: Path) -> Iterator[Inputs]:
             patch.setenv(name, server.address)
         patch.setenv("no_proxy", "*")
         publish("mini_steve", GOLDEN, folder, server, patch)
-        yield Inputs(folder / "data", *models, films, *originals)
+        yield Inputs(folder / "data", *models, films / "one.mp4", films / "two.mp4", *originals)
 
 
 def commands(given: Inputs, below: str = "") -> list[Command]:
@@ -139,8 +141,16 @@ def commands(given: Inputs, below: str = "") -> list[Command]:
         "--write-films",
         f"{below}films",
     )
-    films = tuple(str(film) for film in sorted(given.films.iterdir()))
-    predict = ("predict", str(given.model), *films, "--out", f"{below}out", "--device", "cpu")
+    predict = (
+        "predict",
+        str(given.model),
+        str(given.first),
+        str(given.second),
+        "--out",
+        f"{below}out",
+        "--device",
+        "cpu",
+    )
     convert, other = (
         ("convert", str(place), "--out", f"{below}model", "--config", str(place / "config.json"))
         for place in (given.checkpoint, given.tokenizer)

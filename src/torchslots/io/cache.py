@@ -54,7 +54,7 @@ def _own(folder: Path) -> Path:
 def cache_places(path: Path, ending: str) -> tuple[Path, Path]:
     """Where results computed from a file are stored: in `.torchslots` beside it, else in the user's cache."""
     path = path.resolve()
-    folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:16]
+    folder = hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:16]
     name = path.name + ending
     return path.parent / ".torchslots" / name, user_cache("index", folder, name)
 

@@ -93,9 +93,9 @@ def atomic_file(path: Path | str, *, durable: bool = False, advice: str = ADVICE
 
 
 def write_file(path: Path, data: bytes | str, *, durable: bool = False, advice: str = ADVICE) -> None:
-    """Write bytes, or text in UTF-8, as `atomic_files` does."""
+    """Write bytes, or text in UTF-8, as `atomic_files` does; names of files that are no text keep their bytes."""
     with atomic_file(path, durable=durable, advice=advice) as part:
-        part.write_bytes(data.encode() if isinstance(data, str) else data)
+        part.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
 @contextmanager
@@ -136,10 +136,13 @@ def hidden(path: Path | str) -> bool:
 
 
 def remove_partial(folder: Path, name: str = "*") -> None:
-    """Remove unfinished files and folders called `name` that a killed process left in `folder`."""
+    """Remove unfinished files and folders called `name` that a killed process left in `folder`, another machine's
+    and those of earlier versions too."""
     sweep(folder)
     for path in (*folder.glob(f".{name}.*.part"), *folder.glob(f".aside_{name}")):
-        _remove(path)
+        owner = _UNFINISHED.fullmatch(path.name)
+        if owner is None or owner["host"] != _host():  # what is left of this machine's is being written
+            _remove(path)
 
 
 def sweep(folder: Path) -> None:
