@@ -18,7 +18,7 @@ from stress.disk import forked
 from stress.kills import Tally, Whole, chosen, differences, untold, whole
 
 _KEY = re.compile(rb'"key": "[0-9a-f]+"')
-"""A hash of where an input lies, by which `predict` knows it again."""
+"""In a record by which `predict` knows an input again: a hash of where it lies; its sizes are those of names, too."""
 _LONG = 255
 """Bytes that a name may have."""
 
@@ -51,7 +51,7 @@ def _linked(folder: Path) -> Place:
 
 def _relative(folder: Path) -> Place:
     """Given relative to the current folder, with `..` and `.` in it."""
-    return Place(Path("../inputs/../inputs/."), folder / "work", "./x/../x/./")
+    return Place(Path("../inputs/../inputs/."), folder / "work", "./relative/../relative/./")
 
 
 def _deep(folder: Path) -> Place:
@@ -153,11 +153,16 @@ def _plain_text(value: Any, paths: dict[str, str]) -> Any:
     """A text in which strange paths are told, however they are written, with the plain ones in their place."""
     if not isinstance(value, bytes):
         return value
-    value = _KEY.sub(b"", value)
+    if _KEY.search(value):
+        return b""
     for strange, plain in paths.items():
-        for write in (str, _in_json, _in_ascii_json, html.escape, shlex.quote) if strange else ():
+        for write in (str, _in_json, _in_ascii_json, html.escape, _quoted, shlex.quote) if strange else ():
             value = value.replace(os.fsencode(write(strange)), os.fsencode(write(plain)))
     return value
+
+
+def _quoted(text: str) -> str:
+    return html.escape(shlex.quote(text))
 
 
 def _in_json(text: str) -> str:
