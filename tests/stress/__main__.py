@@ -57,7 +57,7 @@ def main() -> int:
     words = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if set(words.parts) - {"mutants", "ranks"}:
+    if set(words.parts) - {"mutants"}:
         import_module("stress.warm")
     end, counts = time.monotonic() + words.seconds, {}
     with tempfile.TemporaryDirectory() as folder:

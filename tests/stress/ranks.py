@@ -1,17 +1,19 @@
 """A process of a training on two is killed; resumed on other numbers of processes its losses are those of one."""
 
+import os
 import random
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
-from stress.disk import Outcome
+from stress.disk import Started, begin
 from stress.kills import Tally, untold
+from torchslots.cli import main
 from torchslots.io.run_log import read_log
-from training.processes import ends, start
+from training.processes import _free_port  # pyright: ignore[reportPrivateUsage]
 
 STEPS = 12
 BATCH = 4
@@ -53,19 +55,19 @@ def _killed(
     data: Path, run: Path, rank: int, step: int, number: int, wanted: list[float]
 ) -> list[tuple[str, str]]:
     shutil.rmtree(run, ignore_errors=True)
-    running = start(2, _command(data, run))
+    running = _start(2, data, run)
     until = time.monotonic() + 600
-    while _steps(run) < step and running[rank].poll() is None and time.monotonic() < until:
+    while _steps(run) < step and time.monotonic() < until and not _has_ended(running[rank]):
         time.sleep(0.01)
-    running[rank].send_signal(signal.SIGKILL)
-    left = ends(running)[1 - rank]
-    faults = untold(Outcome(left.code, left.err, []))
+    os.kill(running[rank].process, signal.SIGKILL)
+    running[rank].ended()
+    faults = untold(running[1 - rank].ended())
     if faults:
         return faults
-    for ended in ends(start(number, _command(data, run))):
-        if ended.code:
-            return [("failed", f"{ended.code} {ended.err[-700:]}")]
-    found = [record[_KEY] for record in read_log(run) if _KEY in record]
+    for ended in [each.ended() for each in _start(number, data, run)]:
+        if ended.status:
+            return [("failed", f"{ended.status} {ended.text[-700:]}")]
+    found = _losses(run)
     if len(found) != len(wanted):
         return [("lost", f"{len(found)} losses of {len(wanted)}")]
     worst = max(abs(a - b) / abs(b) for a, b in zip(found, wanted))
@@ -73,15 +75,37 @@ def _killed(
 
 
 def _losses_of_one(data: Path, run: Path) -> list[float]:
-    (ended,) = ends(start(1, _command(data, run)))
-    if ended.code:
-        raise RuntimeError(ended.err[-2000:])
+    """Those of one process that nothing stops.
+
+    Raises:
+        RuntimeError: it fails.
+    """
+    ended = _start(1, data, run)[0].ended()
+    if ended.status:
+        raise RuntimeError(ended.text[-2000:])
+    return _losses(run)
+
+
+def _start(number: int, data: Path, run: Path) -> list[Started]:
+    """The processes of a training, as torchrun tells them what they are."""
+    port = _free_port()
+    words = ("train", "savi_small", "--root", str(data), "--run-dir", str(run), *_WORDS)
+    return [begin(partial(_train, rank, number, port, words), run, name=f".{rank}") for rank in range(number)]
+
+
+def _train(rank: int, number: int, port: int, words: tuple[str, ...]) -> int:
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()}, MASTER_ADDR="127.0.0.1")
+    return main(words)
+
+
+def _has_ended(started: Started) -> bool:
+    state = Path(f"/proc/{started.process}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "Z"
+
+
+def _losses(run: Path) -> list[float]:
     return [record[_KEY] for record in read_log(run) if _KEY in record]
-
-
-def _command(data: Path, run: Path) -> list[str]:
-    words = ["train", "savi_small", "--root", str(data), "--run-dir", str(run), *_WORDS]
-    return [sys.executable, "-m", "torchslots", *words]
 
 
 def _steps(run: Path) -> int:
