@@ -3,11 +3,12 @@ import pwd
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from torchslots.io import cache
 from torchslots.io.errors import UserError
-from torchslots.io.files import expanded
+from torchslots.io.files import expanded, write_file
 
 
 @pytest.fixture
@@ -49,3 +50,13 @@ def test_an_unknown_home_stays_in_a_path(homeless: Path) -> None:
     assert expanded("~/a") == Path("~/a") and expanded("~nobody-of-that-name/a") == Path(
         "~nobody-of-that-name/a"
     )
+
+
+def test_names_of_files_that_are_no_text_are_hashed(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"a\xff")
+    folder.mkdir()
+    (folder / "data").write_bytes(b"1")
+    made = [cache.cached(folder / "data", "sum", lambda: {"a": np.arange(3)})["a"].tolist() for _ in range(2)]
+    assert made == [[0, 1, 2]] * 2 and (folder / ".torchslots" / "data.sum.npz").is_file()
+    write_file(folder / "told.html", f"at {folder}")
+    assert b"a\xff" in (folder / "told.html").read_bytes()

@@ -17,6 +17,7 @@ from stress.paths import strange
 from stress.ranks import kill_ranks
 from stress.soak import growth, soak
 from stress.writers import two_writers
+from torchslots.cli import main
 from torchslots.io import files
 from torchslots.io.files import atomic_folder, write_file
 from torchslots.training.resume import note_change
@@ -159,6 +160,29 @@ def test_a_folder_killed_while_it_was_replaced_is_there_again(tmp_path: Path) ->
         assert [path.name for path in work.iterdir()] == ["kept"]
         assert (work / "kept" / "a").read_text() in ("old", "new")
         assert forked(lambda: replace("old"), work).status == 0
+
+
+def test_what_a_living_process_writes_is_not_removed(tmp_path: Path) -> None:
+    with files.atomic_file(tmp_path / "kept") as part:
+        part.touch()
+        left = part.with_name(".kept.ffffff.1.00000000.part")  # another machine's
+        left.touch()
+        files.remove_partial(tmp_path, "kept")
+        assert part.exists() and not left.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_commands_print_names_that_are_no_text(tmp_path: Path) -> None:
+    work, missing = tmp_path / "work", os.fsdecode(b"a\xff")
+    work.mkdir()
+
+    def printed() -> int:
+        status = main(["--version"])
+        print(missing)
+        return status
+
+    ended = forked(printed, work)
+    assert ended.status == 0 and ended.text.splitlines()[1] == "a\\udcff"
 
 
 def test_leftovers_of_earlier_versions_go_once_they_are_old(tmp_path: Path) -> None:
