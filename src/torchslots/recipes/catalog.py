@@ -77,6 +77,7 @@ _ALONE = (
     savi.savi_demo,
     savi_slotdiffusion.slots_video,
     savi.savi_sim,
+    savi.slots_sim,
     slot_attention.slot_attention_clevr6,
     slot_attention.slot_attention_tetrominoes,
     slot_attention.slot_attention_multi_dsprites,

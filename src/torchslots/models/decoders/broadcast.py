@@ -33,6 +33,13 @@ class Packing(NamedTuple):
     place: Int[Tensor, "B K"]
     """Index of each slot's pair."""
 
+    def spread(self, values: Float[Tensor, "P T *n"], missing: float) -> Float[Tensor, "B T K *n"]:
+        """The pairs' values at their slots, and `missing` at the copies, which count with their pair."""
+        clips, slots = self.place.shape
+        whole = values.new_full((clips, values.shape[1], slots, *values.shape[2:]), missing)
+        frames = torch.arange(values.shape[1], device=values.device)
+        return whole.index_put((self.clip[:, None], frames, self.slot[:, None]), values)
+
 
 def pack(
     source: Int[Tensor, "B K"] | None, shape: tuple[int, int], device: torch.device, size: int | None = None
@@ -177,10 +184,8 @@ class BroadcastDecoder(Decoder):
     def _shares(self, decoded: SlotImages) -> Float[Tensor, "P T H W"]:
         """Softmax over slots: the share of each pixel of every distinct slot together with its copies."""
         packing = decoded.packing
-        where = (packing.clip, packing.slot)
         weighted = decoded.logits + packing.copies.log()[:, None, None, None].to(decoded.logits.dtype)
-        whole = decoded.logits.new_full((*packing.place.shape, *decoded.logits.shape[1:]), -torch.inf)
-        return whole.index_put(where, weighted).softmax(1)[where]
+        return packing.spread(weighted, -torch.inf).softmax(2)[packing.clip, :, packing.slot]
 
     def _blend(self, decoded: SlotImages, shares: Float[Tensor, "P T H W"]) -> Float[Tensor, "B T H W R"]:
         """Each clip's images: those of its slots, weighted by their shares."""
@@ -221,16 +226,25 @@ class BroadcastDecoder(Decoder):
         decoded = self.decode_slots(clip, size=batch.get("num_decoded"))
         recon = self._split(self._blend(decoded, self._shares(decoded)))
         for name, image in recon.items():
-            if name not in batch or batch[name].shape != image.shape:
-                found = list(batch[name].shape) if name in batch else "nothing"
-                raise UserError(
-                    f"The decoder's target `{name}` should be {list(image.shape)} in the batch, got {found}. Choose "
-                    "data that has it, add it to data.keys, or fit data.resolution to the model's."
-                )
+            require_target(batch, name, image)
         return {
             f"recon_{name}": self._weights[name] * self.error(image, self.to_native(batch[name]))
             for name, image in recon.items()
         }
+
+
+def require_target(batch: Batch, name: str, image: Tensor) -> None:
+    """Check that a batch has the target of a decoded image in its shape.
+
+    Raises:
+        UserError: it has not.
+    """
+    if name not in batch or batch[name].shape != image.shape:
+        found = list(batch[name].shape) if name in batch else "nothing"
+        raise UserError(
+            f"The decoder's target `{name}` should be {list(image.shape)} in the batch, got {found}. Choose "
+            "data that has it, add it to data.keys, or fit data.resolution to the model's."
+        )
 
 
 def _part(pose: Pose | None, start: int, size: int) -> Pose | None:
