@@ -129,6 +129,22 @@ def atomic_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
+    """A temporary folder beside `path`, removed when the block ends.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    part = _part(path)
+    with disk_errors(path.parent, advice):
+        part.mkdir(parents=True)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def hidden(path: Path | str) -> bool:
     """Whether file managers hide a file or folder, or made it for themselves: `.DS_Store`, `._a.mp4`, `Thumbs.db`."""
     name = Path(path).name
