@@ -100,7 +100,7 @@ def _commands(
         for number, command in enumerate(chosen):
             end = time.monotonic() + (until - time.monotonic()) / (len(chosen) - number)
             tallies[command.name] = strain(command, folder / "work", words.count, words.seed, end)
-            _report(tallies[command.name])
+            _report(tallies[command.name], command.name)
     return _told(folder.name, tallies)
 
 
@@ -111,8 +111,8 @@ def _struck(code: int | None, command: Command, folder: Path, count: int, seed: 
 def _paths(folder: Path, words: argparse.Namespace, until: float) -> Counts:
     with prepared_inputs(folder / "inputs") as given:
         tallies = strange(given, words.only, folder / "work", words.count, words.seed, until)
-    for tally in tallies.values():
-        _report(tally)
+    for name, tally in tallies.items():
+        _report(tally, name)
     return _told(folder.name, tallies)
 
 
@@ -120,8 +120,8 @@ def _ranks(folder: Path, words: argparse.Namespace, until: float) -> Counts:
     with prepared_inputs(folder / "inputs") as given:
         count = words.count or sys.maxsize
         tallies = kill_ranks(given.data, folder / "work", _NUMBERS, count, words.seed, until)
-    for tally in tallies.values():
-        _report(tally)
+    for name, tally in tallies.items():
+        _report(tally, name)
     return _told(folder.name, tallies)
 
 
@@ -136,7 +136,8 @@ def _soak(folder: Path, words: argparse.Namespace, until: float) -> Counts:
     return Counter(whole=len(found), left=int(grown))
 
 
-def _report(tally: Tally) -> None:
+def _report(tally: Tally, name: str) -> None:
+    print(f"{name}: {tally.counts['whole']} of {tally.counts.total()} whole", file=sys.stderr, flush=True)
     for text in tally.reports:
         print(f"--- {text}", file=sys.stderr, flush=True)
 
