@@ -1,4 +1,4 @@
-"""Every command of README and docs is run as it is written there, on small models and data of the same names.
+"""Every command of README, docs and help is run as it is written there, on small models and data of the same names.
 
 The words of a command are not touched. What is small: recipes of these names in the catalog, the data below `data`, and
 the trained models that the texts call RUN, MODEL, runs/1 and so on.
@@ -22,10 +22,16 @@ import torch
 
 from cli.own_films import moving
 from data.movi_files import copy_movi
+from help_texts import SCREENS, help_text
 from recipes.shrunk import shrunk
+from test_docs import accepted
 from tiny_models import TINY
 from torchslots.cli import COMMANDS, main
+from torchslots.cli.examples import EXAMPLES
+from torchslots.data.batch import collate
+from torchslots.data.catalog import open_dataset
 from torchslots.io import video
+from torchslots.io.errors import UserError
 from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog, isa
 from torchslots.recipes.config import (
@@ -39,6 +45,8 @@ from torchslots.recipes.config import (
 )
 from torchslots.recipes.savi import CnnConfig, DecoderConfig
 from torchslots.training.resume import TrainOptions, start_of, write_start
+from torchslots.training.step import TrainStep
+from torchslots.training.stops import explained
 from training.two_steps import SLOTDIFFUSION, VQVAE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -77,6 +85,9 @@ NOT_RUN = {
     "--data.resolution 32 --optim.num-steps 6000 --optim.warmup-steps 300 --train.short-steps 2000": "6,000 steps",
     "torchslots train --replay RUN/nonfinite_batch_step_N.safetensors": "tests/training/test_replay.py runs it",
     "torchslots app": "serves until it is ended; tests/cli/app runs it",
+    "torchslots data prepare-waymo --source waymo/training --out data": (
+        "needs Waymo's package and frames; tests/data/sets/test_waymo.py runs it on a stand-in for the package"
+    ),
     "torchslots recipes drift": _OUTSIDE,
     "torchslots data list squares": _OUTSIDE,
     "torchslots data inspect squares --root data/squares": _OUTSIDE,
@@ -86,7 +97,7 @@ NOT_RUN = {
 """Commands that are not run here, and why."""
 _COMMAND = re.compile(r"(?:torchslots|torchrun|make|(?:\.venv/bin/)?pip) \S")
 _OPEN = re.compile(
-    r"\.\.\.|\b(?:COMMAND|NAME|DIR|RECIPE)\b|--device cuda|"
+    r"\.\.\.|\b(?:COMMAND|NAME|DIR|RECIPE|FILE)\b|--device cuda|"
     r"^torchslots (?:[\w-]+|data prepare|pretrained get --file \S+)$"
 )
 """Forms of commands that leave words to the reader, or ask for a GPU."""
@@ -107,7 +118,9 @@ def commands(text: str) -> list[str]:
     )
 
 
-WRITTEN = list(dict.fromkeys(line for page in PAGES for line in commands(page.read_text())))
+SHOWN = [line for lines in EXAMPLES.values() for line in lines]
+"""The examples of the helps."""
+WRITTEN = list(dict.fromkeys([*(line for page in PAGES for line in commands(page.read_text())), *SHOWN]))
 RUN = [line for line in WRITTEN if line not in NOT_RUN and line.startswith("torchslots")]
 OTHERS = [line for line in WRITTEN if line not in NOT_RUN and line not in RUN]
 _DATA = DataConfig(
@@ -196,6 +209,33 @@ def test_what_is_not_run_is_written_somewhere() -> None:
     assert set(NOT_RUN) <= set(WRITTEN)
 
 
+def in_help(screen: tuple[str, ...]) -> list[str]:
+    """The commands in the text of a help: its examples, and what is in backticks or stands free."""
+    above, _, below = help_text(screen).partition("\nExamples:\n")
+    above = re.sub(r"^usage: .*\n(?: +torchslots .*\n)*", "", above, flags=re.I)
+    text = " ".join(line.strip("│ ") for line in above.splitlines())
+    free = re.findall(
+        r"(?<!`)\b(?:torchslots|torchrun|make|pip) [a-z-]+ [^.;:]+", re.sub("`[^`]*`", "", text)
+    )
+    return [*commands(text), *(line.strip() for line in below.splitlines() if line.strip()), *free]
+
+
+@pytest.mark.parametrize("screen", SCREENS, ids=" ".join)
+def test_commands_of_a_help_are_run(screen: tuple[str, ...]) -> None:
+    """Those that leave words to the reader are forms, not commands."""
+    found = in_help(screen)
+    assert set(found) <= set(WRITTEN), "write it among the examples of the command, where it is run"
+    assert found or screen == ()
+    first = [name for name in screen if not name.startswith("-")][:1]
+    assert all(
+        line.split()[1:2] == first for line in help_text(screen).partition("Examples:\n")[2].splitlines()
+    )
+
+
+def test_every_example_is_shown() -> None:
+    assert {line for screen in SCREENS for line in in_help(screen)} >= set(SHOWN)
+
+
 def test_commands_are_found() -> None:
     text = "`torchslots data list` and `make it`\n```\ntorchslots recipes x    all of them\ntorchslots a b  # c\n```\n"
     assert commands(text) == ["torchslots recipes x", "torchslots a b", "torchslots data list", "make it"]
@@ -209,16 +249,35 @@ def is_slow(line: str) -> bool:
     )
 
 
-@pytest.mark.parametrize(
-    "line", [pytest.param(line, marks=pytest.mark.slow if is_slow(line) else ()) for line in RUN]
-)
-def test_it_runs(line: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+ADVICE = re.compile(r"\b(?:Next|Or|Then): (torchslots .+)")
+"""A command that another one prints."""
+ADVISING = [
+    line
+    for line in RUN
+    if line.startswith(("torchslots train ", "torchslots data inspect my_videos")) and "--replay" not in line
+]
+
+
+def run(line: str, folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a command prints in the folder of what the texts name."""
     for name, recipe in RECIPES.items():
         monkeypatch.setitem(catalog.RECIPES, name, lambda recipe=recipe: recipe)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DATA", "data")
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(home))
     words, out = as_shell(line)
+    prepare(words, line, folder)
+    with redirect_stdout(io.StringIO()) as printed:
+        assert main(words[1:]) == 0
+    if out is not None:
+        assert len(printed.getvalue()) > 100
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(printed.getvalue())
+    return printed.getvalue()
+
+
+def prepare(words: list[str], line: str, folder: Path) -> None:
+    """Make what a command is about, where it is not in the folder."""
     for name in ("RUN", "MODEL"):
         if name in words:
             shutil.copytree(folder / model_for(line), folder / name, dirs_exist_ok=True)
@@ -229,24 +288,51 @@ def test_it_runs(line: str, folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
         for flag, place in zip(words, words[1:]):
             if flag == "--run-dir":
                 shutil.rmtree(folder / place, ignore_errors=True)
+            if flag == "--replay":
+                spoil(folder / place)
     if words[1] == "export" and "torch-export" not in words:
         pytest.importorskip("onnxscript")
     if words[1] == "report":
-        for run in words[2:]:
-            if run.startswith("runs/") and not (folder / run).exists():
-                shutil.copytree(folder / "runs" / "1", folder / run)
-            if (folder / run).is_dir() and not (folder / run / "eval.json").is_file():
-                assert main(["evaluate", run, "--root", "data", "--num-videos", "1", "--num-plots", "0"]) == 0
-    if out is None:
-        assert main(words[1:]) == 0
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with redirect_stdout(io.StringIO()) as said:
-            assert main(words[1:]) == 0
-        assert len(said.getvalue()) > 100
-        out.write_text(said.getvalue())
+        for place in words[2:]:
+            if place.startswith("runs/") and not (folder / place).exists():
+                shutil.copytree(folder / "runs" / "1", folder / place)
+            if (folder / place).is_dir() and not (folder / place / "eval.json").is_file():
+                assert (
+                    main(["evaluate", place, "--root", "data", "--num-videos", "1", "--num-plots", "0"]) == 0
+                )
+
+
+def spoil(batch: Path) -> None:
+    """A step of the run `batch` is in, stopped and saved for want of finite values, as its file's number says."""
+    recipe = catalog.read_recipe(batch.parent / "recipe.json")
+    model, step = catalog.build(recipe.model), int(batch.stem.rpartition("_")[2])
+    clips = open_dataset("movi_a", batch.parents[2] / "data", "train", recipe.data, True)
+    first = collate([clips.sample(0, np.random.default_rng(0))])
+    first["video"][0, 0, 0] = float("nan")
+    stepper = TrainStep(model, recipe.optim, recipe.train, "cpu")
+    with pytest.raises(UserError, match="--replay"), explained(batch.parent, recipe, 0, model):
+        stepper(step - 1, first)
+
+
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=pytest.mark.slow if is_slow(line) else ()) for line in RUN]
+)
+def test_it_runs(line: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = run(line, folder, tmp_path, monkeypatch)
+    assert bool(ADVICE.search(printed)) == (line in ADVISING)
     for name in ("RUN", "MODEL", "out"):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ADVISING)
+def test_what_a_command_advises_runs(
+    line: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advised = ADVICE.findall(run(line, folder, tmp_path, monkeypatch))
+    assert advised
+    for following in advised:
+        run(following, folder, tmp_path, monkeypatch)
 
 
 def as_shell(line: str) -> tuple[list[str], Path | None]:
@@ -272,20 +358,27 @@ def test_targets_and_extras_exist(line: str) -> None:
         assert (REPOSITORY / words[-1] / "pyproject.toml").is_file()
 
 
-SAID = re.compile(r"torchslots ([a-z][\w-]*)")
-"""A command in a message."""
+def flags_of(words: list[str]) -> set[str]:
+    """Flags in the helps of the screens that a command in a message begins with."""
+    screens = [screen for screen in SCREENS if screen and list(screen) == words[: len(screen)]]
+    features = [screen for screen in SCREENS if "--features" in screen and "--features" in words]
+    recipes = [("train", "savi_small")] if words[0] == "train" else []
+    return set[str]().union(*map(accepted, [*screens, *features, *recipes]))
 
 
-def test_messages_and_helps_name_commands_that_exist() -> None:
+def test_messages_name_commands_and_flags_that_exist() -> None:
     found = [
-        (match.group(1), file.name)
+        (words, file.name)
         for file in (REPOSITORY / "src").rglob("*.py")
         for span in re.findall(r"`(torchslots [^`]*)`", file.read_text())
-        for match in [SAID.match(span)]
-        if match
+        for words in [" ".join(span.split()).split()[1:]]
+        if re.fullmatch(r"[a-z][\w-]*", words[0])
     ]
     assert len(found) > 60
-    assert {name: file for name, file in found if name not in COMMANDS} == {}
+    assert [pair for pair in found if pair[0][0] not in COMMANDS] == []
+    flags = [(words, word) for words, _ in found for word in words if word.startswith("--")]
+    assert len(flags) > 20
+    assert [words for words, flag in flags if flag not in flags_of(words)] == []
 
 
 SMALL = (

@@ -119,19 +119,65 @@ def test_channels_last_and_tied_weights_are_saved(tmp_path, tiny_catalog):
 
 @pytest.mark.parametrize("name", [name for name in catalog.RECIPES if name.endswith("_demo")])
 def test_what_is_built_to_be_loaded_differs_only_in_what_is_loaded(name):
-    """Random numbers are left out; buffers that no file holds, and which weights are trained, must be the same."""
+    """Parameters have no memory; buffers that no file holds, and which weights are trained, must be the same."""
     config = catalog.recipe(name).model
     drawn = catalog.build_seeded(config, 0)
-    with weights.WithoutSampling():
+    with weights.without_weights():
         empty = catalog.build_seeded(config, 0)
-    stored = drawn.state_dict()
-    assert not all(torch.equal(value, stored[key]) for key, value in empty.state_dict().items())
-    empty.load_state_dict(stored)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    weights.fill(empty, drawn.state_dict())
     for kind in ("named_parameters", "named_buffers"):
         ours, theirs = (dict(getattr(model, kind)()) for model in (empty, drawn))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
         assert all(value.requires_grad == theirs[key].requires_grad for key, value in ours.items())
+        assert all(value.data_ptr() != theirs[key].data_ptr() for key, value in ours.items() if value.numel())
+
+
+class Sharing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+
+
+def test_parameters_that_modules_share_are_shared_when_filled():
+    with weights.without_weights():
+        model = Sharing()
+    weights.fill(model, Sharing().state_dict())
+    assert model.second.weight is model.first.weight
+    assert len(list(model.parameters())) == 3 and not model.first.weight.is_meta
+
+
+def test_a_stored_type_becomes_the_models(folder, model):
+    stored = {name: value.half() for name, value in model.state_dict().items()}
+    save_file(stored, folder / hub.WEIGHTS_NAME, metadata={"format": "pt"})
+    loaded = hub.load_model(folder)
+    assert loaded.layer.weight.dtype == torch.float32
+    assert torch.equal(loaded.layer.weight, model.layer.weight.half().float())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_refused(folder, model, dtype):
+    stored = model.state_dict() | {"layer.bias": torch.ones(4, dtype=dtype)}
+    save_file(stored, folder / hub.WEIGHTS_NAME, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"layer.bias holds {str(dtype)[6:]}, wanted is float32"):
+        hub.load_model(folder)
+
+
+def test_numbers_of_one_byte_are_read(folder, model):
+    stored = {name: value.to(torch.float8_e4m3fn) for name, value in model.state_dict().items()}
+    save_file(stored, folder / hub.WEIGHTS_NAME, metadata={"format": "pt"})
+    assert torch.equal(hub.load_model(folder).layer.weight, stored["layer.weight"].float())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_finite_weights(value):
+    tensors = {"first": torch.zeros(0), "second": torch.arange(5), "third": torch.tensor([1e38, -1e38])}
+    weights.check_finite(tensors, "here")
+    with pytest.raises(UserError, match="in 1 tensors"):
+        weights.check_finite(tensors | {"fourth": torch.tensor([0.0, value, 1.0])}, "here")
 
 
 def test_loading_leaves_the_random_state_alone(folder):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torchslots.convert.by_name import evaluate, predict
     from torchslots.convert.pretrained import load_model, load_tokenizer
     from torchslots.convert.released import list_pretrained
+    from torchslots.convert.train import train
     from torchslots.data.catalog import list_datasets
     from torchslots.data.dataset import open_dataset
     from torchslots.data.register import register_dataset
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from torchslots.inference.predict import predict_frames
     from torchslots.io.errors import UserError
     from torchslots.recipes.register import register_model, register_recipe
-    from torchslots.training.run import train
 
 __all__ = [
     "UserError",
@@ -62,7 +62,7 @@ _PLACES = {
     "register_dataset": "data.register",
     "register_model": "recipes.register",
     "register_recipe": "recipes.register",
-    "train": "training.run",
+    "train": "convert.train",
 }
 
 

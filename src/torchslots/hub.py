@@ -26,10 +26,10 @@ from torchslots.models.weights import (
     ELSEWHERE,
     HUB_ID,
     WEIGHTS_NAME,
-    WithoutSampling,
     check_stored,
     digest,
     load_weights,
+    without_weights,
 )
 from torchslots.recipes import catalog
 from torchslots.recipes.backbone_weights import load_backbone, published_backbone
@@ -167,11 +167,12 @@ def _filled(
 ) -> _Model:
     """The model with its weights and configuration, in evaluation mode."""
     elsewhere = _elsewhere(folder / CONFIG_NAME)
-    load_weights(model, weights, choose_device(device), tuple(elsewhere))
+    place = choose_device(device)
+    load_weights(model, weights, tuple(elsewhere))
     for prefix, wanted in elsewhere.items():
         _take_published(model, prefix, wanted, backbone or published_backbone(config), folder)
     model.config = config
-    return model.eval()
+    return model.to(place).eval()
 
 
 def _elsewhere(file: Path) -> dict[str, str]:
@@ -277,13 +278,13 @@ def _download(repo_id: str, revision: str | None) -> Path:
 
 
 def _rebuild(file: Path, weights: Path) -> tuple[ModelConfig, catalog.Built]:
-    """Build the model of config.json, for weights to be loaded; torch's random state does not change.
+    """Build the model of config.json without memory for its weights; torch's random state does not change.
 
-    It is built without memory first and compared with the weights, which a damaged configuration may exceed by far.
+    It is built without buffers first and compared with the weights, which a damaged configuration may exceed by far.
     """
     family, values = _read_config(file)
     try:
-        with torch.random.fork_rng(devices=[]), WithoutSampling():
+        with torch.random.fork_rng(devices=[]), without_weights():
             with torch.device("meta"):
                 sketch = catalog.build_family(family, values, "`model`")[1]
             check_stored(sketch, weights, tuple(_elsewhere(file)))

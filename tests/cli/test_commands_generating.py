@@ -13,6 +13,7 @@ import pytest
 
 from data.movi_files import copy_movi
 from inference.small_sets import painter
+from recipes.shrunk import shrunk
 from tiny_models import TINY
 from torchslots.cli import main
 from torchslots.io import video
@@ -211,7 +212,7 @@ def films(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize("name", [*SYSTEMS, "savi_pytorch"])
 def test_films_are_segmented(name, films, tmp_path, capsys):
     if name == "savi_pytorch":
-        config = catalog.recipe("savi_pytorch_movi_solid").model
+        config = shrunk(catalog.recipe("savi_pytorch_movi_solid").model)
         model = save_pretrained(catalog.build_seeded(config, 0), config, tmp_path / name)
     else:
         model = saved(name, tmp_path)

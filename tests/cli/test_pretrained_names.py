@@ -90,6 +90,11 @@ def test_training_starts_from_published_parts(server, monkeypatch):
     assert taken[0].tokenizer == str(converted_folder(TOKENIZER))
     assert taken[0].slot_encoder == str(converted_folder(STEVE))
     assert all((converted_folder(name) / "model.safetensors").is_file() for name in (TOKENIZER, STEVE))
+    torchslots.train("steve_movi_e", "data", Path("run"), init=STEVE, num_plots=0)
+    assert taken[1].init == str(converted_folder(STEVE)) and taken[1].num_plots == 0
+    for part in ("tokenizer", "slot_encoder", "init"):
+        with pytest.raises(UserError, match=f"no published checkpoint. .*{STEVE}"):
+            torchslots.train("steve_movi_e", "data", "run", **{part: STEVE + "s"})
 
 
 def test_get_says_where_it_is_and_how_to_load_it(server, capsys, tmp_path):

@@ -17,15 +17,8 @@ import pytest
 from convert.file_server import FileServer
 from fidelity.hash_init import with_model
 from torchslots.convert import systems
-from torchslots.convert.released import (
-    RELEASED,
-    AmongHubFiles,
-    InArchive,
-    InBucket,
-    OnHub,
-    Released,
-    Source,
-)
+from torchslots.convert.released import RELEASED
+from torchslots.convert.sources import AmongHubFiles, InArchive, InBucket, OnHub, Released, Source
 from torchslots.io.cache import user_cache
 from torchslots.recipes import catalog
 

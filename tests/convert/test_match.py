@@ -1,7 +1,8 @@
 """Files of a repository are matched to published checkpoints by what their paths say."""
 
 from torchslots.convert.match import match
-from torchslots.convert.released import RELEASED, AmongHubFiles
+from torchslots.convert.released import RELEASED
+from torchslots.convert.sources import AmongHubFiles
 
 ROWS = {name: row.source for name, row in RELEASED.items() if isinstance(row.source, AmongHubFiles)}
 

@@ -17,7 +17,8 @@ from convert.published_cases import CASES, REPO, TOKENIZERS, Published, copied, 
 from torchslots import hub
 from torchslots.convert import locations, pretrained
 from torchslots.convert.convert import convert
-from torchslots.convert.released import RELEASED, InArchive, OnHub
+from torchslots.convert.released import RELEASED
+from torchslots.convert.sources import InArchive, OnHub
 from torchslots.data.download import http
 from torchslots.data.download import hub as remote
 from torchslots.io import files

@@ -10,7 +10,8 @@ from torchslots.cli import main
 from torchslots.convert import systems
 from torchslots.convert.locations import address, by_hand
 from torchslots.convert.pretrained import recipe_of
-from torchslots.convert.released import NOT_STATED, RELEASED, OnHub
+from torchslots.convert.released import RELEASED
+from torchslots.convert.sources import NOT_STATED, OnHub
 from torchslots.data.catalog import DATASETS
 from torchslots.recipes.tokenizers import VqvaeConfig
 

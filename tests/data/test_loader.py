@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -136,6 +137,35 @@ def test_errors_arrive_from_workers_as_they_were_raised(workers: int):
         list(eval_batches(Counted(6, wrong=(1,)), batch_size=2, num_workers=workers, skip_corrupt=True))
 
 
+class Scaler:
+    """Garbage that must be freed where it was made, as what joins threads."""
+
+    def __init__(self, freed: Path) -> None:
+        self.itself, self.freed, self.process = self, freed, os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.process:
+            self.freed.touch()
+
+
+class Collecting(Counted):
+    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
+        gc.collect()
+        return super().sample(index, rng)
+
+
+def test_a_worker_frees_nothing_of_its_parents(tmp_path: Path):
+    """A worker that freed the scaler of a written film waited forever for threads that it did not have."""
+    before = gc.get_freeze_count()
+    gc.disable()
+    try:
+        Scaler(tmp_path / "freed")
+        assert len(list(eval_batches(Collecting(4), batch_size=2, num_workers=1))) == 2
+    finally:
+        gc.enable()
+    assert not (tmp_path / "freed").exists() and gc.get_freeze_count() == before
+
+
 class Dying(Counted):
     """A data set that takes its process down, as the system does when memory runs out."""
 
@@ -145,7 +175,9 @@ class Dying(Counted):
         return super().sample(index, rng)
 
 
-def test_death_of_a_worker_is_a_clear_message():
+def test_death_of_a_worker_is_a_clear_message(monkeypatch: pytest.MonkeyPatch):
+    waits = "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__"
+    monkeypatch.setattr(waits, (0.1,))  # seconds between looks at the workers, 5 by default
     with pytest.raises(UserError, match="A data loading process died"):
         next(train_batches(Dying(4), batch_size=2, seed=0, num_workers=1))
 

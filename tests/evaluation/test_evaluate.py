@@ -13,6 +13,7 @@ import torch.multiprocessing
 from torch import nn
 
 import tiny_models
+from forked import forkserver
 from torchslots.data.transforms import mask_boxes
 from torchslots.evaluation.baselines import BoxCopy, fill_boxes
 from torchslots.evaluation.evaluate import box_copy_baseline, evaluate
@@ -282,7 +283,14 @@ def test_two_processes_report_what_one_does(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_evaluate_on_rank, (2, port, tmp_path), nprocs=2)
+    ranks = [
+        forkserver().Process(target=_evaluate_on_rank, args=(rank, 2, port, tmp_path)) for rank in (0, 1)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0, 0]
     batches = [_batch(0, 3), _batch(3, 1, num_objects=0)]
     alone = json.loads(evaluate(Oracle(shift=2), batches, _CONFIG, num_plots=0, with_loss=True).to_json())
     for rank in range(2):

@@ -326,7 +326,7 @@ def checks(case: Case, system: System, *, float64: bool = False) -> tuple[Check,
         float64: compute all rows in float64.
     """
     rows, ours = system.rows(case), system.ours(case)
-    found = {name: _check(name, row, ours.get(name)) for name, row in rows.items()}
+    found = _compared(rows, ours)
     doubtful = [name for name, check in found.items() if np.isfinite(check.relative) and not check.passed]
     if float64 or doubtful:
         exact = system.ours(variant(case, double=True))
@@ -334,6 +334,16 @@ def checks(case: Case, system: System, *, float64: bool = False) -> tuple[Check,
         for name in rows if float64 else doubtful:
             found[name] = _reconsidered(found[name], rows[name], ours, exact, moved)
     return tuple(found.values())
+
+
+def beyond(case: Case, system: System) -> list[str]:
+    """Names of what does not pass, in one computation: `open` or `FAIL` is not told apart."""
+    found = _compared(system.rows(case), system.ours(case))
+    return [name for name, check in found.items() if not check.passed]
+
+
+def _compared(rows: Rows, ours: Arrays) -> dict[str, Check]:
+    return {name: _check(name, row, ours.get(name)) for name, row in rows.items()}
 
 
 def _check(name: str, row: Row, ours: np.ndarray | None) -> Check:

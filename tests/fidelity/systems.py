@@ -16,7 +16,7 @@ from fidelity import (
     videosaur,
     vqvae,
 )
-from fidelity.cases import Case, CaseResult, System, checks, read_case
+from fidelity.cases import Case, CaseResult, System, beyond, checks, read_case
 from torchslots.io.errors import UserError
 
 SYSTEMS = {
@@ -62,4 +62,5 @@ def verify(folders: list[Path], *, float64: bool = False) -> list[CaseResult]:
 
 def failed(folder: Path) -> list[str]:
     """Names of what does not pass in a case."""
-    return [check.name for check in verify([folder])[0].checks if not check.passed]
+    case = read_case(folder)
+    return beyond(case, system_of(case))

@@ -41,15 +41,20 @@ def test_equal_to_the_original(golden, name):
         assert {"target", "digest", "published/dinosaur_base_patch14_518_topk3"} <= names
 
 
-@pytest.mark.parametrize(
-    "key", ["slots", "topk_indices", "full_masks", "hires_pos_embed", "photo_segmentation", "target"]
-)
-def test_a_changed_recording_fails(golden, tmp_path, key):
-    folder = Path(shutil.copytree(golden / TUNED, tmp_path / "case"))
+def without_published(golden, tmp_path):
+    """A copy of the case without the published models' shapes, which take longest and are compared above."""
+    wanted = shutil.ignore_patterns("published_params.json")
+    return Path(shutil.copytree(golden / TUNED, tmp_path / "case", ignore=wanted))
+
+
+def test_changed_recordings_fail_alone(golden, tmp_path):
+    changed = {"slots", "topk_indices", "full_masks", "hires_pos_embed", "photo_segmentation", "target"}
+    folder = without_published(golden, tmp_path)
     outputs = dict(np.load(folder / "outputs.npz"))
-    outputs[key] = outputs[key] + outputs[key].dtype.type(1)
+    for key in changed:
+        outputs[key] = outputs[key] + outputs[key].dtype.type(1)
     np.savez(folder / "outputs.npz", **outputs)
-    assert failed(folder) == [key]
+    assert set(failed(folder)) == changed
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,7 @@ def test_a_changed_recording_fails(golden, tmp_path, key):
     ids=["layers", "decay", "clip", "rounds", "heads"],
 )
 def test_another_setting_fails(golden, tmp_path, part, change, fails):
-    folder = Path(shutil.copytree(golden / TUNED, tmp_path / "case"))
+    folder = without_published(golden, tmp_path)
     config = json.loads((folder / "config.json").read_text())
     config[part] |= change
     (folder / "config.json").write_text(json.dumps(config))
@@ -72,7 +77,7 @@ def test_another_setting_fails(golden, tmp_path, part, change, fails):
 
 
 def test_a_renamed_checkpoint_fails(golden, tmp_path):
-    folder = Path(shutil.copytree(golden / TUNED, tmp_path / "case"))
+    folder = without_published(golden, tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / config["checkpoint"]).rename(folder / "dinosaur-00000000.pth")
     config["checkpoint"] = "dinosaur-00000000.pth"

@@ -19,11 +19,12 @@ def test_equal_to_the_original(golden, name):
     assert len(names) > 90
 
 
-@pytest.mark.parametrize("key", ["predictions", "assignment", "loss", "ap"])
-def test_a_changed_recording_fails(golden, tmp_path, key):
+def test_changed_recordings_fail_alone(golden, tmp_path):
+    changed = {"predictions", "assignment", "loss", "ap"}
     folder = shutil.copytree(golden / CASES[1], tmp_path / "case")
     outputs = dict(np.load(folder / "outputs.npz"))
-    outputs[key] = outputs[key] + (1 if key == "assignment" else 0.01)
+    for key in changed:
+        outputs[key] = outputs[key] + (1 if key == "assignment" else 0.01)
     np.savez(folder / "outputs.npz", **outputs)
     (folder / "trajectory.npz").unlink()
-    assert failed(folder) == [key]
+    assert set(failed(folder)) == changed

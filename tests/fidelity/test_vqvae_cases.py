@@ -38,20 +38,13 @@ def test_equal_to_the_original(case):
     assert len(names) > 260
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "latent",
-        pytest.param("quant", marks=pytest.mark.slow),
-        pytest.param("recon", marks=pytest.mark.slow),
-        "quant_loss",
-    ],
-)
-def test_a_changed_recording_fails(case, key):
+def test_changed_recordings_fail_alone(case):
+    changed = {"latent", "quant", "recon", "quant_loss"}
     outputs = dict(np.load(case / "outputs.npz"))
-    outputs[key] = outputs[key] * np.float32(1.001)
+    for key in changed:
+        outputs[key] = outputs[key] * np.float32(1.001)
     np.savez(case / "outputs.npz", **outputs)
-    assert failed(case) == [key]
+    assert set(failed(case)) == changed
 
 
 def test_a_code_counts_unless_rounding_decided_it(case):

@@ -110,6 +110,37 @@ def test_what_is_no_backbone_is_refused(tmp_path) -> None:
         load_backbone(vit, HUB)
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"cls_token": torch.ones(24)}, r"cls_token is float32 \[24\], wanted are real numbers with 3 axes"),
+        ({"pos_embed": torch.tensor(1.0)}, r"pos_embed is float32 \[\], wanted are real numbers with 3 axes"),
+        ({"blocks.0.attn.qkv.bias": torch.tensor(0.0)}, r"qkv.bias is float32 \[\], wanted .* 1 axes"),
+        ({"blocks.0.attn.qkv.weight": torch.ones(71, 24)}, r"3 of another shape .*\[23, 24\] stored"),
+        ({"patch_embed.proj.bias": torch.ones(24).long()}, r"proj.bias is int64 \[24\], wanted are real"),
+        ({"blocks.1.norm1.bias": torch.full((24,), torch.nan)}, r"not finite, in 1 tensors .blocks.1.norm1"),
+        ({3: torch.ones(2)}, "no state dict, tensors by their names"),
+    ],
+)
+def test_tensors_that_are_none_of_a_transformer(changes, message, tmp_path) -> None:
+    file = tmp_path / "vit.pth"
+    torch.save(stored(backbone(), "timm") | changes, file)
+    with pytest.raises(UserError, match=message):
+        load_backbone(backbone(), file)
+    torch.save({}, file)
+    with pytest.raises(UserError, match="no state dict, tensors by their names"):
+        load_backbone(backbone(), file)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"depth": 10**6}, {"patch_size": 0}, {"grid_size": -1}, {"num_registers": 10**9}]
+)
+def test_sizes_that_no_transformer_has(changes) -> None:
+    numbers = replace(TINY_VIT, **changes)
+    with pytest.raises(UserError, match=rf"`backbone\.{next(iter(changes))}` should be a whole number"):
+        catalog.build(replace(CONFIG, backbone=numbers))
+
+
 def test_without_a_network_the_hubs_client_is_not_asked(monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")

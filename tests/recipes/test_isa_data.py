@@ -1,7 +1,9 @@
 """Every data set of Invariant Slot Attention's recipes, generated here or recorded, through one training batch."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -82,14 +84,28 @@ def _held_out(dataset: str) -> str:
     return "full" if dataset == "clevrtex" else "validation"
 
 
+@pytest.fixture(scope="module")
+def textured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[int, int]], Path]:
+    """Textured images by their size, each made once."""
+
+    @cache
+    def made(size: tuple[int, int]) -> Path:
+        folder = tmp_path_factory.mktemp("textured")
+        generate_images(folder, kind="clevrtex", count=10, resolution=size, workers=1)
+        return folder
+
+    return made
+
+
 @pytest.mark.parametrize("dataset", ["multishapenet_easy", "clevrtex", "waymo_open"])
-def test_recipes_of_sets_that_are_not_generated_take_textured_pictures(tmp_path: Path, dataset: str):
+def test_recipes_of_sets_that_are_not_generated_take_textured_pictures(
+    textured: Callable[[tuple[int, int]], Path], dataset: str
+):
     """`--data clevrtex`, generated at the size of the recipe's own set."""
     recipe = catalog.recipe(f"isa_{dataset}_transl" if dataset != "clevrtex" else "isa_clevrtex_cnn_transl")
-    size = (128, 192) if dataset == "waymo_open" else (240, 320)
-    generate_images(tmp_path, kind="clevrtex", count=10, resolution=size, workers=1)
-    train = open_dataset("clevrtex", tmp_path, "train", replace(recipe.data, dataset="clevrtex"), True)
+    place = textured((128, 192) if dataset == "waymo_open" else (240, 320))
+    train = open_dataset("clevrtex", place, "train", replace(recipe.data, dataset="clevrtex"), True)
     assert isinstance(recipe.model, IsaConfig) and len(train) == 8
     batch = next(train_batches(train, batch_size=2, seed=0))
     assert batch["video"].shape == (2, 1, 3, *recipe.model.resolution)
-    assert len(open_dataset("clevrtex", tmp_path, "validation", recipe.data, False)) == 1
+    assert len(open_dataset("clevrtex", place, "validation", recipe.data, False)) == 1

@@ -10,13 +10,13 @@ def test_every_recipe_has_its_name_and_says_what_it_is() -> None:
     for name, make in catalog.RECIPES.items():
         assert make().name == name == make.__name__
         assert make.__doc__ and make.__doc__.strip().endswith((".", ")"))
-    assert set(catalog.PUBLISHED) < set(catalog.RECIPES) and len(catalog.RECIPES) == 106
+    assert set(catalog.PUBLISHED) < set(catalog.RECIPES) and len(catalog.RECIPES) == 107
 
 
 def test_demonstrations_are_recipes() -> None:
     assert DEFAULT_RECIPE in catalog.RECIPES and DEFAULT_DEMO in DEMOS
     for demo in DEMOS.values():
-        assert demo.recipe in catalog.RECIPES and demo.recipe.endswith("_demo")
+        assert demo.recipe in catalog.RECIPES and demo.recipe.endswith(("_demo", "_sim_small"))
         assert demo.tokenizer is None or demo.tokenizer in catalog.RECIPES
         assert (demo.kind == "generation") == (demo.tokenizer is not None) == bool(demo.decoder)
 

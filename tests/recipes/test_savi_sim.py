@@ -1,4 +1,4 @@
-"""The small SAVi for generated videos: decoder of patches, weights of targets, frames whose mean is taken away."""
+"""The small SAVi for generated videos: decoder of regions, weights of targets, frames whose mean is taken away."""
 
 from dataclasses import replace
 
@@ -70,7 +70,7 @@ def test_the_encoder_sees_frames_without_their_mean():
     network[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     data = batch()
     model.loss(data)
-    assert torch.allclose(seen[0].view(2, 2, 3, 16, 16), (data["video"] - 0.42) / 0.12, atol=1e-5)
+    assert torch.allclose(seen[0].view(2, 2, 3, 16, 16), (data["video"] - 0.42) / 0.4, atol=1e-5)
 
 
 def test_waves_of_positions():

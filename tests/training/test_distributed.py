@@ -1,7 +1,6 @@
 """Two processes on this machine, over gloo, against one."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 
 from torchslots.evaluation import evaluate as passes
 from torchslots.io.run_log import read_log
-from training.processes import launch
+from training.processes import launch_file
 from training.tiny_run import counted_evaluate, run_one, weights
 
 PROGRAM = Path(__file__).with_name("tiny_run.py")
@@ -29,7 +28,7 @@ class Runs(NamedTuple):
 def _launch(processes: int, scenarios: list[dict[str, Any]]) -> list[list[tuple[int, str]]]:
     """Start `tiny_run.py` as torchrun would; per process, exit code and message of each scenario."""
     found = []
-    for ended in launch(processes, [sys.executable, str(PROGRAM), json.dumps(scenarios)]):
+    for ended in launch_file(processes, PROGRAM, json.dumps(scenarios)):
         assert ended.code == 0, ended.err
         found.append([tuple(end) for end in json.loads(ended.out)])
     return found

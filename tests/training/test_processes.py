@@ -1,7 +1,6 @@
 """Every kind of model trains on two processes as on one: clips of one frame, slots and noise sampled at random."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 
 from torchslots.models.slots.seeding import Share, sample_rows
 from training.one_step import CASES, update
-from training.processes import launch
+from training.processes import launch_file
 
 PROGRAM = Path(__file__).with_name("one_step.py")
 
@@ -19,7 +18,7 @@ PROGRAM = Path(__file__).with_name("one_step.py")
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
-    for ended in launch(request.param, [sys.executable, str(PROGRAM), str(folder)]):
+    for ended in launch_file(request.param, PROGRAM, str(folder)):
         assert ended.code == 0, ended.err
     return folder
 

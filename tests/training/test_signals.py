@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from forked import Forked
 from torchslots.cli import main
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
@@ -20,18 +20,10 @@ from torchslots.training import checkpoint
 PROGRAM = Path(__file__).with_name("tiny_run.py")
 
 
-def _begin(run: Path) -> subprocess.Popen:
+def _begin(run: Path) -> Forked:
     """A training with two loading processes, in a group of its own; returns after a few steps."""
     arguments = [{"steps": 10**5, "workers": 2, "sleep": 0.002, "run": str(run), "checkpoint_every": 10**6}]
-    tests = os.pathsep.join([str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), json.dumps(arguments)],
-        env={**os.environ, "PYTHONPATH": tests},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = Forked(PROGRAM, [json.dumps(arguments)], own_group=True)
     log = run / "metrics.jsonl"
     deadline = time.monotonic() + 100
     while not (log.exists() and len(log.read_bytes().splitlines()) > 5):
@@ -40,29 +32,29 @@ def _begin(run: Path) -> subprocess.Popen:
     return process
 
 
-def _loaders(process: subprocess.Popen) -> list[int]:
+def _loaders(process: Forked) -> list[int]:
     tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
-def _end(process: subprocess.Popen) -> tuple[int, str, str]:
+def _end(process: Forked) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=60)
     assert out, (process.returncode, err)
     ((code, message),) = json.loads(out)
     return code, message, err
 
 
-def _to_the_group(process: subprocess.Popen) -> None:
+def _to_the_group(process: Forked) -> None:
     os.killpg(process.pid, signal.SIGTERM)
 
 
-def _loaders_first(process: subprocess.Popen) -> None:
+def _loaders_first(process: Forked) -> None:
     for loader in _loaders(process):
         os.kill(loader, signal.SIGKILL)
     os.kill(process.pid, signal.SIGTERM)
 
 
-def _one_loader(process: subprocess.Popen) -> None:
+def _one_loader(process: Forked) -> None:
     os.kill(_loaders(process)[0], signal.SIGKILL)
 
 
@@ -77,7 +69,7 @@ def _one_loader(process: subprocess.Popen) -> None:
     ids=["group", "loaders killed too", "one loader killed"],
 )
 def test_a_run_ends_with_a_checkpoint(
-    tmp_path: Path, attack: Callable[[subprocess.Popen], None], code: int, says: str
+    tmp_path: Path, attack: Callable[[Forked], None], code: int, says: str
 ) -> None:
     process = _begin(tmp_path / "run")
     loaders = _loaders(process)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from forked import Forked
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.evaluation import evaluate as passes
 from torchslots.io.errors import UserError
@@ -170,10 +171,7 @@ def test_devices_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_kill_loses_only_the_steps_since_the_last_checkpoint(tmp_path: Path) -> None:
     arguments = {"run": str(tmp_path / "run"), "steps": 400, "sleep": 0.002, "checkpoint_every": 2}
-    program = Path(__file__).with_name("tiny_run.py")
-    process = subprocess.Popen(
-        [sys.executable, str(program), json.dumps([arguments])], stderr=subprocess.DEVNULL
-    )
+    process = Forked(Path(__file__).with_name("tiny_run.py"), [json.dumps([arguments])])
     try:
         until = time.monotonic() + 60
         while not checkpoint.list_steps(tmp_path / "run") and time.monotonic() < until:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from torchslots.cli.examples import examples
 from torchslots.io.errors import UserError, nearest, speaks
 
 Words = list[str]
@@ -22,14 +23,24 @@ _OLD_FLAGS = {"--draw": "--num-plots", "--paint.": "--sampling."}
 
 def parse(what: Any, words: Words, command: str, **options: Any) -> Any:
     """Fill a dataclass, or call a function, from the words; wrong words are explained, exit status 2."""
-    return tyro.cli(
-        what,
-        args=[_renamed(word) for word in words],
-        prog=f"torchslots {command}",
-        config=(tyro.conf.AvoidSubcommands,),
-        console_outputs=speaks(),
-        **options,
-    )
+    try:
+        return tyro.cli(
+            what,
+            args=[_renamed(word) for word in words],
+            prog=f"torchslots {command}",
+            config=(tyro.conf.AvoidSubcommands,),
+            console_outputs=speaks(),
+            **options,
+        )
+    except SystemExit as end:
+        if not end.code and is_asked(words) and speaks():
+            print(examples(command))
+        raise
+
+
+def is_asked(words: Words) -> bool:
+    """Whether the words ask for help."""
+    return not {"-h", "--help"}.isdisjoint(words)
 
 
 def chosen(words: Words, group: str, purposes: Mapping[str, str]) -> str | None:
@@ -45,6 +56,7 @@ def chosen(words: Words, group: str, purposes: Mapping[str, str]) -> str | None:
         print(f"Usage: torchslots {group} COMMAND [arguments]\n")
         width = max(map(len, purposes))
         print("\n".join(f"  {name:<{width}}  {purpose}" for name, purpose in purposes.items()))
+        print(examples(group))
         return None
     if words[0] not in purposes:
         raise UserError(f"there is no {group} command `{words[0]}`. {nearest(words[0], purposes)}")

@@ -41,19 +41,22 @@ def list_all(word: tyro.conf.Positional[str | None] = None, /, as_json: Json = F
         UserError: no name, system or data set contains the word.
     """
     from torchslots.convert.locations import is_here
-    from torchslots.convert.released import NOT_STATED, find_released
+    from torchslots.convert.released import find_released
+    from torchslots.convert.shipped import find_shipped
+    from torchslots.convert.sources import NOT_STATED
 
-    rows = find_released(word or "")
-    if not rows:
+    rows, shipped = find_released(word or ""), find_shipped(word or "")
+    if not rows and not shipped:
         raise UserError(
             f"no published checkpoint has `{word}` in its name, system or data. See `torchslots pretrained list`."
         )
     if as_json:
-        print(json.dumps({name: _facts(name) for name in rows}))
+        print(json.dumps({name: _facts(name) for name in (*shipped, *rows)}))
         return
     print_table(
         _HEADER,
-        [
+        [(name, row.data, row.figure, "in the package") for name, row in shipped.items()]
+        + [
             (name, row.data, "-" if row.figure == NOT_STATED else row.figure, "yes" if is_here(name) else "")
             for name, row in rows.items()
         ],
@@ -116,8 +119,13 @@ COMMANDS: dict[str, tuple[str, Callable[..., None]]] = {
 def _facts(name: str) -> dict[str, Any]:
     """All that is known of a published checkpoint, by the words of `info`."""
     from torchslots.convert.locations import address, converted_folder, is_here
-    from torchslots.convert.released import OnHub, released
+    from torchslots.convert.released import released
+    from torchslots.convert.shipped import SHIPPED, shipped_folder
+    from torchslots.convert.sources import OnHub
 
+    if name in SHIPPED:
+        facts = {"name": name, **asdict(SHIPPED[name]), "here": str(shipped_folder(name))}
+        return facts | {"load": _load_line(name)}
     row = released(name)
     facts: dict[str, Any] = {"name": name}
     facts |= {key: value for key, value in asdict(row).items() if key not in _INSIDE and value}
@@ -129,7 +137,7 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 def _load_line(name: str) -> str:
-    from torchslots.convert.released import released
+    from torchslots.convert.released import RELEASED
 
-    kind = "tokenizer" if released(name).is_tokenizer else "model"
+    kind = "tokenizer" if name in RELEASED and RELEASED[name].is_tokenizer else "model"
     return f'torchslots.load_{kind}("{name}")'

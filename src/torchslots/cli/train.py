@@ -1,13 +1,13 @@
 """`torchslots train`."""
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from torchslots.cli.options import Flat, Words, parse
+from torchslots.cli.examples import examples
+from torchslots.cli.options import Flat, Words, is_asked, parse
 from torchslots.io.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 def train(words: Words) -> int:
     """`torchslots train RECIPE --root DIR --run-dir DIR`; RECIPE is a name, or a YAML or JSON file."""
     from torchslots.cli.recipes import recipes
-    from torchslots.convert.pretrained import model_folder
+    from torchslots.convert import train as training
     from torchslots.io.devices import announce_device
     from torchslots.io.processes import is_first_process
     from torchslots.recipes import catalog
     from torchslots.recipes.config import Recipe, current_flags
     from torchslots.recipes.recipe_files import is_recipe_file, read_recipe_file
-    from torchslots.training import run as training
     from torchslots.training.resume import TrainOptions, read_start
     from torchslots.training.warm_start import next_recipe
 
@@ -39,7 +38,8 @@ def train(words: Words) -> int:
             "`torchslots train RECIPE --help` shows the whole configuration of a recipe with units and defaults."
         )
         recipes([])
-        return 0 if {"-h", "--help"} & set(words) else 2
+        print(examples("train"))
+        return 0 if is_asked(words) else 2
     if resumed is None:
         known = read_recipe_file(Path(words[0])) if is_recipe_file(words[0]) else catalog.recipe(words[0])
         chosen, defaults, flags = known, TrainOptions(), words[1:]
@@ -66,10 +66,8 @@ def train(words: Words) -> int:
             recipe: The recipe.
             options: Settings that are not the recipe's.
         """
-        parts = {name: getattr(options, name) for name in ("tokenizer", "slot_encoder", "init")}
-        found = {name: str(model_folder(part)) for name, part in parts.items() if part is not None}
         announce_device(options.device)
-        result = training.train(recipe, root, run, replace(options, **found))
+        result = training.train(recipe, root, run, options)
         if not is_first_process():
             return 0
         folder, data = shlex.quote(str(run)), shlex.quote(str(root))

@@ -9,14 +9,8 @@ from typing import NamedTuple
 
 from torchslots.convert.locations import NO_SPACE, address, by_hand, cache_folder
 from torchslots.convert.match import match
-from torchslots.convert.released import (
-    RELEASED,
-    AmongHubFiles,
-    InArchive,
-    InBucket,
-    OnHub,
-    Released,
-)
+from torchslots.convert.released import RELEASED
+from torchslots.convert.sources import AmongHubFiles, InArchive, InBucket, OnHub, Released
 from torchslots.data.download import hub
 from torchslots.data.download.archives import ENDINGS, extract, list_members
 from torchslots.data.download.bucket import STORAGE, listing

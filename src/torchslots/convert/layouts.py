@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchslots.io.errors import UserError, first_line
 from torchslots.models.weights import check_fit, shapes
+from torchslots.models.weights import fill as load
 from torchslots.recipes.config import ModelConfig, Recipe
 
 Arrays = dict[str, np.ndarray]
@@ -172,7 +173,7 @@ def position(path: str, name: str) -> list[WeightMap]:
     return [grid(path, name), *dense(f"{path}/dense_pe_0", f"{name}.project")]
 
 
-OTHER_RECIPE = "Name the right recipe with --recipe."
+OTHER_RECIPE = "Get the file again if it is not whole, or name the right recipe with --recipe."
 OTHER_SIZES = "Name the right recipe with --recipe, or give the original's configuration with --config."
 """Remedies for weights of another model, and of another size."""
 
@@ -240,7 +241,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], where: str, remedy: str 
         UserError: names or shapes differ.
     """
     check_fit(shapes(state), shapes(model.state_dict()), f"{where}: weights do not fit the model", remedy)
-    model.load_state_dict(state)
+    load(model, state)
 
 
 def fits(leaves: Iterable[WeightMap], make: Callable[[], nn.Module], found: Shapes) -> bool:

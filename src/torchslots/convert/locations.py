@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from torchslots._version import __version__
-from torchslots.convert.released import AmongHubFiles, InBucket, OnHub, Released
+from torchslots.convert.sources import AmongHubFiles, InBucket, OnHub, Released
 from torchslots.data.download import hub
 from torchslots.io.cache import user_cache
 

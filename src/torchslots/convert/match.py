@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from torchslots.convert.released import AmongHubFiles
+from torchslots.convert.sources import AmongHubFiles
 
 _WEIGHTS = (".flax", ".flax.gz")
 _NO_WEIGHTS = re.compile(

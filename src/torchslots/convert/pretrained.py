@@ -26,14 +26,16 @@ from torchslots.convert.locations import (
 )
 from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.torch import TorchCheckpoint
-from torchslots.convert.released import RELEASED, InArchive, Released, released
+from torchslots.convert.released import RELEASED, released
+from torchslots.convert.shipped import SHIPPED, shipped_folder
+from torchslots.convert.sources import InArchive, Released
 from torchslots.data.download.archives import ENDINGS, list_members
 from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError, check_type, nearest
 from torchslots.io.files import atomic_folder, expanded, locked, remove_partial, sha256_of, write_file
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
-from torchslots.models.weights import CONFIG_NAME, WithoutSampling, save_pretrained
+from torchslots.models.weights import CONFIG_NAME, save_pretrained, without_weights
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe, to_json
 
@@ -102,7 +104,8 @@ def load_tokenizer(
 
 
 def model_folder(path_or_id: str | Path) -> str | Path:
-    """The model folder of a published checkpoint, fetched if necessary; any other `path_or_id` is returned unchanged.
+    """The model folder of a model in the package, or of a published checkpoint, fetched if necessary; any other
+    `path_or_id` is returned unchanged.
 
     A model folder takes precedence over a published checkpoint of the same name.
 
@@ -111,10 +114,12 @@ def model_folder(path_or_id: str | Path) -> str | Path:
             nearest names.
     """
     name, path = str(check_type("path_or_id", path_or_id, str, Path)), expanded(path_or_id)
+    if name in SHIPPED and not _holds_model(path):
+        return shipped_folder(name)
     if name in RELEASED and not _holds_model(path):
         return get(name).folder
     if path.name == name and not path.suffix and not path.exists():
-        hint = nearest(name, RELEASED, otherwise="")
+        hint = nearest(name, [*SHIPPED, *RELEASED], otherwise="")
         raise UserError(
             f"{name} does not exist here, and is no published checkpoint. {hint}{' ' if hint else ''}{_ALL} Or give "
             "a model folder, a run folder of `torchslots train`, or a hub id written owner/name."
@@ -137,6 +142,8 @@ def get(name: str, file: Path | None = None) -> Fetched:
         UserError: no such name; it cannot be fetched, with what to fetch by hand and where to put it; a damaged file,
             one of another model, or one with another digest; no space, a cache that cannot be written.
     """
+    if name in SHIPPED and file is None:
+        return Fetched(name, shipped_folder(name), ("It is in the package: nothing is fetched.",))
     row, folder = released(name), converted_folder(name)
     recipe = recipe_of(row)
     if file is None and _is_current(name, recipe):
@@ -221,7 +228,7 @@ def _convert(name: str, row: Released, recipe: Recipe, found: Original, folder: 
         reader, read = systems.read_original(found.path)
     except UserError as error:
         raise _Unreadable(str(error)) from error
-    with torch.random.fork_rng(devices=[]), WithoutSampling():
+    with torch.random.fork_rng(devices=[]), without_weights():
         model = catalog.build(recipe.model)
     _fill(model, recipe, row.system, reader, read, f"It is not {name} as published. {by_hand(name, row)}")
     with atomic_folder(folder, advice=NO_SPACE) as part:

@@ -1,132 +1,17 @@
-"""Table of the published checkpoints.
-
-A fact that no publication states is `NOT_STATED`, never a guess. No row was tested with its published file.
-"""
+"""Table of the published checkpoints. No row was tested with its published file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from torchslots.convert import citations
+from torchslots.convert.sources import (
+    NOT_STATED,
+    AmongHubFiles,
+    InArchive,
+    InBucket,
+    OnHub,
+    Released,
+)
 from torchslots.io.errors import UserError, check_type, nearest
-
-NOT_STATED = "not stated"
-
-
-@dataclass(frozen=True)
-class OnHub:
-    """A file in a repository on the Hugging Face hub.
-
-    Args:
-        sha256: its first digits, where they are published.
-    """
-
-    repo: str
-    path: str
-    sha256: str = ""
-
-
-@dataclass(frozen=True)
-class AmongHubFiles:
-    """A flax file in a repository on the hub whose file names are not published: found by words in its path.
-
-    Args:
-        plus_plus: whether it is the large model.
-        dataset: which it was trained on, such as `movi_a`.
-        batch_size: in training; None: any.
-    """
-
-    repo: str
-    plus_plus: bool
-    dataset: str
-    batch_size: int | None = None
-
-
-@dataclass(frozen=True)
-class InBucket:
-    """A TensorFlow checkpoint in a folder of a public bucket of Google Cloud Storage."""
-
-    bucket: str
-    prefix: str
-
-
-@dataclass(frozen=True)
-class InArchive:
-    """A file in an archive that only a browser can download.
-
-    Args:
-        page: the authors' page that has the link.
-    """
-
-    page: str
-    archive: str
-    file: str
-
-
-Source = OnHub | AmongHubFiles | InBucket | InArchive
-
-
-@dataclass(frozen=True)
-class Released:
-    """A published checkpoint.
-
-    Args:
-        recipe: name of the recipe whose model it is.
-        data: what it was trained on, in words.
-        figure: published for this file.
-        size: of the file.
-        licence: of the file.
-        source: its location.
-        dataset: name of the data set, where it is not the recipe's.
-        note: remark for the user.
-        is_tokenizer: whether `load_tokenizer` loads it, not `load_model`.
-    """
-
-    system: str
-    recipe: str
-    data: str
-    figure: str
-    size: str
-    licence: str
-    citation: str
-    source: Source
-    dataset: str | None = None
-    note: str = ""
-    is_tokenizer: bool = False
-
-
-def _paper(authors: str, title: str, venue: str, arxiv: str) -> str:
-    return f"{authors}, {title}, {venue}, arXiv:{arxiv}"
-
-
-_DINOSAUR = _paper(
-    "Seitzer et al.", "Bridging the Gap to Real-World Object-Centric Learning", "ICLR 2023", "2209.14860"
-)
-_FT_DINOSAUR = _paper(
-    "Didolkar et al.", "On the Transfer of Object-Centric Representation Learning", "ICLR 2025", "2408.09162"
-)
-_VIDEOSAUR = _paper(
-    "Zadaianchuk et al.",
-    "Object-Centric Learning for Real-World Videos by Predicting Temporal Feature Similarities",
-    "NeurIPS 2023",
-    "2306.04829",
-)
-_SLOTCONTRAST = _paper(
-    "Manasyan et al.",
-    "Temporally Consistent Object-Centric Learning by Contrasting Slots",
-    "CVPR 2025",
-    "2412.14295",
-)
-_SLOT_ATTENTION = _paper(
-    "Locatello et al.", "Object-Centric Learning with Slot Attention", "NeurIPS 2020", "2006.15055"
-)
-_STATM = _paper(
-    "Li et al.", "Reasoning-Enhanced Object-Centric Learning for Videos", "KDD 2025", "2403.15245"
-)
-_SLOTDIFFUSION = _paper(
-    "Wu et al.",
-    "SlotDiffusion: Object-Centric Generative Modeling with Diffusion Models",
-    "NeurIPS 2023",
-    "2305.11281",
-)
 
 
 def _licence(code: str) -> str:
@@ -146,7 +31,7 @@ def _videosaur(data: str, recipe: str, figure: str, weights: int, repo: str, pat
         figure,
         _weights(weights),
         _licence("MIT"),
-        _VIDEOSAUR,
+        citations.VIDEOSAUR,
         OnHub(f"andriizadaianchuk/{repo}", path),
     )
 
@@ -159,7 +44,7 @@ def _slotcontrast(data: str, recipe: str, figure: str, weights: int, path: str) 
         figure,
         _weights(weights),
         _licence("MIT"),
-        _SLOTCONTRAST,
+        citations.SLOTCONTRAST,
         OnHub("annamanasyan/slotcontrast", path),
     )
 
@@ -174,7 +59,7 @@ def _ft_dinosaur(recipe: str, figure: str, weights: int, file: str, note: str = 
         figure,
         _weights(weights),
         _licence("Apache-2.0"),
-        _FT_DINOSAUR,
+        citations.FT_DINOSAUR,
         OnHub("mseitzer/ftdinosaur", file, digest),
         note=note,
     )
@@ -188,7 +73,7 @@ def _slot_attention(recipe: str, size: str, folder: str, note: str) -> Released:
         NOT_STATED,
         size,
         _licence("Apache-2.0"),
-        _SLOT_ATTENTION,
+        citations.SLOT_ATTENTION,
         InBucket("gresearch", f"slot-attention/{folder}"),
         note=note,
     )
@@ -202,7 +87,7 @@ def _statm(recipe: str, dataset: str, plus_plus: bool, batch_size: int | None, n
         NOT_STATED,
         NOT_STATED,
         NOT_STATED,
-        _STATM,
+        citations.STATM,
         AmongHubFiles("Kang-na/STATM", plus_plus, dataset, batch_size),
         dataset=dataset,
         note=f"Which data sets the repository has is known only once it is asked for its files.{note}",
@@ -217,7 +102,7 @@ def _from_archive(system: str, recipe: str, data: str, file: str) -> Released:
         NOT_STATED,
         NOT_STATED,
         _licence("MIT"),
-        _SLOTDIFFUSION,
+        citations.SLOTDIFFUSION,
         InArchive(
             "https://github.com/Wuziyi616/SlotDiffusion/blob/main/docs/benchmark.md#pre-trained-weights",
             "pretrained.zip",
@@ -254,7 +139,7 @@ RELEASED: dict[str, Released] = {
         "FG-ARI 45.6 mBO 29.6",
         _weights(99_833_601),
         _licence("MIT"),
-        _DINOSAUR,
+        citations.DINOSAUR,
         OnHub("andriizadaianchuk/dinosaur_dinov2", "coco_dinosaur_base14_dinov2.ckpt"),
         note="By the VideoSAUR authors, with DINOv2 features; the figure is for masks of 224x224.",
     ),

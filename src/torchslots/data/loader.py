@@ -7,6 +7,7 @@ processes reads together what one process would read.
 """
 
 import atexit
+import gc
 import itertools
 import logging
 import multiprocessing
@@ -207,7 +208,7 @@ def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: 
             pin_memory=torch.cuda.is_available(),
         )
         others = set(multiprocessing.active_children())
-        with _without_child_handler():
+        with _without_child_handler(), _garbage_kept():
             batches = iter(loader)
         workers = set(multiprocessing.active_children()) - others
     end = partial(_end, workers)
@@ -248,6 +249,22 @@ def _without_child_handler() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Processes that are forked here never free what this one has.
+
+    The scaler of a film's frames, for one, joins its threads when it is freed, and waits forever in a process that
+    lacks them.
+    """
+    frozen_before = gc.get_freeze_count() > 0
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen_before:
+            gc.unfreeze()
 
 
 def _unchanged(loaded: _Loaded) -> _Loaded:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from torchslots.io.files import write_file
 
@@ -316,6 +315,8 @@ def _canvas(image: Pixels, smallest: int) -> tuple[Image.Image, ImageDraw.ImageD
 
 def _middle(region: NDArray[np.bool_]) -> tuple[int, int]:
     """Row and column of the pixel farthest from the region's edge; of several the most central one."""
+    from scipy import ndimage  # its import takes longer than most commands
+
     depth = np.asarray(ndimage.distance_transform_edt(np.pad(region, 1)))[1:-1, 1:-1]
     deepest = np.argwhere(depth == depth.max())
     row, column = deepest[np.square(deepest - deepest.mean(0)).sum(1).argmin()].tolist()

@@ -96,7 +96,8 @@ def _refusal(path: Path, error: Exception) -> str:
         .partition(". ")[0][:120]
         .rstrip(".")
     )
-    return f"{path} is not a whole file of torch.save ({first}). Copy or download it again."
+    why = "" if isinstance(error, KeyError) else f" ({first})"  # a byte that is no instruction
+    return f"{path} is not a whole file of torch.save{why}. Copy or download it again."
 
 
 class _Pickles(NamedTuple):

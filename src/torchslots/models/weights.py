@@ -6,9 +6,11 @@
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -17,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from torchslots._version import __version__
 from torchslots.io.errors import UserError, first_line
@@ -31,15 +33,6 @@ ELSEWHERE = "elsewhere"
 _CARD_NAME = "README.md"
 _CARD_MARK = "<!-- written by torchslots: edit freely below and remove this line to keep the text -->"
 _KINDS = {"load_model": "a slot model", "load_tokenizer": "a tokenizer"}
-_DRAWS = {
-    Tensor.normal_,
-    Tensor.uniform_,
-    nn.init.normal_,
-    nn.init.uniform_,
-    nn.init.kaiming_normal_,
-    nn.init.kaiming_uniform_,
-}
-"""Functions that fill weights with random numbers; the other functions of `nn.init` call the first two."""
 _CHECKSUM = "crc32c"
 """In the metadata of model.safetensors: `checksum` of its tensors."""
 _BLOCK = 1 << 22
@@ -179,31 +172,51 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     return f"{found:08x}"
 
 
-class WithoutSampling(TorchFunctionMode):
-    """Build a model with zeros in place of random initial weights, for weights that are all loaded next.
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Build a model whose parameters have shapes and no memory, for weights that are all loaded next (`fill`).
 
-    Random numbers would take most of the time of loading.
+    Buffers are as usual. Random numbers would take most of the time of loading.
     """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        if func not in _DRAWS:
-            return func(*args, **given)
-        tensor: Tensor = args[0] if args else given["tensor"]
-        tensor.detach().zero_()
-        return tensor
+    handle = register_module_parameter_registration_hook(_without_memory)  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
-def load_weights(model: nn.Module, file: Path, device: torch.device, elsewhere: tuple[str, ...] = ()) -> None:
-    """Fill a model from a safetensors file, all of it and nothing else, and move it to `device`.
+def _without_memory(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    if parameter is None or parameter.is_meta:
+        return parameter
+    return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """Load tensors of the right shapes; parameters without memory (`without_weights`) become copies of them.
+
+    Args:
+        strict: every parameter and every buffer that is saved must be there.
+    """
+    given = dict(tensors)
+    without = any(parameter.is_meta for parameter in model.parameters())
+    made: dict[int, Tensor] = {}
+    for name, own in model.state_dict(keep_vars=True).items() if without else ():
+        if name in given:  # one that several modules share stays shared
+            value = given[name].to(own.dtype, copy=True, memory_format=torch.contiguous_format)
+            parameter = nn.Parameter(value, own.requires_grad) if isinstance(own, nn.Parameter) else value
+            given[name] = made.setdefault(id(own), parameter)
+    model.load_state_dict(given, strict=strict, assign=without)
+
+
+def load_weights(model: nn.Module, file: Path, elsewhere: tuple[str, ...] = ()) -> None:
+    """Fill a model from a safetensors file, all of it and nothing else.
 
     Args:
         elsewhere: beginnings of the names of tensors that are not in the file.
 
     Raises:
-        UserError: the file is truncated or of another format, its tensors do not fit the model, or are not finite.
+        UserError: the file is truncated or of another format, its tensors do not fit the model, are of another kind,
+            or not finite.
     """
     try:
         stated = check_stored(model, file, elsewhere)
@@ -214,9 +227,9 @@ def load_weights(model: nn.Module, file: Path, device: torch.device, elsewhere: 
         raise UserError(
             f"{file} is damaged: its tensors do not match their checksum. Copy or convert it again."
         )
+    check_kinds(tensors, model.state_dict(), str(file))
     check_finite(tensors, str(file))
-    model.load_state_dict(tensors, strict=not elsewhere)
-    model.to(device)
+    fill(model, tensors, strict=not elsewhere)
 
 
 def check_stored(model: nn.Module, file: Path, elsewhere: tuple[str, ...] = ()) -> str | None:
@@ -256,13 +269,36 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     Raises:
         UserError: some are; three tensors are named.
     """
-    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     if bad:
         raise UserError(
             f"{where} has weights that are not finite, in {len(bad)} tensors ({'; '.join(bad[:3])}"
             f"{'; ...' if len(bad) > 3 else ''}): the training went astray, or the file is damaged. Take an earlier "
             "checkpoint."
         )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """In one reading: extremes are not numbers where any value is none."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    extremes = torch.aminmax(tensor.float() if tensor.element_size() == 1 else tensor)
+    return all(math.isfinite(float(extreme)) for extreme in extremes)
+
+
+def check_kinds(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+    """Check that real numbers stand where real numbers are wanted, and integers where integers are.
+
+    Raises:
+        UserError: they do not; the first such tensor is named.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() != wanted[name].is_floating_point() or tensor.is_complex():
+            kinds = [str(value.dtype).removeprefix("torch.") for value in (tensor, wanted[name])]
+            raise UserError(
+                f"{where}: {name} holds {kinds[0]}, wanted is {kinds[1]}: it is damaged, or not of this model. Copy or "
+                "convert it again."
+            )
 
 
 class Shaped(Protocol):

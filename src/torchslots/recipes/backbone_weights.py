@@ -17,7 +17,7 @@ from torchslots.io.files import expanded, refuse_page
 from torchslots.io.torch_files import read_torch_file
 from torchslots.models.backbones.names import to_vit
 from torchslots.models.backbones.vit import ViT
-from torchslots.models.weights import HUB_ID
+from torchslots.models.weights import HUB_ID, check_finite, fill
 from torchslots.recipes.backbones import BackboneConfig
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -38,10 +38,13 @@ def load_backbone(vit: ViT, source: str | Path) -> None:
             the hub.
 
     Raises:
-        UserError: nothing there, no network, a damaged file, or a transformer of another kind or size.
+        UserError: nothing there, no network, a damaged file, weights that are not finite, or a transformer of another
+            kind or size.
     """
     file = _file(source)
-    vit.load_state_dict(to_vit(_tensors(file), vit.state_dict(), str(source)))
+    found = to_vit(_tensors(file), vit.state_dict(), str(source))
+    check_finite(found, str(file))
+    fill(vit, found)
 
 
 def _file(source: str | Path) -> Path:
@@ -111,6 +114,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             ) from error
     content = read_torch_file(file)
     inner = next((content[key] for key in ("state_dict", "model", "teacher") if key in content), content)
-    if not isinstance(inner, Mapping) or not all(isinstance(value, Tensor) for value in inner.values()):
+    named = isinstance(inner, Mapping) and all(isinstance(name, str) for name in inner)
+    if not named or not inner or not all(isinstance(value, Tensor) for value in inner.values()):
         raise UserError(f"{file} holds no state dict, tensors by their names. Give a backbone's weights.")
     return dict(inner)

@@ -77,6 +77,7 @@ _ALONE = (
     savi.savi_demo,
     savi_slotdiffusion.slots_video,
     savi.savi_sim,
+    savi.savi_sim_small,
     savi.slots_sim,
     slot_attention.slot_attention_clevr6,
     slot_attention.slot_attention_tetrominoes,
@@ -213,11 +214,10 @@ def find_recipes(word: str = "") -> Iterator[tuple[str, Recipe]]:
 
 def summaries(word: str = "") -> list[Summary]:
     """A row for each of `find_recipes(word)`; models are built without memory for their weights."""
-    facts = cache(_facts)
     rows = []
     for name, found in find_recipes(word):
         try:
-            millions, needs = facts(found.model)
+            millions, needs = _facts(found.model)
         except Exception as error:  # of another package's model: the others are listed
             if families()[found.model.family].build.__module__.startswith("torchslots."):
                 raise
@@ -244,6 +244,7 @@ def _system(name: str, found: Recipe) -> str:
     return _SYSTEMS.get(name, FAMILIES[found.model.family].title)
 
 
+@cache
 def _facts(config: ModelConfig) -> tuple[float, str]:
     """Millions of weights, and what training needs besides frames."""
     with torch.device("meta"):

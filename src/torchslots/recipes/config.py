@@ -168,7 +168,11 @@ class Recipe:
 RANGES: dict[str, Range] = {
     **data.RANGES,
     **dict.fromkeys(("accumulation", "batch_size", "checkpoint_every", "decay_steps", "log_every"), COUNT),
-    **dict.fromkeys(("num_heads", "num_layers", "num_steps", "slice_size", "slot_size"), COUNT),
+    **dict.fromkeys(("num_heads", "num_steps", "slice_size", "slot_size"), COUNT),
+    **dict.fromkeys(("num_layers", "BackboneConfig.depth", "predictor_layers"), Range(1, 1000)),
+    **dict.fromkeys(("BackboneConfig.patch_size", "BackboneConfig.grid_size"), Range(1, 1000)),
+    "BackboneConfig.num_registers": Range(0, 1000),
+    "BackboneConfig.size": Range(1, 100_000),
     "num_slots": Range(1, 10_000),
     **dict.fromkeys(("EvalConfig.num_videos", "short_clip", "test_videos"), COUNT),
     **dict.fromkeys(

@@ -29,6 +29,8 @@ class Demo:
         about: the model in the page's introduction, behind "A small".
         tokenizer: recipe of the tokenizer that is trained first; None: the model needs none.
         decoder: what decodes the slots, in the introduction of generated videos; empty for the other kinds.
+        seconds: of training; the number of steps is what this machine does in them, at most the recipe's. None: the
+            recipe's number of steps.
     """
 
     name: str
@@ -38,10 +40,11 @@ class Demo:
     about: str
     tokenizer: str | None = None
     decoder: str = ""
+    seconds: float | None = None
 
 
 DEMOS: dict[str, Demo] = {
-    "savi": Demo("SAVi", "savi_demo", "objects found in video", "tracking", "SAVi"),
+    "savi": Demo("SAVi", "savi_sim_small", "objects found in video", "tracking", "SAVi", seconds=270),
     "slot-attention": Demo(
         "Slot Attention",
         "slot_attention_demo",

@@ -393,9 +393,9 @@ def savi_sim() -> Recipe:
     """SAVi at 64x64 on generated videos (`sim_a`), for an hour on two cores; all sizes are chosen here.
 
     What differs from SAVi-S makes it learn with less computation: slots decode to regions of smooth appearance; frames
-    without their mean, divided by so much that content stays weaker than positions (with the data's own deviation, 0.12,
-    slots learn to ignore the boxes); images that start as an empty scene; RGB beside flow as target, since objects at
-    rest have no flow; pairs of frames first.
+    without their mean, divided by so much that content stays weaker than positions (after division by the data's own
+    deviation, 0.12, slots learn to ignore the boxes); images that start as an empty scene; RGB beside flow as target,
+    since objects at rest have no flow; pairs of frames first.
     """
     demo = savi_demo()
     model = replace(
@@ -415,6 +415,26 @@ def savi_sim() -> Recipe:
         train=replace(
             demo.train, batch_size=8, log_every=100, eval_every=2000, checkpoint_every=1000, short_steps=1000
         ),
+    )
+
+
+def savi_sim_small() -> Recipe:
+    """`savi_sim` at 32x32, for minutes on two cores: `torchslots demo`."""
+    sim = savi_sim()
+    assert isinstance(sim.model, SaviConfig)
+    model = replace(
+        sim.model,
+        resolution=(32, 32),
+        encoder=CnnConfig(strides=(2, 1, 1, 1)),
+        decoder=RegionDecoderConfig(grid=(8, 8)),
+    )
+    return replace(
+        sim,
+        name="savi_sim_small",
+        model=model,
+        data=replace(sim.data, resolution=32, crop=(4, 6, 48, 48)),
+        optim=replace(sim.optim, learning_rate=1.5e-3, num_steps=6000),
+        train=replace(sim.train, eval_every=1000, short_steps=500),
     )
 
 

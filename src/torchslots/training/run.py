@@ -29,28 +29,14 @@ def train(
 ) -> RunResult:
     """Train a recipe; the same call again resumes from the newest checkpoint in `run`, or returns a finished run.
 
-    Args:
-        recipe: Its name in `list_recipes()`, or a `Recipe`.
-        root: Folder with the data.
-        run: Folder for checkpoints, logs, plots and the model; `load_model(run)` loads it.
-        options: Options besides the recipe.
-        changes: Fields of `TrainOptions` by name (`dataset="movi_a"`, `device="cuda"`), and of the recipe by dotted
-            name (`**{"optim.num_steps": 1000, "train.batch_size": 8, "data.resolution": 64, "model.num_slots": 8}`).
+    The public `train` also takes names of published checkpoints (`convert/train.py`, which says the rest).
 
-    Returns:
-        Steps done, the last evaluation's metrics, the best value of the monitored one and its step.
+    Args:
+        changes: Fields of `TrainOptions` by name, and of the recipe by dotted name.
 
     Raises:
         UserError: no such recipe, field, data or device; a loss that is not finite; a full disk; a `run` of another
             recipe. Ctrl-C saves a checkpoint and raises `Interrupted`, a `UserError`.
-
-    Examples:
-        >>> tiny = {"model.resolution": (16, 16), "model.decoder.grid": (4, 4), "data.resolution": 16}
-        >>> tiny |= {"data.crop": None, "optim.num_steps": 1, "train.batch_size": 2}
-        >>> tiny |= {"evaluation.split": "train", "evaluation.num_frames": 2}
-        >>> result = torchslots.train("savi_demo", root, run, dataset="movi_a", num_plots=0, **tiny)
-        >>> result.step
-        1
     """
     own = {field.name for field in fields(TrainOptions)}
     options = with_changes(options, **{name: value for name, value in changes.items() if name in own})

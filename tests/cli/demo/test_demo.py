@@ -15,6 +15,7 @@ import pytest
 from torchslots.cli import demo as package
 from torchslots.cli.demo import KINDS, demo, generative
 from torchslots.cli.demo.plan import UNTRAINED
+from torchslots.data.prepare import prepare
 from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
 from torchslots.models.decoders.autoregressive import AutoregressiveDecoder
@@ -33,6 +34,9 @@ def _one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generators make so few examples sooner than they start processes."""
     monkeypatch.setattr("torchslots.sim.generate_images.count_cores", lambda: 1)
     monkeypatch.setattr("torchslots.sim.generate_videos.count_cores", lambda: 1)
+    monkeypatch.setattr(
+        "torchslots.data.prepare.prepare", lambda clips, out, num_workers: prepare(clips, out)
+    )
 
 
 def carry_out(system: str, out: Path, examples: int, steps: int = 2) -> dict[str, Any]:
@@ -147,7 +151,7 @@ def _shorter(make: Callable[[], Recipe]) -> Recipe:
     if isinstance(model, SlotDiffusionConfig):
         model = replace(model, sampling=replace(model.sampling, num_steps=2))
     evaluation = replace(recipe.evaluation, num_frames=4)
-    train = replace(recipe.train, batch_size=2)
+    train = replace(recipe.train, batch_size=2, num_workers=0)
     return replace(recipe, model=model, evaluation=evaluation, train=train)
 
 

@@ -221,6 +221,7 @@ def test_a_folder_without_it(tmp_path: Path):
         ([[1, 2, 3, 4, 5, "6"]], "not within an image of 41 x 64"),
         ([[1, 2, 3, 4, 5, float("nan")]], "not within an image"),
         ([[1, 2, 3, 4, 1e12, 6]], "not within an image"),
+        ([[1, 2, 3, 4, 10**400, 6]], "not within an image"),
     ],
 )
 def test_a_broken_mask_names_its_annotation(root: Path, segmentation, reason: str):
@@ -265,6 +266,16 @@ def test_an_annotation_of_an_image_that_is_not_there(root: Path):
         ("annotations", {"id": 319}, "has id 319 twice in `annotations`"),
         ("annotations", {"category_id": "3"}, "has '3' as `category_id` of id 243 in `annotations`"),
         ("images", {"id": NUMBERS[1]}, f"has id {NUMBERS[1]} twice in `images`"),
+        ("images", {"id": 10**30}, f"has '{10**30}' as `id` of id {10**30} in `images`"),
+        ("images", {"id": True}, "has 'True' as `id` of id True in `images`"),
+        ("images", {"height": 0}, f"has '0' as `height` of id {NUMBERS[0]} in `images`"),
+        (
+            "images",
+            {"height": 10**5, "width": 10**5},
+            f"has '100000' as `height` of id {NUMBERS[0]} in `images`",
+        ),
+        ("categories", {"id": 0}, "has category 0, but categories are numbered from 1"),
+        ("categories", {"id": 1 << 40}, f"has category {1 << 40}, but categories are numbered from 1"),
     ],
 )
 def test_rows_that_would_be_read_as_something_else(root: Path, table: str, change, reason: str):
@@ -310,6 +321,16 @@ def test_a_broken_image(root: Path):
     file = root / "val2017" / f"{NUMBERS[3]:012d}.jpg"
     file.write_bytes(file.read_bytes()[:300])
     assert "000000094437.jpg: record 3 cannot be read" in _fault(root)
+
+
+def test_a_huge_image_is_not_opened(root: Path):
+    """The header states 65,000 x 65,000 pixels."""
+    file = root / "val2017" / f"{NUMBERS[3]:012d}.jpg"
+    data = bytearray(file.read_bytes())
+    place = data.index(b"\xff\xc0") + 5
+    data[place : place + 4] = (65000).to_bytes(2, "big") * 2
+    file.write_bytes(data)
+    assert "record 3 cannot be read: Image size (4225000000 pixels) exceeds" in _fault(root)
 
 
 def test_choices_that_are_none():

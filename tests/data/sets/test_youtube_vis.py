@@ -212,6 +212,13 @@ def test_annotations_that_do_not_fit(root: Path, change, reason: str):
         _clips(root)
 
 
+@pytest.mark.parametrize("size", [(10**30, 64), (-4, 64), (1 << 40, 64), (10**6, 10**6)])
+def test_a_size_of_no_image_takes_no_memory(root: Path, size: tuple[int, int]):
+    change_json(root / YTVIS_FILE, lambda tables: tables["videos"][0].update(height=size[0], width=size[1]))
+    with pytest.raises(UserError, match=rf"instances.json has '{size[0]}' as `height` of id 3 in `videos`"):
+        _clips(root)
+
+
 def test_two_videos_of_one_id(root: Path):
     change_json(root / YTVIS_FILE, lambda tables: tables["videos"][0].update(id=tables["videos"][1]["id"]))
     with pytest.raises(UserError, match=r"instances.json has id \d+ twice in `videos`. Extract"):

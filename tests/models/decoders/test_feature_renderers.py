@@ -1,16 +1,21 @@
 """Renderers of patches' features: which slots they decode, what masks they give, what gradients flow."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchslots.io.errors import UserError
 from torchslots.models.decoders.features import FeatureDecoder, Weighted, feature_error
 from torchslots.models.decoders.renderers import (
     AutoregressiveRenderer,
+    MixerRenderer,
     PerceptronRenderer,
     Rendered,
+    Renderer,
     Seen,
 )
 from torchslots.models.types import Clip, Features, State
@@ -62,6 +67,70 @@ def test_no_gradient_goes_through_the_choice_and_none_to_slots_never_chosen() ->
     (rendered.output.square().sum() + rendered.masks.square().sum()).backward()
     assert attn.grad is None and slots.grad is not None
     assert torch.equal(slots.grad[:, 4], torch.zeros(1, D)) and slots.grad[:, :4].abs().sum() > 0
+
+
+class Largest(TorchDispatchMode):
+    """Remember the most numbers that an operation returned in one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for value in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(value, Tensor):  # of an expanded tensor what it holds, not what it shows
+                self.numel = max(self.numel, value.untyped_storage().nbytes() // value.element_size())
+        return found
+
+
+@pytest.mark.parametrize("top_k", [1, 3, None])
+def test_slots_that_are_not_decoded_never_take_memory(top_k: int | None) -> None:
+    """Neither in training nor in prediction: 7 slots at 50 patches, 64 channels, weights are smaller than that."""
+    torch.manual_seed(0)
+    renderer = PerceptronRenderer((5, 10), 16, [64, 64], 20, top_k=top_k)
+    slots, attn = draw(2, 7, 16).requires_grad_(), draw(2, 7, 50, seed=2).softmax(1)
+    with Largest() as training:
+        found = renderer(slots, Seen(attn))
+        (found.output.square().sum() + found.masks.square().sum()).backward()
+    with Largest() as prediction, torch.no_grad():
+        renderer(slots, Seen(attn), output=False)
+    assert training.numel == 2 * (top_k or 7) * 50 * 64
+    assert prediction.numel <= max(training.numel, 64 * 64)
+
+
+def spoil(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.data.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("kind", ["perceptron", "mixer", "autoregressive"])
+def test_masks_alone_take_no_layer_that_only_the_output_needs(kind: str) -> None:
+    """Those layers are broken, and masks are as before."""
+    torch.manual_seed(0)
+    slots, attn, features = draw(2, K, D), draw(2, K, 6, seed=2).softmax(1), draw(2, 6, C, seed=3)
+    renderers: dict[str, Renderer] = {
+        "perceptron": perceptron(3),
+        "mixer": MixerRenderer(GRID, D, [7], C),
+        "autoregressive": AutoregressiveRenderer(GRID, D, C, num_layers=2, num_heads=2, mlp_size=9),
+    }
+    renderer, seen = renderers[kind], Seen(attn, features)
+    with torch.no_grad():
+        before = renderer(slots, seen)
+        if isinstance(renderer, PerceptronRenderer):
+            renderer.last.weight[:-1], renderer.last.bias[:-1] = torch.nan, torch.nan
+        elif isinstance(renderer, MixerRenderer):
+            spoil(renderer.mlp)
+        elif isinstance(renderer, AutoregressiveRenderer):
+            spoil(renderer.last.mlp)
+            spoil(renderer.last.cross_attention.value)
+            spoil(renderer.last.cross_attention.out)
+        alone = renderer(slots, seen, output=False)
+        assert alone.output is None and before.output is not None
+        torch.testing.assert_close(alone.masks, before.masks)
+        assert renderer(slots, seen).output.isnan().any()
 
 
 def test_fewer_slots_than_are_decoded_or_no_attention_is_refused() -> None:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 from torchslots.cli.demo import generative, images, properties, videos
 from torchslots.cli.demo.outcome import print_figures, write_metrics, write_result
-from torchslots.cli.demo.plan import Kind, Plan, Stopwatch, evaluate_model, train_model, train_tokenizer
+from torchslots.cli.demo.plan import (
+    Kind,
+    Plan,
+    Stopwatch,
+    evaluate_model,
+    in_time,
+    train_model,
+    train_tokenizer,
+)
 from torchslots.io.devices import announce_device
 from torchslots.io.errors import UserError, nearest
 from torchslots.recipes import catalog
@@ -44,7 +52,8 @@ def demo(
             videos are generated and edited.
         examples: Videos or images to train on; None: as many as the system's demonstration needs.
         held_out: Videos or images to evaluate on; None: likewise.
-        steps: Training steps; None: the recipe's. A tokenizer's change in proportion.
+        steps: Training steps; None: what this machine does in the demonstration's time where it has one, else the
+            recipe's. A tokenizer's change in proportion.
         seed: Seed of the data, the weights and the order of training.
         device: cpu, cuda, cuda:N or mps; None: cuda or mps where there is one, else cpu.
 
@@ -65,16 +74,18 @@ def demo(
         device=str(announce_device(device)),
         tokenizer=_tokenizer(chosen, steps, seed),
     )
-    return _carry_out(plan, kind)
+    return _carry_out(plan, kind, chosen.seconds if steps is None else None)
 
 
-def _carry_out(plan: Plan, kind: Kind) -> Path:
+def _carry_out(plan: Plan, kind: Kind, seconds: float | None) -> Path:
     clock = Stopwatch()
     with clock.part(f"Generating {kind.unit}"):
         sets = kind.make_sets(plan)
     if plan.tokenizer is not None:
         with clock.part("Training the tokenizer"):
             train_tokenizer(plan, plan.tokenizer, sets)
+    if seconds is not None:
+        plan = in_time(plan, sets, seconds)
     with clock.part("Training"):
         train_model(plan, sets, kind.monitor)
     with clock.part("Evaluating"):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -151,6 +151,31 @@ def train_model(plan: Plan, sets: Sets, monitor: str) -> None:
 
     recipe, model = assemble(plan.recipe, plan.run, plan.tokenizer and plan.tokenizer_run)
     train(recipe, model, sets.train, sets.held_out, plan.run, device=plan.device, monitor=monitor)
+
+
+def in_time(plan: Plan, sets: Sets, seconds: float) -> Plan:
+    """The plan with as many steps as fit into a time on this machine, measured on a model that is thrown away.
+
+    A run that has begun keeps its number. The recipe's number is the most; the learning rate falls over what is chosen,
+    and short clips are at most the first third.
+    """
+    from torchslots.data.batch import cut_clips
+    from torchslots.data.loader import train_batches
+    from torchslots.training.step import TrainStep
+
+    optim, train = plan.recipe.optim, plan.recipe.train
+    if (plan.run / "recipe.json").is_file():
+        return replace(plan, recipe=catalog.read_recipe(plan.run / "recipe.json"))
+    model = catalog.build_seeded(plan.recipe.model, train.seed)
+    stepper = TrainStep(model, optim, train, plan.device, train.short_clip or plan.recipe.data.num_frames)
+    batch = next(train_batches(sets.train, batch_size=train.batch_size, seed=train.seed))
+    whole = stepper.trial(batch)
+    short = stepper.trial(cut_clips(batch, train.short_clip)) if train.short_clip else whole
+    first = min(train.short_steps, int(seconds / 3 / short))
+    steps = min(optim.num_steps, max(1, first + int((seconds - first * short) / whole)))
+    print(f"A step takes {whole:.3f} s here: {steps} steps in {seconds:.0f} s.", flush=True)
+    chosen = replace(optim, num_steps=steps, warmup_steps=min(optim.warmup_steps, max(1, steps // 10)))
+    return replace(plan, recipe=replace(plan.recipe, optim=chosen, train=replace(train, short_steps=first)))
 
 
 def evaluate_model(plan: Plan, sets: Sets, kind: Kind) -> Result:

@@ -134,7 +134,7 @@ def _decoder(config: SaviConfig) -> list[WeightMap]:
     theirs, decoder = "SpatialBroadcastDecoder_0", config.decoder
     if not isinstance(decoder, DecoderConfig):
         raise UserError(
-            "The originals have no decoder of patches; models with one cannot be converted to theirs."
+            "The originals have no decoder of regions; models with one cannot be converted to theirs."
         )
     found = [
         *cnn(f"{theirs}/CNN_0", "decoder.backbone", decoder.strides, upsample=True),

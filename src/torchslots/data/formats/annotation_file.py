@@ -10,6 +10,10 @@ from torchslots.io.json_files import read_object
 Row = dict[str, Any]
 Kinds = Mapping[str, type | tuple[type, ...]]
 """Fields that each row of a table must have, and their types."""
+_MOST_NUMBER = 1 << 63
+_MOST_CATEGORY = 1 << 31
+_MOST_PIXELS = 178_956_970
+"""Of an image; Pillow opens no larger ones."""
 
 
 class AnnotationFile:
@@ -37,7 +41,8 @@ class AnnotationFile:
         """A table's rows.
 
         Raises:
-            UserError: there is no such table, a row lacks a field, a field has another type, or two rows the same `id`.
+            UserError: there is no such table, a row lacks a field, a field has another type or more than 63 bits,
+                a size is none, or two rows have the same `id`.
         """
         rows = self._tables.get(table)
         if not isinstance(rows, list):
@@ -46,10 +51,17 @@ class AnnotationFile:
             if not isinstance(row, dict):
                 raise self.error(f"holds a {type(row).__name__} as entry {number} of `{table}`")
             for field, kind in kinds.items():
-                if not isinstance(row.get(field), kind):
+                if not _is(row.get(field), kind):
                     raise self.error(self._lacks(table, number, row, field))
+            self._check_size(table, number, row, kinds)
         self._check_ids(table, rows)
         return rows
+
+    def _check_size(self, table: str, number: int, row: Row, kinds: Kinds) -> None:
+        """Raise a `UserError` where `height` and `width` are those of no image that can be opened."""
+        for field in ("height", "width") if "height" in kinds else ():
+            if row[field] < 1 or row["height"] * row["width"] > _MOST_PIXELS:
+                raise self.error(self._lacks(table, number, row, field))
 
     def _check_ids(self, table: str, rows: list[Row]) -> None:
         seen = set()
@@ -78,5 +90,20 @@ class AnnotationFile:
         return bool(told)
 
     def categories(self) -> set[int]:
-        """Numbers of the classes."""
-        return {row["id"] for row in self.rows("categories", {"id": int})}
+        """Numbers of the classes.
+
+        Raises:
+            UserError: there is no such table, or a number is not positive, since 0 stands for no class.
+        """
+        found = {row["id"] for row in self.rows("categories", {"id": int})}
+        wrong = [number for number in found if not 0 < number < _MOST_CATEGORY]
+        if wrong:
+            raise self.error(f"has category {wrong[0]}, but categories are numbered from 1")
+        return found
+
+
+def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+    """Whether a value is of a kind, as numpy can hold it too; true and false are no numbers."""
+    if isinstance(value, int):
+        return isinstance(value, kind) and not isinstance(value, bool) and abs(value) < _MOST_NUMBER
+    return isinstance(value, kind)

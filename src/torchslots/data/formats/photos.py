@@ -8,6 +8,7 @@ from PIL import Image
 
 from torchslots.data.formats.png import read_image
 from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.io.errors import first_line
 
 
 def read_photo(path: Path, record: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -22,8 +23,8 @@ def read_photo(path: Path, record: int) -> UInt8[np.ndarray, "H W 3"]:
     try:
         with Image.open(path, formats=("JPEG",)) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CorruptRecord(path, record, f"cannot be read: {error}") from error
+    except Exception as error:  # Pillow raises whatever a damaged or huge image makes it meet
+        raise CorruptRecord(path, record, f"cannot be read: {first_line(error)}") from error
 
 
 def read_indices(path: Path, record: int, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:

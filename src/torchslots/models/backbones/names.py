@@ -172,14 +172,29 @@ _OURS = ("cls_token", "positions", "registers", "patch")
 _BLOCK = re.compile(r"(?:blocks|encoder\.layer|layers)\.(\d+)\.")
 
 
+def _names(form: Form | None) -> tuple[str, ...]:
+    """Class token, positions, registers, and the layer of patches; None: of a `ViT` of ours."""
+    return _OURS if form is None else _TIMM if form == "timm" else _TRANSFORMERS
+
+
+def _check_axes(state: Mapping[str, Tensor], form: Form, what: str, remedy: str) -> None:
+    """Raise a `UserError` where a tensor is of no real numbers, or has no axes that it is cut along."""
+    cls_token, positions, registers, patch = _names(form)
+    axes = dict.fromkeys((cls_token, positions, registers), 3) | {f"{patch}.weight": 4}
+    for name, tensor in state.items():
+        fewest = axes.get(name, 1)
+        if tensor.ndim < fewest or not tensor.is_floating_point():
+            held = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+            raise UserError(f"{what}: {name} is {held}, wanted are real numbers with {fewest} axes. {remedy}")
+
+
 def _measures(state: Mapping[str, Tensor], form: Form | None) -> dict[str, int]:
     """What tells one transformer from another, by words for a message; what is not stored is left out.
 
     Args:
         form: None: a `ViT` of ours.
     """
-    names = _OURS if form is None else _TIMM if form == "timm" else _TRANSFORMERS
-    cls_token, positions, registers, patch = names
+    cls_token, positions, registers, patch = _names(form)
     found = {"blocks": len({match[1] for match in map(_BLOCK.match, state) if match})}
     found["registers"] = state[registers].shape[-2] if registers in state else 0
     if cls_token in state:
@@ -208,7 +223,8 @@ def to_vit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str
         where: the file's place, for messages.
 
     Raises:
-        UserError: a transformer of another size, another kind, or with another number of registers.
+        UserError: a transformer of another size, another kind, or with another number of registers; tensors that are
+            none of a transformer.
     """
     stored, kind = bare_names(state), kind_of(wanted)
     what = f"{where} is not the backbone of this model"
@@ -218,6 +234,7 @@ def to_vit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str
     depth = len({name.split(".")[1] for name in wanted if name.startswith("blocks.")})
     num_registers = len(wanted["registers"]) if "registers" in wanted else 0
     form = form_of(stored)
+    _check_axes(stored, form, what, remedy)
     other = _differences(_measures(stored, form), _measures(wanted, None))
     if other:
         raise UserError(f"{what}: it has {'; '.join(other)}. {remedy}")

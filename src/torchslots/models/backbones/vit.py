@@ -4,8 +4,9 @@ The blocks are those of `transformers`, which is imported where one is built, si
 of positions has no antialiasing and is not used.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -152,6 +153,18 @@ class ViT(nn.Module):
         return values[:, 1 + (0 if self.registers is None else len(self.registers)) :]
 
 
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Import a large library without searching what it makes for garbage, a quarter of the time: all of it stays."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def dinov2(
     size: int,
     *,
@@ -164,7 +177,13 @@ def dinov2(
     keys: bool = False,
 ) -> ViT:
     """A DINOv2 transformer, with or without registers (Oquab et al. 2023; Darcet et al. 2023); weights are random."""
-    from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+    with _without_collection():
+        from transformers import (
+            Dinov2Config,
+            Dinov2Model,
+            Dinov2WithRegistersConfig,
+            Dinov2WithRegistersModel,
+        )
 
     numbers = _numbers(size, depth, num_heads, patch_size, grid_size)
     if num_registers:
@@ -195,7 +214,8 @@ def dino(
     keys: bool = False,
 ) -> ViT:
     """A DINO transformer (Caron et al. 2021); weights are random."""
-    from transformers import ViTConfig, ViTModel
+    with _without_collection():
+        from transformers import ViTConfig, ViTModel
 
     numbers = _numbers(size, depth, num_heads, patch_size, grid_size)
     model = ViTModel(ViTConfig(**numbers, intermediate_size=4 * size), add_pooling_layer=False)
