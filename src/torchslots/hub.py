@@ -13,9 +13,10 @@ from torch import nn
 
 from torchslots._version import __version__
 from torchslots.data.download.hub import no_connection
+from torchslots.io.cache import hub_cache
 from torchslots.io.devices import choose_device
 from torchslots.io.errors import UserError, check_type, first_line
-from torchslots.io.files import size_text
+from torchslots.io.files import expanded, size_text
 from torchslots.io.json_files import check_seal, read_object
 from torchslots.models.backbones.vit import ViT
 from torchslots.models.model import ObjectCentricModel
@@ -201,7 +202,7 @@ def _take_published(model: nn.Module, prefix: str, wanted: str, source: str | Pa
 
 def _locate(path_or_id: str | Path, revision: str | None) -> tuple[Path, Path]:
     """Folder of config.json, and the weights' file."""
-    path = Path(check_type("path_or_id", path_or_id, str, Path)).expanduser()
+    path = expanded(check_type("path_or_id", path_or_id, str, Path))
     if path.suffix.lower() in PICKLE_SUFFIXES and not path.is_dir():
         raise UserError(
             f"{path} is a pickle, which can run code when it is opened; torchslots never executes one. "
@@ -262,9 +263,14 @@ def _download(repo_id: str, revision: str | None) -> Path:
     problem = no_connection()
     patterns, here = ["*.json", "*.safetensors"], problem is not None
     try:
-        return Path(
-            snapshot_download(repo_id, revision=revision, allow_patterns=patterns, local_files_only=here)
+        found = snapshot_download(
+            repo_id,
+            revision=revision,
+            allow_patterns=patterns,
+            local_files_only=here,
+            cache_dir=hub_cache(),
         )
+        return Path(found)
     except Exception as error:  # the client's exceptions differ between its versions and its transports
         raise UserError(
             f"{repo_id} is not a folder and could not be fetched from the Hugging Face hub: "

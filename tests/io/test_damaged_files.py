@@ -195,6 +195,14 @@ def test_an_expanded_tensor_is_refused(tmp_path: Path) -> None:
     assert read_torch_file(file)["b"].tolist() == [1, 1, 1]
 
 
+def test_a_checkpoint_that_claims_to_span_disks_is_one_message(tmp_path: Path) -> None:
+    file = tmp_path / "model.pth"
+    locator = b"PK\x06\x07" + struct.pack("<LQL", 1, 0, 2)
+    file.write_bytes(b"PK\x03\x04" + bytes(60) + locator + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(UserError, match=r"model\.pth"):
+        read_torch_file(file)
+
+
 def test_names_in_an_archive_that_no_disk_takes_are_one_message(tmp_path: Path) -> None:
     import zipfile
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from convert.file_server import serving
 from convert.published_cases import publish
@@ -44,6 +44,8 @@ class Command(NamedTuple):
     words: tuple[str, ...]
     before: tuple[tuple[str, ...], ...] = ()
     """Commands whose results it finds."""
+    needs_cache: bool = False
+    """Whether its results lie in the user's cache."""
 
 
 class Inputs(NamedTuple):
@@ -53,7 +55,9 @@ class Inputs(NamedTuple):
     model: Path
     other: Path
     """Another model of the same shape."""
-    films: Path
+    first: Path
+    """A film."""
+    second: Path
     checkpoint: Path
     """Folder of an original program's checkpoint."""
     tokenizer: Path
@@ -87,51 +91,104 @@ def prepared_inputs(folder: Path) -> Iterator[Inputs]:
             patch.setenv(name, server.address)
         patch.setenv("no_proxy", "*")
         publish("mini_steve", GOLDEN, folder, server, patch)
-        yield Inputs(folder / "data", *models, films, *originals)
+        yield Inputs(folder / "data", *models, films / "one.mp4", films / "two.mp4", *originals)
 
 
-def commands(given: Inputs) -> list[Command]:
-    """Every command that writes, new and over results of the same kind."""
+def commands(given: Inputs, below: str = "") -> list[Command]:
+    """Every command that writes, new and over results of the same kind.
+
+    Args:
+        below: what the names of results begin with, such as `./-folder/`.
+    """
     data = ("--root", str(given.data))
     read = (*data, "--data", "movi_a", "--split", "train", "--num-workers", "0", "--num-videos", "2")
     read += ("--num-frames", "2", "--device", "cpu")
-    train = _train(given, 2)
+    train = _train(given, 2, below)
     config = ("--config.num-frames", "2", "--config.resolution", "16", "--config.keys", "video", "boxes")
-    generate = ("data", "generate", "--out", "data", "--train", "2", "--validation", "1", "--workers", "1")
-    generate += ("--resolution", "16", "--num-frames", "3", "--samples", "1")
-    prepare = ("data", "prepare", *data, "--out", "prepared", "--splits", "train", *config)
-    evaluate = ("evaluate", str(given.model), *read, "--out", "eval", "--write-films", "films")
-    predict = ("predict", "--out", "out", "--device", "cpu")
-    films = tuple(str(film) for film in sorted(given.films.iterdir()))
+    generate = ("data", "generate", "--out", f"{below}data", "--train", "2", "--validation", "1")
+    generate += ("--workers", "1", "--resolution", "16", "--num-frames", "3", "--samples", "1")
+    images = ("data", "generate-images", "--out", f"{below}images", "--count", "4", "--workers", "1")
+    prepare = (
+        "data",
+        "prepare",
+        *data,
+        "--out",
+        f"{below}prepared",
+        "--splits",
+        "train",
+        "--num-workers",
+        "0",
+        *config,
+    )
+    features = (
+        "data",
+        "prepare",
+        "movi_a",
+        "--features",
+        "videosaur_demo",
+        *data,
+        "--yes",
+        "--device",
+        "cpu",
+    )
+    features += ("--out", f"{below}features", "--evaluation.split", "train")
+    evaluate = (
+        "evaluate",
+        str(given.model),
+        *read,
+        "--out",
+        f"{below}eval",
+        "--write-films",
+        f"{below}films",
+    )
+    predict = (
+        "predict",
+        str(given.model),
+        str(given.first),
+        str(given.second),
+        "--out",
+        f"{below}out",
+        "--device",
+        "cpu",
+    )
     convert, other = (
-        ("convert", str(place), "--out", "model", "--config", str(place / "config.json"))
+        ("convert", str(place), "--out", f"{below}model", "--config", str(place / "config.json"))
         for place in (given.checkpoint, given.tokenizer)
     )
-    slots = ("slots", str(given.model), *read, "--out", "slots")
-    export = ("export", str(given.model), "--out", "graphs", "--format", "torch-export", "--graphs", "start")
+    compose = ("compose", str(given.model), *read, "--out", f"{below}composed", "--num-plots", "1")
+    concepts = ("concepts", str(given.model), *read, "--out", f"{below}concepts")
+    concepts += ("--num-concepts", "2", "--samples", "1", "--every", "1", "--nearest", "1")
+    slots = ("slots", str(given.model), *read, "--out", f"{below}slots")
+    export = ("export", str(given.model), "--out", f"{below}graphs")
+    export += ("--format", "torch-export", "--graphs", "start")
+    report = ("report", f"{below}run", "--out", f"{below}report.html")
     return [
         Command("train", train),
-        Command("train on", train, (_train(given, 1),)),
+        Command("train on", train, (_train(given, 1, below),)),
         Command("data generate", generate),
+        Command("data generate-images", images),
         Command("data prepare", prepare),
+        Command("data prepare --features", features),
         Command("convert", convert),
         Command("convert over", convert, (other,)),
         Command("evaluate --recon", evaluate),
-        Command("evaluate over", evaluate, (("evaluate", str(given.other), *evaluate[2:]),)),
-        Command("predict", (*predict[:1], str(given.model), *films, *predict[1:])),
-        Command(
-            "predict over",
-            (*predict[:1], str(given.model), *films, *predict[1:]),
-            ((*predict[:1], str(given.other), *films, *predict[1:]),),
-        ),
-        Command("pretrained get", ("pretrained", "get", "mini_steve")),
+        Command("evaluate over", evaluate, (_of_other(evaluate, given),)),
+        Command("predict", predict),
+        Command("predict over", predict, (_of_other(predict, given),)),
+        Command("pretrained get", ("pretrained", "get", "mini_steve"), needs_cache=True),
         Command("export", export),
         Command("slots", slots),
-        Command("report", ("report", "eval", "--out", "report.html"), (evaluate,)),
+        Command("compose", compose),
+        Command("concepts", concepts),
+        Command("report", report, (train,)),
     ]
 
 
-def _train(given: Inputs, steps: int) -> tuple[str, ...]:
+def _of_other(words: tuple[str, ...], given: Inputs) -> tuple[str, ...]:
+    return (words[0], str(given.other), *words[2:])
+
+
+def _train(given: Inputs, steps: int, below: str) -> tuple[str, ...]:
     words = {
         "model.resolution": (16, 16),
         "model.decoder.grid": (4, 4),
@@ -150,7 +207,7 @@ def _train(given: Inputs, steps: int) -> tuple[str, ...]:
         "evaluation.num-videos": 1,
     }
     told = [part for name, value in words.items() for part in (f"--{name}", *map(str, _listed(value)))]
-    start = ("train", "savi_demo", "--root", str(given.data), "--run", "run", "--data", "movi_a")
+    start = ("train", "savi_demo", "--root", str(given.data), "--run", f"{below}run", "--data", "movi_a")
     return (*start, "--device", "cpu", "--num-plots", "1", "--data.crop", "None", *told)
 
 
@@ -178,7 +235,8 @@ def contents(work: Path) -> dict[str, Any]:
                 for record in read_log(path.parent)
             ]
         elif path.suffix == ".safetensors":  # the order of its header changes
-            found[name] = {key: value.tolist() for key, value in load_file(path).items()}
+            tensors = load(path.read_bytes())
+            found[name] = {key: value.tolist() for key, value in tensors.items()}
         elif path.name == "README.md":  # the best model's card is of the time when it was the best
             found[name] = re.sub(r"of \d+ steps", "", path.read_text())
         elif path.is_file() and path.name not in (".lock", ".writer"):

@@ -4,7 +4,6 @@ Operations are what Python's audit events tell (files opened to be written, rena
 made and removed) and `os.fsync`, below one folder. Those of libraries in other languages are between two of these.
 """
 
-import errno
 import faulthandler
 import io
 import os
@@ -33,6 +32,8 @@ class Fault(NamedTuple):
     """Its number, from 1."""
     code: int | None = None
     """An error of the operating system, of this operation and all later ones; None: the process is killed."""
+    pause: bool = False
+    """The process stops there, until it gets SIGCONT, and is not killed."""
 
 
 class Outcome(NamedTuple):
@@ -82,35 +83,58 @@ class _Watch:
         os.write(self._journal, f"{kind} {Path(place).name}\n".encode(errors="replace"))
         if self._fault is None or self._count < self._fault.at:
             return
+        if self._fault.pause:
+            if self._count == self._fault.at:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return
         if self._fault.code is None:
             os._exit(KILLED)
         if kind not in ("remove", "rmdir"):
             raise OSError(self._fault.code, os.strerror(self._fault.code), place)
 
 
-def forked(
+class Started(NamedTuple):
+    """A forked process, and the files of what it prints and does."""
+
+    process: int
+    told: Path
+    journal: Path
+
+    def ended(self, patience: float = PATIENCE) -> Outcome:
+        """Wait for its end; it is killed when that takes longer than `patience` seconds."""
+        status = _waited(self.process, patience)
+        operations = self.journal.read_text(errors="replace").splitlines()
+        return Outcome(status, self.told.read_text(errors="replace"), operations)
+
+
+def begin(
     call: Callable[[], int],
     folder: Path,
     fault: Fault | None = None,
     *,
     space: int | None = None,
-    user: int | None = None,
-) -> Outcome:
+    name: str = "",
+) -> Started:
     """Call a function in a forked process and watch the disk operations below a folder.
 
     Args:
         space: bytes that a file may have, as on a disk that is nearly full; None: any.
-        user: the process runs as this user, whom the modes of files hold; None: as this process.
+        name: of the files of what it prints and does, beside the folder.
     """
-    told, journal = folder.with_name(f"{folder.name}.told"), folder.with_name(f"{folder.name}.journal")
+    told, journal = (folder.with_name(f"{folder.name}{name}.{ending}") for ending in ("told", "journal"))
     for file in (told, journal):
         file.write_bytes(b"")
     child = os.fork()
     if not child:
-        _become(call, folder, fault, told, journal, space, user)
-    status = _waited(child)
-    operations = journal.read_text(errors="replace").splitlines()
-    return Outcome(status, told.read_text(errors="replace"), operations)
+        _become(call, folder, fault, told, journal, space)
+    return Started(child, told, journal)
+
+
+def forked(
+    call: Callable[[], int], folder: Path, fault: Fault | None = None, *, space: int | None = None
+) -> Outcome:
+    """`begin`, and wait for the end."""
+    return begin(call, folder, fault, space=space).ended()
 
 
 def _become(
@@ -120,7 +144,6 @@ def _become(
     told: Path,
     journal: Path,
     space: int | None,
-    user: int | None,
 ) -> NoReturn:
     """The forked process: it ends here, whatever happens."""
     code = 1
@@ -130,15 +153,13 @@ def _become(
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), line_buffering=True)
-        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), line_buffering=True)
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), errors="backslashreplace", line_buffering=True)
         faulthandler.dump_traceback_later(0.8 * PATIENCE, file=output)
         watch = _Watch(folder, fault, os.open(journal, os.O_WRONLY | os.O_APPEND))
         os.fsync = watch.fsync(os.fsync)
         if space is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (space, space))
-        if user is not None:
-            os.setuid(user)
         sys.addaudithook(watch)
         code = call()
     except SystemExit as end:
@@ -151,27 +172,17 @@ def _become(
         os._exit(code)
 
 
-def _waited(child: int) -> int | None:
+def _waited(child: int, patience: float) -> int | None:
     """The exit status of a process, negative for a signal; None: it took too long and was killed."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while time.monotonic() < until:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
+        time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None
-
-
-def disk_full(at: int) -> Fault:
-    """No space from an operation on."""
-    return Fault(at, errno.ENOSPC)
-
-
-def read_only(at: int = 1) -> Fault:
-    """A file system that cannot be written from an operation on."""
-    return Fault(at, errno.EROFS)
 
 
 def one_message(text: str) -> bool:

@@ -1,4 +1,7 @@
-"""Kills at every disk operation of every command that writes: the same command again must end as if never killed."""
+"""Kills and errors at every disk operation of every command that writes: the same command again must end as if none.
+
+What it finds is told as faults, pairs of a kind and a text.
+"""
 
 import os
 import random
@@ -23,6 +26,11 @@ class Tally(NamedTuple):
     counts: Counter[str]
     reports: list[str]
     """What went wrong, in words."""
+
+    def add(self, case: str, faults: list[tuple[str, str]]) -> None:
+        """Count one case: its faults by kind, or `whole`."""
+        self.counts.update(kind for kind, _ in faults or [("whole", "")])
+        self.reports.extend(f"{case}: {kind}: {text}" for kind, text in faults)
 
 
 class Whole(NamedTuple):
@@ -58,68 +66,54 @@ def whole(command: Command, folder: Path) -> Whole:
     return Whole(start, ends[0], volatile, operations)
 
 
-def kill(command: Command, folder: Path, count: int | None, seed: int, until: float = float("inf")) -> Tally:
-    """Kill a command at its disk operations, and give it again.
-
-    Args:
-        count: as many operations, chosen at random; None: all.
-        until: a time by the monotonic clock, at which to stop.
-    """
-    expected = whole(command, folder)
-    counts: Counter[str] = Counter()
-    reports: list[str] = []
-    for at in _chosen(len(expected.operations), count, seed):
-        if time.monotonic() > until:
-            break
-        work = copy_of(expected.start, folder / "work")
-        killed = forked(partial(run, command.words, work), work, Fault(at))
-        if killed.status != KILLED:
-            counts["failed"] += 1
-            reports.append(f"{command.name}: not killed at {at}: {killed.status} {killed.text[-500:]}")
-            continue
-        again = forked(partial(run, command.words, work), work)
-        problems = _problems(again, expected, work)
-        for kind, text in problems or [("whole", "")]:
-            counts[kind] += 1
-            if text:
-                reports.append(
-                    f"{command.name}, killed at {at} ({expected.operations[at - 1]}): {kind}: {text}"
-                )
-    return Tally(len(expected.operations), counts, reports)
-
-
-def fail(
+def strike(
     command: Command,
     folder: Path,
-    code: int,
+    code: int | None,
     count: int | None,
     seed: int,
     until: float = float("inf"),
 ) -> Tally:
-    """Let a command's disk operations fail, from one on; it must say so in one message, and go on when given again."""
+    """Kill a command at its disk operations, or let them fail from one on; given again it must end as if not.
+
+    Args:
+        code: of the operating system's error, which the command must tell in one message; None: it is killed.
+        count: as many operations, chosen at random; None: all.
+        until: a time by the monotonic clock, at which to stop.
+    """
     expected = whole(command, folder)
-    counts: Counter[str] = Counter()
-    reports: list[str] = []
-    for at in _chosen(len(expected.operations), count, seed):
+    tally = Tally(len(expected.operations), Counter(), [])
+    what = "killed at" if code is None else f"{os.strerror(code)} from"
+    for at in chosen(len(expected.operations), count, seed):
         if time.monotonic() > until:
             break
         work = copy_of(expected.start, folder / "work")
-        failed = forked(partial(run, command.words, work), work, Fault(at, code))
-        problems = (
-            [] if failed.status in (0, 2) else [("failed", f"status {failed.status} {failed.text[-700:]}")]
-        )
-        if failed.traceback:
-            problems.append(("traceback", failed.text[-1500:]))
-        elif failed.status == 2 and not one_message(failed.text):
-            problems.append(("failed", f"not one message: {failed.text[-700:]}"))
+        first = forked(partial(run, command.words, work), work, Fault(at, code))
+        faults = untold(first) if code is not None else _unkilled(first)
         again = forked(partial(run, command.words, work), work)
-        problems += _problems(again, expected, work)
-        for kind, text in problems or [("whole", "")]:
-            counts[kind] += 1
-            if text:
-                what = f"{os.strerror(code)} from {at} on ({expected.operations[at - 1]})"
-                reports.append(f"{command.name}, {what}: {kind}: {text}")
-    return Tally(len(expected.operations), counts, reports)
+        tally.add(
+            f"{command.name}, {what} {at} ({expected.operations[at - 1]})",
+            faults + problems(again, expected, work),
+        )
+    return tally
+
+
+def _unkilled(first: Outcome) -> list[tuple[str, str]]:
+    """A command that should have been killed may have done fewer operations than another time, nothing else."""
+    return [] if first.status in (KILLED, 0) else [("failed", f"{first.status} {first.text[-700:]}")]
+
+
+def untold(ended: Outcome) -> list[tuple[str, str]]:
+    """What is wrong about a command that met a fault: it may end well, or with one message."""
+    if ended.status is None:
+        return [("hang", ended.text[-500:])]
+    if ended.traceback:
+        return [("traceback", ended.text[-1500:])]
+    if ended.status not in (0, 2):
+        return [("failed", f"status {ended.status} {ended.text[-700:]}")]
+    if ended.status == 2 and not one_message(ended.text):
+        return [("failed", f"not one message: {ended.text[-700:]}")]
+    return []
 
 
 def table(tallies: dict[str, Tally]) -> str:
@@ -137,19 +131,24 @@ def table(tallies: dict[str, Tally]) -> str:
     )
 
 
-def _chosen(operations: int, count: int | None, seed: int) -> Sequence[int]:
+def chosen(operations: int, count: int | None, seed: int) -> Sequence[int]:
     """Operations in random order, so that those done in a bounded time are spread over all."""
     return random.Random(seed).sample(range(1, operations + 1), min(operations, count or operations))
 
 
-def _problems(again: Outcome, expected: Whole, work: Path) -> list[tuple[str, str]]:
+def problems(again: Outcome, expected: Whole, work: Path) -> list[tuple[str, str]]:
+    """What differs between the end of a command that met no fault and the expected one."""
     if again.status is None:
         return [("hang", again.text[-500:])]
     if again.traceback:
         return [("traceback", again.text[-1500:])]
     if again.status != 0:
         return [("failed", f"status {again.status}: {again.text[-700:]}")]
-    found = contents(work)
+    return differences(contents(work), expected)
+
+
+def differences(found: dict[str, Any], expected: Whole) -> list[tuple[str, str]]:
+    """Files that are missing, that are too many, and that say something else."""
     missing, more = sorted(expected.end.keys() - found.keys()), sorted(found.keys() - expected.end.keys())
     same = expected.end.keys() & found.keys() - expected.volatile
     other = sorted(name for name in same if expected.end[name] != found[name])

@@ -11,8 +11,13 @@ import pytest
 
 from stress.commands import Command, Inputs, commands, prepared_inputs
 from stress.disk import KILLED, Fault, forked
-from stress.kills import KINDS, Tally, fail, kill, table
+from stress.homes import homeless
+from stress.kills import KINDS, Tally, strike, table
+from stress.paths import strange
+from stress.ranks import kill_ranks
 from stress.soak import growth, soak
+from stress.writers import two_writers
+from torchslots.cli import main
 from torchslots.io import files
 from torchslots.io.files import atomic_folder, write_file
 from torchslots.training.resume import note_change
@@ -21,7 +26,9 @@ ALL = (
     "train",
     "train on",
     "data generate",
+    "data generate-images",
     "data prepare",
+    "data prepare --features",
     "convert",
     "convert over",
     "evaluate --recon",
@@ -31,6 +38,8 @@ ALL = (
     "pretrained get",
     "export",
     "slots",
+    "compose",
+    "concepts",
     "report",
 )
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -60,20 +69,45 @@ def test_every_command_is_listed(given: Inputs) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_killed_commands_end_as_if_they_were_not(given: Inputs, tmp_path: Path, name: str) -> None:
-    all_whole(name, kill(named(given, name), tmp_path, 4, seed=1))
+    all_whole(name, strike(named(given, name), tmp_path, None, 4, seed=1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
 @pytest.mark.parametrize("name", ALL)
 def test_a_disk_that_fails_is_one_message(given: Inputs, tmp_path: Path, name: str, code: int) -> None:
-    all_whole(name, fail(named(given, name), tmp_path, code, 2, seed=2))
+    all_whole(name, strike(named(given, name), tmp_path, code, 2, seed=2))
 
 
 @pytest.mark.slow
 def test_a_process_that_goes_on_holds_no_more(given: Inputs, tmp_path: Path) -> None:
     more = growth(soak(given, tmp_path, 20, least=4))
     assert more.memory < 30 and more[1:] == (0, 0, 0), more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train", "predict", "pretrained get"])
+def test_commands_need_no_home(given: Inputs, tmp_path: Path, name: str) -> None:
+    all_whole(name, homeless(named(given, name), tmp_path, None, 0))
+
+
+@pytest.mark.slow
+def test_strange_paths_change_nothing(given: Inputs, tmp_path: Path) -> None:
+    import_module("stress.warm")
+    for name, tally in strange(given, "", tmp_path, 2, seed=3).items():
+        all_whole(name, tally)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_two_at_once_are_as_one(given: Inputs, tmp_path: Path, name: str) -> None:
+    all_whole(name, two_writers(named(given, name), tmp_path, 3, seed=4))
+
+
+@pytest.mark.slow
+def test_a_killed_process_changes_no_loss(given: Inputs, tmp_path: Path) -> None:
+    for name, tally in kill_ranks(given.data, tmp_path / "ranks", (1, 4), 1, seed=5).items():
+        all_whole(name, tally)
 
 
 # The tool itself
@@ -126,6 +160,29 @@ def test_a_folder_killed_while_it_was_replaced_is_there_again(tmp_path: Path) ->
         assert [path.name for path in work.iterdir()] == ["kept"]
         assert (work / "kept" / "a").read_text() in ("old", "new")
         assert forked(lambda: replace("old"), work).status == 0
+
+
+def test_what_a_living_process_writes_is_not_removed(tmp_path: Path) -> None:
+    with files.atomic_file(tmp_path / "kept") as part:
+        part.touch()
+        left = part.with_name(".kept.ffffff.1.00000000.part")  # another machine's
+        left.touch()
+        files.remove_partial(tmp_path, "kept")
+        assert part.exists() and not left.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_commands_print_names_that_are_no_text(tmp_path: Path) -> None:
+    work, missing = tmp_path / "work", os.fsdecode(b"a\xff")
+    work.mkdir()
+
+    def printed() -> int:
+        status = main(["--version"])
+        print(missing)
+        return status
+
+    ended = forked(printed, work)
+    assert ended.status == 0 and ended.text.splitlines()[1] == "a\\udcff"
 
 
 def test_leftovers_of_earlier_versions_go_once_they_are_old(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -94,3 +95,8 @@ def test_clock_divides_by_the_steps_since_its_restart(monkeypatch: pytest.Monkey
             now[0] += 100.0  # an evaluation
             clock.restart()
     assert clock.read() == {"train/seconds_per_step": 2.0, "train/seconds_waiting_for_data": 0.5}
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is no text in UTF-8, which TensorBoard needs\. Choose another"):
+        RunLog(tmp_path / os.fsdecode(b"a\xff"), 0)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from torchslots._version import __version__
 from torchslots.cli.memory import keep_freed_memory
@@ -41,6 +42,8 @@ _GONE = {"verify": 'it is a test now: in a copy of the repository, run `make fid
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; 0: done, 1: a check failed, 2: a `UserError`, 130: interrupted."""
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if isinstance(sys.stdout, TextIOWrapper):  # names of files may be no text, or none of the terminal's
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _answer(words[0], words[1:])
     except UserError as error:

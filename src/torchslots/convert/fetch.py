@@ -2,7 +2,6 @@
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,7 @@ from torchslots.data.download.bucket import STORAGE, listing
 from torchslots.data.download.http import Broken, Refused, RemoteFile, download_all, fetch, present, probe
 from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError
-from torchslots.io.files import check_space, disk_errors, refuse_page, remove_partial, sha256_of
+from torchslots.io.files import check_space, refuse_page, remove_partial, scratch_folder, sha256_of
 
 _REFUSALS = {
     401: "the repository is gone, private, or asks for a login",
@@ -213,12 +212,9 @@ def unpacked(archive: Path, beside: Path, wanted: Callable[[str], bool]) -> Iter
     """
     check(archive)
     remove_partial(beside, "unpacked")
-    with disk_errors(beside, NO_SPACE):
-        beside.mkdir(parents=True, exist_ok=True)
-        place = tempfile.TemporaryDirectory(dir=beside, prefix=".unpacked.", suffix=".part")
-    with place as folder:
-        extract(archive, Path(folder), wanted=lambda member: wanted(PurePosixPath(member).name))
-        yield Path(folder)
+    with scratch_folder(beside / "unpacked", advice=NO_SPACE) as folder:
+        extract(archive, folder, wanted=lambda member: wanted(PurePosixPath(member).name))
+        yield folder
 
 
 def _names(source: OnHub | AmongHubFiles | InBucket | InArchive) -> tuple[str, ...]:

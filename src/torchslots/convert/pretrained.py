@@ -32,7 +32,7 @@ from torchslots.convert.sources import InArchive, Released
 from torchslots.data.download.archives import ENDINGS, list_members
 from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError, check_type, nearest
-from torchslots.io.files import atomic_folder, locked, remove_partial, sha256_of, write_file
+from torchslots.io.files import atomic_folder, expanded, locked, remove_partial, sha256_of, write_file
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.weights import CONFIG_NAME, save_pretrained, without_weights
@@ -113,7 +113,7 @@ def model_folder(path_or_id: str | Path) -> str | Path:
         UserError: a published checkpoint that cannot be fetched; a word that is neither one nor a file, with the
             nearest names.
     """
-    name, path = str(check_type("path_or_id", path_or_id, str, Path)), Path(path_or_id).expanduser()
+    name, path = str(check_type("path_or_id", path_or_id, str, Path)), expanded(path_or_id)
     if name in SHIPPED and not _holds_model(path):
         return shipped_folder(name)
     if name in RELEASED and not _holds_model(path):

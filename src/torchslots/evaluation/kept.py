@@ -5,6 +5,7 @@ data and options reads it instead of running the model; figures are computed aga
 """
 
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -98,7 +99,7 @@ def through(
         needs: what observers need of the next slice.
         run: slices to pairs of a slice and its result.
     """
-    names = zlib.crc32(" ".join(map(str, batch.get("name", ()))).encode())
+    names = zlib.crc32(os.fsencode(" ".join(map(str, batch.get("name", ())))))
     tensors = [value for _, value in sorted(batch.items()) if isinstance(value, Tensor)]
     file = f"{names:08x}_{fingerprint(*tensors)}"
     stored = kept.read(file)

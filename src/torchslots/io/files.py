@@ -93,9 +93,9 @@ def atomic_file(path: Path | str, *, durable: bool = False, advice: str = ADVICE
 
 
 def write_file(path: Path, data: bytes | str, *, durable: bool = False, advice: str = ADVICE) -> None:
-    """Write bytes, or text in UTF-8, as `atomic_files` does."""
+    """Write bytes, or text in UTF-8, as `atomic_files` does; names of files that are no text keep their bytes."""
     with atomic_file(path, durable=durable, advice=advice) as part:
-        part.write_bytes(data.encode() if isinstance(data, str) else data)
+        part.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
 @contextmanager
@@ -129,6 +129,22 @@ def atomic_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
+    """A temporary folder beside `path`, removed when the block ends.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    part = _part(path)
+    with disk_errors(path.parent, advice):
+        part.mkdir(parents=True)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def hidden(path: Path | str) -> bool:
     """Whether file managers hide a file or folder, or made it for themselves: `.DS_Store`, `._a.mp4`, `Thumbs.db`."""
     name = Path(path).name
@@ -136,10 +152,13 @@ def hidden(path: Path | str) -> bool:
 
 
 def remove_partial(folder: Path, name: str = "*") -> None:
-    """Remove unfinished files and folders called `name` that a killed process left in `folder`."""
+    """Remove unfinished files and folders called `name` that a killed process left in `folder`, another machine's
+    and those of earlier versions too."""
     sweep(folder)
     for path in (*folder.glob(f".{name}.*.part"), *folder.glob(f".aside_{name}")):
-        _remove(path)
+        owner = _UNFINISHED.fullmatch(path.name)
+        if owner is None or owner["host"] != _host():  # what is left of this machine's is being written
+            _remove(path)
 
 
 def sweep(folder: Path) -> None:
@@ -203,6 +222,14 @@ def check_space(folder: Path, needed: float, advice: str, what: str = "") -> Non
         raise UserError(
             f"{who} needs {size_text(needed)} more{where}, but only {size_text(free)} are free. {advice}"
         )
+
+
+def expanded(path: Path | str) -> Path:
+    """A path with a home folder in the place of its `~`; unchanged where that home is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def refuse_page(path: Path, wanted: str = "a checkpoint") -> None:

@@ -60,11 +60,19 @@ def _expanded(content: Any, depth: int = 8) -> Tensor | None:
     return next((tensor for tensor in found if tensor is not None), None)
 
 
+def _is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive, be it damaged."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
+
+
 def _refusal(path: Path, error: Exception) -> str:
     text = str(error)
     if path.stat().st_size == 0:
         return f"{path} is empty. Copy or download it again."
-    found = _Pickles() if zipfile.is_zipfile(path) else _scanned(path)
+    found = _Pickles() if _is_archive(path) else _scanned(path)
     asked = re.search(r"GLOBAL (\S+)", text)
     if found.whole and (asked or (found.calls and not found.of_torch)):
         what = f", which calls {asked[1]}" if asked else ""

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from torchslots.data.download.hub import no_connection
+from torchslots.io.cache import hub_cache
 from torchslots.io.errors import UserError, first_line
-from torchslots.io.files import refuse_page
+from torchslots.io.files import expanded, refuse_page
 from torchslots.io.torch_files import read_torch_file
 from torchslots.models.backbones.names import to_vit
 from torchslots.models.backbones.vit import ViT
@@ -47,7 +48,7 @@ def load_backbone(vit: ViT, source: str | Path) -> None:
 
 
 def _file(source: str | Path) -> Path:
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file():
         return path
     if path.is_dir():
@@ -69,14 +70,14 @@ def _download(repo_id: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     for name in _NAMES:
-        cached = try_to_load_from_cache(repo_id, name)
+        cached = try_to_load_from_cache(repo_id, name, hub_cache())
         if isinstance(cached, str):
             return Path(cached)
     problem: Exception | None = no_connection()
     for name in () if problem else _NAMES:
         try:
             with _quiet():
-                return Path(hf_hub_download(repo_id, name))
+                return Path(hf_hub_download(repo_id, name, cache_dir=hub_cache()))
         except Exception as error:  # the client's exceptions differ between its versions and its transports
             problem = error
             if isinstance(error, LocalEntryNotFoundError) or not isinstance(error, EntryNotFoundError):

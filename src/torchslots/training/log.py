@@ -36,7 +36,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         settings: the recipe, for W&B.
 
     Raises:
-        UserError: W&B is requested and not installed.
+        UserError: W&B is requested and not installed; a folder whose name is no text.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class RunLog(AbstractContextManager["RunLog"]):
     ):
         if active and wandb and find_spec("wandb") is None:
             raise UserError(_NO_WANDB)
+        if not _is_text(str(run.absolute())):
+            raise UserError(f"{run} is no text in UTF-8, which TensorBoard needs. Choose another run folder.")
         self._run, self._step, self._settings = run, step, settings or {}
         self._file, self._active, self._with_wandb = run / METRICS_NAME, active, wandb
         self._board, self._wandb = None, None
@@ -178,3 +180,12 @@ def _start_wandb(run: Path, settings: dict[str, Any]) -> Any:
     about = {"project": "torchslots", "name": whole.name, "dir": str(run), "config": settings}
     identity = "".join(letter if letter.isalnum() else "-" for letter in str(whole))[-64:]
     return wandb.init(id=identity, resume="allow", **about)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name has no bytes that are no UTF-8, which Python keeps as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

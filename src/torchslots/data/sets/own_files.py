@@ -23,6 +23,7 @@ readers.
 """
 
 import hashlib
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -182,7 +183,7 @@ def split_clips(root: Path, split: str) -> list[Path]:
             f"Make the folder {root / split} for it."
         )
     clips = _clips(root)
-    shuffled = sorted(clips, key=lambda clip: hashlib.sha256(clip.name.encode()).digest())
+    shuffled = sorted(clips, key=lambda clip: hashlib.sha256(os.fsencode(clip.name)).digest())
     cut = max(1, round(_VALIDATION_PART * len(clips)))
     held_out = set(shuffled[:cut])
     if len(clips) == 1:
