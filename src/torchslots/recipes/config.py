@@ -174,6 +174,9 @@ RANGES: dict[str, Range] = {
     "BackboneConfig.num_registers": Range(0, 1000),
     "BackboneConfig.size": Range(1, 100_000),
     "num_slots": Range(1, 10_000),
+    **dict.fromkeys(("hint_frequencies", "RegionDecoderConfig.frequencies"), Range(0, 16)),
+    "RegionDecoderConfig.appearance_hidden": Range(1, 100_000),
+    "RegionDecoderConfig.sparsity": FROM_ZERO,
     **dict.fromkeys(("EvalConfig.num_videos", "short_clip", "test_videos"), COUNT),
     **dict.fromkeys(
         ("eval_every", "num_background", "num_iterations", "num_plots", "num_videos", "num_workers"),

@@ -109,6 +109,9 @@ class RegionDecoderConfig:
     high as the one before; 0: only the coordinates."""
     appearance_hidden: int = 128
     """Hidden width of the perceptron from a slot to the coefficients of its images."""
+    sparsity: float = 0.0
+    """Weight of the sum of the square roots of the masks' areas, as parts of the frame: it is least where few slots
+    share the frame. Without hints, several slots share an object otherwise. 0: none."""
 
 
 @dataclass(frozen=True)
@@ -309,6 +312,7 @@ def _region_decoder(config: SaviConfig, decoder: RegionDecoderConfig) -> RegionD
         resolution=config.resolution,
         targets=targets,
         weights=dict(zip(config.targets, config.target_weights)),
+        sparsity=decoder.sparsity,
     )
 
 

@@ -5,7 +5,7 @@ import torch
 
 from torchslots.io.errors import UserError
 from torchslots.models.decoders.broadcast import padded_size
-from torchslots.models.decoders.regions import RegionDecoder, quadratic_terms
+from torchslots.models.decoders.regions import RegionDecoder, quadratic_terms, shared_areas
 from torchslots.models.layers.blocks import mlp
 from torchslots.models.layers.conv import cnn
 from torchslots.models.layers.position import PositionEmbedding
@@ -93,3 +93,26 @@ def test_the_loss_is_the_weighted_error_of_the_images():
 def test_a_missing_target_is_named():
     with pytest.raises(UserError, match=r"target `depth` should be .* got nothing"):
         decoder().loss(clip(None), {"video": targets()["video"]})
+
+
+def test_slots_that_share_a_region_cost_more():
+    one = torch.zeros(1, 1, 3, 4, 4)
+    one[0, 0, 0, :2], one[0, 0, 1, 2:] = 1, 1
+    shared = one.clone()
+    shared[0, 0, 1], shared[0, 0, 2] = one[0, 0, 1] / 2, one[0, 0, 1] / 2
+    assert shared_areas(one).item() == pytest.approx(2 * 0.5001**0.5 + 0.01, rel=1e-5)
+    assert shared_areas(shared).item() == pytest.approx(0.5001**0.5 + 2 * 0.2501**0.5, rel=1e-5)
+
+
+def test_the_price_of_sharing_is_a_loss_of_its_own():
+    data = targets()
+    plain, priced = (decoder(sparsity=weight).loss(clip(COPIES), data) for weight in (0.0, 3.0))
+    masks = decoder().decode(clip(COPIES)).masks
+    gathered = torch.zeros_like(masks).index_add(2, torch.arange(5), masks)  # copies count with their first
+    for pair, source in enumerate(COPIES):
+        for slot, first in enumerate(source):
+            if slot != first:
+                gathered[pair, :, first] += masks[pair, :, slot]
+                gathered[pair, :, slot] = 0
+    assert priced["areas"].item() == pytest.approx(3 * shared_areas(gathered).item(), rel=1e-4)
+    assert "areas" not in plain and plain["recon_video"] == priced["recon_video"]

@@ -15,6 +15,8 @@ from torchslots.models.layers.position import coordinate_grid
 from torchslots.models.losses import sum_squared_error
 from torchslots.models.types import Batch, Clip, Decoded
 
+_LEAST_AREA = 1e-4
+"""Added to a mask's share of the frame, which bounds the root's gradient."""
 NUM_TERMS = 6
 """Terms of a polynomial of second degree in y and x."""
 
@@ -23,6 +25,14 @@ def quadratic_terms(height: int, width: int) -> Float[Tensor, "6 H W"]:
     """1, y, x, y^2, x^2 and y x at each pixel, with y and x from -1 to 1."""
     y, x = coordinate_grid(height, width).unbind(-1)
     return torch.stack([torch.ones_like(y), y, x, y * y, x * x, y * x])
+
+
+def shared_areas(masks: Float[Tensor, "B T K H W"]) -> Float[Tensor, ""]:
+    """Sum over slots and frames of the square root of a mask's share of the frame, averaged over clips.
+
+    The root is concave: an object held by one slot costs less than one that several slots share.
+    """
+    return (masks.mean((-2, -1)) + _LEAST_AREA).sqrt().sum() / masks.shape[0]
 
 
 class Regions(NamedTuple):
@@ -49,6 +59,7 @@ class RegionDecoder(Decoder):
         targets: name of each image to its channels: `video`, `flow`, `depth`.
         error: loss of an image and its target.
         weights: factor of each target's error in the loss, by its name; missing: 1.
+        sparsity: factor of `shared_areas` in the loss; 0: it is left out.
 
     Raises:
         UserError: by `loss`, a target that the batch lacks or has in another shape.
@@ -68,12 +79,13 @@ class RegionDecoder(Decoder):
         targets: dict[str, int],
         error: Callable[[Tensor, Tensor], Tensor] = sum_squared_error,
         weights: Mapping[str, float] | None = None,
+        sparsity: float = 0.0,
     ):
         super().__init__()
         self.position, self.backbone, self.appearance, self.grid = position, backbone, appearance, grid
         self.targets, self._channels, self.error = tuple(targets), list(targets.values()), error
         self.register_buffer("terms", quadratic_terms(*resolution), persistent=False)
-        self._weights = dict.fromkeys(targets, 1.0) | dict(weights or {})
+        self._weights, self.sparsity = dict.fromkeys(targets, 1.0) | dict(weights or {}), sparsity
 
     def _regions(self, clip: Clip, size: int | None = None) -> Regions:
         """Decode every distinct slot of every frame.
@@ -129,7 +141,8 @@ class RegionDecoder(Decoder):
         recon = self._split(self._blend(masks, packing.spread(coefficients, 0.0)))
         for name, image in recon.items():
             require_target(batch, name, image)
-        return {
+        errors = {
             f"recon_{name}": self._weights[name] * self.error(image, batch[name])
             for name, image in recon.items()
         }
+        return errors | ({"areas": self.sparsity * shared_areas(masks)} if self.sparsity else {})
