@@ -9,6 +9,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +21,11 @@ from torch import Tensor
 from torchslots.evaluation.observers import Needs, Slice, at_labels
 from torchslots.evaluation.tokenizer import Reconstruction
 from torchslots.io.errors import UserError
-from torchslots.io.files import write_file
+from torchslots.io.files import locked, write_file
 from torchslots.io.json_files import read_object
 from torchslots.models.types import Batch, Prediction
 
-_KEY, _PREFIX = "key.json", ".unfinished_"
+_KEY, _LOCK, _PREFIX = "key.json", "lock", ".unfinished_"
 _SMALL = torch.iinfo(torch.uint8).max
 
 
@@ -36,11 +37,17 @@ class Kept:
         key: hash of all that results depend on.
         rank: number of this process.
         anew: remove what an interrupted run of this job left, too.
+
+    Raises:
+        UserError: another process writes results of a job in this folder; also by the first `write`.
     """
 
     def __init__(self, results: Path, key: str, rank: int = 0, anew: bool = False) -> None:
         folder = results / f"{_PREFIX}{rank}"
         self._folder, self._key, self._rank = folder, key, rank
+        self._held = ExitStack()
+        if folder.exists():
+            self._lock()
         try:
             known = read_object(folder / _KEY) if (folder / _KEY).exists() else {}
         except UserError:
@@ -49,6 +56,12 @@ class Kept:
         """Whether an earlier run of this job was interrupted."""
         if not self.resumes and folder.exists():
             shutil.rmtree(folder)
+            self._held.close()
+
+    def _lock(self) -> None:
+        """Keep other processes out until the job is done, or this process ends."""
+        busy = f"Another process writes results in {self._folder.parent}. Wait for it, or give another --out."
+        self._held.enter_context(locked(self._folder / _LOCK, busy))
 
     def read(self, name: str) -> dict[str, Tensor] | None:
         """The tensors of a file; None: it is not there, or not whole."""
@@ -64,6 +77,7 @@ class Kept:
             UserError: no space left.
         """
         if not (self._folder / _KEY).exists():
+            self._lock()
             write_file(self._folder / _KEY, json.dumps({"key": self._key}))
         own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         write_file(self._folder / f"{name}.safetensors", safetensors.torch.save(own))
@@ -73,6 +87,7 @@ class Kept:
         left = [self._folder] if self._rank else self._folder.parent.glob(f"{_PREFIX}*")
         for folder in left:
             shutil.rmtree(folder, ignore_errors=True)
+        self._held.close()
 
 
 def fingerprint(*tensors: Tensor) -> str:
