@@ -175,7 +175,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("written")
     copy_movi("a", place / "data")
     noise = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), np.uint8)
-    for name in ("film.mp4", "clip.mp4"):
+    for name in ("film.mp4", "clip.mp4", "my_video.mp4"):
         video.write_video(place / name, noise, 12)
     for name in ("image.png", "one.png", "other.png"):
         video.write_png(place / name, noise[0])

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from torchslots.io.errors import UserError
-from torchslots.models.layers.position import wave_grid
-from torchslots.models.types import Clip, State
+from torchslots.models.layers.position import wave_grid, waves
+from torchslots.models.types import Clip, Conditioning, State
 from torchslots.recipes.catalog import build_seeded
-from torchslots.recipes.savi import RegionDecoderConfig, SaviConfig, savi_sim
+from torchslots.recipes.savi import RegionDecoderConfig, SaviConfig, savi_sim, savi_sim_small, slots_sim
 
 
 def small(**changes) -> SaviConfig:
@@ -91,3 +91,32 @@ def test_waves_of_positions():
 def test_what_does_not_fit_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         small(**changes)
+
+
+def test_boxes_enter_as_waves_and_absent_ones_are_the_background():
+    start = build_seeded(small(), 0).slot_encoder.initializer
+    boxes = torch.tensor([[[0.1, 0.1, 0.4, 0.4], [0, 0, 0, 0], [0.1, 0.1, 0.4, 0.41]]])
+    with torch.no_grad():
+        state = start(Conditioning(1, torch.device("cpu"), boxes=boxes))
+        expected = start.mlp(waves(2 * boxes - 1, 4))  # type: ignore[operator, union-attr]
+    assert torch.allclose(state.slots[:, 1:], expected, atol=1e-6) and expected.shape == (1, 3, 64)
+    assert state.source.tolist() == [[0, 1, 0, 3]]
+    assert torch.equal(state.slots[0, 0], state.slots[0, 2])
+
+
+def test_small_changes_of_a_box_change_waves_more_than_coordinates():
+    one, other = torch.tensor([[0.50]]), torch.tensor([[0.55]])
+    assert (waves(2 * one - 1, 4) - waves(2 * other - 1, 4)).norm() > 5 * (2 * one - 2 * other).norm()
+
+
+@pytest.mark.parametrize("make", [slots_sim, savi_sim_small])
+def test_the_sisters_train(make):
+    config = make().model
+    if config.conditioning == "boxes":
+        data = batch() | {name: torch.rand(2, 2, 3, 32, 32) for name in ("video", "flow")}
+    else:
+        data = {name: torch.rand(2, 2, 3, 64, 64) for name in ("video", "flow")}
+    model = build_seeded(config, 0)
+    sum(model.loss(data).values()).backward()  # type: ignore[union-attr]
+    assert all(value.grad is not None for value in model.parameters())
+    assert set(make().data.keys) >= {"video", "flow"}
