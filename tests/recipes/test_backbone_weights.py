@@ -137,8 +137,8 @@ def test_tensors_that_are_none_of_a_transformer(changes, message, tmp_path) -> N
 )
 def test_sizes_that_no_transformer_has(changes) -> None:
     numbers = replace(TINY_VIT, **changes)
-    with pytest.raises(UserError, match=rf"`backbone\.{next(iter(changes))}` should be a whole number"):
-        catalog.build(replace(CONFIG, backbone=numbers))
+    with pytest.raises(UserError, match=rf"backbone\.{next(iter(changes))}`? should be a whole number"):
+        replace(CONFIG, backbone=numbers)
 
 
 def test_without_a_network_the_hubs_client_is_not_asked(monkeypatch) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from torchslots.io.errors import UserError
+from torchslots.io.ranges import check_ranges
 from torchslots.models.backbones.vit import Normalize
 from torchslots.models.decoders.features import (
     FeatureDecoder,
@@ -35,7 +36,7 @@ from torchslots.models.slots.feature_encoder import FeatureEncoder
 from torchslots.models.slots.initializers import Gaussian, Learned
 from torchslots.models.slots.predictors import IdentityPredictor, ModulePredictor
 from torchslots.recipes.backbones import DINO_B8, BackboneConfig, build_backbone
-from torchslots.recipes.config import ModelConfig
+from torchslots.recipes.config import RANGES, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class FeatureSlotsConfig(ModelConfig):
     """Frames decoded at once without gradients; fewer need less memory. None: all."""
 
     def __post_init__(self) -> None:
+        check_ranges(self.backbone, RANGES, "backbone.")
         patch, weights = self.backbone.patch_size, self.losses
         if any(side % patch or not side for side in self.resolution):
             raise UserError(
