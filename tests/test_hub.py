@@ -16,6 +16,7 @@ from torch import nn
 
 import torchslots
 from torchslots import hub
+from torchslots.io.cache import hub_cache
 from torchslots.io.errors import UserError
 from torchslots.models import weights
 from torchslots.models.model import ObjectCentricModel
@@ -334,6 +335,7 @@ def test_a_hub_id_is_downloaded_without_pickles(folder, monkeypatch):
         "revision": "v1",
         "allow_patterns": ["*.json", "*.safetensors"],
         "local_files_only": False,
+        "cache_dir": hub_cache(),
     }
 
 
@@ -399,3 +401,15 @@ def test_a_full_disk_leaves_the_model_that_was_there(model, folder, monkeypatch)
     with pytest.raises(UserError, match="No space left on device"):
         save_pretrained(TinyModel(TinyConfig()), dataclasses.replace(TinyConfig(), width=4), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_loaded_convolutions_lie_in_memory_as_built_ones(tmp_path):
+    model = catalog.build_seeded(catalog.recipe("savi_demo").model, 0)
+    model.save_pretrained(tmp_path)
+    loaded = hub.load_model(tmp_path)
+    strides = {name: value.stride() for name, value in model.state_dict().items()}
+    assert {name: value.stride() for name, value in loaded.state_dict().items()} == strides
+    assert any(
+        value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous()
+        for value in loaded.state_dict().values()
+    )

@@ -55,7 +55,7 @@ def list_all(word: tyro.conf.Positional[str | None] = None, /, as_json: Json = F
         return
     print_table(
         _HEADER,
-        [(name, row.data, row.figure, "in the package") for name, row in shipped.items()]
+        [(name, row.data, row.figure, "yes") for name, row in shipped.items()]
         + [
             (name, row.data, "-" if row.figure == NOT_STATED else row.figure, "yes" if is_here(name) else "")
             for name, row in rows.items()

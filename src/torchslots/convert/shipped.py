@@ -26,21 +26,21 @@ class Shipped:
     hint: str
 
 
-_DATA = "sim_a at 64 x 64, 1,500 generated videos"
+_DATA = "sim_a"
 
 SHIPPED: Mapping[str, Shipped] = {
     "savi_sim": Shipped(
         system="SAVi",
         recipe="savi_sim",
         data=_DATA,
-        figure="FG-ARI 80.4 % over whole videos",
+        figure="FG-ARI 80.4, whole videos",
         hint="boxes in the first frame",
     ),
     "slots_sim": Shipped(
         system="SAVi with learned slots",
         recipe="slots_sim",
         data=_DATA,
-        figure="FG-ARI 69.7 % in single frames",
+        figure="FG-ARI 69.7, single frames",
         hint="nothing",
     ),
 }

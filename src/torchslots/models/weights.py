@@ -204,7 +204,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True
     made: dict[int, Tensor] = {}
     for name, own in model.state_dict(keep_vars=True).items() if without else ():
         if name in given:  # one that several modules share stays shared
-            value = given[name].to(own.dtype, copy=True, memory_format=torch.contiguous_format)
+            # of the parameter's own memory format: channels last, where the model was built so
+            value = torch.empty_like(own, device=given[name].device).copy_(given[name])
             parameter = nn.Parameter(value, own.requires_grad) if isinstance(own, nn.Parameter) else value
             given[name] = made.setdefault(id(own), parameter)
     model.load_state_dict(given, strict=strict, assign=without)

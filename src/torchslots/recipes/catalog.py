@@ -218,7 +218,7 @@ def summaries(word: str = "") -> list[Summary]:
     rows = []
     for name, found in find_recipes(word):
         try:
-            millions, needs = _facts(found.model)
+            millions, needs = _facts(families()[found.model.family], found.model)
         except Exception as error:  # of another package's model: the others are listed
             if families()[found.model.family].build.__module__.startswith("torchslots."):
                 raise
@@ -246,10 +246,10 @@ def _system(name: str, found: Recipe) -> str:
 
 
 @cache
-def _facts(config: ModelConfig) -> tuple[float, str]:
-    """Millions of weights, and what training needs besides frames."""
+def _facts(family: Family, config: ModelConfig) -> tuple[float, str]:
+    """Millions of weights of a family's model, and what training needs besides frames."""
     with sketching():
-        model = build(config)
+        model = family.build(config)
     millions = sum(weight.numel() for weight in model.state_dict().values()) / 1e6
     needs = model.needs if isinstance(model, ObjectCentricModel) else ()
     return millions, " ".join(NEED_NAMES[key] for key in needs)

@@ -154,12 +154,12 @@ def test_the_future_does_not_change_the_past(fusion: FusionName) -> None:
 @pytest.mark.parametrize("pre_norm", [False, True])
 @pytest.mark.parametrize("fusion", NAMES)
 def test_every_weight_has_a_gradient(fusion: FusionName, pre_norm: bool) -> None:
-    """But biases of keys, whose gradient is zero in exact arithmetic: a softmax cancels them."""
+    """But biases of keys and of masks' scores, whose gradient is zero in exact arithmetic: a softmax cancels them."""
     model = tiny(fusion=fusion, pre_norm=pre_norm).train()
     torch.stack(list(model.loss(batch(4)).values())).sum().backward()
     for name, weight in model.named_parameters():
         assert weight.grad is not None, name
-        assert weight.grad.abs().sum() > 0 or name.endswith("key.bias"), name
+        assert weight.grad.abs().sum() > 0 or name.endswith(("key.bias", "mask_head.bias")), name
 
 
 def test_gradients_reach_every_remembered_frame() -> None:
