@@ -44,7 +44,7 @@ class Demo:
 
 
 DEMOS: dict[str, Demo] = {
-    "savi": Demo("SAVi", "savi_sim_small", "objects found in video", "tracking", "SAVi", seconds=270),
+    "savi": Demo("SAVi", "savi_sim_small", "objects found in video", "tracking", "SAVi", seconds=300),
     "slot-attention": Demo(
         "Slot Attention",
         "slot_attention_demo",
