@@ -410,6 +410,8 @@ def test_loaded_convolutions_lie_in_memory_as_built_ones(tmp_path):
     strides = {name: value.stride() for name, value in model.state_dict().items()}
     assert {name: value.stride() for name, value in loaded.state_dict().items()} == strides
     assert any(
-        value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous()
+        value.ndim == 4
+        and value.is_contiguous(memory_format=torch.channels_last)
+        and not value.is_contiguous()
         for value in loaded.state_dict().values()
     )
