@@ -447,8 +447,8 @@ def savi_sim_small() -> Recipe:
         name="savi_sim_small",
         model=model,
         data=replace(sim.data, resolution=32, crop=(4, 6, 48, 48)),
-        optim=replace(sim.optim, learning_rate=1.5e-3, num_steps=6000),
-        train=replace(sim.train, eval_every=1000, short_steps=500),
+        optim=replace(sim.optim, num_steps=6000),
+        train=replace(sim.train, short_steps=500),
     )
 
 

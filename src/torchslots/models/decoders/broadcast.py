@@ -225,26 +225,35 @@ class BroadcastDecoder(Decoder):
         """
         decoded = self.decode_slots(clip, size=batch.get("num_decoded"))
         recon = self._split(self._blend(decoded, self._shares(decoded)))
-        for name, image in recon.items():
-            require_target(batch, name, image)
-        return {
-            f"recon_{name}": self._weights[name] * self.error(image, self.to_native(batch[name]))
-            for name, image in recon.items()
-        }
+        return target_errors(recon, batch, self.error, self._weights, self.to_native)
 
 
-def require_target(batch: Batch, name: str, image: Tensor) -> None:
-    """Check that a batch has the target of a decoded image in its shape.
+def target_errors(
+    recon: Mapping[str, Tensor],
+    batch: Batch,
+    error: Callable[[Tensor, Tensor], Tensor],
+    weights: Mapping[str, float],
+    to_native: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """The weighted error of each decoded image, named `recon_` and its target.
+
+    Args:
+        to_native: maps a target to the range of the images; None: as it is.
 
     Raises:
-        UserError: it has not.
+        UserError: a target that the batch lacks or has in another shape.
     """
-    if name not in batch or batch[name].shape != image.shape:
-        found = list(batch[name].shape) if name in batch else "nothing"
-        raise UserError(
-            f"The decoder's target `{name}` should be {list(image.shape)} in the batch, got {found}. Choose "
-            "data that has it, add it to data.keys, or fit data.resolution to the model's."
-        )
+    for name, image in recon.items():
+        if name not in batch or batch[name].shape != image.shape:
+            found = list(batch[name].shape) if name in batch else "nothing"
+            raise UserError(
+                f"The decoder's target `{name}` should be {list(image.shape)} in the batch, got {found}. Choose "
+                "data that has it, add it to data.keys, or fit data.resolution to the model's."
+            )
+    change = to_native or _as_it_is
+    return {
+        f"recon_{name}": weights[name] * error(image, change(batch[name])) for name, image in recon.items()
+    }
 
 
 def _part(pose: Pose | None, start: int, size: int) -> Pose | None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchslots.models.decoders.base import Decoder
-from torchslots.models.decoders.broadcast import Packing, pack, require_target
+from torchslots.models.decoders.broadcast import Packing, pack, target_errors
 from torchslots.models.layers.conv import over_constant
 from torchslots.models.layers.position import coordinate_grid
 from torchslots.models.losses import sum_squared_error
@@ -139,10 +139,5 @@ class RegionDecoder(Decoder):
         scores = logits + packing.copies.log()[:, None, None, None].to(logits.dtype)
         masks = packing.spread(scores, -torch.inf).softmax(2)
         recon = self._split(self._blend(masks, packing.spread(coefficients, 0.0)))
-        for name, image in recon.items():
-            require_target(batch, name, image)
-        errors = {
-            f"recon_{name}": self._weights[name] * self.error(image, batch[name])
-            for name, image in recon.items()
-        }
+        errors = target_errors(recon, batch, self.error, self._weights)
         return errors | ({"areas": self.sparsity * shared_areas(masks)} if self.sparsity else {})
