@@ -67,6 +67,7 @@ def main(
     precision: tuple[Precision, ...] = ("fp32", "bf16"),
     compile: bool = False,
     sampling: bool = True,
+    plain_form: bool = True,
     device: Literal["cpu", "cuda"] | None = None,
     samples: int = 2,
     threads: int | None = None,
@@ -81,6 +82,7 @@ def main(
         precision: Precisions of our matrix products; the plain form has fp32.
         compile: Compile our model.
         sampling: Also time sampling, which takes ten times as long as a step.
+        plain_form: Also time the plain form, the slowest part.
         device: None: CUDA where there is one.
         samples: Timed repetitions, after one warm-up.
         threads: CPU threads; None: torch's choice.
@@ -94,13 +96,17 @@ def main(
     size = (chosen.data.resolution, chosen.data.resolution)
     shapes = [(1, trained_frames), *([(sampled_clips, sampled_frames)] if sampling else [])]
     clips = [torch.rand(*shape, 3, *size, device=place) for shape in shapes]
-    report: dict[str, Any] = {"plain_fp32": measure(chosen, clips, "fp32", samples, place, plain)}
+    report: dict[str, Any] = {}
+    if plain_form:
+        report["plain_fp32"] = measure(chosen, clips, "fp32", samples, place, plain)
     for each in precision:
         prepare = compiled if compile else lambda model: None
         report[f"ours_{each}"] = measure(chosen, clips, each, samples, place, prepare)
-    report |= {
-        f"plain_over_ours_{each}": ratios(report["plain_fp32"], report[f"ours_{each}"]) for each in precision
-    }
+    if plain_form:
+        report |= {
+            f"plain_over_ours_{each}": ratios(report["plain_fp32"], report[f"ours_{each}"])
+            for each in precision
+        }
     settings = {"recipe": recipe, "trained_frames": trained_frames, "sampled_frames": sampled_frames}
     settings |= {"sampled_clips": sampled_clips, "compile": compile, "samples": samples}
     print(
