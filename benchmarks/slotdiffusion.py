@@ -6,8 +6,8 @@ The step is the one that `torchslots train` takes, on one clip. Sampling takes t
 the U-Net with DPM-Solver++, each estimate moved to the codebook, and decodes the images. `plain` is the same network as
 the original runs it: channels before pixels in memory, attention as two matrix products with a softmax between them,
 full precision. CPU seconds are those of the process, which are steadier on a shared machine. `unet_alone` repeats the
-calls of the U-Net that sampling made, nothing else; `latents_over_unet` (bar: 1.1) is the sampling of latents over them,
-`sampling_over_unet` with slots and images too, whose encoder and decoder are no part of the U-Net. With
+calls of the U-Net that sampling made, nothing else; `latents_over_unet` (bar: 1.1) is the sampling of latents over
+them, `sampling_over_unet` with slots and images too, whose encoder and decoder are no part of the U-Net. With
 --sampled-clips several clips are sampled in one batch, as `evaluate` does.
 
 The original's figures are quoted, not measured here: CPU seconds of two threads on two shared cores, for the default
