@@ -137,8 +137,8 @@ class RegionDecoder(Decoder):
     def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
         """Error of each target, by default squared and summed over a clip, times its weight.
 
-        `batch["num_decoded"]` is the `size` of `pack`; missing: None. `batch["step"]` is the number of finished updates;
-        missing: training is over.
+        `batch["num_decoded"]` is the `size` of `pack`; missing: None. `batch["step"]` is the number of finished
+        updates; missing: training is over.
         """
         packing, logits, coefficients = self._regions(clip, batch.get("num_decoded"))
         scores = logits + packing.copies.log()[:, None, None, None].to(logits.dtype)
