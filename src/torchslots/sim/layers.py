@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
 from torchslots.sim.camera import FOCAL_LENGTH, SENSOR_WIDTH, Camera
-from torchslots.sim.raycast import Cast, PlacedBody, RayGrid, Seen, apply, cast, per_ray, rotate
+from torchslots.sim.raycast import Cast, PlacedBody, RayGrid, Seen, apply, cast, per_ray, put, rotate
 from torchslots.sim.render import ground
 
 
@@ -41,12 +41,11 @@ def measure(bodies: tuple[PlacedBody, ...], camera: Camera, size: int) -> Layers
     for placed, seen in zip(bodies, hits.seen):
         rays = seen.rays.rays
         half = np.array(placed.body.half, np.float32)[:, None]
-        coordinates[:, rays] = np.clip(seen.local / (2 * half) + 0.5, 0, 1)
-        normal[:, rays] = rotate(
-            placed.rotations, placed.body.solid.normal(seen.local, placed.body.half), seen.rays
-        )
-        forward[:, rays] = _body_flow(placed, seen, grid, 1)
-        backward[:, rays] = _body_flow(placed, seen, grid, -1)
+        outward = placed.body.solid.normal(seen.local, placed.body.half)
+        put(coordinates, rays, np.clip(seen.local / (2 * half) + 0.5, 0, 1))
+        put(normal, rays, rotate(placed.rotations, outward, seen.rays))
+        put(forward, rays, _body_flow(placed, seen, grid, 1))
+        put(backward, rays, _body_flow(placed, seen, grid, -1))
     shape = (grid.num_frames, size, size)
     return Layers(
         segmentation=rank[hits.ids].reshape(shape),
