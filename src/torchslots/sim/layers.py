@@ -66,9 +66,10 @@ def boxes(
 
     The far edges are those of the last pixel, so a box that fills the image is (0, 0, 1, 1).
     """
-    numbers = np.arange(1, count + 1)
-    rows = (segmentation[..., None] == numbers).any(2)
-    columns = (segmentation[..., None] == numbers).any(1)
+    frames, down, across = np.nonzero(segmentation)
+    numbers = segmentation[frames, down, across].astype(np.int64) - 1
+    rows, columns = (np.zeros((len(segmentation), size, count), bool) for size in segmentation.shape[1:])
+    rows[frames, down, numbers] = columns[frames, across, numbers] = True
     height, width = segmentation.shape[1:]
     edges = [rows.argmax(1) / height, columns.argmax(1) / width]
     edges += [1 - rows[:, ::-1].argmax(1) / height, 1 - columns[:, ::-1].argmax(1) / width]
