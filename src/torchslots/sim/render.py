@@ -102,7 +102,7 @@ def _surroundings(
     image = np.tile(_lit(scene, albedo, sky, light), (1, repeats))
     is_seen = np.tile(is_floor, repeats) & free
     shares = [shadows.on_floor(number, grid, spots, is_seen) for number in range(len(scene.lights))]
-    dark = np.flatnonzero(np.minimum.reduce(shares) < 1)
+    dark = np.flatnonzero(reduce(np.minimum, shares) < 1)
     albedo, sky, light = (part.take(dark % spots.shape[1], 1) for part in (albedo, sky, light))
     put(image, dark, _lit(scene, albedo, sky, light, [share.take(dark) for share in shares]))
     return image
