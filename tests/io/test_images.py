@@ -170,3 +170,20 @@ def test_heic_with_its_library(tmp_path):
     image = np.full((16, 16, 3), (200, 40, 60), np.uint8)
     heif.from_pillow(Image.fromarray(image)).save(tmp_path / "a.heic", quality=100)
     assert np.abs(video.read_image(tmp_path / "a.heic").astype(int) - image).max() < 8
+
+
+def test_grey_with_alpha_of_16_bits_of_which_12_are_used(tmp_path, capsys):
+    import av
+
+    deep = (4095 * STEPS).round().astype(">u2")
+    frame = av.VideoFrame(8, 4, "ya16be")
+    rows = np.zeros((4, frame.planes[0].line_size // 2), ">u2")
+    rows[:, 0:16:2], rows[:, 1:16:2] = deep, 65535
+    frame.planes[0].update(rows.tobytes())
+    with av.open(str(tmp_path / "a.png"), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.height, stream.width, stream.pix_fmt = 4, 8, "ya16be"
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert np.abs(video.read_image(tmp_path / "a.png") - 255 * STEPS[..., None]).max() <= 1
+    assert "read as 12 bits" in capsys.readouterr().err

@@ -66,3 +66,11 @@ def test_what_data_lack_is_said_with_the_switches() -> None:
     check_needs(recipe, model, {**frames, "boxes": torch.zeros(1), "flow": torch.zeros(1)})
     alone = replace(recipe.model, conditioning="learned", targets=("video",))
     check_needs(recipe, catalog.build_seeded(alone, 0), frames)
+
+
+def test_the_rates_of_parts_may_change(tmp_path: Path) -> None:
+    train(tiny_recipe(2), tmp_path)
+    recipe = tiny_recipe(3)
+    train(replace(recipe, optim=replace(recipe.optim, decoder_learning_rate=0.01)), tmp_path)
+    changes = (tmp_path / "changes.jsonl").read_text()
+    assert "optim.decoder_learning_rate was None, now 0.01" in changes
