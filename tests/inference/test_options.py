@@ -114,11 +114,11 @@ def test_arrays_that_are_no_label_map_are_refused(tmp_path):
     sharp = np.zeros((24, 24), np.uint8)
     sharp[2:10, 2:20], sharp[12:20, 4:12] = 100, 200
     soft = np.asarray(Image.fromarray(sharp).resize((60, 60), Image.Resampling.BICUBIC))
-    with pytest.raises(UserError, match="The mask holds .* smoothed.*--allow-odd-masks"):
+    with pytest.raises(UserError, match=r"The mask holds .* smoothed.*--allow-odd-masks"):
         jobs_of(clip, tmp_path / "out", PredictOptions(masks=soft), each=False)
-    with pytest.raises(UserError, match="The mask holds .* smoothed"):
+    with pytest.raises(UserError, match=r"The mask holds .* smoothed"):
         predict_frames(tiny(), np.zeros((1, 60, 60, 3), np.uint8), masks=soft)
-    with pytest.raises(UserError, match="integer ids .* float64"):
+    with pytest.raises(UserError, match=r"integer ids .* float64"):
         predict_frames(tiny(), np.zeros((1, 60, 60, 3), np.uint8), masks=soft / 255)
     odd = PredictOptions(masks=soft, allow_odd_masks=True)
     (job,) = jobs_of(clip, tmp_path / "out", odd, each=False)
