@@ -230,6 +230,8 @@ class _Result:
         self._write_slots = stack.enter_context(frame_writer(self.slots, fps))
         if self.edited is not None:
             self._write_edited = stack.enter_context(frame_writer(self.edited, fps))
+        else:  # of an earlier input of the other kind
+            (job.target / ("edited.mp4" if fps is None else "edited.png")).unlink(missing_ok=True)
 
     def write(self, part: _Slice, after: Decoded | None) -> None:
         recon, pose, size = part.decoded.recon, part.clip.pose, part.images.shape[1:3]

@@ -182,6 +182,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
         if path.suffix.lower() in _HEIC:
             _know_heic(path)
         with Image.open(path) as image:
+            if image.format == "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5:
+                image.filename = (
+                    ""  # else Pillow maps an uncompressed file into memory as if it were turned already
+                )
             yield image
     except Image.UnidentifiedImageError as error:
         raise UserError(
