@@ -123,3 +123,8 @@ def test_arrays_that_are_no_label_map_are_refused(tmp_path):
     odd = PredictOptions(masks=soft, allow_odd_masks=True)
     (job,) = jobs_of(clip, tmp_path / "out", odd, each=False)
     assert job.hint.ids is not None and job.hint.ids.max() > 2
+
+
+def test_a_device_of_torch_is_taken():
+    assert PredictOptions(device=torch.device("cpu")).device == "cpu"
+    assert EvaluateOptions(device=torch.device("cuda", 1)).device == "cuda:1"

@@ -45,6 +45,18 @@ def test_a_deep_image_is_turned_upright(tmp_path):
     assert np.array_equal(video.read_frames(tmp_path)[0, ..., 0], np.rot90(values >> 8, -1))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize(
+    "orientation, turned", [(5, np.transpose), (6, lambda v: np.rot90(v, -1)), (8, np.rot90)]
+)
+def test_a_turned_tiff_is_upright_whatever_its_numbers(tmp_path, dtype, orientation, turned):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    values = (200 * STEPS + 55).astype(np.uint8)
+    Image.fromarray(values.astype(dtype)).save(tmp_path / "a.tif", exif=exif)
+    assert np.array_equal(video.read_image(tmp_path / "a.tif")[..., 0], turned(values))
+
+
 @pytest.mark.parametrize(
     "values, low, high",
     [

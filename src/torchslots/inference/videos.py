@@ -116,7 +116,7 @@ def _check_shape(model: Any, data: DataConfig) -> None:
     if data.dataset == "folder" and data.crop is None and height != width:
         raise UserError(
             f"The model is built for frames of {height} x {width}, and frames of your own are cut to their central "
-            "square. Take a run that was trained on your frames with --data.crop; `torchslots predict` takes films of any "
+            "square. Take a run that was trained on them with --data.crop; `torchslots predict` takes films of any "
             "shape."
         )
 
