@@ -6,7 +6,8 @@ The step is the one that `torchslots train` takes, on one clip. Sampling takes t
 the U-Net with DPM-Solver++, each estimate moved to the codebook, and decodes the images. `plain` is the same network as
 the original runs it: channels before pixels in memory, attention as two matrix products with a softmax between them,
 full precision. CPU seconds are those of the process, which are steadier on a shared machine. `unet_alone` repeats the
-calls of the U-Net that sampling made, nothing else; `sampling_over_unet` (bar: 1.1) is sampling over them. With
+calls of the U-Net that sampling made, nothing else; `latents_over_unet` (bar: 1.1) is the sampling of latents over
+them, `sampling_over_unet` with slots and images too, whose encoder and decoder are no part of the U-Net. With
 --sampled-clips several clips are sampled in one batch, as `evaluate` does.
 
 The original's figures are quoted, not measured here: CPU seconds of two threads on two shared cores, for the default
@@ -67,6 +68,7 @@ def main(
     precision: tuple[Precision, ...] = ("fp32", "bf16"),
     compile: bool = False,
     sampling: bool = True,
+    plain_form: bool = True,
     device: Literal["cpu", "cuda"] | None = None,
     samples: int = 2,
     threads: int | None = None,
@@ -81,6 +83,7 @@ def main(
         precision: Precisions of our matrix products; the plain form has fp32.
         compile: Compile our model.
         sampling: Also time sampling, which takes ten times as long as a step.
+        plain_form: Also time the plain form, the slowest part.
         device: None: CUDA where there is one.
         samples: Timed repetitions, after one warm-up.
         threads: CPU threads; None: torch's choice.
@@ -94,13 +97,17 @@ def main(
     size = (chosen.data.resolution, chosen.data.resolution)
     shapes = [(1, trained_frames), *([(sampled_clips, sampled_frames)] if sampling else [])]
     clips = [torch.rand(*shape, 3, *size, device=place) for shape in shapes]
-    report: dict[str, Any] = {"plain_fp32": measure(chosen, clips, "fp32", samples, place, plain)}
+    report: dict[str, Any] = {}
+    if plain_form:
+        report["plain_fp32"] = measure(chosen, clips, "fp32", samples, place, plain)
     for each in precision:
         prepare = compiled if compile else lambda model: None
         report[f"ours_{each}"] = measure(chosen, clips, each, samples, place, prepare)
-    report |= {
-        f"plain_over_ours_{each}": ratios(report["plain_fp32"], report[f"ours_{each}"]) for each in precision
-    }
+    if plain_form:
+        report |= {
+            f"plain_over_ours_{each}": ratios(report["plain_fp32"], report[f"ours_{each}"])
+            for each in precision
+        }
     settings = {"recipe": recipe, "trained_frames": trained_frames, "sampled_frames": sampled_frames}
     settings |= {"sampled_clips": sampled_clips, "compile": compile, "samples": samples}
     print(
@@ -135,7 +142,10 @@ def measure(
         found["sampling"] = timed(work, samples, device)
         found["unet_alone"] = timed(lambda: replay(model, alone, precision), samples, device)
         kind = "seconds" if device.type == "cuda" else "cpu_seconds"
-        found["sampling_over_unet"] = found["sampling"][kind] / found["unet_alone"][kind]
+        slots = model.predict({"video": clips[1]}, recon=False).slots.flatten(0, 1)
+        found["latents"] = timed(lambda: sample_latents(model, slots, precision), samples, device)
+        for name in ("sampling", "latents"):
+            found[f"{name}_over_unet"] = found[name][kind] / found["unet_alone"][kind]
     return found
 
 
@@ -170,6 +180,12 @@ def predict(model: ObjectCentricModel, batch: Batch, precision: Precision) -> No
     """Slots, masks and sampled images of a clip."""
     with torch.autocast(batch["video"].device.type, torch.bfloat16, enabled=precision == "bf16"):
         model.predict(batch)
+
+
+def sample_latents(model: ObjectCentricModel, slots: Tensor, precision: Precision) -> None:
+    """What `predict` samples, without the slots' encoder and the tokenizer's decoder."""
+    with torch.autocast(slots.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        cast(DiffusionDecoder, model.decoder).sample_latents(slots)
 
 
 def plain(model: ObjectCentricModel) -> None:

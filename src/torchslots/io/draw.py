@@ -7,6 +7,7 @@ object in every tile of a figure: see `match_colors`.
 import colorsys
 import io
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ def clip_panel(
         masks: soft masks [T, K, H, W]; None: no slot tiles.
         slot_images: each slot's own reconstruction [T, K, H, W, 3]; None: the input through the masks.
         tile: height in pixels that small videos are enlarged to.
-        columns: tiles in a row.
+        columns: most tiles in a row.
     """
     num_slots = int(prediction.max()) + 1 if masks is None else masks.shape[1]
     colors = match_colors(truth, prediction, num_slots)
@@ -214,7 +215,9 @@ def clip_panel(
     return _arrange(_rows(tiles, columns) + _rows(slots, columns))
 
 
-def _rows(tiles: Sequence[Tile], columns: int) -> list[Sequence[Tile]]:
+def _rows(tiles: Sequence[Tile], most: int) -> list[Sequence[Tile]]:
+    """Rows of at most `most` tiles, as equal in length as they can be."""
+    columns = math.ceil(len(tiles) / max(math.ceil(len(tiles) / most), 1)) or 1
     return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
 
 
