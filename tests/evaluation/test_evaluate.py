@@ -226,6 +226,19 @@ def test_report_is_saved_as_json_pictures_and_curve(tmp_path, capsys):
     assert [path.suffix for path in image.save(tmp_path)] == [".json", ".png"]
 
 
+def test_panels_of_an_earlier_larger_result_do_not_stay(tmp_path):
+    films = evaluate(Oracle(), [_batch(0, 2)], _CONFIG, num_plots=2)
+    films.save(tmp_path / "eval", gif=True, tile=24)
+    (tmp_path / "eval" / "video_9.mp4").touch()
+    image = evaluate(Oracle(), [_batch(0, 1, num_frames=1)], _CONFIG, num_plots=1)
+    image.save(tmp_path / "eval")
+    left = sorted(file.name for file in (tmp_path / "eval").iterdir())
+    assert left == ["eval.json", "video_0.png", "video_9.mp4"], "others' files stay"
+    (tmp_path / "video_1.mp4").touch()
+    image.save(tmp_path)
+    assert (tmp_path / "video_1.mp4").is_file()
+
+
 def test_compare_lists_every_figure_once():
     some = EvalReport({"fg_ari": 0.5, "loss_a": 2.0}, {}, 1, {}, [], {})
     other = EvalReport({"fg_ari": 0.25}, {}, 1, {}, [], {})

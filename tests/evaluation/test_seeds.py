@@ -149,3 +149,19 @@ def test_faults_name_the_file_and_the_remedy(tmp_path):
     (run / "recipe.json").write_text("{}")
     with pytest.raises(UserError, match="no `name`"):
         report([run])
+
+
+def test_evaluations_on_other_data_are_averaged_apart(tmp_path):
+    runs = [
+        _run(tmp_path / "a", 0.5, dataset="movi_a"),
+        _run(
+            tmp_path / "b", 0.6, seed=1, num_frames=24
+        ),  # an older version did not state the data: the recipe's
+        _run(tmp_path / "c", 0.7, seed=2, dataset="movi_c"),
+        _run(tmp_path / "d", 0.8, seed=3, dataset="movi_a", max_objects=3),
+        _run(tmp_path / "e", 0.9, seed=4, dataset="movi_a", void_id=-1),
+    ]
+    groups = report(runs).groups
+    assert [len(group.runs) for group in groups] == [2, 1, 1, 1]
+    assert groups[1].differs["evaluation.dataset"] == "movi_c"
+    assert groups[2].differs["evaluation.max_objects"] == "3"

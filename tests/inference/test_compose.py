@@ -148,3 +148,30 @@ def test_models_that_decode_no_frames_are_refused():
         compose_videos(painter("steve"), Videos(0), SETTINGS)
     with pytest.raises(UserError, match="chunk should be at least 1"):
         ComposeOptions(chunk=0)
+
+
+@pytest.mark.parametrize("part", ["slot_encoder", "decoder"])
+def test_values_that_are_not_finite_stop_a_composition_with_the_videos_name(part):
+    model = savi.build(
+        replace(
+            TINY,
+            targets=("video",),
+            conditioning="learned",
+            resolution=(SIDE, SIDE),
+            decoder=replace(TINY.decoder, grid=(4, 4)),
+        )
+    ).eval()
+    with torch.no_grad():
+        for weight in getattr(model, part).parameters():
+            weight.mul_(1e30)
+    with pytest.raises(UserError, match=r"are not finite for (video|composition) \d"):
+        compose_videos(model, Videos(), SETTINGS)
+
+
+def test_compositions_of_an_earlier_larger_result_do_not_stay(tmp_path):
+    model = painter("slotdiffusion")
+    save(compose_videos(model, Videos(3), SETTINGS, ComposeOptions(num_plots=3)), tmp_path)
+    assert (tmp_path / "composed_2.mp4").is_file()
+    still = replace(SETTINGS, num_frames=1)
+    save(compose_videos(model, Videos(3), still, ComposeOptions(num_plots=1)), tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["compose.json", "composed_0.png"]

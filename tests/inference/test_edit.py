@@ -10,6 +10,7 @@ import torch
 from tiny_models import TINY
 from torchslots.cli.edit import edit as edit_command
 from torchslots.inference.edit import Edited, EditOptions, changes_of, edit
+from torchslots.inference.inputs import InputsFailed
 from torchslots.io import video
 from torchslots.io.draw import number_slots
 from torchslots.io.errors import UserError
@@ -233,3 +234,29 @@ def test_contradictions_are_refused():
         EditOptions(remove=(0,), keep=(1,))
     with pytest.raises(UserError, match="num_slots should be more than 0"):
         EditOptions(num_slots=0)
+
+
+def test_one_bad_input_does_not_stop_the_others(tmp_path, capsys):
+    model = savi_model("video")
+    save_pretrained(model, model.config, tmp_path / "model")
+    files = [tmp_path / f"{name}.png" for name in "abc"]
+    for seed, file in enumerate(files):
+        video.write_png(file, picture(seed, *TINY.resolution))
+    files[1].write_bytes(b"no image")
+    words = [str(tmp_path / "model"), *map(str, files), "--out", str(tmp_path / "out")]
+    with pytest.raises(InputsFailed, match=r"(?s)1 of 3 inputs failed:.*b\.png.* 2 of 3") as caught:
+        edit_command(words)
+    assert caught.value.exit_code == 1
+    said = capsys.readouterr().out
+    for name in "ac":
+        assert (tmp_path / "out" / name / "slots.png").is_file() and f"out/{name}/slots.png" in said
+
+
+def test_values_that_are_not_finite_stop_an_edit_with_the_inputs_name(one, tmp_path):
+    for part in ("slot_encoder", "decoder"):
+        model = savi_model("video")
+        with torch.no_grad():
+            for weight in getattr(model, part).parameters():
+                weight.mul_(1e30)
+        with pytest.raises(UserError, match=rf"are not finite for .*{one.name}"):
+            edit(model, one, tmp_path / "out", remove=1)

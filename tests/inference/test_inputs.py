@@ -214,3 +214,14 @@ def test_a_damaged_film_goes_on_when_asked(tmp_path, model, capsys):
     assert "a.mp4 is damaged, and read all the same" in capsys.readouterr().err
     with pytest.raises(UserError, match="is damaged"):
         predict(model, file, tmp_path / "out")
+
+
+def test_a_hint_by_a_name_that_two_inputs_share_is_nobodys(tmp_path):
+    files = [film(tmp_path / folder / "x.png") for folder in "ab"]
+    boxes = tmp_path / "boxes"
+    boxes.mkdir()
+    for i, name in enumerate(("x.png", "x", "x_2")):
+        (boxes / f"{name}.json").write_text(json.dumps([[0, 0, 1, 0.1 * (i + 1)]]))
+    jobs = jobs_of(files, tmp_path / "out", InputOptions(boxes=boxes), False)
+    widths = [round(float(job.hint.boxes[0, 3]), 4) for job in jobs if job.hint.boxes is not None]
+    assert widths == [0.2, 0.3]

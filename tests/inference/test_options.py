@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from tiny_models import tiny
 from torchslots.inference.compose import ComposeOptions
 from torchslots.inference.concepts import ConceptOptions
 from torchslots.inference.edit import EditOptions
 from torchslots.inference.evaluate import EvaluateOptions
 from torchslots.inference.generation import SamplingOptions
 from torchslots.inference.inputs import jobs_of
-from torchslots.inference.predict import PredictOptions
+from torchslots.inference.predict import PredictOptions, predict_frames
 from torchslots.io.errors import UserError
 from torchslots.recipes.config import with_changes
 from torchslots.training.feature_job import FeatureOptions
@@ -104,3 +106,25 @@ def test_a_resolution_beyond_any_models_is_refused():
     assert PredictOptions(resolution=8192).resolution == 8192
     with pytest.raises(UserError, match=r"resolution 3,000,000 is more .* give at most 8,192 pixels"):
         PredictOptions(resolution=3_000_000)
+
+
+def test_arrays_that_are_no_label_map_are_refused(tmp_path):
+    clip = tmp_path / "clip.mp4"
+    clip.touch()
+    sharp = np.zeros((24, 24), np.uint8)
+    sharp[2:10, 2:20], sharp[12:20, 4:12] = 100, 200
+    soft = np.asarray(Image.fromarray(sharp).resize((60, 60), Image.Resampling.BICUBIC))
+    with pytest.raises(UserError, match=r"The mask holds .* smoothed.*--allow-odd-masks"):
+        jobs_of(clip, tmp_path / "out", PredictOptions(masks=soft), each=False)
+    with pytest.raises(UserError, match=r"The mask holds .* smoothed"):
+        predict_frames(tiny(), np.zeros((1, 60, 60, 3), np.uint8), masks=soft)
+    with pytest.raises(UserError, match=r"integer ids .* float64"):
+        predict_frames(tiny(), np.zeros((1, 60, 60, 3), np.uint8), masks=soft / 255)
+    odd = PredictOptions(masks=soft, allow_odd_masks=True)
+    (job,) = jobs_of(clip, tmp_path / "out", odd, each=False)
+    assert job.hint.ids is not None and job.hint.ids.max() > 2
+
+
+def test_a_device_of_torch_is_taken():
+    assert PredictOptions(device=torch.device("cpu")).device == "cpu"
+    assert EvaluateOptions(device=torch.device("cuda", 1)).device == "cuda:1"

@@ -1,15 +1,21 @@
 """First-frame hints: every accepted way of writing them means the same; every wrong one is said."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from torchslots.inference.view import box_hint, mask_hint, read_boxes, read_mask
+from torchslots.data.sets.own_masks import read_mask_image
+from torchslots.inference.view import FirstFrameHint, box_hint, mask_hint, read_boxes
 from torchslots.io.errors import UserError
 
 BOX = [0.25, 0.5, 0.75, 1.0]
+
+
+def read_mask(file: Path) -> FirstFrameHint:
+    return mask_hint(read_mask_image(file), where=str(file))
 
 
 def write(folder, content):
@@ -91,10 +97,11 @@ def test_a_mask_gives_ids_in_order_and_boxes_around_them(tmp_path, mode):
 
 def test_masks_without_objects_or_with_colours_are_refused(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "colour.png")
-    with pytest.raises(UserError, match=r"colour\.png is a colour image"):
+    with pytest.raises(UserError, match=r"colour\.png is in colour"):
         read_mask(tmp_path / "colour.png")
     Image.new("L", (4, 4)).save(tmp_path / "empty.png")
     with pytest.raises(UserError, match=r"empty\.png has only background"):
         read_mask(tmp_path / "empty.png")
-    with pytest.raises(UserError, match="integer ids"):
-        mask_hint(np.zeros((2, 3, 4), int))
+    for wrong in (np.zeros((2, 3, 4), int), np.ones((3, 4), np.float32)):
+        with pytest.raises(UserError, match="integer ids"):
+            mask_hint(wrong)

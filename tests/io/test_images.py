@@ -45,6 +45,18 @@ def test_a_deep_image_is_turned_upright(tmp_path):
     assert np.array_equal(video.read_frames(tmp_path)[0, ..., 0], np.rot90(values >> 8, -1))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize(
+    "orientation, turned", [(5, np.transpose), (6, lambda v: np.rot90(v, -1)), (8, np.rot90)]
+)
+def test_a_turned_tiff_is_upright_whatever_its_numbers(tmp_path, dtype, orientation, turned):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    values = (200 * STEPS + 55).astype(np.uint8)
+    Image.fromarray(values.astype(dtype)).save(tmp_path / "a.tif", exif=exif)
+    assert np.array_equal(video.read_image(tmp_path / "a.tif")[..., 0], turned(values))
+
+
 @pytest.mark.parametrize(
     "values, low, high",
     [
@@ -170,3 +182,20 @@ def test_heic_with_its_library(tmp_path):
     image = np.full((16, 16, 3), (200, 40, 60), np.uint8)
     heif.from_pillow(Image.fromarray(image)).save(tmp_path / "a.heic", quality=100)
     assert np.abs(video.read_image(tmp_path / "a.heic").astype(int) - image).max() < 8
+
+
+def test_grey_with_alpha_of_16_bits_of_which_12_are_used(tmp_path, capsys):
+    import av
+
+    deep = (4095 * STEPS).round().astype(">u2")
+    frame = av.VideoFrame(8, 4, "ya16be")
+    rows = np.zeros((4, frame.planes[0].line_size // 2), ">u2")
+    rows[:, 0:16:2], rows[:, 1:16:2] = deep, 65535
+    frame.planes[0].update(rows.tobytes())
+    with av.open(str(tmp_path / "a.png"), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.height, stream.width, stream.pix_fmt = 4, 8, "ya16be"
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert np.abs(video.read_image(tmp_path / "a.png") - 255 * STEPS[..., None]).max() <= 1
+    assert "read as 12 bits" in capsys.readouterr().err

@@ -296,3 +296,11 @@ def test_numbering_keeps_numbers_from_call_to_call():
     assert number(torch.tensor([5, -(2**62), 3, 2**62, 1], dtype=torch.int64)).tolist() == [5, 4, 2, 6, 1]
     assert number(torch.tensor([255, 7], dtype=torch.uint8)).tolist() == [7, 3] and len(number) == 8
     assert Numbering((1, 0))(torch.tensor([0, 1])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int16, torch.uint16, torch.uint32, torch.uint64, torch.int64]
+)
+def test_contingency_takes_integers_of_any_type_and_one_image_alone(dtype):
+    objects, slots = torch.tensor([[0, 1], [2, 2]]), torch.tensor([[0, 0], [1, 1]])
+    assert contingency(objects.to(dtype), slots.to(dtype), 2).tolist() == [[1, 0], [1, 0], [0, 2]]

@@ -29,6 +29,21 @@ GIVEN = {key: value for key, value in batch().items() if key in ("video", "boxes
             {"segmentations": torch.rand(2, 6, 16, 24)},
             r"`segmentations` should be integer ids, got torch.float32",
         ),
+        ({"video": GIVEN["video"][:, :0]}, r"`video` is empty, \[2, 0, 3, 16, 24\]: give at least one clip"),
+        (
+            {"video": GIVEN["video"].half()},
+            r"should be torch.float32 as the model's weights, got torch.float16",
+        ),
+        (
+            {"boxes": GIVEN["boxes"][:, 0]},
+            r"`boxes` should be \[B, T, n, 4\] .*, got \[2, 4, 4\]: add dimensions",
+        ),
+        ({"boxes": GIVEN["boxes"][..., :3]}, r"`boxes` should be \[B, T, n, 4\] .*, got \[2, 6, 4, 3\]"),
+        ({"boxes": GIVEN["boxes"][:1]}, r"2 of `video` and 1 of `boxes`: give a hint for each clip"),
+        (
+            {"segmentations": torch.zeros(2, 16, 24, dtype=torch.int32)},
+            r"`segmentations` should be \[B, T, H, W\], got \[2, 16, 24\]: add dimensions",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_the_remedy(changes, said):

@@ -10,7 +10,8 @@ import torch
 from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
 from torchslots.recipes.config import to_json
-from torchslots.training.best import Figure, watched
+from torchslots.training import checkpoint
+from torchslots.training.best import Figure, check_name, watched
 from torchslots.training.needs import check_needs
 from torchslots.training.resume import TrainOptions, read_start, start_of
 from training.tiny_run import same, tiny_recipe, train, weights
@@ -66,3 +67,18 @@ def test_what_data_lack_is_said_with_the_switches() -> None:
     check_needs(recipe, model, {**frames, "boxes": torch.zeros(1), "flow": torch.zeros(1)})
     alone = replace(recipe.model, conditioning="learned", targets=("video",))
     check_needs(recipe, catalog.build_seeded(alone, 0), frames)
+
+
+def test_the_rates_of_parts_may_change(tmp_path: Path) -> None:
+    recipe = tiny_recipe(3)
+    checkpoint.claim(tmp_path, recipe)
+    for field in ("decoder_learning_rate", "backbone_learning_rate"):
+        changed = replace(recipe, optim=replace(recipe.optim, **{field: 0.01}))
+        assert checkpoint.claim(tmp_path, changed, write=False) == [f"optim.{field} was None, now 0.01"]
+
+
+def test_a_name_that_no_figure_has_is_refused_before_a_run() -> None:
+    for name in ("fg_ari", "ap_inf", "psnr", "mse", "loss", "loss_recon", "j_and_f"):
+        check_name(name)
+    with pytest.raises(UserError, match=r"no figure `fgari` to watch\. Did you mean fg_ari"):
+        check_name("fgari")

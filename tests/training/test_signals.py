@@ -13,7 +13,7 @@ import pytest
 
 from forked import Forked
 from torchslots.cli import main
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, note
 from torchslots.io.run_log import read_log
 from torchslots.training import checkpoint
 
@@ -138,3 +138,15 @@ def test_torchrun_takes_no_flag_for_its_own(
         ["--nproc-per-node", "2", "-m", "torchslots", "train", "--run-dir", "r"]
     )
     assert parsed.training_script_args == ["train", "--run-dir", "r"]
+
+
+def test_notes_that_all_processes_would_print_are_printed_by_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        note(f"of all, by {rank}")
+        note(f"of a file, by {rank}", everywhere=True)
+        texts.append(capsys.readouterr().err)
+    assert texts == ["Note: of all, by 0\nNote: of a file, by 0\n", "Note: of a file, by 1\n"]

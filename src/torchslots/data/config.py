@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from torchslots.io.errors import UserError
 from torchslots.io.ranges import COUNT, PART, Range, check_ranges
 
 
@@ -80,6 +81,8 @@ class DataConfig:
             UserError: a field has a value that it cannot have.
         """
         check_ranges(self, RANGES)
+        if self.crop is not None and len(self.crop) != 4:
+            raise UserError(f"`crop` should be four numbers, top, left, height and width, got {self.crop}.")
 
 
 RANGES: dict[str, Range] = {

@@ -29,6 +29,8 @@ LABELS = (
 )
 _PARTS = {*scores.LABELS, *scores.EXTRA_LABELS, *scores.CLASS_LABELS, *set_prediction.LABELS}
 """Figures that are printed in per cent."""
+_PANELS = (".mp4", ".gif", ".png")
+"""Endings of the files of a panel."""
 _LOWER = ("mse", "lpips", "fid", "fvd", "loss")
 """Beginnings of the names of figures of which the lowest is the best."""
 
@@ -75,11 +77,16 @@ class EvalReport:
 
     def save(self, folder: Path, *, fps: float = 12.0, gif: bool = False, tile: int = 128) -> list[Path]:
         """Write eval.json, FG-ARI over frames as a PNG, and each stored video as mp4 and, with `gif`, GIF (one frame:
-        PNG); for set prediction also properties_N.png and properties.md, predicted beside true.
+        PNG); for set prediction also properties_N.png and properties.md, predicted beside true. Further videos of an
+        earlier evaluation in this folder are removed.
 
         Raises:
             UserError: no space left, or a folder that cannot be written.
         """
+        if (folder / "eval.json").is_file():
+            remove_later(folder, "video", len(self.panels))
+            remove_later(folder, "properties", len(self.panels))
+            (folder / "fg_ari_per_frame.png").unlink(missing_ok=True)
         write_file(folder / "eval.json", self.to_json() + "\n")
         written = [folder / "eval.json"]
         curve = self.curves.get("fg_ari", [])
@@ -106,18 +113,36 @@ class EvalReport:
 
 
 def write_panel(frames: NDArray[np.uint8], path: Path, fps: float, gif: bool) -> list[Path]:
-    """Write a video as mp4 and, with `gif`, as GIF; one frame as PNG. `path` has no suffix.
+    """Write a video as mp4 and, with `gif`, as GIF; one frame as PNG. `path` has no suffix; what an earlier result left
+    there in other formats is removed.
 
     Raises:
         UserError: no space left, or a folder that cannot be written.
     """
     if len(frames) == 1:
         video.write_png(path.with_suffix(".png"), frames[0])
+        _remove(path, {*_PANELS} - {".png"})
         return [path.with_suffix(".png")]
     video.write_video(path.with_suffix(".mp4"), frames, fps)
     if gif:
         video.write_gif(path.with_suffix(".gif"), frames, fps)
-    return [path.with_suffix(suffix) for suffix in ((".mp4", ".gif") if gif else (".mp4",))]
+    written = (".mp4", ".gif") if gif else (".mp4",)
+    _remove(path, {*_PANELS} - {*written})
+    return [path.with_suffix(suffix) for suffix in written]
+
+
+def remove_later(folder: Path, stem: str, number: int) -> None:
+    """Remove the panels `STEM_N` of an earlier result, of which there were more, from this number on."""
+    while _remove(folder / f"{stem}_{number}", {*_PANELS}):
+        number += 1
+
+
+def _remove(path: Path, suffixes: Iterable[str]) -> bool:
+    """Remove a panel's files with these endings; returns whether there were any."""
+    old = [file for suffix in suffixes if (file := path.with_suffix(suffix)).is_file()]
+    for file in old:
+        file.unlink()
+    return bool(old)
 
 
 def format_figure(name: str, value: float) -> str:

@@ -43,6 +43,8 @@ _USUAL = {
 }
 """What recipes that were saved before a field was there do not say."""
 _USUAL_EVALUATION = _as_written(EvalConfig())
+DATA_SETTINGS = ("dataset", "max_objects", "void_id", "allow_odd_masks")
+"""Fields of `DataConfig` that an evaluation may change, and states."""
 _AGAIN = "Run `torchslots evaluate` on the run again."
 
 
@@ -192,9 +194,9 @@ def _configuration(run: _Run) -> dict[str, str]:
     found = _USUAL | flatten(run.recipe)
     if run.settings:
         found = {key: value for key, value in found.items() if not key.startswith(_EVALUATION)}
-        found |= {
-            _EVALUATION + key: value for key, value in (_USUAL_EVALUATION | flatten(run.settings)).items()
-        }
+        trained = {name: found[f"data.{name}"] for name in DATA_SETTINGS}
+        stated = _USUAL_EVALUATION | trained | flatten(run.settings)
+        found |= {_EVALUATION + key: value for key, value in stated.items()}
     else:
         found["figures"] = "of the last evaluation in training"
     return {key: str(value) for key, value in found.items() if key not in _CONDUCT}

@@ -22,7 +22,7 @@ from torchslots.data.loader import number_read
 from torchslots.evaluation.frame_folders import write_frames
 from torchslots.evaluation.kept import Kept, fingerprint
 from torchslots.evaluation.panels import PLOTTED_FRAMES
-from torchslots.evaluation.report import EvalReport, write_panel
+from torchslots.evaluation.report import EvalReport, remove_later, write_panel
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
 from torchslots.inference.finished import model_key
 from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
@@ -196,6 +196,8 @@ def save(report: EvalReport, folder: Path | str, fps: float = 12.0) -> list[Path
     """
     folder = Path(folder)
     written = [folder / "compose.json"]
+    if written[0].is_file():
+        remove_later(folder, "composed", len(report.panels))
     write_file(written[0], report.to_json() + "\n")
     for index, composition in enumerate(report.panels):
         written += write_panel(composition.panel(), folder / f"composed_{index}", fps, gif=True)
@@ -233,7 +235,7 @@ def _decoded(
     stored = None if kept is None else kept.read(name)
     if stored is not None:
         return stored["frames"]
-    frames = decode_frames(model, clip, chunk)[0]
+    frames = decode_frames(model, clip, chunk, [f"composition {number}"])[0]
     if kept is not None:
         kept.write(name, {"frames": frames})
     return frames

@@ -19,6 +19,7 @@ from numpy import ndarray
 
 from torchslots.inference.inputs import (
     InputOptions,
+    InputsFailed,
     Job,
     batches,
     decodes_features_alone,
@@ -34,7 +35,7 @@ from torchslots.metrics.labels import resize_masks
 from torchslots.models import edits
 from torchslots.models.clips import frames_of
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.slices import carry_state
+from torchslots.models.slices import carry_state, demand_finite
 from torchslots.models.types import Clip, Decoded
 from torchslots.recipes.config import with_changes
 
@@ -105,6 +106,7 @@ def edit(
     Raises:
         UserError: an input that cannot be read, a slot that does not exist, an edit that the model's slots do not
             allow, two inputs of different lengths, or a model that reconstructs nothing.
+        InputsFailed: some of several inputs failed; the others are done.
     """
     options = with_changes(options, **changes)
     model = options.ready(model)
@@ -117,7 +119,18 @@ def edit(
     if options.swap and len(jobs) != 2:
         raise UserError(f"Slots are exchanged between two inputs, got {len(jobs)}. Give two.")
     groups = [jobs] if options.swap else [[job] for job in jobs]
-    return [done for group in groups for done in _edit_together(model, group, options)]
+    done: list[Edited] = []
+    failed: list[str] = []
+    for group in groups:
+        try:
+            done += _edit_together(model, group, options)
+        except UserError as error:
+            if len(groups) == 1:
+                raise
+            failed.append(str(error))
+    if failed:
+        raise InputsFailed(failed, done, len(jobs), Path(out))
+    return done
 
 
 def changes_of(options: EditOptions) -> Change:
@@ -173,11 +186,14 @@ def _slices(model: ObjectCentricModel, job: Job, options: EditOptions) -> Iterat
     """The slices of an input before edits, so that an edit of one frame does not affect the next."""
     _, parts = batches(model, video.iter_frames(job.source, _SLICE, options.allow_damaged), job.hint, options)
     order: list[int] = []
+    name = [str(job.source)]
     for batch, clip in carry_state(torch.no_grad()(model.encode), (batch for _, batch in parts)):
+        demand_finite(clip, name)
         with torch.no_grad():
             order = order or slot_order(model.decode(clip, recon=False), job.hint)
             clip = edits.keep(clip, order)
             part = _Slice(to_images(batch["video"][0]), clip, _decoded(model, clip, options.changes))
+        demand_finite(part.decoded, name)
         yield part  # outside of no_grad, which must not stay active while a generator is suspended
 
 
@@ -214,6 +230,8 @@ class _Result:
         self._write_slots = stack.enter_context(frame_writer(self.slots, fps))
         if self.edited is not None:
             self._write_edited = stack.enter_context(frame_writer(self.edited, fps))
+        else:  # of an earlier input of the other kind
+            (job.target / ("edited.mp4" if fps is None else "edited.png")).unlink(missing_ok=True)
 
     def write(self, part: _Slice, after: Decoded | None) -> None:
         recon, pose, size = part.decoded.recon, part.clip.pose, part.images.shape[1:3]

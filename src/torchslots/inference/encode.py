@@ -1,10 +1,10 @@
 """Encode the slots of all videos of a data set, for compositions and concepts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from torchslots.data.batch import ClipDataset
@@ -15,7 +15,7 @@ from torchslots.io.errors import UserError
 from torchslots.models.clips import frames_of, joined, moved_to, plain_clip
 from torchslots.models.layers.ranges import to_bytes
 from torchslots.models.model import ObjectCentricModel
-from torchslots.models.slices import carry_state, cut, to_device
+from torchslots.models.slices import carry_state, cut, demand_finite, to_device
 from torchslots.models.slots.seeding import seeded
 from torchslots.models.types import Batch, Clip, State
 from torchslots.recipes.config import EvalConfig
@@ -51,7 +51,7 @@ def encoded_videos(
         with_masks: from a video's number to whether its masks are needed.
 
     Raises:
-        UserError: no videos, or damaged data.
+        UserError: no videos, damaged data, or values that are not finite.
     """
     batches = shown_batches(
         dataset, settings, "Reading slots", rank=rank, world_size=world_size, num_workers=num_workers
@@ -94,15 +94,18 @@ def _encoded(
     needed = any(with_masks(number) for number in numbers)
     parts = cut(seeded(batch, settings.seed, numbers[0]), settings.slice_size, settings.num_frames)
 
+    names = batch.get("name") or [f"video {number}" for number in numbers]
+
     def step(part: Batch, state: State | None) -> Clip:
-        return model.encode(to_device(part, device), state, attn=needed, keys=False)
+        clip = model.encode(to_device(part, device), state, attn=needed, keys=False)
+        demand_finite(clip, names)
+        return clip
 
     for _, clip in carry_state(step, parts):
         clips.append(moved_to(clip, "cpu"))
-        masks += [to_bytes(model.decode(clip, recon=False).masks).cpu()] if needed else []
+        masks += [to_bytes(_masks(model, clip, names)).cpu()] if needed else []
     clip, video = joined(clips, 1), to_bytes(batch["video"][:, : settings.num_frames])
     shown = real_frames(batch)[:, : settings.num_frames]
-    names = batch.get("name") or [f"video {number}" for number in numbers]
     soft = torch.cat(masks, 1) if needed else None
     return [
         EncodedVideo(
@@ -114,6 +117,12 @@ def _encoded(
         )
         for row, number in enumerate(numbers)
     ]
+
+
+def _masks(model: ObjectCentricModel, clip: Clip, names: Sequence[str]) -> Float[Tensor, "B T K h w"]:
+    found = model.decode(clip, recon=False)
+    demand_finite(found, names)
+    return found.masks
 
 
 def _row(clip: Clip, row: int) -> Clip:

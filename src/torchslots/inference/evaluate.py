@@ -18,6 +18,7 @@ from torchslots.evaluation.observers import Observer, ReconstructionFigures
 from torchslots.evaluation.report import EvalReport
 from torchslots.evaluation.result_page import write_result_page
 from torchslots.evaluation.rollout import HorizonReport, evaluate_rollout
+from torchslots.evaluation.seeds import DATA_SETTINGS
 from torchslots.evaluation.tokenizer import Ceiling
 from torchslots.evaluation.videos import whole_videos
 from torchslots.hub import load_trained
@@ -164,6 +165,7 @@ def evaluate_with_baseline(
         elif compared and {"boxes", "segmentations"} <= set(data.keys):
             copied = passes.box_copy_baseline(batches("Copying boxes"), settings)
     report.notes.extend(notes)
+    report.settings.update((name, getattr(data, name)) for name in DATA_SETTINGS)
     if options.num_iterations is not None:
         report.settings["num_iterations"] = options.num_iterations
     if options.sampling.given():

@@ -1,5 +1,6 @@
 """Inputs of `predict` and `edit`: common options, input files, result folders, hints, and the batches of an input."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +13,7 @@ import tyro
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from torchslots.data.sets.own_masks import read_mask_image
+from torchslots.data.sets.own_masks import check_label_map, read_mask_image
 from torchslots.hub import load_model
 from torchslots.inference.generation import SamplingOptions, with_sampling
 from torchslots.inference.view import (
@@ -134,7 +135,11 @@ def jobs_of(
     if not sources:
         raise UserError("There is no input. Give images, videos or folders of them.")
     targets = _result_folders(sources, Path(out))
-    hints = [_hint(source, target, options, len(sources)) for source, target in zip(sources, targets)]
+    shared = {name for name, number in Counter(source.name for source in sources).items() if number > 1}
+    hints = [
+        _hint(source, target, options, len(sources), source.name in shared)
+        for source, target in zip(sources, targets)
+    ]
     return [Job(*job) for job in zip(sources, targets, hints)]
 
 
@@ -179,8 +184,9 @@ def _result_folders(sources: list[Path], out: Path) -> list[Path]:
     return folders
 
 
-def _hint(source: Path, target: Path, options: InputOptions, num_inputs: int) -> FirstFrameHint:
-    """The hint of an input; of a folder of hints the one with the file's whole name, else with its result's name."""
+def _hint(source: Path, target: Path, options: InputOptions, num_inputs: int, shared: bool) -> FirstFrameHint:
+    """The hint of an input; of a folder of hints the one with the file's whole name, unless that is `shared` with
+    another input, else with its result's name."""
     if options.boxes is not None and options.masks is not None:
         raise UserError(BOTH)
     place, read, suffix = (options.boxes, read_boxes, "json")
@@ -193,14 +199,14 @@ def _hint(source: Path, target: Path, options: InputOptions, num_inputs: int) ->
             raise UserError(
                 f"One hint is given for {num_inputs} inputs. Give a folder with NAME.{suffix} for each."
             )
-        return box_hint(place) if options.masks is None else mask_hint(place)
+        return box_hint(place) if options.masks is None else array_mask(place, options.allow_odd_masks)
     if num_inputs > 1 and not place.is_dir():
         raise UserError(
             f"{place} is one hint for {num_inputs} inputs. Give a folder with NAME.{suffix} for each."
         )
     if place.is_dir():
         whole = place / f"{source.name}.{suffix}"
-        place = whole if whole.is_file() else place / f"{target.name}.{suffix}"
+        place = whole if whole.is_file() and not shared else place / f"{target.name}.{suffix}"
     return read(place)
 
 
@@ -211,6 +217,40 @@ def _read_mask(options: InputOptions, file: Path) -> FirstFrameHint:
         UserError: not an image, a colour image, no label map, or a mask without objects.
     """
     return mask_hint(read_mask_image(file, options.void_id, options.allow_odd_masks), where=str(file))
+
+
+def array_mask(ids: ndarray, allow_odd: bool = False) -> FirstFrameHint:
+    """The hint of integer ids [H, W].
+
+    Raises:
+        UserError: an array of another shape or type, no label map, or only background.
+    """
+    hint = mask_hint(ids)
+    if not allow_odd:
+        check_label_map(ids, "The mask")
+    return hint
+
+
+class InputsFailed(UserError):
+    """Some of several inputs failed; the others are done."""
+
+    exit_code = 1
+
+    def __init__(self, failed: list[str], done: Sequence[Any], total: int, out: Path) -> None:
+        """Say which failed and why; one line where all failed alike.
+
+        Args:
+            failed: a message for each.
+            done: results of the others.
+        """
+        self.failed, self.done = failed, done
+        alike = len(set(failed)) == 1 and len(failed) == total
+        listed = failed[0] if alike else "".join(f"\n  {message}" for message in failed)
+        super().__init__(
+            f"{len(failed)} of {total} inputs failed: {listed}"
+            + ("" if alike else "\n")
+            + f" {len(done)} of {total} inputs are finished, in {out}."
+        )
 
 
 Part = tuple[UInt8[ndarray, "T H W 3"], Batch]

@@ -21,8 +21,10 @@ from torchslots.inference.formats import require_formats
 from torchslots.inference.inputs import (
     BOTH,
     InputOptions,
+    InputsFailed,
     Job,
     Part,
+    array_mask,
     batches,
     decodes_features_alone,
     jobs_of,
@@ -30,7 +32,7 @@ from torchslots.inference.inputs import (
 )
 from torchslots.inference.outputs import OUTPUTS, Slice, result_files, result_writer
 from torchslots.inference.plots import beside_input, preferred_target, to_images
-from torchslots.inference.view import FirstFrameHint, View, box_hint, mask_hint
+from torchslots.inference.view import FirstFrameHint, View, box_hint
 from torchslots.io import notebook, video
 from torchslots.io.errors import UserError, note
 from torchslots.io.progress import progress
@@ -182,7 +184,7 @@ def predict_frames(
     if boxes is not None and masks is not None:
         raise UserError(BOTH)
     hint = FirstFrameHint() if boxes is None else box_hint(boxes)
-    hint = hint if masks is None else mask_hint(np.asarray(masks))
+    hint = hint if masks is None else array_mask(np.asarray(masks), options.allow_odd_masks)
     model = _ready(model, options)
     observe, ahead = options.plan(len(frames))
     chunks = (frames[i : min(i + options.slice_size, observe)] for i in range(0, observe, options.slice_size))
@@ -240,28 +242,6 @@ def predict(
     if failed:
         raise InputsFailed(failed, done, len(jobs), Path(out))
     return done
-
-
-class InputsFailed(UserError):
-    """Some of several inputs failed; the others are done."""
-
-    exit_code = 1
-
-    def __init__(self, failed: list[str], done: list[Path], total: int, out: Path) -> None:
-        """Say which failed and why; one line where all failed alike.
-
-        Args:
-            failed: a message for each.
-            done: result folders of the others.
-        """
-        self.failed, self.done = failed, done
-        alike = len(set(failed)) == 1 and len(failed) == total
-        listed = failed[0] if alike else "".join(f"\n  {message}" for message in failed)
-        super().__init__(
-            f"{len(failed)} of {total} inputs failed: {listed}"
-            + ("" if alike else "\n")
-            + f" {len(done)} of {total} inputs are finished, in {out}."
-        )
 
 
 _NOT_OF_RESULTS = (

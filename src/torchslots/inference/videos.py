@@ -88,6 +88,7 @@ def settings_of(
     if options.data == "folder" != data.dataset:  # the crop belongs to the frames of another data set
         data = dataclasses.replace(data, crop=None)
     data = dataclasses.replace(data, keys=keys, dataset=options.data or data.dataset)
+    _check_shape(model, data)
     if options.void_id is not None:
         data = dataclasses.replace(data, void_id=options.void_id)
     if options.allow_odd_masks:
@@ -103,6 +104,21 @@ def settings_of(
     if options.num_videos is not None:
         changes["num_videos"] = _limit(options.num_videos)
     return data, dataclasses.replace(settings, **changes)
+
+
+def _check_shape(model: Any, data: DataConfig) -> None:
+    """Check that frames of one's own, which are cut to their central square, are of the model's shape.
+
+    Raises:
+        UserError: the model is built for others.
+    """
+    height, width = getattr(model.config, "resolution", (1, 1))
+    if data.dataset == "folder" and data.crop is None and height != width:
+        raise UserError(
+            f"The model is built for frames of {height} x {width}, and frames of your own are cut to their central "
+            "square. Take a run that was trained on them with --data.crop; `torchslots predict` takes films of any "
+            "shape."
+        )
 
 
 def _tested(settings: EvalConfig, dataset: str, root: Path | None) -> EvalConfig:

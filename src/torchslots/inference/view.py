@@ -88,34 +88,17 @@ def box_hint(
     return FirstFrameHint(boxes=rows, in_pixels=in_pixels, where=where)
 
 
-def read_mask(file: Path) -> FirstFrameHint:
-    """First-frame mask from an indexed or grey image: 0 is background, every other value is an object.
-
-    Raises:
-        UserError: not an image, a colour image, or a mask without objects.
-    """
-    try:
-        with Image.open(file) as image:
-            mode, values = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(
-            f"{file} cannot be read as an image: {error}. Give an indexed or grey PNG."
-        ) from error
-    if values.ndim != 2:
-        raise UserError(
-            f"{file} is a colour image ({mode}). Give an indexed or grey PNG with 0 for background."
-        )
-    return mask_hint(values, where=str(file))
-
-
 def mask_hint(values: ndarray, *, where: str = "masks") -> FirstFrameHint:
     """A hint from integer ids [H, W]; objects are numbered 1 to n in the order of their ids.
 
     Raises:
-        UserError: an array of another shape, or only background.
+        UserError: an array of another shape or type, or only background.
     """
-    if values.ndim != 2:
-        raise UserError(f"{where}: a mask should be integer ids [H, W], got {list(values.shape)}.")
+    if values.ndim != 2 or values.dtype.kind not in "iub":
+        raise UserError(
+            f"{where}: a mask should be integer ids [H, W], got {values.dtype} {list(values.shape)}. Of soft masks "
+            "give the argmax over objects."
+        )
     found = np.unique(values)
     objects = found[found != 0]
     if not len(objects):

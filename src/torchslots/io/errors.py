@@ -54,9 +54,14 @@ def nearest(name: str, names: Iterable[str], otherwise: str | None = None) -> st
 
 
 @lru_cache(maxsize=4096)
-def note(message: str) -> None:
-    """Print what the user should know, though it stops nothing, to standard error; each message once."""
-    print(f"Note: {message}", file=sys.stderr, flush=True)
+def note(message: str, everywhere: bool = False) -> None:
+    """Print what the user should know, though it stops nothing, to standard error; each message once.
+
+    Args:
+        everywhere: print it by any process, since only this one may know; otherwise as `speaks` says.
+    """
+    if everywhere or speaks():
+        print(f"Note: {message}", file=sys.stderr, flush=True)
 
 
 def first_line(error: BaseException) -> str:

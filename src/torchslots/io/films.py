@@ -87,7 +87,8 @@ def film_frames(
             )
     finally:  # the reader may stop before the end
         if damaged and allow_damaged:
-            note(f"{path} is damaged, and read all the same: the decoder reports {named_frames(damaged)}.")
+            said = f"{path} is damaged, and read all the same: the decoder reports {named_frames(damaged)}."
+            note(said, everywhere=True)
 
 
 def _whole(numbered: Iterator[tuple[int, Any]], start: int) -> Iterator[UInt8[ndarray, "H W 3"]]:

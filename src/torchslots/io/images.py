@@ -79,7 +79,8 @@ def folder_frames(folder: Path, start: int, stop: int | None) -> Iterator[UInt8[
     if fitted:
         note(
             f"{folder}: images of another size than the first, {size[1]}x{size[0]} pixels, are resized to it and cut "
-            "to its shape in the middle."
+            "to its shape in the middle.",
+            everywhere=True,
         )
 
 
@@ -143,7 +144,7 @@ def _listed_pages(path: Path, _changed: int) -> tuple[int, ...]:
             else:
                 others += 1
     if others:
-        note(f"{path}: {others} pages of another size than the first are left out.")
+        note(f"{path}: {others} pages of another size than the first are left out.", everywhere=True)
     return tuple(full)
 
 
@@ -181,6 +182,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
         if path.suffix.lower() in _HEIC:
             _know_heic(path)
         with Image.open(path) as image:
+            if image.format == "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5:
+                image.filename = (
+                    ""  # else Pillow maps an uncompressed file into memory as if it were turned already
+                )
             yield image
     except Image.UnidentifiedImageError as error:
         raise UserError(

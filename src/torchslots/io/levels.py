@@ -45,10 +45,10 @@ def deep_values(image: Image.Image) -> ndarray | None:
 
 
 def _has_deep_colours(png: Path) -> bool:
-    """Whether the header of a PNG says 16 bits a channel, of RGB or RGBA."""
+    """Whether the header of a PNG says 16 bits a channel, of RGB, RGBA or grey with alpha."""
     with png.open("rb") as file:
         head = file.read(26)
-    return head[12:16] == b"IHDR" and head[24] == 16 and head[25] in (2, 6)
+    return head[12:16] == b"IHDR" and head[24] == 16 and head[25] in (2, 4, 6)
 
 
 def to_bytes(values: ndarray, levels: Levels) -> UInt8[ndarray, "..."]:
@@ -90,7 +90,8 @@ def _levels(files: tuple[tuple[Path, int], ...]) -> Levels:
     levels = _assumed(low, high, whole)
     name = files[0][0] if len(files) == 1 else f"{files[0][0].parent} ({len(files)} images)"
     if levels.white != 65535:
-        note(f"{name} does not say which value is white; its values {low:g} to {high:g} are {levels.source}.")
+        spread = f"its values {low:g} to {high:g} are {levels.source}"
+        note(f"{name} does not say which value is white; {spread}.", everywhere=True)
     return levels
 
 

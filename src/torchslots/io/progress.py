@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from torchslots.io.errors import speaks
+
 Item = TypeVar("Item")
 
 
@@ -13,7 +15,8 @@ def progress(what: str, total: int | None, unit: str = "") -> Iterator[Callable[
     """Show a bar on standard error while the block runs.
 
     Yields:
-        `advance(n=1, note="")`: count n more units and show `note` after the bar. Without a terminal there is no bar.
+        `advance(n=1, note="")`: count n more units and show `note` after the bar. Without a terminal there is no bar;
+        of several processes one on each machine shows it.
     """
     from rich import progress as rich
     from rich.console import Console
@@ -27,7 +30,9 @@ def progress(what: str, total: int | None, unit: str = "") -> Iterator[Callable[
         rich.TimeRemainingColumn(),
         "{task.fields[note]}",
     )
-    with rich.Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+    with rich.Progress(
+        *columns, console=Console(stderr=True), disable=not (sys.stderr.isatty() and speaks())
+    ) as bar:
         task = bar.add_task(what, total=total, note="", rate="")
 
         def advance(n: int = 1, note: str = "") -> None:

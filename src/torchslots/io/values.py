@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from torchslots.io.errors import UserError
@@ -95,7 +96,7 @@ def _as(hint: Any, value: Any, where: str, nested: Nested | None) -> Any:
         return {str(key): revive(kind, item, f"{where}: {key}", nested) for key, item in value.items()}
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is str and isinstance(value, PurePath):
+    if hint is str and isinstance(value, PurePath | torch.device):
         return str(value)
     if hint is np.ndarray:
         return _array(value, where)

@@ -95,9 +95,9 @@ def contingency(
             Negative ids are left out; where ids are negative or large, `Numbering` comes first.
         padding_mask: False on pixels that are left out.
     """
+    truth, prediction = _wide(truth), _wide(prediction)
     if num_objects is None:
         num_objects = int(truth.max()) + 1 if truth.numel() else 1
-    truth, prediction = _wide(truth), _wide(prediction)
     cells = num_objects * num_slots
     pair = truth.int() * num_slots + prediction.int()
     keep = (truth >= 0) & (truth < num_objects) & (prediction >= 0) & (prediction < num_slots)

@@ -133,7 +133,8 @@ class ObjectCentricModel(nn.Module):
         Raises:
             UserError: `video` has another shape, the model's hint is missing, or as `check_batch`.
         """
-        check_batch(batch, next(self.parameters()).device)
+        weight = next(self.parameters())
+        check_batch(batch, weight.device, weight.dtype)
         clip = self.encode(batch, state, attn or self.decoder.needs_attn, keys=False)
         return self.decode(clip, slot_recon, recon)
 
@@ -193,10 +194,13 @@ class ObjectCentricModel(nn.Module):
         return tuple(f"decoder.{name}" for name in self.decoder.training_only)
 
 
-def check_batch(batch: Batch, device: torch.device) -> None:
-    """Check what `predict` is given: keys, types, ranges, and that it is on the model's device.
+def check_batch(batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    """Check what `predict` is given: keys, types, shapes, ranges, and that it is on the model's device.
 
     Frames may pass [0, 1] as far as bicubic resizing does.
+
+    Args:
+        dtype: of the model's weights, which frames and boxes have, unless autocast converts them.
 
     Raises:
         UserError: something is wrong; all of it is said, with what to do.
@@ -207,29 +211,50 @@ def check_batch(batch: Batch, device: torch.device) -> None:
             f"`predict` takes a batch, a dictionary with `video` [B, T, 3, H, W] in [0, 1], got {what}. "
             "`torchslots.predict_frames` takes uint8 images [T, H, W, 3] of any size."
         )
-    wrong = [said for key in _CHECKED if key in batch for said in _wrong(key, batch[key], device)]
+    given = [key for key in _CHECKED if key in batch]
+    wrong = [said for key in given for said in _wrong(key, batch[key], device, dtype)]
+    sizes = {key: len(batch[key]) for key in given if not wrong}
+    if len({*sizes.values()}) > 1:
+        counted = " and ".join(f"{size} of `{key}`" for key, size in sizes.items())
+        wrong = [f"They are of other numbers of clips, {counted}: give a hint for each clip."]
     if wrong:
         raise UserError("The batch is not what `predict` takes: " + " ".join(wrong))
 
 
-def _wrong(key: str, value: Any, device: torch.device) -> list[str]:
+def _wrong(key: str, value: Any, device: torch.device, dtype: torch.dtype) -> list[str]:
     """What is wrong with an entry of a batch, and what to do; empty: nothing."""
     if not isinstance(value, Tensor):
         return [f"`{key}` should be a tensor, got {type(value).__name__}: use torch.as_tensor(...)."]
     if value.device.type != device.type:
         return [f"`{key}` is on {value.device}, the model on {device}: use {key}.to({str(device)!r})."]
+    if key == "segmentations" and value.is_floating_point():
+        return [f"`{key}` should be integer ids, got {value.dtype}: use {key}.int()."]
+    shape = list(value.shape)
     if key == "segmentations":
-        floats = value.is_floating_point()
-        return [f"`{key}` should be integer ids, got {value.dtype}: use {key}.int()."] * floats
+        what = f"`{key}` should be [B, T, H, W], got {shape}: add dimensions for B clips and T = 1 frame."
+        return [what] * (value.ndim != 4)
     if key == "video" and (value.ndim != 5 or value.shape[2] != 3):
         return [
-            f"`video` should be [B, T, 3, H, W], got {list(value.shape)}: move channels before height, and add "
-            "dimensions for B clips of T frames."
+            f"`video` should be [B, T, 3, H, W], got {shape}: move channels before height, and add dimensions for B "
+            "clips of T frames."
         ]
-    if not value.is_floating_point() or value.dtype == torch.float64:
+    if key == "video" and not value.numel():
+        return [f"`video` is empty, {shape}: give at least one clip of one frame."]
+    if key == "boxes" and (value.ndim != 4 or value.shape[3] != 4):
+        return [
+            f"`boxes` should be [B, T, n, 4] of (ymin, xmin, ymax, xmax), got {shape}: add dimensions for B clips and "
+            "T = 1 frame."
+        ]
+    if not value.is_floating_point() or value.dtype == torch.float64 != dtype:
         scaled = f"{key}.float() / 255" if value.dtype == torch.uint8 else f"{key}.float()"
         return [f"`{key}` should be float32, got {value.dtype}: use {scaled}."]
-    if key == "features" or not value.numel():
+    if key == "features":
+        return []
+    if value.dtype != dtype and not torch.is_autocast_enabled(device.type):
+        return [
+            f"`{key}` should be {dtype} as the model's weights, got {value.dtype}: use {key}.to({dtype})."
+        ]
+    if not value.numel():
         return []
     low, high = (float(edge) for edge in value.aminmax())
     if low != low:

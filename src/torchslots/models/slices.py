@@ -56,7 +56,7 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
 
 
 def demand_finite(found: Any, names: Sequence[str]) -> None:
-    """Stop at values that are not finite.
+    """Stop at values that are not finite, but for `logits`, which are minus infinity where a mask is zero.
 
     Args:
         found: named tuple of a slice, tensors [B, ...] and tables of them in its fields.
@@ -66,6 +66,8 @@ def demand_finite(found: Any, names: Sequence[str]) -> None:
         UserError: says which values, and of which video.
     """
     for field, value in found._asdict().items():
+        if field == "logits":
+            continue
         for key, tensor in value.items() if isinstance(value, dict) else [("", value)]:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.isfinite().all():
                 continue

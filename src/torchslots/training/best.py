@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, nearest
 
 
 class Figure(NamedTuple):
@@ -24,6 +24,20 @@ class Figure(NamedTuple):
         if best is None:
             return True
         return self.value < best if lower_is_better(self.name) else self.value > best
+
+
+def check_name(name: str) -> None:
+    """Check, before a run begins, that there may be a figure of this name.
+
+    Raises:
+        UserError: no evaluation has one.
+    """
+    from torchslots.evaluation.report import LABELS  # seconds, and only where a name was chosen
+
+    known = [*LABELS, "loss"]
+    if name not in known and not name.startswith("loss_"):
+        otherwise = "See docs/metrics.md; the losses are called loss_NAME."
+        raise UserError(f"There is no figure `{name}` to watch. {nearest(name, known, otherwise)}")
 
 
 def watched(metrics: Mapping[str, float], monitor: str, chosen: bool) -> Figure | None:

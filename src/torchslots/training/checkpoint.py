@@ -45,6 +45,8 @@ _FREE = {
     "optim.num_steps",
     "optim.learning_rate",
     "optim.min_learning_rate",
+    "optim.decoder_learning_rate",
+    "optim.backbone_learning_rate",
 }
 """Settings that may change when a run is resumed."""
 

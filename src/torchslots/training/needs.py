@@ -1,4 +1,4 @@
-"""What a recipe's model needs of its data besides frames, checked before a run begins."""
+"""What a recipe's model needs of its data, checked before a run begins."""
 
 import dataclasses
 from collections.abc import Collection
@@ -30,6 +30,25 @@ def check_needs(recipe: Recipe, model: catalog.Built, sample: Batch) -> None:
         f"{recipe.name} needs {names}, which the clips of `{recipe.data.dataset}` do not have. "
         f"{_remedy(recipe, model, missing)}"
     )
+
+
+def check_frames(recipe: Recipe, model: catalog.Built, sample: Batch) -> None:
+    """Check that frames have the size that the model is built for.
+
+    Raises:
+        UserError: they have another; the message has the switches.
+    """
+    wanted = getattr(recipe.model, "resolution", None)
+    if not isinstance(model, ObjectCentricModel) or wanted is None or "video" not in sample:
+        return
+    height, width = sample["video"].shape[-2:]
+    if model.feature_encoder is None and (height, width) != tuple(wanted):
+        raise UserError(
+            f"The model is built for frames of {wanted[0]} x {wanted[1]}, and those of `{recipe.data.dataset}` come as "
+            f"{height} x {width}, with --data.resolution {recipe.data.resolution} for their shorter side. Give "
+            f"--data.resolution {min(wanted)} and a --data.crop of the model's shape, or build the model for frames of "
+            "that size."
+        )
 
 
 def _remedy(recipe: Recipe, model: ObjectCentricModel, missing: Collection[str]) -> str:

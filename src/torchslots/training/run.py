@@ -12,9 +12,10 @@ from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
 from torchslots.recipes.config import DataConfig, EvalConfig, Recipe, with_changes
 from torchslots.training import loop
+from torchslots.training.best import check_name
 from torchslots.training.features import training_set
 from torchslots.training.loop import RunResult
-from torchslots.training.needs import check_needs
+from torchslots.training.needs import check_frames, check_needs
 from torchslots.training.own_files import sized_by_data
 from torchslots.training.resume import USUAL, TrainOptions, start_of
 from torchslots.training.warm_start import assemble
@@ -44,6 +45,8 @@ def train(
     recipe = with_changes(recipe, **{name: value for name, value in changes.items() if name not in own})
     if options.dataset is not None:
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})
+    if options.monitor is not None:
+        check_name(options.monitor)
     recipe = _on_other_data(recipe)
     if recipe.data.dataset == "folder":
         recipe = _on_own_files(recipe, "data.crop" in changes)
@@ -53,7 +56,9 @@ def train(
     data, root = recipe.data, Path(root)
     train_set = training_set(recipe, model, root)
     if not options.skip_corrupt and len(train_set):
-        check_needs(recipe, model, train_set.sample(0, np.random.default_rng(0)))
+        sample = train_set.sample(0, np.random.default_rng(0))
+        check_needs(recipe, model, sample)
+        check_frames(recipe, model, sample)
     return loop.train(
         recipe,
         model,

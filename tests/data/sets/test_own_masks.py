@@ -137,7 +137,7 @@ def lossy(folder: Path, ending: str) -> Path:
 @pytest.mark.parametrize("ending", ["jpg", "webp", "png", "jpeg.png"])
 def test_masks_that_were_spoiled_are_refused(tmp_path, ending):
     if ending == "webp":
-        with pytest.raises(UserError, match="colour"):
+        with pytest.raises(UserError, match="with loss"):
             read_mask_image(lossy(tmp_path / "m", ending))
         return
     file = lossy(tmp_path / "m", ending)
@@ -205,3 +205,66 @@ def test_a_crop_and_void_survive_preparing(tmp_path, covered):
     assert all(torch.equal(found[key], expected[key]) for key in found if key != "name")
     with pytest.raises(UserError, match="was prepared with `crop`"):
         open_dataset("prepared", tmp_path / "out", "train", replace(config, crop=None), True)
+
+
+def spoiled(kind: str) -> np.ndarray:
+    """Masks of three frames: one is smoothed, the first shows no object, or a few objects are slivers in one frame."""
+    ids = 100 * ids_of(3, 96)
+    ids[:, 40:80, 30:90] = 200
+    if kind == "slivers":
+        ids[2] = 0
+        ids[2, 0, :9], ids[2, 5, 5:7], ids[2, 9, 9:12] = 50, 100, 200
+        ids[:2, 85:95, 0:20] = 50
+        return ids
+    soft = Image.fromarray(ids[1]).resize((48, 48), Image.Resampling.BICUBIC)
+    ids[1 if kind == "first is empty" else 2] = np.asarray(soft.resize((96, 96), Image.Resampling.BICUBIC))
+    if kind == "first is empty":
+        ids[0] = 0
+    return ids
+
+
+@pytest.mark.parametrize("ending", ["folder", "npy", "npz"])
+@pytest.mark.parametrize("kind", ["first is empty", "last is smooth", "slivers"])
+def test_every_mask_of_a_clip_is_looked_at(tmp_path, kind, ending):
+    ids = spoiled(kind)
+    place = tmp_path / ("m" if ending == "folder" else f"m.{ending}")
+    if ending == "folder":
+        save(place, ids, palette=False)
+    else:
+        (np.save if ending == "npy" else np.savez)(place, ids)
+    if kind == "slivers":
+        assert read_masks(place, 3).ids.unique().tolist() == [0, 50, 100, 200]
+        return
+    with pytest.raises(UserError, match=r"smoothed, or compressed.*--allow-odd-masks"):
+        read_masks(place, 3)
+    assert len(read_masks(place, 3, allow_odd=True).ids.unique()) > 6
+
+
+def test_one_lossy_mask_among_others_is_named(tmp_path):
+    place = save(tmp_path / "m", ids_of(), palette=False)
+    (place / "2.png").unlink()
+    Image.fromarray(ids_of()[0]).save(place / "2.jpg")
+    with pytest.raises(UserError, match=r"2\.jpg is stored with loss \(JPEG\)"):
+        read_masks(place, 3)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "tif", "bmp", "PNG"])
+def test_masks_of_images_are_found_whatever_their_ending(tmp_path, ending):
+    (tmp_path / "masks").mkdir()
+    for name in "ab":
+        Image.fromarray(FRAMES[0]).save(tmp_path / f"{name}.jpg")
+        Image.fromarray(ids_of()[0]).save(tmp_path / "masks" / f"{name}.{ending}")
+    clips = own_clips(tmp_path, "all", CONFIG, train=False)
+    if ending == "jpg":
+        with pytest.raises(UserError, match=r"a\.jpg is stored with loss.*--data.allow-odd-masks"):
+            clips.sample(0, None)
+    else:
+        assert clips.sample(0, None)["segmentations"].unique().tolist() == [0, 1, 2]
+
+
+def test_two_frames_of_one_name_have_no_mask_of_their_own(tmp_path):
+    clip = save(tmp_path / "clip", FRAMES, ["a", "b", "c"])
+    (clip / "c.png").rename(clip / "a.bmp")
+    place = save(tmp_path / "masks" / "clip", ids_of(2), ["a", "b"])
+    with pytest.raises(UserError, match=r"holds a\.bmp, a\.png: which of them"):
+        read_masks(place, 3, clip=clip)

@@ -1,7 +1,6 @@
 """Find and read the masks of your own clips; `sets/own_files.py` describes the folder."""
 
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,14 +8,16 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int, Integer
 from numpy import ndarray
+from PIL import Image
 from torch import Tensor
 
 from torchslots.io.arrays import array_shapes, map_array, read_arrays
 from torchslots.io.errors import UserError
 from torchslots.io.images import opened
-from torchslots.io.video import image_files, read_frames
+from torchslots.io.video import IMAGE_SUFFIXES, image_files, read_frames
 
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "HEIF", "AVIF")
+_ENDINGS = tuple(dict.fromkeys(("", ".png", ".gif", ".npy", ".npz", *IMAGE_SUFFIXES)))
 _MOST_IDS, _LOOSE = 200, 3
 _AGAIN = "Write it again with numpy.savez."
 _ODD = (
@@ -29,11 +30,13 @@ def masks_of(root: Path, clip: Path) -> Path | None:
     """The file or folder with a clip's masks; None where there is none."""
     inside = clip.relative_to(root)
     for place in (root / "masks" / inside, clip.parent / "masks" / clip.name):
+        if not place.parent.is_dir():
+            continue
         bare = place.with_suffix("") if clip.is_file() else place
-        for ending in ("", ".png", ".gif", ".npy", ".npz"):
-            found = bare.with_name(bare.name + ending)
-            if found.is_dir() or (found.is_file() and found.suffix):
-                return found
+        for ending in _ENDINGS:
+            for found in (bare.with_name(bare.name + ending), bare.with_name(bare.name + ending.upper())):
+                if found.is_dir() or (found.is_file() and found.suffix):
+                    return found
     return None
 
 
@@ -67,7 +70,7 @@ def read_masks(
     """
     if masks.is_dir():
         files = paired(image_files(masks), clip, count, masks)
-        planes = [_image_ids(file, void_id) for file in files[start:stop]]
+        planes = [_image_ids(file, void_id, allow_odd) for file in files[start:stop]]
         _check_alike(masks, [plane for plane, _ in planes])
         ids, void = (np.stack(part) for part in zip(*planes))
     elif masks.suffix in (".npy", ".npz"):
@@ -80,11 +83,11 @@ def read_masks(
             ids = np.stack(_gif_ids(masks))
             void = np.zeros(ids.shape, bool)
         else:
-            ids, void = (part[None] for part in _image_ids(masks, void_id))
+            ids, void = (part[None] for part in _image_ids(masks, void_id, allow_odd))
         _check_count(masks, len(ids), count)
         ids, void = ids[start:stop], void[start:stop]
     if not allow_odd:
-        _check_once(masks, masks.stat().st_mtime_ns)
+        check_label_map(ids, masks)
     return Ids(torch.from_numpy(ids.astype(np.int32)), torch.from_numpy(void))
 
 
@@ -96,9 +99,8 @@ def read_mask_image(
     Raises:
         UserError: unreadable, in colour, or no label map.
     """
-    ids, _ = _image_ids(file, void_id)
+    ids, _ = _image_ids(file, void_id, allow_odd)
     if not allow_odd:
-        _check_format(file)
         check_label_map(ids, file)
     return ids
 
@@ -130,7 +132,7 @@ def paired(files: list[Path], clip: Path | None, count: int, masks: Path) -> lis
         if not unclear and (ours.keys() & theirs.keys() or key is _number):
             break
     else:
-        ours, theirs = ({_stem(file): file for file in part} for part in (frames, files))
+        ours, theirs = (_by_stem(part) for part in (frames, files))
     alone = [file for key, file in ours.items() if key not in theirs]
     extra = [file for key, file in theirs.items() if key not in ours]
     if alone or extra:
@@ -142,6 +144,22 @@ def paired(files: list[Path], clip: Path | None, count: int, masks: Path) -> lis
             "as its frame, and add or remove what is left."
         )
     return [theirs[key] for key in ours]
+
+
+def _by_stem(files: list[Path]) -> dict[Any, Path]:
+    """Files by their name without its ending.
+
+    Raises:
+        UserError: two of one name; they are named.
+    """
+    found: dict[Any, Path] = {}
+    for file in files:
+        if (other := found.setdefault(_stem(file), file)) is not file:
+            raise UserError(
+                f"{file.parent} holds {_named([other, file])}: which of them a mask belongs to is not clear. Masks "
+                "belong to the frames of their name; give each frame a name of its own."
+            )
+    return found
 
 
 def _named(files: list[Path]) -> str:
@@ -160,52 +178,60 @@ def _number(file: Path) -> int | None:
     return int(found[-1]) if found else None
 
 
-@lru_cache(maxsize=65536)
-def _check_once(masks: Path, _changed: int) -> None:
-    """Check the first mask of a clip."""
-    if masks.suffix in (".npy", ".npz"):
-        check_label_map(np.asarray(_array_ids(masks)[0]), masks)
-    elif masks.suffix != ".gif":
-        file = image_files(masks)[0] if masks.is_dir() else masks
-        _check_format(file)
-        check_label_map(_image_ids(file, None)[0], file)
-
-
-def check_label_map(ids: Integer[ndarray, "H W"], file: Path) -> None:
-    """Check that ids can be those of objects: not hundreds, and not most of them on scattered pixels and thin edges.
+def check_label_map(ids: Integer[ndarray, "*T H W"], file: Path | str) -> None:
+    """Check that ids, of an image or of some frames of a clip, can be those of objects: not hundreds, and not most of
+    them on scattered pixels and thin edges alone.
 
     Smoothing and compression with loss leave such ids between those of the objects.
 
     Raises:
         UserError: they cannot.
     """
-    values, counts = np.unique(ids, return_counts=True)
-    if len(values) > _MOST_IDS:
-        raise UserError(f"{file} holds {len(values)} different values: no mask has so many objects. {_ODD}")
-    same = (ids[1:, 1:] == ids[:-1, :-1]) & (ids[1:, 1:] == ids[:-1, 1:]) & (ids[1:, 1:] == ids[1:, :-1])
+    planes = ids.reshape(-1, *ids.shape[-2:])
+    most = max((len(_sizes(plane)) for plane in planes), default=0)
+    if most > _MOST_IDS:
+        raise UserError(f"{file} holds {most} different values: no mask has so many objects. {_ODD}")
+    sizes = _sizes(ids)
+    objects = [value for value in sizes if value]
+    if len(objects) < _LOOSE:
+        return
+    same = ids[..., 1:, 1:] == ids[..., :-1, :-1]
+    same &= (ids[..., 1:, 1:] == ids[..., :-1, 1:]) & (ids[..., 1:, 1:] == ids[..., 1:, :-1])
     solid = np.zeros(ids.shape, bool)
     for rows in (slice(None, -1), slice(1, None)):
         for columns in (slice(None, -1), slice(1, None)):
-            solid[rows, columns] |= same
-    firm = dict(zip(*np.unique(ids[solid], return_counts=True)))
-    loose = [value for value, n in zip(values, counts) if value and firm.get(value, 0) < n / 2]
-    if len(loose) >= _LOOSE and 2 * len(loose) > np.count_nonzero(values):
+            solid[..., rows, columns] |= same
+    firm = _sizes(ids[solid])
+    loose = [value for value in objects if firm.get(value, 0) < sizes[value] / 2]
+    if len(loose) >= _LOOSE and 2 * len(loose) > len(objects):
         raise UserError(
-            f"{file} holds {np.count_nonzero(values)} ids, {len(loose)} of them on scattered pixels or thin lines: "
-            f"it was smoothed, or compressed with loss. {_ODD}"
+            f"{file} holds {len(objects)} ids, {len(loose)} of them on scattered pixels or thin lines: it was "
+            f"smoothed, or compressed with loss. {_ODD}"
         )
 
 
-def _check_format(file: Path) -> None:
-    with opened(file) as image:
-        lossy = image.format in _LOSSY or (image.format == "WEBP" and file.read_bytes()[12:16] != b"VP8L")
-        if lossy:
-            raise UserError(f"{file} is stored with loss ({image.format}), which changes ids. {_ODD}")
+def _sizes(ids: Integer[ndarray, "*shape"]) -> dict[int, int]:
+    """Pixels of each id; small ones are counted, which takes a part of the time of sorting."""
+    if ids.dtype.itemsize > 2 or ids.dtype.kind == "i":
+        return dict(zip(*(part.tolist() for part in np.unique(ids, return_counts=True))))
+    counts = np.bincount(ids.ravel())
+    return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
 
 
-def _image_ids(file: Path, void_id: int | None) -> tuple[Integer[ndarray, "H W"], Bool[ndarray, "H W"]]:
+def _check_format(file: Path, image: Image.Image) -> None:
+    tiff = image.format == "TIFF" and image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
+    webp = image.format == "WEBP" and file.read_bytes()[12:16] != b"VP8L"
+    if image.format in _LOSSY or tiff or webp:
+        raise UserError(f"{file} is stored with loss ({image.format}), which changes ids. {_ODD}")
+
+
+def _image_ids(
+    file: Path, void_id: int | None, allow_odd: bool
+) -> tuple[Integer[ndarray, "H W"], Bool[ndarray, "H W"]]:
     """The values of a mask, 0 where void, and where that is."""
     with opened(file) as image:
+        if not allow_odd:
+            _check_format(file, image)
         ids = np.asarray(image)
     if ids.ndim != 2 or ids.dtype.kind not in "uib":
         raise UserError(
