@@ -53,6 +53,12 @@ class Slice(NamedTuple):
     recon: Sequence[UInt8[ndarray, "H W 3"]] = ()
     """Each frame beside its reconstruction; empty: not requested."""
 
+    def only(self, frame: int) -> "Slice":
+        """One of the frames."""
+        one = slice(frame, frame + 1)
+        frames, masks, slots, images = (values[one] for values in self[:4])
+        return Slice(frames, masks, slots, images, self.predicted, self.recon[one])
+
 
 @contextmanager
 def result_writer(
@@ -98,7 +104,8 @@ def _write_all(
     sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], parts: Iterable[Slice]
 ) -> None:
     for part in parts:
-        _write(sinks, view, size, part)
+        for frame in range(len(part.frames)):
+            _write(sinks, view, size, part.only(frame))
 
 
 def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part: Slice) -> None:

@@ -28,6 +28,8 @@ _GROUND = (23, 25, 31)
 _GAP = 4
 _LABEL = 18
 _PREDICTED = (255, 140, 0)
+_ROWS = 64
+"""Rows that are tinted at once: their indices stay in the processor's cache."""
 _CURVE_COLORS = (5, 6, 3, 1, 7, 2, 8, 10)
 """Palette indices of curves, in order."""
 # The first eight differ under the common forms of colour blindness (Okabe and Ito, 2008).
@@ -83,15 +85,29 @@ def overlay(
 
 
 def _tinted(video: Pixels, ids: Ids, opacity: float) -> Pixels:
-    """Colours mixed by a table of each channel, id and value, for which no image of floats is needed."""
+    """Colours mixed by a table of each channel, id and value, some rows at once and only where there are ids."""
     kinds, places = np.unique(ids, return_inverse=True) if ids.size and _odd(ids) else (np.arange(256), ids)
-    weight = np.where(kinds > 0, np.float32(opacity), np.float32(0))[:, None]
-    values, rows = np.arange(256, dtype=np.uint8), places.reshape(ids.shape).astype(np.int32) * 256
-    mixed = np.empty_like(video)
-    for channel, tint in enumerate(colorize(kinds).T):
-        table = np.rint(values * (1 - weight) + tint[:, None] * weight).astype(np.uint8)
-        mixed[..., channel] = table.ravel().take(rows + video[..., channel])
+    tables, mixed = _tables(kinds, opacity), video.copy()
+    width = ids.shape[-1]
+    tinted, seen, places = ids.reshape(-1, width) != 0, mixed.reshape(-1, width, 3), places.reshape(-1, width)
+    for top in range(0, len(seen), _ROWS):
+        rows = slice(top, top + _ROWS)
+        columns = np.flatnonzero(tinted[rows].any(0))
+        if not len(columns):
+            continue
+        part = rows, slice(columns[0], columns[-1] + 1)
+        start = places[part].astype(np.intp) * 256
+        for channel, table in enumerate(tables):
+            seen[part][..., channel] = table.take(start + seen[part][..., channel])
     return mixed
+
+
+def _tables(kinds: Ids, opacity: float) -> list[Pixels]:
+    """For each channel, each id's mixture with the values 0 to 255."""
+    weight = np.where(kinds > 0, np.float32(opacity), np.float32(0))[:, None]
+    values = np.arange(256, dtype=np.uint8)
+    mixed = [values * (1 - weight) + tint[:, None] * weight for tint in colorize(kinds).T]
+    return [np.rint(table).astype(np.uint8).ravel() for table in mixed]
 
 
 def _odd(ids: Ids) -> bool:
