@@ -5,6 +5,7 @@ object in every tile of a figure: see `match_colors`.
 """
 
 import colorsys
+import functools
 import io
 import itertools
 import math
@@ -80,7 +81,7 @@ def overlay(
         video, ids = scale_up(video, size), np.asarray(ids).repeat(factor, axis=-2).repeat(factor, axis=-1)
     image = _tinted(np.asarray(video), np.asarray(ids), opacity)
     if outline:
-        image[boundaries(ids)] = 255
+        image.reshape(-1, 3)[np.flatnonzero(boundaries(ids))] = 255
     return image
 
 
@@ -244,7 +245,8 @@ def _arrange(rows: Sequence[Sequence[Tile]]) -> Pixels:
     sheet_height = _even(len(rows) * height_cell + _GAP)
     sheet_width = _even(max(len(row) for row in rows) * width_cell + _GAP)
     sheet = np.empty((frames, sheet_height, sheet_width, 3), dtype=np.uint8)
-    sheet[:] = _labels(rows, (sheet_height, sheet_width), (height_cell, width_cell))
+    labels = tuple(tuple((label, color) for label, _, color in row) for row in rows)
+    sheet[:] = _labels(labels, (sheet_height, sheet_width), (height_cell, width_cell))
     for i, row in enumerate(rows):
         for j, (_, image, _) in enumerate(row):
             top, left = _GAP + i * height_cell + _LABEL, _GAP + j * width_cell
@@ -252,11 +254,14 @@ def _arrange(rows: Sequence[Sequence[Tile]]) -> Pixels:
     return sheet
 
 
-def _labels(rows: Sequence[Sequence[Tile]], sheet: tuple[int, int], cell: tuple[int, int]) -> Pixels:
+@functools.lru_cache(maxsize=8)  # a film is drawn frame by frame
+def _labels(
+    rows: tuple[tuple[tuple[str, int | None], ...], ...], sheet: tuple[int, int], cell: tuple[int, int]
+) -> Pixels:
     image = Image.new("RGB", (sheet[1], sheet[0]), _GROUND)
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=12)
     for i, row in enumerate(rows):
-        for j, (label, _, color) in enumerate(row):
+        for j, (label, color) in enumerate(row):
             left, top = _GAP + j * cell[1], _GAP + i * cell[0]
             if color is not None:
                 pen.rectangle((left, top + 3, left + 9, top + 12), tuple(PALETTE[color].tolist()), _INK)
