@@ -56,7 +56,7 @@ class Slice(NamedTuple):
     def only(self, frame: int) -> "Slice":
         """One of the frames."""
         one = slice(frame, frame + 1)
-        frames, masks, slots, images = (values[one] for values in self[:4])
+        frames, masks, slots, images = self.frames[one], self.masks[one], self.slots[one], self.images[one]
         return Slice(frames, masks, slots, images, self.predicted, self.recon[one])
 
 
