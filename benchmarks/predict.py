@@ -3,9 +3,9 @@
     python benchmarks/predict.py --frames 120
 
 Each measurement is a fresh process, ours and the model's in turns, whose threads wait as those of the command; the film
-is read and resized before the model's clock starts. Weights are random, which does not change the work. `wall_ratio`
-(bar: 1.4) needs a machine that is idle otherwise; CPU seconds include threads. Memory is the peak of the process that
-writes the files (bar: 0.7 GB).
+is read and resized before the model's clock starts. Weights are random: the model's work is that of trained ones, and
+its masks are noise, which takes longer to write. `wall_ratio` (bar: 1.4) needs a machine that is idle otherwise; CPU
+seconds include threads. Memory is the peak of the process that writes the files (bar: 0.7 GB).
 """
 
 import json
