@@ -6,7 +6,8 @@ The step is the one that `torchslots train` takes, on one clip. Sampling takes t
 the U-Net with DPM-Solver++, each estimate moved to the codebook, and decodes the images. `plain` is the same network as
 the original runs it: channels before pixels in memory, attention as two matrix products with a softmax between them,
 full precision. CPU seconds are those of the process, which are steadier on a shared machine. `unet_alone` repeats the
-calls of the U-Net that sampling made, nothing else; `sampling_over_unet` (bar: 1.1) is sampling over them. With
+calls of the U-Net that sampling made, nothing else; `latents_over_unet` (bar: 1.1) is the sampling of latents over
+them, `sampling_over_unet` with slots and images too, whose encoder and decoder are no part of the U-Net. With
 --sampled-clips several clips are sampled in one batch, as `evaluate` does.
 
 The original's figures are quoted, not measured here: CPU seconds of two threads on two shared cores, for the default
@@ -141,7 +142,10 @@ def measure(
         found["sampling"] = timed(work, samples, device)
         found["unet_alone"] = timed(lambda: replay(model, alone, precision), samples, device)
         kind = "seconds" if device.type == "cuda" else "cpu_seconds"
-        found["sampling_over_unet"] = found["sampling"][kind] / found["unet_alone"][kind]
+        slots = model.predict({"video": clips[1]}, recon=False).slots.flatten(0, 1)
+        found["latents"] = timed(lambda: sample_latents(model, slots, precision), samples, device)
+        for name in ("sampling", "latents"):
+            found[f"{name}_over_unet"] = found[name][kind] / found["unet_alone"][kind]
     return found
 
 
@@ -176,6 +180,12 @@ def predict(model: ObjectCentricModel, batch: Batch, precision: Precision) -> No
     """Slots, masks and sampled images of a clip."""
     with torch.autocast(batch["video"].device.type, torch.bfloat16, enabled=precision == "bf16"):
         model.predict(batch)
+
+
+def sample_latents(model: ObjectCentricModel, slots: Tensor, precision: Precision) -> None:
+    """What `predict` samples, without the slots' encoder and the tokenizer's decoder."""
+    with torch.autocast(slots.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        cast(DiffusionDecoder, model.decoder).sample_latents(slots)
 
 
 def plain(model: ObjectCentricModel) -> None:

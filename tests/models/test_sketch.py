@@ -51,6 +51,9 @@ def test_a_sketch_has_the_shapes_of_the_model(name):
         lambda: torch.zeros(2, 3).mean(1, keepdim=True),
         lambda: torch.zeros(2, 3).sub_(torch.zeros(2, 1)).mul_(3),
         lambda: torch.zeros(2, 3).sin(),
+        lambda: torch.ones_like(torch.zeros(2, 3)),
+        lambda: nn.init.kaiming_normal_(torch.zeros(2, 3)),
+        lambda: nn.init.normal_(torch.zeros(2, 3), std=0.1),
     ],
 )
 def test_computed_tensors_have_their_shape_and_type(compute):
@@ -58,6 +61,29 @@ def test_computed_tensors_have_their_shape_and_type(compute):
         found = compute()
     expected: Tensor = compute()
     assert found.is_meta and (found.shape, found.dtype) == (expected.shape, expected.dtype)
+
+
+_SKETCHES = """
+import sys
+from torchslots.models.sketch import sketching
+from torchslots.recipes import catalog
+for name in catalog.RECIPES:
+    config = catalog.recipe(name).model
+    if not hasattr(config, "backbone"):
+        try:
+            with sketching():
+                catalog.build(config)
+        except ModuleNotFoundError as error:
+            assert "diffusers" in str(error), error
+        assert "sympy" not in sys.modules, name
+"""
+
+
+@pytest.mark.slow
+def test_sketches_import_no_compiler():
+    """Neither torch's own nor what it needs; transformers and diffusers import it themselves and are left out."""
+    block = "import sys\nsys.modules['diffusers'] = None\n"
+    subprocess.run([sys.executable, "-c", block + _SKETCHES], check=True)
 
 
 @pytest.mark.slow

@@ -5,9 +5,9 @@ import pytest
 
 from sim.small_scene import CUBE, CYLINDER, SPHERE, body
 from torchslots.sim.camera import rotation_matrices
-from torchslots.sim.lighting import Shadow
 from torchslots.sim.raycast import PlacedBody, RaySet
 from torchslots.sim.scene import Light
+from torchslots.sim.shadow import Shadow
 
 TURN = np.array([0.8, 0.3, -0.4, 0.33])
 CASES = [(CUBE, (0.5, 0.8, 0.4)), (CYLINDER, (0.5, 0.5, 0.7)), (SPHERE, (0.6, 0.6, 0.6))]

@@ -9,11 +9,12 @@ from sim.small_scene import CUBE, CYLINDER, SPHERE, body
 from torchslots.sim import render
 from torchslots.sim.camera import rotation_matrices
 from torchslots.sim.layers import measure
-from torchslots.sim.lighting import Shadow, Shadows
+from torchslots.sim.lighting import Shadows
 from torchslots.sim.physics import simulate
-from torchslots.sim.raycast import PlacedBody
+from torchslots.sim.raycast import PlacedBody, rays_in
 from torchslots.sim.render import render_video
 from torchslots.sim.scene import METAL, sample_scene
+from torchslots.sim.shadow import Shadow
 from torchslots.sim.texture import daylight, film, to_srgb
 
 SIZE = 48
@@ -36,13 +37,18 @@ def alone(thing):
     return replace(scene, bodies=(thing,)), placed
 
 
+def all_rays(shadow, grid):
+    """Every ray of the frames in which the body throws a shadow."""
+    return rays_in(shadow.outside[:, None] * np.array([[0, grid.size, 0, grid.size]]), grid)
+
+
 @pytest.mark.parametrize("variant", ["a", "c", "e"])
 def test_shortcuts_change_no_pixel(variant, monkeypatch):
     scene, placed = drawn(variant, 1)
     fast = render_video(scene, placed, SIZE, 2)
-    original = Shadow.floor_polygon
-    monkeypatch.setattr(Shadow, "floor_polygon", lambda shadow: (original(shadow)[0], shadow.outside & False))
+    monkeypatch.setattr(Shadow, "floor_rays", all_rays)
     monkeypatch.setattr(Shadow, "reaches", lambda shadow, centers, radius: shadow.outside)
+    monkeypatch.setattr(Shadow, "touched", lambda shadow, blocks, chosen: chosen)
     monkeypatch.setattr(render, "_RAYS_AT_ONCE", 1)
     np.testing.assert_array_equal(render_video(scene, placed, SIZE, 2), fast)
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Container, Iterator, MutableMapping
 from contextlib import contextmanager
 
-SPIN_COUNT = 300
+SPIN_COUNT = 1500
 """Rounds that a thread waits in a loop before it sleeps."""
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _NUMBERS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 
@@ -80,8 +80,16 @@ def _mean(values: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     return values.narrow(dim, 0, 1) if keepdim else values.select(dim, 0)
 
 
-def _itself(values: Tensor, *others: Any) -> Tensor:
+def _itself(values: Tensor, *others: Any, **options: Any) -> Tensor:
     return values
+
+
+def _initialized(tensor: Tensor, **options: Any) -> Tensor:
+    return tensor
+
+
+def _like(values: Tensor) -> Tensor:
+    return values.new_empty(values.shape)
 
 
 _SHAPES: dict[Any, Callable[..., Any]] = {
@@ -92,7 +100,9 @@ _SHAPES: dict[Any, Callable[..., Any]] = {
     torch.arange: _arange,
     torch.randn: _randn,
     Tensor.mean: _mean,
-    **dict.fromkeys((Tensor.mul_, Tensor.sub_), _itself),
+    torch.ones_like: _like,
+    nn.init.normal_: _initialized,
+    **dict.fromkeys((Tensor.mul_, Tensor.sub_, Tensor.normal_), _itself),
     **dict.fromkeys(
         (Tensor.add, Tensor.mul, Tensor.div, Tensor.__rsub__, torch.sin, torch.cos), _elementwise
     ),

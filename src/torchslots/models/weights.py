@@ -204,8 +204,10 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True
     made: dict[int, Tensor] = {}
     for name, own in model.state_dict(keep_vars=True).items() if without else ():
         if name in given:  # one that several modules share stays shared
-            # of the parameter's own memory format: channels last, where the model was built so
-            value = torch.empty_like(own, device=given[name].device).copy_(given[name])
+            # of the parameter's own memory format: channels last, where the model was built so; `empty_like` of a
+            # tensor without memory would import torch's compiler
+            place = {"dtype": own.dtype, "device": given[name].device}
+            value = torch.empty_strided(own.shape, own.stride(), **place).copy_(given[name])
             parameter = nn.Parameter(value, own.requires_grad) if isinstance(own, nn.Parameter) else value
             given[name] = made.setdefault(id(own), parameter)
     model.load_state_dict(given, strict=strict, assign=without)

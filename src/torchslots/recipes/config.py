@@ -182,7 +182,7 @@ RANGES: dict[str, Range] = {
         ("eval_every", "num_background", "num_iterations", "num_plots", "num_videos", "num_workers"),
         FROM_ZERO,
     ),
-    **dict.fromkeys(("seed", "short_steps", "warmup_steps"), FROM_ZERO),
+    **dict.fromkeys(("seed", "short_steps", "sparsity_start", "warmup_steps"), FROM_ZERO),
     **dict.fromkeys(
         ("learning_rate", "decoder_learning_rate", "min_learning_rate", "clip_epsilon"), FROM_ZERO
     ),

@@ -112,6 +112,8 @@ class RegionDecoderConfig:
     sparsity: float = 0.0
     """Weight of the sum of the square roots of the masks' areas, as parts of the frame: it is least where few slots
     share the frame. Without hints, several slots share an object otherwise. 0: none."""
+    sparsity_start: int = 0
+    """Finished steps before `sparsity` counts: slots must have found objects, or one slot takes the whole frame."""
 
 
 @dataclass(frozen=True)
@@ -313,6 +315,7 @@ def _region_decoder(config: SaviConfig, decoder: RegionDecoderConfig) -> RegionD
         targets=targets,
         weights=dict(zip(config.targets, config.target_weights)),
         sparsity=decoder.sparsity,
+        sparsity_start=decoder.sparsity_start,
     )
 
 

@@ -42,6 +42,24 @@ class Camera:
         scale = FOCAL_LENGTH / SENSOR_WIDTH / np.where(np.abs(depth) < 1e-6, 1e-6, depth)
         return np.stack([0.5 + local[..., 0] * scale, 0.5 - local[..., 1] * scale], -1), depth
 
+    def floor_lines(
+        self, slopes: Float[np.ndarray, "*any T E 3"], heights: Float[np.ndarray, "*any T E"]
+    ) -> Float[np.ndarray, "*any T E 3"]:
+        """Lines on the screen where a linear function of the place is zero on the floor.
+
+        At (x, y), measured from the middle of the image in its size, with y up, the function has the sign of
+        l[0] * x + l[1] * y + l[2] if the floor is seen there.
+
+        Args:
+            slopes: The function's slope.
+            heights: Its value at the camera.
+        """
+        lines = slopes * self.positions[:, None, 2:]
+        lines[..., 2] -= heights
+        lines = np.einsum("...tei,tij->...tej", lines, self.rotations)
+        lines[..., 2] *= -FOCAL_LENGTH / SENSOR_WIDTH
+        return lines
+
     def frames(self, part: slice) -> "Camera":
         """The camera in some of the frames."""
         return Camera(self.positions[part], self.rotations[part])
@@ -94,6 +112,17 @@ def pixel_directions(size: int, samples: int) -> Float[np.ndarray, "3 n"]:
     x, y = np.meshgrid(at, -at)
     rays = np.stack([x.ravel(), y.ravel(), np.full(count * count, -FOCAL_LENGTH / SENSOR_WIDTH)])
     return rays / np.linalg.norm(rays, axis=0)
+
+
+def row_limits(
+    lines: Float[np.ndarray, "*any T 3"], y: Float[np.ndarray, "T rows"]
+) -> tuple[Float[np.ndarray, "*any T rows"], Float[np.ndarray, "*any T rows"]]:
+    """Between which x lines (see `Camera.floor_lines`) are negative at the heights `y` of each frame."""
+    x, rise, shift = np.moveaxis(lines, -1, 0)[..., None]
+    x = np.where(np.abs(x) < 1e-12, 1e-12, x)
+    slope, start, below = rise / -x, shift / -x, x > 0
+    low = np.where(below, 0, slope) * y + np.where(below, -np.inf, start)
+    return low, np.where(below, slope, 0) * y + np.where(below, start, np.inf)
 
 
 def rotation_matrices(quaternions: Float[np.ndarray, "*any 4"]) -> Matrices:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
 from torchslots.sim.camera import FOCAL_LENGTH, SENSOR_WIDTH, Camera
-from torchslots.sim.raycast import Cast, PlacedBody, RayGrid, Seen, apply, cast, per_ray, rotate
+from torchslots.sim.raycast import Cast, PlacedBody, RayGrid, Seen, apply, cast, per_ray, put, rotate
 from torchslots.sim.render import ground
 
 
@@ -41,12 +41,11 @@ def measure(bodies: tuple[PlacedBody, ...], camera: Camera, size: int) -> Layers
     for placed, seen in zip(bodies, hits.seen):
         rays = seen.rays.rays
         half = np.array(placed.body.half, np.float32)[:, None]
-        coordinates[:, rays] = np.clip(seen.local / (2 * half) + 0.5, 0, 1)
-        normal[:, rays] = rotate(
-            placed.rotations, placed.body.solid.normal(seen.local, placed.body.half), seen.rays
-        )
-        forward[:, rays] = _body_flow(placed, seen, grid, 1)
-        backward[:, rays] = _body_flow(placed, seen, grid, -1)
+        outward = placed.body.solid.normal(seen.local, placed.body.half)
+        put(coordinates, rays, np.clip(seen.local / (2 * half) + 0.5, 0, 1))
+        put(normal, rays, rotate(placed.rotations, outward, seen.rays))
+        put(forward, rays, _body_flow(placed, seen, grid, 1))
+        put(backward, rays, _body_flow(placed, seen, grid, -1))
     shape = (grid.num_frames, size, size)
     return Layers(
         segmentation=rank[hits.ids].reshape(shape),
@@ -67,9 +66,10 @@ def boxes(
 
     The far edges are those of the last pixel, so a box that fills the image is (0, 0, 1, 1).
     """
-    numbers = np.arange(1, count + 1)
-    rows = (segmentation[..., None] == numbers).any(2)
-    columns = (segmentation[..., None] == numbers).any(1)
+    frames, down, across = np.nonzero(segmentation)
+    numbers = segmentation[frames, down, across].astype(np.int64) - 1
+    rows, columns = (np.zeros((len(segmentation), size, count), bool) for size in segmentation.shape[1:])
+    rows[frames, down, numbers] = columns[frames, across, numbers] = True
     height, width = segmentation.shape[1:]
     edges = [rows.argmax(1) / height, columns.argmax(1) / width]
     edges += [1 - rows[:, ::-1].argmax(1) / height, 1 - columns[:, ::-1].argmax(1) / width]

@@ -59,8 +59,8 @@ def simulate(bodies: tuple[Body, ...], num_frames: int, frame_rate: int = 12) ->
             states.append((data.qpos.copy(), data.qvel.copy()))
         mujoco.mj_step(model, data)  # pyright: ignore[reportAttributeAccessIssue]
         if data.ncon:
-            contacts.append(_contacts_now(data, step))
-    return _motion(states, _collisions(contacts, per_frame, num_frames))
+            contacts.append((step, *_contacts_now(data)))
+    return _motion(states, _collisions(_contact_rows(contacts), per_frame, num_frames))
 
 
 def _model_xml(bodies: tuple[Body, ...]) -> str:
@@ -108,25 +108,29 @@ def _damping_for(restitution: float) -> float:
     return float(np.interp(restitution, bounces, ratios))
 
 
-def _contacts_now(data, step: int) -> np.ndarray:
-    """Rows of (step, geom, geom, force, position, normal); geom 0 is the floor."""
+def _contacts_now(data) -> tuple[np.ndarray, ...]:
+    """Copies of the contacts' geoms, positions, frames and places among the forces, and of the forces."""
     contact = data.contact
-    address = contact.efc_address
-    force = np.where(address >= 0, data.efc_force[np.maximum(address, 0)] if data.nefc else 0.0, 0.0)
-    if not (force > 0).any():
-        return np.empty((0, 10))
-    rows = np.empty((data.ncon, 10))
-    rows[:, 0] = step
-    rows[:, 1:3] = contact.geom
-    rows[:, 3] = force
-    rows[:, 4:7] = contact.pos
-    rows[:, 7:10] = contact.frame[:, :3]
-    return rows[force > 0]
+    parts = contact.geom, contact.pos, contact.frame, contact.efc_address, data.efc_force
+    return tuple(part.copy() for part in parts)
 
 
-def _collisions(contacts: list[np.ndarray], per_frame: int, num_frames: int) -> Collisions:
+def _contact_rows(contacts: list[tuple]) -> np.ndarray:
+    """Rows of (step, geom, geom, force, position, normal) of the contacts with a force; geom 0 is the floor."""
+    if not contacts:
+        return np.zeros((0, 10))
+    steps, geoms, places, frames, addresses, forces = zip(*contacts)
+    counts, lengths = ([len(part) for part in parts] for parts in (addresses, forces))
+    start = np.repeat(np.cumsum([0, *lengths[:-1]]), counts)
+    address = np.concatenate(addresses)
+    force = np.append(np.concatenate(forces), 0.0).take(start + np.maximum(address, 0))
+    force[address < 0] = 0
+    geom, place, normal = np.concatenate(geoms), np.concatenate(places), np.concatenate(frames)[:, :3]
+    return np.column_stack([np.repeat(steps, counts), geom, force, place, normal])[force > 0]
+
+
+def _collisions(rows: np.ndarray, per_frame: int, num_frames: int) -> Collisions:
     """Join contacts of a pair that are at most _EPISODE_GAP steps apart into one event."""
-    rows = np.concatenate(contacts) if contacts else np.zeros((0, 10))
     rows = rows[np.lexsort((rows[:, 0], rows[:, 2], rows[:, 1]))]
     changes = (np.diff(rows[:, 1:3], axis=0) != 0).any(1) | (np.diff(rows[:, 0]) > _EPISODE_GAP)
     starts = np.concatenate([[0], np.flatnonzero(changes) + 1]) if len(rows) else np.zeros(0, np.int64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 
 from torchslots.sim.camera import Camera, pixel_directions
 from torchslots.sim.scene import Body
@@ -17,6 +17,7 @@ DOME_RADIUS = 60.0
 """Metres from the origin at which floor and sky end."""
 
 Vectors = Float32[np.ndarray, "3 n"]
+Columns = Float[np.ndarray, "T rows"] | Int64[np.ndarray, "T rows"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class PlacedBody:
         """The body in some of the frames."""
         return PlacedBody(self.body, self.centers[part], self.rotations[part])
 
-    @property
+    @cached_property
     def box_corners(self) -> Float[np.ndarray, "T 8 3"]:
         """Corners of the oriented box in world metres; x changes slowest, z fastest."""
         signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3, indexing="ij"), -1).reshape(8, 3)
@@ -73,10 +74,9 @@ class RaySet:
     rays: Int64[np.ndarray, "n"]
     bounds: Int64[np.ndarray, "ends"]
 
-    def where(self, keep: Bool[np.ndarray, "n"]) -> "RaySet":
-        """The rays selected by `keep`."""
-        running = np.concatenate([[0], np.cumsum(keep)])
-        return RaySet(self.rays[keep], running[self.bounds])
+    def select(self, places: Int64[np.ndarray, "some"]) -> "RaySet":
+        """The rays at some places, in rising order."""
+        return RaySet(self.rays.take(places), np.searchsorted(places, self.bounds))
 
     def each(self, values: Float[np.ndarray, "T"]) -> Float32[np.ndarray, "n"]:
         """The value of each ray's frame."""
@@ -130,6 +130,11 @@ def _product(m: Float32[np.ndarray, "3 3 *rays"], vectors: Vectors) -> Vectors:
     return found
 
 
+def dot(a: Vectors, b: Vectors) -> Float32[np.ndarray, "n"]:
+    """Row-wise inner product of components [3, n]."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
 def per_ray(values: Float[np.ndarray, "T 3"], rays: RaySet) -> Vectors:
     """Repeat a vector of each frame for the rays of that frame."""
     return np.repeat(values.astype(np.float32).T, np.diff(rays.bounds), axis=1)
@@ -142,9 +147,9 @@ def cast(bodies: tuple[PlacedBody, ...], grid: RayGrid) -> Cast:
     tried = []
     for number, placed in enumerate(bodies, 1):
         seen = _hits(placed, grid)
-        nearer = seen.distance < distance[seen.rays.rays]
-        rays = seen.rays.rays[nearer]
-        distance[rays] = seen.distance[nearer]
+        nearer = np.flatnonzero(seen.distance < distance.take(seen.rays.rays))
+        rays = seen.rays.rays.take(nearer)
+        distance[rays] = seen.distance.take(nearer)
         ids[rays] = number
         tried.append(seen)
     seen = (_first_only(part, ids, number) for number, part in enumerate(tried, 1))
@@ -158,13 +163,14 @@ def _hits(placed: PlacedBody, grid: RayGrid) -> Seen:
     offset = np.einsum("ti,tij->tj", grid.camera.positions - placed.centers, placed.rotations)
     origin = per_ray(offset, rays)
     enter, leave = placed.body.solid.interval(origin, turned, placed.body.half)
-    hit = (enter < leave) & (enter > 0)
-    return Seen(rays.where(hit), enter[hit], origin[:, hit] + enter[hit] * turned[:, hit])
+    hit = np.flatnonzero((enter < leave) & (enter > 0))
+    enter = enter.take(hit)
+    return Seen(rays.select(hit), enter, origin.take(hit, 1) + enter * turned.take(hit, 1))
 
 
 def _first_only(seen: Seen, ids: UInt8[np.ndarray, "rays"], number: int) -> Seen:
-    keep = ids[seen.rays.rays] == number
-    return Seen(seen.rays.where(keep), seen.distance[keep], seen.local[:, keep])
+    keep = np.flatnonzero(ids.take(seen.rays.rays) == number)
+    return Seen(seen.rays.select(keep), seen.distance.take(keep), seen.local.take(keep, 1))
 
 
 def screen_boxes(points: Float[np.ndarray, "T P 3"], grid: RayGrid) -> Int64[np.ndarray, "T 4"]:
@@ -180,18 +186,33 @@ def screen_boxes(points: Float[np.ndarray, "T P 3"], grid: RayGrid) -> Int64[np.
 
 def rays_in(boxes: Int64[np.ndarray, "T 4"], grid: RayGrid) -> RaySet:
     """The rays within a screen box of each frame."""
-    parts, counts = [np.zeros(0, np.int64)], [0]
-    for frame, (top, bottom, left, right) in enumerate(boxes.tolist()):
-        first = frame * grid.per_frame
-        rows = first + grid.size * np.arange(top, bottom)
-        parts.append((rows[:, None] + np.arange(left, right)).ravel())
-        counts.append(parts[-1].size)
-    return RaySet(np.concatenate(parts), np.cumsum(counts))
+    top, bottom, left, right = boxes[:, :, None].swapaxes(0, 1)
+    rows = top + np.arange((bottom - top).max())
+    return rays_between(rows, np.broadcast_to(left, rows.shape), np.where(rows < bottom, right, left), grid)
+
+
+def rays_between(rows: Columns, first: Columns, end: Columns, grid: RayGrid) -> RaySet:
+    """The rays of some rows of each frame, from a first column to before an end."""
+    counts = (end - first).astype(np.int64).ravel()
+    starts = np.arange(len(rows))[:, None] * grid.per_frame + rows * grid.size + first.astype(np.int64)
+    before = np.concatenate([[0], np.cumsum(counts)])
+    rays = np.arange(before[-1]) + np.repeat(starts.ravel() - before[:-1], counts)
+    return RaySet(rays, before[np.arange(len(rows) + 1) * rows.shape[1]])
 
 
 def ray_directions(rays: RaySet, grid: RayGrid) -> Vectors:
     """Unit directions of some rays."""
+    if not grid.camera.moves:
+        return grid.directions[0].take(rays.rays % grid.per_frame, 1)
     found = np.empty((3, len(rays.rays)), np.float32)
     for frame, part in rays.slices:
-        found[:, part] = grid.directions[frame][:, rays.rays[part] - frame * grid.per_frame]
+        found[:, part] = grid.directions[frame].take(rays.rays[part] - frame * grid.per_frame, 1)
     return found
+
+
+def put(
+    image: Float32[np.ndarray, "c rays"], rays: Int64[np.ndarray, "n"], values: Float32[np.ndarray, "c n"]
+) -> None:
+    """Set the values of some rays in an image of all; row by row, as NumPy is slow to index columns."""
+    for row, new in zip(image, values):
+        row[rays] = new

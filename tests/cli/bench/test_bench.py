@@ -1,18 +1,21 @@
 """`torchslots bench`: figures of a step, and curves of growth."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from torchslots.cli import main
+from torchslots.cli.bench import memory
 from torchslots.cli.bench.floor import Products
 from torchslots.cli.bench.growth import GrowthOptions, exponent, grow, save
 from torchslots.cli.bench.sizes import random_batch, scale
 from torchslots.cli.bench.step import AllDistinct, BenchOptions, bench
 from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
+from torchslots.training.step import TrainStep
 
 _SMALL = [
     "--batch",
@@ -110,6 +113,20 @@ def test_products_of_forward_and_backward_are_replayed_in_their_shapes() -> None
         products.replay()()
     assert again.counts() == products.counts()
     assert [repr(args) for _, args, _ in again.calls] == [repr(args) for _, args, _ in products.calls]
+
+
+@pytest.mark.parametrize(("clips", "refused"), [(1, False), (8, False), (9, True)])
+def test_a_step_without_memory_for_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch, clips: int, refused: bool
+) -> None:
+    recipe = catalog.recipe("savi_demo")
+    scaled = scale(recipe, clips, 2, 3, 16, recompute=False)
+    step = TrainStep(catalog.build(scaled.model), scaled.optim, scaled.train, "cpu")
+    clip = random_batch(scaled, 1, 2)
+    monkeypatch.setattr(memory, "rise", lambda work: 1000 - sum(v.nbytes for v in clip.values()))
+    monkeypatch.setattr(memory.os, "sysconf", {"SC_PAGE_SIZE": 10, "SC_PHYS_PAGES": 850}.__getitem__)
+    with pytest.raises(UserError, match=r"--batch 4\b") if refused else nullcontext():
+        memory.require_memory(step, clip, clips)
 
 
 def test_a_compiled_step_has_no_floor() -> None:

@@ -116,3 +116,12 @@ def test_the_price_of_sharing_is_a_loss_of_its_own():
                 gathered[pair, :, slot] = 0
     assert priced["areas"].item() == pytest.approx(3 * shared_areas(gathered).item(), rel=1e-4)
     assert "areas" not in plain and plain["recon_video"] == priced["recon_video"]
+
+
+@pytest.mark.parametrize(("step", "share"), [(9, 0), (10, 1), (None, 1)])
+def test_the_price_of_sharing_counts_from_a_step(step: int | None, share: int):
+    data = targets()
+    whole = decoder(sparsity=3.0).loss(clip(COPIES), data)["areas"]
+    when = {} if step is None else {"step": step}
+    late = decoder(sparsity=3.0, sparsity_start=10).loss(clip(COPIES), {**data, **when})["areas"]
+    assert late == share * whole

@@ -1,11 +1,13 @@
 """Measure the memory of the tensors of a training step."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from torchslots.io.errors import UserError
 from torchslots.models.types import Batch
 from torchslots.training.step import TrainStep
 
@@ -21,6 +23,28 @@ def step_bytes(step: TrainStep, batch: Batch) -> int:
         return torch.cuda.max_memory_allocated(step.accelerator.device)
     lasting = 3 * sum(_bytes(parameter) for parameter in step.model.parameters())
     return lasting + sum(_bytes(value) for value in batch.values()) + rise(lambda: step(1, batch))
+
+
+def require_memory(step: TrainStep, batch: Batch, clips: int) -> None:
+    """Refuse a step on the CPU that this machine has no memory for: the system would kill the program without a word.
+
+    Args:
+        batch: one clip.
+        clips: clips of the step.
+
+    Raises:
+        UserError: the tensors of one clip, as many times as there are clips, exceed the memory of the machine.
+    """
+    if step.accelerator.device.type != "cpu" or clips == 1:
+        return
+    step(1, batch)
+    one = sum(_bytes(value) for value in batch.values()) + rise(lambda: step(1, batch))
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if clips * one > has:
+        raise UserError(
+            f"A step of {clips} clips needs about {clips * one / 1e9:.0f} GB, and this machine has {has / 1e9:.0f} GB. "
+            f"At most {max(has // (2 * one), 1)} clips fit well: --batch {max(has // (2 * one), 1)}."
+        )
 
 
 def _bytes(value: Any) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchslots.cli.bench.floor import beside_floor
-from torchslots.cli.bench.memory import step_bytes
+from torchslots.cli.bench.memory import require_memory, step_bytes
 from torchslots.cli.bench.sizes import random_batch, scale
 from torchslots.cli.bench.timing import Times, machine, peak_memory, repeat
 from torchslots.io.errors import UserError
@@ -71,7 +71,7 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
     says CPU, which is steadier on a shared machine.
 
     Raises:
-        UserError: a floor of a compiled step.
+        UserError: a floor of a compiled step; on the CPU, a step that this machine has no memory for.
     """
     if options.floor and options.compile:
         raise UserError("The products of a compiled step cannot be recorded: leave --floor or --compile out.")
@@ -89,6 +89,8 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
         model if options.distinct else AllDistinct(model), scaled.optim, training, options.device
     )
     counts = None if options.objects is None else list(islice(cycle(options.objects), training.batch_size))
+    one = random_batch(scaled, 1, scaled.data.num_frames, counts and counts[:1])
+    require_memory(step, one, training.batch_size)
     data = random_batch(scaled, training.batch_size, scaled.data.num_frames, counts)
     report = measure(step, data, options.steps)
     if options.floor:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 UNTRAINED = "untrained"
 """Column of the model before its first step."""
+_BESIDE_STEPS = 1 / 8
+"""Part of a training's time that its steps do not take: data, evaluations, checkpoints."""
 
 
 @dataclass
@@ -171,8 +173,9 @@ def in_time(plan: Plan, sets: Sets, seconds: float) -> Plan:
     batch = next(train_batches(sets.train, batch_size=train.batch_size, seed=train.seed))
     whole = stepper.trial(batch)
     short = stepper.trial(cut_clips(batch, train.short_clip)) if train.short_clip else whole
-    first = min(train.short_steps, int(seconds / 3 / short))
-    steps = min(optim.num_steps, max(1, first + int((seconds - first * short) / whole)))
+    stepping = seconds * (1 - _BESIDE_STEPS)
+    first = min(train.short_steps, int(stepping / 3 / short))
+    steps = min(optim.num_steps, max(1, first + int((stepping - first * short) / whole)))
     print(f"A step takes {whole:.3f} s here: {steps} steps in {seconds:.0f} s.", flush=True)
     chosen = replace(optim, num_steps=steps, warmup_steps=min(optim.warmup_steps, max(1, steps // 10)))
     return replace(plan, recipe=replace(plan.recipe, optim=chosen, train=replace(train, short_steps=first)))

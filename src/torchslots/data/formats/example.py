@@ -193,14 +193,15 @@ def encode_varints(values: np.ndarray) -> bytes:
     numbers = np.ascontiguousarray(values).reshape(-1).astype(np.int64).view(np.uint64)
     if not numbers.size:
         return b""
-    thresholds = np.uint64(1) << np.arange(7, 70, 7, dtype=np.uint64)[:9]
-    lengths = 1 + np.searchsorted(thresholds, numbers, side="right")
-    longest = int(lengths.max())
-    narrow = numbers.astype(np.uint32) if longest <= 4 else numbers
-    groups = np.stack([(narrow >> narrow.dtype.type(7 * i)).astype(np.uint8) for i in range(longest)], 1)
-    column = np.arange(longest)
-    groups = np.where(column < lengths[:, None] - 1, groups | 0x80, groups & 0x7F)
-    return groups[column < lengths[:, None]].tobytes()
+    longest = max(1, -(-int(numbers.max()).bit_length() // 7))
+    rest = numbers.astype(np.uint32) if longest <= 4 else numbers
+    groups, used = np.empty((len(rest), longest), np.uint8), np.empty((len(rest), longest), bool)
+    for i in range(longest):
+        used[:, i] = rest > 0 if i else True
+        groups[:, i] = rest & rest.dtype.type(0x7F)
+        rest = rest >> rest.dtype.type(7)
+        groups[:, i] |= (rest > 0).view(np.uint8) << 7
+    return groups[used].tobytes()
 
 
 def _delimited(number: int, payload: bytes) -> bytes:

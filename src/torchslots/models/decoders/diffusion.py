@@ -136,10 +136,21 @@ class DiffusionDecoder(Decoder):
             noise: where to start; None: sampled from the decoder's seed.
             sampler: in place of the decoder's own.
         """
+        return self.tokenizer.decode(self.sample_latents(slots, noise, sampler) * self.latent_scale)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        slots: Float[Tensor, "n K D"],
+        noise: Float[Tensor, "n C h w"] | None = None,
+        sampler: Sampler | None = None,
+    ) -> Float[Tensor, "n C h w"]:
+        """The latents that `generate` decodes, before they are quantised."""
         sample_noise = self._seeded(slots)
         start = sample_noise(slots.new_zeros(len(slots), *self.latent_shape)) if noise is None else noise
-        steps = (sampler or self.sampler)(self.estimator(slots), start, self.diffusion, sample_noise)
-        return self.tokenizer.decode(sample(steps, start) * self.latent_scale)
+        return sample(
+            (sampler or self.sampler)(self.estimator(slots), start, self.diffusion, sample_noise), start
+        )
 
     def estimator(self, slots: Float[Tensor, "n K D"]) -> Estimator:
         """The U-Net's estimate of noised latents, given `slots`."""

@@ -60,6 +60,8 @@ class RegionDecoder(Decoder):
         error: loss of an image and its target.
         weights: factor of each target's error in the loss, by its name; missing: 1.
         sparsity: factor of `shared_areas` in the loss; 0: it is left out.
+        sparsity_start: finished updates before `sparsity` counts. From the first step on it would let one slot take
+            the whole frame; slots that have found objects keep them.
 
     Raises:
         UserError: by `loss`, a target that the batch lacks or has in another shape.
@@ -80,12 +82,14 @@ class RegionDecoder(Decoder):
         error: Callable[[Tensor, Tensor], Tensor] = sum_squared_error,
         weights: Mapping[str, float] | None = None,
         sparsity: float = 0.0,
+        sparsity_start: int = 0,
     ):
         super().__init__()
         self.position, self.backbone, self.appearance, self.grid = position, backbone, appearance, grid
         self.targets, self._channels, self.error = tuple(targets), list(targets.values()), error
         self.register_buffer("terms", quadratic_terms(*resolution), persistent=False)
-        self._weights, self.sparsity = dict.fromkeys(targets, 1.0) | dict(weights or {}), sparsity
+        self._weights = dict.fromkeys(targets, 1.0) | dict(weights or {})
+        self.sparsity, self.sparsity_start = sparsity, sparsity_start
 
     def _regions(self, clip: Clip, size: int | None = None) -> Regions:
         """Decode every distinct slot of every frame.
@@ -133,11 +137,13 @@ class RegionDecoder(Decoder):
     def loss(self, clip: Clip, batch: Batch) -> dict[str, Tensor]:
         """Error of each target, by default squared and summed over a clip, times its weight.
 
-        `batch["num_decoded"]` is the `size` of `pack`; missing: None.
+        `batch["num_decoded"]` is the `size` of `pack`; missing: None. `batch["step"]` is the number of finished
+        updates; missing: training is over.
         """
         packing, logits, coefficients = self._regions(clip, batch.get("num_decoded"))
         scores = logits + packing.copies.log()[:, None, None, None].to(logits.dtype)
         masks = packing.spread(scores, -torch.inf).softmax(2)
         recon = self._split(self._blend(masks, packing.spread(coefficients, 0.0)))
         errors = target_errors(recon, batch, self.error, self._weights)
-        return errors | ({"areas": self.sparsity * shared_areas(masks)} if self.sparsity else {})
+        weight = self.sparsity if batch.get("step", self.sparsity_start) >= self.sparsity_start else 0.0
+        return errors | ({"areas": weight * shared_areas(masks)} if self.sparsity else {})

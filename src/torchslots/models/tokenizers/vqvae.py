@@ -66,7 +66,7 @@ class Codebook(nn.Module):
         """Squared distances, as |z|^2 + |e|^2 - 2 z.e in the original's order, which decides near ties."""
         weight = self.weight.float()
         squares = rows.square().sum(1, keepdim=True) + weight.square().sum(1)
-        return squares - 2 * rows @ weight.T
+        return squares.addmm_(rows, weight.T, alpha=-2)
 
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
