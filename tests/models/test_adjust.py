@@ -7,7 +7,7 @@ import torch
 
 from tiny_models import TINY, batch, tiny
 from torchslots.io.errors import UserError
-from torchslots.models.adjust import with_counts
+from torchslots.models.adjust import decoding_in_parts, with_counts
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.invariant import InvariantSlotAttention
 from torchslots.recipes import isa, savi, statm
@@ -40,6 +40,14 @@ def test_drawn_slots_of_videos_may_be_more(conditioning):
 def test_slots_that_are_fixed_are_refused(conditioning, says):
     with pytest.raises(UserError, match=says):
         with_counts(tiny(conditioning), num_slots=9)
+
+
+def test_decoding_in_parts_changes_no_number():
+    model, data = tiny(), batch()
+    other = decoding_in_parts(model, 2)
+    assert (other.decoder.chunk, model.decoder.chunk) == (2, None)
+    torch.testing.assert_close(other.predict(data).masks, model.predict(data).masks)
+    assert decoding_in_parts(other, 3) is other
 
 
 def test_rounds_of_any_model_may_change():

@@ -53,6 +53,12 @@ class Slice(NamedTuple):
     recon: Sequence[UInt8[ndarray, "H W 3"]] = ()
     """Each frame beside its reconstruction; empty: not requested."""
 
+    def only(self, frame: int) -> "Slice":
+        """One of the frames."""
+        one = slice(frame, frame + 1)
+        frames, masks, slots, images = self.frames[one], self.masks[one], self.slots[one], self.images[one]
+        return Slice(frames, masks, slots, images, self.predicted, self.recon[one])
+
 
 @contextmanager
 def result_writer(
@@ -98,11 +104,13 @@ def _write_all(
     sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], parts: Iterable[Slice]
 ) -> None:
     for part in parts:
-        _write(sinks, view, size, part)
+        for frame in range(len(part.frames)):
+            _write(sinks, view, size, part.only(frame))
 
 
 def _write(sinks: dict[str, WriteFrame], view: View, size: tuple[int, int], part: Slice) -> None:
     ids = view.enlarge(part.masks, size)
+    ids = ids.astype(np.uint8) if part.masks.shape[1] <= 256 else ids
     mark = mark_predicted if part.predicted else np.asarray
     items: dict[str, Callable[[], Iterable[Any]]] = {
         "overlay": lambda: (mark(overlay(resized(frame, size), i)) for frame, i in zip(part.frames, ids)),
@@ -153,15 +161,17 @@ def object_masks(ids: Int[ndarray, "H W"]) -> list[ObjectMask]:
     flat = ids.T.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     ends = np.append(starts[1:], flat.size)
-    values, (height, width) = flat[starts], ids.shape
+    order = np.argsort(flat[starts], kind="stable")  # the runs of each slot together, in their order
+    values, starts, ends, (height, width) = flat[starts[order]], starts[order], ends[order], ids.shape
     left, right = starts // height, (ends - 1) // height
     whole = left < right  # a run into the next column begins at its first row
     top, bottom = np.where(whole, 0, starts % height), np.where(whole, height - 1, (ends - 1) % height)
+    bounds = np.column_stack([starts, ends])
+    firsts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
     found = []
-    for slot in np.unique(values).tolist():
-        own = values == slot
-        bounds = np.column_stack([starts[own], ends[own]]).ravel()
-        counts = np.diff(bounds, prepend=0, append=flat.size)
+    for first, last in zip(firsts, [*firsts[1:], len(values)]):
+        own = slice(first, last)
+        counts = np.diff(bounds[own].ravel(), prepend=0, append=flat.size)
         counts = counts[: len(counts) - (counts[-1] == 0)].tolist()
         area = int((ends[own] - starts[own]).sum())
         box = (
@@ -170,7 +180,7 @@ def object_masks(ids: Int[ndarray, "H W"]) -> list[ObjectMask]:
             (int(bottom[own].max()) + 1) / height,
             (int(right[own].max()) + 1) / width,
         )
-        found.append(ObjectMask(slot, box, area, counts))
+        found.append(ObjectMask(int(values[first]), box, area, counts))
     return found
 
 

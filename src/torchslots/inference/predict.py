@@ -36,7 +36,7 @@ from torchslots.inference.view import FirstFrameHint, View, box_hint
 from torchslots.io import notebook, video
 from torchslots.io.errors import UserError, note
 from torchslots.io.progress import progress
-from torchslots.models.adjust import bound_memory, sharing_weights
+from torchslots.models.adjust import bound_memory, decoding_in_parts, sharing_weights
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slices import carry_state, demand_finite, predict_ahead
 from torchslots.models.slots.predictors import IdentityPredictor
@@ -44,6 +44,8 @@ from torchslots.models.types import Prediction, State
 from torchslots.recipes.config import with_changes
 
 _NO_MEMORY = "The device's memory is full. Give a smaller --slice-size, or --device cpu."
+_IMAGES_AT_ONCE = 24
+"""Images of slots that a CPU decodes at once: more takes memory and is no faster."""
 _MOST_PIXELS = 8192
 """Of a side of the model's frames."""
 
@@ -299,6 +301,8 @@ def _ready(model: ObjectCentricModel | str | Path, options: PredictOptions) -> O
             "This model segments single images and predicts no frames: leave --observe and --rollout out. SAVi and "
             "STATM predict."
         )
+    if next(model.parameters()).device.type == "cpu":
+        model = decoding_in_parts(model, _IMAGES_AT_ONCE)
     if options.max_frames is None:
         return model
     model = sharing_weights(model)

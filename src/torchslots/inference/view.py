@@ -177,7 +177,7 @@ class View:
             resize = RESIZERS["bicubic_antialias" if antialias else "bicubic"]
             small = resize(seen, *self.resolution)
             return small if small.is_floating_point() else small.float() * (1 / 255)
-        small = F.interpolate(seen.float() * (1 / 255), self.resolution, mode="bilinear", antialias=shrunk)
+        small = F.interpolate(seen.float().mul_(1 / 255), self.resolution, mode="bilinear", antialias=shrunk)
         return small.clamp(0, 1)
 
     def _shrunk_twice(self) -> bool:
@@ -288,9 +288,9 @@ def _whole(frame: tuple[int, int], resolution: tuple[int, int], patches: Patches
 _ROUNDING = 1e-5
 """Part by which a mask has to be larger: copies of a slot differ by rounding alone."""
 _MANY = 0.4
-"""Part of the pixels from which on all are compared rather than those between two slots."""
-_COLUMNS = 64
-"""Columns that are enlarged at once: their masks stay in the processor's cache."""
+"""Part of the cells between small pixels from which on all is compared rather than what is between two slots."""
+_ROWS = 24
+"""Rows that are enlarged at once: their masks stay in the processor's cache."""
 
 
 def winners_at(
@@ -310,12 +310,11 @@ def winners_at(
     for frame, found in zip(masks, winner):
         wide = F.interpolate(frame[None], (frame.shape[-2], size[1]), mode="bilinear")[0]
         sole = _sole_winners(frame, max(margin, _ROUNDING))
-        found.copy_(sole[rows.first][:, columns.first])
-        open_pixels = found < 0
-        if int(open_pixels.sum()) > _MANY * found.numel():
-            _compare_all(wide, found, margin)
+        if int((sole < 0).sum()) > _MANY * sole.numel():
+            _compare_all(wide, rows, found, margin)
         else:
-            y, x = open_pixels.nonzero(as_tuple=True)
+            found.copy_(sole[rows.first][:, columns.first])
+            y, x = (found < 0).nonzero(as_tuple=True)
             found[y, x] = _compare(_between(wide, rows, y, x), margin)
     return winner
 
@@ -329,7 +328,8 @@ class _Places(NamedTuple):
 
 
 def _places(small: int, large: int) -> _Places:
-    place = ((torch.arange(large) + 0.5) * (small / large) - 0.5).clamp(min=0)
+    scale = float(np.float32(small) / np.float32(large))  # the roundings are those of `F.interpolate`
+    place = ((torch.arange(large).double() + 0.5) * scale - 0.5).clamp(min=0).float()
     first = place.floor().long().clamp(max=small - 1)
     return _Places(first, (first + 1).clamp(max=small - 1), place - first)
 
@@ -348,18 +348,24 @@ def _between(
     wide: Float[Tensor, "K h W"], rows: _Places, y: Int[Tensor, "n"], x: Int[Tensor, "n"]
 ) -> Float[Tensor, "K n"]:
     """Widened masks at pixels (y, x) of the full height."""
-    flat, width, weight = wide.flatten(1), wide.shape[-1], rows.weight[y]
-    upper = flat.index_select(1, rows.first[y] * width + x)
-    lower = flat.index_select(1, rows.second[y] * width + x)
-    return upper.mul_(1 - weight).add_(lower.mul_(weight))
+    flat, width = wide.flatten(1), wide.shape[-1]
+    upper, lower = (flat.index_select(1, place[y] * width + x) for place in (rows.first, rows.second))
+    return _mixed(upper, lower, rows.weight[y])
 
 
-def _compare_all(wide: Float[Tensor, "K h W"], found: Int[Tensor, "H W"], margin: float) -> None:
-    """Write the winners of all pixels, a few columns at a time."""
-    for left in range(0, found.shape[1], _COLUMNS):
-        part = wide[None, ..., left : left + _COLUMNS]
-        large = F.interpolate(part, (len(found), part.shape[-1]), mode="bilinear")[0]
-        found[:, left : left + _COLUMNS] = _compare(large, margin)
+def _compare_all(
+    wide: Float[Tensor, "K h W"], rows: _Places, found: Int[Tensor, "H W"], margin: float
+) -> None:
+    """Write the winners of all pixels, a few rows at once."""
+    for top in range(0, len(found), _ROWS):
+        first, second, weight = (values[top : top + _ROWS] for values in rows)
+        large = _mixed(wide.index_select(1, first), wide.index_select(1, second), weight[:, None])
+        found[top : top + _ROWS] = _compare(large, margin)
+
+
+def _mixed(upper: Tensor, lower: Tensor, weight: Tensor) -> Tensor:
+    """Both rows' values, the lower ones of that weight, rounded as by `F.interpolate`; takes their memory."""
+    return lower.mul_(weight).addcmul_(upper, 1 - weight)
 
 
 def _compare(values: Float[Tensor, "K *n"], margin: float) -> Int[Tensor, "*n"]:

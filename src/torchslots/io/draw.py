@@ -5,6 +5,7 @@ object in every tile of a figure: see `match_colors`.
 """
 
 import colorsys
+import functools
 import io
 import itertools
 import math
@@ -28,6 +29,8 @@ _GROUND = (23, 25, 31)
 _GAP = 4
 _LABEL = 18
 _PREDICTED = (255, 140, 0)
+_ROWS = 64
+"""Rows that are tinted at once: their indices stay in the processor's cache."""
 _CURVE_COLORS = (5, 6, 3, 1, 7, 2, 8, 10)
 """Palette indices of curves, in order."""
 # The first eight differ under the common forms of colour blindness (Okabe and Ito, 2008).
@@ -78,20 +81,34 @@ def overlay(
         video, ids = scale_up(video, size), np.asarray(ids).repeat(factor, axis=-2).repeat(factor, axis=-1)
     image = _tinted(np.asarray(video), np.asarray(ids), opacity)
     if outline:
-        image[boundaries(ids)] = 255
+        image.reshape(-1, 3)[np.flatnonzero(boundaries(ids))] = 255
     return image
 
 
 def _tinted(video: Pixels, ids: Ids, opacity: float) -> Pixels:
-    """Colours mixed by a table of each channel, id and value, for which no image of floats is needed."""
+    """Colours mixed by a table of each channel, id and value, some rows at once and only where there are ids."""
     kinds, places = np.unique(ids, return_inverse=True) if ids.size and _odd(ids) else (np.arange(256), ids)
-    weight = np.where(kinds > 0, np.float32(opacity), np.float32(0))[:, None]
-    values, rows = np.arange(256, dtype=np.uint8), places.reshape(ids.shape).astype(np.int32) * 256
-    mixed = np.empty_like(video)
-    for channel, tint in enumerate(colorize(kinds).T):
-        table = np.rint(values * (1 - weight) + tint[:, None] * weight).astype(np.uint8)
-        mixed[..., channel] = table.ravel().take(rows + video[..., channel])
+    tables, mixed = _tables(kinds, opacity), video.copy()
+    width = ids.shape[-1]
+    tinted, seen, places = ids.reshape(-1, width) != 0, mixed.reshape(-1, width, 3), places.reshape(-1, width)
+    for top in range(0, len(seen), _ROWS):
+        rows = slice(top, top + _ROWS)
+        columns = np.flatnonzero(tinted[rows].any(0))
+        if not len(columns):
+            continue
+        part = rows, slice(columns[0], columns[-1] + 1)
+        start = places[part].astype(np.intp) * 256
+        for channel, table in enumerate(tables):
+            seen[part][..., channel] = table.take(start + seen[part][..., channel])
     return mixed
+
+
+def _tables(kinds: Ids, opacity: float) -> list[Pixels]:
+    """For each channel, each id's mixture with the values 0 to 255."""
+    weight = np.where(kinds > 0, np.float32(opacity), np.float32(0))[:, None]
+    values = np.arange(256, dtype=np.uint8)
+    mixed = [values * (1 - weight) + tint[:, None] * weight for tint in colorize(kinds).T]
+    return [np.rint(table).astype(np.uint8).ravel() for table in mixed]
 
 
 def _odd(ids: Ids) -> bool:
@@ -228,7 +245,8 @@ def _arrange(rows: Sequence[Sequence[Tile]]) -> Pixels:
     sheet_height = _even(len(rows) * height_cell + _GAP)
     sheet_width = _even(max(len(row) for row in rows) * width_cell + _GAP)
     sheet = np.empty((frames, sheet_height, sheet_width, 3), dtype=np.uint8)
-    sheet[:] = _labels(rows, (sheet_height, sheet_width), (height_cell, width_cell))
+    labels = tuple(tuple((label, color) for label, _, color in row) for row in rows)
+    sheet[:] = _labels(labels, (sheet_height, sheet_width), (height_cell, width_cell))
     for i, row in enumerate(rows):
         for j, (_, image, _) in enumerate(row):
             top, left = _GAP + i * height_cell + _LABEL, _GAP + j * width_cell
@@ -236,11 +254,14 @@ def _arrange(rows: Sequence[Sequence[Tile]]) -> Pixels:
     return sheet
 
 
-def _labels(rows: Sequence[Sequence[Tile]], sheet: tuple[int, int], cell: tuple[int, int]) -> Pixels:
+@functools.lru_cache(maxsize=8)  # a film is drawn frame by frame
+def _labels(
+    rows: tuple[tuple[tuple[str, int | None], ...], ...], sheet: tuple[int, int], cell: tuple[int, int]
+) -> Pixels:
     image = Image.new("RGB", (sheet[1], sheet[0]), _GROUND)
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=12)
     for i, row in enumerate(rows):
-        for j, (label, _, color) in enumerate(row):
+        for j, (label, color) in enumerate(row):
             left, top = _GAP + j * cell[1], _GAP + i * cell[0]
             if color is not None:
                 pen.rectangle((left, top + 3, left + 9, top + 12), tuple(PALETTE[color].tolist()), _INK)

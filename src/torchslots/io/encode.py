@@ -134,7 +134,7 @@ def _video_stream(container: Any, codec: str, first: ndarray, fps: float | int) 
     context = stream.codec_context
     context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
     if codec == "libx264":
-        stream.options = {"crf": "16", "preset": "veryfast"}
+        stream.options = {"crf": "16", "preset": "superfast"}  # looks few frames ahead, so it holds few
     else:
         stream.bit_rate = int(stream.height * stream.width * max(fps, 1) * 0.5)
     return stream

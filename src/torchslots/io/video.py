@@ -69,8 +69,8 @@ def iter_frames(
         UserError: as `read_frames`, when the faulty frame is reached.
     """
     frames = _frames(Path(path), 0, None, allow_damaged)
-    while some := list(islice(frames, chunk)):
-        yield np.stack(some)
+    for first in frames:
+        yield np.stack([first, *islice(frames, chunk - 1)])
 
 
 def frame_count(path: Path | str, allow_damaged: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""Change the number of slots, of slot attention rounds, or of remembered frames of a built model."""
+"""Change the number of slots, of slot attention rounds, of remembered frames or of images at once of a built model."""
 
 import copy
 import dataclasses
@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from torchslots.io.errors import UserError
+from torchslots.models.decoders.broadcast import BroadcastDecoder
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.attention import SlotAttention
 from torchslots.models.slots.initializers import FromBoxes, FromMasks, Gaussian
@@ -49,6 +50,17 @@ def sharing_weights(model: ObjectCentricModel) -> ObjectCentricModel:
     """A copy whose parameters and buffers are those of `model`."""
     shared = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+
+
+def decoding_in_parts(model: ObjectCentricModel, num_images: int) -> ObjectCentricModel:
+    """A model with the same weights that decodes at most so many images of slots at once, where it decodes all."""
+    if not any(isinstance(part, BroadcastDecoder) and part.chunk is None for part in model.modules()):
+        return model
+    other = sharing_weights(model)
+    for part in other.modules():
+        if isinstance(part, BroadcastDecoder):
+            part.chunk = part.chunk or num_images
+    return other
 
 
 def _sampling(initializer: nn.Module) -> Gaussian:
