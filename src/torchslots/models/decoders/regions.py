@@ -32,7 +32,8 @@ def shared_areas(masks: Float[Tensor, "B T K H W"]) -> Float[Tensor, ""]:
 
     The root is concave: an object held by one slot costs less than one that several slots share.
     """
-    return (masks.mean((-2, -1)) + _LEAST_AREA).sqrt().sum() / masks.shape[0]
+    kind = torch.promote_types(masks.dtype, torch.float32)  # bfloat16 has three digits
+    return (masks.mean((-2, -1), dtype=kind) + _LEAST_AREA).sqrt().sum() / masks.shape[0]
 
 
 class Regions(NamedTuple):
