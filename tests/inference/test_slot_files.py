@@ -138,9 +138,15 @@ def test_parquet_holds_the_same_slots_and_poses_and_resumes(
     assert [file.name for file in sorted((tmp_path / "parquet").glob("slots_*"))] == ["slots_00000.parquet"]
     monkeypatch.setitem(slot_files._WRITERS, "parquet", write)  # pyright: ignore[reportPrivateUsage]
     assert main(words) == 0
-    wanted, table = arrays(tmp_path / "npz"), parquet.read_table(tmp_path / "parquet")
+    files = sorted((tmp_path / "parquet").glob("*.parquet"))
+    wanted, table = arrays(tmp_path / "npz"), parquet.read_table(files)
     size = wanted["slots"].shape[:2]
-    for name, key in (("values", "slots"), ("position", "position"), ("scale", "scale"), ("rotation", "rotation")):
+    for name, key in (
+        ("values", "slots"),
+        ("position", "position"),
+        ("scale", "scale"),
+        ("rotation", "rotation"),
+    ):
         found = np.stack(table[name].to_numpy())
         assert found.dtype == np.float32 and np.array_equal(found.reshape(wanted[key].shape), wanted[key])
     for name in ("id", "video", "frame"):

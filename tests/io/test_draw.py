@@ -112,7 +112,9 @@ def test_contact_sheet_rows():
     assert (sheet[22 + 102 : 22 + 182, 88:168] == 4).all()
 
 
-@pytest.mark.parametrize(("count", "rows", "widest"), [(5, 2, 3), (11, 3, 4), (4, 1, 4), (9, 3, 3), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("count", "rows", "widest"), [(5, 2, 3), (11, 3, 4), (4, 1, 4), (9, 3, 3), (1, 1, 1)]
+)
 def test_rows_of_a_sheet_are_as_equal_as_they_can_be(count: int, rows: int, widest: int):
     pictures = [np.full((8, 8, 3), i, dtype=np.uint8) for i in range(count)]
     sheet = draw.contact_sheet(pictures, columns=4, tile=80)
