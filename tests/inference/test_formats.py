@@ -129,6 +129,12 @@ def test_parquet_is_the_same_table(result: Path) -> None:
         rows = list(csv.DictReader(file))
     found = parquet.read_table(result / "tracks.parquet").to_pylist()
     assert [{key: str(value) for key, value in row.items()} for row in found] == rows
+    found = parquet.read_table(result / "slots.parquet")
+    slots = np.load(result / "slots.npz")["slots"]
+    values = np.stack([found[f"d{i}"].to_numpy() for i in range(slots.shape[2])], -1)
+    assert values.dtype == np.float32 and np.array_equal(values.reshape(slots.shape), slots)
+    places = list(zip(found["frame"].to_pylist(), found["slot"].to_pylist()))
+    assert places == list(np.ndindex(*slots.shape[:2]))
 
 
 def test_predictions_are_shown(tmp_path: Path) -> None:

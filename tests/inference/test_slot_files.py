@@ -9,6 +9,7 @@ import torch
 
 import torchslots
 from data.movi_files import copy_movi
+from recipes.test_isa import TINY as ISA
 from tiny_models import TINY
 from torchslots.cli import main
 from torchslots.evaluation.videos import whole_videos
@@ -16,7 +17,7 @@ from torchslots.inference import slot_files
 from torchslots.inference.slot_files import SlotFileOptions, write_slots
 from torchslots.inference.videos import KEYS, VideosOptions, settings_of
 from torchslots.io.errors import UserError
-from torchslots.recipes import savi
+from torchslots.recipes import isa, savi
 
 WHERE = "--data movi_a --split train --num-frames 5 --slice-size 2 --batch-size 1 --num-workers 0".split()
 
@@ -110,3 +111,44 @@ def test_another_model_or_other_data_are_refused_and_so_are_wrong_options(
     assert "shard_size should be at least 1" in capsys.readouterr().err
     with pytest.raises(UserError, match="no format `csv`"):
         SlotFileOptions(format="csv")  # pyright: ignore[reportArgumentType]
+
+
+def test_parquet_holds_the_same_slots_and_poses_and_resumes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet  # pyright: ignore[reportMissingImports]
+
+    torch.manual_seed(0)
+    small = isa.CnnDecoderConfig(grid=(4, 4), channels=(8, 8), strides=(2, 2))
+    config = replace(ISA, resolution=(16, 16), decoder=small, invariance="rotation")
+    isa.build(config).save_pretrained(tmp_path / "posed")
+    words = ["slots", str(tmp_path / "posed"), "--root", str(tmp_path / "data"), *WHERE, "--shard-size", "3"]
+    assert main([*words, "--out", str(tmp_path / "npz")]) == 0
+    words = [*words, "--format", "parquet", "--out", str(tmp_path / "parquet")]
+
+    def stop(file: Path, videos: list) -> None:
+        write(file, videos)
+        if videos[0].number:
+            raise KeyboardInterrupt
+
+    write = slot_files._WRITERS["parquet"]  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setitem(slot_files._WRITERS, "parquet", stop)  # pyright: ignore[reportPrivateUsage]
+    assert main(words) == 130
+    assert [file.name for file in sorted((tmp_path / "parquet").glob("slots_*"))] == ["slots_00000.parquet"]
+    monkeypatch.setitem(slot_files._WRITERS, "parquet", write)  # pyright: ignore[reportPrivateUsage]
+    assert main(words) == 0
+    files = sorted((tmp_path / "parquet").glob("*.parquet"))
+    wanted, table = arrays(tmp_path / "npz"), parquet.read_table(files)
+    size = wanted["slots"].shape[:2]
+    for name, key in (
+        ("values", "slots"),
+        ("position", "position"),
+        ("scale", "scale"),
+        ("rotation", "rotation"),
+    ):
+        found = np.stack(table[name].to_numpy())
+        assert found.dtype == np.float32 and np.array_equal(found.reshape(wanted[key].shape), wanted[key])
+    for name in ("id", "video", "frame"):
+        assert table[name].to_pylist() == np.repeat(wanted[name], size[1]).tolist()
+    assert table["slot"].to_pylist() == list(range(size[1])) * size[0]

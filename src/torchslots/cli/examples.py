@@ -38,7 +38,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "data prepare-waymo": ("torchslots data prepare-waymo --source waymo/training --out data",),
     "recipes": ("torchslots recipes movi_e", "torchslots recipes savi_small --yaml > my.yaml"),
     "bench": ("torchslots bench savi_small --batch 2",),
-    "completion": ("torchslots completion bash > ~/.local/share/bash-completion/completions/torchslots",),
+    "completion": ("torchslots completion bash > ~/.torchslots.bash",),
     "report": ("torchslots report runs/1 runs/2 --out side.html",),
 }
 """Command -> lines for a shell."""

@@ -117,7 +117,7 @@ def _tables(files: list[Path], rows: Callable[..., AbstractContextManager[Rows]]
             for found in frame.objects:
                 place = (number, found.slot, *(round(side, 5) for side in found.box))
                 held[0].append(dict(zip(_TRACK_COLUMNS, (*place, found.area, frame.predicted))))
-            for slot, values in enumerate(frame.slots.tolist()):
+            for slot, values in enumerate(np.asarray(frame.slots, np.float32)):
                 held[1].append({"frame": number, "slot": slot, **{f"d{i}": v for i, v in enumerate(values)}})
             number += 1
             if len(held[1]) >= _ROWS:
@@ -144,7 +144,10 @@ def _csv_rows(file: Path) -> Iterator[Rows]:
 
 @contextmanager
 def parquet_rows(file: Path) -> Iterator[Rows]:
-    """A context that yields put(rows), rows being dictionaries of one set of keys."""
+    """A context that yields put(rows), rows being dictionaries of one set of keys.
+
+    Columns have the types of the first rows: float32 where these hold float32 of numpy.
+    """
     import pyarrow  # pyright: ignore[reportMissingImports]
     from pyarrow import parquet  # pyright: ignore[reportMissingImports]
 
@@ -152,7 +155,7 @@ def parquet_rows(file: Path) -> Iterator[Rows]:
 
     def put(rows: Sequence[dict[str, Any]]) -> None:
         nonlocal writer
-        table = pyarrow.Table.from_pylist(list(rows))
+        table = pyarrow.Table.from_pylist(list(rows), schema=writer and writer.schema)
         if writer is None:
             writer = parquet.ParquetWriter(file, table.schema)
         writer.write_table(table)

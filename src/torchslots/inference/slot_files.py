@@ -11,7 +11,8 @@ they are of. Of each file:
 | `id` | [N] | name of the frame's video, as `open_dataset(...)[i]["name"]` has it |
 | `position`, `scale`, `rotation` | [N, K, ...] | poses of slots, where the model has them |
 
-Parquet files have a row for each slot of each frame: `id`, `video`, `frame`, `slot`, `values`.
+Parquet files have a row for each slot of each frame: `id`, `video`, `frame`, `slot`, `values`, and
+`position`, `scale`, `rotation` (row by row).
 """
 
 import json
@@ -34,6 +35,7 @@ from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_file, locked, write_file
 from torchslots.io.json_files import read_object
 from torchslots.models.model import ObjectCentricModel
+from torchslots.models.types import Pose
 from torchslots.recipes.config import EvalConfig
 
 ABOUT = "slots.json"
@@ -187,9 +189,12 @@ def _write_parquet(file: Path, videos: Sequence[EncodedVideo]) -> None:
 
 
 def _rows(video: EncodedVideo) -> Iterator[dict[str, Any]]:
-    for frame, slots in enumerate(video.clip.slots[0].float().tolist()):
-        for slot, values in enumerate(slots):
-            yield {"id": video.name, "video": video.number, "frame": frame, "slot": slot, "values": values}
+    arrays = _frames(video)
+    slots, poses = arrays["slots"], {key: arrays[key] for key in Pose._fields if key in arrays}
+    for frame, slot in np.ndindex(*slots.shape[:2]):
+        where = {"id": video.name, "video": video.number, "frame": frame, "slot": slot}
+        pose = {key: values[frame, slot].ravel() for key, values in poses.items()}
+        yield where | {"values": slots[frame, slot]} | pose
 
 
 _WRITERS: dict[str, Callable[[Path, Sequence[EncodedVideo]], None]] = {

@@ -53,7 +53,7 @@ class Examples:
             max_objects=most,
             resolution=self._side,
             num_frames=self._num_frames,
-            seed=7,
+            seed=15,
             workers=1,
         )
         opened = open_dataset(

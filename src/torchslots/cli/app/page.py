@@ -71,9 +71,9 @@ class Page:
             }
         self.film = gr.Markdown("", elem_id="film")
         self.boxes = image_annotator(
-            label="Boxes on the first frame", sources=[], show_download_button=False, show_clear_button=False,
-            show_remove_button=True, disable_edit_boxes=True, boxes_alpha=0.25, visible=False, elem_id="boxes",
-            box_min_size=4, handle_size=6,
+            label="Boxes on the first frame", show_label=False, sources=[], show_download_button=False,
+            show_clear_button=False, show_remove_button=True, disable_edit_boxes=True, boxes_alpha=0.25,
+            visible=False, elem_id="boxes", box_min_size=4, handle_size=6,
         )  # fmt: skip
         self.preview = gr.HTML(visible=False, elem_id="preview")
         self.mask = gr.File(

@@ -19,19 +19,21 @@ _SIDE, _TILE = 560, 150
 """Longest side of the frame and of a slot's image, in pixels."""
 _TRAIL = 24
 """Frames of a track that are shown behind an object."""
+_BACKGROUND = '<span class="ts-note"> (background)</span>'
 
 STYLE = """
 .ts-frame{position:relative;margin:0 auto;max-width:760px}
 .ts-frame img{width:100%;display:block;image-rendering:auto;border-radius:6px}
 .ts-frame svg{position:absolute;inset:0;width:100%;height:100%}
 #preview img{max-height:360px;width:100%;object-fit:contain;border-radius:6px}
-.ts-slots{display:grid;grid-template-columns:repeat(auto-fill,minmax(104px,1fr));gap:8px;margin-top:10px}
+.ts-slots{display:grid;grid-template-columns:repeat(auto-fill,minmax(96px,1fr));gap:8px;margin-top:10px}
 .ts-slots figure{margin:0}.ts-slots img{width:100%;display:block;border-radius:4px}
 .ts-slots figcaption,.ts-tracks{font-size:13px}
 .ts-dot{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:6px}
 .ts-tracks{width:100%;border-collapse:collapse}
 .ts-tracks td,.ts-tracks th{padding:3px 8px;text-align:left;white-space:nowrap}
 .ts-tracks td.ts-line{width:100%}
+@media(max-width:520px){.ts-tracks td,.ts-tracks th{padding:3px 4px;font-size:12px}.ts-tracks .ts-note{display:none}}
 .ts-line svg{width:100%;height:12px;display:block}
 """
 
@@ -136,6 +138,6 @@ def _row(frames: list[dict[str, Any]], entry: dict[str, Any], pixels: int, numbe
     bars = "".join(f'<rect x="{t}" y="2" width="1" height="8"/>' for t, area in enumerate(areas) if area)
     here = "" if number is None else f'<rect x="{number}" y="0" width="1" height="12" fill="#8888" />'
     line = f'<svg viewBox="0 0 {len(frames)} 12" preserveAspectRatio="none" fill="{color(slot)}">{bars}{here}</svg>'
-    name = f"{_dot(slot)}{slot}{' (background)' if slot == 0 else ''}"
+    name = f"{_dot(slot)}{slot}{_BACKGROUND if slot == 0 else ''}"
     cells = f"<td>{name}</td><td>{entry['frames']} of {len(frames)}</td><td>{part:.1%}</td>"
     return f'<tr>{cells}<td class="ts-line">{line}</td></tr>'
