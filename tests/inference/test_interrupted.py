@@ -232,6 +232,7 @@ def test_evaluate_goes_on_and_leaves_nothing_behind(tmp_path: Path, films: Path,
 
 
 def test_lengths_beyond_the_video_are_refused(films: Path) -> None:
-    model = tiny("learned")
+    square = replace(TINY, resolution=(16, 16), decoder=replace(TINY.decoder, grid=(4, 4)))
+    model = build(replace(square, conditioning="learned")).eval()
     with pytest.raises(UserError, match="from 1 to 2"):
         torchslots.evaluate(model, films, data="folder", num_frames=2, num_workers=0, lengths=(3,))

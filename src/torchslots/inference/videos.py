@@ -112,8 +112,10 @@ def _check_shape(model: Any, data: DataConfig) -> None:
     Raises:
         UserError: the model is built for others.
     """
+    if data.dataset != "folder" or data.crop is not None:
+        return
     height, width = getattr(model.config, "resolution", (1, 1))
-    if data.dataset == "folder" and data.crop is None and height != width:
+    if height != width:
         raise UserError(
             f"The model is built for frames of {height} x {width}, and frames of your own are cut to their central "
             "square. Take a run that was trained on them with --data.crop; `torchslots predict` takes films of any "

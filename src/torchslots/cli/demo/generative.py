@@ -159,8 +159,8 @@ def show(result: Result) -> Shown:
         path, _ = write_panel(film, folder / f"video_{index}", _FPS, gif=True)
         sections.append(Video(path, f"Held-out video {one.name}"))
     film = _edited(result, seen[0], seen[1 % len(seen)])
-    video.write_png(folder / "edited.png", film[len(film) // 2])
     path, _ = write_panel(film, folder / "edited", _FPS, gif=True)
+    video.write_png(folder / "edited.png", film[len(film) // 2])
     sections += [Heading("Slots edited"), Text(_EDITED), Video(path, "Two held-out videos, generated anew.")]
     return Shown(sections, {})
 
