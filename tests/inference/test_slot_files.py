@@ -113,6 +113,7 @@ def test_another_model_or_other_data_are_refused_and_so_are_wrong_options(
         SlotFileOptions(format="csv")  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_parquet_holds_the_same_slots_and_poses_and_resumes(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from torchslots.data.sets.own_masks import read_masks
 from torchslots.io import arrays
 from torchslots.io.cache import cached
 from torchslots.io.errors import UserError
-from torchslots.io.files import atomic_file
+from torchslots.io.files import atomic_file, atomic_files
 from torchslots.io.json_files import check_seal, parse_json, read_json, read_object, sealed
 from torchslots.io.torch_files import read_torch_file
 from torchslots.io.video import read_frames
@@ -295,3 +295,16 @@ def test_refusing_them_takes_no_memory(tmp_path: Path) -> None:
     words = [sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parent)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == str(2 + len(CLAIMS)), done.stdout + done.stderr[-2000:]
+
+
+def test_folders_made_for_files_that_were_never_written_go_with_them(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    kept = [tmp_path / "own" / "kept.txt"]
+    for files in ([tmp_path / "a" / "b" / "one.txt"], [tmp_path / "own" / "one.txt"]):
+        with pytest.raises(UserError, match="wrong input"), atomic_files(*files) as parts:
+            parts[0].write_text("half")
+            raise UserError("wrong input")
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+    with atomic_files(*kept) as parts:
+        parts[0].write_text("whole")
+    assert kept[0].read_text() == "whole"

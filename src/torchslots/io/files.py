@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import platform
 import re
@@ -56,7 +57,8 @@ def disk_errors(path: Path, advice: str = ADVICE) -> Iterator[None]:
 
 @contextmanager
 def atomic_files(*paths: Path, durable: bool = False, advice: str = ADVICE) -> Iterator[list[Path]]:
-    """Temporary paths beside `paths`, renamed to them together when the block succeeds, else removed.
+    """Temporary paths beside `paths`, renamed to them together when the block succeeds, else removed, as are folders
+    that were made for them.
 
     Args:
         durable: flush to the disk before renaming.
@@ -65,11 +67,11 @@ def atomic_files(*paths: Path, durable: bool = False, advice: str = ADVICE) -> I
     Raises:
         UserError: the disk is full, or a folder cannot be written; what was there before is untouched.
     """
-    parts = [_part(path) for path in paths]
+    parts, made = [_part(path) for path in paths], []
     with disk_errors(paths[0], advice):
         try:
             for path in paths:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                made += _make_folder(path.parent)
             yield parts
             for part in parts:
                 _share(part)
@@ -83,6 +85,9 @@ def atomic_files(*paths: Path, durable: bool = False, advice: str = ADVICE) -> I
             for part in parts:
                 with contextlib.suppress(OSError):
                     part.unlink(missing_ok=True)
+            for folder in made:
+                with contextlib.suppress(OSError):  # it holds the files, or those of others
+                    folder.rmdir()
 
 
 @contextmanager
@@ -273,6 +278,13 @@ def size_text(size: float) -> str:
     if size < 1e6:
         return f"{size:,.0f} bytes"
     return f"{size / 1e9:.1f} GB" if size > 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder; returns it and those above it that were missing, the innermost first."""
+    missing = list(itertools.takewhile(lambda each: not each.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
 
 
 def _part(path: Path) -> Path:
