@@ -1,5 +1,6 @@
 """`torchslots predict`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
@@ -46,7 +47,7 @@ def predict(words: Words) -> int:
     return parse(predict, words, "predict")
 
 
-def _print_folders(folders: list[Path]) -> None:
+def _print_folders(folders: Sequence[Path]) -> None:
     for folder in folders:
         print(f"Written to {folder}", flush=True)
 

@@ -68,9 +68,9 @@ def boxes(
     """
     frames, down, across = np.nonzero(segmentation)
     numbers = segmentation[frames, down, across].astype(np.int64) - 1
-    rows, columns = (np.zeros((len(segmentation), size, count), bool) for size in segmentation.shape[1:])
-    rows[frames, down, numbers] = columns[frames, across, numbers] = True
-    height, width = segmentation.shape[1:]
+    num_frames, height, width = segmentation.shape
+    rows, columns = np.zeros((num_frames, height, count), bool), np.zeros((num_frames, width, count), bool)
+    rows[frames, down, numbers], columns[frames, across, numbers] = True, True
     edges = [rows.argmax(1) / height, columns.argmax(1) / width]
     edges += [1 - rows[:, ::-1].argmax(1) / height, 1 - columns[:, ::-1].argmax(1) / width]
     corners = np.stack(edges, -1)
