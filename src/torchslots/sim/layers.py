@@ -74,7 +74,7 @@ def boxes(
     edges = [rows.argmax(1) / height, columns.argmax(1) / width]
     edges += [1 - rows[:, ::-1].argmax(1) / height, 1 - columns[:, ::-1].argmax(1) / width]
     corners = np.stack(edges, -1)
-    visible: np.ndarray = rows.any(1)
+    visible = np.any(rows, axis=1)
     return [(np.flatnonzero(visible[:, k]), corners[visible[:, k], k]) for k in range(count)]
 
 
