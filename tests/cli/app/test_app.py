@@ -255,9 +255,9 @@ def test_examples_are_generated_with_their_boxes(tmp_path: Path, session: Sessio
     session.examples = Examples(tmp_path / "examples", side=32, num_frames=3)
     film, image = session.example("film"), session.example("image")
     assert (film.num_frames, image.num_frames, film.first.shape) == (3, 1, (32, 32, 3))
-    assert (
-        1 <= len(film.boxes) <= 5 and session.find("a/boxes", image.boxes).num_slots == len(image.boxes) + 1
-    )
+    seen = [box for box in image.boxes if box[2] > 6 / 32]  # the model of 16 x 24 sees rows 5 to 26
+    assert 1 <= len(seen) <= len(film.boxes) <= 5
+    assert session.find("a/boxes", seen).num_slots == len(seen) + 1
     assert isinstance(session.examples.get("film"), Example)
     with pytest.raises(UserError, match="no example `sound`"):
         session.example("sound")
