@@ -460,7 +460,7 @@ def slots_sim() -> Recipe:
 
     The parts of `savi_sim`, with two rounds of attention in each frame, and tokens for every second pixel of the frame:
     slots that look for objects by themselves lose small ones among fewer. Slots divide single frames first, then short
-    films, and share no object after that. The model in the package was trained further, see its card.
+    films, and share no object after that. The model in the package was trained in four runs, see its card.
     """
     sim = savi_sim()
     assert isinstance(sim.model, SaviConfig)
