@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 UNTRAINED = "untrained"
 """Column of the model before its first step."""
-_BESIDE_STEPS = 1 / 8
+_BESIDE_STEPS = 1 / 6
 """Part of a training's time that its steps do not take: data, evaluations, checkpoints."""
 
 
