@@ -129,6 +129,14 @@ def test_a_step_without_memory_for_it_is_refused(
         memory.require_memory(step, clip, clips)
 
 
+@pytest.mark.parametrize(
+    "name", ["steve_demo", "slotdiffusion_demo", "dvae_demo", "savi_sim", "videosaur_demo"]
+)
+def test_models_without_a_decoder_of_their_own_are_scaled(name: str) -> None:
+    scaled = scale(catalog.recipe(name), 3, None, None, None, recompute=False)
+    assert scaled.train.batch_size == 3 and len(random_batch(scaled, 2, 1)["video"]) == 2
+
+
 def test_a_compiled_step_has_no_floor() -> None:
     with pytest.raises(UserError, match="--floor"):
         bench("savi_demo", BenchOptions(floor=True, compile=True))

@@ -45,18 +45,19 @@ def change(config: Any, **values: Any) -> Any:
 
 
 def resized(model: ModelConfig, resolution: int) -> Any:
-    """The decoder's configuration with the grid for a resolution."""
+    """The decoder's configuration with the grid for a resolution; None: the model has none."""
     decoder = decoder_of(model)
+    if decoder is None:
+        return None
     cells = resolution // math.prod(getattr(decoder, "strides", ()))
     return change(decoder, grid=(cells, cells))
 
 
 def decoder_of(model: Any) -> Any:
-    """The configuration of the decoder, which may be inside an inner model's."""
+    """The configuration of the decoder, which may be inside an inner model's; None: there is none."""
     inner = [getattr(model, field.name) for field in fields(model)]
-    return (
-        next((decoder_of(value) for value in inner if isinstance(value, ModelConfig)), None) or model.decoder
-    )
+    found = [decoder_of(value) for value in inner if isinstance(value, ModelConfig)]
+    return next((decoder for decoder in found if decoder is not None), getattr(model, "decoder", None))
 
 
 def random_batch(recipe: Recipe, batch: int, frames: int, objects: Sequence[int] | None = None) -> Batch:
