@@ -1,13 +1,12 @@
 """`torchslots edit`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
 from torchslots.cli.options import Flat, Words, parse
-from torchslots.cli.predict import require_inputs
+from torchslots.cli.predict import print_results, require_inputs
 
 if TYPE_CHECKING:
     from torchslots.inference.edit import Edited
@@ -39,18 +38,12 @@ def edit(words: Words) -> int:
         require_inputs(inputs)
         folder = model_folder(model)
         announce_device(options.device)
-        try:
-            written = room.edit(folder, inputs, out, options)
-        except room.InputsFailed as error:
-            _print_files(error.done)
-            raise
-        _print_files(written)
+        print_results(lambda: room.edit(folder, inputs, out, options), _line)
         return 0
 
     return parse(edit, words, "edit")
 
 
-def _print_files(results: "Sequence[Edited]") -> None:
-    for done in results:
-        edited = f" and {done.edited}" if done.edited else ""
-        print(f"Written to {done.slots}{edited}. {done.note}", flush=True)
+def _line(done: "Edited") -> str:
+    edited = f" and {done.edited}" if done.edited else ""
+    return f"Written to {done.slots}{edited}. {done.note}"

@@ -1,7 +1,8 @@
 """`torchslots predict`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -36,20 +37,30 @@ def predict(words: Words) -> int:
         require_inputs(inputs)
         folder = model_folder(model)
         announce_device(options.device)
-        try:
-            written = by_name.predict(folder, inputs, out, options)
-        except room.InputsFailed as error:
-            _print_folders(error.done)
-            raise
-        _print_folders(written)
+        print_results(
+            lambda: by_name.predict(folder, inputs, out, options), lambda done: f"Written to {done}"
+        )
         return 0
 
     return parse(predict, words, "predict")
 
 
-def _print_folders(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        print(f"Written to {folder}", flush=True)
+def print_results(run: Callable[[], Sequence[Any]], line: Callable[[Any], str]) -> None:
+    """Print a line for each result of `run`.
+
+    Raises:
+        InputsFailed: by `run`, after the lines of the inputs that are done.
+    """
+    from torchslots.inference.inputs import InputsFailed
+
+    try:
+        results, failure = run(), None
+    except InputsFailed as error:
+        results, failure = error.done, error
+    for done in results:
+        print(line(done), flush=True)
+    if failure is not None:
+        raise failure
 
 
 def require_inputs(inputs: tuple[Path, ...]) -> None:

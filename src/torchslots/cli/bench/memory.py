@@ -22,7 +22,7 @@ def step_bytes(step: TrainStep, batch: Batch) -> int:
         step(1, batch)
         return torch.cuda.max_memory_allocated(step.accelerator.device)
     lasting = 3 * sum(_bytes(parameter) for parameter in step.model.parameters())
-    return lasting + sum(_bytes(value) for value in batch.values()) + rise(lambda: step(1, batch))
+    return lasting + _passing_bytes(step, batch)
 
 
 def require_memory(step: TrainStep, batch: Batch, clips: int) -> None:
@@ -38,13 +38,19 @@ def require_memory(step: TrainStep, batch: Batch, clips: int) -> None:
     if step.accelerator.device.type != "cpu" or clips == 1:
         return
     step(1, batch)
-    one = sum(_bytes(value) for value in batch.values()) + rise(lambda: step(1, batch))
+    one = _passing_bytes(step, batch)
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if clips * one > has:
+        fitting = max(has // (2 * one), 1)
         raise UserError(
             f"A step of {clips} clips needs about {clips * one / 1e9:.0f} GB, and this machine has {has / 1e9:.0f} GB. "
-            f"At most {max(has // (2 * one), 1)} clips fit well: --batch {max(has // (2 * one), 1)}."
+            f"At most {fitting} clips fit well: --batch {fitting}."
         )
+
+
+def _passing_bytes(step: TrainStep, batch: Batch) -> int:
+    """Peak bytes on the CPU of a batch and of what a step allocates for it."""
+    return sum(_bytes(value) for value in batch.values()) + rise(lambda: step(1, batch))
 
 
 def _bytes(value: Any) -> int:
