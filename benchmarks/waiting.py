@@ -2,9 +2,9 @@
 
     python benchmarks/waiting.py
 
-Each measurement is a fresh process, and the kinds take turns. `cpu_ratio` is the CPU seconds of our step beside busy
-processes by those of torch's own alone (bar: 1.1); `idle_ratio` the wall seconds of our step alone by torch's own alone
-(bar: 1.03). Both need a machine that is idle otherwise.
+Each measurement is a fresh process, and the kinds take turns. `ours` decides as every command does when it starts.
+`cpu_ratio` is the CPU seconds of a step beside busy processes by those of torch's own alone (bar: 1.1); `idle_ratio`
+the wall seconds of a step alone by torch's own alone (bar: 1.03). Both need a machine that is idle otherwise.
 """
 
 import json
@@ -17,9 +17,7 @@ from contextlib import contextmanager
 
 import tyro
 
-from torchslots.io.threads import SPIN_COUNT
-
-_OWN = 300_000
+_OWN = "300000"
 """Rounds of libgomp where nothing is set."""
 
 
@@ -33,9 +31,9 @@ def main(
         busy: Busy processes.
         repeats: Fresh processes for each kind.
         steps: Steps in a process.
-        spins: Rounds to measure besides ours and torch's own.
+        spins: Fixed rounds to measure besides ours and torch's own.
     """
-    counts = (_OWN, SPIN_COUNT, *spins)
+    counts = (_OWN, "ours", *map(str, spins))
     found: dict[str, dict[str, list[float]]] = {}
     for _ in range(repeats):
         for count in counts:
@@ -50,13 +48,13 @@ def main(
     }
     own = middle[f"{_OWN} beside 0"]
     ratios = {
-        str(count): {
+        count: {
             "cpu_ratio": middle[f"{count} beside {busy}"]["cpu"] / own["cpu"],
             "idle_ratio": middle[f"{count} beside 0"]["wall"] / own["wall"],
         }
         for count in counts
     }
-    print(json.dumps({"ours": SPIN_COUNT, "torch": _OWN, "seconds": middle, "ratios": ratios}, indent=2))
+    print(json.dumps({"torch": _OWN, "seconds": middle, "ratios": ratios}, indent=2))
 
 
 @contextmanager
@@ -70,9 +68,10 @@ def _busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def _step(recipe: str, steps: int, spins: int) -> dict[str, dict[str, float]]:
+def _step(recipe: str, steps: int, spins: str) -> dict[str, dict[str, float]]:
     words = ["bench", recipe, "--no-inference", "--steps", str(steps), "--json"]
-    environment = os.environ | {"GOMP_SPINCOUNT": str(spins)}
+    decided = {} if spins == "ours" else {"GOMP_SPINCOUNT": spins}
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | decided
     done = subprocess.run(
         [sys.executable, "-m", "torchslots", *words], env=environment, check=True, capture_output=True
     )

@@ -48,14 +48,6 @@ def in_order(
             pool.shutdown(cancel_futures=True)
 
 
-def count_cores() -> int:
-    """Processor cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # missing on macOS and Windows
-        return os.cpu_count() or 1
-
-
 def _fetched(
     pool: ProcessPoolExecutor, make: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], ahead: int
 ) -> Iterator[Result]:

@@ -19,7 +19,8 @@ from torchslots.data.formats.tfrecord import Compression, write_records
 from torchslots.io.errors import UserError, nearest
 from torchslots.io.files import write_file
 from torchslots.io.progress import counted, progress
-from torchslots.io.workers import count_cores, in_order
+from torchslots.io.threads import count_cores
+from torchslots.io.workers import in_order
 from torchslots.sim import rooms, sprites, tetrominoes
 from torchslots.sim.clevr import (
     OBJECTS,

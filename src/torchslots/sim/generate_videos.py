@@ -17,7 +17,8 @@ from torchslots.io.errors import UserError
 from torchslots.io.files import remove_partial, write_file
 from torchslots.io.json_files import read_object
 from torchslots.io.progress import counted, progress
-from torchslots.io.workers import count_cores, in_order
+from torchslots.io.threads import count_cores
+from torchslots.io.workers import in_order
 from torchslots.sim import tfds_info
 from torchslots.sim.record import make_record
 from torchslots.sim.scene import KINDS, Variant

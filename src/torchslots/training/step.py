@@ -172,18 +172,14 @@ class TrainStep:
         processes = self.accelerator.num_processes
         return differences(self.model, processes, self._train.accumulation, self._own_noise())
 
-    def trial(self, batch: Batch) -> float:
-        """Seconds of a step's forward and backward passes over this batch; changes only the random state.
+    def trial(self, batch: Batch, passes: int = 1) -> float:
+        """Median seconds of a step's forward and backward passes over this batch; changes only the random state.
 
-        The median of up to nine passes, fewer where they take over a second together, so that a moment's other work
-        does not count. The first pass, which allocates memory and chooses algorithms, is not measured. Buffers that
-        change in training are restored.
+        A pass before them, which allocates memory and chooses algorithms, is not measured. Buffers that change in
+        training are restored.
         """
         before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        self._pass(batch)
-        seconds = [self._pass(batch)]
-        while len(seconds) < 9 and sum(seconds) < 1:
-            seconds.append(self._pass(batch))
+        seconds = [self._pass(batch) for _ in range(1 + passes)][1:]
         for name, buffer in self.model.named_buffers():
             buffer.copy_(before[name])
         return statistics.median(seconds)
