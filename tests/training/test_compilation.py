@@ -87,7 +87,7 @@ def test_a_trial_leaves_no_trace() -> None:
         tried.get_buffer("seen").add_(1)
 
     tried.net.register_forward_hook(count)
-    assert steps[0].trial(batch) > 0
+    assert steps[0].trial([batch]) > 0
     assert tried.get_buffer("seen") == 0 and all(weight.grad is None for weight in tried.net.parameters())
     reports = [step(3, batch) for step in steps]
     assert reports[0].losses == reports[1].losses

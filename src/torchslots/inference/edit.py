@@ -24,6 +24,7 @@ from torchslots.inference.inputs import (
     batches,
     decodes_features_alone,
     jobs_of,
+    run_each,
     slot_order,
 )
 from torchslots.inference.outputs import frame_file, frame_writer
@@ -40,6 +41,7 @@ from torchslots.models.types import Clip, Decoded
 from torchslots.recipes.config import with_changes
 
 _SLICE = 6
+_NO_MEMORY = "The device's memory is full. Give --device cpu."
 _CALLED = {"video": "frames", "flow": "optical flow", "depth": "depth"}
 
 Change = Callable[[Clip], Clip]
@@ -119,15 +121,7 @@ def edit(
     if options.swap and len(jobs) != 2:
         raise UserError(f"Slots are exchanged between two inputs, got {len(jobs)}. Give two.")
     groups = [jobs] if options.swap else [[job] for job in jobs]
-    done: list[Edited] = []
-    failed: list[str] = []
-    for group in groups:
-        try:
-            done += _edit_together(model, group, options)
-        except UserError as error:
-            if len(groups) == 1:
-                raise
-            failed.append(str(error))
+    done, failed = run_each(groups, partial(_edit_together, model, options=options), _NO_MEMORY)
     if failed:
         raise InputsFailed(failed, done, len(jobs), Path(out))
     return done

@@ -1,12 +1,12 @@
 """Inputs of `predict` and `edit`: common options, input files, result folders, hints, and the batches of an input."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 import torch
 import tyro
@@ -251,6 +251,37 @@ class InputsFailed(UserError):
             + ("" if alike else "\n")
             + f" {len(done)} of {total} inputs are finished, in {out}."
         )
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def run_each(
+    items: Sequence[Item], run: Callable[[Item], Sequence[Result]], full: str
+) -> tuple[list[Result], list[str]]:
+    """The results of all, and the messages of those that failed; the others go on after one that fails.
+
+    Args:
+        full: message where the device's memory is full.
+
+    Raises:
+        UserError: the only one failed.
+    """
+    done: list[Result] = []
+    failed: list[str] = []
+    for item in items:
+        try:
+            done += run(item)
+            continue
+        except UserError as error:
+            told = error
+        except torch.OutOfMemoryError:
+            told = UserError(full)
+        if len(items) == 1:
+            raise told
+        failed.append(str(told))
+    return done, failed
 
 
 Part = tuple[UInt8[ndarray, "T H W 3"], Batch]

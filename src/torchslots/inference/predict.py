@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
@@ -28,6 +27,7 @@ from torchslots.inference.inputs import (
     batches,
     decodes_features_alone,
     jobs_of,
+    run_each,
     slot_order,
 )
 from torchslots.inference.outputs import OUTPUTS, Slice, result_files, result_writer
@@ -218,23 +218,17 @@ def predict(
         options = replace(options, slot_views=False, recon=False)
     jobs = jobs_of(inputs, out, options, options.each)
     of_model = model_key(model, model.config)
-    done: list[Path] = []
     skipped: list[Path] = []
-    failed: list[str] = []
-    for job in jobs:
-        try:
-            key = _job_key(of_model, job, options)
-            if not options.overwrite and is_done(job.target, key, options.saved, not options.allow_damaged):
-                skipped.append(job.source)
-            else:
-                _predict_file(model, job, options, key, missing)
-        except (UserError, torch.OutOfMemoryError) as error:
-            what = _NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else str(error)
-            if len(jobs) == 1:
-                raise UserError(what) from error
-            failed.append(what)
-            continue
-        done.append(job.target)
+
+    def run(job: Job) -> list[Path]:
+        key = _job_key(of_model, job, options)
+        if not options.overwrite and is_done(job.target, key, options.saved, not options.allow_damaged):
+            skipped.append(job.source)
+        else:
+            _predict_file(model, job, options, key, missing)
+        return [job.target]
+
+    done, failed = run_each(jobs, run, _NO_MEMORY)
     if skipped:
         note(
             f"{len(skipped)} of {len(jobs)} inputs were done, in {out}, and are skipped; --overwrite does them again."

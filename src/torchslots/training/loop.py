@@ -174,7 +174,7 @@ class _Loop:
         def trial() -> float:
             read.append(self._next(batches))
             accelerator = self.stepper.accelerator
-            seconds = torch.tensor(self.stepper.trial(read[0]), device=accelerator.device)
+            seconds = torch.tensor(self.stepper.trial(read), device=accelerator.device)
             return float(cast(Tensor, accelerator.reduce(seconds, "mean")))
 
         before = False if self.state.step and self.state.compiled is None else self.state.compiled

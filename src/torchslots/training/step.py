@@ -8,7 +8,7 @@ dropout and the noise of sampled codes on the CPU, unless a step is compiled.
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -172,14 +172,14 @@ class TrainStep:
         processes = self.accelerator.num_processes
         return differences(self.model, processes, self._train.accumulation, self._own_noise())
 
-    def trial(self, batch: Batch, passes: int = 1) -> float:
-        """Median seconds of a step's forward and backward passes over this batch; changes only the random state.
+    def trial(self, batches: Sequence[Batch]) -> float:
+        """Median seconds of a step's forward and backward passes over these batches; changes only the random state.
 
         A pass before them, which allocates memory and chooses algorithms, is not measured. Buffers that change in
         training are restored.
         """
         before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        seconds = [self._pass(batch) for _ in range(1 + passes)][1:]
+        seconds = [self._pass(batch) for batch in (batches[0], *batches)][1:]
         for name, buffer in self.model.named_buffers():
             buffer.copy_(before[name])
         return statistics.median(seconds)

@@ -16,7 +16,9 @@ from torchslots.training.step import TrainStep
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Plan:
     """A plan on a machine where a step of whole clips takes 0.1 s and one of short clips 0.05 s."""
-    monkeypatch.setattr(TrainStep, "trial", lambda self, batch: 0.1 if batch["video"].shape[1] == 6 else 0.05)
+    monkeypatch.setattr(
+        TrainStep, "trial", lambda self, batches: 0.1 if batches[0]["video"].shape[1] == 6 else 0.05
+    )
     return Plan(DEMOS["savi"], catalog.recipe("savi_sim_small"), tmp_path, 1, 1, 0, "cpu")
 
 

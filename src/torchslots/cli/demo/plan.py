@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 UNTRAINED = "untrained"
 """Column of the model before its first step."""
-_TRIALS = 9
-"""Passes of which the median is a step's time, so that a moment's other work does not count."""
-_BESIDE_STEPS = 1 / 10
+_TRIALS = 15
+"""Batches of which the median is a step's time: it differs with their objects, and other work may take a moment."""
+_BESIDE_STEPS = 1 / 6
 """Part of a training's time that its steps do not take: data, evaluations, checkpoints."""
 
 
@@ -172,9 +173,11 @@ def in_time(plan: Plan, sets: Sets, seconds: float) -> Plan:
         return replace(plan, recipe=catalog.read_recipe(plan.run / "recipe.json"))
     model = catalog.build_seeded(plan.recipe.model, train.seed)
     stepper = TrainStep(model, optim, train, plan.device, train.short_clip or plan.recipe.data.num_frames)
-    batch = next(train_batches(sets.train, batch_size=train.batch_size, seed=train.seed))
-    whole = stepper.trial(batch, _TRIALS)
-    short = stepper.trial(cut_clips(batch, train.short_clip), _TRIALS) if train.short_clip else whole
+    read = train_batches(sets.train, batch_size=train.batch_size, seed=train.seed)
+    batches = list(islice(read, _TRIALS))
+    whole = short = stepper.trial(batches)
+    if train.short_clip:
+        short = stepper.trial([cut_clips(batch, train.short_clip) for batch in batches])
     stepping = seconds * (1 - _BESIDE_STEPS)
     first = min(train.short_steps, int(stepping / 3 / short))
     steps = min(optim.num_steps, max(1, first + int((stepping - first * short) / whole)))
