@@ -1,7 +1,9 @@
+import json
 import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,6 +96,25 @@ def test_evaluating_changes_nothing_in_training(tmp_path: Path) -> None:
     train(tiny_recipe(8), tmp_path / "without")
     train(tiny_recipe(8, eval_every=2), tmp_path / "with", eval_set=TinyClips(5))
     assert same(weights(tmp_path / "without"), weights(tmp_path / "with"))
+
+
+def test_a_run_whose_time_is_over_is_one_of_the_steps_that_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe(9, eval_every=5, log_every=2)
+    now = iter([0.0, 1.0, 2.0, 11.0])  # when training starts, after steps 1, 2 and 4
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    ended = train(recipe, tmp_path / "timed", eval_set=TinyClips(5), seconds=10.0)
+    assert ended.step == 4 and ended.metrics["videos"] == 5
+    assert "The time is over: 4 of 9 steps are done" in capsys.readouterr().err
+    assert json.loads((tmp_path / "timed" / "recipe.json").read_text())["optim"]["num_steps"] == 4
+    shorter = replace(recipe, optim=replace(recipe.optim, num_steps=4))
+    again = train(shorter, tmp_path / "timed", eval_set=TinyClips(5))
+    assert again == ended and "is finished: 4 steps" in capsys.readouterr().err
+    whole = train(
+        tiny_recipe(9, eval_every=5, log_every=2), tmp_path / "whole", eval_set=TinyClips(5), seconds=None
+    )
+    assert whole.step == 9
 
 
 def test_a_finished_run_says_so_and_reads_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ def train(
     wandb: bool = False,
     skip_corrupt: bool = False,
     start: dict[str, Any] | None = None,
+    seconds: float | None = None,
 ) -> RunResult:
     """Train `model` in place, from the newest checkpoint in `run` if there is one.
 
@@ -75,6 +77,8 @@ def train(
         wandb: also log to Weights & Biases.
         skip_corrupt: leave out damaged records instead of stopping at the first.
         start: what `resume.read_start` finds again; None: nothing.
+        seconds: time after which the run ends with the steps that are done, as if it were to do no more; looked at when
+            a step is logged. None: no limit.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; a checkpoint is saved.
@@ -107,8 +111,20 @@ def train(
                 validate = Validation(recipe, stepper, eval_set, skipped, run, log, stop, num_plots)
                 validate.check()
             figure = monitor or recipe.train.best_metric or cast(Trainable, model).monitor
+            end = None if seconds is None else time.monotonic() + seconds
             loop = _Loop(
-                recipe, stepper, validate, skipped, run, log, stop, state, figure, monitor is not None, start
+                recipe,
+                stepper,
+                validate,
+                skipped,
+                run,
+                log,
+                stop,
+                state,
+                figure,
+                monitor is not None,
+                start,
+                end,
             )
             return loop.run_to_end(train_set)
 
@@ -129,6 +145,8 @@ class _Loop:
     chosen: bool
     """The user chose `monitor`."""
     start: dict[str, Any] | None = None
+    end: float | None = None
+    """When the run ends, by time.monotonic; None: after its steps."""
     note: str = ""
     claimed: bool = False
 
@@ -143,7 +161,7 @@ class _Loop:
                 self._validate_and_save(self.validate, {})
             stream = self._compile(batches) if self.state.step < total else batches
             clock = Clock()
-            while self.state.step < total:
+            while self.state.step < self.recipe.optim.num_steps:
                 batch = clock.waiting_for(lambda: self._next(stream))
                 report = self._update(batch)
                 self._claim()
@@ -217,6 +235,8 @@ class _Loop:
 
     def _after(self, report: StepReport, clock: Clock) -> None:
         logged = self._due(self.recipe.train.log_every) or self.state.step == 1
+        if logged and self._late():
+            self._end_here()
         validate = self.validate if self._due(self.recipe.train.eval_every) else None
         saved = self._due(self.recipe.train.checkpoint_every)
         if not (logged or validate or saved or self.stepper.stopped):
@@ -232,6 +252,24 @@ class _Loop:
         if saved and validate is None:
             self._save()
         clock.restart()
+
+    def _late(self) -> bool:
+        """Whether the time is over, for all processes alike."""
+        if self.end is None:
+            return False
+        accelerator = self.stepper.accelerator
+        late = torch.tensor(float(time.monotonic() >= self.end), device=accelerator.device)
+        return bool(cast(Tensor, accelerator.reduce(late, "sum")) > 0)
+
+    def _end_here(self) -> None:
+        """Make the step that is done the run's last."""
+        step, planned = self.state.step, self.recipe.optim.num_steps
+        self.recipe = replace(self.recipe, optim=replace(self.recipe.optim, num_steps=step))
+        if self.stepper.accelerator.is_main_process:
+            checkpoint.claim(self.run, self.recipe)
+        _say(
+            self.stepper.accelerator.is_main_process, f"The time is over: {step} of {planned} steps are done."
+        )
 
     def _due(self, every: int) -> bool:
         """Whether this is one of every `every` steps (0: none), or the last."""

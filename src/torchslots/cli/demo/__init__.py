@@ -87,7 +87,7 @@ def _carry_out(plan: Plan, kind: Kind, seconds: float | None) -> Path:
     if seconds is not None:
         plan = in_time(plan, sets, seconds)
     with clock.part("Training"):
-        train_model(plan, sets, kind.monitor)
+        train_model(plan, sets, kind.monitor, seconds)
     with clock.part("Evaluating"):
         result = evaluate_model(plan, sets, kind)
     with clock.part("Plotting"):

@@ -23,7 +23,7 @@ UNTRAINED = "untrained"
 """Column of the model before its first step."""
 _TRIALS = 15
 """Batches of which the median is a step's time: it differs with their objects, and other work may take a moment."""
-_BESIDE_STEPS = 1 / 6
+_BESIDE_STEPS = 1 / 8
 """Part of a training's time that its steps do not take: data, evaluations, checkpoints."""
 
 
@@ -149,20 +149,21 @@ def train_tokenizer(plan: Plan, recipe: Recipe, sets: Sets) -> None:
     train(recipe, model, sets.frames, sets.held_out, plan.tokenizer_run, device=plan.device)
 
 
-def train_model(plan: Plan, sets: Sets, monitor: str) -> None:
+def train_model(plan: Plan, sets: Sets, monitor: str, seconds: float | None) -> None:
     """Train, from the newest checkpoint where there is one, with the tokenizer that was trained before."""
     from torchslots.training.loop import train
     from torchslots.training.warm_start import assemble
 
     recipe, model = assemble(plan.recipe, plan.run, plan.tokenizer and plan.tokenizer_run)
-    train(recipe, model, sets.train, sets.held_out, plan.run, device=plan.device, monitor=monitor)
+    device, run = plan.device, plan.run
+    train(recipe, model, sets.train, sets.held_out, run, device=device, monitor=monitor, seconds=seconds)
 
 
 def in_time(plan: Plan, sets: Sets, seconds: float) -> Plan:
     """The plan with as many steps as fit into a time on this machine, measured on a model that is thrown away.
 
-    A run that has begun keeps its number. The recipe's number is the most; the learning rate falls over what is chosen,
-    and short clips are at most the first third.
+    The learning rate falls over that many; the clock may end the training some steps before. The recipe's number is the
+    most, and short clips are at most the first third. A run that has begun keeps its number.
     """
     from torchslots.data.batch import cut_clips
     from torchslots.data.loader import train_batches
@@ -181,7 +182,7 @@ def in_time(plan: Plan, sets: Sets, seconds: float) -> Plan:
     stepping = seconds * (1 - _BESIDE_STEPS)
     first = min(train.short_steps, int(stepping / 3 / short))
     steps = min(optim.num_steps, max(1, first + int((stepping - first * short) / whole)))
-    print(f"A step takes {whole:.3f} s here: {steps} steps in {seconds:.0f} s.", flush=True)
+    print(f"A step takes {whole:.3f} s here: at most {steps} steps in {seconds:.0f} s.", flush=True)
     chosen = replace(optim, num_steps=steps, warmup_steps=min(optim.warmup_steps, max(1, steps // 10)))
     return replace(plan, recipe=replace(plan.recipe, optim=chosen, train=replace(train, short_steps=first)))
 
