@@ -25,6 +25,8 @@ _TRIALS = 15
 """Batches of which the median is a step's time: it differs with their objects, and other work may take a moment."""
 _BESIDE_STEPS = 1 / 8
 """Part of a training's time that its steps do not take: data, evaluations, checkpoints."""
+_LAST_STEP = 0.97
+"""Part of the time after which the last step, evaluation and checkpoint begin."""
 
 
 @dataclass
@@ -156,7 +158,8 @@ def train_model(plan: Plan, sets: Sets, monitor: str, seconds: float | None) -> 
 
     recipe, model = assemble(plan.recipe, plan.run, plan.tokenizer and plan.tokenizer_run)
     device, run = plan.device, plan.run
-    train(recipe, model, sets.train, sets.held_out, run, device=device, monitor=monitor, seconds=seconds)
+    end = None if seconds is None else _LAST_STEP * seconds
+    train(recipe, model, sets.train, sets.held_out, run, device=device, monitor=monitor, seconds=end)
 
 
 def in_time(plan: Plan, sets: Sets, seconds: float) -> Plan:
