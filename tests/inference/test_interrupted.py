@@ -46,6 +46,18 @@ class Interrupted(Exception):
     """The process was stopped."""
 
 
+class Layouts(ReconstructionFigures):
+    """Notes how the reconstructions lie in memory, on which the last digit of a sum depends."""
+
+    def __init__(self) -> None:
+        super().__init__(ReconstructionScores())
+        self.seen: list[tuple[int, ...]] = []
+
+    def add(self, seen: Any, found: Any) -> None:
+        self.seen.append(found.recon["video"].stride())
+        super().add(seen, found)
+
+
 def stopping(items: list[Any], after: int):
     yield from items[:after]
     raise Interrupted
@@ -60,24 +72,30 @@ def test_an_evaluation_goes_on_with_equal_figures(tmp_path: Path, monkeypatch, d
     def counted(part: Any, *arguments: Any, **options: Any) -> Any:
         ran.append(len(part["video"]))
         found = predict(part, *arguments, **options)
-        return found._replace(recon={"video": part["video"] ** 2}) if decoded else found
+        squares = part["video"] ** 2
+        laid_out_otherwise = (
+            squares.movedim(2, -1).contiguous().movedim(-1, 2)
+        )  # as channels-last layers leave it
+        return found._replace(recon={"video": laid_out_otherwise}) if decoded else found
 
     monkeypatch.setattr(model, "predict", counted)
 
     def run(items: Any, kept: Kept | None) -> Any:
-        extra = [ReconstructionFigures(ReconstructionScores())] if decoded else []
+        extra = [layouts] if decoded else []
         return evaluate(model, items, CONFIG, num_plots=1, observers=extra, kept=kept)
 
-    whole = run(batches(), None)
+    layouts = Layouts()
+    whole, of_whole = run(batches(), None), [*layouts.seen]
     assert len(ran) == 8
     ran.clear()
     with pytest.raises(Interrupted):
         run(stopping(batches(), 3), Kept(tmp_path / "kept", "job"))
     assert len(ran) == 6
     ran.clear()
-    kept = Kept(tmp_path / "kept", "job")
+    kept, layouts = Kept(tmp_path / "kept", "job"), Layouts()
     again = run(batches(), kept)
     assert kept.resumes and len(ran) == 2
+    assert layouts.seen == of_whole
     assert again == whole and again.metrics and ("mse" in again.metrics) == decoded
     for ours, theirs in zip(again.panels, whole.panels):
         assert np.array_equal(ours.panel(), theirs.panel())

@@ -148,7 +148,11 @@ def run_pass(
 
 
 def _for_figures(seen: Slice, found: Any, device: torch.device) -> tuple[Slice, Any]:
-    """The slice and its result, without the state, where figures are computed."""
+    """The slice and its result, without the state, where figures are computed.
+
+    Reconstructions are laid out as kept ones are, since the order of a sum shows in its last digit.
+    """
+    found = found._replace(recon={name: value.contiguous() for name, value in found.recon.items()})
     if device == seen.part["video"].device:
         return seen, found
     moved = to_device({name: value for name, value in found._asdict().items() if name != "state"}, device)

@@ -44,7 +44,7 @@ from torchslots.models.types import Prediction, State
 from torchslots.recipes.config import with_changes
 
 _NO_MEMORY = "The device's memory is full. Give a smaller --slice-size, or --device cpu."
-_IMAGES_AT_ONCE = 24
+_IMAGES_AT_ONCE = 12
 """Images of slots that a CPU decodes at once: more takes memory and is no faster."""
 _MOST_PIXELS = 8192
 """Of a side of the model's frames."""

@@ -75,8 +75,9 @@ class RunLog(AbstractContextManager["RunLog"]):
             write_file(self._file, "".join(json.dumps(record) + "\n" for record in records), durable=True)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(run / _BOARD), purge_step=step + 1)
+        # First, since the writer's thread may fail before its constructor is done.
         self._hook, threading.excepthook = threading.excepthook, self._of_thread
+        self._board = SummaryWriter(str(run / _BOARD), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add one record; values that are not finite become null in the file.
@@ -132,6 +133,7 @@ class RunLog(AbstractContextManager["RunLog"]):
                 self._board.close()
             except OSError as problem:
                 self._lost(problem)
+        if threading.excepthook == self._of_thread:
             threading.excepthook = self._hook
         if self._wandb is not None:
             self._wandb.finish()
