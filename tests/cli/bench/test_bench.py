@@ -9,7 +9,7 @@ import torch
 
 from torchslots.cli import main
 from torchslots.cli.bench import memory
-from torchslots.cli.bench.floor import Products
+from torchslots.cli.bench.floor import Products, beside_floor
 from torchslots.cli.bench.growth import GrowthOptions, exponent, grow, save
 from torchslots.cli.bench.sizes import random_batch, scale
 from torchslots.cli.bench.step import AllDistinct, BenchOptions, bench
@@ -113,6 +113,15 @@ def test_products_of_forward_and_backward_are_replayed_in_their_shapes() -> None
         products.replay()()
     assert again.counts() == products.counts()
     assert [repr(args) for _, args, _ in again.calls] == [repr(args) for _, args, _ in products.calls]
+
+
+def test_what_a_step_does_besides_its_products_is_named() -> None:
+    layer = torch.nn.Linear(4, 4)
+    numbers = torch.rand(300_000, 4)
+    report = beside_floor(lambda: layer(numbers).cumsum(0).exp(), 1, torch.device("cpu"))
+    beside = report["beside"]
+    assert {"cumsum", "exp"} <= beside.keys() and not {"addmm", "mm"} & beside.keys()
+    assert 0 < sum(beside.values()) < 1 < report["cpu_ratio"]
 
 
 @pytest.mark.parametrize(("clips", "refused"), [(1, False), (8, False), (9, True)])

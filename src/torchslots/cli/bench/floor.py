@@ -29,6 +29,29 @@ _PRODUCTS = (
 )
 
 
+_KERNELS = {
+    f"aten::{name}"
+    for name in (
+        "mkldnn_convolution",
+        "_slow_conv2d_forward",
+        "slow_conv_transpose2d",
+        "cudnn_convolution",
+        "cudnn_convolution_transpose",
+        "convolution_backward",
+        "_slow_conv2d_backward",
+        "mm",
+        "addmm",
+        "bmm",
+        "baddbmm",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    )
+}
+"""What the products are called where they are computed."""
+_SHOWN = 5
+"""Other operators that are named."""
+
+
 class _Shape:
     """A tensor's size, strides and type."""
 
@@ -112,4 +135,16 @@ def beside_floor(step: Callable[[], object], samples: int, device: torch.device)
         f"{clock}_ratio": least[f"step_{clock}_seconds"] / max(least[f"floor_{clock}_seconds"], 1e-9)
         for clock in ("wall", "cpu")
     }
-    return {**ratios, **least, "products": products.counts()}
+    return {**ratios, **least, "products": products.counts(), "beside": _beside(step)}
+
+
+def _beside(step: Callable[[], object]) -> dict[str, float]:
+    """Parts of a step's time that the dearest operators besides its products take."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    own = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    total = max(sum(own.values()), 1e-9)
+    dearest = sorted(
+        ((name, time / total) for name, time in own.items() if name not in _KERNELS), key=lambda o: -o[1]
+    )
+    return {name.removeprefix("aten::"): round(part, 4) for name, part in dearest[:_SHOWN]}
