@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from stress.commands import Command, Inputs, commands, prepared_inputs
 from stress.disk import KILLED, Fault, forked
@@ -170,6 +172,31 @@ def test_what_a_living_process_writes_is_not_removed(tmp_path: Path) -> None:
         files.remove_partial(tmp_path, "kept")
         assert part.exists() and not left.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_weights_that_are_being_written_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    model = torch.nn.Linear(2, 2)
+
+    def write(tensors: object, file: Path, metadata: object) -> None:
+        (file.parent / ".tmpAbC123").touch()  # as safetensors names what it has not finished
+        os._exit(KILLED)
+
+    def save() -> int:
+        with files.atomic_file(work / "model.safetensors") as part:
+            files.write_tensors(model.state_dict(), part)
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", write)
+        assert forked(save, work).status == KILLED
+    assert any(path.name.startswith(".tmp") for path in work.rglob("*"))
+    assert forked(save, work).status == 0
+    assert [path.name for path in work.iterdir()] == ["model.safetensors"]
+    assert load_file(work / "model.safetensors").keys() == model.state_dict().keys()
 
 
 def test_commands_print_names_that_are_no_text(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 
 from torchslots.io.errors import UserError
-from torchslots.io.files import atomic_files
+from torchslots.io.files import atomic_files, write_tensors
 from torchslots.io.json_files import read_object
 from torchslots.models.clips import plain_clip
 from torchslots.models.types import Clip, Pose
@@ -131,7 +131,7 @@ class Library:
         about = {"num_concepts": self.num_concepts, "sizes": sizes, "names": self.names, "about": self.about}
         files = [folder / _TENSORS, folder / _ABOUT]
         with atomic_files(*files) as (stored, described):
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, stored)
+            write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, stored)
             described.write_text(json.dumps(about, indent=2) + "\n")
         return files
 

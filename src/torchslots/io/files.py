@@ -11,14 +11,18 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
 from torchslots.io.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPARE = 64 << 20
 """Bytes of disk that are left free."""
@@ -148,6 +152,22 @@ def scratch_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
         yield part
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def write_tensors(
+    tensors: Mapping[str, "Tensor"], part: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file at a temporary path.
+
+    The library writes a file of its own name beside it first, which would stay there for ever if the process is killed
+    then: so it gets a folder of ours, which `sweep` knows.
+    """
+    from safetensors.torch import save_file
+
+    with scratch_folder(part) as folder:
+        whole = folder / "tensors"
+        save_file(dict(tensors), whole, metadata)
+        whole.replace(part)
 
 
 def hidden(path: Path | str) -> bool:

@@ -17,13 +17,13 @@ from typing import Any, ClassVar, Protocol
 import google_crc32c
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from torchslots._version import __version__
 from torchslots.io.errors import UserError, first_line
-from torchslots.io.files import atomic_files, refuse_page, write_file
+from torchslots.io.files import atomic_files, refuse_page, write_file, write_tensors
 from torchslots.io.json_files import sealed
 from torchslots.models.sketch import ShapesAlone
 
@@ -89,7 +89,7 @@ def save_pretrained(
         weights_file,
         config_file,
     ):
-        save_file(tensors, weights_file, metadata={"format": "pt", _CHECKSUM: checksum(tensors)})
+        write_tensors(tensors, weights_file, {"format": "pt", _CHECKSUM: checksum(tensors)})
         config_file.write_text(json.dumps(sealed(settings), indent=2) + "\n")
     _write_card(folder / _CARD_NAME, config.family, model.load_function, tensors, card or {})
     return folder
