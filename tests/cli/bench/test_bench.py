@@ -2,7 +2,9 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -113,6 +115,19 @@ def test_products_of_forward_and_backward_are_replayed_in_their_shapes() -> None
         products.replay()()
     assert again.counts() == products.counts()
     assert [repr(args) for _, args, _ in again.calls] == [repr(args) for _, args, _ in products.calls]
+
+
+def test_a_model_with_a_teacher_is_measured_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = catalog.recipe("ftdinosaur_small_224")
+    model: Any = recipe.model
+    backbone = replace(model.backbone, size=12, depth=1, num_heads=2, grid_size=2)
+    decoder = replace(model.decoder, hidden=(8,))
+    small = replace(
+        model, resolution=(28, 28), backbone=backbone, decoder=decoder, slot_size=8, token_hidden=8
+    )
+    monkeypatch.setattr(catalog, "recipe", lambda name: replace(recipe, model=small))
+    report = bench("ftdinosaur_small_224", BenchOptions(batch=1, steps=1, threads=1, resolution=28))
+    assert report["seconds_per_step"]["min"] > 0 and report["inference_seconds"]["min"] > 0
 
 
 def test_what_a_step_does_besides_its_products_is_named() -> None:

@@ -18,6 +18,7 @@ from torchslots.models.types import Batch
 from torchslots.recipes import catalog
 from torchslots.training.accelerator import seed_step
 from torchslots.training.step import TrainStep
+from torchslots.training.warm_start import add_teacher
 
 INFERENCE_FRAMES = 24
 INFERENCE_RUNS = 5
@@ -85,6 +86,7 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
     training = replace(scaled.train, precision=precision, compile=options.compile)
     seed_step(0)
     model = catalog.build(scaled.model)
+    add_teacher(model)
     step = TrainStep(
         model if options.distinct else AllDistinct(model), scaled.optim, training, options.device
     )
