@@ -294,3 +294,10 @@ def test_nothing_to_write_and_a_wrong_ending(tmp_path):
         video.write_video(tmp_path / "out.mp4", [])
     with pytest.raises(UserError, match=r"out.txt: videos are written as"):
         video.write_video(tmp_path / "out.txt", ramp(2))
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("run:1") / "a:b.mp4"
+    video.write_video(path, np.zeros((2, 16, 16, 3), np.uint8), 5)
+    assert next(video.iter_frames(path, 6)).shape == (2, 16, 16, 3)

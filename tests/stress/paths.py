@@ -19,6 +19,8 @@ from stress.kills import Tally, Whole, chosen, differences, untold, whole
 
 _KEY = re.compile(rb'"key": "[0-9a-f]+"')
 """In a record by which `predict` knows an input again: a hash of where it lies; its sizes are those of names, too."""
+_TITLES = re.compile(rb"<title>.*?</title>|<h1>.*?</h1>|<p>Runs: .*?</p>")
+"""In pages, what names of runs and models stand in."""
 _LONG = 255
 """Bytes that a name may have."""
 
@@ -72,7 +74,7 @@ PLACES: dict[str, Callable[[Path], Place]] = {
     "format": _named("%04d %s {} $HOME \\n"),
     "colon": _named("c:d#e&f=g,h;i"),
     "markup": _named("<b>&amp;"),
-    "hidden": _named(".a"),
+    "hidden": lambda folder: Place(folder / ".a" / "inputs", folder / "work .a", "./.a/"),
     "no text": _named(os.fsdecode(b"a\xff")),
     "long": _named("n" * (_LONG - len("work "))),
     "deep": _deep,
@@ -151,8 +153,9 @@ def _plain_name(name: str, below: str, film: str) -> str:
 
 def _plain_text(value: Any, paths: dict[str, str]) -> Any:
     """A text in which strange paths are told, however they are written, with the plain ones in their place."""
-    if not isinstance(value, bytes):
+    if not isinstance(value, bytes) or b"\0" in value:
         return value
+    value = _TITLES.sub(b"", value)
     if _KEY.search(value):
         return b""
     for strange, plain in paths.items():

@@ -40,7 +40,8 @@ def write_video(path: Path | str, frames: Iterable[UInt8[ndarray, "H W 3"]], fps
     with atomic_file(path) as part:
         try:
             kind = _CONTAINERS[path.suffix.lower()]
-            with av.open(str(part), "w", kind, container_options={"movflags": "+faststart"}) as container:
+            place = str(part.absolute())  # a name with a colon would be a protocol to FFmpeg
+            with av.open(place, "w", kind, container_options={"movflags": "+faststart"}) as container:
                 stream = _video_stream(container, codec, first, fps)
                 for frame in frames:
                     container.mux(stream.encode(_encodable(frame)))

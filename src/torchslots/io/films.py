@@ -36,7 +36,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
     try:
         _check_extent(path)
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:  # a name with a colon would be a protocol to FFmpeg
             if not container.streams.video:
                 raise UserError(f"{path} has no video track: it is sound only, or truncated. Copy it again.")
             stream = container.streams.video[0]

@@ -117,6 +117,11 @@ def test_products_of_forward_and_backward_are_replayed_in_their_shapes() -> None
     assert [repr(args) for _, args, _ in again.calls] == [repr(args) for _, args, _ in products.calls]
 
 
+def test_frames_that_are_no_squares() -> None:
+    batch = random_batch(catalog.recipe("isa_waymo_open_transl"), 1, 1)
+    assert batch["video"].shape == (1, 1, 3, 128, 192) and batch["segmentations"].shape == (1, 1, 128, 192)
+
+
 def test_a_model_with_a_teacher_is_measured_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = catalog.recipe("ftdinosaur_small_224")
     model: Any = recipe.model

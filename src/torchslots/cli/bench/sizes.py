@@ -60,23 +60,30 @@ def decoder_of(model: Any) -> Any:
     return next((decoder for decoder in found if decoder is not None), getattr(model, "decoder", None))
 
 
+def frame_size(recipe: Recipe) -> tuple[int, int]:
+    """Height and width of a model's frames; of a model of any size, the sides that its data are resized to."""
+    square = (recipe.data.resolution, recipe.data.resolution)
+    return getattr(recipe.model, "resolution", None) or square
+
+
 def random_batch(recipe: Recipe, batch: int, frames: int, objects: Sequence[int] | None = None) -> Batch:
     """Random data in the shapes of the recipe's.
 
     Args:
         objects: Number of distinct, not empty boxes in each clip; None: all rows.
     """
-    size, rows = recipe.data.resolution, recipe.data.max_instances
+    height, width = frame_size(recipe)
+    rows = recipe.data.max_instances
     corner = 0.6 * torch.rand(batch, frames, rows, 2)
     found: Batch = {
-        "video": torch.rand(batch, frames, 3, size, size),
+        "video": torch.rand(batch, frames, 3, height, width),
         "boxes": torch.cat([corner, corner + 0.1 + 0.3 * torch.rand_like(corner)], -1),
-        "segmentations": torch.randint(0, rows + 1, (batch, frames, size, size), dtype=torch.int32),
-        "padding_mask": torch.ones(batch, frames, size, size, dtype=torch.bool),
+        "segmentations": torch.randint(0, rows + 1, (batch, frames, height, width), dtype=torch.int32),
+        "padding_mask": torch.ones(batch, frames, height, width, dtype=torch.bool),
     }
     for clip, count in enumerate(objects or ()):
         found["boxes"][clip, :, count:] = 0
-    images = {key: torch.rand(batch, frames, channels, size, size) for key, channels in _CHANNELS.items()}
+    images = {key: torch.rand(batch, frames, channels, height, width) for key, channels in _CHANNELS.items()}
     found |= {key: images[key] for key in recipe.data.keys if key in images}
     properties = getattr(decoder_of(recipe.model), "num_properties", None)
     return (
