@@ -102,6 +102,23 @@ def test_sizes_follow_the_data(films, tmp_path):
     )
 
 
+def test_clips_for_evaluation_that_are_all_broken_are_told_before_the_first_step(tmp_path, capsys):
+    for split, content in (("train", None), ("validation", b"no film" * 9)):
+        for index in range(2):
+            film = tmp_path / "my films" / split / f"{index}.mp4"
+            video.write_video(film, moving(3, 16, 16, index))
+            if content:
+                film.write_bytes(content)
+    root = tmp_path / "my films"
+    words = ["train", "slots_video", "--root", root, "--run-dir", tmp_path / "run", *TINY, "--skip-corrupt"]
+    said = failed(capsys, *words)
+    assert "None of the clips to evaluate on can be read" in said and shlex.quote(str(root)) in said
+    assert not (tmp_path / "run").exists()
+    assert main(["data", "inspect", str(root)]) == 0
+    told = capsys.readouterr().out
+    assert "Trained on: 2 clips" in told and "No held-out clip can be read" in told
+
+
 def test_films_that_come_later_do_not_stop_a_run(tmp_path, capsys):
     for index in range(3):
         video.write_video(tmp_path / "v" / f"{index}.mp4", moving(3, 16, 16, index))

@@ -110,7 +110,7 @@ def untold(ended: Outcome) -> list[tuple[str, str]]:
         return [("hang", ended.text[-500:])]
     if ended.traceback:
         return [("traceback", ended.text[-1500:])]
-    some_of_several = ended.status == 1 and re.search(r": \d+ of \d+ inputs failed: ", ended.text)
+    some_of_several = ended.status == 1 and re.search(r": \d+ of \d+ inputs failed:", ended.text)
     if ended.status not in (0, 2) and not some_of_several:
         return [("failed", f"status {ended.status} {ended.text[-700:]}")]
     if ended.status and not one_message(ended.text):

@@ -102,7 +102,7 @@ def test_a_run_whose_time_is_over_is_one_of_the_steps_that_are_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tiny_recipe(9, eval_every=5, log_every=2)
-    now = iter([0.0, 1.0, 2.0, 11.0])  # when training starts, after steps 1, 2 and 4
+    now = iter([0.0, 1.0, 2.0, 3.0, 11.0])  # when training starts, and after each step
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(now)))
     ended = train(recipe, tmp_path / "timed", eval_set=TinyClips(5), seconds=10.0)
     assert ended.step == 4 and ended.metrics["videos"] == 5

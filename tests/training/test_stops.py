@@ -18,6 +18,7 @@ from torchslots.io.errors import UserError
 from torchslots.io.run_log import read_log
 from torchslots.training import checkpoint, loop
 from torchslots.training.stops import Interrupted
+from torchslots.training.validation import SkippedRecords
 from training.tiny_run import (
     TinyClips,
     TinyModel,
@@ -72,12 +73,23 @@ def test_bad_data_stop_a_run_without_losing_a_step(tmp_path: Path) -> None:
     assert same(fit(12, tmp_path / "run"), fit(12, tmp_path / "other"))
 
 
+def test_a_record_that_is_left_out_twice_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = SkippedRecords(True)
+    for record in (3, 4, 3):
+        skipped(CorruptRecord(Path("shard"), record, "its checksum is wrong"))
+    told = capsys.readouterr().err.splitlines()
+    assert (
+        skipped.count == len(told) == 2 and "Left out (2 so far): shard" in told[1] and "checksum" in told[1]
+    )
+
+
 def test_damaged_records_may_be_left_out_and_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def corrupt(video: np.ndarray) -> np.ndarray:
-        raise CorruptRecord(tmp_path / "shard", 3, "its checksum is wrong")
+        raise CorruptRecord(tmp_path / "shard", next(records), "its checksum is wrong")
 
+    records = iter((3, 4))
     clips = TinyClips(events=dict.fromkeys((5, 9), corrupt))
     result = train(tiny_recipe(4), tmp_path / "run", clips, skip_corrupt=True)
     assert result.step == 4 and read_log(tmp_path / "run")[-1]["train/skipped_records"] == 2

@@ -245,11 +245,11 @@ class InputsFailed(UserError):
         """
         self.failed, self.done = failed, done
         alike = len(set(failed)) == 1 and len(failed) == total
-        listed = failed[0] if alike else "".join(f"\n  {message}" for message in failed)
+        listed = f" {failed[0]}" if alike else "".join(f"\n  {message}" for message in failed)
         super().__init__(
-            f"{len(failed)} of {total} inputs failed: {listed}"
-            + ("" if alike else "\n")
-            + f" {len(done)} of {total} inputs are finished, in {out}."
+            f"{len(failed)} of {total} inputs failed:{listed}"
+            + (" " if alike else "\n")
+            + (f"{len(done)} of {total} inputs are finished, in {out}." if done else "No input is finished.")
         )
 
 

@@ -33,8 +33,8 @@ def wait_briefly(
     """
     if "torch" not in loaded and not any(name in environment for name in _WAITING):
         free = (os.cpu_count() or 1) - others_running()
-        wanted = environment.get("OMP_NUM_THREADS", "")
-        threads = int(wanted) if wanted.isdecimal() else count_cores()
+        wanted = environment.get("OMP_NUM_THREADS", "").split(",")[0]
+        threads = (int(wanted) if wanted.isdecimal() else 0) or count_cores()
         environment["GOMP_SPINCOUNT"] = str(SPINS_IDLE if free >= threads else SPINS_BUSY)
 
 

@@ -77,8 +77,8 @@ def train(
         wandb: also log to Weights & Biases.
         skip_corrupt: leave out damaged records instead of stopping at the first.
         start: what `resume.read_start` finds again; None: nothing.
-        seconds: time after which the run ends with the steps that are done, as if it were to do no more; looked at when
-            a step is logged. None: no limit.
+        seconds: time after which the run ends with the steps that are done, as if it were to do no more; several
+            processes look at it when a step is logged. None: no limit.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; a checkpoint is saved.
@@ -234,9 +234,9 @@ class _Loop:
             ) from error
 
     def _after(self, report: StepReport, clock: Clock) -> None:
-        logged = self._due(self.recipe.train.log_every) or self.state.step == 1
-        if logged and self._late():
+        if self._late():
             self._end_here()
+        logged = self._due(self.recipe.train.log_every) or self.state.step == 1
         validate = self.validate if self._due(self.recipe.train.eval_every) else None
         saved = self._due(self.recipe.train.checkpoint_every)
         if not (logged or validate or saved or self.stepper.stopped):
@@ -258,6 +258,10 @@ class _Loop:
         if self.end is None:
             return False
         accelerator = self.stepper.accelerator
+        if accelerator.num_processes == 1:
+            return time.monotonic() >= self.end
+        if not self._due(self.recipe.train.log_every):
+            return False
         late = torch.tensor(float(time.monotonic() >= self.end), device=accelerator.device)
         return bool(cast(Tensor, accelerator.reduce(late, "sum")) > 0)
 

@@ -1,5 +1,6 @@
 """Sizes of a recipe for your own videos, from the videos."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,12 @@ def sized_by_data(recipe: Recipe, root: Path, run: Path, skip_corrupt: bool) -> 
     found = survey_own_files(root)
     if found.unusable and not skip_corrupt:
         raise UserError(_unusable(found))
+    for split, use in ((usual.data.train_split, "train on"), (usual.evaluation.split, "evaluate on")):
+        if reasons := found.unreadable(split):
+            raise UserError(
+                f"None of the clips to {use} can be read. {reasons[0]} `{_inspect(found)}` lists all. Remove what "
+                "cannot be read, or make the folders train and validation."
+            )
     return _like(_fitted(usual, found), recipe, usual)
 
 
@@ -41,7 +48,8 @@ def _fitted(recipe: Recipe, found: OwnSurvey) -> Recipe:
     batch = recipe.train.batch_size * (_IMAGES_AT_ONCE if frames == 1 else 1)
     shown = min(recipe.evaluation.num_frames, held_out)
     if longest < recipe.data.num_frames:
-        note(f"The longest clip has {longest} frames: training clips of {frames} in batches of {batch}.")
+        held = f"{longest} frame{'s' * (longest > 1)}"
+        note(f"The longest clip has {held}: training clips of {frames} in batches of {batch}.")
     return replace(
         recipe,
         data=replace(recipe.data, num_frames=frames),
@@ -65,7 +73,8 @@ def _like(fitted: Recipe, recipe: Recipe, usual: Recipe) -> Recipe:
 def _unusable(found: OwnSurvey) -> str:
     why = found.unusable[0][1]
     others = f" So it is with {len(found.unusable) - 1} others." if len(found.unusable) > 1 else ""
-    return (
-        f"{why}{others} `torchslots data inspect {found.root}` lists what cannot be read. Remove it, or give "
-        "--skip-corrupt."
-    )
+    return f"{why}{others} `{_inspect(found)}` lists what cannot be read. Remove it, or give --skip-corrupt."
+
+
+def _inspect(found: OwnSurvey) -> str:
+    return f"torchslots data inspect {shlex.quote(str(found.root))}"

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,14 +34,23 @@ class StopNow(Exception):
 
 @dataclass
 class SkippedRecords:
-    """Counts and reports the damaged records that this process leaves out, if that is allowed."""
+    """Counts and reports the damaged records that this process leaves out, if that is allowed; each once."""
 
     allowed: bool
-    count: int = 0
+    seen: set[tuple[str, int]] = field(default_factory=set)
+
+    @property
+    def count(self) -> int:
+        """Different records."""
+        return len(self.seen)
 
     def __call__(self, error: CorruptRecord) -> None:
-        self.count += 1
-        print(f"Left out ({self.count} so far): {error}", file=sys.stderr, flush=True)
+        known = self.count
+        self.seen.add((str(error.file), error.record))
+        if self.count > known:
+            print(
+                f"Left out ({self.count} so far): {error.file}: {error.reason}", file=sys.stderr, flush=True
+            )
 
 
 @dataclass(frozen=True)

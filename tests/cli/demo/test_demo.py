@@ -217,3 +217,33 @@ def test_an_image_code_is_trained_in_proportion() -> None:
         wanted = catalog.recipe("dvae_demo").optim.num_steps * (steps or usual) / usual
         assert code.optim.num_steps == max(1, round(wanted))
     assert package._tokenizer(DEMOS["isa"], None, 0) is None  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"), [({"examples": 0}, "--examples"), ({"held_out": -1}, "--held-out")]
+)
+def test_no_examples_are_refused_before_any_is_made(
+    tmp_path: Path, words: dict[str, int], named: str
+) -> None:
+    with pytest.raises(UserError, match=f"{named} is"):
+        demo(tmp_path / "out", system="slot-attention", steps=1, **words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_clock_ended_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timed = replace(DEMOS["savi"], seconds=1e-3)
+    monkeypatch.setitem(DEMOS, "savi", timed)
+    monkeypatch.setattr("torchslots.cli.demo.plan._BESIDE_STEPS", -1e5)  # as if a step took next to no time
+    monkeypatch.setattr("torchslots.cli.demo.plan._TRIALS", 2)
+    out = tmp_path / "out"
+    demo(out, examples=2, held_out=2)
+    said = capsys.readouterr()
+    assert "The time is over: 1 of" in said.err and "Timing a step:" in said.out
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["steps"] == 1 and "for 1 steps" in (out / "index.html").read_text()
+    demo(out, examples=2, held_out=2)
+    assert "keeps its 1 steps" in capsys.readouterr().err
+    demo(out, examples=2, held_out=2, steps=2)
+    assert json.loads((out / "metrics.json").read_text())["steps"] == 2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from torchslots.cli.demo.plan import Plan, Sets, in_time
+from torchslots.cli.demo.plan import Plan, Sets, as_begun, as_trained, in_time
 from torchslots.data.batch import ClipDataset
 from torchslots.recipes import catalog
 from torchslots.recipes.config import to_json
@@ -48,8 +48,17 @@ def test_a_fast_machine_does_the_recipe(plan: Plan, sets: Sets) -> None:
     assert in_time(plan, sets, 1e6).recipe == plan.recipe
 
 
-def test_a_run_that_has_begun_keeps_its_number(plan: Plan, sets: Sets) -> None:
-    begun = replace(plan.recipe, optim=replace(plan.recipe.optim, num_steps=77))
+def test_a_run_that_has_begun_keeps_its_number(plan: Plan) -> None:
+    begun = replace(plan.recipe, optim=replace(plan.recipe.optim, num_steps=77, warmup_steps=7))
     plan.run.mkdir()
     (plan.run / "recipe.json").write_text(to_json(begun))
-    assert in_time(plan, sets, 1.0).recipe == begun
+    kept = as_begun(plan, None)
+    assert kept is not None and kept.recipe == begun
+    longer = as_begun(plan, 90)
+    assert longer is not None and longer.recipe.optim.num_steps == 90
+    assert longer.recipe.optim.warmup_steps == begun.optim.warmup_steps
+    assert as_trained(plan).recipe.optim.num_steps == 77
+
+
+def test_a_run_that_has_not_begun_has_nothing_to_keep(plan: Plan) -> None:
+    assert as_begun(plan, None) is None

@@ -9,6 +9,8 @@ from torchslots.cli.demo.plan import (
     Kind,
     Plan,
     Stopwatch,
+    as_begun,
+    as_trained,
     evaluate_model,
     in_time,
     train_model,
@@ -60,6 +62,9 @@ def demo(
     Raises:
         UserError: unknown system; data of other settings in the folder; errors of training.
     """
+    for name, count in (("--examples", examples), ("--held-out", held_out)):
+        if count is not None and count < 1:
+            raise UserError(f"{name} is {count}: give at least 1, or leave it out.")
     if system not in DEMOS:
         raise UserError(f"There is no demonstration of `{system}`. {nearest(system, DEMOS)}")
     chosen = DEMOS[system]
@@ -74,20 +79,23 @@ def demo(
         device=str(announce_device(device)),
         tokenizer=_tokenizer(chosen, steps, seed),
     )
-    return _carry_out(plan, kind, chosen.seconds if steps is None else None)
+    begun = None if chosen.seconds is None else as_begun(plan, steps)
+    return _carry_out(begun or plan, kind, chosen.seconds if steps is None else None, begun is None)
 
 
-def _carry_out(plan: Plan, kind: Kind, seconds: float | None) -> Path:
+def _carry_out(plan: Plan, kind: Kind, seconds: float | None, fresh: bool) -> Path:
     clock = Stopwatch()
     with clock.part(f"Generating {kind.unit}"):
         sets = kind.make_sets(plan)
     if plan.tokenizer is not None:
         with clock.part("Training the tokenizer"):
             train_tokenizer(plan, plan.tokenizer, sets)
-    if seconds is not None:
-        plan = in_time(plan, sets, seconds)
+    if seconds is not None and fresh:
+        with clock.part("Timing a step"):
+            plan = in_time(plan, sets, seconds)
     with clock.part("Training"):
         train_model(plan, sets, kind.monitor, seconds)
+    plan = as_trained(plan)
     with clock.part("Evaluating"):
         result = evaluate_model(plan, sets, kind)
     with clock.part("Plotting"):

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torchslots.io.errors import note
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe
 from torchslots.recipes.demos import Demo
@@ -23,6 +24,8 @@ UNTRAINED = "untrained"
 """Column of the model before its first step."""
 _TRIALS = 15
 """Batches of which the median is a step's time: it differs with their objects, and other work may take a moment."""
+_TRIAL_SECONDS = 2.0
+"""About the most time for them."""
 _BESIDE_STEPS = 1 / 8
 """Part of a training's time that its steps do not take: data, evaluations, checkpoints."""
 _LAST_STEP = 0.97
@@ -166,28 +169,50 @@ def in_time(plan: Plan, sets: Sets, seconds: float) -> Plan:
     """The plan with as many steps as fit into a time on this machine, measured on a model that is thrown away.
 
     The learning rate falls over that many; the clock may end the training some steps before. The recipe's number is the
-    most, and short clips are at most the first third. A run that has begun keeps its number.
+    most, and short clips are at most the first third.
     """
     from torchslots.data.batch import cut_clips
     from torchslots.data.loader import train_batches
     from torchslots.training.step import TrainStep
 
     optim, train = plan.recipe.optim, plan.recipe.train
-    if (plan.run / "recipe.json").is_file():
-        return replace(plan, recipe=catalog.read_recipe(plan.run / "recipe.json"))
     model = catalog.build_seeded(plan.recipe.model, train.seed)
     stepper = TrainStep(model, optim, train, plan.device, train.short_clip or plan.recipe.data.num_frames)
     read = train_batches(sets.train, batch_size=train.batch_size, seed=train.seed)
-    batches = list(islice(read, _TRIALS))
+    first = next(read)
+    once = stepper.trial([first])
+    batches = [first, *islice(read, min(_TRIALS - 1, int(_TRIAL_SECONDS / once)))]
     whole = short = stepper.trial(batches)
     if train.short_clip:
         short = stepper.trial([cut_clips(batch, train.short_clip) for batch in batches])
     stepping = seconds * (1 - _BESIDE_STEPS)
-    first = min(train.short_steps, int(stepping / 3 / short))
-    steps = min(optim.num_steps, max(1, first + int((stepping - first * short) / whole)))
+    brief = min(train.short_steps, int(stepping / 3 / short))
+    steps = min(optim.num_steps, max(1, brief + int((stepping - brief * short) / whole)))
     print(f"A step takes {whole:.3f} s here: at most {steps} steps in {seconds:.0f} s.", flush=True)
     chosen = replace(optim, num_steps=steps, warmup_steps=min(optim.warmup_steps, max(1, steps // 10)))
-    return replace(plan, recipe=replace(plan.recipe, optim=chosen, train=replace(train, short_steps=first)))
+    return replace(plan, recipe=replace(plan.recipe, optim=chosen, train=replace(train, short_steps=brief)))
+
+
+def as_begun(plan: Plan, steps: int | None) -> Plan | None:
+    """The plan of a run that has begun: it keeps its steps, or does as many as are asked for; None: none has begun."""
+    file = plan.run / "recipe.json"
+    if not file.is_file():
+        return None
+    begun = catalog.read_recipe(file)
+    kept = {"num_steps": steps or begun.optim.num_steps, "warmup_steps": begun.optim.warmup_steps}
+    if steps is None:
+        note(
+            f"{plan.run} keeps its {begun.optim.num_steps} steps; --steps trains it longer, another --out begins anew."
+        )
+    optim = replace(plan.recipe.optim, **kept)
+    train = replace(plan.recipe.train, short_steps=begun.train.short_steps)
+    return replace(plan, recipe=replace(plan.recipe, optim=optim, train=train))
+
+
+def as_trained(plan: Plan) -> Plan:
+    """The plan with the steps that were done, which are fewer where the clock ended the training."""
+    steps = catalog.read_recipe(plan.run / "recipe.json").optim.num_steps
+    return replace(plan, recipe=replace(plan.recipe, optim=replace(plan.recipe.optim, num_steps=steps)))
 
 
 def evaluate_model(plan: Plan, sets: Sets, kind: Kind) -> Result:

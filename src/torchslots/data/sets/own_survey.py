@@ -51,6 +51,11 @@ class OwnSurvey:
         wanted = set(self.splits.get(split, ()))
         return max((clip.num_frames for clip in self.clips if clip.path in wanted), default=0)
 
+    def unreadable(self, split: str) -> list[str]:
+        """Why the clips of a split cannot be read, where it has some and none can."""
+        wanted = set(self.splits.get(split, ()))
+        return [] if self.longest(split) else [why for path, why in self.unusable if path in wanted]
+
 
 def survey_own_files(root: Path) -> OwnSurvey:
     """Read the first frame of every clip and count its frames.
@@ -129,7 +134,11 @@ def _counted(found: OwnSurvey) -> str:
     films = len(found.clips) - folders - images
     kinds = ((films, "video", ""), (images, "single image", ""), (folders, "folder", " of frames"))
     named = [f"{count} {kind}{'s' * (count > 1)}{rest}" for count, kind, rest in kinds if count]
-    return f"{len(found.clips)} clip{'s' * (len(found.clips) > 1)} ({', '.join(named)})"
+    return f"{_clips(len(found.clips))} ({', '.join(named)})"
+
+
+def _clips(count: int) -> str:
+    return f"{count} clip{'s' * (count != 1)}"
 
 
 def _lengths(found: OwnSurvey) -> Iterator[str]:
@@ -159,7 +168,14 @@ def _division(found: OwnSurvey) -> Iterator[str]:
         own = bool(existing_splits(found.root))
         why = "the folders train and validation" if own else "chosen by name, always the same"
         names = [_short(path, found.root) for path in held_out]
-        yield f"Trained on: {len(train)} clips. Held out to evaluate ({why}): {_list(names)}."
+        broken = {path for path, _ in found.unusable}
+        readable = sum(path not in broken for path in train)
+        yield f"Trained on: {_clips(readable)}. Held out to evaluate ({why}): {_list(names)}."
+        if found.unreadable(_KNOWN_SPLITS[1]):
+            yield (
+                "No held-out clip can be read, so nothing could be evaluated: remove what cannot be read, or make the "
+                f"folders {' and '.join(_KNOWN_SPLITS)}."
+            )
     else:
         missing = next(split for split in _KNOWN_SPLITS if not found.splits.get(split))
         yield f"There is no clip for `{missing}`: make the folder {found.root / missing}, or remove the other folders."
