@@ -15,7 +15,7 @@ from collections.abc import Container, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 
-SPINS_IDLE, SPINS_BUSY = 3000, 500
+SPINS_IDLE, SPINS_BUSY = 6000, 500
 """Rounds that a thread waits in a loop before it sleeps: where each has its core, and beside busy processes."""
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _NUMBERS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
