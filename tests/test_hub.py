@@ -397,7 +397,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(model, folder, monkeypatch)
         Path(file).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(UserError, match="No space left on device"):
         save_pretrained(TinyModel(TinyConfig()), dataclasses.replace(TinyConfig(), width=4), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -24,7 +24,6 @@ from torchslots.data.download import hub as remote
 from torchslots.io import files
 from torchslots.io.cache import user_cache
 from torchslots.io.errors import UserError
-from torchslots.models import weights
 from torchslots.recipes import catalog
 
 
@@ -430,7 +429,7 @@ def test_a_disk_that_fills_up_leaves_no_half_model(steve, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "save_file", full)
+        patch.setattr("safetensors.torch.save_file", full)
         with pytest.raises(UserError, match="No space left on device"):
             load(steve.name)
     assert kept(steve.name) == [steve.path]
