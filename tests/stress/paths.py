@@ -19,7 +19,7 @@ from stress.kills import Tally, Whole, chosen, differences, untold, whole
 
 _KEY = re.compile(rb'"key": "[0-9a-f]+"')
 """In a record by which `predict` knows an input again: a hash of where it lies; its sizes are those of names, too."""
-_TITLES = re.compile(rb"<title>.*?</title>|<h1>.*?</h1>|<p>Runs: .*?</p>")
+_TITLES = re.compile(rb"(?s)<title>.*?</title>|<h1>.*?</h1>|<p>Runs: .*?</p>")
 """In pages, what names of runs and models stand in."""
 _LONG = 255
 """Bytes that a name may have."""
