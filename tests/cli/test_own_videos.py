@@ -102,7 +102,10 @@ def test_sizes_follow_the_data(films, tmp_path):
     )
 
 
-def test_clips_for_evaluation_that_are_all_broken_are_told_before_the_first_step(tmp_path, capsys):
+def test_clips_for_evaluation_that_are_all_broken_are_told_before_the_first_step(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     for split, content in (("train", None), ("validation", b"no film" * 9)):
         for index in range(2):
             film = tmp_path / "my films" / split / f"{index}.mp4"
