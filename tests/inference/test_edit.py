@@ -244,7 +244,7 @@ def test_one_bad_input_does_not_stop_the_others(tmp_path, capsys):
         video.write_png(file, picture(seed, *TINY.resolution))
     files[1].write_bytes(b"no image")
     words = [str(tmp_path / "model"), *map(str, files), "--out", str(tmp_path / "out")]
-    with pytest.raises(InputsFailed, match=r"(?s)1 of 3 inputs failed:.*b\.png.*2 of 3") as caught:
+    with pytest.raises(InputsFailed, match=r"(?s)1 of 3 inputs failed:.*b\.png.*\n2 of 3") as caught:
         edit_command(words)
     assert caught.value.exit_code == 1
     said = capsys.readouterr().out

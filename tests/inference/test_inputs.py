@@ -132,7 +132,7 @@ def times(folder: Path) -> dict[str, int]:
 def test_one_bad_film_among_four(tmp_path, model):
     files = [film(tmp_path / f"{name}.mp4") for name in "abcd"]
     files[1].write_bytes(b"no film" * 99)
-    with pytest.raises(InputsFailed, match=r"(?s)1 of 4 inputs failed:.*b.mp4.*3 of 4") as caught:
+    with pytest.raises(InputsFailed, match=r"(?s)1 of 4 inputs failed:.*b.mp4.*\n3 of 4") as caught:
         predict(model, files, tmp_path / "out", save=("tracks",))
     assert [folder.name for folder in caught.value.done] == ["a", "c", "d"]
     assert caught.value.exit_code == 1 and len(caught.value.failed) == 1

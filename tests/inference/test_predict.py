@@ -391,7 +391,7 @@ def test_frames_of_the_wrong_kind_are_refused():
 def test_a_bad_input_does_not_stop_the_others(clip, tmp_path):
     (tmp_path / "zero.mp4").write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"(?s)1 of 3 inputs failed.*zero\.mp4 is empty.*2 of 3 .* are finished"
+        UserError, match=r"(?s)1 of 3 inputs failed.*zero\.mp4 is empty.*\n2 of 3 .* are finished"
     ):
         predict(Painter(), [clip[0], tmp_path / "zero.mp4", clip[0]], tmp_path / "out")
     for name in ("clip", "clip_2"):

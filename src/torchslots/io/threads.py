@@ -8,7 +8,6 @@ So the rounds are few where the cores are taken when the process starts, and mor
 """
 
 import os
-import statistics
 import sys
 import time
 from collections.abc import Container, Iterator, MutableMapping
@@ -20,7 +19,7 @@ SPINS_IDLE, SPINS_BUSY = 6000, 500
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _NUMBERS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _LOAD = Path("/proc/loadavg")
-_LOOKS, _SECONDS_BETWEEN = 5, 0.001
+_LOOKS, _SECONDS_BETWEEN = 3, 0.001
 """How often the running threads are counted, so that one that runs for a moment is not taken for a busy process."""
 
 
@@ -32,10 +31,10 @@ def wait_briefly(
     Nothing is changed where GOMP_SPINCOUNT or OMP_WAIT_POLICY is set, or torch is loaded, which reads them only then.
     """
     if "torch" not in loaded and not any(name in environment for name in _WAITING):
-        free = (os.cpu_count() or 1) - others_running()
         wanted = environment.get("OMP_NUM_THREADS", "").split(",")[0]
         threads = (int(wanted) if wanted.isdecimal() else 0) or count_cores()
-        environment["GOMP_SPINCOUNT"] = str(SPINS_IDLE if free >= threads else SPINS_BUSY)
+        busy = threads > 1 and others_running() + threads > (os.cpu_count() or 1)
+        environment["GOMP_SPINCOUNT"] = str(SPINS_BUSY if busy else SPINS_IDLE)
 
 
 def others_running(load: Path = _LOAD) -> int:
@@ -51,7 +50,7 @@ def others_running(load: Path = _LOAD) -> int:
             time.sleep(_SECONDS_BETWEEN)
     except (OSError, ValueError, IndexError):
         return 0
-    return max(0, int(statistics.median(counts)))
+    return max(0, sorted(counts)[_LOOKS // 2])
 
 
 def count_cores() -> int:
