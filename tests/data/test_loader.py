@@ -1,5 +1,8 @@
 import gc
+import multiprocessing
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -180,6 +183,38 @@ def test_death_of_a_worker_is_a_clear_message(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(waits, (0.1,))  # seconds between looks at the workers, 5 by default
     with pytest.raises(UserError, match="A data loading process died"):
         next(train_batches(Dying(4), batch_size=2, seed=0, num_workers=1))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        EOFError(),
+        ConnectionResetError(104, "Connection reset by peer"),
+        FileNotFoundError(2, "No such file or directory"),
+        pickle.UnpicklingError("pickle data was truncated"),
+        multiprocessing.AuthenticationError("digest received was wrong"),
+        RuntimeError("\nreceived 0 items of ancdata\n"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("dead", [True, False])
+def test_a_death_in_the_middle_of_a_message(
+    broken: Exception, dead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def receive(batches: object, timeout: float = 5) -> None:
+        if dead:
+            os.kill(batches._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        raise broken
+
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data", receive)
+    monkeypatch.setattr("torchslots.data.loader._DEATH_SHOWS_IN", 10.0 if dead else 0.1)
+    if not dead:
+        with pytest.raises(type(broken)):
+            next(train_batches(Counted(4), batch_size=2, seed=0, num_workers=1))
+        return
+    said = (str(broken).strip() or type(broken).__name__).rstrip(".")
+    with pytest.raises(UserError, match=f"A data loading process died .{re.escape(said)}.\\. Mostly memory"):
+        next(train_batches(Counted(4), batch_size=2, seed=0, num_workers=1))
 
 
 def test_nothing_but_corrupt_examples_ends_the_run():

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import NamedTuple
@@ -29,12 +30,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchslots.data.batch import ClipDataset, check_sample, collate
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.transforms import Sample
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.models.types import Batch
 
 _LOG = logging.getLogger("torchslots.data")
 _ORDER, _SAMPLES, _REPLACEMENT = 0, 1, 2
 _MOST_REPLACEMENTS = 100
+_DEATH_SHOWS_IN = 1.0
+"""Seconds in which the system tells that a process has died, after what it sent broke off."""
 
 
 class Item(NamedTuple):
@@ -215,12 +218,11 @@ def _in_workers(reader: _BatchReader, steps: Iterable[list[Item]], num_workers: 
     atexit.register(end)  # a program may leave before it has closed the loader
     try:
         yield from batches
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        cut = isinstance(error, ConnectionError | EOFError)  # by a death that the system may not yet report
-        if not cut and all(worker.is_alive() for worker in workers):
+    except Exception as error:  # a death in the middle of a message shows as whatever reading it raises
+        if not connection.wait([worker.sentinel for worker in workers], timeout=_DEATH_SHOWS_IN):
             raise
         raise UserError(
-            f"A data loading process died ({str(error).splitlines()[0]}). Mostly memory or /dev/shm ran out: "
+            f"A data loading process died ({first_line(error)}). Mostly memory or /dev/shm ran out: "
             "lower the number of workers or the batch size."
         ) from error
     finally:
