@@ -49,9 +49,13 @@ def _to_the_group(process: Forked) -> None:
 
 
 def _loaders_first(process: Forked) -> None:
-    for loader in _loaders(process):
+    """Both at once: the training, which stands still meanwhile, finds its loaders dead and the signal come."""
+    loaders = _loaders(process)
+    os.kill(process.pid, signal.SIGSTOP)
+    for loader in loaders:
         os.kill(loader, signal.SIGKILL)
     os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGCONT)
 
 
 def _one_loader(process: Forked) -> None:
