@@ -203,7 +203,14 @@ def _compare(name: str, graph: Graph, run: Run | None) -> None:
     """
     if run is None:
         return
-    for wanted, found in zip(graph.outputs, run(graph.inputs), strict=True):
+    try:
+        outputs = run(graph.inputs)
+    except Exception as error:  # exporters' runtimes raise errors of many kinds
+        raise UserError(
+            f"The exported graph `{name}` does not run on a batch of another size: {first_line(error)}. Nothing was "
+            "written. Leave it out with --graphs."
+        ) from error
+    for wanted, found in zip(graph.outputs, outputs, strict=True):
         if wanted.name == "segmentation":  # which of two equal masks is on top may differ
             continue
         off = (
