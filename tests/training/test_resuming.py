@@ -1,6 +1,7 @@
 """Resume a run from its folder, with other numbers; the figure that marks the best model; needs of recipes."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 
 from torchslots.io.errors import UserError
+from torchslots.models.model import ObjectCentricModel
+from torchslots.models.sketch import sketching
 from torchslots.recipes import catalog
-from torchslots.recipes.config import to_json
+from torchslots.recipes.config import to_json, with_changes
 from torchslots.training import checkpoint
 from torchslots.training.best import Figure, check_name, watched
 from torchslots.training.needs import check_needs
@@ -65,8 +68,29 @@ def test_what_data_lack_is_said_with_the_switches() -> None:
     ):
         check_needs(recipe, model, frames)
     check_needs(recipe, model, {**frames, "boxes": torch.zeros(1), "flow": torch.zeros(1)})
-    alone = replace(recipe.model, conditioning="learned", targets=("video",))
-    check_needs(recipe, catalog.build_seeded(alone, 0), frames)
+
+
+_NEED_MORE = (
+    "savi_small savi_plus_plus savi_demo savi_sim savi_sim_small slots_sim statm_savi_small statm_savi statm_demo"
+).split()
+
+
+_VALUES = {"learned": "learned", "video": ("video",)}
+
+
+@pytest.mark.parametrize("name", _NEED_MORE)
+def test_the_switches_that_are_told_make_a_model_that_needs_frames_alone(name: str) -> None:
+    """Of every recipe that starts from hints or has other targets than frames."""
+    recipe = catalog.recipe(name)
+    with sketching():
+        model = catalog.build(recipe.model)
+    with pytest.raises(UserError, match=f"^{name} needs .*Without them: --model") as told:
+        check_needs(recipe, model, {"video": torch.zeros(1)})
+    flags = re.findall(r"--(model\S+) (\w+)", str(told.value))
+    values = {path.replace("-", "_"): _VALUES.get(text) or (float(text),) for path, text in flags}
+    with sketching():
+        changed = catalog.build(with_changes(recipe, **values).model)
+    assert isinstance(changed, ObjectCentricModel) and not changed.needs
 
 
 def test_the_rates_of_parts_may_change(tmp_path: Path) -> None:

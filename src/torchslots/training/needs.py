@@ -59,9 +59,21 @@ def _remedy(recipe: Recipe, model: ObjectCentricModel, missing: Collection[str])
         fields.append("targets")
     paths = [_path(recipe.model, field) for field in fields]
     if fields and None not in paths and not set(missing) & set(model.decoder.labels):
-        switches = " ".join(f"--model.{path} {_INSTEAD[field]}" for path, field in zip(paths, fields))
+        changes = [(path, _INSTEAD[field]) for path, field in zip(paths, fields)] + _weights(
+            recipe.model, fields
+        )
+        switches = " ".join(f"--model.{str(path).replace('_', '-')} {value}" for path, value in changes)
         return f"Without them: {switches}. Or use data that have them."
     return "Use data that have them, or a recipe without: see the column `needs` of `torchslots recipes`."
+
+
+def _weights(config: Any, fields: Collection[str]) -> list[tuple[str | None, str]]:
+    """The change of a configuration's weights of targets that goes with one target alone: its own weight."""
+    weights = getattr(config, "target_weights", ())
+    if "targets" not in fields or not weights:
+        return []
+    own = dict(zip(config.targets, weights)).get(_INSTEAD["targets"], 1.0)
+    return [("target_weights", f"{own:g}")]
 
 
 def _path(config: Any, name: str) -> str | None:
