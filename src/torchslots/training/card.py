@@ -1,6 +1,7 @@
 """What the card of a trained model says besides its configuration: data, figures, protocol, licence, command."""
 
 from torchslots.data.catalog import datasets
+from torchslots.io.counts import count_text
 from torchslots.recipes import catalog, protocols
 from torchslots.recipes.config import Recipe
 from torchslots.training.checkpoint import RunState
@@ -19,8 +20,8 @@ def sections_of(recipe: Recipe, state: RunState) -> dict[str, str]:
     sections = {
         "Data": f"Trained on `{recipe.data.dataset}`{about}; split `{recipe.data.train_split}`, {clips} of "
         f"{recipe.data.resolution} pixels.",
-        "Training": f"Recipe `{recipe.name}`, seed {recipe.train.seed}, {state.step} of {recipe.optim.num_steps} steps "
-        f"in batches of {recipe.train.batch_size}.\n\n```\n{_command(recipe)}\n```\n\n{_REST.format(name=recipe.name)}"
+        "Training": f"Recipe `{recipe.name}`, seed {recipe.train.seed}, {state.step} of "
+        f"{count_text(recipe.optim.num_steps, 'step')} in batches of {recipe.train.batch_size}.\n\n```\n{_command(recipe)}\n```\n\n{_REST.format(name=recipe.name)}"
         if recipe.name in catalog.recipes()
         else f"{state.step} steps of a recipe of one's own, `recipe.json` of the run.",
         "Figures": _figures(recipe, state),
@@ -50,6 +51,6 @@ def _figures(recipe: Recipe, state: RunState) -> str:
     videos = "all" if settings.num_videos is None else f"at most {settings.num_videos}"
     return (
         f"Of the evaluation after step {state.evaluated_step}, on {videos} examples of split `{settings.split}`, up to "
-        f"{settings.num_frames} frames of each.\n\n| figure | value |\n|---|---|\n{rows}\n\n"
+        f"{count_text(settings.num_frames, 'frame')} of each.\n\n| figure | value |\n|---|---|\n{rows}\n\n"
         f"{protocols.describe(settings.protocol)}"
     )
