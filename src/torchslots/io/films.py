@@ -257,7 +257,8 @@ def _read_time_stamps(path: Path, _changed: int, _size: int) -> ndarray | None:
         if any(packet.pts is None for packet in packets):
             return None
         times = np.unique([packet.pts for packet in packets])
-        _check_length(path, stream, float(times[-1] * stream.time_base) if len(times) else None)
+        ends = [packet.pts + (packet.duration or 0) for packet in packets]
+        _check_length(path, stream, float(max(ends) * stream.time_base) if ends else None)
         return times if len(times) == len(packets) else None
 
 

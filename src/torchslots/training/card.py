@@ -20,8 +20,8 @@ def sections_of(recipe: Recipe, state: RunState) -> dict[str, str]:
     sections = {
         "Data": f"Trained on `{recipe.data.dataset}`{about}; split `{recipe.data.train_split}`, {clips} of "
         f"{recipe.data.resolution} pixels.",
-        "Training": f"Recipe `{recipe.name}`, seed {recipe.train.seed}, {state.step} of "
-        f"{count_text(recipe.optim.num_steps, 'step')} in batches of {recipe.train.batch_size}.\n\n```\n{_command(recipe)}\n```\n\n{_REST.format(name=recipe.name)}"
+        "Training": f"Recipe `{recipe.name}`, seed {recipe.train.seed}, {state.step} of {recipe.optim.num_steps} steps "
+        f"in batches of {recipe.train.batch_size}.\n\n```\n{_command(recipe)}\n```\n\n{_REST.format(name=recipe.name)}"
         if recipe.name in catalog.recipes()
         else f"{state.step} steps of a recipe of one's own, `recipe.json` of the run.",
         "Figures": _figures(recipe, state),
