@@ -10,6 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cli.own_films import TINY, moving, own_films
+from data.movi_files import copy_movi
 from torchslots.cli import main
 from torchslots.data.sets.own_survey import explain_own_files, survey_own_files
 from torchslots.io import video
@@ -56,6 +57,15 @@ def test_inspected_trained_and_evaluated_as_the_commands_are_printed(films, tmp_
     assert told["metrics"]["mse"] == pytest.approx(errors[-1], rel=1e-4)
     assert main(predict) == 0
     assert list((tmp_path / "seen").rglob("overlay.*"))
+
+
+def test_the_recipe_for_own_videos_trains_on_a_published_set(tmp_path, capsys):
+    copy_movi("a", tmp_path)
+    where = ["--data", "movi_a", "--root", str(tmp_path), "--run", str(tmp_path / "run")]
+    steps = "--optim.num-steps 1 --train.short-steps 1 --num-plots 0".split()
+    steps += "--evaluation.num-frames 2 --evaluation.split train".split()
+    assert main(["train", "slots_video", *where, *TINY, *steps]) == 0
+    assert [found[0] for found in commands(capsys.readouterr().out)] == ["evaluate"]
 
 
 def test_what_is_used_and_what_not_and_why(films):

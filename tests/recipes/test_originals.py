@@ -54,9 +54,9 @@ def test_a_data_set_without_the_test_split_is_read_as_in_training(tmp_path: Path
     assert read(recipe, tmp_path, data="prepared") == ("validation", None)
 
 
-def test_other_data_are_trained_on_by_their_own_splits(tmp_path: Path) -> None:
+def test_other_data_are_trained_on_by_their_own_splits(tmp_path: Path, capsys) -> None:
     def splits(name: str, **changes: object) -> tuple[str, str]:
-        found = _on_other_data(with_changes(catalog.recipe(name), **changes))
+        found = _on_other_data(with_changes(catalog.recipe(name), **changes), tmp_path)
         return found.data.train_split, found.evaluation.split
 
     own = ("all[512:70000]", "all[:512]")
@@ -65,6 +65,25 @@ def test_other_data_are_trained_on_by_their_own_splits(tmp_path: Path) -> None:
     assert splits("slot_attention_clevr6", **{"data.dataset": "folder"}) == ("train", "validation")
     chosen = {"data.dataset": "sim_c", "data.train_split": "train[:50%]"}
     assert splits("steve_joint_movi_e", **chosen) == ("train[:50%]", "validation")
+    usual = ("train", "validation")
+    assert (
+        splits("slot_attention_demo", **{"data.dataset": "folder"}) == usual
+    )  # from train_full, validation_full
+    assert (
+        "`folder` has no split `train_full`, which the recipe names: reading `train`"
+        in capsys.readouterr().err
+    )
+    assert splits("dinosaur_voc_mlp", **{"data.dataset": "coco"}) == usual  # from trainaug
+    assert splits("slot_attention_tetrominoes", **{"data.dataset": "clevr"}) == ("train_full", "validation")
+    assert splits("slot_attention_set_prediction", **{"data.dataset": "sim_a"}) == usual  # from train_eval
+
+
+def test_evaluation_on_data_without_the_split_reads_the_usual_one(tmp_path: Path, capsys) -> None:
+    recipe = catalog.recipe("slot_attention_demo")
+    assert read(recipe, tmp_path) == ("validation_full", 320)
+    assert read(recipe, tmp_path, data="sim_a") == ("validation", 320)
+    assert "`sim_a` has no split `validation_full`" in capsys.readouterr().err
+    assert read(recipe, tmp_path, data="coco", split="train") == ("train", 320)
 
 
 def test_runs_from_before_keep_their_split(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def train(words: Words) -> int:
         print(
             f"{recipe.name}: {count_text(result.step, 'step')} done. Next: torchslots evaluate {folder} --root {data}"
         )
-        own = _own_video(recipe, root)
+        own = _own_video(recipe, options.dataset or recipe.data.dataset, root)
         if own is not None:
             print(f"Or: torchslots predict {folder} {shlex.quote(str(own))} --out seen")
         after = next_recipe(recipe)
@@ -102,11 +102,12 @@ def _replay(words: Words) -> int:
     return parse(run, words, "train --replay")
 
 
-def _own_video(recipe: "Recipe", root: Path) -> Path | None:
-    """A held-out video of your own, to look at what a model without hints makes of it; None: of other recipes."""
+def _own_video(recipe: "Recipe", dataset: str, root: Path) -> Path | None:
+    """A held-out video of your own, to look at what a model without hints makes of it; None: of other recipes and
+    data."""
     from torchslots.data.sets.own_files import split_clips
 
-    made_for_them = recipe.data.dataset == "folder" and recipe.data.windows == "back_and_forth"
+    made_for_them = dataset == "folder" and recipe.data.windows == "back_and_forth"
     return split_clips(root, recipe.evaluation.split)[0] if made_for_them else None
 
 

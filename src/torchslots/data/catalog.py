@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from torchslots.data.sets import opener
 from torchslots.io import plugins
-from torchslots.io.errors import UserError, check_type
+from torchslots.io.errors import UserError, check_type, note
 
 if TYPE_CHECKING:
     from torchslots.data.clips import Clips, Source
@@ -160,6 +160,25 @@ def open_dataset(name: str, root: Path, split: str, config: DataConfig, train: b
     limit = config.num_records if part is None or config.num_records is not None else part.last
     source = open_source(name, found, root, whole, replace(config, num_records=limit))
     return Clips(source, split, config, train, part)
+
+
+def split_on(name: str, root: Path | None, split: str, usual: str) -> str:
+    """A recipe's split, or the `usual` one where another data set lacks it, which a line says.
+
+    Args:
+        root: As in `known_splits`.
+
+    Raises:
+        UserError: no such data set.
+    """
+    from torchslots.data.parts import parse_split
+
+    known = {*known_splits(name, root)}
+    divided_by_names = known == {"all"}  # clips of your own without a folder for each split
+    if {split, parse_split(split)[0]} & known or not (usual in known or divided_by_names):
+        return split
+    note(f"`{name}` has no split `{split}`, which the recipe names: reading `{usual}`.")
+    return usual
 
 
 def known_splits(name: str, root: Path | None) -> Sequence[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchslots.data.catalog import entry, known_splits
+from torchslots.data.catalog import entry, known_splits, split_on
 from torchslots.data.parts import parse_split
 from torchslots.io.errors import UserError, nearest
 from torchslots.io.processes import is_first_process
@@ -87,6 +87,9 @@ def settings_of(
     keys = tuple(key for key in keys if key in data.keys)
     if options.data == "folder" != data.dataset:  # the crop belongs to the frames of another data set
         data = dataclasses.replace(data, crop=None)
+    if options.split is None and options.data not in (None, data.dataset):
+        split = split_on(options.data, root, settings.split, EvalConfig.split)
+        settings = dataclasses.replace(settings, split=split)
     data = dataclasses.replace(data, keys=keys, dataset=options.data or data.dataset)
     _check_shape(model, data)
     if options.void_id is not None:

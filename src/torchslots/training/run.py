@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from torchslots.data.catalog import split_on
 from torchslots.data.parts import parse_split
 from torchslots.evaluation.videos import whole_videos
 from torchslots.io.errors import UserError
@@ -47,7 +48,7 @@ def train(
         recipe = with_changes(recipe, **{"data.dataset": options.dataset})
     if options.monitor is not None:
         check_name(options.monitor)
-    recipe = _on_other_data(recipe)
+    recipe = _on_other_data(recipe, Path(root))
     if recipe.data.dataset == "folder":
         recipe = _on_own_files(recipe, "data.crop" in changes)
         recipe = sized_by_data(recipe, Path(root), Path(run), options.skip_corrupt)
@@ -74,19 +75,23 @@ def train(
     )
 
 
-def _on_other_data(recipe: Recipe) -> Recipe:
-    """The recipe without parts of splits (`all[512:70000]`) that belong to the data set of the catalog's recipe, where
-    it is trained on another; arrays prepared from that set have them."""
+def _on_other_data(recipe: Recipe, root: Path) -> Recipe:
+    """The recipe without splits, and parts of them (`all[512:70000]`), that belong to the data set of the catalog's
+    recipe, where it is trained on another that lacks them; arrays prepared from that set have them."""
     if recipe.name not in catalog.recipes() or recipe.data.dataset == "prepared":
         return recipe
     usual, data, watched = catalog.recipe(recipe.name), recipe.data, recipe.evaluation
     if data.dataset == usual.data.dataset:
         return recipe
-    if parse_split(data.train_split)[1] is not None and data.train_split == usual.data.train_split:
-        data = replace(data, train_split=DataConfig.train_split)
-    if parse_split(watched.split)[1] is not None and watched.split == usual.evaluation.split:
-        watched = replace(watched, split=EvalConfig.split)
+    if data.train_split == usual.data.train_split:
+        data = replace(data, train_split=_split_on(data, root, data.train_split, DataConfig.train_split))
+    if watched.split == usual.evaluation.split:
+        watched = replace(watched, split=_split_on(data, root, watched.split, EvalConfig.split))
     return replace(recipe, data=data, evaluation=watched)
+
+
+def _split_on(data: DataConfig, root: Path, split: str, usual: str) -> str:
+    return usual if parse_split(split)[1] is not None else split_on(data.dataset, root, split, usual)
 
 
 def _on_own_files(recipe: Recipe, own_crop: bool) -> Recipe:
