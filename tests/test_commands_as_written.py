@@ -399,6 +399,6 @@ def test_torchrun_starts_it(processes: int, folder: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("1 steps done. Next: torchslots evaluate runs/2 --root data") == 1
+    assert ended.stdout.count("1 step done. Next: torchslots evaluate runs/2 --root data") == 1
     assert ended.stderr.count("Running on cpu.") == 1
     assert (folder / "runs" / "2" / "model" / "model.safetensors").is_file()

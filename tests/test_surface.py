@@ -146,7 +146,7 @@ def test_data_sets_are_torch_data_sets(tmp_path):
         ({"resolution": 0}, "`resolution` should be .*at least 1, got 0"),
         ({"keys": "video"}, "`keys` should be tuple or list, got 'video'"),
         ({"keys": (3,)}, "`keys` should be str, got 3"),
-        ({"max_objects": 1}, "at most 1 objects.*Raise `max_objects`"),
+        ({"max_objects": 1}, "at most 1 object\\..*Raise `max_objects`"),
         ({"max_objects": 0}, "`max_objects` should be .*at least 1, got 0"),
         ({"split": 3}, "`split` should be str, got 3"),
         (

@@ -172,6 +172,17 @@ def test_a_film_that_is_none_an_unknown_kind_and_an_empty_folder(tmp_path, capsy
     assert not run.exists() and [path.name for path in root.iterdir()] == ["clip.prores"]
 
 
+def test_a_file_of_unknown_kind_beside_clips_is_told_once(tmp_path, capsys):
+    root = tmp_path / "v"
+    root.mkdir()
+    video.write_png(root / "one.png", np.zeros((8, 8, 3), np.uint8))
+    (root / "clip.prores").write_bytes(b"?")
+    assert main(["data", "inspect", str(root), "--out", str(tmp_path / "sheet.png")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("clip.prores") == 1 and "not read beside files of unknown kind" in said
+    assert "Used: 1 clip (1 single image)" in said
+
+
 def test_a_file_where_the_run_should_be(films, tmp_path, capsys):
     (tmp_path / "taken").write_text("mine")
     said = failed(

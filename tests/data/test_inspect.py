@@ -44,7 +44,7 @@ def test_movi_is_described_counted_and_drawn(movi, by_name):
         survey = inspect_dataset(str(movi), out=sheet, check=True)
     assert survey.splits == {
         "train": "2 files of 1.8 MB, 4 examples",
-        "validation": "1 files of 0.5 MB, 1 examples",
+        "validation": "1 file of 0.5 MB, 1 example",
     }
     assert survey.features["video"] == "uint8 [24, 32, 32, 3]"
     assert survey.features["backward_flow"] == "uint16 [24, 32, 32, 2]"
@@ -85,7 +85,7 @@ def test_a_missing_shard_is_told_and_the_rest_is_shown(movi):
     shard(movi).unlink()
     survey = inspect_dataset("movi_a", root=movi)
     assert "1 of 2 shards of `train` are missing" in survey.splits["train"]
-    assert survey.splits["validation"].endswith("1 examples")
+    assert survey.splits["validation"].endswith("1 example")
 
 
 def test_the_command_prints_all_and_ends_with_an_error_on_corrupt_records(movi, capsys):
@@ -146,7 +146,7 @@ def test_prepared_arrays(tmp_path):
     config = DataConfig(dataset="folder", resolution=16, keys=("video", "segmentations", "boxes"))
     prepare(opened.own_clips(own_clips(tmp_path / "mine"), "train", config, True), tmp_path / "out")
     survey = inspect_dataset(str(tmp_path / "out"), out=tmp_path / "sheet.png", check=True)
-    assert survey.splits["train"].endswith("1 examples")
+    assert survey.splits["train"].endswith("1 example")
     assert survey.features["video"] in ("float32 [5, 16, 16, 3]", "float32 [1, 16, 16, 3]")
     assert survey.features["boxes"].endswith("23, 4]") and (tmp_path / "sheet.png").exists()
 
@@ -183,7 +183,8 @@ def test_sets_of_single_pictures_are_described_counted_and_drawn(
     shutil.copytree(RECORDED / f"data_{name}", place, ignore=shutil.ignore_patterns(".torchslots"))
     source, root = (name, tmp_path) if by_name else (str(place / folder), None)
     survey = inspect_dataset(source, root=root, out=tmp_path / "sheet.png", check=True)
-    assert survey.splits == {split: f"single images, {count} examples" for split, count in splits.items()}
+    counted = {split: f"{count} example{'s' * (count > 1)}" for split, count in splits.items()}
+    assert survey.splits == {split: f"single images, {text}" for split, text in counted.items()}
     assert survey.dataset == name and feature in survey.features
     assert objects is None or survey.objects == objects
     assert (survey.num_checked, survey.corrupt) == (sum(splits.values()), [])

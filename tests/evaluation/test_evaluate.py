@@ -221,7 +221,7 @@ def test_report_is_saved_as_json_pictures_and_curve(tmp_path, capsys):
     assert set(stored["definitions"]) == set(stored["metrics"]) and stored["settings"]["num_slots"] == 4
     report.print_table()
     printed = capsys.readouterr().out
-    assert "fg_ari" in printed and "1 videos" in printed
+    assert "fg_ari" in printed and "1 video" in printed
     image = evaluate(Oracle(), [_batch(0, 1, num_frames=1)], _CONFIG, num_plots=1)
     assert [path.suffix for path in image.save(tmp_path)] == [".json", ".png"]
 

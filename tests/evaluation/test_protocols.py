@@ -188,7 +188,7 @@ def test_objects_without_a_hint_are_said_and_judged() -> None:
     report = evaluate(hinted, [batch], config, num_plots=0)
     [note] = [note for note in report.notes if "start no slot" in note]
     assert note.startswith(
-        "2 objects in the first frames of 1 videos start no slot: the model has 4 for objects"
+        "2 objects in the first frames of 1 video start no slot: the model has 4 for objects"
     )
     with torch.no_grad():
         slots = hinted.predict(batch).segmentation

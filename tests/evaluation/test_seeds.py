@@ -132,6 +132,12 @@ def test_learning_curves_hold_what_was_logged(tmp_path):
 def test_faults_name_the_file_and_the_remedy(tmp_path):
     with pytest.raises(UserError, match="No run folders"):
         report([])
+    empty = _run(tmp_path / "my run", None)
+    (empty / "metrics.jsonl").unlink()
+    with pytest.raises(
+        UserError, match=r"my run was not evaluated.* `torchslots evaluate '.*my run' --root DATA`"
+    ):
+        report([_run(tmp_path / "good", 0.5), empty])
     with pytest.raises(UserError, match=r"none/recipe\.json"):
         report([tmp_path / "none"])
     run = _run(tmp_path / "a", 0.5)

@@ -217,8 +217,17 @@ def test_a_model_of_properties_reconstructs_nothing(one, tmp_path):
 
 
 def test_inputs_of_other_lengths_cannot_exchange(one, film, tmp_path):
-    with pytest.raises(UserError, match=r"one\.png has 1 frames and .*film\.mp4 8"):
+    with pytest.raises(UserError, match=r"one\.png has 1 frame and .*film\.mp4 8"):
         edit(isa_model(), [one, film], tmp_path / "out", EditOptions(swap=((0, 1),)))
+
+
+def test_a_missing_input_does_not_stop_others_but_an_exchange(one, tmp_path):
+    with pytest.raises(InputsFailed, match="nowhere does not exist") as caught:
+        edit(isa_model(), [tmp_path / "nowhere", one], tmp_path / "out")
+    assert [done.slots for done in caught.value.done] == [tmp_path / "out" / "one" / "slots.png"]
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        edit(isa_model(), [tmp_path / "nowhere", one], tmp_path / "two", EditOptions(swap=((0, 1),)))
+    assert not (tmp_path / "two").exists()
 
 
 def test_missing_inputs_and_hints_for_models_that_take_none_are_named(one, tmp_path):

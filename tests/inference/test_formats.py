@@ -152,5 +152,5 @@ def test_predictions_are_shown(tmp_path: Path) -> None:
     assert (
         shown is not None
         and shown.size[0] > 2 * 128
-        and "1 clips of 2 frames, 5 slots" in direct._repr_html_()
+        and "1 clip of 2 frames, 5 slots" in direct._repr_html_()
     )

@@ -33,6 +33,18 @@ def named(inputs, out: Path, each: bool = False, **options) -> list[tuple[str, s
 # --------------------------------------------------------------------------------------------- what is an input
 
 
+def test_links_to_nothing_and_to_a_folder_around_them_are_left_out(tmp_path, capsys):
+    film(tmp_path / "films" / "day" / "a.mp4")
+    (tmp_path / "films" / "day" / "around").symlink_to(tmp_path / "films", target_is_directory=True)
+    (tmp_path / "films" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    film(tmp_path / "other" / "b.mp4")
+    (tmp_path / "films" / "other").symlink_to(tmp_path / "other", target_is_directory=True)
+    assert named(tmp_path / "films", tmp_path / "out") == [("a.mp4", "a"), ("b.mp4", "b")]
+    said = capsys.readouterr().err
+    assert "day/around (a link to a folder that it lies in)" in said
+    assert "gone.mp4 (a link to nothing)" in said
+
+
 def test_a_stick_from_a_mac(tmp_path, capsys):
     stick = tmp_path / "usb"
     film(stick / "a.mp4")

@@ -13,7 +13,7 @@ from torch import nn
 
 from tiny_models import tiny
 from torchslots.inference import predict as inference
-from torchslots.inference.inputs import batches
+from torchslots.inference.inputs import InputsFailed, batches
 from torchslots.inference.outputs import decode_mask
 from torchslots.inference.predict import PredictOptions, predict, predict_frames
 from torchslots.inference.view import FirstFrameHint, View, box_hint, mask_hint
@@ -408,6 +408,27 @@ def test_unreadable_inputs_are_named(clip, tmp_path, name):
     with pytest.raises(UserError, match=name):
         predict(Painter(), [tmp_path / name], tmp_path / "out", PredictOptions(slice_size=2))
     assert not list((tmp_path / "out").rglob("*.part*"))
+
+
+def test_a_missing_or_empty_input_does_not_stop_others_nor_change_their_names(tmp_path):
+    for name in ("there", "empty"):
+        (tmp_path / name).mkdir()
+    video.write_png(tmp_path / "there" / "one.png", np.zeros((32, 32, 3), np.uint8))
+    inputs = [tmp_path / "gone" / "one.png", tmp_path / "empty", tmp_path / "there" / "one.png"]
+    with pytest.raises(InputsFailed) as caught:
+        predict(Painter(), inputs, tmp_path / "out")
+    assert [message.split(". ")[0].split("/")[-1] for message in caught.value.failed] == [
+        "one.png does not exist",
+        "There is no input",
+    ]
+    assert caught.value.done == [tmp_path / "out" / "one_2"] and "1 of 3 inputs are finished" in str(
+        caught.value
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".done", "one_2"]
+    with pytest.raises(UserError, match="for 3 inputs"):
+        predict(Painter(), inputs, tmp_path / "out", boxes=np.array([[0, 0, 1, 1]]))
+    with pytest.raises(InputsFailed, match="No input is finished"):
+        predict(Painter(), inputs[:2], tmp_path / "out")
 
 
 def test_missing_and_empty_inputs_are_named(tmp_path):

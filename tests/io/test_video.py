@@ -232,6 +232,14 @@ def test_truncated_files_are_refused(tmp_path, name):
         video.read_frames(path)
 
 
+@pytest.mark.parametrize(("count", "fps"), [(1, 1), (1, 0.25), (9, 1)])
+def test_slow_films_of_few_frames_are_whole(tmp_path, count, fps):
+    frames = np.zeros((count, 32, 48, 3), np.uint8)
+    video.write_video(tmp_path / "slow.mkv", frames, fps)
+    assert video.frame_count(tmp_path / "slow.mkv") == count
+    assert video.read_frames(tmp_path / "slow.mkv").shape == frames.shape
+
+
 def test_sound_alone_is_no_video(tmp_path):
     import av
 

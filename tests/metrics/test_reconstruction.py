@@ -79,7 +79,7 @@ def test_frames_of_padding_do_not_count():
     (figures, notes), (expected, _) = padded.compute(), apart.compute()
     assert set(figures) == {"mse", "psnr", "ssim", "lpips_alex", "fid", "fvd"}
     assert figures == pytest.approx(expected, rel=1e-4)
-    assert notes == ["FVD leaves out 1 videos that are shorter than its clips."]
+    assert notes == ["FVD leaves out 1 video, shorter than its clips."]
 
 
 def test_lpips_sees_what_is_beyond_the_range():

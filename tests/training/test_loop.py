@@ -123,7 +123,7 @@ def test_a_finished_run_says_so_and_reads_no_data(tmp_path: Path, capsys: pytest
     clips, model = TinyClips(), TinyModel(seed=5)
     again = train(tiny_recipe(3, eval_every=2), tmp_path, clips, eval_set=TinyClips(5), model=model)
     assert again == first and again.metrics["videos"] == 5 and clips.read == 0
-    assert "is finished: 3 steps are done" in capsys.readouterr().err
+    assert "is finished: 3 steps done" in capsys.readouterr().err
     assert same(model.state_dict(), weights(tmp_path))
     assert {
         path: path.stat().st_mtime_ns for path in files if path.name != "recipe.json"

@@ -53,6 +53,23 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path, bad: fl
     assert same(weights(tmp_path), fit(12, tmp_path / "other"))
 
 
+def test_a_stop_during_the_last_evaluation_ends_the_command_and_keeps_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped_late(*arguments: Any, **keywords: Any) -> Any:
+        report = tiny_evaluate(*arguments, **keywords)
+        signal.raise_signal(signal.SIGINT)
+        return report
+
+    monkeypatch.setattr(passes, "evaluate", stopped_late)
+    recipe, handler = tiny_recipe(2, eval_every=2), signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match=r"after the last of 2 steps: .* is finished") as caught:
+        train(recipe, tmp_path, eval_set=TinyClips(5))
+    assert caught.value.exit_code == 130 and signal.getsignal(signal.SIGINT) is handler
+    clips = TinyClips()
+    assert train(recipe, tmp_path, clips, eval_set=TinyClips(5)).metrics["videos"] == 5 and clips.read == 0
+
+
 def test_weights_are_those_from_before_a_bad_step(tmp_path: Path) -> None:
     model = TinyModel()
     with pytest.raises(UserError, match="Step 3 stopped"):

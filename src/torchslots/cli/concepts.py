@@ -6,6 +6,7 @@ import tyro
 
 from torchslots.cli.evaluate import out_folder
 from torchslots.cli.options import Flat, Words, parse
+from torchslots.io.counts import count_text
 
 
 def concepts(words: Words) -> int:
@@ -52,8 +53,8 @@ def concepts(words: Words) -> int:
             device=str(next(ready.parameters()).device),
             num_workers=videos.num_workers,
         )
-        size = f"{found.library.num_concepts} concepts of {len(found.library.slots)} slots"
-        print(f"{size}, and {options.samples} images decoded from them. Written to {folder}")
+        size = f"{count_text(found.library.num_concepts, 'concept')} of {count_text(len(found.library.slots), 'slot')}"
+        print(f"{size}, and {count_text(options.samples, 'image')} decoded from them. Written to {folder}")
         return 0
 
     return parse(concepts, words, "concepts")

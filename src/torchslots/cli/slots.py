@@ -6,6 +6,7 @@ import tyro
 
 from torchslots.cli.evaluate import out_folder
 from torchslots.cli.options import Flat, Words, parse
+from torchslots.io.counts import count_text
 
 
 def slots(words: Words) -> int:
@@ -50,7 +51,7 @@ def slots(words: Words) -> int:
             device=device,
             num_workers=videos.num_workers,
         )
-        print(f"Written: {len(written)} files in {place}, from {written[0].name} on.")
+        print(f"Written: {count_text(len(written), 'file')} in {place}, from {written[0].name} on.")
         return 0
 
     return parse(slots, words, "slots")

@@ -8,6 +8,7 @@ import tyro
 
 from torchslots.cli.examples import examples
 from torchslots.cli.options import Flat, Words, is_asked, parse
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def train(words: Words) -> int:
         if not is_first_process():
             return 0
         folder, data = shlex.quote(str(run)), shlex.quote(str(root))
-        print(f"{recipe.name}: {result.step} steps done. Next: torchslots evaluate {folder} --root {data}")
+        print(
+            f"{recipe.name}: {count_text(result.step, 'step')} done. Next: torchslots evaluate {folder} --root {data}"
+        )
         own = _own_video(recipe, options.dataset or recipe.data.dataset, root)
         if own is not None:
             print(f"Or: torchslots predict {folder} {shlex.quote(str(own))} --out seen")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from torchslots.convert import layouts, systems
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.models.weights import save_pretrained
 from torchslots.recipes import catalog
@@ -30,7 +31,7 @@ class Converted:
     def __str__(self) -> str:
         trained = "" if self.step is None else f" after {self.step} updates"
         return (
-            f"Read {self.num_arrays} arrays, {self.num_weights:,} numbers, of a model of the family "
+            f"Read {count_text(self.num_arrays, 'array')}, {self.num_weights:,} numbers, of a model of the family "
             f"{self.config.family}{trained} from {self.source}.\n"
             f"Wrote {self.out / 'config.json'} and {self.out / 'model.safetensors'}."
             + (f"\n{self.assumed}" if self.assumed else "")

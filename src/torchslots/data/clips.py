@@ -17,6 +17,7 @@ from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.parts import Part
 from torchslots.data.transforms import Sample
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 
@@ -318,7 +319,7 @@ def _choose(source: Source, config: DataConfig, part: Part | None, split: str) -
                 advance(_SHOWN)
     if len(numbers) and not chosen:
         raise UserError(
-            f"No example of {source.title} has at most {config.max_objects} objects. "
+            f"No example of {source.title} has at most {count_text(config.max_objects, 'object')}. "
             "Raise `max_objects`, or set it to None."
         )
     return chosen

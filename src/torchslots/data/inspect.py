@@ -20,7 +20,9 @@ from torchslots.data.clips import Source
 from torchslots.data.config import DataConfig
 from torchslots.data.find import check_split
 from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.data.sets.own_files import UnknownKind
 from torchslots.data.sets.recognise import recognise
+from torchslots.io.counts import count_text
 from torchslots.io.draw import colorize, contact_sheet
 from torchslots.io.errors import UserError, nearest
 from torchslots.io.progress import progress
@@ -83,7 +85,8 @@ def data_inspect(
     print_survey(survey)
     if survey.corrupt:
         raise UserError(
-            f"{len(survey.corrupt)} of {survey.num_checked} examples of {survey.place} are corrupt; they are listed "
+            f"{len(survey.corrupt)} of {count_text(survey.num_checked, 'example')} of {survey.place} are corrupt; "
+            "they are listed "
             "above. Get these files again, or train with --skip-corrupt."
         )
 
@@ -113,7 +116,11 @@ def inspect_dataset(
     for wanted in _wanted(name, place, split):
         try:
             found[wanted] = _open(name, place, wanted)
-            survey.splits[wanted] = f"{found[wanted].files}, {len(found[wanted]):,} examples"
+            survey.splits[wanted] = f"{found[wanted].files}, {count_text(len(found[wanted]), 'example')}"
+        except UnknownKind as error:
+            survey.splits[wanted] = (
+                "not read beside files of unknown kind" if survey.notes else f"cannot be read: {error}"
+            )
         except UserError as error:
             survey.splits[wanted] = f"cannot be read: {error}"
     places = [_Place(source, index) for source in found.values() for index in range(len(source))]
@@ -167,7 +174,7 @@ def print_survey(survey: Survey) -> None:
         console.print(f"Objects in a video: {min(held)} to {max(held)}, mean {np.mean(held):.1f}")
         console.print("  " + "  ".join(f"{n}: {count}" for n, count in sorted(survey.objects.items())))
     if survey.num_checked:
-        console.print(f"Checked {survey.num_checked:,} examples: {len(survey.corrupt)} corrupt")
+        console.print(f"Checked {count_text(survey.num_checked, 'example')}: {len(survey.corrupt)} corrupt")
     for error in survey.corrupt:
         console.print(escape(f"  {error.file}  record {error.record}: {error.reason}"), soft_wrap=True)
     if survey.sheet:
@@ -305,7 +312,7 @@ def _sheet(videos: list[_Seen]) -> UInt8[ndarray, "H W 3"]:
         labels += [video.name[-20:], *[""] * (columns - 1)]
         if video.ids is not None:
             images += [_tile(colorize(video.ids[t]), size, Image.Resampling.NEAREST) for t in times]
-            labels += [f"{len(np.unique(video.ids[video.ids > 0]))} objects", *[""] * (columns - 1)]
+            labels += [count_text(len(np.unique(video.ids[video.ids > 0])), "object"), *[""] * (columns - 1)]
     return contact_sheet(images, labels, columns=_SHEET_FRAMES)
 
 

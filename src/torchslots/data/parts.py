@@ -4,6 +4,7 @@ import logging
 import re
 from typing import NamedTuple
 
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 
 _LOG = logging.getLogger("torchslots.data")
@@ -41,7 +42,8 @@ class Part(NamedTuple):
         stop = count if self.stop is None else self.stop.of(count)
         if count and start >= stop:
             _LOG.warning(
-                f"{where} holds only {count} records, none of them in this part: the part is the whole split, which "
+                f"{where} holds only {count_text(count, 'record')}, none of them in this part: the part is the "
+                "whole split, which "
                 "other parts share."
             )
             return range(count)

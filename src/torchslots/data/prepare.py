@@ -39,6 +39,7 @@ from torchslots.data.sets.prepared import (
 )
 from torchslots.data.transforms import Sample
 from torchslots.io.arrays import CHECKSUMS, row_checksums
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_file, write_file
 from torchslots.io.json_files import sealed
@@ -87,7 +88,7 @@ def data_prepare(
     for split in splits:
         dataset = open_whole(root, split, config)
         done = prepare(dataset, out, num_workers=num_workers, skip_corrupt=skip_corrupt)
-        print(f"{done.folder}: {done.num_videos} videos, {done.num_bytes / 1e6:,.1f} MB")
+        print(f"{done.folder}: {count_text(done.num_videos, 'video')}, {done.num_bytes / 1e6:,.1f} MB")
         for message in done.left_out:
             print(f"left out: {message}")
 

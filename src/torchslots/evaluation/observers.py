@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.processes import gather
 from torchslots.metrics import reconstruction, scores, set_prediction
@@ -178,7 +179,8 @@ class Segmentation:
         notes = _notes(census, sum(counts), max(slots), self._skips)
         if any(cut[0]):
             notes.append(
-                f"{sum(cut[1])} objects in the first frames of {sum(cut[0])} videos start no slot: the model has "
+                f"{sum(cut[1])} objects in the first frames of {count_text(sum(cut[0]), 'video')} start no slot: "
+                "the model has "
                 f"{max(slots) - 1} for objects. All objects are evaluated."
             )
         curves = curves if census["videos"] else {}
@@ -297,8 +299,9 @@ class Losses:
         counts, sums = zip(*gather((self._clips, self._sums)))
         names = dict.fromkeys(name for part in sums for name in part)
         losses = {f"loss_{name}": sum(part.get(name, 0.0) for part in sums) / sum(counts) for name in names}
-        whole = self._frames is None
-        text = _LOSS_DEFINITION if whole else f"{_CLIP_DEFINITION} of {self._frames} frames, mean over clips."
+        whole, text = self._frames is None, _LOSS_DEFINITION
+        if self._frames is not None:
+            text = f"{_CLIP_DEFINITION} of {count_text(self._frames, 'frame')}, mean over clips."
         definitions = dict.fromkeys(losses, text)
         if losses and not whole:
             losses["loss"] = sum(losses.values())

@@ -14,6 +14,7 @@ from torchslots.evaluation.observers import Plotted
 from torchslots.evaluation.panels import PlottedVideo
 from torchslots.evaluation.tokenizer import CEILING_LABELS
 from torchslots.io import video
+from torchslots.io.counts import count_text
 from torchslots.io.draw import plot_curves
 from torchslots.io.files import write_file
 from torchslots.metrics import reconstruction, scores, set_prediction
@@ -73,7 +74,9 @@ class EvalReport:
         notes = [f"Note: {note}" for note in self.notes]
         if "protocol" in self.settings:
             notes.insert(0, protocols.describe(self.settings["protocol"]))
-        print_table(f"{self.num_videos} videos", ("figure", "value", "definition"), rows, notes, lines=True)
+        print_table(
+            count_text(self.num_videos, "video"), ("figure", "value", "definition"), rows, notes, lines=True
+        )
 
     def save(self, folder: Path, *, fps: float = 12.0, gif: bool = False, tile: int = 128) -> list[Path]:
         """Write eval.json, FG-ARI over frames as a PNG, and each stored video as mp4 and, with `gif`, GIF (one frame:

@@ -20,6 +20,7 @@ from torchslots.evaluation.observers import (
     real_pixels,
 )
 from torchslots.evaluation.report import finite, print_table
+from torchslots.io.counts import count_text
 from torchslots.io.devices import figures_device
 from torchslots.io.draw import plot_curves
 from torchslots.io.errors import UserError
@@ -75,7 +76,8 @@ class HorizonReport:
         """Print the figures over the whole horizon, each beside that of repeating the last observed frame."""
         labels = {name: LABELS.get(name, name) for name in self.metrics if not name.startswith(COPY)}
         horizon = max((len(curve) for curve in self.curves.values()), default=0)
-        title = f"{self.num_videos} videos: {self.observed} frames seen, {horizon} predicted"
+        seen = f"{count_text(self.observed, 'frame')} seen, {horizon} predicted"
+        title = f"{count_text(self.num_videos, 'video')}: {seen}"
         rows = [
             (label, *(_shown(key, self.metrics[key]) for key in (name, COPY + name)))
             for name, label in labels.items()
@@ -219,8 +221,9 @@ class Rollout:
         found = batch["video"].shape[1] - self._observe
         if self._observe < 1 or found < (self._horizon or 1):
             raise UserError(
-                f"Cannot observe {self._observe} frames and evaluate {self._horizon or 'some'} more of videos of "
-                f"{batch['video'].shape[1]} frames. Observe at least 1 and leave enough to predict."
+                f"Cannot observe {count_text(self._observe, 'frame')} and evaluate {self._horizon or 'some'} more "
+                "of videos of "
+                f"{count_text(batch['video'].shape[1], 'frame')}. Observe at least 1 and leave enough to predict."
             )
         self._horizon = self._horizon or found
         return self._horizon

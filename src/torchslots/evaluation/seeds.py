@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -155,12 +156,14 @@ def _read_run(folder: Path) -> _Run:
 
 def _last_logged(folder: Path) -> dict[str, float]:
     """The figures of the last record of metrics.jsonl with an evaluation."""
-    for record in reversed(_log(folder)):
+    log = _log(folder) if (folder / METRICS_NAME).exists() else []
+    for record in reversed(log):
         figures = {key[5:]: value for key, value in record.items() if key.startswith("eval/")}
         if figures:
             return _finite(figures)
     raise UserError(
-        f"{folder} has no eval.json, and no evaluation in {METRICS_NAME}. Run `torchslots evaluate {folder}`."
+        f"{folder} was not evaluated: it has no eval.json, and no evaluation in {METRICS_NAME}. Run `torchslots "
+        f"evaluate {shlex.quote(str(folder))} --root DATA`, with the folder of its data."
     )
 
 

@@ -16,6 +16,7 @@ from torchslots.evaluation.frame_folders import write_frames
 from torchslots.inference.concept_library import Library, cluster
 from torchslots.inference.encode import EncodedVideo, encoded_videos, number_of_slots
 from torchslots.inference.generation import SamplingOptions, decode_frames, require_frames, with_sampling
+from torchslots.io.counts import count_text
 from torchslots.io.draw import contact_sheet, slot_views
 from torchslots.io.errors import UserError
 from torchslots.io.values import convert_fields
@@ -155,7 +156,7 @@ def _concept_sheet(library: Library, view: View, count: int) -> UInt8[ndarray, "
     for concept in range(library.num_concepts):
         views = [view(library.origin[member]) for member in library.nearest(concept, count)]
         images += views + [np.full_like(views[0], 255)] * (count - len(views))
-        labels += [f"{concept}: {sizes[concept]} slots", *[""] * (count - 1)]
+        labels += [f"{concept}: {count_text(sizes[concept], 'slot')}", *[""] * (count - 1)]
     return contact_sheet(images, labels, columns=count, tile=_TILE)
 
 

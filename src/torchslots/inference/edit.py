@@ -30,6 +30,7 @@ from torchslots.inference.inputs import (
 from torchslots.inference.outputs import frame_file, frame_writer
 from torchslots.inference.plots import before_and_after, numbered_slots, preferred_target, to_images
 from torchslots.io import video
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.progress import progress
 from torchslots.metrics.labels import resize_masks
@@ -149,10 +150,13 @@ def changes_of(options: EditOptions) -> Change:
 
 def _edit_together(model: ObjectCentricModel, jobs: list[Job], options: EditOptions) -> list[Edited]:
     """One input, or two that exchange slots."""
+    for job in jobs:
+        job.require()
     lengths = [video.frame_count(job.source, options.allow_damaged) for job in jobs]
     if len(set(lengths)) > 1:
         raise UserError(
-            f"{jobs[0].source} has {lengths[0]} frames and {jobs[1].source} {lengths[1]}: only inputs of equal length "
+            f"{jobs[0].source} has {count_text(lengths[0], 'frame')} and {jobs[1].source} {lengths[1]}: only "
+            "inputs of equal length "
             "can exchange slots. Cut the longer one."
         )
     slices = zip(*(_slices(model, job, options) for job in jobs))

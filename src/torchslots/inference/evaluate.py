@@ -25,6 +25,7 @@ from torchslots.hub import load_trained
 from torchslots.inference.finished import model_key
 from torchslots.inference.generation import SamplingOptions, require_frames, with_sampling
 from torchslots.inference.videos import NetworkOptions, VideosOptions, networks_of, settings_of
+from torchslots.io.counts import count_text
 from torchslots.io.devices import choose_device, figures_device
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
@@ -187,7 +188,8 @@ def _about(report: EvalReport, data: DataConfig) -> str:
     split, frames = report.settings["split"], report.settings["num_frames"]
     length = f", up to {frames} frames of each" if frames > 1 else ""
     return (
-        f"{report.num_videos} examples of the split `{split}` of `{data.dataset}`{length}. Written by `torchslots "
+        f"{count_text(report.num_videos, 'example')} of the split `{split}` of `{data.dataset}`{length}. Written "
+        "by `torchslots "
         "evaluate`; eval.json has the same figures for programs."
     )
 

@@ -114,6 +114,17 @@ class Job(NamedTuple):
     source: Path
     target: Path
     hint: FirstFrameHint
+    fault: str = ""
+    """Why there is nothing to read; empty: there is."""
+
+    def require(self) -> None:
+        """Check that there is something to read.
+
+        Raises:
+            UserError: there is not.
+        """
+        if self.fault:
+            raise UserError(self.fault)
 
 
 def jobs_of(
@@ -121,26 +132,47 @@ def jobs_of(
 ) -> list[Job]:
     """A job for every input: images, videos, folders of frames, and what is in folders, down to one level.
 
-    What is left out of a folder is noted.
+    What is left out of a folder is noted. One of several inputs that is missing or holds nothing has a job with a
+    fault.
 
     Args:
         each: every image of a folder is an input.
 
     Raises:
-        UserError: no input or a missing one, a result folder that contains an input, hints that cannot be read, or one
-            hint for many inputs.
+        UserError: no input or the only one is missing, a result folder that contains an input, hints that cannot be
+            read, or one hint for many inputs.
     """
-    given = [inputs] if isinstance(inputs, str | Path) else inputs
-    sources = [file for path in given for file in _files(Path(path), each)]
-    if not sources:
+    given = [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    if not given:
         raise UserError("There is no input. Give images, videos or folders of them.")
+    found = [each_of for path in given for each_of in _found(path, each, alone=len(given) == 1)]
+    sources = [source for source, _ in found]
     targets = _result_folders(sources, Path(out))
     shared = {name for name, number in Counter(source.name for source in sources).items() if number > 1}
-    hints = [
-        _hint(source, target, options, len(sources), source.name in shared)
-        for source, target in zip(sources, targets)
+
+    def hint(source: Path, target: Path, fault: str) -> FirstFrameHint:
+        if fault:
+            return FirstFrameHint()
+        return _hint(source, target, options, len(sources), source.name in shared)
+
+    return [
+        Job(source, target, hint(source, target, fault), fault)
+        for (source, fault), target in zip(found, targets)
     ]
-    return [Job(*job) for job in zip(sources, targets, hints)]
+
+
+def _found(path: Path, each: bool, alone: bool) -> list[tuple[Path, str]]:
+    """The inputs of a path, each with its fault: of a path that is not `alone` and has none, itself with the reason.
+
+    Raises:
+        UserError: it is alone and there is no input.
+    """
+    try:
+        return [(source, "") for source in _files(path, each)]
+    except UserError as error:
+        if alone:
+            raise
+        return [(path, str(error))]
 
 
 def _files(path: Path, each: bool) -> list[Path]:

@@ -34,6 +34,7 @@ from torchslots.inference.outputs import OUTPUTS, Slice, result_files, result_wr
 from torchslots.inference.plots import beside_input, preferred_target, to_images
 from torchslots.inference.view import FirstFrameHint, View, box_hint
 from torchslots.io import notebook, video
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError, note
 from torchslots.io.progress import progress
 from torchslots.models.adjust import bound_memory, decoding_in_parts, sharing_weights
@@ -110,12 +111,15 @@ class PredictOptions(InputOptions):
         """
         observe = total if self.observe is None else self.observe
         if observe > total:
-            raise UserError(f"Cannot observe {observe} frames of an input of {total}. Observe fewer.")
+            raise UserError(
+                f"Cannot observe {count_text(observe, 'frame')} of an input of {total}. Observe fewer."
+            )
         if self.rollout is not None:
             return observe, self.rollout
         if observe == total and self.observe is not None:
             raise UserError(
-                f"All {total} frames are observed and none follows. Give --rollout, the frames to predict."
+                f"Of {count_text(total, 'frame')} all are observed and none follows. Give --rollout, the frames to "
+                "predict."
             )
         return observe, total - observe
 
@@ -143,7 +147,10 @@ class FramesPrediction(NamedTuple):
         """What a notebook shows."""
         length, num_slots = self.slots.shape[:2]
         found = len(np.unique(self.segmentation[self.segmentation > 0]))
-        caption = f"{length} frames, {num_slots} slots, of which {found} besides the background have pixels"
+        caption = (
+            f"{count_text(length, 'frame')}, {count_text(num_slots, 'slot')}, of which {found} besides the background "
+            "have pixels"
+        )
         return notebook.html(notebook.strip(self.segmentation, self.frames), caption)
 
 
@@ -221,6 +228,7 @@ def predict(
     skipped: list[Path] = []
 
     def run(job: Job) -> list[Path]:
+        job.require()
         key = _job_key(of_model, job, options)
         if not options.overwrite and is_done(job.target, key, options.saved, not options.allow_damaged):
             skipped.append(job.source)

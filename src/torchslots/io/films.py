@@ -282,14 +282,19 @@ def _check_extent(path: Path) -> None:
         raise UserError(f"{path} is truncated: {size} bytes of at least {at}. Copy or download it again.")
 
 
-def _check_length(path: Path, stream: Any, end: float | None) -> None:
-    """Refuse a film without frames, or (Matroska, WebM) one far shorter than its track states."""
-    if end is None:
+def _check_length(path: Path, stream: Any, last: float | None) -> None:
+    """Refuse a film without frames, or (Matroska, WebM) one far shorter than its track states.
+
+    Args:
+        last: when the last frame begins, in seconds; None: there is none.
+    """
+    if last is None:
         raise UserError(f"{path} is a video without a single frame. Record or copy it again.")
     stated = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
     if stated is None:
         return
     seconds = sum(float(part) * unit for part, unit in zip(stated.groups(), (3600, 60, 1)))
+    end = last + (float(1 / stream.average_rate) if stream.average_rate else 0.0)
     if end < 0.95 * seconds - 0.1:
         raise UserError(
             f"{path} is truncated: {end:.1f} of {seconds:.1f} seconds are there. Copy or download it again."

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image, ImageOps, ImageSequence
 
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError, note
 from torchslots.io.files import hidden
 from torchslots.io.levels import deep_values, levels_of, to_bytes
@@ -69,7 +70,8 @@ def folder_frames(folder: Path, start: int, stop: int | None) -> Iterator[UInt8[
         with opened(existing(file)) as image:
             if (count := num_frames(file, image)) > 1:
                 raise UserError(
-                    f"{file} holds {count} frames, and a folder of images is one video of an image each. Move it to "
+                    f"{file} holds {count_text(count, 'frame')}, and a folder of images is one video of an image "
+                    "each. Move it to "
                     "another place, or save its frames as images."
                 )
             frame = _rgb(image, tuple(files))

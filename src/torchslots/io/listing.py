@@ -47,7 +47,10 @@ def list_videos(folder: Path, each: bool, each_below: bool | None = None, depth:
     if frames and not separate:
         found.videos.append(folder)
     for entry in entries:
-        if entry.is_dir():
+        if entry.is_symlink() and (not entry.exists() or folder.resolve().is_relative_to(entry.resolve())):
+            why = "a link to a folder that it lies in" if entry.exists() else "a link to nothing"
+            found.left_out.append((entry, why))
+        elif entry.is_dir():
             below = _below(entry, each if each_below is None else each_below, depth)
             found.videos.extend(below.videos)
             found.left_out.extend(below.left_out)

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from torchslots.io import films, images
+from torchslots.io.counts import count_text
 from torchslots.io.encode import write_gif, write_palette_png, write_png, write_video
 from torchslots.io.errors import UserError
 from torchslots.io.films import FILM_SUFFIXES
@@ -56,7 +57,9 @@ def read_frames(
         )
     frames = list(_frames(Path(path), start, None if count is None else start + count, allow_damaged))
     if not frames:
-        raise UserError(f"{path} has {frame_count(path)} frames, none from number {start} on. Start earlier.")
+        raise UserError(
+            f"{path} has {count_text(frame_count(path), 'frame')}, none from number {start} on. Start earlier."
+        )
     return np.stack(frames)
 
 

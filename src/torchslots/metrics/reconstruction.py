@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError, nearest
 from torchslots.metrics.image import psnr, squared_error, ssim
 from torchslots.metrics.lpips import load_lpips
@@ -121,7 +122,9 @@ class SetDistances:
         found = {name: value for name, value in self.figures().items() if math.isfinite(value)}
         notes = []
         if self.videos is not None and (too_short := self.videos.too_short()):
-            notes.append(f"FVD leaves out {too_short} videos, real or generated, shorter than its clips.")
+            notes.append(
+                f"FVD leaves out {count_text(too_short, 'video')}, real or generated, shorter than its clips."
+            )
         return found, {name: DEFINITIONS[name] for name in found}, notes
 
 
@@ -207,7 +210,7 @@ class ReconstructionScores:
         figures = {name: float(mean.compute()) for name, mean in self._means.items()} | self._sets.figures()
         notes = ["PSNR is left out: a frame equals its target."] if math.isinf(figures["psnr"]) else []
         if self._sets.videos is not None and (too_short := self._sets.videos.too_short() // 2):
-            notes.append(f"FVD leaves out {too_short} videos that are shorter than its clips.")
+            notes.append(f"FVD leaves out {count_text(too_short, 'video')}, shorter than its clips.")
         finite = {name: figures[name] for name in DEFINITIONS if math.isfinite(figures.get(name, math.nan))}
         return finite, notes
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.models.backbones.vit import ViT
 from torchslots.models.decoders.base import Decoder
@@ -336,7 +337,7 @@ def _check(batch: Batch, observe: int, horizon: int, state: State | None) -> Non
         )
     if observe and batch["video"].shape[1] < observe:
         raise UserError(
-            f"Cannot observe {observe} frames of a clip of {batch['video'].shape[1]}: observe fewer."
+            f"Cannot observe {count_text(observe, 'frame')} of a clip of {batch['video'].shape[1]}: observe fewer."
         )
 
 

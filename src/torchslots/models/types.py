@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchslots.io import notebook
+from torchslots.io.counts import count_text
 
 
 class Pose(NamedTuple):
@@ -169,7 +170,9 @@ class Prediction(NamedTuple):
         """What a notebook shows: the first clip."""
         num_clips, length, num_slots = self.slots.shape[:3]
         return notebook.html(
-            self._strip(), f"the first of {num_clips} clips of {length} frames, {num_slots} slots"
+            self._strip(),
+            f"the first of {count_text(num_clips, 'clip')} of {count_text(length, 'frame')}, "
+            f"{count_text(num_slots, 'slot')}",
         )
 
     def _strip(self, clip: int = 0, num_frames: int = 6) -> Image.Image:

@@ -16,6 +16,7 @@ import numpy as np
 
 from torchslots.data.formats.example import encode_example
 from torchslots.data.formats.tfrecord import Compression, write_records
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError, nearest
 from torchslots.io.files import write_file
 from torchslots.io.progress import counted, progress
@@ -114,7 +115,9 @@ def generate_images(
     claim(folder, settings)
     if not (folder / published.last(count)).exists():
         _write(folder, settings, published, workers or count_cores())
-    print(f"{folder}: {count} images of {settings.resolution[0]} x {settings.resolution[1]} pixels")
+    print(
+        f"{folder}: {count_text(count, 'image')} of {settings.resolution[0]} x {settings.resolution[1]} pixels"
+    )
     return folder
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from torchslots.data.formats.tfrecord import write_records
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.files import remove_partial, write_file
 from torchslots.io.json_files import read_object
@@ -106,7 +107,7 @@ def generate(
         print(f"{folder}: part {shard} is done, {left}")
         return folder
     describe(folder, settings, shards)
-    print(f"{folder}: " + ", ".join(f"{count} {split} videos" for split, count in videos.items()))
+    print(f"{folder}: " + ", ".join(count_text(count, f"{split} video") for split, count in videos.items()))
     return folder
 
 

@@ -1,6 +1,7 @@
 """What the card of a trained model says besides its configuration: data, figures, protocol, licence, command."""
 
 from torchslots.data.catalog import datasets
+from torchslots.io.counts import count_text
 from torchslots.recipes import catalog, protocols
 from torchslots.recipes.config import Recipe
 from torchslots.training.checkpoint import RunState
@@ -50,6 +51,6 @@ def _figures(recipe: Recipe, state: RunState) -> str:
     videos = "all" if settings.num_videos is None else f"at most {settings.num_videos}"
     return (
         f"Of the evaluation after step {state.evaluated_step}, on {videos} examples of split `{settings.split}`, up to "
-        f"{settings.num_frames} frames of each.\n\n| figure | value |\n|---|---|\n{rows}\n\n"
+        f"{count_text(settings.num_frames, 'frame')} of each.\n\n| figure | value |\n|---|---|\n{rows}\n\n"
         f"{protocols.describe(settings.protocol)}"
     )

@@ -16,6 +16,7 @@ from torchslots.data.feature_store import Encode, Layout
 from torchslots.data.prepare import estimated_bytes, open_whole, prepare
 from torchslots.data.sets.prepared_features import KEYS, TOKENS, features_split, preprocessing, unsampled
 from torchslots.hub import load_model
+from torchslots.io.counts import count_text
 from torchslots.io.devices import choose_device
 from torchslots.io.errors import UserError
 from torchslots.io.files import size_text
@@ -100,7 +101,8 @@ class FeatureJob:
         gain = expected_gain(recipe)
         lines = (
             f"{plan.folder}: {size_text(plan.num_bytes)}, {'features and keys' if layout.keys else 'features'} of "
-            f"{frames:,} frames in {len(plan.num_frames):,} videos, {patches} in {layout.dtype}.",
+            f"{count_text(frames, 'frame')} in {count_text(len(plan.num_frames), 'video')}, {patches} in "
+            f"{layout.dtype}.",
             f"Of these {frames - left:,} frames are there already." if left < frames else "",
             f"{self.out / recipe.evaluation.split}: about {size_text(estimated_bytes(self.evaluated))}, frames and "
             "labels for evaluation.",
@@ -131,7 +133,9 @@ class FeatureJob:
         frames = prepare(self.evaluated, self.out, num_workers=workers, skip_corrupt=skip)
         lines: list[str] = []
         for part in (features, frames):
-            lines.append(f"{part.folder}: {part.num_videos} videos, {size_text(part.num_bytes)}")
+            lines.append(
+                f"{part.folder}: {count_text(part.num_videos, 'video')}, {size_text(part.num_bytes)}"
+            )
             lines += [f"left out: {message}" for message in part.left_out]
         return lines
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from torchslots.data.batch import ClipDataset
 from torchslots.data.loader import train_batches
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.files import locked
 from torchslots.io.progress import progress
@@ -81,7 +82,7 @@ def train(
             processes look at it when a step is logged. None: no limit.
 
     Raises:
-        Interrupted: by Ctrl-C or SIGTERM; a checkpoint is saved.
+        Interrupted: by Ctrl-C or SIGTERM, also in the last moment; a checkpoint is saved.
         UserError: a loss that is not finite (its batch is saved), a full disk, a folder of another recipe, damaged
             data, features of another backbone, or a device that does not exist or is full.
     """
@@ -94,13 +95,16 @@ def train(
         check_backbone(train_set, model)
         if state.step > recipe.optim.num_steps:
             raise UserError(
-                f"{run} has done {state.step} steps, more than optim.num_steps {recipe.optim.num_steps}. Give as many, "
+                f"{run} has done {count_text(state.step, 'step')}, more than optim.num_steps "
+                f"{recipe.optim.num_steps}. Give as many, "
                 "or more to go on."
             )
         if state.finished and state.step == recipe.optim.num_steps:
             if first:
                 exports.complete(run, recipe, state, stepper)
-            done = f"{run} is finished: {state.step} steps are done. Raise optim.num_steps to go on."
+            done = (
+                f"{run} is finished: {count_text(state.step, 'step')} done. Raise optim.num_steps to go on."
+            )
             _say(first, done)
             return _result(run, state)
         log = RunLog(run, state.step, wandb=wandb, settings=dataclasses.asdict(recipe), active=first)
@@ -126,7 +130,10 @@ def train(
                 start,
                 end,
             )
-            return loop.run_to_end(train_set)
+            result = loop.run_to_end(train_set)
+            if stop:
+                raise _stopped_at_end(stop, run, result.step)
+            return result
 
 
 @dataclass
@@ -396,6 +403,16 @@ def _resume(stepper: TrainStep, run: Path, first: bool) -> RunState:
     stepper.load(found.model, found.training, found.state.loss_scale, str(found.folder))
     _say(first and not found.state.finished, f"Resuming {run} after step {found.state.step}.")
     return found.state
+
+
+def _stopped_at_end(stop: StopRequest, run: Path, step: int) -> Interrupted:
+    """What ends the command where a stop was requested too late for the training, which is complete."""
+    name = signal.Signals(stop.signal).name
+    return Interrupted(
+        f"Stopped by {name} after the last of {count_text(step, 'step')}: {run} is finished and saved. Give the same "
+        "command again for what follows.",
+        stop.signal,
+    )
 
 
 def _result(run: Path, state: RunState) -> RunResult:

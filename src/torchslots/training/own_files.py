@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from torchslots.data.sets.own_survey import OwnSurvey, survey_own_files
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError, note
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe
@@ -72,7 +73,9 @@ def _like(fitted: Recipe, recipe: Recipe, usual: Recipe) -> Recipe:
 
 def _unusable(found: OwnSurvey) -> str:
     why = found.unusable[0][1]
-    others = f" So it is with {len(found.unusable) - 1} others." if len(found.unusable) > 1 else ""
+    others = (
+        f" So it is with {count_text(len(found.unusable) - 1, 'other')}." if len(found.unusable) > 1 else ""
+    )
     return f"{why}{others} `{_inspect(found)}` lists what cannot be read. Remove it, or give --skip-corrupt."
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.files import write_file
 from torchslots.io.processes import errors_of
@@ -104,7 +105,8 @@ def explained(run: Path, recipe: Recipe, rank: int, model: nn.Module) -> Iterato
             raise UserError(_save_step(run, recipe, error, rank, model)) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"The device has no memory for {train.batch_size} clips in {train.accumulation} parts. Raise "
+            f"The device has no memory for {count_text(train.batch_size, 'clip')} in "
+            f"{count_text(train.accumulation, 'part')}. Raise "
             "train.accumulation, lower train.batch_size or the resolution, or use bf16 (in a new run folder)."
         ) from error
 

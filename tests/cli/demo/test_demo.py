@@ -242,8 +242,8 @@ def test_what_the_clock_ended_is_told_as_it_is(
     said = capsys.readouterr()
     assert "The time is over: 1 of" in said.err and "Timing a step:" in said.out
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["steps"] == 1 and "for 1 steps" in (out / "index.html").read_text()
+    assert metrics["steps"] == 1 and "for 1 step" in (out / "index.html").read_text()
     demo(out, examples=2, held_out=2)
-    assert "keeps its 1 steps" in capsys.readouterr().err
+    assert "keeps its 1 step" in capsys.readouterr().err
     demo(out, examples=2, held_out=2, steps=2)
     assert json.loads((out / "metrics.json").read_text())["steps"] == 2

@@ -182,7 +182,7 @@ def test_several_sets_in_one_folder_are_told_apart_by_name(root: Path):
         UserError, match=r"holds several data sets: coco, davis_2017. Give one of these names"
     ):
         inspect_dataset(str(root.parent))
-    assert inspect_dataset("davis_2017", root=root.parent).splits["train"].endswith("1 examples")
+    assert inspect_dataset("davis_2017", root=root.parent).splits["train"].endswith("1 example")
 
 
 def test_the_first_images_alone(root: Path):
@@ -248,8 +248,7 @@ def test_an_image_that_is_not_in_the_annotations(root: Path):
     Image.new("RGB", (8, 8)).save(root / "val2017" / "000000000001.jpg")
     message = _fault(root)
     assert (
-        "holds 1 images that instances_val2017.json does not list, such as 000000000001.jpg. Remove"
-        in message
+        "holds 1 image that instances_val2017.json does not list, such as 000000000001.jpg. Remove" in message
     )
 
 

@@ -208,7 +208,7 @@ def test_the_set_is_described_counted_and_drawn(solid: Path, capsys, by_name: bo
     data_inspect(source, root=root, out=solid / "sheet.png", check=True)
     shown = " ".join(capsys.readouterr().out.split())
     assert "(movi_solid)" in shown and "folders of frames" in shown
-    assert "without masks, 1 examples" in shown and "with masks, 1 examples" in shown
+    assert "without masks, 1 example" in shown and "with masks, 1 example" in shown
     with Image.open(solid / "sheet.png") as image:
         assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 10
 

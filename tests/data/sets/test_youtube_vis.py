@@ -228,7 +228,7 @@ def test_two_videos_of_one_id(root: Path):
 def test_a_video_that_is_not_in_the_annotations(root: Path):
     (root / "train" / "JPEGImages" / "another").mkdir()
     with pytest.raises(
-        UserError, match=r"JPEGImages holds 1 videos that instances.json does not list, such as another. Move"
+        UserError, match=r"JPEGImages holds 1 video that instances.json does not list, such as another. Move"
     ):
         _clips(root)
 

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from torchslots.io import video
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.files import size_text
 
@@ -106,7 +107,8 @@ def _read(path: Path, limits: Limits) -> Film:
     count = video.frame_count(path)
     if count > limits.max_frames:
         raise UserError(
-            f"{path} has {count} frames, and this app takes {limits.max_frames}. Cut it, start the app with a larger "
+            f"{path} has {count_text(count, 'frame')}, and this app takes {limits.max_frames}. Cut it, start the "
+            "app with a larger "
             "--max-frames, or use `torchslots predict`."
         )
     return Film(path, count, np.ascontiguousarray(video.read_frames(path, 0, 1)[0]))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.models.types import Batch
 from torchslots.training.step import TrainStep
@@ -43,8 +44,9 @@ def require_memory(step: TrainStep, batch: Batch, clips: int) -> None:
     if clips * one > has:
         fitting = max(has // (2 * one), 1)
         raise UserError(
-            f"A step of {clips} clips needs about {clips * one / 1e9:.0f} GB, and this machine has {has / 1e9:.0f} GB. "
-            f"At most {fitting} clips fit well: --batch {fitting}."
+            f"A step of {count_text(clips, 'clip')} needs about {clips * one / 1e9:.0f} GB, and this machine has "
+            f"{has / 1e9:.0f} GB. "
+            f"At most {count_text(fitting, 'clip')} fit well: --batch {fitting}."
         )
 
 

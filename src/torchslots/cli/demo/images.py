@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torchslots.cli.demo.plan import UNTRAINED, Kind, Plan, Result, Sets, Shown, percent
 from torchslots.inference.plots import plot_poses, to_images
 from torchslots.io import video
+from torchslots.io.counts import count_text
 from torchslots.io.draw import contact_sheet, scale_up
 from torchslots.models import edits
 from torchslots.models.types import Clip, Decoded, Pose
@@ -46,7 +47,7 @@ def introduce(result: Result) -> str:
     """What was trained, and its figures."""
     found = result.plan.demo.name
     return (
-        f"A small {result.plan.demo.about} was trained for {result.plan.recipe.optim.num_steps} steps of "
+        f"A small {result.plan.demo.about} was trained for {count_text(result.plan.recipe.optim.num_steps, 'step')} of "
         f"{result.plan.recipe.train.batch_size} images on {result.plan.count} generated Tetrominoes, without labels "
         f"of objects: its slots together reconstruct each image. On {result.own.num_videos} held-out images "
         f"it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; the same model before training "

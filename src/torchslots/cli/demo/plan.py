@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torchslots.io.counts import count_text
 from torchslots.io.errors import note
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe
@@ -202,7 +203,8 @@ def as_begun(plan: Plan, steps: int | None) -> Plan | None:
     kept = {"num_steps": steps or begun.optim.num_steps, "warmup_steps": begun.optim.warmup_steps}
     if steps is None:
         note(
-            f"{plan.run} keeps its {begun.optim.num_steps} steps; --steps trains it longer, another --out begins anew."
+            f"{plan.run} keeps its {count_text(begun.optim.num_steps, 'step')}; --steps trains it longer, another "
+            "--out begins anew."
         )
     optim = replace(plan.recipe.optim, **kept)
     train = replace(plan.recipe.train, short_steps=begun.train.short_steps)

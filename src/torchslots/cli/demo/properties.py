@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from torchslots.cli.demo.plan import UNTRAINED, Kind, Plan, Result, Sets, Shown, percent
 from torchslots.io import draw, video
+from torchslots.io.counts import count_text
 from torchslots.metrics.set_prediction import THRESHOLDS
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def introduce(result: Result) -> str:
     found, most = result.plan.demo.name, result.plan.recipe.data.max_objects
     return (
         f"A small {result.plan.demo.about} was trained for "
-        f"{result.plan.recipe.optim.num_steps} steps of {result.plan.recipe.train.batch_size} images on "
+        f"{count_text(result.plan.recipe.optim.num_steps, 'step')} of {result.plan.recipe.train.batch_size} images on "
         f"{result.plan.count} generated CLEVR-like images of 3 to {most} objects, with the true size, material, "
         f"shape, colour and position of each object as labels. On {result.own.num_videos} held-out images "
         f"its average precision is {percent(result, found, 'ap_inf')} where all four attributes must be "

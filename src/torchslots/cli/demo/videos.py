@@ -10,6 +10,7 @@ import torch
 
 from torchslots.cli.demo.plan import UNTRAINED, Kind, Plan, Result, Sets, Shown, batches_of, percent
 from torchslots.io import draw
+from torchslots.io.counts import count_text
 from torchslots.models.decoders.broadcast import BroadcastDecoder
 
 if TYPE_CHECKING:
@@ -70,10 +71,12 @@ def introduce(result: Result) -> str:
     plan, found = result.plan, result.plan.demo.name
     targets = " and ".join(_TARGETS[name] for name in cast(BroadcastDecoder, result.model.decoder).targets)
     return (
-        f"A small {plan.demo.about} was trained for {plan.recipe.optim.num_steps} steps on {plan.count} generated "
+        f"A small {plan.demo.about} was trained for {count_text(plan.recipe.optim.num_steps, 'step')} on "
+        f"{plan.count} generated "
         f"videos of 3 to 10 thrown objects. It learned to decode each frame's {targets} from its slots, given "
         f"only the objects' boxes in the first frame. On "
-        f"{result.own.num_videos} held-out videos, each {plan.recipe.evaluation.num_frames} frames long, "
+        f"{count_text(result.own.num_videos, 'held-out video')}, each "
+        f"{count_text(plan.recipe.evaluation.num_frames, 'frame')} long, "
         f"it reaches an FG-ARI of {percent(result, found, 'fg_ari')}; copying the first frame's boxes to all frames "
         f"reaches {percent(result, COPY, 'fg_ari')}, the same model before training "
         f"{percent(result, UNTRAINED, 'fg_ari')}. FG-ARI is 100 where every object is one slot through the whole "

@@ -23,6 +23,7 @@ from torchslots.data.download.http import (
     probe,
     server_errors,
 )
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.files import check_space, size_text, write_file
 from torchslots.io.json_files import parse_json
@@ -187,7 +188,7 @@ def data_download(
     )
     files = [file for file in folder.iterdir() if SHARD.fullmatch(file.name) or file.suffix in _SINGLE]
     size = sum(file.stat().st_size for file in files)
-    print(f"{folder}: {len(files)} files, {size_text(size)}")
+    print(f"{folder}: {count_text(len(files), 'file')}, {size_text(size)}")
 
 
 def download_single(

@@ -18,6 +18,7 @@ import google_crc32c
 import numpy as np
 
 from torchslots.io.cache import cached
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.files import atomic_file
 
@@ -113,7 +114,7 @@ class RecordFile:
         starts = self._places.starts
         if not 0 <= record < len(starts) - 1:
             count = len(starts) - 1
-            reason = self.damage or f"does not exist: the file holds {count} records"
+            reason = self.damage or f"does not exist: the file holds {count_text(count, 'record')}"
             raise CorruptRecord(self.path, record, reason)
         begin, end = int(starts[record]) + HEADER, int(starts[record + 1])
         if end - FOOTER - begin > LONGEST:

@@ -23,6 +23,7 @@ from torchslots.data.formats.photos import read_photo
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.instances import Annotation, LabelReader
 from torchslots.io.cache import cached
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 
 SPLITS = {"train": "train2017", "validation": "val2017"}
@@ -121,7 +122,7 @@ class CocoImages:
         unknown = sorted(file for file in there.difference(listed) if file.endswith(".jpg"))
         if unknown:
             raise UserError(
-                f"{self.folder} holds {len(unknown):,} images that {self.path.name} does not list, such as "
+                f"{self.folder} holds {count_text(len(unknown), 'image')} that {self.path.name} does not list, such as "
                 f"{unknown[0]}. Remove them, or get the annotations that belong to them. {_AGAIN}"
             )
 

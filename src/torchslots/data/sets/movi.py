@@ -15,6 +15,7 @@ from torchslots.data.formats.tfds import TfdsSplit, find_folder
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.movi_schema import SIZES, MoviRecord, Ragged
 from torchslots.data.transforms import dense_boxes
+from torchslots.io.counts import count_text
 
 _NEEDS = {
     "video": ("video",),
@@ -52,7 +53,7 @@ class MoviReader:
     def files(self) -> str:
         """Number and size of the record files."""
         size = sum(file.path.stat().st_size for file in self.records.files)
-        return f"{len(self.records.files)} files of {size / 1e6:,.1f} MB"
+        return f"{count_text(len(self.records.files), 'file')} of {size / 1e6:,.1f} MB"
 
     def open(self, index: int, keys: Collection[str] | None) -> Example:
         """Find an example; `keys` None: all features, ragged ones flattened.

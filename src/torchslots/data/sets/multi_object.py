@@ -32,6 +32,7 @@ from torchslots.data.clips import Example, image_example
 from torchslots.data.find import check_split, find
 from torchslots.data.formats.compressed import decode_one_byte_strings, decode_plane
 from torchslots.data.formats.example import MalformedExample, RawFeature, decode_floats, scan_example
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 
 _LOG = logging.getLogger("torchslots.data")
@@ -160,7 +161,8 @@ class MultiObjectImages:
             return range(part.start, count if stop is None else min(stop, count))
         if part.start:
             _LOG.warning(
-                f"{self.records.path} holds only {count} records, and `{self.split}` begins after the first "
+                f"{self.records.path} holds only {count_text(count, 'record')}, and `{self.split}` begins after "
+                "the first "
                 f"{part.start}: the split is the whole file, which other splits share."
             )
         return range(count if limit is None else min(limit, count))

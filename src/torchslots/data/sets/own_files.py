@@ -40,6 +40,7 @@ from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.own_masks import Ids, check_size, masks_of, read_masks
 from torchslots.data.transforms import Crop, Sample, crop, mask_boxes, resize_nearest
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.listing import MASKS, Listing, list_videos
 from torchslots.io.video import FILM_SUFFIXES, IMAGE_SUFFIXES, frame_count, read_frames
@@ -92,7 +93,7 @@ class OwnFiles:
     @property
     def files(self) -> str:
         """Number of clips, and of those with masks."""
-        return f"{len(self)} clips, {sum(masks is not None for masks in self.masks.values())} with masks"
+        return f"{count_text(len(self), 'clip')}, {sum(masks is not None for masks in self.masks.values())} with masks"
 
     def name(self, index: int) -> str:
         """The clip's path below the root."""
@@ -209,6 +210,10 @@ def listed(folder: Path) -> Listing:
     return Listing(found.videos, left_out)
 
 
+class UnknownKind(UserError):
+    """A folder holds files that are no image or video by name."""
+
+
 def of_unknown_kind(found: Listing, folder: Path) -> list[Path]:
     """The files that are left out and lie beside the clips, so that they were probably meant to be some."""
     return [path for path, _ in found.left_out if path.parent == folder and path.is_file()]
@@ -219,8 +224,8 @@ def _clips(folder: Path) -> list[Path]:
     unknown = of_unknown_kind(found, folder)
     if unknown:
         kinds = ", ".join(kind[1:] for kind in (*IMAGE_SUFFIXES, *FILM_SUFFIXES))
-        others = f" and {len(unknown) - 1} other files are" if len(unknown) > 1 else " is"
-        raise UserError(
+        others = f" and {count_text(len(unknown) - 1, 'other file')} are" if len(unknown) > 1 else " is"
+        raise UnknownKind(
             f"{unknown[0]}{others} no image or video by name. Known: {kinds}. Convert what you need, and move the rest "
             "away."
         )

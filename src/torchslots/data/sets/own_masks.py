@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchslots.io.arrays import array_shapes, map_array, read_arrays
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.images import opened
 from torchslots.io.video import IMAGE_SUFFIXES, image_files, read_frames
@@ -120,7 +121,8 @@ def paired(files: list[Path], clip: Path | None, count: int, masks: Path) -> lis
         if len(known) == len(set(numbers)) == len(files) and max(known) - min(known) >= len(files):
             missing = sorted({*range(min(known), max(known) + 1)} - {*known})
             raise UserError(
-                f"{masks} holds {count} masks, but none with number {missing[0]}: which frame each is of is not clear. "
+                f"{masks} holds {count_text(count, 'mask')}, but none with number {missing[0]}: which frame each "
+                "is of is not clear. "
                 "Number them without a gap."
             )
         return files
@@ -282,7 +284,7 @@ def _array_ids(file: Path, count: int | None = None) -> Integer[ndarray, "T H W"
 def _check_count(masks: Path, found: int, count: int) -> None:
     if found != count:
         raise UserError(
-            f"{masks} holds masks for {found} frames, its clip has {count}. Give one for every frame."
+            f"{masks} holds masks for {count_text(found, 'frame')}, its clip has {count}. Give one for every frame."
         )
 
 

@@ -13,6 +13,7 @@ from torchslots.data.sets.own_files import (
     of_unknown_kind,
     split_clips,
 )
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 from torchslots.io.images import image_files, image_size
 from torchslots.io.progress import progress
@@ -124,7 +125,7 @@ def _nothing(found: OwnSurvey) -> str:
     ]
     if not reasons:
         return f"{found.root} is empty: no image, video or folder of images. Put your clips there."
-    more = f" So it is with {len(reasons) - 1} others." if len(reasons) > 1 else ""
+    more = f" So it is with {count_text(len(reasons) - 1, 'other')}." if len(reasons) > 1 else ""
     return f"Nothing in {found.root} can be used. {reasons[0]}{more}"
 
 

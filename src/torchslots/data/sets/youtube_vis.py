@@ -26,6 +26,7 @@ from torchslots.data.formats.photos import read_photo
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.instances import Annotation, LabelReader, stack_frames
 from torchslots.io.cache import cached
+from torchslots.io.counts import count_text
 from torchslots.io.errors import UserError
 
 SPLITS = ("train", "validation", "all")
@@ -148,7 +149,8 @@ class YouTubeVis:
         unknown = sorted(name for name in names(self.place.frames) if name not in listed and "." not in name)
         if unknown:
             raise UserError(
-                f"{self.place.frames} holds {len(unknown):,} videos that {self.place.annotations.name} does not list, "
+                f"{self.place.frames} holds {count_text(len(unknown), 'video')} that {self.place.annotations.name} "
+                "does not list, "
                 f"such as {unknown[0]}. Move them elsewhere, or get the annotations that belong to them. {_AGAIN}"
             )
 
