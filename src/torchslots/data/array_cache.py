@@ -22,7 +22,7 @@ from torchslots.data.formats.compressed import PackedRecords
 from torchslots.data.formats.example import MalformedExample
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.io.cache import cache_places, file_stamp
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import check_space, disk_errors, locked, write_file
 from torchslots.io.json_files import read_object
 from torchslots.io.progress import progress
@@ -135,7 +135,8 @@ class RecordArrays:
             return np.fromfile(file, dtype, count * number, offset=start * size).reshape(count, *shape)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{file} cannot be read: {error}. Remove {self._folder}; it is unpacked again from the data."
+                f"{file} cannot be read: {first_line(error)}. Remove {self._folder}; it is unpacked again from "
+                "the data."
             ) from error
 
     def _choose_folder(self) -> Path:

@@ -67,7 +67,7 @@ class Kept:
         """The tensors of a file; None: it is not there, or not whole."""
         try:
             return safetensors.torch.load((self._folder / f"{name}.safetensors").read_bytes())
-        except (OSError, SafetensorError, ValueError):
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
             return None
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import atomic_folder, disk_errors, remove_partial, write_file
 from torchslots.io.json_files import check_seal, flatten, read_object, sealed
 from torchslots.recipes.config import Recipe, current_item, from_dict, to_json
@@ -235,8 +235,8 @@ def read_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
         )
     try:
         return safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}).") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({first_line(error)}).") from error
 
 
 def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
@@ -259,7 +259,7 @@ def _read_part(path: Path, parts: dict[str, Any]) -> dict[str, Tensor]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+        raise UserError(f"{path} cannot be read ({first_line(error)}).") from error
     tensors = read_tensors(path, data)
     expected = parts.get(path.name)
     if not isinstance(expected, dict):

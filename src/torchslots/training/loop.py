@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -81,7 +81,7 @@ def train(
             processes look at it when a step is logged. None: no limit.
 
     Raises:
-        Interrupted: by Ctrl-C or SIGTERM; a checkpoint is saved.
+        Interrupted: by Ctrl-C, SIGTERM or a terminal that is closed; a checkpoint is saved.
         UserError: a loss that is not finite (its batch is saved), a full disk, a folder of another recipe, damaged
             data, features of another backbone, or a device that does not exist or is full.
     """
@@ -385,8 +385,9 @@ def _only_writer(run: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if [path.name for path in run.iterdir()] == [".lock"]:
-                shutil.rmtree(run)
+            with suppress(OSError):  # a folder that was removed meanwhile must not hide why the run ended
+                if [path.name for path in run.iterdir()] == [".lock"]:
+                    shutil.rmtree(run)
 
 
 def _resume(stepper: TrainStep, run: Path, first: bool) -> RunState:

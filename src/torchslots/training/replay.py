@@ -142,5 +142,5 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return tensors, stored.metadata() or {}
     except OSError as error:
         raise UserError(
-            f"{file} cannot be read: {error.strerror}. Give the file that the run saved."
+            f"{file} cannot be read: {first_line(error)}. Give the file that the run saved."
         ) from error

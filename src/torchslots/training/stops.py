@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests to stop training between two steps, and errors with a remedy."""
+"""Ctrl-C, SIGTERM and SIGHUP as requests to stop training between two steps, and errors with a remedy."""
 
 import json
 import os
@@ -29,7 +29,8 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe",
 
 
 class Interrupted(UserError):
-    """A run was stopped on request, and saved. `exit_code` of the command: 130 for Ctrl-C, 143 for SIGTERM."""
+    """A run was stopped on request, and saved. `exit_code` of the command: 130 for Ctrl-C, 143 for SIGTERM,
+    129 for SIGHUP."""
 
     def __init__(self, message: str, number: int):
         super().__init__(message)
@@ -40,7 +41,7 @@ class StopRequest:
     """True after the first signal; a second one ends the process, as by default.
 
     torchrun, stopped together with its processes, passes its own signal on to them: there a second one within
-    `_PASSED_ON` seconds is the first again.
+    `_PASSED_ON` seconds is the first again. SIGHUP, which a closed terminal and its shell both send, never ends it.
     """
 
     def __init__(self) -> None:
@@ -55,22 +56,28 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM while the block runs, in the main thread only."""
+    """Catch SIGINT, SIGTERM and SIGHUP while the block runs, in the main thread only.
+
+    SIGHUP stays ignored where it is, as under `nohup`.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if earlier[signal.SIGHUP] is signal.SIG_IGN:
+        del earlier[signal.SIGHUP]
 
-    def restore() -> None:
+    def restore(kept: int | None = None) -> None:
         for number, handler in earlier.items():
-            signal.signal(number, handler)
+            if number != kept:
+                signal.signal(number, handler)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if request and time.monotonic() - request.since < _PASSED_ON:
+        if request and (number == signal.SIGHUP or time.monotonic() - request.since < _PASSED_ON):
             return
-        if request or "TORCHELASTIC_RUN_ID" not in os.environ:
-            restore()
+        if request or (number != signal.SIGHUP and "TORCHELASTIC_RUN_ID" not in os.environ):
+            restore(kept=signal.SIGHUP)
         if request:
             os.kill(os.getpid(), number)
         else:
