@@ -11,7 +11,7 @@ from importlib import import_module
 from torchslots._version import __version__
 from torchslots.cli.memory import keep_freed_memory
 from torchslots.cli.streams import drop_output, flush_output, reader_is_gone, standard_streams
-from torchslots.io.errors import UserError, first_line, nearest, speaks
+from torchslots.io.errors import UserError, first_line, memory_is_full, nearest, speaks
 
 COMMANDS = {
     "demo": "generate data, train a small model, evaluate it, show the result: start here",
@@ -72,6 +72,12 @@ def _status(words: list[str]) -> int:
         who = "The output, or a file that is read," if error.filename is None else str(error.filename)[:200]
         reason = f"{who} cannot be used: {first_line(error)}."
         print(f"torchslots {words[0]}: {reason} Check the name and the permissions.", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
+        less = "Give smaller batches or slices, fewer workers, a lower resolution, or another device."
+        print(f"torchslots {words[0]}: the memory is full ({first_line(error)}). {less}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if speaks():

@@ -64,6 +64,14 @@ def note(message: str, everywhere: bool = False) -> None:
         print(f"Note: {message}", file=sys.stderr, flush=True)
 
 
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an error says that a device's memory, or the machine's, is full."""
+    full = (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    )  # torch's; it may not be loaded
+    return full or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error))
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, without its full stop; of one that says nothing, its kind.
 

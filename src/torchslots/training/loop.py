@@ -32,7 +32,14 @@ from torchslots.training.features import check_backbone
 from torchslots.training.log import Clock, RunLog
 from torchslots.training.resume import note_change, write_start
 from torchslots.training.step import StepReport, Trainable, TrainStep
-from torchslots.training.stops import Interrupted, StopRequest, explained, is_lost_process, stop_request
+from torchslots.training.stops import (
+    Interrupted,
+    StopRequest,
+    explained,
+    is_lost_process,
+    save_after,
+    stop_request,
+)
 from torchslots.training.validation import SkippedRecords, StopNow, Validation
 
 
@@ -210,13 +217,13 @@ class _Loop:
         """The next batch; damaged data end the run after a checkpoint is saved."""
         try:
             return next(batches)
-        except UserError:
+        except UserError as error:
             if not self.state.step:
                 raise
             self.stepper.drain()
             if self.stop:  # what asked this process to stop may have ended a loading process
                 self._interrupt({})
-            self._save()
+            save_after(error, self._save)
             raise
 
     def _update(self, batch: Batch) -> StepReport:
@@ -226,12 +233,13 @@ class _Loop:
         except RuntimeError as error:
             if not is_lost_process(error):
                 raise
-            if self.state.step:
-                self._save()
-            raise UserError(
+            told = UserError(
                 f"Another process of this run ended during step {self.state.step + 1}; its message says why. Give the "
                 "same command again to go on."
-            ) from error
+            )
+            if self.state.step:
+                save_after(told, self._save)
+            raise told from error
 
     def _after(self, report: StepReport, clock: Clock) -> None:
         if self._late():
@@ -302,8 +310,8 @@ class _Loop:
             figure = watched(metrics, self.monitor, self.chosen)
         except StopNow:
             self._interrupt(record)
-        except UserError:
-            self._save()
+        except UserError as error:
+            save_after(error, self._save)
             raise
         better = figure is not None and figure.better(self.state.best)
         best = {"best": figure.value, "best_step": step} if figure is not None and better else {}

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,7 +14,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, memory_is_full
 from torchslots.io.files import write_file
 from torchslots.io.processes import errors_of
 from torchslots.recipes.config import Recipe, to_json
@@ -109,7 +109,9 @@ def explained(run: Path, recipe: Recipe, rank: int, model: nn.Module) -> Iterato
     except NonFinite as error:
         with errors_of(rank):
             raise UserError(_save_step(run, recipe, error, rank, model)) from error
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
         raise UserError(
             f"The device has no memory for {train.batch_size} clips in {train.accumulation} parts. Raise "
             "train.accumulation, lower train.batch_size or the resolution, or use bf16 (in a new run folder)."
@@ -126,13 +128,33 @@ def _save_step(run: Path, recipe: Recipe, error: NonFinite, rank: int, model: nn
         "recipe": to_json(recipe),
         "step": str(error.step),
     }
-    write_file(file, to_bytes(tensors, about), durable=True)
-    if not rank:
-        write_file(run / f"{WEIGHTS_OF}{step}.safetensors", to_bytes(model.state_dict()), durable=True)
     bad = ", ".join(f"`{name}` is {value}" for name, value in error.culprits.items())
-    return (
+    what = (
         f"Step {step} stopped before the update: {bad or 'a loss of another process is not finite'}, at learning rate "
-        f"{error.learning_rate:.3g}. The batch is in {file}, the weights are beside it. "
+        f"{error.learning_rate:.3g}."
+    )
+    try:
+        write_file(file, to_bytes(tensors, about), durable=True)
+        if not rank:
+            write_file(run / f"{WEIGHTS_OF}{step}.safetensors", to_bytes(model.state_dict()), durable=True)
+    except UserError as problem:
+        return f"{what} {problem}"
+    return (
+        f"{what} The batch is in {file}, the weights are beside it. "
         f"`torchslots train --replay {file}` finds the first tensor that is not finite. Else lower "
         "optim.learning_rate or optim.max_grad_norm, or use fp32."
     )
+
+
+def save_after(error: UserError, save: Callable[[], None]) -> None:
+    """Save a run that an error ends; where that fails too, both are told.
+
+    Raises:
+        UserError: it cannot be saved; the message begins with the error's.
+    """
+    try:
+        save()
+    except UserError as problem:
+        raise UserError(
+            f"{error} Besides, the steps since the last checkpoint are lost: {problem}"
+        ) from error

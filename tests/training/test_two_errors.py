@@ -1,0 +1,90 @@
+"""An error that comes while another is handled hides none of the two; stops by a closed terminal."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from torchslots.data.formats.tfrecord import CorruptRecord
+from torchslots.io.errors import UserError
+from torchslots.io.run_log import read_log
+from torchslots.training import checkpoint, stops
+from torchslots.training.stops import Interrupted, stop_request
+from training.tiny_run import TinyClips, fit, same, send, tiny_recipe, train
+
+
+def _full(*arguments: Any, **keywords: Any) -> None:
+    raise UserError("the disk is full.")
+
+
+def test_data_that_end_a_run_are_told_where_nothing_can_be_saved(tmp_path: Path, monkeypatch) -> None:
+    def corrupt(video: np.ndarray) -> np.ndarray:
+        monkeypatch.setattr(checkpoint, "save", _full)
+        raise CorruptRecord(tmp_path / "shard", 3, "its checksum is wrong")
+
+    with pytest.raises(
+        UserError, match=r"its checksum is wrong.*since the last checkpoint are lost.*is full"
+    ):
+        train(tiny_recipe(), tmp_path / "run", TinyClips(events={6 * 4: corrupt}))
+
+
+def test_a_loss_that_is_not_finite_is_told_where_its_batch_cannot_be_saved(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(stops, "write_file", _full)
+    with pytest.raises(UserError, match=r"Step 2 stopped.*`recon` is nan.*the disk is full"):
+        train(tiny_recipe(), tmp_path, TinyClips(events={6: lambda video: video * np.nan}))
+
+
+def test_an_error_is_told_where_the_run_was_removed(tmp_path: Path) -> None:
+    def gone(video: np.ndarray) -> np.ndarray:
+        shutil.rmtree(tmp_path / "run")
+        raise CorruptRecord(tmp_path / "shard", 3, "its checksum is wrong")
+
+    with pytest.raises(CorruptRecord, match="its checksum is wrong"):
+        train(tiny_recipe(), tmp_path / "run", TinyClips(events={2: gone}))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_full_memory_of_the_machine_has_a_remedy(tmp_path: Path, error: Exception) -> None:
+    def large(video: np.ndarray) -> np.ndarray:
+        raise error
+
+    with pytest.raises(UserError, match=r"has no memory for 4 clips.*lower train\.batch_size"):
+        train(tiny_recipe(), tmp_path, TinyClips(events={2: large}))
+
+
+def test_a_closed_terminal_saves_a_checkpoint(tmp_path: Path) -> None:
+    """It and its shell send SIGHUP each."""
+
+    def twice(video: np.ndarray) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return send(signal.SIGHUP)(video)
+
+    with pytest.raises(Interrupted, match="Stopped by SIGHUP after step 6 of 12") as stopped:
+        train(tiny_recipe(), tmp_path / "run", TinyClips(events={5 * 4: twice}))
+    assert stopped.value.exit_code == 129
+    assert checkpoint.list_steps(tmp_path / "run") == [4, 6]
+    assert same(fit(12, tmp_path / "run"), fit(12, tmp_path / "other"))
+
+
+def test_a_closed_terminal_does_not_end_a_run_that_is_stopping() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with stop_request() as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert request.signal == signal.SIGTERM
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        train(tiny_recipe(), tmp_path, TinyClips(events={5 * 4: send(signal.SIGHUP)}))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert read_log(tmp_path)[-1]["step"] == 12
