@@ -17,7 +17,7 @@ _BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     [
         ("a.json", '{"a": ' * 5000, "nested more than 100 levels"),
         ("a.json", '{"a": %s}' % ("9" * 5000), "not JSON that is read here"),
-        ("a.yaml", "a: " + "[" * 3000, "more deeply than settings"),
+        ("a.yaml", "a: " + "[" * 500, "more deeply than settings"),
         ("a.yaml", "a: " + "[" * 50 + "]" * 50, "more deeply than settings"),
         ("a.yaml", "a: &a [*a]", "more deeply than settings"),
         ("a.yaml", "a: &a {b: *a}", "more deeply than settings"),

@@ -1,5 +1,6 @@
 """An error that comes while another is handled hides none of the two; stops by a closed terminal."""
 
+import json
 import os
 import shutil
 import signal
@@ -88,3 +89,29 @@ def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert read_log(tmp_path)[-1]["step"] == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("model", "model cannot be written"), ("checkpoints", "is a file, where the checkpoints")],
+)
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=says):
+        train(tiny_recipe(1), tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_file_with_a_checkpoints_name_is_replaced(tmp_path: Path) -> None:
+    train(tiny_recipe(4), tmp_path)
+    (tmp_path / "checkpoints" / "step_0000008").write_text("x")
+    assert train(tiny_recipe(8), tmp_path).step == 8
+    assert checkpoint.read(checkpoint.folder_of(tmp_path, 8)).state.finished
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_tensor_of_an_impossible_shape_is_a_damaged_file(tmp_path: Path) -> None:
+    for shape in ([0, 2**40, 2**40], [2**63, 0]):
+        header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+        with pytest.raises(UserError, match="is not a whole safetensors file"):
+            checkpoint.read_tensors(tmp_path / "a", len(header).to_bytes(8, "little") + header)

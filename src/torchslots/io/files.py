@@ -130,7 +130,7 @@ def atomic_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
                 except OSError:
                     old.rename(path)
                     raise
-                shutil.rmtree(old)
+                _remove(old)
             else:
                 part.rename(path)
             _sync(path.parent)

@@ -97,7 +97,11 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> list[str]:
     Raises:
         UserError: the folder belongs to another recipe (each different field is named), or cannot be written.
     """
-    file = run / "recipe.json"
+    folder, file = run / "checkpoints", run / "recipe.json"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(
+            f"{folder} is a file, where the checkpoints should be. Move it, or choose another folder."
+        )
     wanted, changed = flatten(json.loads(to_json(recipe))), []
     if file.exists():
         written = (current_item(recipe, *item) for item in flatten(read_object(file)).items())
@@ -218,7 +222,7 @@ def _step_of(folder: Path) -> int | None:
 
 def list_steps(run: Path) -> list[int]:
     """Steps of the checkpoints in a run folder, damaged ones included, oldest first."""
-    names = [path.name for path in (run / "checkpoints").glob(f"{_PREFIX}*")]
+    names = [path.name for path in (run / "checkpoints").glob(f"{_PREFIX}*") if path.is_dir()]
     return sorted(int(name[len(_PREFIX) :]) for name in names if name[len(_PREFIX) :].isdecimal())
 
 
