@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,23 @@ def test_a_closed_terminal_does_not_end_a_run_that_is_stopping() -> None:
         os.kill(os.getpid(), signal.SIGHUP)
         assert request.signal == signal.SIGTERM
     assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+
+def test_signals_that_come_together_are_one(monkeypatch, capsys) -> None:
+    now = [0.0]
+    monkeypatch.setattr(stops, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with stop_request() as request:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        assert request.signal == signal.SIGINT
+        now[0] = 0.2
+        os.kill(os.getpid(), signal.SIGINT)
+        now[0] = 0.4
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert capsys.readouterr().err == ""
 
 
 def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:

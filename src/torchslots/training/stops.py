@@ -24,6 +24,8 @@ from torchslots.training.step import NonFinite
 BATCH_OF, WEIGHTS_OF = "nonfinite_batch_step_", "nonfinite_weights_step_"
 """Files in the run of a step whose loss is not finite, with its number from 1."""
 _PASSED_ON = 5.0  # seconds
+_TOGETHER = 0.3
+"""Seconds in which several signals are one: services and containers send more than one to end a program."""
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "gloo")
 """What errors of several processes say when one of them is gone."""
 
@@ -38,7 +40,7 @@ class Interrupted(UserError):
 
 
 class StopRequest:
-    """True after the first signal; a second one ends the process, as by default.
+    """True after the first signal; a second one, later than `_TOGETHER`, ends the process as by default.
 
     torchrun, stopped together with its processes, passes its own signal on to them: there a second one within
     `_PASSED_ON` seconds is the first again. SIGHUP, which a closed terminal and its shell both send, never ends it.
@@ -68,20 +70,19 @@ def stop_request() -> Iterator[StopRequest]:
     if earlier[signal.SIGHUP] is signal.SIG_IGN:
         del earlier[signal.SIGHUP]
 
-    def restore(kept: int | None = None) -> None:
+    def restore() -> None:
         for number, handler in earlier.items():
-            if number != kept:
-                signal.signal(number, handler)
+            signal.signal(number, handler)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if request and (number == signal.SIGHUP or time.monotonic() - request.since < _PASSED_ON):
-            return
-        if request or (number != signal.SIGHUP and "TORCHELASTIC_RUN_ID" not in os.environ):
-            restore(kept=signal.SIGHUP)
-        if request:
-            os.kill(os.getpid(), number)
-        else:
+        # Not before the second: Python drops, with a traceback, one that waits for its handler when that is removed.
+        if not request:
             request.signal, request.since = number, time.monotonic()
+            return
+        together = _PASSED_ON if "TORCHELASTIC_RUN_ID" in os.environ else _TOGETHER
+        if number != signal.SIGHUP and time.monotonic() - request.since >= together:
+            restore()
+            os.kill(os.getpid(), number)
 
     for number in earlier:
         signal.signal(number, ask)
