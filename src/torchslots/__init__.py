@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from torchslots._version import __version__
+from torchslots.io.collection import without_collection
 from torchslots.io.threads import wait_briefly
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def __getattr__(name: str) -> Any:
         return import_module("torchslots.metrics")
     if name not in _PLACES:
         raise AttributeError(f"module 'torchslots' has no attribute '{name}'")
-    return getattr(import_module(f"torchslots.{_PLACES[name]}"), name)
+    with without_collection():
+        return getattr(import_module(f"torchslots.{_PLACES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -14,6 +14,7 @@ from torch import nn
 from torchslots._version import __version__
 from torchslots.data.download.hub import no_connection
 from torchslots.io.cache import hub_cache
+from torchslots.io.collection import without_collection
 from torchslots.io.devices import choose_device
 from torchslots.io.errors import UserError, check_type, first_line
 from torchslots.io.files import expanded, size_text
@@ -128,6 +129,7 @@ def load_tokenizer(
     return _load(path_or_id, device, revision, Tokenizer)
 
 
+@without_collection()
 def load_trained(
     path_or_id: str | Path,
     *,
@@ -144,6 +146,7 @@ def load_trained(
     return _filled(*_rebuild(folder / CONFIG_NAME, weights), folder, weights, device, backbone)
 
 
+@without_collection()
 def _load(
     path_or_id: str | Path,
     device: str | torch.device | None,
@@ -285,12 +288,13 @@ def _rebuild(file: Path, weights: Path) -> tuple[ModelConfig, catalog.Built]:
     """
     family, values = _read_config(file)
     try:
-        with torch.random.fork_rng(devices=[]), without_weights():
+        with torch.random.fork_rng(devices=[]):
             with sketching():
                 sketch = catalog.build_family(family, values, "`model`")[1]
             check_stored(sketch, weights, tuple(_elsewhere(file)))
             _check_buffers(sketch, weights)
-            return catalog.build_family(family, values, "`model`")
+            with without_weights():
+                return catalog.build_family(family, values, "`model`")
     except UserError as error:
         raise UserError(str(error) if str(error).startswith(str(weights)) else f"{file}: {error}") from error
     except Exception as error:  # constructors raise whatever values of a foreign file make them meet

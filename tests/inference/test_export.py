@@ -1,8 +1,10 @@
 """Exported graphs compute what the model does, for other batches and lengths; what cannot be exported is told."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +20,20 @@ from torchslots.models.graphs import exportable, graphs_of
 from torchslots.recipes import catalog
 
 HAS_ONNX = all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
-DEMOS = (
-    "isa_demo slot_attention_demo videosaur_demo steve_demo slotdiffusion_demo set_prediction_demo".split()
-)
+SYSTEMS = (
+    "isa_demo slot_attention_demo videosaur_demo slotcontrast_demo ftdinosaur_small_224 steve_demo slotdiffusion_demo "
+    "set_prediction_demo slots_sim"
+).split()
 
 
 def demo(name: str):
-    return catalog.build_seeded(catalog.recipe(name).model, 0).eval()
+    model: Any = catalog.recipe(name).model
+    if name.startswith("ftdinosaur"):
+        backbone = replace(model.backbone, size=12, depth=1, num_heads=2, grid_size=2)
+        decoder = replace(model.decoder, hidden=(8,), top_k=2)
+        sizes = {"resolution": (28, 28), "slot_size": 8, "token_hidden": 8}
+        model = replace(model, backbone=backbone, decoder=decoder, **sizes)
+    return catalog.build_seeded(model, 0).eval()
 
 
 @torch.no_grad()
@@ -90,6 +99,22 @@ def test_what_onnx_lacks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
 
 
+def test_a_graph_that_runs_at_one_size_alone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(inputs: object) -> list[torch.Tensor]:
+        raise AssertionError("Guard failed: frame.size()[0] == 2\nand more")
+
+    monkeypatch.setattr(export, "_program", lambda name, graph: None)
+    monkeypatch.setattr(export, "_WRITERS", {"torch-export": lambda program, graph, file: None})
+    monkeypatch.setattr(export, "_READERS", {"torch-export": lambda file: run})
+    with pytest.raises(
+        UserError, match=r"`start` does not run on a batch of another size: Guard failed.*--graphs"
+    ):
+        export_model(tiny("learned"), tmp_path / "out", format="torch-export")
+    assert not list(tmp_path.iterdir())
+
+
 def test_tokenizers_are_refused_on_the_command_line(tmp_path: Path, capsys) -> None:
     demo("vqvae_demo").save_pretrained(tmp_path / "code")
     assert main(["export", str(tmp_path / "code"), "--out", str(tmp_path / "out")]) == 2
@@ -120,7 +145,7 @@ def test_a_program_is_written_by_the_command_and_runs_alone(tmp_path: Path, caps
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DEMOS)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_other_systems_export_as_programs(name: str, tmp_path: Path) -> None:
     """`export_model` itself compares each graph with the model on a larger, longer batch."""
     (file,) = export_model(demo(name), tmp_path / "out", format="torch-export", graphs=("clip",))

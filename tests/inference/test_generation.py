@@ -149,5 +149,5 @@ def test_who_paints_frames():
         require_frames(tiny())
     sets = catalog.build_seeded(catalog.recipe("set_prediction_demo").model, 0)
     assert isinstance(sets, ObjectCentricModel)
-    with pytest.raises(UserError, match="decodes no images"):
+    with pytest.raises(UserError, match="This model decodes no frames. Give"):
         require_frames(sets)

@@ -23,6 +23,7 @@ from torchslots._version import __version__
 from torchslots.hub import load_model
 from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import atomic_folder
+from torchslots.io.progress import progress
 from torchslots.models.graphs import Graph, Named, exportable, graphs_of, grows
 from torchslots.models.model import ObjectCentricModel
 from torchslots.recipes.config import with_changes
@@ -85,12 +86,14 @@ def export_model(
     names = options.graphs or tuple(name for name in GRAPHS if name != "clip" or not grows(model))
     graphs = dict(zip(names, graphs_of(model, names)))
     others = dict(zip(names, graphs_of(model, names, batch_size=3, num_frames=5)))
-    with atomic_folder(out) as part:
-        for name, graph in graphs.items():
+    with progress("Exporting", len(names), "graphs") as advance, atomic_folder(out) as part:
+        advance(0, names[0])
+        for number, (name, graph) in enumerate(graphs.items(), 1):
             file = part / f"{name}{_SUFFIX[options.format]}"
             with _quiet():
                 _WRITERS[options.format](_program(name, graph), graph, file)
                 _compare(name, others[name], _READERS[options.format](file))
+            advance(note="".join(names[number : number + 1]))
         (part / _ABOUT).write_text(json.dumps(_about(model, options, graphs), indent=2))
     return [out / f"{name}{_SUFFIX[options.format]}" for name in names]
 
@@ -203,7 +206,14 @@ def _compare(name: str, graph: Graph, run: Run | None) -> None:
     """
     if run is None:
         return
-    for wanted, found in zip(graph.outputs, run(graph.inputs), strict=True):
+    try:
+        outputs = run(graph.inputs)
+    except Exception as error:  # exporters' runtimes raise errors of many kinds
+        raise UserError(
+            f"The exported graph `{name}` does not run on a batch of another size: {first_line(error)}. Nothing was "
+            "written. Leave it out with --graphs."
+        ) from error
+    for wanted, found in zip(graph.outputs, outputs, strict=True):
         if wanted.name == "segmentation":  # which of two equal masks is on top may differ
             continue
         off = (

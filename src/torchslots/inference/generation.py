@@ -38,8 +38,8 @@ def require_frames(model: ObjectCentricModel) -> None:
     targets = model.decoder.targets
     if "video" not in targets:
         raise UserError(
-            f"This model decodes {' and '.join(targets) or 'no images'}, not frames. Give one that was trained to "
-            "reconstruct `video`."
+            f"This model decodes {' and '.join(targets) + ', not' if targets else 'no'} frames. Give one that was "
+            "trained to reconstruct `video`."
         )
 
 

@@ -89,6 +89,11 @@ def load_lpips(
     return with_weights(Lpips(build(), dropout), trunk_state, head_state)
 
 
+def untrained_lpips(network: Literal["vgg", "alex"], *, dropout: float = 0.0) -> Lpips:
+    """LPIPS with random weights: its distances mean nothing, its time and memory are those of the published one."""
+    return Lpips(_NETWORKS[network][0](), dropout)
+
+
 def with_weights(metric: Lpips, trunk: State, heads: State) -> Lpips:
     """LPIPS with weights by their public names: torchvision's for the trunk, the original's for the heads.
 

@@ -15,6 +15,7 @@ from torch.utils import _pytree as trees
 from torchslots.io.errors import UserError
 from torchslots.models.decoders.broadcast import BroadcastDecoder, segmentation_from_logits
 from torchslots.models.decoders.features import FeatureDecoder
+from torchslots.models.decoders.renderers import PerceptronRenderer
 from torchslots.models.layers.position import resample_positions
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.slots.initializers import FromBoxes, FromMasks, Gaussian, Learned
@@ -61,6 +62,8 @@ def exportable(model: ObjectCentricModel) -> ObjectCentricModel:
         raise UserError(f"Initial slots from {type(start).__name__} cannot be exported.")
     if isinstance(model.decoder, BroadcastDecoder | FeatureDecoder):
         model.decoder.chunk = None
+    if isinstance(model.decoder, FeatureDecoder) and isinstance(model.decoder.renderer, PerceptronRenderer):
+        model.decoder.renderer.cached_vectors = None
     if (encoder := model.feature_encoder) is not None:
         encoder.backbone.keys = False  # of losses alone
         _fix_positions(encoder.backbone, tuple(model.config.resolution))

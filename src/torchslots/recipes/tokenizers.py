@@ -212,18 +212,26 @@ class PerceptualDistance:
 
     Args:
         dropout: applied where gradients are computed.
+        trained: with the public weights; otherwise with random ones, as fast, for measuring time and memory.
     """
 
-    def __init__(self, dropout: float = 0.0) -> None:
-        self._dropout = dropout
+    def __init__(self, dropout: float = 0.0, trained: bool = True) -> None:
+        self._dropout, self._trained = dropout, trained
         self._networks: dict[torch.device, nn.Module] = {}
 
     def __call__(self, true: Tensor, decoded: Tensor) -> Tensor:
         if true.device not in self._networks:
-            from torchslots.metrics.lpips import load_lpips
+            from torchslots.metrics.lpips import load_lpips, untrained_lpips
 
-            self._networks[true.device] = load_lpips("vgg", dropout=self._dropout).to(true.device)
+            make = load_lpips if self._trained else untrained_lpips
+            self._networks[true.device] = make("vgg", dropout=self._dropout).to(true.device)
         return self._networks[true.device].train(decoded.requires_grad)(true, decoded)
+
+
+def without_public_weights(model: nn.Module) -> None:
+    """Let a VQ-VAE's perceptual distance have random weights, to measure its training where no file is at hand."""
+    if isinstance(model, VQVAE) and model.perceptual is not None:
+        model.perceptual = PerceptualDistance(model.config.perceptual_dropout, trained=False)
 
 
 def vqvae_demo() -> Recipe:

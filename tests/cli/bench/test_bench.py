@@ -135,6 +135,17 @@ def test_a_model_with_a_teacher_is_measured_with_one(monkeypatch: pytest.MonkeyP
     assert report["seconds_per_step"]["min"] > 0 and report["inference_seconds"]["min"] > 0
 
 
+@pytest.mark.parametrize("name", ["vqvae_movi_d", "dvae_demo"])
+def test_tokenizers_are_measured_without_public_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = catalog.recipe(name)
+    vqvae = {"channels": 8, "multipliers": (1, 1), "attention_levels": (1,), "num_groups": 4}
+    small = replace(recipe.model, resolution=(16, 16), **(vqvae if name == "vqvae_movi_d" else {}))
+    monkeypatch.setattr(catalog, "recipe", lambda name: replace(recipe, model=small))
+    monkeypatch.setenv("TORCHSLOTS_FEATURES", "/nowhere")
+    report = bench(name, BenchOptions(batch=2, steps=1, threads=1, resolution=16, floor=name == "dvae_demo"))
+    assert report["seconds_per_step"]["min"] > 0 and report["inference_seconds"]["min"] > 0
+
+
 def test_what_a_step_does_besides_its_products_is_named() -> None:
     layer = torch.nn.Linear(4, 4)
     numbers = torch.rand(300_000, 4)

@@ -14,8 +14,10 @@ from torchslots.cli.bench.memory import require_memory, step_bytes
 from torchslots.cli.bench.sizes import random_batch, scale
 from torchslots.cli.bench.timing import Times, machine, peak_memory, repeat
 from torchslots.io.errors import UserError
+from torchslots.models.tokenizers.base import Tokenizer
 from torchslots.models.types import Batch
 from torchslots.recipes import catalog
+from torchslots.recipes.tokenizers import without_public_weights
 from torchslots.training.accelerator import seed_step
 from torchslots.training.step import TrainStep
 from torchslots.training.warm_start import add_teacher
@@ -69,7 +71,7 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
     """Seconds, memory and settings of a recipe's training step and inference, on random clips.
 
     The step is that of `torchslots train`: forward, backward, clipping, Adam. Times are wall clock unless their name
-    says CPU, which is steadier on a shared machine.
+    says CPU, which is steadier on a shared machine. All weights are random, those of a perceptual distance too.
 
     Raises:
         UserError: a floor of a compiled step; on the CPU, a step that this machine has no memory for.
@@ -87,6 +89,7 @@ def bench(recipe: str, options: BenchOptions = BenchOptions()) -> dict[str, Any]
     seed_step(0)
     model = catalog.build(scaled.model)
     add_teacher(model)
+    without_public_weights(model)
     step = TrainStep(
         model if options.distinct else AllDistinct(model), scaled.optim, training, options.device
     )
@@ -151,7 +154,7 @@ def measure(step: TrainStep, batch: Batch, samples: int) -> dict[str, Any]:
 
 
 def measure_inference(step: TrainStep, clip: Batch, autocast: torch.dtype | None) -> dict[str, Any]:
-    """Time inference of masks, without reconstructions."""
+    """Time inference: masks without reconstructions, or images through a tokenizer."""
     device = step.accelerator.device
     tensors = {key: value.to(device) for key, value in clip.items()}
     repeat(lambda: predict(step.model, tensors, autocast), 1, 1, device)
@@ -164,10 +167,13 @@ def _summary(seconds: list[float]) -> dict[str, float]:
 
 
 def predict(model: nn.Module, clip: Batch, autocast: torch.dtype | None) -> None:
-    """Masks of one clip, without reconstructions."""
+    """Masks of one clip, without reconstructions; a tokenizer's decoded frames."""
     kind = clip["video"].device.type
     with torch.no_grad(), torch.autocast(kind, autocast or torch.bfloat16, enabled=autocast is not None):
-        model.predict(clip, recon=False, attn=False)  # pyright: ignore[reportCallIssue]
+        if isinstance(model, Tokenizer):
+            model.reconstruct(clip["video"].flatten(0, 1) * 2 - 1)
+        else:
+            model.predict(clip, recon=False, attn=False)  # pyright: ignore[reportCallIssue]
 
 
 def count_flops(step: TrainStep, batch: Batch, seconds: dict[str, float]) -> dict[str, Any]:

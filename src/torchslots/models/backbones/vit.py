@@ -4,9 +4,8 @@ The blocks are those of `transformers`, which is imported where one is built, si
 of positions has no antialiasing and is not used.
 """
 
-import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchslots.io.collection import without_collection
 from torchslots.io.errors import UserError
 from torchslots.models.layers.position import resample_positions
 from torchslots.models.types import Features
@@ -153,18 +153,6 @@ class ViT(nn.Module):
         return values[:, 1 + (0 if self.registers is None else len(self.registers)) :]
 
 
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Import a large library without searching what it makes for garbage, a quarter of the time: all of it stays."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def dinov2(
     size: int,
     *,
@@ -177,7 +165,7 @@ def dinov2(
     keys: bool = False,
 ) -> ViT:
     """A DINOv2 transformer, with or without registers (Oquab et al. 2023; Darcet et al. 2023); weights are random."""
-    with _without_collection():
+    with without_collection():
         from transformers import (
             Dinov2Config,
             Dinov2Model,
@@ -214,7 +202,7 @@ def dino(
     keys: bool = False,
 ) -> ViT:
     """A DINO transformer (Caron et al. 2021); weights are random."""
-    with _without_collection():
+    with without_collection():
         from transformers import ViTConfig, ViTModel
 
     numbers = _numbers(size, depth, num_heads, patch_size, grid_size)

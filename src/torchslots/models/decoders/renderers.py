@@ -78,6 +78,7 @@ class PerceptronRenderer(Renderer):
     ):
         super().__init__()
         self.grid, self.top_k, self.needs_attn = grid, top_k or None, bool(top_k)
+        self.cached_vectors: int | None = _CACHED_VECTORS
         self.positions = LearnedPositions(grid, slot_size)
         sizes = list(hidden)
         inner = [layer for pair in zip(sizes, sizes[1:]) for layer in (dense(*pair), nn.ReLU())]
@@ -104,9 +105,9 @@ class PerceptronRenderer(Renderer):
     def _parts(self, num_patches: int, slots: Float[Tensor, "n K D"]) -> list[slice]:
         """Patches that are decoded at once: all with gradients, otherwise so many that a processor's cache holds their
         hidden features."""
-        if torch.is_grad_enabled() or slots.device.type != "cpu":
+        if self.cached_vectors is None or torch.is_grad_enabled() or slots.device.type != "cpu":
             return [slice(None)]
-        size = max(1, _CACHED_VECTORS // (len(slots) * (self.top_k or slots.shape[1])))
+        size = max(1, self.cached_vectors // (len(slots) * (self.top_k or slots.shape[1])))
         return [slice(start, start + size) for start in range(0, num_patches, size)]
 
     def _rendered(
