@@ -151,7 +151,7 @@ def load_library(folder: Path) -> Library:
             about=dict(about["about"]),
             pose=Pose(**parts) if parts else None,
         )
-    except (UserError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{folder} holds no library of concepts: {first_line(error)}. Give a folder that "
             "`torchslots concepts` wrote."

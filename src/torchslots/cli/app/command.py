@@ -153,6 +153,8 @@ def free_port(host: str, port: int | None) -> int:
             raise UserError(
                 f"{host} is no address of this machine. Give 127.0.0.1 or 0.0.0.0 as --host."
             ) from error
+        except OverflowError as error:
+            raise UserError(f"Port {candidate} does not exist. Give a --port from 1024 to 65535.") from error
         except OSError as error:
             if error.errno == 99:
                 raise UserError(
