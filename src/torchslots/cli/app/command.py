@@ -145,6 +145,8 @@ def free_port(host: str, port: int | None) -> int:
     Raises:
         UserError: it is in use, or the address is not this machine's.
     """
+    if port is not None and not 0 <= port < 1 << 16:
+        raise UserError(f"Port {port} does not exist. Give a --port from 1024 to 65535.")
     for candidate in _PORTS if port is None else (port,):
         try:
             with socket.create_server((host, candidate), family=_family(host)):
@@ -153,8 +155,6 @@ def free_port(host: str, port: int | None) -> int:
             raise UserError(
                 f"{host} is no address of this machine. Give 127.0.0.1 or 0.0.0.0 as --host."
             ) from error
-        except OverflowError as error:
-            raise UserError(f"Port {candidate} does not exist. Give a --port from 1024 to 65535.") from error
         except OSError as error:
             if error.errno == 99:
                 raise UserError(
