@@ -21,7 +21,7 @@ from torchslots.data.config import DataConfig
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.loader import eval_batches, train_batches
 from torchslots.data.transforms import Sample
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.models.types import Batch
 
 CONFIG = DataConfig(dataset="movi_a", keys=("video", "segmentations"), resolution=32)
@@ -212,7 +212,7 @@ def test_a_death_in_the_middle_of_a_message(
         with pytest.raises(type(broken)):
             next(train_batches(Counted(4), batch_size=2, seed=0, num_workers=1))
         return
-    said = (str(broken).strip() or type(broken).__name__).rstrip(".")
+    said = first_line(broken)
     with pytest.raises(UserError, match=f"A data loading process died .{re.escape(said)}.\\. Mostly memory"):
         next(train_batches(Counted(4), batch_size=2, seed=0, num_workers=1))
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,8 @@ from torch import nn
 
 from torchslots.io.errors import UserError
 from torchslots.recipes import catalog
-from torchslots.recipes.config import Recipe, with_changes
+from torchslots.recipes.config import Recipe, to_json, with_changes
+from torchslots.training.checkpoint import to_bytes
 from torchslots.training.replay import first_not_finite, replay
 from torchslots.training.step import TrainStep
 from torchslots.training.stops import explained
@@ -65,3 +67,30 @@ def test_what_cannot_be_replayed_is_named(tmp_path: Path) -> None:
         replay(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="cannot be read: No such file"):
         replay(tmp_path / "nonfinite_batch_step_3.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "about", "says"),
+    [
+        (lambda found: found.pop("video"), {}, "does not fit the recipe that it holds: 'video' is missing"),
+        (lambda found: found.update(boxes=found["boxes"][:, :0]), {}, "does not fit the recipe"),
+        (lambda found: found.update(boxes=found["boxes"].to(torch.int8)), {}, "does not fit the recipe"),
+        (lambda found: None, {"step": "-5"}, "`step` should be a whole number"),
+        (lambda found: None, {"recipe": "[" * 5000}, "does not say its recipe"),
+    ],
+    ids=["no video", "no boxes", "integers", "step", "nested"],
+)
+def test_files_that_the_run_did_not_save_are_refused(
+    tmp_path: Path,
+    recipe: Recipe,
+    change: Callable[[dict[str, torch.Tensor]], None],
+    about: dict[str, str],
+    says: str,
+) -> None:
+    found, file = batch(), tmp_path / "nonfinite_batch_step_8.safetensors"
+    change(found)
+    file.write_bytes(to_bytes(found, {"recipe": to_json(recipe), "step": "7"} | about))
+    weights = tmp_path / "nonfinite_weights_step_8.safetensors"
+    weights.write_bytes(to_bytes(catalog.build(recipe.model).state_dict()))
+    with pytest.raises(UserError, match=says):
+        replay(file, "cpu")

@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from io import TextIOWrapper
 
 from torchslots._version import __version__
 from torchslots.cli.memory import keep_freed_memory
-from torchslots.io.errors import UserError, nearest, speaks
+from torchslots.cli.streams import drop_output, flush_output, reader_is_gone, standard_streams
+from torchslots.io.errors import UserError, first_line, memory_is_full, nearest, speaks
 
 COMMANDS = {
     "demo": "generate data, train a small model, evaluate it, show the result: start here",
@@ -42,10 +42,19 @@ _GONE = {"verify": 'it is a test now: in a copy of the repository, run `make fid
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; 0: done, 1: a check failed, 2: a `UserError`, 130: interrupted."""
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    if isinstance(sys.stdout, TextIOWrapper):  # names of files may be no text, or none of the terminal's
-        sys.stdout.reconfigure(errors="backslashreplace")
+    with standard_streams():
+        return _status(words)
+
+
+def _status(words: list[str]) -> int:
     try:
-        return _answer(words[0], words[1:])
+        try:
+            status = _answer(words[0], words[1:])
+        except SystemExit:  # of help, and of words that are not understood
+            flush_output()
+            raise
+        flush_output()
+        return status
     except UserError as error:
         code = getattr(error, "exit_code", 2)
         alone = error.process is not None and "RANK" in os.environ and code == 2
@@ -54,13 +63,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"torchslots {words[0]}{who}: {error}", file=sys.stderr)
         return code
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has ended
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        if error.filename is None:
+        if error.errno is None:
             raise
-        reason = f"{str(error.filename)[:200]} cannot be used: {error.strerror}."
+        gone = isinstance(error, BrokenPipeError) and reader_is_gone()
+        drop_output()
+        if gone:  # such as `head`
+            return 0
+        who = "The output, or a file that is read," if error.filename is None else str(error.filename)[:200]
+        reason = f"{who} cannot be used: {first_line(error)}."
         print(f"torchslots {words[0]}: {reason} Check the name and the permissions.", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
+        less = "Give smaller batches or slices, fewer workers, a lower resolution, or another device."
+        print(f"torchslots {words[0]}: the memory is full ({first_line(error)}). {less}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if speaks():

@@ -16,7 +16,7 @@ from torchslots.data.download.archives import ENDINGS, extract, list_members
 from torchslots.data.download.bucket import STORAGE, listing
 from torchslots.data.download.http import Broken, Refused, RemoteFile, download_all, fetch, present, probe
 from torchslots.io.cache import user_cache
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import check_space, refuse_page, remove_partial, scratch_folder, sha256_of
 
 _REFUSALS = {
@@ -174,7 +174,8 @@ def _network_errors(name: str, row: Released) -> Iterator[None]:
         raise UserError(f"{name} cannot be fetched: {error}.{busy} {by_hand(name, row)}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{name} cannot be fetched: the server's answer is no list of files ({error}). {by_hand(name, row)}"
+            f"{name} cannot be fetched: the server's answer is no list of files ({first_line(error)}). "
+            f"{by_hand(name, row)}"
         ) from error
 
 

@@ -208,7 +208,7 @@ def _axes_of(leaf: WeightMap, array: np.ndarray, where: str, remedy: str) -> Ite
     except (ValueError, IndexError) as error:
         raise UserError(
             f"{where}: weights do not fit the model: {leaf.path} of shape {list(array.shape)} cannot become "
-            f"{leaf.name} ({error}). {remedy}"
+            f"{leaf.name} ({first_line(error)}). {remedy}"
         ) from error
 
 

@@ -30,7 +30,7 @@ from torchslots.convert.readers import tensorflow as tensorflow_reader
 from torchslots.convert.readers import torch as torch_reader
 from torchslots.convert.readers.checkpoint import Checkpoint
 from torchslots.convert.readers.torch import TorchCheckpoint
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import refuse_page
 from torchslots.io.json_files import read_object
 from torchslots.models.weights import shapes
@@ -431,10 +431,9 @@ def _from_reference(program: Program, path: Path, reference: Mapping[str, Any], 
         with _about(path):
             return program.from_reference(reference, found)
     except (KeyError, IndexError, TypeError, AttributeError, StopIteration, ValueError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise UserError(
-            f"{path} is a checkpoint of {program.title} that the configuration given does not fit: {what}. Give the "
-            "one that it was trained with, or leave --config out."
+            f"{path} is a checkpoint of {program.title} that the configuration given does not fit: "
+            f"{first_line(error)}. Give the one that it was trained with, or leave --config out."
         ) from error
 
 

@@ -22,9 +22,9 @@ from torchslots.data.formats.compressed import PackedRecords
 from torchslots.data.formats.example import MalformedExample
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.io.cache import cache_places, file_stamp
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import check_space, disk_errors, locked, write_file
-from torchslots.io.json_files import read_object
+from torchslots.io.json_files import check_seal, read_object, sealed
 from torchslots.io.progress import progress
 
 _VERSION = 1
@@ -135,7 +135,8 @@ class RecordArrays:
             return np.fromfile(file, dtype, count * number, offset=start * size).reshape(count, *shape)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{file} cannot be read: {error}. Remove {self._folder}; it is unpacked again from the data."
+                f"{file} cannot be read: {first_line(error)}. Remove {self._folder}; it is unpacked again from "
+                "the data."
             ) from error
 
     def _choose_folder(self) -> Path:
@@ -156,7 +157,8 @@ class RecordArrays:
         """The stored index; an empty one where there is none, or it is stale."""
         empty = _Index(source, self.layout)
         try:
-            index = _Index(**read_object(self._folder / "index.json"))
+            file = self._folder / "index.json"
+            index = _Index(**check_seal(read_object(file), file))
             whole = all(
                 _file(self._folder, name).stat().st_size >= index.count * index.row(name)[2]
                 for name in index.fields
@@ -261,7 +263,7 @@ class _Conversion:
             for file in self._files.values():
                 file.flush()
                 os.fsync(file.fileno())
-        write_file(self.folder / "index.json", json.dumps(vars(self.index)), advice=_ADVICE)
+        write_file(self.folder / "index.json", json.dumps(sealed(vars(self.index))), advice=_ADVICE)
 
     def _check_space(self, records: PackedRecords, count: int | None) -> None:
         """Check the room for the remaining rows, estimated from the compressed bytes of the others."""

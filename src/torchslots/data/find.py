@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import hidden
 
 Found = TypeVar("Found")
@@ -92,7 +92,7 @@ def _listing(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
         with os.scandir(folder) as entries:
             yield entries
     except OSError as error:
-        raise UserError(f"{folder} cannot be listed: {error.strerror}. Check its permissions.") from error
+        raise UserError(f"{folder} cannot be listed: {first_line(error)}. Check its permissions.") from error
 
 
 def _subfolders(folder: Path) -> list[Path]:

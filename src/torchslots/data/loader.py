@@ -274,8 +274,8 @@ def _unchanged(loaded: _Loaded) -> _Loaded:
 
 
 def _start_worker(_: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which the parent handles, and use one thread."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Ignore the signals that ask to stop, which the parent handles, and use one thread."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.excepthook = _report_unless_disconnected
     torch.set_num_threads(1)

@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
+import google_crc32c
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from torchslots.evaluation.observers import Needs, Slice, at_labels
@@ -26,6 +26,8 @@ from torchslots.io.json_files import read_object
 from torchslots.models.types import Batch, Prediction
 
 _KEY, _LOCK, _PREFIX = "key.json", "lock", ".unfinished_"
+_CHECKSUM = 4
+"""Bytes of the CRC-32C at the end of a file."""
 _SMALL = torch.iinfo(torch.uint8).max
 
 
@@ -64,11 +66,13 @@ class Kept:
         self._held.enter_context(locked(self._folder / _LOCK, busy))
 
     def read(self, name: str) -> dict[str, Tensor] | None:
-        """The tensors of a file; None: it is not there, or not whole."""
+        """The tensors of a file; None: it is not there, or not as it was written."""
         try:
-            return safetensors.torch.load((self._folder / f"{name}.safetensors").read_bytes())
-        except (OSError, SafetensorError, ValueError):
+            sealed = self._file(name).read_bytes()
+        except OSError:
             return None
+        data = sealed[:-_CHECKSUM]
+        return safetensors.torch.load(data) if sealed == data + _checksum(data) else None
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a file as a whole or not at all.
@@ -80,7 +84,11 @@ class Kept:
             self._lock()
             write_file(self._folder / _KEY, json.dumps({"key": self._key}))
         own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        write_file(self._folder / f"{name}.safetensors", safetensors.torch.save(own))
+        data = safetensors.torch.save(own)
+        write_file(self._file(name), data + _checksum(data))
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.kept"
 
     def remove(self) -> None:
         """Remove the folder: the job is done. The first process removes those of processes that are no more, too."""
@@ -88,6 +96,10 @@ class Kept:
         for folder in left:
             shutil.rmtree(folder, ignore_errors=True)
         self._held.close()
+
+
+def _checksum(data: bytes) -> bytes:
+    return google_crc32c.value(data).to_bytes(_CHECKSUM, "big")
 
 
 def fingerprint(*tensors: Tensor) -> str:

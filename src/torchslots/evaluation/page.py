@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from torchslots._version import __version__
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import write_file
 from torchslots.io.films import film_size
 
@@ -169,5 +169,5 @@ def _embedded(path: Path, kind: str) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read for the page ({error.strerror or error}).") from error
+        raise UserError(f"{path} cannot be read for the page ({first_line(error)}).") from error
     return f"data:{media};base64,{base64.b64encode(data).decode('ascii')}"

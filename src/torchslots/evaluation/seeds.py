@@ -11,7 +11,7 @@ from typing import Any
 
 from torchslots.evaluation.report import format_figure, lower_is_better, print_table
 from torchslots.io.draw import Series
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.json_files import flatten, read_object
 from torchslots.io.run_log import METRICS_NAME, read_log
 from torchslots.recipes.config import DataConfig, EvalConfig, OptimConfig, TrainConfig
@@ -171,7 +171,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     try:
         return read_log(folder)
     except (OSError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / METRICS_NAME} cannot be read ({error}).") from error
+        raise UserError(f"{folder / METRICS_NAME} cannot be read ({first_line(error)}).") from error
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:

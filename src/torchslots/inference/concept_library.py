@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import atomic_files, write_tensors
 from torchslots.io.json_files import read_object
 from torchslots.models.clips import plain_clip
@@ -151,7 +151,8 @@ def load_library(folder: Path) -> Library:
             about=dict(about["about"]),
             pose=Pose(**parts) if parts else None,
         )
-    except (UserError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"{folder} holds no library of concepts: {error}. Give a folder that `torchslots concepts` wrote."
+            f"{folder} holds no library of concepts: {first_line(error)}. Give a folder that "
+            "`torchslots concepts` wrote."
         ) from error

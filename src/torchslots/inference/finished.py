@@ -37,9 +37,12 @@ def record_file(folder: Path) -> Path:
 def read_record(folder: Path) -> Record | None:
     """The record of a result folder; None: there is none, or it cannot be read, and the input is not done."""
     try:
-        return Record(**read_object(record_file(folder)))
+        record = Record(**read_object(record_file(folder)))
     except (UserError, TypeError):
         return None
+    groups = record.files.values() if isinstance(record.files, dict) else [None]
+    sizes = [size for files in groups for size in (files.values() if isinstance(files, dict) else [None])]
+    return record if all(isinstance(size, int) for size in sizes) else None
 
 
 def is_done(folder: Path, key: str, save: tuple[str, ...], strict: bool) -> bool:

@@ -27,7 +27,7 @@ from torchslots.inference.view import (
     view_of,
 )
 from torchslots.io import video
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, memory_is_full
 from torchslots.io.listing import list_videos
 from torchslots.io.values import convert_fields
 from torchslots.models.adjust import with_counts
@@ -308,7 +308,9 @@ def run_each(
             continue
         except UserError as error:
             told = error
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not memory_is_full(error):
+                raise
             told = UserError(full)
         if len(items) == 1:
             raise told

@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -317,7 +317,7 @@ def _fed(consume: Callable[[Iterable[Any]], object], ahead: int) -> Iterator[Wri
         try:
             yield write
         except BaseException:
-            if not running.done():
+            with suppress(Exception):  # of `consume`: it must not hide the block's
                 write(_Abandoned())
             running.exception()
             raise

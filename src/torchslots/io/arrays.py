@@ -152,5 +152,4 @@ def _shape(stream: IO[bytes], size: int, most: int) -> tuple[int, ...]:
 
 
 def _unreadable(file: Path, error: Exception, remedy: str) -> UserError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-    return UserError(f"{file} cannot be read as an array ({reason}). {remedy}")
+    return UserError(f"{file} cannot be read as an array ({first_line(error)}). {remedy}")

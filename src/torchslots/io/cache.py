@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from torchslots.io.arrays import read_arrays
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import atomic_file, expanded
 
 _VERSION = 1
@@ -68,7 +68,7 @@ def file_stamp(path: Path) -> list[int]:
     try:
         stat = path.stat()
     except OSError as error:
-        raise UserError(f"{path} cannot be opened: {error.strerror}. Check the data folder.") from error
+        raise UserError(f"{path} cannot be opened: {first_line(error)}. Check the data folder.") from error
     return [stat.st_size, stat.st_mtime_ns]
 
 

@@ -64,7 +64,22 @@ def note(message: str, everywhere: bool = False) -> None:
         print(f"Note: {message}", file=sys.stderr, flush=True)
 
 
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an error says that a device's memory, or the machine's, is full."""
+    full = (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    )  # torch's; it may not be loaded
+    return full or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error))
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, without its full stop."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
+    """The first line of what an error says, without its full stop; of one that says nothing, its kind.
+
+    Of the system's errors it is the reason alone, without number and file; of a lacking key that it is missing.
+    """
+    text = str(error).strip()
+    if isinstance(error, OSError) and error.strerror:
+        text = str(error.strerror).strip()
+    elif isinstance(error, KeyError) and len(error.args) == 1 and " " not in str(error.args[0]):
+        text = f"{text} is missing"
+    return (text or type(error).__name__).splitlines()[0].rstrip(".")

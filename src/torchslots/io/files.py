@@ -55,7 +55,7 @@ def disk_errors(path: Path, advice: str = ADVICE) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         full = isinstance(error, OSError) and error.errno in _FULL
-        reason = "No space left on device" if full else getattr(error, "strerror", None) or first_line(error)
+        reason = "No space left on device" if full else first_line(error)
         raise UserError(f"{path} cannot be written: {reason}. {advice}") from error
 
 
@@ -130,7 +130,7 @@ def atomic_folder(path: Path, *, advice: str = ADVICE) -> Iterator[Path]:
                 except OSError:
                     old.rename(path)
                     raise
-                shutil.rmtree(old)
+                _remove(old)
             else:
                 part.rename(path)
             _sync(path.parent)
@@ -272,7 +272,7 @@ def refuse_page(path: Path, wanted: str = "a checkpoint") -> None:
         with path.open("rb") as file:
             head = file.read(_HEAD).lstrip().lower()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+        raise UserError(f"{path} cannot be read: {first_line(error)}. Check its permissions.") from error
     if not head:
         raise UserError(f"{path} is empty, not {wanted}. Copy or download it again.")
     if head.startswith(_PAGES):

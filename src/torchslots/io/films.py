@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from torchslots.io.errors import UserError, note
+from torchslots.io.errors import UserError, first_line, note
 
 FILM_SUFFIXES = tuple(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ogv .wmv .flv .3gp .ts".split())
 """Endings of files that PyAV reads."""
@@ -46,7 +46,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise
     except Exception as error:  # PyAV raises whatever a damaged header or its metadata make it meet
         raise UserError(
-            f"{path} cannot be read as a video ({error}): it is truncated, damaged or of another kind. "
+            f"{path} cannot be read as a video ({first_line(error)}): it is truncated, damaged or of another kind. "
             "Copy it again, or write it anew with ffmpeg."
         ) from error
 

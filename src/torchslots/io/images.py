@@ -13,7 +13,7 @@ from numpy import ndarray
 from PIL import Image, ImageOps, ImageSequence
 
 from torchslots.io.counts import count_text
-from torchslots.io.errors import UserError, note
+from torchslots.io.errors import UserError, first_line, note
 from torchslots.io.files import hidden
 from torchslots.io.levels import deep_values, levels_of, to_bytes
 
@@ -197,7 +197,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # Pillow raises whatever a damaged or huge image makes it meet
         raise UserError(
-            f"{path} cannot be read as an image ({error}). Remove it or write it again."
+            f"{path} cannot be read as an image ({first_line(error)}). Remove it or write it again."
         ) from error
 
 

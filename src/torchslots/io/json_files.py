@@ -38,7 +38,7 @@ def read_json(file: Path, remedy: str = "") -> Any:
     try:
         return parse_json(file.read_bytes())
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror or error}). {remedy}".rstrip()) from error
+        raise UserError(f"{file} cannot be read ({first_line(error)}). {remedy}".rstrip()) from error
     except ValueError as error:
         raise UserError(
             f"{file} is not JSON ({first_line(error)}): it is damaged. {remedy}".rstrip()

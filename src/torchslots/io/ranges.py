@@ -11,16 +11,20 @@ from torchslots.io.errors import UserError
 
 
 class Range(NamedTuple):
-    """Numbers from `low` to `high`."""
+    """Finite numbers from `low` to `high`."""
 
     low: float
     high: float = math.inf
     above: bool = False
     """Whether `low` itself is out of range."""
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: Any) -> bool:
         """Whether a number is in the range; NaN never is."""
-        return (self.low < value if self.above else self.low <= value) and value <= self.high
+        return (
+            (self.low < value if self.above else self.low <= value)
+            and value <= self.high
+            and value < math.inf
+        )
 
     def __str__(self) -> str:
         low = f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
@@ -76,5 +80,5 @@ def check_number(name: str, value: Any, allowed: Range, types: tuple[Any, ...] =
     if value is None and NoneType in types:
         return
     kind, what = (Real, "a number") if float in types else (Integral, "a whole number")
-    if isinstance(value, bool) or not isinstance(value, kind) or not allowed.holds(float(value)):
+    if isinstance(value, bool) or not isinstance(value, kind) or not allowed.holds(value):
         raise UserError(f"`{name}` should be {what} {allowed}, got {value!r}.")

@@ -62,8 +62,8 @@ def _fetched(
 
 
 def _become_worker() -> None:
-    """Ignore Ctrl-C and SIGTERM, which the parent handles, and exit when the parent does."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Ignore the signals that ask to stop, which the parent handles, and exit when the parent does."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

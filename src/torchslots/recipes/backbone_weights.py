@@ -108,7 +108,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         try:
             return load_file(file)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{file} is truncated or not a safetensors file: {first_line(error)}. Copy or fetch it again."
             ) from error

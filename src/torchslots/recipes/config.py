@@ -167,7 +167,8 @@ class Recipe:
 
 RANGES: dict[str, Range] = {
     **data.RANGES,
-    **dict.fromkeys(("accumulation", "batch_size", "checkpoint_every", "decay_steps", "log_every"), COUNT),
+    **dict.fromkeys(("accumulation", "checkpoint_every", "decay_steps", "log_every"), COUNT),
+    "batch_size": Range(1, 1_000_000),
     **dict.fromkeys(("num_heads", "num_steps", "slice_size", "slot_size"), COUNT),
     **dict.fromkeys(("num_layers", "BackboneConfig.depth", "predictor_layers"), Range(1, 1000)),
     **dict.fromkeys(("BackboneConfig.patch_size", "BackboneConfig.grid_size"), Range(1, 1000)),

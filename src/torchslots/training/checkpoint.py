@@ -21,7 +21,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import atomic_folder, disk_errors, remove_partial, write_file
 from torchslots.io.json_files import check_seal, flatten, read_object, sealed
 from torchslots.recipes.config import Recipe, current_item, from_dict, to_json
@@ -97,7 +97,11 @@ def claim(run: Path, recipe: Recipe, write: bool = True) -> list[str]:
     Raises:
         UserError: the folder belongs to another recipe (each different field is named), or cannot be written.
     """
-    file = run / "recipe.json"
+    folder, file = run / "checkpoints", run / "recipe.json"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(
+            f"{folder} is a file, where the checkpoints should be. Move it, or choose another folder."
+        )
     wanted, changed = flatten(json.loads(to_json(recipe))), []
     if file.exists():
         written = (current_item(recipe, *item) for item in flatten(read_object(file)).items())
@@ -218,7 +222,7 @@ def _step_of(folder: Path) -> int | None:
 
 def list_steps(run: Path) -> list[int]:
     """Steps of the checkpoints in a run folder, damaged ones included, oldest first."""
-    names = [path.name for path in (run / "checkpoints").glob(f"{_PREFIX}*")]
+    names = [path.name for path in (run / "checkpoints").glob(f"{_PREFIX}*") if path.is_dir()]
     return sorted(int(name[len(_PREFIX) :]) for name in names if name[len(_PREFIX) :].isdecimal())
 
 
@@ -235,8 +239,8 @@ def read_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
         )
     try:
         return safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}).") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({first_line(error)}).") from error
 
 
 def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
@@ -259,7 +263,7 @@ def _read_part(path: Path, parts: dict[str, Any]) -> dict[str, Tensor]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+        raise UserError(f"{path} cannot be read ({first_line(error)}).") from error
     tensors = read_tensors(path, data)
     expected = parts.get(path.name)
     if not isinstance(expected, dict):

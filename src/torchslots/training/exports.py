@@ -7,7 +7,7 @@ from typing import cast
 import torch
 
 from torchslots.io.errors import UserError
-from torchslots.io.files import sweep
+from torchslots.io.files import disk_errors, sweep
 from torchslots.models.model import ObjectCentricModel
 from torchslots.models.weights import CONFIG_NAME, WEIGHTS_NAME, add_to_card, has_card
 from torchslots.recipes.config import Recipe
@@ -28,8 +28,9 @@ def export(stepper: TrainStep, folder: Path, card: Mapping[str, str]) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    cast(Trainable, stepper.evaluated_model()).save_pretrained(folder)
-    add_to_card(folder, card)
+    with disk_errors(folder):
+        cast(Trainable, stepper.evaluated_model()).save_pretrained(folder)
+        add_to_card(folder, card)
 
 
 def complete(run: Path, recipe: Recipe, state: RunState, stepper: TrainStep) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from torchslots.io.errors import UserError, note
+from torchslots.io.errors import UserError, first_line, note
 from torchslots.io.files import disk_errors, write_file
 from torchslots.io.run_log import METRICS_NAME, read_records
 
@@ -149,7 +149,7 @@ class RunLog(AbstractContextManager["RunLog"]):
 
     def _lost(self, problem: OSError) -> None:
         lost = f"Its last records are lost; {METRICS_NAME} has them."
-        note(f"{self._run / _BOARD} cannot be written: {problem.strerror}. {lost}")
+        note(f"{self._run / _BOARD} cannot be written: {first_line(problem)}. {lost}")
 
 
 class Clock:

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -33,7 +33,14 @@ from torchslots.training.features import check_backbone
 from torchslots.training.log import Clock, RunLog
 from torchslots.training.resume import note_change, write_start
 from torchslots.training.step import StepReport, Trainable, TrainStep
-from torchslots.training.stops import Interrupted, StopRequest, explained, is_lost_process, stop_request
+from torchslots.training.stops import (
+    Interrupted,
+    StopRequest,
+    explained,
+    is_lost_process,
+    save_after,
+    stop_request,
+)
 from torchslots.training.validation import SkippedRecords, StopNow, Validation
 
 
@@ -82,7 +89,7 @@ def train(
             processes look at it when a step is logged. None: no limit.
 
     Raises:
-        Interrupted: by Ctrl-C or SIGTERM, also in the last moment; a checkpoint is saved.
+        Interrupted: by Ctrl-C, SIGTERM or a terminal that is closed, also in the last moment; a checkpoint is saved.
         UserError: a loss that is not finite (its batch is saved), a full disk, a folder of another recipe, damaged
             data, features of another backbone, or a device that does not exist or is full.
     """
@@ -217,13 +224,13 @@ class _Loop:
         """The next batch; damaged data end the run after a checkpoint is saved."""
         try:
             return next(batches)
-        except UserError:
+        except UserError as error:
             if not self.state.step:
                 raise
             self.stepper.drain()
             if self.stop:  # what asked this process to stop may have ended a loading process
                 self._interrupt({})
-            self._save()
+            save_after(error, self._save)
             raise
 
     def _update(self, batch: Batch) -> StepReport:
@@ -233,12 +240,13 @@ class _Loop:
         except RuntimeError as error:
             if not is_lost_process(error):
                 raise
-            if self.state.step:
-                self._save()
-            raise UserError(
+            told = UserError(
                 f"Another process of this run ended during step {self.state.step + 1}; its message says why. Give the "
                 "same command again to go on."
-            ) from error
+            )
+            if self.state.step:
+                save_after(told, self._save)
+            raise told from error
 
     def _after(self, report: StepReport, clock: Clock) -> None:
         if self._late():
@@ -309,8 +317,8 @@ class _Loop:
             figure = watched(metrics, self.monitor, self.chosen)
         except StopNow:
             self._interrupt(record)
-        except UserError:
-            self._save()
+        except UserError as error:
+            save_after(error, self._save)
             raise
         better = figure is not None and figure.better(self.state.best)
         best = {"best": figure.value, "best_step": step} if figure is not None and better else {}
@@ -392,8 +400,9 @@ def _only_writer(run: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if [path.name for path in run.iterdir()] == [".lock"]:
-                shutil.rmtree(run)
+            with suppress(OSError):  # a folder that was removed meanwhile must not hide why the run ended
+                if [path.name for path in run.iterdir()] == [".lock"]:
+                    shutil.rmtree(run)
 
 
 def _resume(stepper: TrainStep, run: Path, first: bool) -> RunState:

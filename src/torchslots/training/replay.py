@@ -1,6 +1,5 @@
 """Run a step whose loss is not finite again, and name the first tensor that is not finite."""
 
-import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from torchslots.io.errors import UserError, first_line
+from torchslots.io.errors import UserError, first_line, memory_is_full
+from torchslots.io.json_files import parse_json
+from torchslots.io.ranges import Range, check_number
 from torchslots.recipes import catalog
 from torchslots.recipes.config import Recipe
 from torchslots.training.checkpoint import read_tensors
@@ -47,12 +48,20 @@ def replay(file: Path, device: str | None = None) -> str:
     batch, about = _read(file)
     weights, _ = _read(file.with_name(f"{WEIGHTS_OF}{named[1]}.safetensors"))
     try:
-        recipe, step = catalog.recipe_of(json.loads(about["recipe"]), str(file)), int(about["step"])
+        recipe, step = catalog.recipe_of(parse_json(about["recipe"]), str(file)), int(about["step"])
+        check_number("step", step, Range(0, 2**53))
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{file} does not say its recipe: an older version wrote it. Train again.") from error
     model = catalog.build(recipe.model)
     load_weights(model, weights, str(file))
-    found = first_not_finite(model, recipe, step, batch, device)
+    try:
+        found = first_not_finite(model, recipe, step, batch, device)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        if memory_is_full(error):
+            raise
+        raise UserError(
+            f"{file} does not fit the recipe that it holds: {first_line(error)}. Give the file as the run saved it."
+        ) from error
     return f"Step {step + 1}: " + (
         f"the first tensor that is not finite is {found}."
         if found
@@ -142,5 +151,5 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return tensors, stored.metadata() or {}
     except OSError as error:
         raise UserError(
-            f"{file} cannot be read: {error.strerror}. Give the file that the run saved."
+            f"{file} cannot be read: {first_line(error)}. Give the file that the run saved."
         ) from error

@@ -277,6 +277,11 @@ def test_ports_in_use_and_foreign_addresses(capsys: pytest.CaptureFixture[str], 
     )
 
 
+def test_a_port_that_does_not_exist_is_refused():
+    with pytest.raises(UserError, match="Port 70000 does not exist"):
+        command.free_port("127.0.0.1", 70_000)
+
+
 def test_without_gradio_the_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio_image_annotation", None)
     monkeypatch.setattr(command, "find_spec", lambda name: None)

@@ -145,6 +145,8 @@ def free_port(host: str, port: int | None) -> int:
     Raises:
         UserError: it is in use, or the address is not this machine's.
     """
+    if port is not None and not 0 <= port < 1 << 16:
+        raise UserError(f"Port {port} does not exist. Give a --port from 1024 to 65535.")
     for candidate in _PORTS if port is None else (port,):
         try:
             with socket.create_server((host, candidate), family=_family(host)):

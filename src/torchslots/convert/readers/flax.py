@@ -13,7 +13,7 @@ import numpy as np
 
 from torchslots.convert.layouts import Arrays
 from torchslots.convert.readers.checkpoint import Checkpoint, find_file
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import size_text
 
 _ALWAYS, _RATIO = 1 << 28, 20
@@ -89,7 +89,7 @@ def _parse(path: Path) -> dict[str, Any]:
         if data[:2] == b"\x1f\x8b":
             data = _unpacked(data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}. Copy or download it again.") from error
+        raise UserError(f"{path} cannot be read: {first_line(error)}. Copy or download it again.") from error
     if data[:1] == b"\x80" or data[:2] == b"PK":
         raise UserError(
             f"{path} is a pickle or a torch file, not a flax checkpoint; pickles are never executed here."

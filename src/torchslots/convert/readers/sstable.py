@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torchslots.data.formats.example import varint
 from torchslots.data.formats.tfrecord import masked_crc
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 
 _FOOTER, _TRAILER = 48, 5
 _MAGIC = bytes.fromhex("57fb808b247547db")
@@ -24,7 +24,7 @@ def read_table(path: Path) -> dict[bytes, bytes]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Copy or download it again.") from error
+        raise UserError(f"{path} cannot be read: {first_line(error)}. Copy or download it again.") from error
     if len(data) < _FOOTER or data[-8:] != _MAGIC:
         raise UserError(
             f"{path} is not the index of a TensorFlow checkpoint, or it is cut off: its last bytes are not those of a "
@@ -33,7 +33,7 @@ def read_table(path: Path) -> dict[bytes, bytes]:
     try:
         return dict(_table(memoryview(data)))
     except Exception as error:  # a damaged table makes its reader meet anything
-        raise UserError(f"{path} is damaged: {error}. Copy or download it again.") from error
+        raise UserError(f"{path} is damaged: {first_line(error)}. Copy or download it again.") from error
 
 
 def _table(data: memoryview) -> Iterator[tuple[bytes, bytes]]:

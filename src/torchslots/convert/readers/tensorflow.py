@@ -12,7 +12,7 @@ import numpy as np
 from torchslots.convert.readers.sstable import read_table
 from torchslots.data.formats.example import MalformedExample, fields, varint
 from torchslots.data.formats.tfrecord import masked_crc
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 """End of the key of every variable."""
@@ -130,7 +130,7 @@ class TensorflowCheckpoint:
             ) from error
         except OSError as error:
             raise UserError(
-                f"{shard} cannot be read: {error.strerror}. Copy or download it again."
+                f"{shard} cannot be read: {first_line(error)}. Copy or download it again."
             ) from error
         if len(raw) != entry.size:
             raise self._damaged(key, f"{shard.name} ends before byte {entry.offset + entry.size}")
@@ -163,7 +163,7 @@ def read(source: Path) -> TensorflowCheckpoint:
         entries = {key.decode(): _entry(memoryview(value)) for key, value in table.items()}
     except Exception as error:  # entries of another form may hold anything
         raise UserError(
-            f"{path}.index is a table but not a checkpoint's: {error}. Give a TensorFlow 2 checkpoint."
+            f"{path}.index is a table but not a checkpoint's: {first_line(error)}. Give a TensorFlow 2 checkpoint."
         ) from error
     return TensorflowCheckpoint(path, entries, num_shards)
 

@@ -145,7 +145,7 @@ def _optimizer(path: Path, state: Any) -> tuple[list[list[int]], dict[int, Array
             int(index): {what: torch.as_tensor(value).float().numpy() for what, value in own.items()}
             for index, own in state["state"].items()
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{path}: its `opt_state_dict` or `optimizer_states` is not that of torch's Adam ({error!r}). Save the "
             "`state_dict` alone."

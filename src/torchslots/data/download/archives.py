@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import atomic_file, check_space
 from torchslots.io.progress import progress
 
@@ -96,4 +96,4 @@ def _damaged(archive: Path, error: BaseException, written: list[Path]) -> UserEr
     """Remove what was extracted: a checksum covers the whole archive, not single files."""
     for path in written:
         path.unlink(missing_ok=True)
-    return UserError(f"{archive} cannot be extracted: {error}. Remove it and download it again.")
+    return UserError(f"{archive} cannot be extracted: {first_line(error)}. Remove it and download it again.")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import disk_errors
 from torchslots.io.progress import progress
 
@@ -103,7 +103,7 @@ def _open_at(url: str, start: int = 0, timeout: float = _TIMEOUT) -> Iterator[An
     except urllib.error.URLError as error:
         raise NoConnection(error.reason) from error
     except (OSError, http.client.HTTPException) as error:
-        raise Broken(f"no connection ({error})") from error
+        raise Broken(f"no connection ({first_line(error)})") from error
     with response:
         yield response
 
@@ -168,7 +168,7 @@ def ask(url: str, take: Callable[[Any], Taken]) -> Taken:
         except (Broken, OSError, http.client.HTTPException) as error:
             failures += 1
             if failures == _MOST_FAILURES:
-                raise Broken(str(error)) from error
+                raise Broken(first_line(error)) from error
             time.sleep(_pause(failures))
 
 
@@ -319,7 +319,7 @@ def _copy(response: Any, sink: Any, advance: Callable[[int], None], stop: thread
         try:
             block = response.read(_CHUNK)
         except (OSError, http.client.HTTPException) as error:
-            raise Broken(f"the connection broke ({error})") from error
+            raise Broken(f"the connection broke ({first_line(error)})") from error
         if not block:
             return
         sink.write(block)
@@ -344,7 +344,9 @@ def server_errors(host: str) -> Iterator[None]:
             f"{host} cannot be reached: {error}. Check the network, or set TORCHSLOTS_MIRROR."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"The answer of {host} is no data set ({error}). Check TORCHSLOTS_MIRROR.") from error
+        raise UserError(
+            f"The answer of {host} is no data set ({first_line(error)}). Check TORCHSLOTS_MIRROR."
+        ) from error
 
 
 def _md5(path: Path) -> str:

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from pycocotools import mask
 
 from torchslots.data.formats.example import MalformedExample
+from torchslots.io.errors import first_line
 
 _COCO: Any = mask
 """Its types know fewer kinds of masks than it reads."""
@@ -40,7 +41,7 @@ def decode_mask(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, 
         try:
             return _COCO.decode(runs).astype(bool)
         except ValueError as error:
-            raise MalformedExample(f"run lengths that cannot be decoded ({error})") from error
+            raise MalformedExample(f"run lengths that cannot be decoded ({first_line(error)})") from error
 
 
 def _polygons(polygons: list[Any], height: int, width: int) -> list[list[float]]:

@@ -25,7 +25,7 @@ from torchslots.data.formats.tfrecord import (
     masked_crc,
     opened,
 )
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 
 _READ = 1 << 18
 """Compressed bytes read at once."""
@@ -157,7 +157,8 @@ class PackedRecords:
             try:
                 block = unpacker.decompress(data, _INFLATE)
             except zlib.error as error:
-                self._lost(f"cannot be decompressed near byte {self.consumed} of the file ({error})", error)
+                place = f"near byte {self.consumed} of the file"
+                self._lost(f"cannot be decompressed {place} ({first_line(error)})", error)
             if block:
                 yield memoryview(block)
             data = unpacker.unconsumed_tail

@@ -10,7 +10,7 @@ from PIL import Image
 
 from torchslots.data.formats.example import MalformedExample
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 
 _MOST_PIXELS = 1 << 26
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -33,7 +33,7 @@ def decode_png(data: bytes) -> UInt[np.ndarray, "H W C"]:
     try:
         image = np.asarray(Image.open(io.BytesIO(data), formats=("PNG",)))
     except Exception as error:  # Pillow raises whatever a damaged chunk makes it meet
-        raise MalformedExample(f"a PNG image that cannot be decoded ({error})") from error
+        raise MalformedExample(f"a PNG image that cannot be decoded ({first_line(error)})") from error
     return image if image.ndim == 3 else image[..., None]
 
 
@@ -45,7 +45,7 @@ def _decode_deep_color(data: bytes) -> UInt[np.ndarray, "H W 3"]:
     try:
         frames = av.CodecContext.create("png", "r").decode(av.Packet(data))  # type: ignore[attr-defined]
     except (FFmpegError, ValueError) as error:
-        raise MalformedExample(f"a PNG image that cannot be decoded ({error})") from error
+        raise MalformedExample(f"a PNG image that cannot be decoded ({first_line(error)})") from error
     if not frames:
         raise MalformedExample("a PNG image that is cut off")
     return frames[0].to_ndarray()
@@ -72,7 +72,7 @@ def read_image(
     except UserError:
         raise
     except Exception as error:  # as in `decode_png`
-        raise CorruptRecord(path, record, f"cannot be read: {error}") from error
+        raise CorruptRecord(path, record, f"cannot be read: {first_line(error)}") from error
 
 
 def encode_png(image: UInt[np.ndarray, "H W *C"]) -> bytes:

@@ -19,7 +19,7 @@ import numpy as np
 
 from torchslots.io.cache import cached
 from torchslots.io.counts import count_text
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import atomic_file
 
 HEADER, FOOTER = 12, 4
@@ -147,11 +147,11 @@ def opened(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as error:
-        raise UserError(f"{path} cannot be opened: {error.strerror}. Check the data folder.") from error
+        raise UserError(f"{path} cannot be opened: {first_line(error)}. Check the data folder.") from error
     try:
         yield descriptor
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Check the disk.") from error
+        raise UserError(f"{path} cannot be read: {first_line(error)}. Check the disk.") from error
     finally:
         os.close(descriptor)
 

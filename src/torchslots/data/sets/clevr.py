@@ -35,7 +35,7 @@ from torchslots.data.formats.tfds import TfdsSplit, find_folder
 from torchslots.data.formats.tfrecord import CorruptRecord, RecordFile
 from torchslots.data.objects import LABELS, encode_objects
 from torchslots.io.cache import cached
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.files import hidden
 from torchslots.io.progress import progress
 
@@ -168,7 +168,7 @@ class _TfdsScenes:
         try:
             return _pixels(decode_bytes(raw["image"])[0]), _objects(raw)
         except (MalformedExample, ValueError, IndexError) as error:
-            raise CorruptRecord(file, number, f"cannot be decoded: {error}") from error
+            raise CorruptRecord(file, number, f"cannot be decoded: {first_line(error)}") from error
 
     @cached_property
     def counts(self) -> Int64[np.ndarray, "N"]:
@@ -249,7 +249,7 @@ class _OriginalScenes:
         try:
             image = _pixels(file.read_bytes())
         except (OSError, MalformedExample) as error:
-            raise CorruptRecord(file, index, f"cannot be read: {error}") from error
+            raise CorruptRecord(file, index, f"cannot be read: {first_line(error)}") from error
         own = slice(self._ends[index] - self._table["counts"][index], self._ends[index])
         labels = {name: self._table["labels"][own, place] for place, name in enumerate(LABELS)}
         return image, Objects(self._table["positions"][own], labels)
@@ -272,7 +272,9 @@ def _read_scenes(file: Path) -> Mapping[str, np.ndarray]:
         things = [thing for index in order for thing in objects[index]]
         return _scene_table(np.array(names)[order], [len(objects[index]) for index in order], things)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{file} is no list of CLEVR's scenes: {error!r}. Extract it again.") from error
+        raise UserError(
+            f"{file} is no list of CLEVR's scenes: {first_line(error)}. Extract it again."
+        ) from error
 
 
 def _each_scene(text: str) -> Iterator[dict[str, Any]]:

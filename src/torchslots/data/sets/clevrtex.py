@@ -33,7 +33,7 @@ from torchslots.data.formats.example import (
 )
 from torchslots.data.formats.png import read_image
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.json_files import read_object
 
 VARIANTS = ("full", "camo", "pbg", "vbg", "grassbg", "outd")
@@ -146,7 +146,7 @@ class ClevrTexFolder:
             if not isinstance(scene["objects"], list):
                 raise TypeError("objects are no list")
         except (UserError, KeyError, TypeError) as error:
-            raise CorruptRecord(path, index, f"cannot be read: {error!r}") from error
+            raise CorruptRecord(path, index, f"cannot be read: {first_line(error)}") from error
         return scene
 
 

@@ -20,7 +20,7 @@ from torchslots.data.find import check_split, find, names
 from torchslots.data.formats.photos import read_indices, read_photo
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.instances import stack_frames, without_void
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 
 _LABELS = ("segmentations", "ignore")
 _DOWNLOAD = "Get it with `torchslots data download davis_2017`, or give the folder that holds DAVIS."
@@ -152,6 +152,10 @@ def _list_of(base: Path, name: str) -> list[str]:
     try:
         return path.read_text().split()
     except OSError as error:
-        raise UserError(f"{path} cannot be opened: {error.strerror}. Extract the archive again.") from error
+        raise UserError(
+            f"{path} cannot be opened: {first_line(error)}. Extract the archive again."
+        ) from error
     except UnicodeError as error:
-        raise UserError(f"{path} is no list of names: {error}. Extract the archive again.") from error
+        raise UserError(
+            f"{path} is no list of names: {first_line(error)}. Extract the archive again."
+        ) from error

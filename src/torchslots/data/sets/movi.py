@@ -16,6 +16,7 @@ from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.movi_schema import SIZES, MoviRecord, Ragged
 from torchslots.data.transforms import dense_boxes
 from torchslots.io.counts import count_text
+from torchslots.io.errors import first_line
 
 _NEEDS = {
     "video": ("video",),
@@ -148,7 +149,9 @@ def _boxes(record: MoviRecord) -> np.ndarray:
     try:
         return dense_boxes(boxes, frames, lengths, record.shape.num_frames, len(lengths)).numpy()
     except (ValueError, IndexError) as error:
-        raise CorruptRecord(record.file, record.number, f"has boxes that do not fit: {error}") from error
+        raise CorruptRecord(
+            record.file, record.number, f"has boxes that do not fit: {first_line(error)}"
+        ) from error
 
 
 def _flow(record: MoviRecord, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

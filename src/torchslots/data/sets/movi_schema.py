@@ -16,7 +16,7 @@ from torchslots.data.formats.example import (
 )
 from torchslots.data.formats.png import decode_frames
 from torchslots.data.formats.tfrecord import CorruptRecord
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 
 
 class Ragged(NamedTuple):
@@ -144,7 +144,9 @@ class MoviRecord:
         try:
             return read()
         except (MalformedExample, ValueError, IndexError) as error:
-            raise CorruptRecord(self.file, self.number, f"has a broken feature `{name}`: {error}") from error
+            raise CorruptRecord(
+                self.file, self.number, f"has a broken feature `{name}`: {first_line(error)}"
+            ) from error
 
     def _sizes(self) -> list[int]:
         sizes = {name: int(decode_ints(self._get(name))[0]) for name in SIZES}

@@ -21,7 +21,7 @@ from torchslots.data.find import check_split, find, names
 from torchslots.data.formats.photos import read_indices, read_photo
 from torchslots.data.formats.tfrecord import CorruptRecord
 from torchslots.data.sets.instances import without_void
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 
 SPLITS = {"train": "train", "validation": "val", "trainval": "trainval", "trainaug": "trainaug"}
 _LABELS = ("segmentations", "ignore", "classes")
@@ -137,7 +137,9 @@ def _names_of(path: Path) -> list[str]:
     try:
         lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeError) as error:
-        raise UserError(f"{path} is no list of names: {error}. Extract the archive again.") from error
+        raise UserError(
+            f"{path} is no list of names: {first_line(error)}. Extract the archive again."
+        ) from error
     wrong = next((line for line in lines if len(line) != 1 or "/" in line[0]), None)
     if wrong is not None:
         raise UserError(

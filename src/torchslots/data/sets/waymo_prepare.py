@@ -20,7 +20,7 @@ from torchslots.data.formats.png import decode_png
 from torchslots.data.formats.tfrecord import Compression, CorruptRecord, RecordFile, write_records
 from torchslots.data.sets.waymo import RESOLUTION
 from torchslots.data.transforms import resize
-from torchslots.io.errors import UserError
+from torchslots.io.errors import UserError, first_line
 from torchslots.io.progress import progress
 
 
@@ -92,7 +92,9 @@ def _records(
             try:
                 yield from frame_records(frames.read(number), frame_type, camera, marked_only)
             except (MalformedExample, OSError, ValueError) as error:
-                raise CorruptRecord(path, number, f"is no frame of Waymo Open: {error}") from error
+                raise CorruptRecord(
+                    path, number, f"is no frame of Waymo Open: {first_line(error)}"
+                ) from error
 
 
 def frame_records(
