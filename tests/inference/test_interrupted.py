@@ -106,15 +106,15 @@ def test_an_evaluation_goes_on_with_equal_figures(tmp_path: Path, monkeypatch, d
 def test_another_job_or_other_frames_are_evaluated_anew(tmp_path: Path) -> None:
     model, kept = tiny("learned"), Kept(tmp_path, "one")
     evaluate(model, batches(2), CONFIG, num_plots=0, kept=kept)
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    assert len(list(tmp_path.rglob("*.kept"))) == 2
     changed = batches(2)
     changed[1]["video"] = 1 - changed[1]["video"]
     found = evaluate(model, changed, CONFIG, num_plots=0, kept=Kept(tmp_path, "one"))
     assert found == evaluate(model, changed, CONFIG, num_plots=0)
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
+    assert len(list(tmp_path.rglob("*.kept"))) == 3
     changed[0]["segmentations"] = 3 - changed[0]["segmentations"]
     evaluate(model, changed, CONFIG, num_plots=0, kept=Kept(tmp_path, "one"))
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
+    assert len(list(tmp_path.rglob("*.kept"))) == 4
     other = Kept(tmp_path, "two")
     assert not other.resumes and not list(tmp_path.iterdir())
     assert not Kept(tmp_path, "two").resumes
@@ -123,7 +123,7 @@ def test_another_job_or_other_frames_are_evaluated_anew(tmp_path: Path) -> None:
 def test_a_file_that_is_not_whole_is_computed_again(tmp_path: Path) -> None:
     model = tiny("learned")
     whole = evaluate(model, batches(1), CONFIG, num_plots=0, kept=Kept(tmp_path, "job"))
-    file = next(tmp_path.rglob("*.safetensors"))
+    file = next(tmp_path.rglob("*.kept"))
     file.write_bytes(file.read_bytes()[:-7])
     assert evaluate(model, batches(1), CONFIG, num_plots=0, kept=Kept(tmp_path, "job")) == whole
 
