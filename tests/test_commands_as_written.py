@@ -83,6 +83,8 @@ NOT_RUN = {
     ),
     "torchslots train slots_video --root my_videos --run-dir runs/try --model.slots.resolution 32 32 "
     "--data.resolution 32 --optim.num-steps 6000 --optim.warmup-steps 300 --train.short-steps 2000": "6,000 steps",
+    "torchslots train slots_sim --data folder --root my_videos --run-dir runs/tuned --model.targets video "
+    "--model.target-weights 20 --init slots_sim": "9,000 steps; tests/cli/test_own_videos.py does one",
     "torchslots train --replay RUN/nonfinite_batch_step_N.safetensors": "tests/training/test_replay.py runs it",
     "torchslots app": "serves until it is ended; tests/cli/app runs it",
     "torchslots data prepare-waymo --source waymo/training --out data": (

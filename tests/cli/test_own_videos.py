@@ -68,6 +68,17 @@ def test_the_recipe_for_own_videos_trains_on_a_published_set(tmp_path, capsys):
     assert [found[0] for found in commands(capsys.readouterr().out)] == ["evaluate"]
 
 
+@pytest.mark.slow
+def test_the_model_in_the_package_goes_on_with_own_films(films, capsys):
+    command = (
+        "train slots_sim --data folder --run-dir runs/tuned --model.targets video --model.target-weights 20 "
+        "--init slots_sim --optim.num-steps 1 --train.batch-size 2 --train.num-workers 0 --num-plots 0"
+    )
+    assert main([*command.split(), "--root", str(films)]) == 0
+    (evaluate,) = commands(capsys.readouterr().out)
+    assert main(evaluate) == 0
+
+
 def test_what_is_used_and_what_not_and_why(films):
     (films / "notes.txt").write_text("mine")
     (films / "empty").mkdir()

@@ -175,3 +175,14 @@ def test_a_list_that_is_no_text(root: Path):
     (root / "DAVIS" / "ImageSets" / "2017" / "val.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"val.txt is no list of names.*Extract the archive again"):
         _clips(root)
+
+
+def test_a_list_with_a_byte_order_mark_and_one_of_endless_names(root: Path):
+    file = root / "DAVIS" / "ImageSets" / "2017" / "val.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(_clips(root)) == 2
+    file.write_text("x" * 5000)
+    with pytest.raises(
+        UserError, match=r"480p lacks 1 of 1 videos that val.txt lists, such as x{60}\. Extract"
+    ):
+        _clips(root)

@@ -173,3 +173,18 @@ def test_a_list_of_more_than_names(root: Path, line: str):
     (_base(root) / "ImageSets" / "Segmentation" / "val.txt").write_text(line)
     with pytest.raises(UserError, match=r"val.txt has the line '.*Each line should be the name of one image"):
         _clips(root, "validation")
+
+
+def test_a_list_with_a_byte_order_mark(root: Path):
+    file = _base(root) / "ImageSets" / "Segmentation" / "val.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(_clips(root, "validation")) == len(NAMES[1:])
+
+
+@pytest.mark.parametrize(
+    ("split", "remedy"), [("trainval", "Extract VOCtrainval"), ("trainaug", "data.keys video")]
+)
+def test_a_folder_of_masks_that_is_gone(root: Path, split: str, remedy: str):
+    (_base(root) / "SegmentationClass").rename(root / "elsewhere")
+    with pytest.raises(UserError, match=rf"Segmentation\w+ lacks .*{remedy}"):
+        _clips(root, split)

@@ -132,11 +132,12 @@ class DavisVideos:
 
     def _demand_folders(self, kind: str, videos: Sequence[str]) -> None:
         folder = self.base / kind / "480p"
-        missing = [name for name in videos if not (folder / name).is_dir()]
+        there = set(names(folder)) if folder.is_dir() else set()
+        missing = [name for name in videos if name not in there or not (folder / name).is_dir()]
         if missing:
             raise UserError(
                 f"{folder} lacks {len(missing)} of {len(videos)} videos that {self.track.list}.txt lists, such as "
-                f"{missing[0]}. Extract the archive again. Annotations_unsupervised comes in the archive of the "
+                f"{missing[0][:60]}. Extract the archive again. Annotations_unsupervised comes in the archive of the "
                 "unsupervised track, Annotations (splits `train_semi_supervised`, `validation_semi_supervised`) in the "
                 "other."
             )
@@ -150,7 +151,7 @@ def present(folder: Path) -> bool:
 def _list_of(base: Path, name: str) -> list[str]:
     path = base / "ImageSets" / "2017" / f"{name}.txt"
     try:
-        return path.read_text().split()
+        return path.read_text(encoding="utf-8-sig").split()
     except OSError as error:
         raise UserError(
             f"{path} cannot be opened: {first_line(error)}. Extract the archive again."

@@ -101,7 +101,7 @@ class VocImages:
 
     def _demand(self, wanted: list[str], folder: str, ending: str) -> None:
         """Raise a `UserError` where a folder lacks files of some names."""
-        there = set(names(self.base / folder))
+        there = set(names(self.base / folder)) if (self.base / folder).is_dir() else set()
         missing = [name + ending for name in wanted if name + ending not in there]
         if not missing:
             return
@@ -110,7 +110,7 @@ class VocImages:
             remedy = "Most images of this list have no masks: ask for `video` alone with `--data.keys video`."
         raise UserError(
             f"{self.base / folder} lacks {len(missing):,} of {len(wanted):,} files that {self.list.name} lists, such "
-            f"as {missing[0]}. {remedy}"
+            f"as {missing[0][:60]}. {remedy}"
         )
 
 
@@ -135,7 +135,7 @@ def _list_of(base: Path, split: str) -> Path:
 def _names_of(path: Path) -> list[str]:
     """Raises UserError: it is no list of single names."""
     try:
-        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeError) as error:
         raise UserError(
             f"{path} is no list of names: {first_line(error)}. Extract the archive again."

@@ -137,12 +137,16 @@ class YouTubeVis:
         return pixels
 
     def _demand_folders(self, videos: Sequence[Video]) -> None:
-        missing = [name for name in map(_folder_of, videos) if not (self.place.frames / name).is_dir()]
+        frames = self.place.frames
+        there = set(names(frames))
+        missing = [
+            name for name in map(_folder_of, videos) if name not in there or not (frames / name).is_dir()
+        ]
         if missing:
             raise UserError(
                 f"{self.place.frames} lacks {len(missing):,} of {len(videos):,} videos that "
-                f"{self.place.annotations.name} lists, such as {missing[0]}. Extract the archive with the frames of "
-                "the training videos again, or use the first N with `data.num_records`."
+                f"{self.place.annotations.name} lists, such as {missing[0][:60]}. Extract the archive with the frames "
+                "of the training videos again, or use the first N with `data.num_records`."
             )
 
     def _refuse_unknown(self, listed: set[str]) -> None:
