@@ -171,14 +171,19 @@ def split_on(name: str, root: Path | None, split: str, usual: str) -> str:
     Raises:
         UserError: no such data set.
     """
-    from torchslots.data.parts import parse_split
-
     known = {*known_splits(name, root)}
     divided_by_names = known == {"all"}  # clips of your own without a folder for each split
-    if {split, parse_split(split)[0]} & known or not (usual in known or divided_by_names):
+    if has_split(name, root, split) or not (usual in known or divided_by_names):
         return split
     note(f"`{name}` has no split `{split}`, which the recipe names: reading `{usual}`.")
     return usual
+
+
+def has_split(name: str, root: Path | None, split: str) -> bool:
+    """Whether a data set has a split, or the one that `split` is a part of; arguments and errors as of `split_on`."""
+    from torchslots.data.parts import parse_split
+
+    return not {split, parse_split(split)[0]}.isdisjoint(known_splits(name, root))
 
 
 def known_splits(name: str, root: Path | None) -> Sequence[str]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchslots.data.catalog import entry, known_splits, split_on
-from torchslots.data.parts import parse_split
+from torchslots.data.catalog import entry, has_split, split_on
 from torchslots.io.errors import UserError, nearest
 from torchslots.io.processes import is_first_process
 from torchslots.io.values import convert_fields
@@ -131,7 +130,7 @@ def _tested(settings: EvalConfig, dataset: str, root: Path | None) -> EvalConfig
     wanted = settings.test_split
     if wanted is None:
         return settings
-    if not {wanted, parse_split(wanted)[0]} & {*known_splits(dataset, root)}:
+    if not has_split(dataset, root, wanted):
         what = (
             f"`{dataset}` has no split `{wanted}`, on which the recipe is tested: reading `{settings.split}`."
         )
